@@ -1,0 +1,342 @@
+//! Compiles every `kernels/*.cu`, unchanged, for each execution: with the C++ compiler once per instruction set
+//! (`host`) and once as coroutines (`simt`), and with NVRTC, where it is found, to cubins and one PTX (`cuda`).
+//!
+//! Each file is flattened first: our own `#include`s expanded once, with `#line` marks. That text is what every
+//! compiler gets, what the binary embeds for compilation at run time, and what decides whether an object is rebuilt.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fmt::Write as _;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[path = "src/device/nvrtc.rs"]
+#[allow(dead_code)]
+mod nvrtc;
+
+/// One way to compile a kernel file with the C++ compiler.
+struct Variant {
+    name: &'static str,
+    flags: &'static [&'static str],
+}
+
+const X86_64: &[Variant] = &[
+    Variant { name: "base", flags: &["-DZGAN_HOST"] },
+    Variant { name: "avx2", flags: &["-DZGAN_HOST", "-mavx2", "-mfma", "-mbmi2", "-mf16c"] },
+    Variant {
+        name: "avx512",
+        flags: &[
+            "-DZGAN_HOST",
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mfma",
+            "-mbmi2",
+            "-mf16c",
+            "-mprefer-vector-width=512",
+        ],
+    },
+];
+const AARCH64: &[Variant] = &[Variant { name: "neon", flags: &["-DZGAN_HOST"] }];
+const OTHER: &[Variant] = &[Variant { name: "base", flags: &["-DZGAN_HOST"] }];
+const SIMT: Variant = Variant { name: "simt", flags: &["-DZGAN_SIMT", "-O1", "-fno-builtin", "-fno-inline-functions"] };
+
+/// No reassociation: a compensated sum must stay one. No traps or errno: they would keep loops scalar.
+const FLAGS: &[&str] = &[
+    "-std=c++17",
+    "-O3",
+    "-g1",
+    "-fPIC",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fno-stack-protector",
+    "-fomit-frame-pointer",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-function",
+];
+
+/// A kernel file, flattened, and its kernels.
+struct Source {
+    module: String,
+    text: String,
+    kernels: Vec<KernelLine>,
+}
+
+struct KernelLine {
+    name: String,
+    parameters: usize,
+}
+
+fn main() {
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/device/nvrtc.rs");
+    for variable in ["NVRTC_LIB_DIR", "CUDA_HOME", "CUDA_PATH", "LD_LIBRARY_PATH"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+
+    let sources = read_sources(Path::new("kernels"));
+    let variants = match std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
+        Ok("x86_64") => X86_64,
+        Ok("aarch64") => AARCH64,
+        _ => OTHER,
+    };
+    compile_cpp(&sources, variants, &out);
+    let images = compile_cuda(&sources, &out);
+    fs::write(out.join("kernels.rs"), table(&sources, variants, &images, &out)).expect("write kernels.rs");
+}
+
+fn read_sources(folder: &Path) -> Vec<Source> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .expect("the folder kernels/")
+        .map(|entry| entry.expect("an entry of kernels/").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "cu"))
+        .collect();
+    paths.sort();
+    let root = std::env::current_dir().expect("the current folder");
+    paths
+        .iter()
+        .map(|path| {
+            let mut text = String::new();
+            flatten(&root, path, &mut text);
+            let own = fs::read_to_string(path).expect("a kernel file");
+            let module = path.file_stem().expect("a file name").to_string_lossy().into_owned();
+            Source { kernels: kernel_lines(&own), module, text }
+        })
+        .collect()
+}
+
+/// Expands `#include "..."` relative to the including file. `#pragma once` becomes an include guard: which copy of a
+/// header is compiled depends on the execution.
+fn flatten(root: &Path, path: &Path, text: &mut String) {
+    let full = root.join(path).canonicalize().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let shown = full.strip_prefix(root).unwrap_or(&full).display().to_string();
+    let file = fs::read_to_string(&full).unwrap_or_else(|e| panic!("{shown}: {e}"));
+    let once = file.lines().any(|line| line == "#pragma once");
+    if once {
+        let guard: String = shown.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let _ = writeln!(text, "#ifndef INCLUDED_{guard}\n#define INCLUDED_{guard}");
+    }
+    let _ = writeln!(text, "#line 1 \"{shown}\"");
+    for (number, line) in file.lines().enumerate() {
+        if let Some(name) = line.strip_prefix("#include \"").and_then(|l| l.strip_suffix('"')) {
+            flatten(root, &full.with_file_name(name), text);
+            let _ = writeln!(text, "#line {} \"{shown}\"", number + 2);
+        } else {
+            text.push_str(if line == "#pragma once" { "" } else { line });
+            text.push('\n');
+        }
+    }
+    if once {
+        text.push_str("#endif\n");
+    }
+}
+
+/// The kernels that a file defines: every `KERNEL name(...)`, in order.
+fn kernel_lines(file: &str) -> Vec<KernelLine> {
+    let mut kernels = Vec::new();
+    for (at, _) in file.match_indices("\nKERNEL ") {
+        let rest = &file[at + "\nKERNEL ".len()..];
+        let open = rest.find('(').expect("KERNEL name(");
+        let close = rest.find(") {").expect("KERNEL name(...) {");
+        // Comments between parameters may hold commas.
+        let list: String = rest[open + 1..close].lines().map(|l| l.split("//").next().unwrap_or("")).collect();
+        kernels.push(KernelLine { name: rest[..open].trim().to_string(), parameters: list.split(',').count() });
+    }
+    kernels
+}
+
+fn compile_cpp(sources: &[Source], variants: &[Variant], out: &Path) {
+    let mut build = cc::Build::new();
+    build.cpp(true).warnings(false).inherit_rustflags(false);
+    let compiler = build.get_compiler();
+    let tail = fs::read_to_string("kernels/host/entry.h").expect("kernels/host/entry.h");
+
+    let mut jobs = Vec::new();
+    for source in sources {
+        for variant in variants.iter().chain([&SIMT]) {
+            let mut text = format!("namespace {{\n{}\n#line 1 \"kernels/host/entry.h\"\n{tail}}}\n", source.text);
+            let _ = writeln!(text, "extern \"C\" {{ extern const Entry zgan_{}_{}[]; }}", variant.name, source.module);
+            let _ = writeln!(text, "const Entry zgan_{}_{}[] = {{", variant.name, source.module);
+            for kernel in &source.kernels {
+                let _ = writeln!(text, "    ENTRY({}),", kernel.name);
+            }
+            text.push_str("};\n");
+            let stem = out.join(format!("{}_{}", source.module, variant.name));
+            let mut command = Command::new(compiler.path());
+            command.args(compiler.args()).args(FLAGS).args(variant.flags).arg("-x").arg("c++").arg("-c");
+            jobs.push((stem, text, command));
+        }
+    }
+    let objects: Vec<PathBuf> = jobs.iter().map(|(stem, ..)| stem.with_extension("o")).collect();
+    in_parallel(jobs.len(), |i| {
+        let (stem, text, command) = &jobs[i];
+        let object = stem.with_extension("o");
+        unless_unchanged(&object, &(text, format!("{command:?}")), || {
+            let source = stem.with_extension("cpp");
+            fs::write(&source, text).map_err(|e| e.to_string())?;
+            let mut run = Command::new(command.get_program());
+            run.args(command.get_args()).arg(&source).arg("-o").arg(&object);
+            let output =
+                run.output().map_err(|e| format!("{}: {e}; a C++17 compiler is needed", compiler.path().display()))?;
+            if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+        })
+    });
+    let mut archive = cc::Build::new();
+    for object in &objects {
+        archive.object(object);
+    }
+    archive.compile("zgan_kernels");
+}
+
+/// `(architecture, one file per source)`; empty where NVRTC was not found.
+fn compile_cuda(sources: &[Source], out: &Path) -> Vec<(String, Vec<PathBuf>)> {
+    let compiler = match nvrtc::Compiler::find() {
+        Ok(compiler) => compiler,
+        Err(reason) => {
+            println!(
+                "cargo:warning=no GPU code embedded ({reason}); on a machine with a GPU the binary compiles its kernels when it starts"
+            );
+            return Vec::new();
+        }
+    };
+    let targets = nvrtc::TARGETS;
+    let file = |target: &str, source: &Source| out.join(format!("{}_{target}.image", source.module));
+    in_parallel(sources.len() * targets.len(), |i| {
+        let (source, target) = (&sources[i / targets.len()], targets[i % targets.len()]);
+        let image = file(target, source);
+        unless_unchanged(&image, &(&source.text, target, compiler.version()), || {
+            let compiled = compiler.compile(&source.module, &source.text, target)?;
+            fs::write(&image, compiled).map_err(|e| e.to_string())
+        })
+    });
+    targets.iter().map(|t| (t.to_string(), sources.iter().map(|s| file(t, s)).collect())).collect()
+}
+
+/// Runs `job` for 0 .. n on all cores; the build ends with every message of those that failed.
+fn in_parallel(n: usize, job: impl Fn(usize) -> Result<(), String> + Sync) {
+    let next = AtomicUsize::new(0);
+    let failures = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= n {
+                        break;
+                    }
+                    if let Err(message) = job(i) {
+                        failures.lock().expect("no job panics while it holds the lock").push(message);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("all jobs have ended");
+    if !failures.is_empty() {
+        eprintln!("{}", failures.join("\n"));
+        std::process::exit(1);
+    }
+}
+
+/// Makes `file` again only where what it is made from has changed since it was made.
+fn unless_unchanged(file: &Path, inputs: &impl Hash, make: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let mut hasher = DefaultHasher::new();
+    inputs.hash(&mut hasher);
+    let stamp = format!("{:016x}", hasher.finish());
+    let stamp_file = file.with_extension("stamp");
+    if file.exists() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
+        return Ok(());
+    }
+    let _ = fs::remove_file(&stamp_file);
+    make()?;
+    fs::write(&stamp_file, stamp).map_err(|e| e.to_string())
+}
+
+/// The Rust side: a constant per kernel, the entry tables, the sources and images.
+fn table(sources: &[Source], variants: &[Variant], images: &[(String, Vec<PathBuf>)], out: &Path) -> String {
+    let mut text = String::from("// Written by build.rs from kernels/*.cu.\n");
+    for (m, source) in sources.iter().enumerate() {
+        let path = out.join(format!("{}.flat.cu", source.module));
+        fs::write(&path, &source.text).expect("write a flattened source");
+        for (k, kernel) in source.kernels.iter().enumerate() {
+            let _ = writeln!(
+                text,
+                "pub const {}: Kernel = Kernel {{ module: {m}, index: {k}, name: {:?}, parameters: {} }};",
+                kernel.name.to_uppercase(),
+                kernel.name,
+                kernel.parameters
+            );
+        }
+    }
+    text.push_str("pub static MODULES: &[Module] = &[\n");
+    for source in sources {
+        let names: Vec<String> = source.kernels.iter().map(|k| k.name.to_uppercase()).collect();
+        let path = out.join(format!("{}.flat.cu", source.module));
+        let _ = writeln!(
+            text,
+            "    Module {{ name: {:?}, source: include_str!({path:?}), kernels: &[{}] }},",
+            source.module,
+            names.join(", ")
+        );
+    }
+    text.push_str("];\n");
+    for variant in variants.iter().chain([&SIMT]) {
+        text.push_str("unsafe extern \"C\" {\n");
+        for source in sources {
+            let _ = writeln!(
+                text,
+                "    #[link_name = \"zgan_{0}_{1}\"] static {2}_{3}: [HostEntry; {4}];",
+                variant.name,
+                source.module,
+                variant.name.to_uppercase(),
+                source.module.to_uppercase(),
+                source.kernels.len()
+            );
+        }
+        text.push_str("}\n");
+        let _ = writeln!(
+            text,
+            "pub static {}: EntryTable = EntryTable {{ isa: {:?}, modules: &[",
+            variant.name.to_uppercase(),
+            variant.name
+        );
+        for source in sources {
+            let _ = writeln!(
+                text,
+                "    // SAFETY: build.rs made this array of this length from the same list.\n    unsafe {{ &{}_{} }},",
+                variant.name.to_uppercase(),
+                source.module.to_uppercase()
+            );
+        }
+        text.push_str("] };\n");
+    }
+    let names: Vec<String> = variants.iter().map(|v| format!("&{}", v.name.to_uppercase())).collect();
+    let _ = writeln!(
+        text,
+        "/// From the least to the most capable instruction set.\npub static HOST: &[&EntryTable] = &[{}];",
+        names.join(", ")
+    );
+    text.push_str(
+        "/// Machine code for GPUs: (target, one image per module).\npub static IMAGES: &[(&str, &[&[u8]])] = &[\n",
+    );
+    for (target, files) in images {
+        let _ = writeln!(text, "    ({target:?}, &[");
+        for file in files {
+            let _ = writeln!(text, "        include_bytes!({file:?}),");
+        }
+        text.push_str("    ]),\n");
+    }
+    text.push_str("];\n");
+    text
+}

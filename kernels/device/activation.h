@@ -1,0 +1,24 @@
+// Activations, and their derivatives from the output alone. The mirror of `Activation` in src/ops/mod.rs.
+#pragma once
+#include "math.h"
+
+struct Activation {
+    uint32_t code;  // 0 identity, 1 leaky ReLU, 2 tanh
+    float slope;    // of the leaky ReLU below zero, >= 0
+};
+
+// Call `body` with a function of one float: the choice is made once, outside the loop.
+template <class Body> DEVICE void with_activation(Activation activation, Body body) {
+    const float slope = activation.slope;
+    if (activation.code == 1) body([=](float x) { return x > 0.0f ? x : slope * x; });
+    else if (activation.code == 2) body([](float x) { return tanh(x); });
+    else body([](float x) { return x; });
+}
+
+// The same with the derivative as a function of the output y.
+template <class Body> DEVICE void with_derivative(Activation activation, Body body) {
+    const float slope = activation.slope;
+    if (activation.code == 1) body([=](float y) { return y > 0.0f ? 1.0f : slope; });
+    else if (activation.code == 2) body([](float y) { return 1.0f - y * y; });
+    else body([](float) { return 1.0f; });
+}

@@ -1,0 +1,34 @@
+// The `cuda` execution: NVRTC, no CUDA headers.
+#pragma once
+
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+
+#define KERNEL extern "C" __global__ void __launch_bounds__(256)
+#define DEVICE static __device__ __forceinline__
+#define MEMBER __device__ __forceinline__
+#define RESTRICT __restrict__
+#define INDEPENDENT
+#define UNROLL _Pragma("unroll")
+
+constexpr int BLOCK = 256, WARP = 32, WARPS = BLOCK / WARP;
+
+DEVICE int thread() { return threadIdx.x; }
+DEVICE void barrier() { __syncthreads(); }
+DEVICE void warp_barrier() { __syncwarp(); }
+
+#define SHARED(T, name, N) __shared__ __align__(16) T name[N]
+
+template <class T> DEVICE T shuffle_xor(T value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+template <class T> DEVICE T shuffle_down(T value, int delta) { return __shfl_down_sync(0xffffffffu, value, delta); }
+DEVICE bool vote_any(bool predicate) { return __any_sync(0xffffffffu, predicate); }
+DEVICE uint32_t atomic_add(uint32_t* pointer, uint32_t value) { return atomicAdd(pointer, value); }
+
+DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
+DEVICE uint32_t float_to_bits(float value) { return __float_as_uint(value); }
+DEVICE float square_root(float x) { return __fsqrt_rn(x); }
+DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }

@@ -1,0 +1,82 @@
+// Reductions over a block, in a fixed order. Every thread of the block calls them, and every thread gets the result.
+#pragma once
+#include "math.h"
+
+struct Sum {
+    static MEMBER float join(float a, float b) { return a + b; }
+};
+struct Maximum {
+    static MEMBER float join(float a, float b) { return larger(a, b); }
+};
+
+#if defined(ZGAN_HOST)
+// One thread: N values at once in LANES independent lanes, which the compiler keeps in vector registers (it may not
+// reorder a float sum itself, and -fassociative-math would undo the compensated sums elsewhere); joined pairwise.
+constexpr int LANES = 16;
+template <class Join, int K> struct Lanes {
+    float lane[K][LANES];
+    MEMBER void fill(float value) { for (int k = 0; k < K; k++) for (int l = 0; l < LANES; l++) lane[k][l] = value; }
+    MEMBER void finish(float (&result)[K]) {
+        for (int k = 0; k < K; k++) {
+            for (int width = LANES / 2; width > 0; width /= 2)
+                for (int l = 0; l < width; l++) lane[k][l] = Join::join(lane[k][l], lane[k][l + width]);
+            result[k] = lane[k][0];
+        }
+    }
+};
+
+// result[k] = join over i < n of the k-th value that value(i, v) stores in v[0 .. K - 1]; `empty` where n is 0.
+template <class Join, int K, class Value> DEVICE void block_reduce(float (&result)[K], float empty, uint32_t n, Value value) {
+    Lanes<Join, K> lanes;
+    lanes.fill(empty);
+    uint32_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        INDEPENDENT
+        for (int l = 0; l < LANES; l++) {
+            float v[K];
+            value(i + l, v);
+            for (int k = 0; k < K; k++) lanes.lane[k][l] = Join::join(lanes.lane[k][l], v[k]);
+        }
+    }
+    for (int l = 0; i < n; i++, l++) {
+        float v[K];
+        value(i, v);
+        for (int k = 0; k < K; k++) lanes.lane[k][l] = Join::join(lanes.lane[k][l], v[k]);
+    }
+    lanes.finish(result);
+}
+#else
+// Each thread its stride, then a tree over the lanes of each warp, then a tree over the warps.
+template <class Join, int K, class Value> DEVICE void block_reduce(float (&result)[K], float empty, uint32_t n, Value value) {
+    for (int k = 0; k < K; k++) result[k] = empty;
+    for (uint32_t i = thread(); i < n; i += BLOCK) {
+        float v[K];
+        value(i, v);
+        for (int k = 0; k < K; k++) result[k] = Join::join(result[k], v[k]);
+    }
+    SHARED(float, warps, K * WARPS);
+    for (int k = 0; k < K; k++) {
+        for (int mask = WARP / 2; mask > 0; mask /= 2) result[k] = Join::join(result[k], shuffle_xor(result[k], mask));
+        if (thread() % WARP == 0) warps[k * WARPS + thread() / WARP] = result[k];
+    }
+    barrier();
+    for (int k = 0; k < K; k++) {
+        float joined[WARPS];
+        for (int w = 0; w < WARPS; w++) joined[w] = warps[k * WARPS + w];
+        for (int width = WARPS / 2; width > 0; width /= 2)
+            for (int w = 0; w < width; w++) joined[w] = Join::join(joined[w], joined[w + width]);
+        result[k] = joined[0];
+    }
+    barrier();  // the array may be used again at once
+}
+#endif
+
+template <int K, class Value> DEVICE void block_sum(float (&result)[K], uint32_t n, Value value) {
+    block_reduce<Sum>(result, 0.0f, n, value);
+}
+// The largest value(i), i < n; -infinity where n is 0.
+template <class Value> DEVICE float block_maximum(uint32_t n, Value value) {
+    float result[1];
+    block_reduce<Maximum>(result, -INFINITY, n, [&](uint32_t i, float* v) { v[0] = value(i); });
+    return result[0];
+}

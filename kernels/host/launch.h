@@ -1,0 +1,33 @@
+// What makes a kernel file C++, for both executions on a CPU: CUDA's words, and the entry through which
+// Rust starts a kernel with the same array of argument pointers that cuLaunchKernel takes.
+//
+// build.rs wraps each kernel file, includes expanded, in an unnamed namespace, so that nothing in it can be
+// merged with another instruction set's copy, and appends one Entry per kernel.
+#pragma once
+
+typedef __UINT8_TYPE__ uint8_t;
+typedef __UINT16_TYPE__ uint16_t;
+typedef __INT32_TYPE__ int32_t;
+typedef __UINT32_TYPE__ uint32_t;
+typedef __INT64_TYPE__ int64_t;
+typedef __UINT64_TYPE__ uint64_t;
+
+#define KERNEL static void
+#define DEVICE [[maybe_unused]] static inline __attribute__((always_inline))
+#define MEMBER inline __attribute__((always_inline))
+#define RESTRICT __restrict__
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#define UNROLL _Pragma("GCC unroll 64")
+#endif
+
+struct Index3 { uint32_t x, y, z; };
+static thread_local Index3 blockIdx, gridDim;
+
+DEVICE float bits_to_float(uint32_t bits) { float value; __builtin_memcpy(&value, &bits, 4); return value; }
+DEVICE uint32_t float_to_bits(float value) { uint32_t bits; __builtin_memcpy(&bits, &value, 4); return bits; }
+DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
+DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return uint32_t((uint64_t(a) * b) >> 32); }

@@ -1,0 +1,127 @@
+// The log-partition of Softmax GAN: both losses and both gradients from one softmax over the whole batch.
+//
+//   x = sign * logit (low means real; a projection head, where high means real, passes sign = -1)
+//   real x_i = a_i (N), fake x_j = b_j (M), K = N + M
+//   m = max(-x), S = sum over all of exp(-x - m), p = exp(-x - m) / S
+//   L_D = mean(a + m) + ln S          dL_D/da_i = 1/N - p_i    dL_D/db_j = -p_j
+//   L_G = mean over all (x + m) + ln S                          dL_G/db_j = 1/K - p_j
+//
+// Everything is relative to m: an offset common to all logits changes no bit, where the textbook order loses 1e-3
+// of the loss at an offset of 1e4. The floors ln N and ln K are taken off by the reader of `losses`.
+//   Softmax GAN, Min Lin, 2017, equations 3 to 6.
+//
+// Outputs overwrite. Gradients are with respect to the logits (sign included). statistics = L_D, L_G,
+// mean real logit, mean fake logit. One launch of one block up to CAPACITY logits, read once from memory (the exponentials wait
+// in seed_d); above, two launches of many blocks, which read the logits once and seed_d twice.
+#include "device/execution.h"
+#include "device/math.h"
+#include "device/reduce.h"
+
+
+// For i in [first, last): the exponentials relative to m into seed_d; then sums = {sum exp, sum over real of (x + m), over fake}.
+// Real and fake are walked apart, so that each loop is over one array.
+DEVICE void exponentials(float (&sums)[3], float* RESTRICT seed_d, const float* RESTRICT logits, float sign, float m, uint32_t n, bool fake) {
+    float part[2];
+    block_sum(part, n, [&](uint32_t i, float* v) {
+        const float x = sign * logits[i];
+        const float deviation = x + m, e = exp(-deviation);
+        seed_d[i] = e;
+        v[0] = e;
+        v[1] = deviation;
+    });
+    sums[0] += part[0];
+    sums[fake ? 2 : 1] += part[1];
+}
+
+// From exponentials to gradients, in place.
+DEVICE void seeds(float* RESTRICT seed_d, float scale, float sign, uint32_t n, float share) {
+    INDEPENDENT
+    for (uint32_t i = thread(); i < n; i += BLOCK) seed_d[i] = sign * (share - seed_d[i] * scale);
+}
+DEVICE void seeds_fake(float* RESTRICT seed_d, float* RESTRICT seed_g, float scale, float sign, uint32_t n, float share) {
+    INDEPENDENT
+    for (uint32_t i = thread(); i < n; i += BLOCK) {
+        const float q = seed_d[i] * scale;
+        seed_d[i] = sign * -q;
+        seed_g[i] = sign * (share - q);
+    }
+}
+
+DEVICE void finish(float* statistics, const float (&sums)[3], float m, float sign, uint32_t N, uint32_t M) {
+    const float entropy = log(sums[0]);
+    const float real = sums[1] / float(N), fake = sums[2] / float(M);
+    if (thread() == 0) {
+        statistics[0] = real + entropy;
+        statistics[1] = (sums[1] + sums[2]) / float(N + M) + entropy;
+        statistics[2] = sign * (real - m);
+        statistics[3] = sign * (fake - m);
+    }
+}
+
+KERNEL log_partition_one_f32(float* RESTRICT statistics,   // (4)
+                             float* RESTRICT seed_d,       // (N + M)
+                             float* RESTRICT seed_g,       // (M)
+                             const float* RESTRICT real,   // (N)
+                             const float* RESTRICT fake,   // (M)
+                             float sign, uint32_t N, uint32_t M) {
+    const float m = larger(block_maximum(N, [&](uint32_t i) { return -sign * real[i]; }),
+                           block_maximum(M, [&](uint32_t i) { return -sign * fake[i]; }));
+    float sums[3] = {};
+    exponentials(sums, seed_d, real, sign, m, N, false);
+    exponentials(sums, seed_d + N, fake, sign, m, M, true);
+    seeds(seed_d, 1.0f / sums[0], sign, N, 1.0f / float(N));
+    seeds_fake(seed_d + N, seed_g, 1.0f / sums[0], sign, M, 1.0f / float(N + M));
+    finish(statistics, sums, m, sign, N, M);
+}
+
+// Stage 1 of 2: block b sees `chunk` logits of the real and fake ones in a row.
+// partials[b] = its own maximum m_b, sum of exp(-x - m_b), sum over its real and over its fake of x + m_b.
+KERNEL log_partition_partials_f32(float* RESTRICT partials,   // (blocks, 4)
+                                  float* RESTRICT seed_d,     // (N + M): exp(-x - m_b)
+                                  const float* RESTRICT real, // (N)
+                                  const float* RESTRICT fake, // (M)
+                                  float sign, uint32_t N, uint32_t M, uint32_t chunk) {
+    const uint32_t begin = blockIdx.x * chunk, end = begin + chunk < N + M ? begin + chunk : N + M;
+    const uint32_t real_end = end < N ? end : N, fake_begin = begin > N ? begin : N;
+    const uint32_t reals = real_end > begin ? real_end - begin : 0, fakes = end > fake_begin ? end - fake_begin : 0;
+    const float* a = real + begin;
+    const float* b = fake + (fake_begin - N);
+    const float m = larger(block_maximum(reals, [&](uint32_t i) { return -sign * a[i]; }),
+                           block_maximum(fakes, [&](uint32_t i) { return -sign * b[i]; }));
+    float sums[3] = {};
+    exponentials(sums, seed_d + begin, a, sign, m, reals, false);
+    exponentials(sums, seed_d + fake_begin, b, sign, m, fakes, true);
+    if (thread() == 0) {
+        partials[blockIdx.x * 4 + 0] = m;
+        partials[blockIdx.x * 4 + 1] = sums[0];
+        partials[blockIdx.x * 4 + 2] = sums[1];
+        partials[blockIdx.x * 4 + 3] = sums[2];
+    }
+}
+
+// Stage 2 of 2: every block joins all partials (the same order everywhere), then turns its own chunk into gradients.
+// sum (x + m) = sum over blocks of [sum (x + m_b) + count_b (m - m_b)].
+KERNEL log_partition_seeds_f32(float* RESTRICT statistics,     // (4)
+                               float* RESTRICT seed_d,         // (N + M)
+                               float* RESTRICT seed_g,         // (M)
+                               const float* RESTRICT partials, // (gridDim.x, 4)
+                               float sign, uint32_t N, uint32_t M, uint32_t chunk) {
+    const float m = block_maximum(gridDim.x, [&](uint32_t b) { return partials[b * 4]; });
+    float sums[3];
+    block_sum(sums, gridDim.x, [&](uint32_t b, float* v) {
+        const uint32_t begin = b * chunk, end = begin + chunk < N + M ? begin + chunk : N + M;
+        const uint32_t real_end = end < N ? end : N;
+        const uint32_t reals = real_end > begin ? real_end - begin : 0;
+        const float above = m - partials[b * 4];
+        v[0] = partials[b * 4 + 1] * exp(-above);
+        v[1] = partials[b * 4 + 2] + float(reals) * above;
+        v[2] = partials[b * 4 + 3] + float(end - begin - reals) * above;
+    });
+    const uint32_t begin = blockIdx.x * chunk, end = begin + chunk < N + M ? begin + chunk : N + M;
+    const uint32_t real_end = end < N ? end : N, fake_begin = begin > N ? begin : N;
+    const float scale = exp(partials[blockIdx.x * 4] - m) / sums[0];
+    if (real_end > begin) seeds(seed_d + begin, scale, sign, real_end - begin, 1.0f / float(N));
+    if (end > fake_begin)
+        seeds_fake(seed_d + fake_begin, seed_g + (fake_begin - N), scale, sign, end - fake_begin, 1.0f / float(N + M));
+    if (blockIdx.x == 0) finish(statistics, sums, m, sign, N, M);
+}

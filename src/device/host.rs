@@ -1,0 +1,256 @@
+//! The `host` execution: a block is one thread, and blocks are spread over the cores.
+
+use std::cell::UnsafeCell;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+use super::kernels::{EntryTable, HostEntry, Kernel, kernel};
+use crate::{Error, Result};
+
+pub(super) struct Host {
+    table: &'static EntryTable,
+    pool: Pool,
+}
+
+fn available(isa: &str) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    match isa {
+        "avx2" => {
+            return is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("f16c");
+        }
+        "avx512" => {
+            return available("avx2")
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+        }
+        _ => {}
+    }
+    matches!(isa, "base" | "neon")
+}
+
+/// The tables of the instruction sets that this machine has.
+pub(super) fn usable() -> impl Iterator<Item = &'static EntryTable> {
+    kernel::HOST.iter().copied().filter(|table| available(table.isa))
+}
+
+impl Host {
+    pub fn new(threads: usize, isa: Option<&str>) -> Result<Host> {
+        let table = match isa {
+            None => usable().last(),
+            Some(isa) => usable().find(|table| table.isa == isa),
+        };
+        let table = table.ok_or_else(|| {
+            let there: Vec<_> = usable().map(|table| table.isa).collect();
+            Error::Device(format!("ZGAN_ISA={}: this machine has {}", isa.unwrap_or("?"), there.join(", ")))
+        })?;
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n if n <= 1024 => n,
+            n => return Err(Error::Device(format!("--threads {n}: at most 1024"))),
+        };
+        Ok(Host { table, pool: Pool::new(threads)? })
+    }
+
+    pub fn description(&self) -> String {
+        let threads = self.pool.workers.len() + 1;
+        format!("host: {threads} thread{}, {}", if threads == 1 { "" } else { "s" }, self.table.isa)
+    }
+
+    /// # Safety
+    /// As [`super::Launch::run`].
+    pub unsafe fn launch(&self, kernel: Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
+        let job = Job { entry: self.table.entry(kernel), arguments: arguments.as_ptr(), grid };
+        // SAFETY: the caller's; `run` returns when every block has, so the argument array outlives its use.
+        unsafe { self.pool.run(job) };
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    entry: HostEntry,
+    arguments: *const *const c_void,
+    grid: [u32; 3],
+}
+
+impl Job {
+    fn blocks(&self) -> u32 {
+        self.grid.iter().product()
+    }
+}
+
+/// Threads that share the blocks of one launch at a time. Launches come every few microseconds, so an idle worker
+/// spins for a while before it sleeps, and the launching thread works too.
+struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    /// One launch at a time, also where several threads share the device.
+    launching: Mutex<()>,
+}
+
+struct Shared {
+    /// Odd while a job is open. Each launch adds two.
+    turn: AtomicU64,
+    job: UnsafeCell<Job>,
+    /// The next block that nobody has taken, and how many a worker takes at once.
+    next: AtomicU32,
+    stride: AtomicU32,
+    /// Workers that may be reading `job` or running a block of it.
+    inside: AtomicUsize,
+    asleep: AtomicUsize,
+    sleep: Mutex<()>,
+    wake: Condvar,
+    stop: AtomicBool,
+}
+
+// SAFETY: `job` is written only while the turn is even and `inside` is zero (`Pool::run`), and read only by a worker
+// that counts itself inside and then finds the turn odd; everything else is atomic.
+unsafe impl Sync for Shared {}
+// SAFETY: the pointers in `job` are used only while the launch that owns them waits.
+unsafe impl Send for Shared {}
+
+/// Rounds of the spin loop before a worker sleeps: some 50 microseconds.
+const SPINS: u32 = 2000;
+
+impl Pool {
+    fn new(threads: usize) -> Result<Pool> {
+        unsafe extern "C" fn nothing(_: *const *const c_void, _: *const u32, _: u32, _: u32) {}
+        let shared = Arc::new(Shared {
+            turn: AtomicU64::new(0),
+            job: UnsafeCell::new(Job { entry: nothing, arguments: std::ptr::null(), grid: [0; 3] }),
+            next: AtomicU32::new(0),
+            stride: AtomicU32::new(1),
+            inside: AtomicUsize::new(0),
+            asleep: AtomicUsize::new(0),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
+        let workers = (1..threads)
+            .map(|i| {
+                let shared = shared.clone();
+                std::thread::Builder::new()
+                    .name(format!("zgan-{i}"))
+                    .spawn(move || shared.work())
+                    .map_err(|e| Error::Device(format!("host: thread {i} of {threads} could not be started: {e}")))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Pool { shared, workers, launching: Mutex::new(()) })
+    }
+
+    /// Runs all blocks of `job`, and returns when they have ended.
+    ///
+    /// # Safety
+    /// As [`super::Launch::run`].
+    unsafe fn run(&self, job: Job) {
+        let blocks = job.blocks();
+        if blocks == 1 || self.workers.is_empty() {
+            // SAFETY: the caller's.
+            unsafe { (job.entry)(job.arguments, job.grid.as_ptr(), 0, blocks) };
+            return;
+        }
+        let _launching = self.launching.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let shared = &*self.shared;
+        // SAFETY: the turn is even and nobody is inside: the last launch saw to both before it returned.
+        unsafe { *shared.job.get() = job };
+        shared.next.store(0, SeqCst);
+        shared.stride.store((blocks / (16 * (self.workers.len() as u32 + 1))).max(1), SeqCst);
+        shared.turn.fetch_add(1, SeqCst);
+        if shared.asleep.load(SeqCst) > 0 {
+            let _sleep = shared.sleep.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            shared.wake.notify_all();
+        }
+        // SAFETY: the caller's.
+        unsafe { shared.take_blocks(&job) };
+        shared.turn.fetch_add(1, SeqCst);
+        let mut spins = 0;
+        while shared.inside.load(SeqCst) > 0 {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    }
+}
+
+impl Shared {
+    /// # Safety
+    /// As [`super::Launch::run`], for `job`.
+    unsafe fn take_blocks(&self, job: &Job) {
+        let (blocks, stride) = (job.blocks(), self.stride.load(SeqCst));
+        loop {
+            let first = self.next.fetch_add(stride, SeqCst);
+            if first >= blocks {
+                return;
+            }
+            // SAFETY: the caller's; each block is taken once.
+            unsafe { (job.entry)(job.arguments, job.grid.as_ptr(), first, blocks.min(first.saturating_add(stride))) };
+        }
+    }
+
+    fn work(&self) {
+        let mut seen = 0;
+        loop {
+            let mut spins = 0;
+            loop {
+                let turn = self.turn.load(SeqCst);
+                if turn % 2 == 1 && turn != seen {
+                    seen = turn;
+                    break;
+                }
+                if self.stop.load(SeqCst) {
+                    return;
+                }
+                spins += 1;
+                if spins < SPINS {
+                    std::hint::spin_loop();
+                } else {
+                    self.doze(seen);
+                    spins = 0;
+                }
+            }
+            self.inside.fetch_add(1, SeqCst);
+            if self.turn.load(SeqCst) == seen {
+                // SAFETY: counted inside and the turn still open, so `Pool::run` waits for this thread before it
+                // returns: the job and its arguments are alive.
+                unsafe {
+                    let job = *self.job.get();
+                    self.take_blocks(&job);
+                }
+            }
+            self.inside.fetch_sub(1, SeqCst);
+        }
+    }
+
+    /// Sleeps until the turn is open again and not the one already seen.
+    fn doze(&self, seen: u64) {
+        let mut guard = self.sleep.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.asleep.fetch_add(1, SeqCst);
+        loop {
+            let turn = self.turn.load(SeqCst);
+            if (turn % 2 == 1 && turn != seen) || self.stop.load(SeqCst) {
+                break;
+            }
+            guard = self.wake.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        self.asleep.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, SeqCst);
+        {
+            let _sleep = self.shared.sleep.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            self.shared.wake.notify_all();
+        }
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}

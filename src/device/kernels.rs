@@ -1,0 +1,41 @@
+//! The kernels that `build.rs` found, compiled and listed.
+
+/// A kernel: its place in the entry tables, and its name in GPU code. The constants are in [`kernel`].
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    pub(super) module: usize,
+    pub(super) index: usize,
+    pub name: &'static str,
+    pub(super) parameters: usize,
+}
+
+/// A kernel file.
+pub struct Module {
+    pub name: &'static str,
+    /// Its text with our includes expanded: what NVRTC gets at run time.
+    pub source: &'static str,
+    pub kernels: &'static [Kernel],
+}
+
+/// How blocks of a kernel are run on a CPU: the mirror of `Entry` in `kernels/host/entry.h`. The argument array is
+/// the one that `cuLaunchKernel` takes; `grid` points to three numbers; blocks `first .. last` of the grid are run.
+pub(super) type HostEntry =
+    unsafe extern "C" fn(arguments: *const *const std::ffi::c_void, grid: *const u32, first: u32, last: u32);
+
+/// All kernels as one instruction set has them.
+pub(super) struct EntryTable {
+    pub isa: &'static str,
+    pub modules: &'static [&'static [HostEntry]],
+}
+
+impl EntryTable {
+    pub fn entry(&self, kernel: Kernel) -> HostEntry {
+        self.modules[kernel.module][kernel.index]
+    }
+}
+
+/// One constant per kernel, the name in capitals: a misspelt one does not compile.
+pub mod kernel {
+    use super::{EntryTable, HostEntry, Kernel, Module};
+    include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+}

@@ -1,0 +1,144 @@
+//! Starting a kernel: one array of argument pointers, whatever the execution.
+
+use std::ffi::c_void;
+use std::ops::Range;
+
+use super::{Backend, Buffer, Device, Element, Kernel};
+use crate::{Error, Result};
+
+const MOST_ARGUMENTS: usize = 32;
+const SLOT_BYTES: usize = 8;
+const MOST_SLOTS: usize = 64;
+
+/// A kernel with its grid and, one call each, its arguments in the order of its parameters.
+///
+/// Kept on the stack: a training step launches some hundred kernels and allocates nothing.
+pub(crate) struct Launch<'a> {
+    device: &'a Device,
+    kernel: Kernel,
+    grid: [u32; 3],
+    slots: [u64; MOST_SLOTS],
+    used: usize,
+    starts: [u8; MOST_ARGUMENTS],
+    arguments: usize,
+    /// Memory read and memory written, to refuse an output that overlaps something else.
+    touched: [(u64, u64, Access); MOST_ARGUMENTS],
+    pointers: usize,
+    problem: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Access {
+    Read,
+    Written,
+}
+
+impl<'a> Launch<'a> {
+    pub(super) fn new(device: &'a Device, kernel: Kernel, grid: [u32; 3]) -> Self {
+        Launch {
+            device,
+            kernel,
+            grid,
+            slots: [0; MOST_SLOTS],
+            used: 0,
+            starts: [0; MOST_ARGUMENTS],
+            arguments: 0,
+            touched: [(0, 0, Access::Read); MOST_ARGUMENTS],
+            pointers: 0,
+            problem: None,
+        }
+    }
+
+    /// A buffer that the kernel writes, and may read.
+    pub fn output<T: Element>(self, buffer: &Buffer<T>) -> Self {
+        self.pointer(buffer, Access::Written)
+    }
+
+    /// A buffer that the kernel reads.
+    pub fn input<T: Element>(self, buffer: &Buffer<T>) -> Self {
+        self.pointer(buffer, Access::Read)
+    }
+
+    /// A buffer that the kernel reads, or a null pointer.
+    pub fn optional<T: Element>(self, buffer: Option<&Buffer<T>>) -> Self {
+        match buffer {
+            Some(buffer) => self.input(buffer),
+            None => self.scalar(0u64),
+        }
+    }
+
+    /// A buffer that the kernel writes, or a null pointer.
+    pub fn optional_output<T: Element>(self, buffer: Option<&Buffer<T>>) -> Self {
+        match buffer {
+            Some(buffer) => self.output(buffer),
+            None => self.scalar(0u64),
+        }
+    }
+
+    /// A number, or a `#[repr(C)]` struct of numbers, passed by value.
+    pub fn scalar<S: bytemuck::NoUninit>(mut self, value: S) -> Self {
+        let bytes = bytemuck::bytes_of(&value);
+        let slots = bytes.len().div_ceil(SLOT_BYTES).max(1);
+        if self.used + slots > MOST_SLOTS || self.arguments == MOST_ARGUMENTS {
+            self.problem = Some(format!("more than {MOST_ARGUMENTS} arguments or {MOST_SLOTS} words of them"));
+            return self;
+        }
+        bytemuck::cast_slice_mut(&mut self.slots[self.used..self.used + slots])[..bytes.len()].copy_from_slice(bytes);
+        self.starts[self.arguments] = self.used as u8;
+        self.used += slots;
+        self.arguments += 1;
+        self
+    }
+
+    fn pointer<T: Element>(mut self, buffer: &Buffer<T>, access: Access) -> Self {
+        if !buffer.device().same(self.device) {
+            self.problem = Some(format!("argument {} is on another device", self.arguments));
+        }
+        let Range { start, end } = buffer.byte_range();
+        for &(s, e, a) in &self.touched[..self.pointers] {
+            if start < e && s < end && (access == Access::Written || a == Access::Written) {
+                self.problem = Some(format!("argument {} overlaps an earlier one that is written", self.arguments));
+            }
+        }
+        if self.pointers < MOST_ARGUMENTS {
+            self.touched[self.pointers] = (start, end, access);
+            self.pointers += 1;
+        }
+        self.scalar(buffer.address())
+    }
+
+    /// Starts the kernel. An empty grid is no launch.
+    ///
+    /// # Safety
+    /// The arguments must have the types of the kernel's parameters, in order, and each buffer the length that the
+    /// kernel's header comment gives for the sizes passed. (Their number, device and overlap are checked here.)
+    pub unsafe fn run(self) -> Result<()> {
+        let Kernel { name, parameters, .. } = self.kernel;
+        if let Some(problem) = self.problem {
+            return Err(Error::Device(format!("{name}: {problem}")));
+        }
+        if self.arguments != parameters {
+            return Err(Error::Device(format!("{name} takes {parameters} arguments, was given {}", self.arguments)));
+        }
+        let blocks = self.grid.iter().try_fold(1u32, |product, &n| product.checked_mul(n));
+        match blocks {
+            Some(0) => return Ok(()),
+            Some(_) if self.grid[1] <= 65_535 && self.grid[2] <= 65_535 => {}
+            _ => return Err(Error::Device(format!("{name}: a grid of {:?} blocks is too large", self.grid))),
+        }
+        let mut pointers = [std::ptr::null::<c_void>(); MOST_ARGUMENTS];
+        for (pointer, &start) in pointers.iter_mut().zip(&self.starts[..self.arguments]) {
+            *pointer = (&raw const self.slots[start as usize]).cast();
+        }
+        let pointers = &pointers[..self.arguments];
+        // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
+        unsafe {
+            match &*self.device.0 {
+                Backend::Host(host) => host.launch(self.kernel, self.grid, pointers),
+                Backend::Simt(simt) => simt.launch(self.kernel, self.grid, pointers),
+                Backend::Cuda(cuda) => cuda.launch(self.kernel, self.grid, pointers),
+                Backend::Unbacked => Ok(()),
+            }
+        }
+    }
+}

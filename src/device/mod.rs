@@ -1,0 +1,209 @@
+//! Where kernels run: one interface over the three executions of the same kernel text.
+//!
+//! - [`Device::cuda`]: an NVIDIA GPU, through cudarc;
+//! - [`Device::host`]: this machine's cores, a block being one thread;
+//! - [`Device::simt`]: real thread blocks as coroutines, for checking.
+//!
+//! A [`Buffer`] is typed memory on a device, and a view of a buffer is a buffer. Operations ([`crate::ops`]) are
+//! the only users of `Launch`; nothing above them knows which execution is running.
+
+mod buffer;
+mod cuda;
+mod host;
+mod kernels;
+mod launch;
+pub mod nvrtc;
+mod simt;
+mod tuning;
+
+pub use buffer::{Buffer, Element};
+pub use kernels::{Kernel, Module, kernel};
+pub(crate) use launch::Launch;
+pub use tuning::Tuning;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Error, Result};
+
+/// A handle on a device; clones share it.
+#[derive(Clone)]
+pub struct Device(Arc<Backend>);
+
+enum Backend {
+    Host(host::Host),
+    Simt(simt::Simt),
+    Cuda(cuda::Cuda),
+    /// Measures: its buffers have a length and no memory (`crate::nn::Arena`).
+    Unbacked,
+}
+
+/// What `--device` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first usable GPU, else the host.
+    Auto,
+    Host,
+    Cuda(usize),
+    Simt,
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "host" => Ok(DeviceChoice::Host),
+            "simt" => Ok(DeviceChoice::Simt),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(DeviceChoice::Cuda)
+                .ok_or_else(|| format!("no device is called {text:?}; there are auto, host, cuda, cuda:N and simt")),
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Host => f.write_str("host"),
+            DeviceChoice::Cuda(n) => write!(f, "cuda:{n}"),
+            DeviceChoice::Simt => f.write_str("simt"),
+        }
+    }
+}
+
+impl Device {
+    /// Opens what `--device` names. `threads` is for the host: 0 takes all cores. The second value says, for
+    /// [`DeviceChoice::Auto`], why it is what it is.
+    pub fn open(choice: DeviceChoice, threads: usize) -> Result<(Device, Option<String>)> {
+        match choice {
+            DeviceChoice::Host => Ok((Device::host(threads)?, None)),
+            DeviceChoice::Simt => Ok((Device::simt(0), None)),
+            DeviceChoice::Cuda(ordinal) => Ok((Device::cuda(ordinal)?, None)),
+            DeviceChoice::Auto => match Device::cuda(0) {
+                Ok(device) => Ok((device, Some("the first usable GPU".into()))),
+                Err(reason) => Ok((Device::host(threads)?, Some(reason.to_string()))),
+            },
+        }
+    }
+
+    /// This machine's cores, `threads` of them (0: all), with the most capable instruction set it has, or the one that
+    /// the environment variable `ZGAN_ISA` names.
+    pub fn host(threads: usize) -> Result<Device> {
+        let isa = std::env::var("ZGAN_ISA").ok();
+        Ok(Device(Arc::new(Backend::Host(host::Host::new(threads, isa.as_deref())?))))
+    }
+
+    /// As [`Device::host`], with the instruction set named.
+    pub fn host_with_isa(threads: usize, isa: &str) -> Result<Device> {
+        Ok(Device(Arc::new(Backend::Host(host::Host::new(threads, Some(isa))?))))
+    }
+
+    /// The instruction sets that this machine can run, from the least to the most capable.
+    pub fn host_isas() -> Vec<&'static str> {
+        host::usable().map(|table| table.isa).collect()
+    }
+
+    /// Thread blocks as coroutines; `schedule_seed` shuffles the order in which the threads of a block run, 0 leaves it.
+    pub fn simt(schedule_seed: u64) -> Device {
+        Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed))))
+    }
+
+    /// The GPU of this number.
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        Ok(Device(Arc::new(Backend::Cuda(cuda::Cuda::new(ordinal)?))))
+    }
+
+    pub(crate) fn unbacked() -> Device {
+        Device(Arc::new(Backend::Unbacked))
+    }
+
+    /// One line for people: the execution and what it runs on.
+    pub fn description(&self) -> String {
+        match &*self.0 {
+            Backend::Host(host) => host.description(),
+            Backend::Simt(_) => "simt: thread blocks of 256 coroutines, for checking".into(),
+            Backend::Cuda(cuda) => cuda.description(),
+            Backend::Unbacked => "no device".into(),
+        }
+    }
+
+    /// `host`, `simt`, `cuda` or `none`.
+    pub fn execution(&self) -> &'static str {
+        match &*self.0 {
+            Backend::Host(_) => "host",
+            Backend::Simt(_) => "simt",
+            Backend::Cuda(_) => "cuda",
+            Backend::Unbacked => "none",
+        }
+    }
+
+    /// The block sizes and split counts of this device.
+    pub fn tuning(&self) -> &'static Tuning {
+        match &*self.0 {
+            Backend::Host(_) | Backend::Unbacked => &tuning::HOST,
+            Backend::Simt(_) => &tuning::SIMT,
+            Backend::Cuda(_) => &tuning::CUDA,
+        }
+    }
+
+    /// A new buffer of zeros.
+    pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        Buffer::zeros(self, len)
+    }
+
+    /// A new buffer with these values.
+    pub fn upload<T: Element>(&self, values: &[T]) -> Result<Buffer<T>> {
+        let buffer = Buffer::zeros(self, values.len())?;
+        buffer.write(values)?;
+        Ok(buffer)
+    }
+
+    /// Waits until everything launched so far has ended.
+    pub fn synchronize(&self) -> Result<()> {
+        match &*self.0 {
+            Backend::Cuda(cuda) => cuda.synchronize(),
+            _ => Ok(()),
+        }
+    }
+
+    /// A mark in the device's queue, for timing.
+    pub fn event(&self) -> Result<Event> {
+        match &*self.0 {
+            Backend::Cuda(cuda) => Ok(Event(Mark::Cuda(cuda.event()?))),
+            _ => Ok(Event(Mark::Host(std::time::Instant::now()))),
+        }
+    }
+
+    pub(crate) fn launch(&self, kernel: Kernel, grid: [u32; 3]) -> Launch<'_> {
+        Launch::new(self, kernel, grid)
+    }
+
+    pub(crate) fn same(&self, other: &Device) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// A moment in a device's queue.
+pub struct Event(Mark);
+
+enum Mark {
+    Host(std::time::Instant),
+    Cuda(cuda::CudaEvent),
+}
+
+impl Event {
+    /// The time from `earlier` to this event; waits for both.
+    pub fn since(&self, earlier: &Event) -> Result<Duration> {
+        match (&self.0, &earlier.0) {
+            (Mark::Host(end), Mark::Host(start)) => Ok(end.duration_since(*start)),
+            (Mark::Cuda(end), Mark::Cuda(start)) => end.since(start),
+            _ => Err(Error::Device("two events of different devices have no time between them".into())),
+        }
+    }
+}

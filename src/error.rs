@@ -1,0 +1,40 @@
+//! What can go wrong, as values with the numbers in them.
+
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An operation was given tensors that do not fit: `linear forward: weight expects C=64, input has 32`.
+    #[error("{0}")]
+    Shape(String),
+    /// A device could not be had, or refused.
+    #[error("{0}")]
+    Device(String),
+    /// A device has too little memory.
+    #[error("{device}: {asked} asked for, {free} free; a smaller --batch needs less")]
+    OutOfMemory { device: String, asked: String, free: String },
+    /// A setting, or a pair of them, that cannot work.
+    #[error("{0}")]
+    Config(String),
+    /// A data file that is not what it should be.
+    #[error("{}: {what}", path.display())]
+    Data { path: PathBuf, what: String },
+    /// A checkpoint that is damaged, truncated or of another network.
+    #[error("{}: {what}", path.display())]
+    Checkpoint { path: PathBuf, what: String },
+    /// The training diverged.
+    #[error("step {step}: {what}")]
+    NotFinite { step: u64, what: String },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// For `map_err`: an I/O error with the path it happened at.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { path, source }
+    }
+}

@@ -1,0 +1,13 @@
+//! zgan: a training engine for GANs whose every device kernel is written by hand, with its own backward pass.
+//!
+//! The map, from the metal up:
+//!
+//! - `kernels/*.cu`: one file per operation; the formulas are in its header;
+//! - [`device`]: where kernels run (GPU, CPU cores, or thread blocks as coroutines), buffers and launches;
+//! - [`ops`]: one typed wrapper per kernel file, of the same name.
+
+pub mod device;
+mod error;
+pub mod ops;
+
+pub use error::{Error, Result};

@@ -1,0 +1,41 @@
+//! One typed wrapper per file of `kernels/`, of the same name: it checks shapes, computes the grid and launches.
+//! The only place besides [`crate::device`] that says `unsafe`, and the only one that knows a block size.
+
+pub mod log_partition;
+
+use crate::{Error, Result};
+
+/// What is applied to a layer's output, or to a normalised value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    Identity,
+    /// The slope below zero: 0 is the plain ReLU. Not negative, so that the output's sign tells the input's.
+    LeakyRelu(f32),
+    Tanh,
+}
+
+impl Activation {
+    pub const RELU: Activation = Activation::LeakyRelu(0.0);
+
+    /// As kernels take it: a code (0 identity, 1 leaky ReLU, 2 tanh) and the slope.
+    pub(crate) fn code(self) -> (u32, f32) {
+        match self {
+            Activation::Identity => (0, 1.0),
+            Activation::LeakyRelu(slope) => (1, slope),
+            Activation::Tanh => (2, 0.0),
+        }
+    }
+}
+
+/// `what: name has 3 elements, expected N * C = 4`, unless they agree.
+pub(crate) fn expect_len(what: &str, name: &str, found: usize, expected: usize) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Shape(format!("{what}: {name} has {found} elements, expected {expected}")))
+}
+
+/// Sizes travel to kernels as 32-bit numbers.
+pub(crate) fn size32(what: &str, n: usize) -> Result<u32> {
+    u32::try_from(n).map_err(|_| Error::Shape(format!("{what}: {n} elements, at most {}", u32::MAX)))
+}

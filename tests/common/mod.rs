@@ -1,0 +1,107 @@
+//! What the tests of operations share: the devices, random numbers, goldens, comparisons.
+#![allow(dead_code)]
+
+use zgan::device::{Buffer, Device};
+
+/// Runs one test body on every device here: each instruction set of the host, `simt` under two schedules, and a GPU
+/// where there is one. Which GPU, or that there was none, is printed once per test program.
+pub fn on_each_device(body: impl Fn(&Device)) {
+    for isa in Device::host_isas() {
+        eprintln!("host, {isa}");
+        body(&Device::host_with_isa(2, isa).unwrap());
+    }
+    for schedule_seed in [0, 7] {
+        eprintln!("simt, schedule {schedule_seed}");
+        body(&Device::simt(schedule_seed));
+    }
+    on_gpu(body);
+}
+
+/// The same without `simt`, for sizes that take real blocks too long.
+pub fn on_fast_devices(body: impl Fn(&Device)) {
+    for isa in Device::host_isas() {
+        eprintln!("host, {isa}");
+        body(&Device::host_with_isa(2, isa).unwrap());
+    }
+    on_gpu(body);
+}
+
+fn on_gpu(body: impl Fn(&Device)) {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    match Device::cuda(0) {
+        Ok(device) => {
+            SAID.call_once(|| println!("also on {}", device.description()));
+            body(&device);
+        }
+        Err(reason) => SAID.call_once(|| println!("not run on a GPU: {reason}")),
+    }
+}
+
+/// A small generator for test data (SplitMix64).
+pub struct Random(pub u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In [0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A whole number in 0 .. n.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub fn normal(&mut self) -> f64 {
+        let (u, v) = (1.0 - self.uniform(), self.uniform());
+        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    }
+
+    pub fn normals(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.normal() as f32).collect()
+    }
+}
+
+/// The largest absolute difference over the largest absolute expected value (at least `floor`).
+pub fn relative_error(found: &[f32], expected: &[f64], floor: f64) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let scale = expected.iter().fold(floor, |m, x| m.max(x.abs()));
+    let worst = found.iter().zip(expected).fold(0.0f64, |m, (f, e)| {
+        let d = (f64::from(*f) - e).abs();
+        if d.is_nan() { f64::INFINITY } else { m.max(d) }
+    });
+    worst / scale
+}
+
+#[track_caller]
+pub fn assert_close(name: &str, found: &Buffer<f32>, expected: &[f64], tolerance: f64) {
+    let error = relative_error(&found.read().unwrap(), expected, 1e-30);
+    assert!(error <= tolerance, "{name}: relative error {error:.3e}, at most {tolerance:.1e} allowed");
+}
+
+pub fn to_f64(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|x| f64::from(*x)).collect()
+}
+
+/// Central differences of `function` at `x`, one coordinate at a time, in f64.
+pub fn central_differences(x: &[f64], function: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut at = x.to_vec();
+    (0..x.len())
+        .map(|i| {
+            let h = 1e-5 * x[i].abs().max(1.0);
+            at[i] = x[i] + h;
+            let above = function(&at);
+            at[i] = x[i] - h;
+            let below = function(&at);
+            at[i] = x[i];
+            (above - below) / (2.0 * h)
+        })
+        .collect()
+}
