@@ -1,0 +1,47 @@
+//! One allocation for every activation, gradient and workspace of a training step.
+
+use crate::Result;
+use crate::device::{Buffer, Device, Element};
+
+/// Hands out parts of one allocation. Shapes are fixed before training starts, so a network is built twice from the
+/// same code: once on an arena that only measures, then on one of that size.
+pub struct Arena {
+    device: Device,
+    memory: Option<Buffer<u8>>,
+    used: usize,
+}
+
+/// Parts start at multiples of this many bytes.
+const ALIGNMENT: usize = 256;
+
+impl Arena {
+    /// Hands out buffers without memory, and counts.
+    pub fn measuring() -> Arena {
+        Arena { device: Device::unbacked(), memory: None, used: 0 }
+    }
+
+    /// An arena of `bytes`, as [`Arena::used`] of a measuring one gave them.
+    pub fn new(device: &Device, bytes: usize) -> Result<Arena> {
+        Ok(Arena { device: device.clone(), memory: Some(device.zeros(bytes)?), used: 0 })
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Bytes handed out so far.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// `len` elements, zero at first.
+    pub fn take<T: Element>(&mut self, len: usize) -> Result<Buffer<T>> {
+        let bytes = len * size_of::<T>();
+        let start = self.used;
+        self.used += bytes.next_multiple_of(ALIGNMENT);
+        match &self.memory {
+            Some(memory) => Ok(memory.view(start..start + bytes).cast()),
+            None => self.device.zeros(len),
+        }
+    }
+}

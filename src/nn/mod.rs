@@ -1,0 +1,155 @@
+//! Layers: parameters, saved activations, forward and backward side by side.
+//!
+//! A layer is built for one batch size, on buffers that are placed once ([`Arena`]). Its forward reads its input
+//! [`Value`] and writes its output's; its backward reads the output's gradient, *adds* to the gradients of its
+//! parameters and *overwrites* the gradient of its input. A network is a list of layers; its backward walks it in
+//! reverse.
+
+mod arena;
+mod linear;
+mod norm;
+pub mod parameters;
+
+use std::ops::Range;
+
+pub use arena::Arena;
+pub use linear::Linear;
+pub use norm::BatchNorm;
+pub use parameters::{Init, Layout, Parameter, Parameters};
+
+use crate::Result;
+use crate::device::Buffer;
+
+/// A tensor between two layers, (N, H, W, C) or, for linear layers, (N, 1, 1, C).
+#[derive(Clone)]
+pub struct Value {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    /// (N, H, W, C)
+    pub x: Buffer<f32>,
+    /// The gradient with respect to `x`, of the same shape; none where nobody asks for it.
+    pub dx: Option<Buffer<f32>>,
+}
+
+impl Value {
+    /// Numbers per sample.
+    pub fn features(&self) -> usize {
+        self.h * self.w * self.c
+    }
+
+    /// Some of the samples.
+    pub fn rows(&self, rows: &Range<usize>) -> Value {
+        let f = self.features();
+        let part = |buffer: &Buffer<f32>| buffer.view(rows.start * f..rows.end * f);
+        Value { n: rows.len(), x: part(&self.x), dx: self.dx.as_ref().map(part), ..*self }
+    }
+
+    /// The same numbers under another shape per sample.
+    pub fn reshaped(&self, h: usize, w: usize, c: usize) -> Value {
+        assert_eq!(self.features(), h * w * c, "a reshape keeps the number of features");
+        Value { h, w, c, ..self.clone() }
+    }
+}
+
+/// Whether batch statistics come from the batch or from the running ones.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Mode {
+    /// From the batch; the running statistics follow with this momentum.
+    Train { momentum: f32 },
+    Evaluate,
+}
+
+/// What a forward pass is run with.
+pub struct Forward<'a> {
+    /// Flat: the parameters, their average, or their spectrally normalised form.
+    pub weights: &'a Buffer<f32>,
+    /// Flat: running statistics.
+    pub running: &'a Buffer<f32>,
+    pub mode: Mode,
+}
+
+/// What a backward pass is run with.
+pub struct Backward<'a> {
+    pub weights: &'a Buffer<f32>,
+    /// Flat, as the parameters; none where only the signal is wanted.
+    pub gradients: Option<&'a Buffer<f32>>,
+    /// (N): multiplies each sample's part in every parameter gradient, and nothing else. With it one pass with seed 1
+    /// serves both players.
+    pub parameter_scale: Option<&'a Buffer<f32>>,
+    /// (N): multiplies each sample's incoming signal; for the last layer of a network alone.
+    pub signal_scale: Option<&'a Buffer<f32>>,
+    /// The samples that take part.
+    pub rows: Range<usize>,
+    /// The samples whose input gradient is wanted.
+    pub input_rows: Range<usize>,
+}
+
+impl<'a> Backward<'a> {
+    /// The scale of a layer's parameter gradients.
+    pub fn scale_of_parameters(&self) -> Option<Buffer<f32>> {
+        self.signal_scale.or(self.parameter_scale).map(|scale| scale.view(self.rows.clone()))
+    }
+
+    /// The scale of the signal, for these samples.
+    pub fn scale_of_signal(&self, rows: &Range<usize>) -> Option<Buffer<f32>> {
+        self.signal_scale.map(|scale| scale.view(rows.clone()))
+    }
+}
+
+/// A step of a network.
+pub trait Layer: Send {
+    fn forward(&self, pass: &Forward) -> Result<()>;
+
+    fn backward(&self, pass: &Backward) -> Result<()>;
+
+    fn output(&self) -> &Value;
+
+    /// For tables and messages: `block1.linear`.
+    fn name(&self) -> &str;
+}
+
+/// A list of layers, each reading the output of the one before.
+#[derive(Default)]
+pub struct Network {
+    pub layers: Vec<Box<dyn Layer>>,
+}
+
+impl Network {
+    pub fn forward(&self, pass: &Forward) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.forward(pass))
+    }
+
+    /// The forward's list reversed. Only the last layer sees the signal's scale, only the first one the choice of
+    /// input rows.
+    pub fn backward(&self, pass: &Backward) -> Result<()> {
+        let last = self.layers.len() - 1;
+        for (i, layer) in self.layers.iter().enumerate().rev() {
+            layer.backward(&Backward {
+                signal_scale: pass.signal_scale.filter(|_| i == last),
+                rows: pass.rows.clone(),
+                input_rows: if i == 0 { pass.input_rows.clone() } else { pass.rows.clone() },
+                ..*pass
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Where layers get their parameters and buffers from while a network is built.
+pub struct Builder<'a> {
+    pub parameters: &'a mut Layout,
+    pub running: &'a mut Layout,
+    pub arena: &'a mut Arena,
+    /// Whether a backward pass will be run.
+    pub gradients: bool,
+}
+
+impl Builder<'_> {
+    pub fn value(&mut self, n: usize, h: usize, w: usize, c: usize) -> Result<Value> {
+        let len = n * h * w * c;
+        let dx = if self.gradients { Some(self.arena.take(len)?) } else { None };
+        Ok(Value { n, h, w, c, x: self.arena.take(len)?, dx })
+    }
+}

@@ -1,0 +1,178 @@
+//! Named views of flat buffers: the optimiser, the average, the zeroing of gradients and the checkpoint each walk one
+//! buffer, while layers see their own weights.
+
+use crate::device::{Buffer, Device};
+use crate::random::Philox;
+use crate::{Error, Result};
+
+/// How a tensor gets its first values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Constant(f32),
+    /// U(-b, b) with b = 1 / sqrt(fan_in): PyTorch's default for a linear or convolution layer and its bias.
+    FanIn { fan_in: usize },
+    /// U(-b, b) with b = gain * sqrt(6 / (fan_in + fan_out)): Glorot and Bengio, 2010.
+    GlorotUniform { fan_in: usize, fan_out: usize, gain: f32 },
+    Normal { deviation: f32 },
+}
+
+/// One tensor of a flat buffer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub init: Init,
+    pub at: Parameter,
+}
+
+/// Where a tensor lies in its flat buffer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Parameter {
+    offset: usize,
+    len: usize,
+}
+
+impl Parameter {
+    pub fn offset(self) -> usize {
+        self.offset
+    }
+
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// The tensor's part of a flat buffer of this layout.
+    pub fn of(self, flat: &Buffer<f32>) -> Buffer<f32> {
+        flat.view(self.offset..self.offset + self.len)
+    }
+}
+
+/// The tensors of a flat buffer, in order. Each starts at a multiple of 64 bytes; the gaps stay zero.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    entries: Vec<Entry>,
+    len: usize,
+}
+
+const ALIGNMENT: usize = 16;
+
+impl Layout {
+    /// The place of this tensor: a new one, or the one of that name, so that a second network (for sampling, with
+    /// another batch) built from the same code shares the first one's weights.
+    pub fn tensor(&mut self, name: &str, shape: &[usize], init: Init) -> Parameter {
+        if let Some(entry) = self.entries.iter().find(|e| e.name == name) {
+            assert_eq!(entry.shape, shape, "{name} was laid out with another shape");
+            return entry.at;
+        }
+        let len = shape.iter().product();
+        let at = Parameter { offset: self.len, len };
+        self.entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), init, at });
+        self.len += len.next_multiple_of(ALIGNMENT);
+        at
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Elements of the flat buffer, gaps included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Numbers that are trained (or kept), gaps not counted.
+    pub fn count(&self) -> usize {
+        self.entries.iter().map(|e| e.at.len).sum()
+    }
+
+    /// First values for all tensors: tensor number i draws from the stream i of `seed`, whatever the others are.
+    pub fn initial_values(&self, seed: u64) -> Vec<f32> {
+        let mut values = vec![0.0; self.len];
+        for (i, entry) in self.entries.iter().enumerate() {
+            let mut random = Philox::new(seed, i as u32);
+            let part = &mut values[entry.at.offset..entry.at.offset + entry.at.len];
+            let mut uniform = |bound: f32| part.fill_with(|| bound * (2.0 * random.uniform() - 1.0));
+            match entry.init {
+                Init::Constant(value) => part.fill(value),
+                Init::FanIn { fan_in } => uniform(1.0 / (fan_in as f32).sqrt()),
+                Init::GlorotUniform { fan_in, fan_out, gain } => {
+                    uniform(gain * (6.0 / (fan_in + fan_out) as f32).sqrt());
+                }
+                Init::Normal { deviation } => part.fill_with(|| deviation * random.normal()),
+            }
+        }
+        values
+    }
+
+    /// Reads the tensors of a flat buffer.
+    pub fn read(&self, flat: &Buffer<f32>) -> Result<Vec<(&Entry, Vec<f32>)>> {
+        let values = flat.read()?;
+        Ok(self.entries.iter().map(|e| (e, values[e.at.offset..e.at.offset + e.at.len].to_vec())).collect())
+    }
+}
+
+/// The parameters of one network with all that goes with them: five flat buffers of one layout.
+pub struct Parameters {
+    pub layout: Layout,
+    pub values: Buffer<f32>,
+    pub gradients: Buffer<f32>,
+    pub first_moment: Buffer<f32>,
+    pub second_moment: Buffer<f32>,
+    /// The moving average of `values`; only the generator has one.
+    pub average: Option<Buffer<f32>>,
+}
+
+impl Parameters {
+    pub fn new(device: &Device, layout: Layout, average: bool, seed: u64) -> Result<Parameters> {
+        let initial = layout.initial_values(seed);
+        let len = layout.len();
+        Ok(Parameters {
+            values: device.upload(&initial)?,
+            gradients: device.zeros(len)?,
+            first_moment: device.zeros(len)?,
+            second_moment: device.zeros(len)?,
+            average: if average { Some(device.upload(&initial)?) } else { None },
+            layout,
+        })
+    }
+
+    /// The flat buffers that a checkpoint keeps, each with the prefix of its tensors' names.
+    pub fn kept(&self) -> Vec<(&'static str, &Buffer<f32>)> {
+        let mut kept = vec![("", &self.values), ("adam.m.", &self.first_moment), ("adam.v.", &self.second_moment)];
+        kept.extend(self.average.as_ref().map(|average| ("average.", average)));
+        kept
+    }
+}
+
+/// The name of the first tensor with a value that is not finite.
+pub fn first_not_finite(layout: &Layout, flat: &Buffer<f32>) -> Result<Option<String>> {
+    let bad = |values: &[f32]| values.iter().any(|x| !x.is_finite());
+    Ok(layout.read(flat)?.into_iter().find(|(_, values)| bad(values)).map(|(entry, _)| entry.name.clone()))
+}
+
+/// Copies tensors, found by `prefix` and their name, into a flat buffer; each must be there with its shape.
+pub fn restore<'a>(
+    layout: &Layout,
+    flat: &Buffer<f32>,
+    prefix: &str,
+    find: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>,
+) -> Result<()> {
+    let mut values = vec![0.0; layout.len()];
+    for entry in layout.entries() {
+        let name = format!("{prefix}{}", entry.name);
+        let (shape, tensor) = find(&name).ok_or_else(|| Error::Shape(format!("tensor {name} is missing")))?;
+        if shape != entry.shape || tensor.len() != entry.at.len {
+            return Err(Error::Shape(format!("tensor {name} has shape {shape:?}, expected {:?}", entry.shape)));
+        }
+        values[entry.at.offset..entry.at.offset + entry.at.len].copy_from_slice(tensor);
+    }
+    flat.write(&values)
+}
