@@ -4,10 +4,12 @@
 //!
 //! - `kernels/*.cu`: one file per operation; the formulas are in its header;
 //! - [`device`]: where kernels run (GPU, CPU cores, or thread blocks as coroutines), buffers and launches;
-//! - [`ops`]: one typed wrapper per kernel file, of the same name.
+//! - [`ops`]: one typed wrapper per kernel file, of the same name;
+//! - [`random`]: the generator of the kernels, on the CPU.
 
 pub mod device;
 mod error;
 pub mod ops;
+pub mod random;
 
 pub use error::{Error, Result};

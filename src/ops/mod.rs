@@ -1,7 +1,10 @@
 //! One typed wrapper per file of `kernels/`, of the same name: it checks shapes, computes the grid and launches.
 //! The only place besides [`crate::device`] that says `unsafe`, and the only one that knows a block size.
 
+pub mod adam;
 pub mod log_partition;
+pub mod random;
+pub mod state;
 
 use crate::{Error, Result};
 

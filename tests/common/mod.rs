@@ -105,3 +105,44 @@ pub fn central_differences(x: &[f64], function: impl Fn(&[f64]) -> f64) -> Vec<f
         })
         .collect()
 }
+
+/// The tensors of `tests/goldens/NAME.safetensors`; the script beside it made them.
+pub struct Golden {
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl Golden {
+    pub fn open(name: &str) -> Golden {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/{name}.safetensors"));
+        Golden { name: name.into(), bytes: std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())) }
+    }
+
+    fn data(&self, tensor: &str, dtype: safetensors::Dtype) -> Vec<u8> {
+        let tensors = safetensors::SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = tensors.tensor(tensor).unwrap_or_else(|e| panic!("golden {}, {tensor}: {e}", self.name));
+        assert_eq!(view.dtype(), dtype, "golden {}, {tensor}", self.name);
+        view.data().to_vec()
+    }
+
+    pub fn f32(&self, tensor: &str) -> Vec<f32> {
+        self.data(tensor, safetensors::Dtype::F32)
+            .chunks(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    pub fn f64(&self, tensor: &str) -> Vec<f64> {
+        self.data(tensor, safetensors::Dtype::F64)
+            .chunks(8)
+            .map(|b| f64::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    pub fn u32(&self, tensor: &str) -> Vec<u32> {
+        self.data(tensor, safetensors::Dtype::I64)
+            .chunks(8)
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32)
+            .collect()
+    }
+}

@@ -1,0 +1,59 @@
+// Random numbers from a counter, so that nothing is kept between steps: element e of stream s in step t always gets
+// word e % 4 of Philox(counter (e / 4, s, t, 0), key = the run's seed), whatever the execution.
+//
+//   uniform: low + (high - low) u, u = a multiple of 2^-24 in [0, 1)
+//   normal:  Box-Muller: of each two words, radius sqrt(-2 ln u) from the first (u in (0, 1], 31 bits, so up to 6.7
+//            deviations) times cosine and sine of a turn from the second
+//   labels:  the high word of word * classes; a class is off by at most classes / 2^32 of its share
+#include "device/execution.h"
+#include "device/math.h"
+#include "device/philox.h"
+#include "device/state.h"
+
+KERNEL random_uniform_f32(float* RESTRICT out,          // (n)
+                          const State* RESTRICT state,  // (1)
+                          uint32_t stream, float low, float high, uint32_t n, uint32_t chunk) {
+    const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
+    const float span = high - low;
+    each_word(open_stream(state, stream), first, last, [=](uint32_t e, uint32_t word) { out[e] = low + span * to_uniform(word); });
+}
+
+struct Normals { float value[4]; };
+DEVICE Normals to_normals(const Philox& random) {
+    Normals normals;
+    for (int pair = 0; pair < 4; pair += 2) {
+        const float u = float(int32_t(random.word[pair] >> 1)) * 4.65661287e-10f + 2.32830644e-10f;
+        const float radius = square_root(-2.0f * log(u));
+        const SineCosine turn = sine_cosine_turns(to_uniform(random.word[pair + 1]));
+        normals.value[pair] = radius * turn.cosine;
+        normals.value[pair + 1] = radius * turn.sine;
+    }
+    return normals;
+}
+
+KERNEL random_normal_f32(float* RESTRICT out,          // (n)
+                         const State* RESTRICT state,  // (1)
+                         uint32_t stream, uint32_t n, uint32_t chunk) {
+    const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;  // chunk: a multiple of 4
+    const Stream random = open_stream(state, stream);
+    INDEPENDENT
+    for (uint32_t index = first / 4 + thread(); index < last / 4; index += BLOCK) {
+        const Normals normals = to_normals(random.at(index));
+        out[4 * index + 0] = normals.value[0];
+        out[4 * index + 1] = normals.value[1];
+        out[4 * index + 2] = normals.value[2];
+        out[4 * index + 3] = normals.value[3];
+    }
+    const uint32_t rest = last % 4;
+    if (thread() == 0 && rest != 0) {
+        const Normals normals = to_normals(random.at(last / 4));
+        for (uint32_t k = 0; k < rest; k++) out[last - rest + k] = normals.value[k];
+    }
+}
+
+KERNEL random_labels(uint32_t* RESTRICT out,       // (n)
+                     const State* RESTRICT state,  // (1)
+                     uint32_t stream, uint32_t classes, uint32_t n, uint32_t chunk) {
+    const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
+    each_word(open_stream(state, stream), first, last, [=](uint32_t e, uint32_t word) { out[e] = multiply_high(word, classes); });
+}
