@@ -2,6 +2,7 @@
 //! The only place besides [`crate::device`] that says `unsafe`, and the only one that knows a block size.
 
 pub mod log_partition;
+pub mod losses;
 
 use crate::{Error, Result};
 
