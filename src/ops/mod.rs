@@ -5,6 +5,7 @@ pub mod adam;
 pub mod log_partition;
 pub mod random;
 pub mod state;
+pub mod losses;
 
 use crate::{Error, Result};
 

@@ -1,0 +1,164 @@
+// The losses of a discriminator whose logits say "real" when high: values and per-sample seeds, in one launch.
+//
+//   real logits r_i (N), fake logits f_j (M); s is softplus, sigma its derivative, the sigmoid; means over the batch
+//
+//   code                       L_D                                        L_G
+//   0 hinge                    mean max(0, 1 - r) + mean max(0, 1 + f)    -mean f
+//   1 non-saturating           mean s(-r) + mean s(f)                     mean s(-f)
+//   2 minimax                  mean s(-r) + mean s(f)                     -mean s(f), which is mean log(1 - sigma(f))
+//   3 least squares            mean (r - 1)^2 / 2 + mean f^2 / 2          mean (f - 1)^2 / 2
+//   4 Wasserstein              mean f - mean r                            -mean f
+//   5 relativistic average     mean s(F - r) + mean s(f - R)              mean s(r - F) + mean s(R - f)
+//
+//   with R = mean r, F = mean f. Seeds are derivatives with respect to each logit, so of (0) to (4) they are those of
+//   the term over N or M. At the hinge's corner the derivative is 0, as in PyTorch. In (5) every logit also moves a
+//   mean; with A = mean sigma(F - r) and B = mean sigma(f - R):
+//
+//       dL_D/dr_i = -(sigma(F - r_i) + B) / N     dL_D/df_j = (sigma(f_j - R) + A) / M
+//       dL_G/df_j = -(sigma(R - f_j) + mean sigma(r - F)) / M
+//
+//   L_G of (5) depends on the real logits too, but no gradient of theirs reaches G: there is no seed for them.
+//   Hinge: Miyato et al. 2018; (1), (2): Goodfellow et al. 2014; (3): Mao et al. 2017, targets 1 and 0;
+//   (4): Arjovsky et al. 2017; (5): Jolicoeur-Martineau 2018, the standard RaGAN.
+//
+// Outputs overwrite. statistics = L_D, L_G, mean real logit, mean fake logit. One block whatever N and M: a batch has
+// some thousands of logits at most, and more are right, only slower. (0) to (4) read each logit once, (5) three times.
+#include "device/execution.h"
+#include "device/math.h"
+#include "device/reduce.h"
+
+// Sums are taken over this many logits at a time: a running f32 sum of millions would drop their last bits.
+constexpr uint32_t RUN = 8192;
+
+template <int K, class Value> DEVICE void long_sum(float (&result)[K], uint32_t n, Value value) {
+    for (int k = 0; k < K; k++) result[k] = 0.0f;
+    for (uint32_t begin = 0; begin < n; begin += RUN) {
+        float part[K];
+        block_sum(part, n - begin < RUN ? n - begin : RUN, [&](uint32_t i, float* v) { value(begin + i, v); });
+        for (int k = 0; k < K; k++) result[k] += part[k];
+    }
+}
+
+struct Term { float value, slope; };
+struct Terms { Term d, g; };
+
+// softplus and sigmoid of x and of -x from one exponential; small sigmoids keep their relative precision.
+struct Logistic { float plus, minus, sigma, sigma_minus; };
+DEVICE Logistic logistic(float x) {
+    const float e = exp(-absolute(x)), rest = log(1.0f + e), large = 1.0f / (1.0f + e), small = e * large;
+    const bool positive = x > 0.0f;
+    return {(positive ? x : 0.0f) + rest, (positive ? 0.0f : -x) + rest, positive ? large : small, positive ? small : large};
+}
+
+struct Hinge {
+    static MEMBER Term real(float r) { return {larger(1.0f - r, 0.0f), r < 1.0f ? -1.0f : 0.0f}; }
+    static MEMBER Terms fake(float f) { return {{larger(1.0f + f, 0.0f), f > -1.0f ? 1.0f : 0.0f}, {-f, -1.0f}}; }
+};
+struct NonSaturating {
+    static MEMBER Term real(float r) { const Logistic l = logistic(r); return {l.minus, -l.sigma_minus}; }
+    static MEMBER Terms fake(float f) {
+        const Logistic l = logistic(f);
+        return {{l.plus, l.sigma}, {l.minus, -l.sigma_minus}};
+    }
+};
+struct Minimax {
+    static MEMBER Term real(float r) { return NonSaturating::real(r); }
+    static MEMBER Terms fake(float f) {
+        const Logistic l = logistic(f);
+        return {{l.plus, l.sigma}, {-l.plus, -l.sigma}};
+    }
+};
+struct LeastSquares {
+    static MEMBER Term real(float r) { return {0.5f * (r - 1.0f) * (r - 1.0f), r - 1.0f}; }
+    static MEMBER Terms fake(float f) { return {{0.5f * f * f, f}, {0.5f * (f - 1.0f) * (f - 1.0f), f - 1.0f}}; }
+};
+struct Wasserstein {
+    static MEMBER Term real(float r) { return {-r, -1.0f}; }
+    static MEMBER Terms fake(float f) { return {{f, 1.0f}, {-f, -1.0f}}; }
+};
+
+DEVICE void finish(float* statistics, float loss_d, float loss_g, float real, float fake) {
+    if (thread() == 0) {
+        statistics[0] = loss_d;
+        statistics[1] = loss_g;
+        statistics[2] = real;
+        statistics[3] = fake;
+    }
+}
+
+template <class Loss>
+DEVICE void separate(float* statistics, float* RESTRICT seed_d, float* RESTRICT seed_g, const float* RESTRICT real,
+                     const float* RESTRICT fake, uint32_t N, uint32_t M) {
+    const float n = 1.0f / float(N), m = 1.0f / float(M);
+    float of_real[2], of_fake[3];
+    long_sum(of_real, N, [&](uint32_t i, float* v) {
+        const Term term = Loss::real(real[i]);
+        seed_d[i] = n * term.slope;
+        v[0] = term.value;
+        v[1] = real[i];
+    });
+    float* const seed_d_fake = seed_d + N;
+    long_sum(of_fake, M, [&](uint32_t j, float* v) {
+        const Terms terms = Loss::fake(fake[j]);
+        seed_d_fake[j] = m * terms.d.slope;
+        seed_g[j] = m * terms.g.slope;
+        v[0] = terms.d.value;
+        v[1] = terms.g.value;
+        v[2] = fake[j];
+    });
+    finish(statistics, of_real[0] * n + of_fake[0] * m, of_fake[1] * m, of_real[1] * n, of_fake[2] * m);
+}
+
+// The seeds hold each sample's own sigmoid until the mean over the other side is known. Every thread finishes the
+// elements that it began, so nothing is awaited between.
+DEVICE void relativistic(float* statistics, float* RESTRICT seed_d, float* RESTRICT seed_g, const float* RESTRICT real,
+                         const float* RESTRICT fake, uint32_t N, uint32_t M) {
+    const float n = 1.0f / float(N), m = 1.0f / float(M);
+    float sum_real[1], sum_fake[1], of_real[4], of_fake[3];
+    long_sum(sum_real, N, [&](uint32_t i, float* v) { v[0] = real[i]; });
+    long_sum(sum_fake, M, [&](uint32_t j, float* v) { v[0] = fake[j]; });
+    const float mean_real = sum_real[0] * n, mean_fake = sum_fake[0] * m;
+    long_sum(of_real, N, [&](uint32_t i, float* v) {
+        const Logistic l = logistic(real[i] - mean_fake);
+        seed_d[i] = l.sigma_minus;
+        v[0] = l.minus;
+        v[1] = l.plus;
+        v[2] = l.sigma_minus;
+        v[3] = l.sigma;
+    });
+    float* const seed_d_fake = seed_d + N;
+    long_sum(of_fake, M, [&](uint32_t j, float* v) {
+        const Logistic l = logistic(fake[j] - mean_real);
+        seed_d_fake[j] = l.sigma;
+        seed_g[j] = l.sigma_minus;
+        v[0] = l.plus;
+        v[1] = l.minus;
+        v[2] = l.sigma;
+    });
+    const float a = of_real[2] * n, b = of_fake[2] * m, c = of_real[3] * n;
+    INDEPENDENT
+    for (uint32_t i = thread(); i < N; i += BLOCK) seed_d[i] = -n * (seed_d[i] + b);
+    INDEPENDENT
+    for (uint32_t j = thread(); j < M; j += BLOCK) {
+        seed_d_fake[j] = m * (seed_d_fake[j] + a);
+        seed_g[j] = -m * (seed_g[j] + c);
+    }
+    finish(statistics, of_real[0] * n + of_fake[0] * m, of_real[1] * n + of_fake[1] * m, mean_real, mean_fake);
+}
+
+KERNEL losses_f32(float* RESTRICT statistics,  // (4)
+                  float* RESTRICT seed_d,      // (N + M)
+                  float* RESTRICT seed_g,      // (M)
+                  const float* RESTRICT real,  // (N)
+                  const float* RESTRICT fake,  // (M)
+                  uint32_t loss,               // the code above
+                  uint32_t N, uint32_t M) {
+    switch (loss) {
+        case 0: separate<Hinge>(statistics, seed_d, seed_g, real, fake, N, M); break;
+        case 1: separate<NonSaturating>(statistics, seed_d, seed_g, real, fake, N, M); break;
+        case 2: separate<Minimax>(statistics, seed_d, seed_g, real, fake, N, M); break;
+        case 3: separate<LeastSquares>(statistics, seed_d, seed_g, real, fake, N, M); break;
+        case 4: separate<Wasserstein>(statistics, seed_d, seed_g, real, fake, N, M); break;
+        default: relativistic(statistics, seed_d, seed_g, real, fake, N, M); break;
+    }
+}
