@@ -215,9 +215,12 @@ fn compile_cuda(sources: &[Source], out: &Path) -> Vec<(String, Vec<PathBuf>)> {
     in_parallel(sources.len() * targets.len(), |i| {
         let (source, target) = (&sources[i / targets.len()], targets[i % targets.len()]);
         let image = file(target, source);
-        unless_unchanged(&image, &(&source.text, target, compiler.version()), || {
-            let compiled = compiler.compile(&source.module, &source.text, target)?;
-            fs::write(&image, compiled).map_err(|e| e.to_string())
+        unless_unchanged(&image, &(&source.text, target, compiler.version(), nvrtc::FLAGS), || {
+            let (code, warnings) = compiler.compile(&source.module, &source.text, target)?;
+            if !warnings.is_empty() {
+                return Err(format!("{}.cu for {target}: warnings are errors here\n{warnings}", source.module));
+            }
+            fs::write(&image, code).map_err(|e| e.to_string())
         })
     });
     targets.iter().map(|t| (t.to_string(), sources.iter().map(|s| file(t, s)).collect())).collect()
@@ -307,7 +310,7 @@ fn table(sources: &[Source], variants: &[Variant], images: &[(String, Vec<PathBu
         text.push_str("}\n");
         let _ = writeln!(
             text,
-            "pub static {}: EntryTable = EntryTable {{ isa: {:?}, modules: &[",
+            "pub(in crate::device) static {}: EntryTable = EntryTable {{ isa: {:?}, modules: &[",
             variant.name.to_uppercase(),
             variant.name
         );
@@ -324,11 +327,11 @@ fn table(sources: &[Source], variants: &[Variant], images: &[(String, Vec<PathBu
     let names: Vec<String> = variants.iter().map(|v| format!("&{}", v.name.to_uppercase())).collect();
     let _ = writeln!(
         text,
-        "/// From the least to the most capable instruction set.\npub static HOST: &[&EntryTable] = &[{}];",
+        "/// From the least to the most capable instruction set.\npub(in crate::device) static HOST: &[&EntryTable] = &[{}];",
         names.join(", ")
     );
     text.push_str(
-        "/// Machine code for GPUs: (target, one image per module).\npub static IMAGES: &[(&str, &[&[u8]])] = &[\n",
+        "/// Machine code for GPUs: (target, one image per module).\npub(in crate::device) static IMAGES: &[(&str, &[&[u8]])] = &[\n",
     );
     for (target, files) in images {
         let _ = writeln!(text, "    ({target:?}, &[");
