@@ -10,6 +10,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[path = "src/device/nvrtc.rs"]
@@ -229,7 +230,7 @@ fn compile_cuda(sources: &[Source], out: &Path) -> Vec<(String, Vec<PathBuf>)> {
 /// Runs `job` for 0 .. n on all cores; the build ends with every message of those that failed.
 fn in_parallel(n: usize, job: impl Fn(usize) -> Result<(), String> + Sync) {
     let next = AtomicUsize::new(0);
-    let failures = std::sync::Mutex::new(Vec::new());
+    let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
             scope.spawn(|| {
@@ -245,8 +246,11 @@ fn in_parallel(n: usize, job: impl Fn(usize) -> Result<(), String> + Sync) {
             });
         }
     });
-    let failures = failures.into_inner().expect("all jobs have ended");
+    let mut failures: Vec<String> = failures.into_inner().expect("all jobs have ended");
     if !failures.is_empty() {
+        // One mistake fails in every instruction set.
+        failures.sort();
+        failures.dedup();
         eprintln!("{}", failures.join("\n"));
         std::process::exit(1);
     }
