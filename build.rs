@@ -10,6 +10,7 @@ use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[path = "src/device/nvrtc.rs"]
@@ -215,9 +216,12 @@ fn compile_cuda(sources: &[Source], out: &Path) -> Vec<(String, Vec<PathBuf>)> {
     in_parallel(sources.len() * targets.len(), |i| {
         let (source, target) = (&sources[i / targets.len()], targets[i % targets.len()]);
         let image = file(target, source);
-        unless_unchanged(&image, &(&source.text, target, compiler.version()), || {
-            let compiled = compiler.compile(&source.module, &source.text, target)?;
-            fs::write(&image, compiled).map_err(|e| e.to_string())
+        unless_unchanged(&image, &(&source.text, target, compiler.version(), nvrtc::FLAGS), || {
+            let (code, warnings) = compiler.compile(&source.module, &source.text, target)?;
+            if !warnings.is_empty() {
+                return Err(format!("{}.cu for {target}: warnings are errors here\n{warnings}", source.module));
+            }
+            fs::write(&image, code).map_err(|e| e.to_string())
         })
     });
     targets.iter().map(|t| (t.to_string(), sources.iter().map(|s| file(t, s)).collect())).collect()
@@ -226,7 +230,7 @@ fn compile_cuda(sources: &[Source], out: &Path) -> Vec<(String, Vec<PathBuf>)> {
 /// Runs `job` for 0 .. n on all cores; the build ends with every message of those that failed.
 fn in_parallel(n: usize, job: impl Fn(usize) -> Result<(), String> + Sync) {
     let next = AtomicUsize::new(0);
-    let failures = std::sync::Mutex::new(Vec::new());
+    let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
             scope.spawn(|| {
@@ -242,8 +246,11 @@ fn in_parallel(n: usize, job: impl Fn(usize) -> Result<(), String> + Sync) {
             });
         }
     });
-    let failures = failures.into_inner().expect("all jobs have ended");
+    let mut failures: Vec<String> = failures.into_inner().expect("all jobs have ended");
     if !failures.is_empty() {
+        // One mistake fails in every instruction set.
+        failures.sort();
+        failures.dedup();
         eprintln!("{}", failures.join("\n"));
         std::process::exit(1);
     }
@@ -307,7 +314,7 @@ fn table(sources: &[Source], variants: &[Variant], images: &[(String, Vec<PathBu
         text.push_str("}\n");
         let _ = writeln!(
             text,
-            "pub static {}: EntryTable = EntryTable {{ isa: {:?}, modules: &[",
+            "pub(in crate::device) static {}: EntryTable = EntryTable {{ isa: {:?}, modules: &[",
             variant.name.to_uppercase(),
             variant.name
         );
@@ -324,11 +331,11 @@ fn table(sources: &[Source], variants: &[Variant], images: &[(String, Vec<PathBu
     let names: Vec<String> = variants.iter().map(|v| format!("&{}", v.name.to_uppercase())).collect();
     let _ = writeln!(
         text,
-        "/// From the least to the most capable instruction set.\npub static HOST: &[&EntryTable] = &[{}];",
+        "/// From the least to the most capable instruction set.\npub(in crate::device) static HOST: &[&EntryTable] = &[{}];",
         names.join(", ")
     );
     text.push_str(
-        "/// Machine code for GPUs: (target, one image per module).\npub static IMAGES: &[(&str, &[&[u8]])] = &[\n",
+        "/// Machine code for GPUs: (target, one image per module).\npub(in crate::device) static IMAGES: &[(&str, &[&[u8]])] = &[\n",
     );
     for (target, files) in images {
         let _ = writeln!(text, "    ({target:?}, &[");

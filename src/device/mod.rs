@@ -148,7 +148,7 @@ impl Device {
         match &*self.0 {
             Backend::Host(_) | Backend::Unbacked => &tuning::HOST,
             Backend::Simt(_) => &tuning::SIMT,
-            Backend::Cuda(_) => &tuning::CUDA,
+            Backend::Cuda(cuda) => cuda.tuning(),
         }
     }
 
