@@ -5,10 +5,14 @@
 //! - `kernels/*.cu`: one file per operation; the formulas are in its header;
 //! - [`device`]: where kernels run (GPU, CPU cores, or thread blocks as coroutines), buffers and launches;
 //! - [`ops`]: one typed wrapper per kernel file, of the same name;
+//! - [`nn`]: layers, forward and backward side by side, on buffers that are placed once;
+//! - [`gan`]: the networks of the presets, and the training step;
 //! - [`random`]: the generator of the kernels, on the CPU.
 
 pub mod device;
 mod error;
+pub mod gan;
+pub mod nn;
 pub mod ops;
 pub mod random;
 

@@ -94,6 +94,6 @@ impl Sampler {
         state.step = batch;
         self.state.write(&state)?;
         random::normal(&self.z.x, &self.state, LATENTS)?;
-        self.network.forward(&Forward { weights, running, mode })
+        self.network.forward(&Forward { weights, running, mode, rows: 0..BATCH })
     }
 }

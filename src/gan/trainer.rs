@@ -247,6 +247,7 @@ impl Trainer {
             weights: &self.generator.values,
             running: &self.running,
             mode: Mode::Train { momentum: MOMENTUM },
+            rows: 0..self.workspace.z.n,
         };
         self.workspace.generator.forward(&pass)
     }
@@ -255,7 +256,8 @@ impl Trainer {
     fn forward_discriminator(&self) -> Result<()> {
         let w = &self.workspace;
         let mode = Mode::Train { momentum: MOMENTUM };
-        w.discriminator.forward(&Forward { weights: &self.discriminator.values, running: &self.running, mode })?;
+        let (weights, rows) = (&self.discriminator.values, 0..w.batch.n);
+        w.discriminator.forward(&Forward { weights, running: &self.running, mode, rows })?;
         let n = self.options.batch;
         let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..w.logits.n));
         log_partition::fused(&w.evaluation, &real, &fake, 1.0, &w.loss_workspace)?;

@@ -45,7 +45,8 @@ impl Layer for Linear {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let bias = self.bias.map(|bias| bias.of(pass.weights));
         let weight = self.weight.of(pass.weights);
-        matmul::linear_forward(self.sizes(self.x.n), &self.y.x, &self.x.x, &weight, bias.as_ref(), self.activation)
+        let (x, y) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows));
+        matmul::linear_forward(self.sizes(x.n), &y.x, &x.x, &weight, bias.as_ref(), self.activation)
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {

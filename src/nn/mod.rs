@@ -68,6 +68,8 @@ pub struct Forward<'a> {
     /// Flat: running statistics.
     pub running: &'a Buffer<f32>,
     pub mode: Mode,
+    /// The samples that take part. A layer that couples samples takes them all.
+    pub rows: Range<usize>,
 }
 
 /// What a backward pass is run with.

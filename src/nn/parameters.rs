@@ -2,7 +2,7 @@
 //! buffer, while layers see their own weights.
 
 use crate::device::{Buffer, Device};
-use crate::random::Philox;
+use crate::random::Random;
 use crate::{Error, Result};
 
 /// How a tensor gets its first values.
@@ -97,17 +97,21 @@ impl Layout {
     pub fn initial_values(&self, seed: u64) -> Vec<f32> {
         let mut values = vec![0.0; self.len];
         for (i, entry) in self.entries.iter().enumerate() {
-            let mut random = Philox::new(seed, i as u32);
+            let mut random = Random::new(seed, i as u32, 0);
             let part = &mut values[entry.at.offset..entry.at.offset + entry.at.len];
-            let mut uniform = |bound: f32| part.fill_with(|| bound * (2.0 * random.uniform() - 1.0));
-            match entry.init {
-                Init::Constant(value) => part.fill(value),
-                Init::FanIn { fan_in } => uniform(1.0 / (fan_in as f32).sqrt()),
-                Init::GlorotUniform { fan_in, fan_out, gain } => {
-                    uniform(gain * (6.0 / (fan_in + fan_out) as f32).sqrt());
+            let bound = match entry.init {
+                Init::Constant(value) => {
+                    part.fill(value);
+                    continue;
                 }
-                Init::Normal { deviation } => part.fill_with(|| deviation * random.normal()),
-            }
+                Init::Normal { deviation } => {
+                    random.fill_normal(part, deviation);
+                    continue;
+                }
+                Init::FanIn { fan_in } => 1.0 / (fan_in as f32).sqrt(),
+                Init::GlorotUniform { fan_in, fan_out, gain } => gain * (6.0 / (fan_in + fan_out) as f32).sqrt(),
+            };
+            random.fill_uniform(part, -bound, bound);
         }
         values
     }
