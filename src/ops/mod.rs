@@ -3,6 +3,7 @@
 
 pub mod log_partition;
 pub mod losses;
+pub mod projection;
 
 use crate::{Error, Result};
 
