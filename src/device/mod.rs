@@ -26,6 +26,11 @@ use std::time::Duration;
 
 use crate::{Error, Result};
 
+/// The GPU targets that this binary holds code for; none where it was built without NVRTC.
+pub fn embedded_targets() -> Vec<&'static str> {
+    kernel::IMAGES.iter().map(|(target, _)| *target).collect()
+}
+
 /// A handle on a device; clones share it.
 #[derive(Clone)]
 pub struct Device(Arc<Backend>);

@@ -6,6 +6,7 @@ pub mod log_partition;
 pub mod random;
 pub mod state;
 pub mod losses;
+pub mod projection;
 
 use crate::{Error, Result};
 

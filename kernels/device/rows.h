@@ -1,0 +1,114 @@
+// Walking a matrix of rows by columns, row-major: the loops of pooling, broadcasting and of sums over samples.
+// On the host a row is a plain vectorised loop; with real threads the elements are spread so that a warp reads
+// consecutive columns. Every thread of the block calls these functions with the same arguments.
+#pragma once
+#include "math.h"
+#include "reduce.h"
+
+#if defined(ZGAN_HOST)
+// row(r)(c) for every r < rows and c < columns; the calls do not depend on one another.
+template <class Row> DEVICE void for_each_element(uint32_t rows, uint32_t columns, Row row) {
+    for (uint32_t r = 0; r < rows; r++) {
+        auto column = row(r);
+        INDEPENDENT
+        for (uint32_t c = 0; c < columns; c++) column(c);
+    }
+}
+
+// WIDTH columns from `c` on, the first `used` of them real.
+template <int WIDTH, class Take, class Value, class Store>
+DEVICE void column_sums_at(uint32_t c, uint32_t used, uint32_t rows, Take take, Value value, Store store) {
+    alignas(64) float sum[WIDTH];
+    for (int l = 0; l < WIDTH; l++) sum[l] = 0.0f;
+    if (used == WIDTH) {
+        for (uint32_t r = 0; r < rows; r++) {
+            if (!take(r)) continue;
+            INDEPENDENT
+            for (int l = 0; l < WIDTH; l++) sum[l] += value(r, c + l);
+        }
+    } else {
+        for (uint32_t r = 0; r < rows; r++) {
+            if (!take(r)) continue;
+            for (uint32_t l = 0; l < used; l++) sum[l] += value(r, c + l);
+        }
+    }
+    for (uint32_t l = 0; l < used; l++) store(c + l, sum[l]);
+}
+
+// store(c, sum over the r < rows that take(r) of value(r, c)) for every first <= c < last, in a fixed order.
+// What is stored may be read by the whole block afterwards.
+template <class Take, class Value, class Store>
+DEVICE void column_sums(uint32_t first, uint32_t last, uint32_t rows, Take take, Value value, Store store) {
+    uint32_t c = first;
+    for (; c + 64 <= last; c += 64) column_sums_at<64>(c, 64, rows, take, value, store);
+    for (; c + 16 <= last; c += 16) column_sums_at<16>(c, 16, rows, take, value, store);
+    if (c < last) column_sums_at<16>(c, last - c, rows, take, value, store);
+}
+
+// store(r, sum over c < columns of value(r, c)) for every r < rows. With real threads a warp owns a row, and there is
+// no barrier: what is stored may be read after one.
+template <class Value, class Store> DEVICE void row_sums(uint32_t rows, uint32_t columns, Value value, Store store) {
+    for (uint32_t r = 0; r < rows; r++) {
+        float sum[1];
+        block_sum(sum, columns, [&](uint32_t c, float* v) { v[0] = value(r, c); });
+        store(r, sum[0]);
+    }
+}
+#else
+template <class Row> DEVICE void for_each_element(uint32_t rows, uint32_t columns, Row row) {
+    for (uint32_t i = thread(); i < rows * columns; i += BLOCK) row(i / columns)(i % columns);
+}
+
+// A warp reads WARP columns of a row; the warps share the rows.
+template <class Take, class Value, class Store>
+DEVICE void column_sums(uint32_t first, uint32_t last, uint32_t rows, Take take, Value value, Store store) {
+    SHARED(float, sums, BLOCK);
+    const int lane = thread() % WARP, warp = thread() / WARP;
+    for (uint32_t begin = first; begin < last; begin += WARP) {
+        const uint32_t c = begin + lane;
+        float sum = 0.0f;
+        if (c < last)
+            for (uint32_t r = warp; r < rows; r += WARPS)
+                if (take(r)) sum += value(r, c);
+        sums[thread()] = sum;
+        barrier();
+        if (warp == 0 && c < last) {
+            for (int w = 1; w < WARPS; w++) sum += sums[w * WARP + lane];
+            store(c, sum);
+        }
+        barrier();  // the array may be used again, and what was stored be read
+    }
+}
+
+template <class Value, class Store> DEVICE void row_sums(uint32_t rows, uint32_t columns, Value value, Store store) {
+    const int lane = thread() % WARP;
+    for (uint32_t r = thread() / WARP; r < rows; r += WARPS) {
+        float sum = 0.0f;
+        for (uint32_t c = lane; c < columns; c += WARP) sum += value(r, c);
+        for (int mask = WARP / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+        if (lane == 0) store(r, sum);
+    }
+}
+#endif
+
+struct Everything {
+    MEMBER bool operator()(uint32_t) const { return true; }
+};
+
+// A sample without a label: any number that is not a class, as a rule 0xffffffff.
+DEVICE bool is_class(uint32_t label, uint32_t classes) { return label < classes; }
+
+// Sums over samples of the same label, without float atomics and without a pass per class: block n owns the label of
+// sample n when no earlier sample has it, and joins all samples from n on that do, in order.
+// Call add(label, c, sum) where this block is the owner; nothing else happens in the others.
+template <class Value, class Add>
+DEVICE void sums_by_label(uint32_t n, uint32_t first, uint32_t last, const uint32_t* RESTRICT labels, uint32_t N,
+                          uint32_t classes, Value value, Add add) {
+    const uint32_t label = labels[n];
+    bool owner = is_class(label, classes);
+    for (uint32_t earlier = 0; earlier < n; earlier++) owner = owner && labels[earlier] != label;
+    if (owner)  // the same for the whole block
+        column_sums(first, last, N - n, [&](uint32_t r) { return labels[n + r] == label; },
+                    [&](uint32_t r, uint32_t c) { return value(n + r, c); },
+                    [&](uint32_t c, float sum) { add(label, c, sum); });
+}

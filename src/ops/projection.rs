@@ -1,0 +1,270 @@
+//! The projection head, fused: relu, pool, `w . h + V[y] . h + bias`; and the pooling alone, for other heads.
+
+use super::{expect_len, size32};
+use crate::device::{Buffer, Device, kernel};
+use crate::{Error, Result};
+
+/// The label of a sample that has none; any number that is not a class works.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Columns that one block sums.
+const COLUMNS: usize = 128;
+
+/// What the head is made of. `C` is the length of `w`.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    /// (C): psi.
+    pub w: &'a Buffer<f32>,
+    /// (classes, C): the label embedding.
+    pub v: Option<&'a Buffer<f32>>,
+    /// (N): without, or where a label is [`ABSENT`], psi alone.
+    pub labels: Option<&'a Buffer<u32>>,
+    /// (1).
+    pub bias: Option<&'a Buffer<f32>>,
+    /// On the sum over pixels: 1 sums, 1 / P averages.
+    pub factor: f32,
+}
+
+/// The gradient with respect to each logit: `df[n] * scale[n]`, where what is not given is 1.
+#[derive(Clone, Copy, Default)]
+pub struct Seeds<'a> {
+    /// (N).
+    pub df: Option<&'a Buffer<f32>>,
+    /// (N).
+    pub scale: Option<&'a Buffer<f32>>,
+}
+
+/// The gradients of a head's parameters; all accumulate.
+#[derive(Clone, Copy)]
+pub struct Gradients<'a> {
+    /// (C).
+    pub dw: &'a Buffer<f32>,
+    /// (classes, C).
+    pub dv: Option<&'a Buffer<f32>>,
+    /// (1).
+    pub dbias: Option<&'a Buffer<f32>>,
+}
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    n: u32,
+    p: u32,
+    c: u32,
+    classes: u32,
+}
+
+impl Sizes {
+    fn pixel_ranges(self, device: &Device) -> (u32, u32) {
+        let pixels = (device.tuning().elements / self.c as usize).max(1).next_power_of_two() as u32;
+        (pixels, self.p.div_ceil(pixels))
+    }
+
+    fn column_ranges(self) -> u32 {
+        self.c.div_ceil(COLUMNS as u32)
+    }
+}
+
+/// `x` has `n` samples of `c` channels; the rest of its length is pixels.
+fn sizes(what: &str, n: usize, c: usize, classes: usize, x: &Buffer<f32>) -> Result<Sizes> {
+    if n == 0 || c == 0 || !x.len().is_multiple_of(n * c) {
+        return Err(Error::Shape(format!(
+            "{what}: x has {} elements, expected N * P * C with N = {n}, C = {c}, at least one of each",
+            x.len()
+        )));
+    }
+    let p = x.len() / (n * c);
+    size32(what, p * c)?;
+    Ok(Sizes { n: size32(what, n)?, p: p as u32, c: size32(what, c)?, classes: size32(what, classes)? })
+}
+
+fn class_count(what: &str, name: &str, rows: Option<&Buffer<f32>>, c: usize) -> Result<usize> {
+    let len = rows.map_or(0, Buffer::len);
+    if c == 0 || !len.is_multiple_of(c) {
+        return Err(Error::Shape(format!("{what}: {name} has {len} elements, expected classes * C with C = {c}")));
+    }
+    Ok(len / c)
+}
+
+fn check_head(what: &str, head: &Head, n: usize, x: &Buffer<f32>) -> Result<Sizes> {
+    let classes = class_count(what, "V", head.v, head.w.len())?;
+    if let Some(labels) = head.labels {
+        expect_len(what, "labels", labels.len(), n)?;
+    }
+    if let Some(bias) = head.bias {
+        expect_len(what, "bias", bias.len(), 1)?;
+    }
+    sizes(what, n, head.w.len(), classes, x)
+}
+
+fn check_seeds(what: &str, seeds: Seeds, n: usize) -> Result<()> {
+    for (name, buffer) in [("df", seeds.df), ("scale", seeds.scale)] {
+        if let Some(buffer) = buffer {
+            expect_len(what, name, buffer.len(), n)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_gradients(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<Sizes> {
+    let what = "projection backward";
+    let classes = class_count(what, "dV", out.dv, out.dw.len())?;
+    if let Some(dbias) = out.dbias {
+        expect_len(what, "dbias", dbias.len(), 1)?;
+    }
+    let sizes = sizes(what, h.len() / out.dw.len(), out.dw.len(), classes, h)?;
+    let n = sizes.n as usize;
+    expect_len(what, "h", h.len(), n * out.dw.len())?;
+    if let Some(labels) = labels {
+        expect_len(what, "labels", labels.len(), n)?;
+    }
+    check_seeds(what, seeds, n)?;
+    Ok(sizes)
+}
+
+/// The logits `f` (N) and the pooled features `h` (N, C) of `x` (N, P, C), in one launch.
+pub fn forward(f: &Buffer<f32>, h: &Buffer<f32>, x: &Buffer<f32>, head: &Head) -> Result<()> {
+    let s = check_head("projection forward", head, f.len(), x)?;
+    expect_len("projection forward", "h", h.len(), f.len() * head.w.len())?;
+    let launch = f.device().launch(kernel::PROJECTION_FORWARD_F32, [s.n, 1, 1]);
+    let launch = launch.output(f).output(h).input(x).input(head.w);
+    let launch = launch.optional(head.v).optional(head.labels).optional(head.bias);
+    // SAFETY: `check_head` and the line below it compared every length with N, P, C and classes.
+    unsafe { launch.scalar(head.factor).scalar(s.p).scalar(s.c).scalar(s.classes).run() }
+}
+
+/// `dx` (N, P, C) overwritten, for `df` (N; 1 without) at the logits.
+pub fn backward_data(dx: &Buffer<f32>, x: &Buffer<f32>, head: &Head, n: usize, df: Option<&Buffer<f32>>) -> Result<()> {
+    let what = "projection backward";
+    let s = check_head(what, head, n, x)?;
+    expect_len(what, "dx", dx.len(), x.len())?;
+    check_seeds(what, Seeds { df, scale: None }, n)?;
+    let (pixels, ranges) = s.pixel_ranges(dx.device());
+    let launch = dx.device().launch(kernel::PROJECTION_BACKWARD_DATA_F32, [s.n, ranges, 1]);
+    let launch = launch.output(dx).input(x).input(head.w).optional(head.v).optional(head.labels).optional(df);
+    // SAFETY: every length was compared with N, P, C and classes above.
+    unsafe { launch.scalar(head.factor).scalar(s.p).scalar(s.c).scalar(s.classes).scalar(pixels).run() }
+}
+
+/// All parameter gradients in one launch, from the `h` (N, C) that forward saved. They accumulate.
+pub fn backward_parameters(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<()> {
+    let s = check_gradients(out, h, labels, seeds)?;
+    let labels = labels.filter(|_| s.classes > 0);
+    let blocks = if labels.is_some() { 1 + s.n } else { 1 };
+    let launch = h.device().launch(kernel::PROJECTION_BACKWARD_PARAMETERS_F32, [blocks, s.column_ranges(), 1]);
+    let launch = launch.output(out.dw).optional_output(out.dv).optional_output(out.dbias).input(h);
+    let launch = launch.optional(labels).optional(seeds.df).optional(seeds.scale);
+    // SAFETY: `check_gradients` compared every length with N, C and classes.
+    unsafe { launch.scalar(s.n).scalar(s.c).scalar(s.classes).scalar(COLUMNS as u32).run() }
+}
+
+/// `h = factor * sum over pixels of relu(x)`, (N, C) from (N, P, C).
+pub fn pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize, factor: f32) -> Result<()> {
+    let s = check_pool(h, x, n)?;
+    let launch = h.device().launch(kernel::PROJECTION_POOL_F32, [s.n, s.column_ranges(), 1]).output(h).input(x);
+    // SAFETY: `check_pool` compared both lengths with N, P and C.
+    unsafe { launch.scalar(factor).scalar(s.p).scalar(s.c).scalar(COLUMNS as u32).run() }
+}
+
+/// `dx = (x > 0) * factor * dh`, overwritten.
+pub fn pool_backward(dx: &Buffer<f32>, x: &Buffer<f32>, dh: &Buffer<f32>, n: usize, factor: f32) -> Result<()> {
+    let s = check_pool(dh, x, n)?;
+    expect_len("pool backward", "dx", dx.len(), x.len())?;
+    let (pixels, ranges) = s.pixel_ranges(dx.device());
+    let launch = dx.device().launch(kernel::PROJECTION_POOL_BACKWARD_F32, [s.n, ranges, 1]);
+    let launch = launch.output(dx).input(x).input(dh);
+    // SAFETY: every length was compared with N, P and C above.
+    unsafe { launch.scalar(factor).scalar(s.p).scalar(s.c).scalar(pixels).run() }
+}
+
+fn check_pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize) -> Result<Sizes> {
+    if n == 0 || !h.len().is_multiple_of(n) {
+        return Err(Error::Shape(format!("pool: h has {} elements, expected N * C with N = {n}", h.len())));
+    }
+    sizes("pool", n, h.len() / n, 0, x)
+}
+
+/// The same head from elementary kernels, one launch each: what fusion is compared with.
+pub mod plain {
+    use super::*;
+
+    /// Floats of workspace for `x` (N, P, C) and N samples.
+    pub fn workspace_len(x: usize, n: usize) -> usize {
+        x + 2 * n
+    }
+
+    pub fn forward(
+        f: &Buffer<f32>,
+        h: &Buffer<f32>,
+        x: &Buffer<f32>,
+        head: &Head,
+        workspace: &Buffer<f32>,
+    ) -> Result<()> {
+        let what = "projection forward, plain";
+        let s = check_head(what, head, f.len(), x)?;
+        let n = f.len();
+        expect_len(what, "h", h.len(), n * head.w.len())?;
+        expect_len(what, "workspace", workspace.len(), workspace_len(x.len(), n))?;
+        let (y, rest) = (workspace.view(0..x.len()), x.len());
+        let (psi, inner) = (workspace.view(rest..rest + n), workspace.view(rest + n..rest + 2 * n));
+        let device = f.device();
+        let (elements, count) = (device.tuning().elements as u32, size32(what, x.len())?);
+        let launch = device.launch(kernel::PROJECTION_PLAIN_RELU_F32, [count.div_ceil(elements), 1, 1]);
+        // SAFETY: both hold `count` elements.
+        unsafe { launch.output(&y).input(x).scalar(count).scalar(elements).run()? };
+        pool(h, &y, n, head.factor)?;
+        let launch = device.launch(kernel::PROJECTION_PLAIN_PSI_F32, [s.n, 1, 1]);
+        // SAFETY: the lengths were compared above, here and below.
+        unsafe { launch.output(&psi).input(h).input(head.w).scalar(s.c).run()? };
+        let launch = device.launch(kernel::PROJECTION_PLAIN_CLASS_F32, [s.n, 1, 1]);
+        let launch = launch.output(&inner).input(h).optional(head.v).optional(head.labels);
+        // SAFETY: as above.
+        unsafe { launch.scalar(s.c).scalar(s.classes).run()? };
+        let launch = device.launch(kernel::PROJECTION_PLAIN_ADD_F32, [1, 1, 1]);
+        // SAFETY: as above.
+        unsafe { launch.output(f).input(&psi).input(&inner).optional(head.bias).scalar(s.n).run() }
+    }
+
+    /// `workspace` has N * C floats, for dh.
+    pub fn backward_data(
+        dx: &Buffer<f32>,
+        x: &Buffer<f32>,
+        head: &Head,
+        n: usize,
+        df: Option<&Buffer<f32>>,
+        workspace: &Buffer<f32>,
+    ) -> Result<()> {
+        let what = "projection backward, plain";
+        let s = check_head(what, head, n, x)?;
+        check_seeds(what, Seeds { df, scale: None }, n)?;
+        expect_len(what, "workspace", workspace.len(), n * head.w.len())?;
+        let launch = dx.device().launch(kernel::PROJECTION_PLAIN_DH_F32, [s.n, 1, 1]);
+        let launch = launch.output(workspace).input(head.w).optional(head.v).optional(head.labels).optional(df);
+        // SAFETY: every length was compared with N, C and classes above.
+        unsafe { launch.scalar(s.c).scalar(s.classes).run()? };
+        pool_backward(dx, x, workspace, n, head.factor)
+    }
+
+    pub fn backward_parameters(
+        out: Gradients,
+        h: &Buffer<f32>,
+        labels: Option<&Buffer<u32>>,
+        seeds: Seeds,
+    ) -> Result<()> {
+        let s = check_gradients(out, h, labels, seeds)?;
+        let device = h.device();
+        let launch = device.launch(kernel::PROJECTION_PLAIN_WEIGHT_F32, [1, 1, 1]);
+        let launch = launch.output(out.dw).input(h).optional(seeds.df).optional(seeds.scale);
+        // SAFETY: `check_gradients` compared every length with N, C and classes, here and below.
+        unsafe { launch.scalar(s.n).scalar(s.c).run()? };
+        if let Some(dbias) = out.dbias {
+            let launch = device.launch(kernel::PROJECTION_PLAIN_BIAS_F32, [1, 1, 1]);
+            // SAFETY: as above.
+            unsafe { launch.output(dbias).optional(seeds.df).optional(seeds.scale).scalar(s.n).run()? };
+        }
+        let (Some(dv), Some(labels)) = (out.dv, labels) else { return Ok(()) };
+        let launch = device.launch(kernel::PROJECTION_PLAIN_ROWS_F32, [s.n, 1, 1]);
+        let launch = launch.output(dv).input(h).input(labels).optional(seeds.df).optional(seeds.scale);
+        // SAFETY: as above.
+        unsafe { launch.scalar(s.n).scalar(s.c).scalar(s.classes).run() }
+    }
+}
