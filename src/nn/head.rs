@@ -1,0 +1,93 @@
+//! The projection discriminator's head: f = V[y] . h + w . h, h the pooled features.
+
+use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
+use crate::Result;
+use crate::device::Buffer;
+use crate::ops::projection::{self, Gradients, Head, Seeds};
+
+pub struct ProjectionHead {
+    name: String,
+    w: Parameter,
+    /// The label embedding; without it the head is unconditional.
+    v: Option<Parameter>,
+    bias: Option<Parameter>,
+    labels: Buffer<u32>,
+    factor: f32,
+    x: Value,
+    h: Buffer<f32>,
+    logits: Value,
+}
+
+/// What a head is made of.
+pub struct HeadOptions<'a> {
+    /// (N)
+    pub labels: &'a Buffer<u32>,
+    /// 0: no embedding.
+    pub classes: usize,
+    pub bias: bool,
+    /// On the sum over pixels.
+    pub factor: f32,
+    pub init: fn(usize, usize) -> Init,
+}
+
+impl ProjectionHead {
+    pub fn new(build: &mut Builder, name: &str, x: &Value, options: &HeadOptions) -> Result<ProjectionHead> {
+        let (c, classes) = (x.c, options.classes);
+        let tensor = |build: &mut Builder, what: &str, shape: &[usize], init| {
+            build.parameters.tensor(&format!("{name}.{what}"), shape, init)
+        };
+        Ok(ProjectionHead {
+            name: name.to_string(),
+            w: tensor(build, "weight", &[c, 1], (options.init)(c, 1)),
+            v: (classes > 0).then(|| tensor(build, "embedding", &[classes, c], (options.init)(classes, c))),
+            bias: options.bias.then(|| tensor(build, "bias", &[1], Init::Constant(0.0))),
+            labels: options.labels.clone(),
+            factor: options.factor,
+            h: build.arena.take(x.n * c)?,
+            logits: build.value(x.n, 1, 1, 1)?,
+            x: x.clone(),
+        })
+    }
+
+    fn features(&self, rows: &std::ops::Range<usize>) -> Buffer<f32> {
+        self.h.view(rows.start * self.x.c..rows.end * self.x.c)
+    }
+}
+
+impl Layer for ProjectionHead {
+    fn forward(&self, pass: &Forward) -> Result<()> {
+        let weights = [Some(self.w), self.v, self.bias].map(|p| p.map(|p| p.of(pass.weights)));
+        let [Some(w), v, bias] = &weights else { return Ok(()) };
+        let labels = self.labels.view(pass.rows.clone());
+        let head = Head { w, v: v.as_ref(), labels: Some(&labels), bias: bias.as_ref(), factor: self.factor };
+        let (x, logits) = (self.x.rows(&pass.rows), self.logits.rows(&pass.rows));
+        projection::forward(&logits.x, &self.features(&pass.rows), &x.x, &head)
+    }
+
+    fn backward(&self, pass: &Backward) -> Result<()> {
+        let logits = self.logits.rows(&pass.rows);
+        let df = logits.dx.as_ref();
+        let labels = self.labels.view(pass.rows.clone());
+        if let Some(gradients) = pass.gradients {
+            let out = [Some(self.w), self.v, self.bias].map(|p| p.map(|p| p.of(gradients)));
+            let [Some(dw), dv, dbias] = &out else { return Ok(()) };
+            let scale = pass.scale_of_parameters();
+            let out = Gradients { dw, dv: dv.as_ref(), dbias: dbias.as_ref() };
+            let seeds = Seeds { df, scale: scale.as_ref() };
+            projection::backward_parameters(out, &self.features(&pass.rows), Some(&labels), seeds)?;
+        }
+        let x = self.x.rows(&pass.rows);
+        let Some(dx) = &x.dx else { return Ok(()) };
+        let (w, v) = (self.w.of(pass.weights), self.v.map(|v| v.of(pass.weights)));
+        let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: None, factor: self.factor };
+        projection::backward_data(dx, &x.x, &head, pass.rows.len(), df)
+    }
+
+    fn output(&self) -> &Value {
+        &self.logits
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
