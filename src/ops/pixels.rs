@@ -1,0 +1,50 @@
+//! Bytes to activations in [-1, 1], and back for pictures.
+
+use super::state::StateBuffer;
+use super::{expect_len, size32};
+use crate::device::{Buffer, kernel};
+use crate::{Error, Result};
+
+/// What is done to training images besides scaling them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Augment {
+    /// Noise between 0 and this is added to each value, which then is in [-1, 1 + noise].
+    pub noise: f32,
+    /// Half of the images are mirrored left to right.
+    pub flip: bool,
+}
+
+/// `x` = `bytes` / 127.5 - 1, both (N, H, W, C), augmented; which images and by how much depends on the seed, the step
+/// and `stream` alone.
+pub fn load(
+    x: &Buffer<f32>,
+    bytes: &Buffer<u8>,
+    state: &StateBuffer,
+    stream: u32,
+    augment: Augment,
+    [n, h, w, c]: [usize; 4],
+) -> Result<()> {
+    expect_len("pixels load", "x", x.len(), n * h * w * c)?;
+    expect_len("pixels load", "bytes", bytes.len(), n * h * w * c)?;
+    size32("pixels load", n * h * w * c)?;
+    if x.is_empty() {
+        return Err(Error::Shape(format!("pixels load: an image of {h} x {w} x {c}, {n} of them, has no elements")));
+    }
+    let rows = n * h;
+    let chunk = (x.device().tuning().elements / (w * c)).max(1);
+    let launch = x.device().launch(kernel::PIXELS_LOAD_F32, [rows.div_ceil(chunk) as u32, 1, 1]);
+    let launch = launch.output(x).input(bytes).input(state.words());
+    let launch = launch.scalar(stream).scalar(u32::from(augment.flip)).scalar(augment.noise).scalar(rows as u32);
+    // SAFETY: both lengths were compared with N * H * W * C, which fits 32 bits.
+    unsafe { launch.scalar(h as u32).scalar(w as u32).scalar(c as u32).scalar(chunk as u32).run() }
+}
+
+/// The nearest byte of each value of [-1, 1]; what is outside becomes the nearest end, NaN becomes 0.
+pub fn store(bytes: &Buffer<u8>, x: &Buffer<f32>) -> Result<()> {
+    expect_len("pixels store", "bytes", bytes.len(), x.len())?;
+    let n = size32("pixels store", x.len())?;
+    let chunk = x.device().tuning().elements as u32;
+    let launch = x.device().launch(kernel::PIXELS_STORE_F32, [n.div_ceil(chunk), 1, 1]).output(bytes).input(x);
+    // SAFETY: both have n elements.
+    unsafe { launch.scalar(n).scalar(chunk).run() }
+}

@@ -1,0 +1,114 @@
+//! `kernels/pixels.cu`: exact scaling there and back, flips and noise.
+
+mod common;
+
+use common::*;
+use zgan::device::{Buffer, Device};
+use zgan::ops::pixels::{self, Augment};
+use zgan::ops::state::{State, StateBuffer};
+use zgan::random::philox;
+
+const SHAPES: [[usize; 4]; 6] =
+    [[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [64, 28, 28, 1], [5, 8, 8, 3], [2, 1, 1000, 4]];
+const SEED: u64 = 0x1234_5678_9abc;
+
+fn images(n: usize) -> Vec<u8> {
+    let mut random = Random(n as u64);
+    (0..n).map(|_| random.below(256) as u8).collect()
+}
+
+fn load(device: &Device, bytes: &[u8], augment: Augment, shape: [usize; 4], step: u32) -> Vec<f32> {
+    let x: Buffer<f32> = device.zeros(bytes.len()).unwrap();
+    let state = StateBuffer::new(device, &State { step, ..State::new(SEED, [0.0; 2], 0, 0) }).unwrap();
+    pixels::load(&x, &device.upload(bytes).unwrap(), &state, 9, augment, shape).unwrap();
+    x.read().unwrap()
+}
+
+#[test]
+fn bytes_survive_the_way_there_and_back() {
+    on_each_device(|device| {
+        for shape in SHAPES {
+            let bytes = images(shape.iter().product());
+            let x = load(device, &bytes, Augment::default(), shape, 0);
+            let expected: Vec<f32> = bytes.iter().map(|b| f32::from(*b) / 127.5 - 1.0).collect();
+            assert_eq!(x, expected);
+            let back: Buffer<u8> = device.zeros(bytes.len()).unwrap();
+            pixels::store(&back, &device.upload(&x).unwrap()).unwrap();
+            assert_eq!(back.read().unwrap(), bytes);
+        }
+    });
+}
+
+#[test]
+fn store_rounds_and_clamps() {
+    on_each_device(|device| {
+        let level = |l: f32| l / 127.5 - 1.0;
+        let x = [
+            level(0.4),
+            level(0.6),
+            level(99.4),
+            level(99.6),
+            -1.5,
+            1.5,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            1e30,
+        ];
+        let bytes: Buffer<u8> = device.zeros(x.len()).unwrap();
+        pixels::store(&bytes, &device.upload(&x).unwrap()).unwrap();
+        assert_eq!(bytes.read().unwrap(), [0, 1, 99, 100, 0, 255, 255, 0, 0, 255]);
+    });
+}
+
+#[test]
+fn flips_whole_samples_and_noise_is_the_stream() {
+    on_each_device(|device| {
+        for shape in SHAPES {
+            let [n, h, w, c] = shape;
+            let bytes = images(n * h * w * c);
+            let key = [SEED as u32, (SEED >> 32) as u32];
+            let x = load(device, &bytes, Augment { noise: 0.5, flip: true }, shape, 6);
+            let unflipped = load(device, &bytes, Augment { noise: 0.5, flip: false }, shape, 6);
+            for (e, (found, unflipped)) in x.iter().zip(unflipped).enumerate() {
+                let (sample, row, column, channel) = (e / (h * w * c), e / (w * c) % h, e / c % w, e % c);
+                let mirrored = philox([sample as u32, 9, 6, 1], key)[0] >> 31 == 1;
+                let source = if mirrored { w - 1 - column } else { column };
+                let word = philox([e as u32 / 4, 9, 6, 0], key)[e % 4];
+                let noise = 0.5 * ((word >> 8) as f32 / 16_777_216.0);
+                let scaled =
+                    |column: usize| f32::from(bytes[((sample * h + row) * w + column) * c + channel]) / 127.5 - 1.0;
+                assert!((found - (scaled(source) + noise)).abs() < 2e-7, "{shape:?}, element {e}");
+                assert!((unflipped - (scaled(column) + noise)).abs() < 2e-7, "{shape:?}, element {e}");
+            }
+        }
+    });
+}
+
+#[test]
+fn about_half_of_the_samples_are_flipped_each_step_others() {
+    let device = Device::host(1).unwrap();
+    let bytes: Vec<u8> = (0..1000).flat_map(|_| [0, 255]).collect();
+    let flips = |step| -> Vec<bool> {
+        load(&device, &bytes, Augment { noise: 0.0, flip: true }, [1000, 1, 2, 1], step)
+            .chunks(2)
+            .map(|p| p[0] > p[1])
+            .collect()
+    };
+    let (first, second) = (flips(1), flips(2));
+    for flips in [&first, &second] {
+        let count = flips.iter().filter(|f| **f).count();
+        assert!((437..563).contains(&count), "{count} of 1000"); // four deviations
+    }
+    let differ = first.iter().zip(&second).filter(|(a, b)| a != b).count();
+    assert!((437..563).contains(&differ), "{differ} of 1000");
+}
+
+#[test]
+fn refuses_what_does_not_fit() {
+    let device = Device::host(1).unwrap();
+    let state = StateBuffer::new(&device, &State::new(1, [0.0; 2], 0, 0)).unwrap();
+    let (x, bytes): (Buffer<f32>, Buffer<u8>) = (device.zeros(12).unwrap(), device.zeros(11).unwrap());
+    let error = pixels::load(&x, &bytes, &state, 0, Augment::default(), [1, 2, 2, 3]).unwrap_err().to_string();
+    assert_eq!(error, "pixels load: bytes has 11 elements, expected 12");
+}
