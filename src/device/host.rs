@@ -58,8 +58,12 @@ impl Host {
         Ok(Host { table, pool: Pool::new(threads)? })
     }
 
+    pub fn threads(&self) -> usize {
+        self.pool.workers.len() + 1
+    }
+
     pub fn description(&self) -> String {
-        let threads = self.pool.workers.len() + 1;
+        let threads = self.threads();
         format!("host: {threads} thread{}, {}", if threads == 1 { "" } else { "s" }, self.table.isa)
     }
 

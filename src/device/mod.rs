@@ -157,6 +157,15 @@ impl Device {
         }
     }
 
+    /// How many blocks run at the same time, roughly: what tile sizes are balanced for.
+    pub(crate) fn workers(&self) -> usize {
+        match &*self.0 {
+            Backend::Host(host) => host.threads(),
+            Backend::Simt(_) | Backend::Unbacked => 1,
+            Backend::Cuda(_) => tuning::CUDA_WORKERS,
+        }
+    }
+
     /// A new buffer of zeros.
     pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         Buffer::zeros(self, len)

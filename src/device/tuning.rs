@@ -10,11 +10,44 @@ pub struct Tuning {
     pub logit_blocks: usize,
     /// Blocks that a reduction over a flat buffer is split over at most.
     pub reduce_blocks: usize,
+    /// Whether a tile that sticks out of the matrix costs only what is inside.
+    pub partial_tiles: bool,
+    /// Columns that one block of a bias gradient sums.
+    pub bias_columns: usize,
+    /// Chains of multiply-adds in one block of the peak measurement.
+    pub peak_chains: usize,
 }
 
-pub(super) static HOST: Tuning = Tuning { elements: 8192, logits: 8192, logit_blocks: 1024, reduce_blocks: 1024 };
-pub(super) static SIMT: Tuning = Tuning { elements: 1024, logits: 8192, logit_blocks: 1024, reduce_blocks: 1024 };
-static CUDA: Tuning = Tuning { elements: 2048, logits: 8192, logit_blocks: 1024, reduce_blocks: 1024 };
+pub(super) static HOST: Tuning = Tuning {
+    elements: 8192,
+    logits: 8192,
+    logit_blocks: 1024,
+    reduce_blocks: 1024,
+    partial_tiles: true,
+    bias_columns: 64,
+    peak_chains: 12 * 16,
+};
+pub(super) static SIMT: Tuning = Tuning {
+    elements: 1024,
+    logits: 8192,
+    logit_blocks: 1024,
+    reduce_blocks: 1024,
+    partial_tiles: false,
+    bias_columns: 256,
+    peak_chains: 16 * 256,
+};
+static CUDA: Tuning = Tuning {
+    elements: 2048,
+    logits: 8192,
+    logit_blocks: 1024,
+    reduce_blocks: 1024,
+    partial_tiles: false,
+    bias_columns: 256,
+    peak_chains: 16 * 256,
+};
+
+/// Multiprocessors of a middling GPU: enough to choose a tile by.
+pub(super) const CUDA_WORKERS: usize = 64;
 
 /// For the GPU of this name. A driver that stands in for one runs kernels as another execution does, and is named so.
 pub(super) fn of_gpu(name: &str) -> &'static Tuning {

@@ -8,6 +8,9 @@ pub mod random;
 pub mod state;
 pub mod losses;
 pub mod projection;
+pub mod matmul;
+pub mod peak;
+mod tile;
 
 use crate::{Error, Result};
 
@@ -30,6 +33,21 @@ impl Activation {
             Activation::LeakyRelu(slope) => (1, slope),
             Activation::Tanh => (2, 0.0),
         }
+    }
+}
+
+/// The mirror of `Activation` in kernels/device/activation.h.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+pub(crate) struct ActivationArgument {
+    code: u32,
+    slope: f32,
+}
+
+impl From<Activation> for ActivationArgument {
+    fn from(activation: Activation) -> Self {
+        let (code, slope) = activation.code();
+        ActivationArgument { code, slope }
     }
 }
 

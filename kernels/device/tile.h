@@ -1,0 +1,44 @@
+// tiled_matmul: C (M, N) = A (M, depth) B (depth, N), one tile of C per block. Matrix products and the passes of a
+// convolution are all this, given three things:
+//
+//   Fetch A, Fetch B   how an operand is read, and what is fused into the reading:
+//     ALONG_K                  whether neighbours in memory are neighbours along the depth, or along the rows
+//                              (of A; the columns of B: both are called rows here)
+//     rows, depth              the operand's extent; nothing outside is asked for
+//     Run run(row, k)          the elements that follow (row, k) in memory; run.count of them at least one
+//     load(run, count, store)  store(i, value) for each i < count <= run.count
+//   Epilogue           what happens to a finished tile:
+//     store(m, n, count, values)   C[m][n .. n + count) has these values; called once for each element of C
+//
+// How a tile is multiplied belongs to the execution, as do the register tile, the step along the depth and the stages:
+//   tile_vector.h   host: vector registers, panels in the first-level cache
+//   tile_fma.h      cuda and simt: register tiles of 256 threads, panels in shared memory, two stages
+//
+// Each element of C is one chain of additions in the order of the depth, whatever the tile, so results do not depend
+// on the tile size (they do on the execution: the host's chain is the same, but not every CPU has a fused multiply-add).
+#pragma once
+
+DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+// A plain row-major matrix (rows, depth), or (depth, rows) where ALONG_DEPTH is false.
+template <bool ALONG_DEPTH> struct MatrixFetch {
+    static constexpr bool ALONG_K = ALONG_DEPTH;
+    const float* RESTRICT values;
+    uint32_t rows, depth;
+
+    struct Run { const float* values; uint32_t count; };
+    MEMBER Run run(uint32_t row, uint32_t k) const {
+        return ALONG_K ? Run{values + (uint64_t(row) * depth + k), depth - k} : Run{values + (uint64_t(k) * rows + row), rows - row};
+    }
+    template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
+        const float* RESTRICT from = run.values;
+        INDEPENDENT
+        for (uint32_t i = 0; i < count; i++) store(i, from[i]);
+    }
+};
+
+#if defined(ZGAN_HOST)
+#include "tile_vector.h"
+#else
+#include "tile_fma.h"
+#endif

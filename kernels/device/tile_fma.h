@@ -1,0 +1,92 @@
+// Tiles in 256 threads without matrix cores: f32 exactly, on any GPU, and what `simt` runs. Panels of both operands lie in
+// shared memory as (depth, rows), two of each, so that the next step's global loads are in flight during this one's products.
+// A thread owns (BM / 16) x (BN / 16) elements in groups of 4 x 4, read with 128-bit shared loads.
+#pragma once
+
+struct alignas(16) Four { float value[4]; };
+
+constexpr int DEPTH = 16;
+
+// This thread's part of the panel of R rows by DEPTH: consecutive threads read consecutive elements.
+template <int R, class Fetch> struct Stage {
+    static constexpr int COUNT = R * DEPTH / BLOCK, STRIDE = R + 4;
+    float value[COUNT];
+
+    static MEMBER uint32_t row(int i) { return Fetch::ALONG_K ? thread() / DEPTH + i * (BLOCK / DEPTH) : (thread() + i * BLOCK) % R; }
+    static MEMBER uint32_t depth(int i) { return Fetch::ALONG_K ? thread() % DEPTH : (thread() + i * BLOCK) / R; }
+
+    MEMBER void fetch(const Fetch& from, uint32_t first_row, uint32_t k, uint32_t k_end) {
+        UNROLL
+        for (int i = 0; i < COUNT; i++) {
+            const uint32_t r = first_row + row(i), d = k + depth(i);
+            float element = 0.0f;
+            if (r < from.rows && d < k_end) from.load(from.run(r, d), 1, [&](uint32_t, float v) { element = v; });
+            value[i] = element;
+        }
+    }
+    MEMBER void put(float* panel) const {
+        UNROLL
+        for (int i = 0; i < COUNT; i++) panel[depth(i) * STRIDE + row(i)] = value[i];
+    }
+};
+
+// v[4 i + j] = panel[64 i + 4 group + j]: each group of 16 threads reads 64 neighbours at a time.
+template <int N> DEVICE void load_fours(float (&v)[N], const float* panel, int group) {
+    UNROLL
+    for (int i = 0; i < N / 4; i++) {
+        const Four four = *reinterpret_cast<const Four*>(panel + 64 * i + 4 * group);
+        UNROLL
+        for (int j = 0; j < 4; j++) v[4 * i + j] = four.value[j];
+    }
+}
+
+template <int BM, int BN, class A, class B, class Epilogue>
+DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue) {
+    static_assert(BM % 64 == 0 && BN % 64 == 0, "a thread owns groups of four, sixteen threads 64 rows");
+    constexpr int TM = BM / 16, TN = BN / 16, A_STRIDE = Stage<BM, A>::STRIDE, B_STRIDE = Stage<BN, B>::STRIDE;
+    SHARED(float, panel_a, 2 * DEPTH * A_STRIDE);
+    SHARED(float, panel_b, 2 * DEPTH * B_STRIDE);
+    const uint32_t m = blockIdx.y * BM, n = blockIdx.x * BN;
+    const int down = thread() / 16, across = thread() % 16;
+    float acc[TM][TN];
+    UNROLL
+    for (int i = 0; i < TM; i++)
+        UNROLL
+        for (int j = 0; j < TN; j++) acc[i][j] = 0.0f;
+
+    Stage<BM, A> next_a;
+    Stage<BN, B> next_b;
+    next_a.fetch(a, m, 0, a.depth);
+    next_b.fetch(b, n, 0, a.depth);
+    for (uint32_t k = 0, stage = 0; k < a.depth; k += DEPTH, stage ^= 1) {
+        float* here_a = panel_a + stage * DEPTH * A_STRIDE;
+        float* here_b = panel_b + stage * DEPTH * B_STRIDE;
+        // One barrier a step: who writes this panel read it two steps ago, before the last barrier.
+        next_a.put(here_a);
+        next_b.put(here_b);
+        barrier();
+        if (k + DEPTH < a.depth) {
+            next_a.fetch(a, m, k + DEPTH, a.depth);
+            next_b.fetch(b, n, k + DEPTH, a.depth);
+        }
+        UNROLL
+        for (int d = 0; d < DEPTH; d++) {
+            float x[TM], y[TN];
+            load_fours(x, here_a + d * A_STRIDE, down);
+            load_fours(y, here_b + d * B_STRIDE, across);
+            UNROLL
+            for (int i = 0; i < TM; i++)
+                UNROLL
+                for (int j = 0; j < TN; j++) acc[i][j] += x[i] * y[j];
+        }
+    }
+    UNROLL
+    for (int i = 0; i < TM; i++) {
+        const uint32_t row = m + 64 * (i / 4) + 4 * down + i % 4;
+        UNROLL
+        for (int j = 0; j < TN; j += 4) {
+            const uint32_t column = n + 64 * (j / 4) + 4 * across;
+            if (row < a.rows && column < b.rows) epilogue.store(row, column, least(4, b.rows - column), acc[i] + j);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The three products of a linear layer, its bias and activation fused in.
+
+use super::tile::{Tile, choose};
+use super::{Activation, ActivationArgument, expect_len, size32};
+use crate::device::{Buffer, kernel};
+use crate::{Error, Result};
+
+/// x (N, C), weight (C, K), y (N, K).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linear {
+    pub n: usize,
+    pub c: usize,
+    pub k: usize,
+}
+
+/// The effective output gradient, computed as it is read: `dy * act'(y) * row_scale`.
+#[derive(Clone, Copy)]
+pub struct OutputGradient<'a> {
+    /// (N, K)
+    pub dy: &'a Buffer<f32>,
+    /// (N, K): the layer's output; needed unless the activation is the identity.
+    pub y: Option<&'a Buffer<f32>>,
+    pub activation: Activation,
+    /// (N): one factor per sample.
+    pub row_scale: Option<&'a Buffer<f32>>,
+}
+
+const FORWARD: [Tile; 3] = [
+    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_FORWARD_F32_128X128 },
+    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_FORWARD_F32_128X64 },
+    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_FORWARD_F32_64X64 },
+];
+const INPUT_GRADIENT: [Tile; 3] = [
+    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_128X128 },
+    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_128X64 },
+    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_64X64 },
+];
+const WEIGHT_GRADIENT: [Tile; 3] = [
+    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_WEIGHT_GRADIENT_F32_128X128 },
+    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_WEIGHT_GRADIENT_F32_128X64 },
+    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_WEIGHT_GRADIENT_F32_64X64 },
+];
+
+/// `y = act(x W + bias)`.
+pub fn linear_forward(
+    sizes: Linear,
+    y: &Buffer<f32>,
+    x: &Buffer<f32>,
+    weight: &Buffer<f32>,
+    bias: Option<&Buffer<f32>>,
+    activation: Activation,
+) -> Result<()> {
+    let what = "linear forward";
+    let [n, c, k] = sizes.check(what)?;
+    expect_len(what, "y (N, K)", y.len(), sizes.n * sizes.k)?;
+    expect_len(what, "x (N, C)", x.len(), sizes.n * sizes.c)?;
+    expect_len(what, "weight (C, K)", weight.len(), sizes.c * sizes.k)?;
+    if let Some(bias) = bias {
+        expect_len(what, "bias (K)", bias.len(), sizes.k)?;
+    }
+    let tile = choose(y.device(), &FORWARD, sizes.n, sizes.k);
+    let launch = y.device().launch(tile.kernel, tile.grid(sizes.n, sizes.k));
+    let launch = launch.output(y).input(x).input(weight).optional(bias).scalar(ActivationArgument::from(activation));
+    // SAFETY: every length was compared with N, C and K above; the grid covers (N, K).
+    unsafe { launch.scalar(n).scalar(c).scalar(k).run() }
+}
+
+/// `dx = g W^T`, overwritten.
+pub fn linear_input_gradient(
+    sizes: Linear,
+    dx: &Buffer<f32>,
+    gradient: &OutputGradient,
+    weight: &Buffer<f32>,
+) -> Result<()> {
+    let what = "linear input gradient";
+    let [n, c, k] = sizes.check(what)?;
+    gradient.check(what, sizes.n, sizes.n * sizes.k)?;
+    expect_len(what, "dx (N, C)", dx.len(), sizes.n * sizes.c)?;
+    expect_len(what, "weight (C, K)", weight.len(), sizes.c * sizes.k)?;
+    let tile = choose(dx.device(), &INPUT_GRADIENT, sizes.n, sizes.c);
+    let launch = dx.device().launch(tile.kernel, tile.grid(sizes.n, sizes.c));
+    let launch = launch.output(dx).input(gradient.dy).input(weight).optional(gradient.saved_output());
+    let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
+    // SAFETY: every length was compared with N, C and K above; the grid covers (N, C).
+    unsafe { launch.scalar(n).scalar(c).scalar(k).run() }
+}
+
+/// `dW += x^T g`.
+pub fn linear_weight_gradient(
+    sizes: Linear,
+    dweight: &Buffer<f32>,
+    x: &Buffer<f32>,
+    gradient: &OutputGradient,
+) -> Result<()> {
+    let what = "linear weight gradient";
+    let [n, c, k] = sizes.check(what)?;
+    gradient.check(what, sizes.n, sizes.n * sizes.k)?;
+    expect_len(what, "dweight (C, K)", dweight.len(), sizes.c * sizes.k)?;
+    expect_len(what, "x (N, C)", x.len(), sizes.n * sizes.c)?;
+    let tile = choose(dweight.device(), &WEIGHT_GRADIENT, sizes.c, sizes.k);
+    let launch = dweight.device().launch(tile.kernel, tile.grid(sizes.c, sizes.k));
+    let launch = launch.output(dweight).input(x).input(gradient.dy).optional(gradient.saved_output());
+    let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
+    // SAFETY: every length was compared with N, C and K above; the grid covers (C, K).
+    unsafe { launch.scalar(n).scalar(c).scalar(k).run() }
+}
+
+/// `db += sum over the batch of g`.
+pub fn linear_bias_gradient(sizes: Linear, dbias: &Buffer<f32>, gradient: &OutputGradient) -> Result<()> {
+    let what = "linear bias gradient";
+    let [n, _, k] = sizes.check(what)?;
+    gradient.check(what, sizes.n, sizes.n * sizes.k)?;
+    expect_len(what, "dbias (K)", dbias.len(), sizes.k)?;
+    let columns = dbias.device().tuning().bias_columns;
+    let grid = [sizes.k.div_ceil(columns) as u32, 1, 1];
+    let launch = dbias.device().launch(kernel::LINEAR_BIAS_GRADIENT_F32, grid);
+    let launch = launch.output(dbias).input(gradient.dy).optional(gradient.saved_output());
+    let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
+    // SAFETY: every length was compared with N and K above; the grid covers K.
+    unsafe { launch.scalar(n).scalar(k).scalar(columns as u32).run() }
+}
+
+impl Linear {
+    fn check(self, what: &str) -> Result<[u32; 3]> {
+        if self.n == 0 || self.c == 0 || self.k == 0 {
+            return Err(Error::Shape(format!("{what}: N={} C={} K={}, none may be 0", self.n, self.c, self.k)));
+        }
+        Ok([size32(what, self.n)?, size32(what, self.c)?, size32(what, self.k)?])
+    }
+}
+
+impl<'a> OutputGradient<'a> {
+    /// Compares the lengths with `rows` samples and `len` elements.
+    pub(super) fn check(&self, what: &str, rows: usize, len: usize) -> Result<()> {
+        expect_len(what, "dy", self.dy.len(), len)?;
+        match self.saved_output() {
+            Some(y) => expect_len(what, "y", y.len(), len)?,
+            None if self.activation != Activation::Identity => {
+                return Err(Error::Shape(format!(
+                    "{what}: the derivative of {:?} needs the output y",
+                    self.activation
+                )));
+            }
+            None => {}
+        }
+        match self.row_scale {
+            Some(scale) => expect_len(what, "row_scale", scale.len(), rows),
+            None => Ok(()),
+        }
+    }
+
+    /// y where it is looked at.
+    pub(super) fn saved_output(&self) -> Option<&'a Buffer<f32>> {
+        self.y.filter(|_| self.activation != Activation::Identity)
+    }
+}

@@ -1,0 +1,22 @@
+//! The device's own ceiling for products: multiply-adds that touch no memory.
+
+use crate::device::{Buffer, Device, kernel};
+use crate::{Error, Result};
+
+/// Runs `steps` dependent multiply-adds in each of the `out.len()` chains, a multiple of [`per_block`]. `out[i]` is
+/// where `x -> 0.5 x + 1` ends that starts from `(i mod per_block) mod 7`.
+pub fn peak(out: &Buffer<f32>, steps: u32) -> Result<()> {
+    let per_block = per_block(out.device());
+    if out.is_empty() || !out.len().is_multiple_of(per_block) {
+        return Err(Error::Shape(format!("peak: out has {} elements, expected a multiple of {per_block}", out.len())));
+    }
+    let grid = [(out.len() / per_block) as u32, 1, 1];
+    let launch = out.device().launch(kernel::PEAK_F32, grid);
+    // SAFETY: the grid has `per_block` elements of `out` for each block.
+    unsafe { launch.output(out).scalar(steps).scalar(per_block as u32).run() }
+}
+
+/// Chains of one block.
+pub fn per_block(device: &Device) -> usize {
+    device.tuning().peak_chains
+}

@@ -1,0 +1,299 @@
+//! `kernels/matmul.cu` against f64 loops, central differences of them, and PyTorch.
+
+mod common;
+
+use common::*;
+use zgan::device::{Buffer, Device};
+use zgan::ops::Activation;
+use zgan::ops::matmul::{self, Linear, OutputGradient};
+
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::Identity, Activation::LeakyRelu(0.2), Activation::RELU, Activation::Tanh];
+
+fn act(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Identity => x,
+        Activation::LeakyRelu(slope) => x * if x > 0.0 { 1.0 } else { f64::from(slope) },
+        Activation::Tanh => x.tanh(),
+    }
+}
+
+fn derivative(activation: Activation, y: f64) -> f64 {
+    match activation {
+        Activation::Identity => 1.0,
+        Activation::LeakyRelu(slope) => {
+            if y > 0.0 {
+                1.0
+            } else {
+                f64::from(slope)
+            }
+        }
+        Activation::Tanh => 1.0 - y * y,
+    }
+}
+
+fn forward(s: Linear, x: &[f64], weight: &[f64], bias: &[f64], activation: Activation) -> Vec<f64> {
+    let mut y = vec![0.0; s.n * s.k];
+    for n in 0..s.n {
+        let row = &mut y[n * s.k..(n + 1) * s.k];
+        row.copy_from_slice(bias);
+        for c in 0..s.c {
+            for (y, w) in row.iter_mut().zip(&weight[c * s.k..]) {
+                *y += x[n * s.c + c] * w;
+            }
+        }
+        row.iter_mut().for_each(|y| *y = act(activation, *y));
+    }
+    y
+}
+
+struct Gradients {
+    dx: Vec<f64>,
+    dweight: Vec<f64>,
+    dbias: Vec<f64>,
+}
+
+fn backward(
+    s: Linear,
+    x: &[f64],
+    weight: &[f64],
+    y: &[f64],
+    dy: &[f64],
+    row_scale: &[f64],
+    activation: Activation,
+) -> Gradients {
+    let mut out = Gradients { dx: vec![0.0; s.n * s.c], dweight: vec![0.0; s.c * s.k], dbias: vec![0.0; s.k] };
+    for n in 0..s.n {
+        let at = n * s.k..(n + 1) * s.k;
+        let g: Vec<f64> =
+            dy[at.clone()].iter().zip(&y[at]).map(|(d, y)| d * derivative(activation, *y) * row_scale[n]).collect();
+        out.dbias.iter_mut().zip(&g).for_each(|(b, g)| *b += g);
+        for c in 0..s.c {
+            let w = &weight[c * s.k..(c + 1) * s.k];
+            out.dx[n * s.c + c] = w.iter().zip(&g).map(|(w, g)| w * g).sum();
+            let dw = &mut out.dweight[c * s.k..(c + 1) * s.k];
+            dw.iter_mut().zip(&g).for_each(|(d, g)| *d += x[n * s.c + c] * g);
+        }
+    }
+    out
+}
+
+struct Case {
+    sizes: Linear,
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    dy: Vec<f32>,
+    row_scale: Vec<f32>,
+}
+
+fn case(n: usize, c: usize, k: usize) -> Case {
+    let mut random = Random((n * 1_000_003 + c * 1009 + k) as u64);
+    let scale = |v: Vec<f32>, s: f32| -> Vec<f32> { v.into_iter().map(|x| x * s).collect() };
+    Case {
+        sizes: Linear { n, c, k },
+        x: random.normals(n * c),
+        weight: scale(random.normals(c * k), 1.0 / (c as f32).sqrt()),
+        bias: random.normals(k),
+        dy: random.normals(n * k),
+        row_scale: random.normals(n),
+    }
+}
+
+struct Results {
+    y: Buffer<f32>,
+    dx: Buffer<f32>,
+    dweight: Buffer<f32>,
+    dbias: Buffer<f32>,
+}
+
+/// Forward and all gradients; parameter gradients start from `start`, the others from NaN.
+fn evaluate(device: &Device, case: &Case, activation: Activation, with_scale: bool, start: f32) -> Results {
+    let s = case.sizes;
+    let up = |x: &[f32]| -> Buffer<f32> { device.upload(x).unwrap() };
+    let filled = |len: usize, value: f32| -> Buffer<f32> { device.upload(&vec![value; len]).unwrap() };
+    let (x, weight, bias, dy) = (up(&case.x), up(&case.weight), up(&case.bias), up(&case.dy));
+    let row_scale = up(&case.row_scale);
+    let out = Results {
+        y: filled(s.n * s.k, f32::NAN),
+        dx: filled(s.n * s.c, f32::NAN),
+        dweight: filled(s.c * s.k, start),
+        dbias: filled(s.k, start),
+    };
+    matmul::linear_forward(s, &out.y, &x, &weight, Some(&bias), activation).unwrap();
+    let y = (activation != Activation::Identity).then_some(&out.y);
+    let gradient = OutputGradient { dy: &dy, y, activation, row_scale: with_scale.then_some(&row_scale) };
+    matmul::linear_input_gradient(s, &out.dx, &gradient, &weight).unwrap();
+    matmul::linear_weight_gradient(s, &out.dweight, &x, &gradient).unwrap();
+    matmul::linear_bias_gradient(s, &out.dbias, &gradient).unwrap();
+    out
+}
+
+fn check(device: &Device, n: usize, c: usize, k: usize, activation: Activation, with_scale: bool) {
+    let case = case(n, c, k);
+    let start = 0.5;
+    let out = evaluate(device, &case, activation, with_scale, start);
+    let (x, weight) = (to_f64(&case.x), to_f64(&case.weight));
+    let y = forward(case.sizes, &x, &weight, &to_f64(&case.bias), activation);
+    let what = format!("{n}x{c}x{k} {activation:?}");
+    // A chain of additions as long as the depth errs like the square root of it, in units of its terms.
+    let close = |name: &str, found: &Buffer<f32>, expected: &[f64], depth: usize, term: f64| {
+        let floor = term * (depth as f64).sqrt();
+        let error = relative_error(&found.read().unwrap(), expected, floor);
+        let tolerance = 4e-7 * (depth as f64).sqrt().max(4.0);
+        assert!(error <= tolerance, "{what} {name}: relative error {error:.3e}, at most {tolerance:.1e} allowed");
+    };
+    let weight_size = 1.0 / (c as f64).sqrt();
+    close("y", &out.y, &y, c, weight_size);
+    // The derivative is taken from the output as it was rounded, as the kernel does.
+    let y = to_f64(&out.y.read().unwrap());
+    let scale = if with_scale { to_f64(&case.row_scale) } else { vec![1.0; n] };
+    let mut expected = backward(case.sizes, &x, &weight, &y, &to_f64(&case.dy), &scale, activation);
+    expected.dweight.iter_mut().chain(&mut expected.dbias).for_each(|d| *d += f64::from(start));
+    close("dx", &out.dx, &expected.dx, k, weight_size);
+    close("dweight", &out.dweight, &expected.dweight, n, 1.0);
+    close("dbias", &out.dbias, &expected.dbias, n, 1.0);
+}
+
+#[test]
+fn matches_the_reference_at_any_size() {
+    on_each_device(|device| {
+        let sizes = [
+            (1, 1, 1),
+            (1, 31, 33),
+            (33, 1, 31),
+            (31, 33, 1),
+            (64, 64, 64),
+            (65, 130, 70),
+            (7, 300, 9),
+            (130, 17, 129),
+        ];
+        for (i, (n, c, k)) in sizes.into_iter().enumerate() {
+            check(device, n, c, k, ACTIVATIONS[i % 4], i % 2 == 0);
+        }
+    });
+}
+
+#[test]
+fn matches_the_reference_at_the_sizes_of_networks() {
+    on_fast_devices(|device| {
+        for (n, c, k) in
+            [(64, 100, 128), (64, 1024, 784), (128, 784, 512), (128, 256, 1), (1000, 33, 31), (3, 1000, 999)]
+        {
+            for activation in ACTIVATIONS {
+                check(device, n, c, k, activation, true);
+            }
+        }
+    });
+}
+
+#[test]
+fn the_reference_gradient_is_the_slope_of_the_reference() {
+    for activation in ACTIVATIONS {
+        let case = case(3, 5, 4);
+        let (x, weight, bias) = (to_f64(&case.x), to_f64(&case.weight), to_f64(&case.bias));
+        let (dy, scale) = (to_f64(&case.dy), to_f64(&case.row_scale));
+        let loss = |x: &[f64], weight: &[f64], bias: &[f64]| -> f64 {
+            let y = forward(case.sizes, x, weight, bias, activation);
+            y.iter().enumerate().map(|(i, y)| y * dy[i] * scale[i / 4]).sum()
+        };
+        let y = forward(case.sizes, &x, &weight, &bias, activation);
+        let found = backward(case.sizes, &x, &weight, &y, &dy, &scale, activation);
+        let close = |name: &str, found: &[f64], slope: &[f64]| {
+            for (f, s) in found.iter().zip(slope) {
+                assert!((f - s).abs() < 1e-7, "{activation:?} {name}: {f} beside a slope of {s}");
+            }
+        };
+        close("dx", &found.dx, &central_differences(&x, |x| loss(x, &weight, &bias)));
+        close("dweight", &found.dweight, &central_differences(&weight, |w| loss(&x, w, &bias)));
+        close("dbias", &found.dbias, &central_differences(&bias, |b| loss(&x, &weight, b)));
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_the_number_of_threads() {
+    for isa in Device::host_isas() {
+        let case = case(130, 300, 260);
+        let bits = |threads: usize| {
+            let device = Device::host_with_isa(threads, isa).unwrap();
+            let out = evaluate(&device, &case, Activation::Tanh, true, 0.0);
+            [out.y, out.dx, out.dweight, out.dbias]
+                .map(|b| b.read().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+        };
+        let one = bits(1);
+        for threads in [2, 3, 7] {
+            assert!(bits(threads) == one, "{isa}: {threads} threads give other bits than one");
+        }
+    }
+}
+
+#[test]
+fn matches_pytorch() {
+    let file = include_bytes!("goldens/matmul.safetensors");
+    let golden = safetensors::SafeTensors::deserialize(file).unwrap();
+    let tensor = |name: &str| -> Vec<f32> {
+        let bytes = golden.tensor(name).unwrap().data();
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    on_each_device(|device| {
+        for (name, activation) in [("leaky", Activation::LeakyRelu(0.2)), ("tanh", Activation::Tanh)] {
+            let case = Case {
+                sizes: Linear { n: 5, c: 19, k: 7 },
+                x: tensor("x"),
+                weight: tensor("weight"),
+                bias: tensor("bias"),
+                dy: tensor("dy"),
+                row_scale: tensor("row_scale"),
+            };
+            let out = evaluate(device, &case, activation, true, 0.0);
+            for (part, found) in [("y", &out.y), ("dx", &out.dx), ("dweight", &out.dweight), ("dbias", &out.dbias)] {
+                let name = format!("{name}.{part}");
+                assert_close(&name, found, &to_f64(&tensor(&name)), 2e-6);
+            }
+        }
+    });
+}
+
+#[test]
+fn extremes_pass_through() {
+    on_each_device(|device| {
+        let s = Linear { n: 2, c: 2, k: 3 };
+        let up = |x: &[f32]| -> Buffer<f32> { device.upload(x).unwrap() };
+        let y: Buffer<f32> = device.zeros(6).unwrap();
+        let weight = up(&[1.0, 2.0, -1.0, 0.0, 0.0, 0.0]);
+        // A non-finite input touches its own row alone.
+        let x = up(&[f32::INFINITY, 1.0, 3.0, -4.0]);
+        matmul::linear_forward(s, &y, &x, &weight, None, Activation::LeakyRelu(0.5)).unwrap();
+        assert_eq!(y.read().unwrap(), [f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, 3.0, 6.0, -1.5]);
+        matmul::linear_forward(s, &y, &x, &weight, None, Activation::Tanh).unwrap();
+        assert_eq!(y.read().unwrap()[..3], [1.0, 1.0, -1.0]);
+        let x = up(&[f32::NAN, 1.0, 0.0, -0.0]);
+        matmul::linear_forward(s, &y, &x, &weight, None, Activation::Identity).unwrap();
+        let y = y.read().unwrap();
+        assert!(y[..3].iter().all(|y| y.is_nan()) && y[3..] == [0.0; 3], "{y:?}");
+    });
+}
+
+#[test]
+fn wrong_shapes_are_refused_with_the_numbers() {
+    let device = Device::host(1).unwrap();
+    let zeros = |len| -> Buffer<f32> { device.zeros(len).unwrap() };
+    let s = Linear { n: 2, c: 3, k: 4 };
+    let message = |result: zgan::Result<()>| result.unwrap_err().to_string();
+    let forward = |y, x, w, b| {
+        message(matmul::linear_forward(s, &zeros(y), &zeros(x), &zeros(w), Some(&zeros(b)), Activation::RELU))
+    };
+    assert_eq!(forward(7, 6, 12, 4), "linear forward: y (N, K) has 7 elements, expected 8");
+    assert_eq!(forward(8, 5, 12, 4), "linear forward: x (N, C) has 5 elements, expected 6");
+    assert_eq!(forward(8, 6, 11, 4), "linear forward: weight (C, K) has 11 elements, expected 12");
+    assert_eq!(forward(8, 6, 12, 3), "linear forward: bias (K) has 3 elements, expected 4");
+    let (dy, y, scale) = (zeros(8), zeros(7), zeros(3));
+    let gradient = |y, row_scale, activation| OutputGradient { dy: &dy, y, activation, row_scale };
+    let bias = |g: OutputGradient| message(matmul::linear_bias_gradient(s, &zeros(4), &g));
+    assert!(bias(gradient(None, None, Activation::Tanh)).contains("needs the output y"));
+    assert!(bias(gradient(Some(&y), None, Activation::Tanh)).contains("y has 7 elements, expected 8"));
+    assert!(bias(gradient(None, Some(&scale), Activation::Identity)).contains("row_scale has 3 elements, expected 2"));
+    let empty = Linear { n: 0, c: 3, k: 4 };
+    let found = message(matmul::linear_forward(empty, &zeros(0), &zeros(0), &zeros(12), None, Activation::RELU));
+    assert!(found.contains("N=0"), "{found}");
+}
