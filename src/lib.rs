@@ -4,10 +4,20 @@
 //!
 //! - `kernels/*.cu`: one file per operation; the formulas are in its header;
 //! - [`device`]: where kernels run (GPU, CPU cores, or thread blocks as coroutines), buffers and launches;
-//! - [`ops`]: one typed wrapper per kernel file, of the same name.
+//! - [`ops`]: one typed wrapper per kernel file, of the same name;
+//! - [`gan`]: generators, discriminators and the training step;
+//! - [`data`]: readers, the embedded digits, the loader;
+//! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
 
+pub mod checkpoint;
+pub mod config;
+pub mod data;
 pub mod device;
 mod error;
+mod files;
+pub mod gan;
 pub mod ops;
+pub mod picture;
+pub mod run;
 
 pub use error::{Error, Result};
