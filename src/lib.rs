@@ -7,13 +7,21 @@
 //! - [`ops`]: one typed wrapper per kernel file, of the same name;
 //! - [`nn`]: layers, forward and backward side by side, on buffers that are placed once;
 //! - [`gan`]: the networks of the presets, and the training step;
-//! - [`random`]: the generator of the kernels, on the CPU.
+//! - [`random`]: the generator of the kernels, on the CPU;
+//! - [`data`]: readers, the embedded digits, the loader;
+//! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
 
+pub mod checkpoint;
+pub mod config;
+pub mod data;
 pub mod device;
 mod error;
+mod files;
 pub mod gan;
 pub mod nn;
 pub mod ops;
+pub mod picture;
 pub mod random;
+pub mod run;
 
 pub use error::{Error, Result};

@@ -12,6 +12,9 @@ pub struct Tuning {
     pub reduce_blocks: usize,
     /// Whether a tile that sticks out of the matrix costs only what is inside.
     pub partial_tiles: bool,
+    /// Rows that one block of a kernel over a matrix walks, and its columns (`COLUMNS` in `kernels/device/columns.h`).
+    pub rows: usize,
+    pub columns: usize,
     /// Columns that one block of a bias gradient sums.
     pub bias_columns: usize,
     /// Chains of multiply-adds in one block of the peak measurement.
@@ -23,6 +26,8 @@ pub(super) static HOST: Tuning = Tuning {
     logits: 8192,
     logit_blocks: 1024,
     reduce_blocks: 1024,
+    rows: 256,
+    columns: 64,
     partial_tiles: true,
     bias_columns: 64,
     peak_chains: 12 * 16,
@@ -32,6 +37,8 @@ pub(super) static SIMT: Tuning = Tuning {
     logits: 8192,
     logit_blocks: 1024,
     reduce_blocks: 1024,
+    rows: 256,
+    columns: 16,
     partial_tiles: false,
     bias_columns: 256,
     peak_chains: 16 * 256,
@@ -41,6 +48,8 @@ static CUDA: Tuning = Tuning {
     logits: 8192,
     logit_blocks: 1024,
     reduce_blocks: 1024,
+    rows: 256,
+    columns: 16,
     partial_tiles: false,
     bias_columns: 256,
     peak_chains: 16 * 256,

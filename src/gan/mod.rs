@@ -5,6 +5,5 @@ mod options;
 mod sampler;
 mod trainer;
 
-pub use options::{Preset, TrainerOptions, Update};
-pub use sampler::{Latents, Weights};
-pub use trainer::{Metrics, NamedTensor, Plan, Trainer};
+pub use options::{Latents, Metrics, Plan, Preset, TrainerOptions, Update, Weights};
+pub use trainer::Trainer;

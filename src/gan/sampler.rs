@@ -1,27 +1,13 @@
 //! Drawing from the generator.
 
-use super::options::TrainerOptions;
+use super::options::{Latents, TrainerOptions};
 use super::trainer::{LATENTS, Layouts, generator};
 use crate::Result;
+use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::nn::{Arena, Builder, Forward, Mode, Network, Value};
 use crate::ops::state::{State, StateBuffer};
 use crate::ops::{pixels, random};
-
-/// Whose weights to draw with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weights {
-    /// The moving average, where the run keeps one; else the raw ones.
-    Average,
-    Raw,
-}
-
-/// What to draw: image number i depends on the seed and i alone.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Latents {
-    pub seed: u64,
-    pub count: usize,
-}
 
 /// Images drawn at once.
 const BATCH: usize = 64;
@@ -49,7 +35,7 @@ impl Sampler {
 
     fn build(device: &Device, options: &TrainerOptions, arena: &mut Arena) -> Result<Sampler> {
         let mut layouts = Layouts::default();
-        let [h, w, c] = options.image;
+        let ImageShape { height: h, width: w, channels: c } = options.shape;
         let mut build = Builder {
             parameters: &mut layouts.generator,
             running: &mut layouts.running,
@@ -82,7 +68,7 @@ impl Sampler {
         let mut images = Vec::with_capacity(latents.count.next_multiple_of(BATCH) * self.image.features());
         for batch in 0..latents.count.div_ceil(BATCH) {
             self.run(weights, running, Mode::Evaluate, latents.seed, batch as u32)?;
-            pixels::encode(&self.bytes, &self.image.x)?;
+            pixels::store(&self.bytes, &self.image.x)?;
             images.extend(self.bytes.read()?);
         }
         images.truncate(latents.count * self.image.features());

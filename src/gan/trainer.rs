@@ -4,23 +4,30 @@
 //! discriminator's batch, whose gradient is the generator's output gradient. A step allocates nothing and does not
 //! wait for the device; what changes from step to step (its number, learning rates, random numbers) lives there.
 
-use super::options::{Preset, TrainerOptions, Update};
-use super::sampler::{Latents, Sampler, Weights};
+use super::options::{Latents, Metrics, Plan, Preset, TrainerOptions, Update, Weights};
+use super::sampler::Sampler;
 use super::mlp;
+use crate::checkpoint::NamedTensor;
+use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::nn::parameters::{first_not_finite, restore};
 use crate::nn::{Arena, Backward, Builder, Forward, Layout, Mode, Network, Parameters, Value};
 use crate::ops::adam::{self, Adam};
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::state::{self, State, StateBuffer};
-use crate::ops::{pixels, random};
+use crate::ops::pixels::{self, Augment};
+use crate::ops::random;
 use crate::{Error, Result};
 
 /// Which random numbers of a step: each use has its own stream.
 pub(super) const LATENTS: u32 = 0;
+const PIXELS: u32 = 1;
 
 /// The running statistics' momentum while training, PyTorch's default.
 const MOMENTUM: f32 = 0.1;
+
+/// Updates for which the average is a copy of the weights.
+const AVERAGE_START: u32 = 200;
 
 /// The layouts of a generator and a discriminator, found by building them once.
 #[derive(Default)]
@@ -52,7 +59,7 @@ struct Workspace {
 
 impl Workspace {
     fn build(options: &TrainerOptions, device: &Device, layouts: &mut Layouts, arena: &mut Arena) -> Result<Workspace> {
-        let [h, w, c] = options.image;
+        let ImageShape { height: h, width: w, channels: c } = options.shape;
         let (n, m) = (options.batch, options.batch);
         let mut none = Layout::default();
         let mut build = Builder { parameters: &mut layouts.discriminator, running: &mut none, arena, gradients: true };
@@ -96,41 +103,6 @@ fn discriminator(options: &TrainerOptions, build: &mut Builder, image: &Value) -
     }
 }
 
-/// What a run would take, without taking it.
-pub struct Plan {
-    /// Names and shapes of the trained tensors.
-    pub generator: Vec<(String, Vec<usize>)>,
-    pub discriminator: Vec<(String, Vec<usize>)>,
-    pub parameters_g: usize,
-    pub parameters_d: usize,
-    /// Device memory in bytes.
-    pub bytes: usize,
-}
-
-/// A tensor of a checkpoint.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NamedTensor {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
-
-/// What is known of the last step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Metrics {
-    pub step: u64,
-    pub loss_d: f32,
-    pub loss_g: f32,
-    /// The losses less their floors ln N and ln (N + M): KL divergences.
-    pub kl_d: f32,
-    pub kl_g: f32,
-    /// Mean logits.
-    pub real_logit: f32,
-    pub fake_logit: f32,
-    pub grad_norm_d: f32,
-    pub grad_norm_g: f32,
-}
-
 pub struct Trainer {
     options: TrainerOptions,
     device: Device,
@@ -152,7 +124,7 @@ impl Trainer {
         let mut arena = Arena::new(device, bytes)?;
         let workspace = Workspace::build(options, device, &mut layouts, &mut arena)?;
         workspace.logits.dx.as_ref().map_or(Ok(()), |ones| ones.write(&vec![1.0; ones.len()]))?;
-        let state = State::new(options.seed, [options.lr_g, options.lr_d], options.decay.0, options.decay.1);
+        let state = State::new(options.seed, [options.lr_g, options.lr_d], 0, 0);
         let running = device.upload(&layouts.running.initial_values(0))?;
         // Two streams of seeds, so that the players' weights are independent.
         let seed_d = options.seed ^ 0x9e37_79b9_7f4a_7c15;
@@ -160,23 +132,23 @@ impl Trainer {
             device: device.clone(),
             state: StateBuffer::new(device, &state)?,
             step: 0,
-            generator: Parameters::new(device, layouts.generator, options.average.is_some(), options.seed)?,
+            generator: Parameters::new(device, layouts.generator, options.average > 0.0, options.seed)?,
             discriminator: Parameters::new(device, layouts.discriminator, false, seed_d)?,
             running_layout: layouts.running,
             running,
             workspace,
-            adam: Adam { beta1: options.beta1, beta2: options.beta2, eps: 1e-8 },
+            adam: Adam { beta1: options.beta1.into(), beta2: options.beta2.into(), eps: 1e-8 },
             sampler: None,
             options: options.clone(),
         })
     }
 
     /// What a trainer of these options would take.
-    pub fn plan(device: &Device, options: &TrainerOptions) -> Result<Plan> {
-        let (layouts, arena) = measure(device, options)?;
+    pub fn plan(options: &TrainerOptions) -> Result<Plan> {
+        let (layouts, arena) = measure(&Device::unbacked(), options)?;
         let (g, d) = (&layouts.generator, &layouts.discriminator);
-        let averages = if options.average.is_some() { g.len() } else { 0 };
-        let list = |layout: &Layout| layout.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect();
+        let averages = if options.average > 0.0 { g.len() } else { 0 };
+        let list = |layout: &Layout| layout.entries().iter().map(|e| format!("  {:<28} {:?}\n", e.name, e.shape)).collect();
         Ok(Plan {
             generator: list(g),
             discriminator: list(d),
@@ -215,7 +187,8 @@ impl Trainer {
         let n = self.options.batch;
         let w = &self.workspace;
         w.images.write(images)?;
-        pixels::decode(&w.batch.rows(&(0..n)).x, &w.images)?;
+        let real = w.batch.rows(&(0..n));
+        pixels::load(&real.x, &w.images, &self.state, PIXELS, Augment::default(), [n, real.h, real.w, real.c])?;
         let rows = 0..w.batch.n;
         match self.options.update {
             Update::Simultaneous => {
@@ -309,10 +282,10 @@ impl Trainer {
             second_moment: &player.second_moment,
             gradient: &player.gradients,
         };
-        let average = player.average.as_ref().zip(self.options.average).map(|(values, decay)| adam::Average {
+        let average = player.average.as_ref().map(|values| adam::Average {
             values,
-            decay,
-            start: self.options.average_start,
+            decay: self.options.average,
+            start: AVERAGE_START,
         });
         let slot = network as usize;
         let norm = self.workspace.norms.view(slot..slot + 1);
@@ -401,8 +374,9 @@ impl Trainer {
         }
         let number = u32::try_from(step).map_err(|_| Error::Shape(format!("step {step} is above {}", u32::MAX)))?;
         let base = [self.options.lr_g, self.options.lr_d];
-        let mut state = State::new(self.options.seed, base, self.options.decay.0, self.options.decay.1);
-        state.resume_at(number, [number; 2]);
+        let mut state = State::new(self.options.seed, base, 0, 0);
+        state.step = number;
+        state.updates = [number; 2];
         self.state.write(&state)?;
         self.step = step;
         Ok(())

@@ -6,6 +6,7 @@
 //! reverse.
 
 mod arena;
+mod head;
 mod linear;
 mod norm;
 pub mod parameters;
@@ -13,8 +14,9 @@ pub mod parameters;
 use std::ops::Range;
 
 pub use arena::Arena;
+pub use head::{HeadOptions, ProjectionHead};
 pub use linear::Linear;
-pub use norm::BatchNorm;
+pub use norm::{BatchNorm, Norm, NormOptions};
 pub use parameters::{Init, Layout, Parameter, Parameters};
 
 use crate::Result;

@@ -9,6 +9,7 @@ pub mod state;
 pub mod losses;
 pub mod projection;
 pub mod matmul;
+pub mod norm;
 pub mod peak;
 mod tile;
 

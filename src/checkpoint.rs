@@ -1,0 +1,188 @@
+//! Checkpoints: safetensors files with everything that training goes on from.
+//!
+//! The metadata is one string of JSON ([`Header`]), so that equal states make equal files to the byte. It carries a
+//! CRC-32 of itself and all tensors: the format alone would not notice a flipped bit.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::data::DataInfo;
+use crate::{Error, Result, files};
+
+/// Changes when an old program could not go on from a new file, or the other way round.
+pub const FORMAT: u32 = 1;
+
+const KEY: &str = "zgan";
+
+/// A tensor by its name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// What determines the numbers in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    pub format: u32,
+    /// Steps done.
+    pub step: u64,
+    /// [`crate::config::Config::numbers`].
+    pub config: toml::Table,
+    pub data: DataInfo,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    #[serde(flatten)]
+    header: Header,
+    crc32: String,
+}
+
+impl View for &NamedTensor {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        little_endian(&self.values)
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.values.as_slice())
+    }
+}
+
+fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        return Cow::Borrowed(bytemuck::cast_slice(values));
+    }
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// Over the header, and each tensor's name, shape and values in the order of the names.
+fn checksum(header: &Header, tensors: &[NamedTensor]) -> String {
+    let mut crc = flate2::Crc::new();
+    crc.update(serde_json::json!(header).to_string().as_bytes());
+    let mut sorted: Vec<&NamedTensor> = tensors.iter().collect();
+    sorted.sort_by_key(|t| &t.name);
+    for tensor in sorted {
+        crc.update(format!("{}{:?}", tensor.name, tensor.shape).as_bytes());
+        crc.update(&little_endian(&tensor.values));
+    }
+    format!("{:08x}", crc.sum())
+}
+
+/// Writes a checkpoint, whole or not at all; what was at `path` before stays until then.
+pub fn save(path: &Path, tensors: &[NamedTensor], header: &Header) -> Result<()> {
+    let fail = |what: String| Error::Checkpoint { path: path.to_path_buf(), what };
+    for tensor in tensors {
+        if tensor.shape.iter().product::<usize>() != tensor.values.len() {
+            let (name, shape, len) = (&tensor.name, &tensor.shape, tensor.values.len());
+            return Err(fail(format!("tensor {name} of shape {shape:?} has {len} values")));
+        }
+    }
+    let sealed = Sealed { header: header.clone(), crc32: checksum(header, tensors) };
+    let text = serde_json::to_string(&sealed).map_err(|e| fail(e.to_string()))?;
+    let metadata = Some(HashMap::from([(KEY.to_string(), text)]));
+    let views: Vec<(&str, &NamedTensor)> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    files::write_atomically(path, |unfinished| match safetensors::serialize_to_file(views, metadata, unfinished) {
+        Ok(()) => Ok(()),
+        Err(SafeTensorError::IoError(source)) => Err(Error::Io { path: path.to_path_buf(), source }),
+        Err(error) => Err(fail(error.to_string())),
+    })
+}
+
+/// Reads a checkpoint; refuses what is damaged, cut off or not from this program.
+pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
+    let fail = |what: String| Error::Checkpoint { path: path.to_path_buf(), what };
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(why(&e, &bytes)))?;
+    let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| {
+        let count = metadata.tensors().len();
+        fail(format!("a safetensors file ({count} tensors) that zgan did not write: it has no \"{KEY}\" metadata"))
+    })?;
+    // The version first: what else there is depends on it.
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    match serde_json::from_str(text) {
+        Ok(Version { format: FORMAT }) => {}
+        Ok(Version { format }) => {
+            return Err(fail(format!("checkpoint format {format}, this program reads {FORMAT}")));
+        }
+        Err(error) => return Err(fail(format!("damaged: its \"{KEY}\" metadata cannot be read: {error}"))),
+    }
+    let sealed: Sealed = serde_json::from_str(text)
+        .map_err(|error| fail(format!("damaged: its \"{KEY}\" metadata cannot be read: {error}")))?;
+
+    let all = SafeTensors::deserialize(&bytes).map_err(|e| fail(why(&e, &bytes)))?;
+    let mut tensors = Vec::with_capacity(all.len());
+    for (name, view) in all.iter() {
+        if view.dtype() != Dtype::F32 {
+            return Err(fail(format!("tensor {name} is {:?}, expected F32", view.dtype())));
+        }
+        let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        tensors.push(NamedTensor { name: name.to_string(), shape: view.shape().to_vec(), values });
+    }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let found = checksum(&sealed.header, &tensors);
+    if found != sealed.crc32 {
+        return Err(fail(format!("damaged: its checksum is {found}, it was written with {}", sealed.crc32)));
+    }
+    Ok((sealed.header, tensors))
+}
+
+/// The reader's reasons in words, with the sizes where a file was cut off.
+fn why(error: &SafeTensorError, bytes: &[u8]) -> String {
+    let len = bytes.len();
+    match error {
+        SafeTensorError::HeaderTooSmall => format!("cut off: {len} bytes, a header needs 8"),
+        SafeTensorError::InvalidHeaderLength | SafeTensorError::MetadataIncompleteBuffer => {
+            format!(
+                "cut off, or not a safetensors file: the header speaks of more or fewer than the {len} bytes there are"
+            )
+        }
+        SafeTensorError::HeaderTooLarge => {
+            format!("not a safetensors file: {len} bytes that do not begin with a header")
+        }
+        other => format!("damaged, or not a safetensors file: {other}"),
+    }
+}
+
+/// The tensors of these names and shapes, in this order, and no others: what is missing, misshapen or too many is
+/// named.
+pub fn take<'a>(tensors: &'a [NamedTensor], expected: &[(&str, &[usize])]) -> Result<Vec<&'a NamedTensor>> {
+    let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    let mut found = Vec::with_capacity(expected.len());
+    let mut wrong = Vec::new();
+    for (name, shape) in expected {
+        match by_name.get(name) {
+            None => wrong.push(format!("{name} {shape:?} is missing")),
+            Some(tensor) if tensor.shape != *shape => {
+                wrong.push(format!("{name} is {:?}, expected {shape:?}", tensor.shape));
+            }
+            Some(tensor) => found.push(*tensor),
+        }
+    }
+    let known: std::collections::HashSet<&str> = expected.iter().map(|(name, _)| *name).collect();
+    let extra = tensors.iter().filter(|t| !known.contains(t.name.as_str()));
+    wrong.extend(extra.map(|t| format!("{} {:?} is not part of these networks", t.name, t.shape)));
+    if wrong.is_empty() {
+        return Ok(found);
+    }
+    let more = wrong.len().saturating_sub(5);
+    wrong.truncate(5);
+    let rest = if more > 0 { format!("; and {more} more") } else { String::new() };
+    Err(Error::Shape(format!("checkpoint: {}{rest}", wrong.join("; "))))
+}

@@ -1,0 +1,110 @@
+//! `zgan info`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use zgan::device::{Device, embedded_images, kernel};
+use zgan::{checkpoint, run};
+
+use super::{say, thousands};
+
+#[derive(Args)]
+pub struct Info {
+    /// A checkpoint file, or a run by name or folder
+    #[arg(value_name = "FILE|RUN")]
+    what: Option<String>,
+    /// Folder of all runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs_dir: PathBuf,
+}
+
+impl Info {
+    pub fn run(&self) -> anyhow::Result<()> {
+        match &self.what {
+            None => self.program(),
+            Some(file) if Path::new(file).is_file() => tell_checkpoint(Path::new(file))?,
+            Some(name) => tell_run(&run::find(&self.runs_dir, name)?)?,
+        }
+        Ok(())
+    }
+
+    fn program(&self) {
+        say(format!("zgan {}", env!("CARGO_PKG_VERSION")));
+        say("\ndevices");
+        for ordinal in 0.. {
+            match Device::cuda(ordinal) {
+                Ok(device) => say(format!("  cuda:{ordinal}  {}", device.description())),
+                Err(reason) if ordinal == 0 => {
+                    say(format!("  cuda    none: {reason}"));
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        match Device::host(0) {
+            Ok(device) => say(format!("  host    {}", device.description())),
+            Err(reason) => say(format!("  host    none: {reason}")),
+        }
+        say(format!("          instruction sets: {} (ZGAN_ISA forces one)", Device::host_isas().join(", ")));
+        say(format!("  simt    {}", Device::simt(0).description()));
+
+        say("\nkernels");
+        for module in kernel::MODULES {
+            let names: Vec<&str> = module.kernels.iter().map(|k| k.name).collect();
+            say(format!("  {:<16}{}", module.name, names.join(" ")));
+        }
+        say("\nembedded GPU code");
+        let images = embedded_images();
+        if images.is_empty() {
+            say("  none: kernels are compiled when a GPU is opened, which needs NVRTC");
+        }
+        for (target, bytes) in images {
+            say(format!("  {target:<16}{} bytes", thousands(bytes)));
+        }
+        let runs = run::names(&self.runs_dir);
+        if !runs.is_empty() {
+            say(format!("\nruns in {}\n  {}", self.runs_dir.display(), runs.join(" ")));
+        }
+    }
+}
+
+fn tell_checkpoint(path: &Path) -> anyhow::Result<()> {
+    let (header, tensors) = checkpoint::load(path)?;
+    say(format!("checkpoint after step {} (format {})", header.step, header.format));
+    say(format!("data    {}", header.data));
+    say("\nsettings");
+    for (name, value) in &header.config {
+        say(format!("  {name:<16}{value}"));
+    }
+    say("\ntensors");
+    let width = tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
+    for tensor in &tensors {
+        say(format!("  {:<width$}  {:?}", tensor.name, tensor.shape));
+    }
+    let total: usize = tensors.iter().map(|t| t.values.len()).sum();
+    say(format!("\n{} tensors, {} numbers", tensors.len(), thousands(total)));
+    Ok(())
+}
+
+fn tell_run(folder: &Path) -> anyhow::Result<()> {
+    say(format!("run {}", folder.display()));
+    let metrics = std::fs::read_to_string(run::metrics_path(folder)).unwrap_or_default();
+    if let Some(row) = metrics.lines().skip(1).last() {
+        let pairs = run::COLUMNS.split(',').zip(row.split(','));
+        let pairs: Vec<String> = pairs.map(|(name, value)| format!("{name} {value}")).collect();
+        say(format!("last    {}", pairs.join(", ")));
+    }
+    if let Some((_, picture)) = run::samples(folder)?.pop() {
+        say(format!("picture {}", picture.display()));
+    }
+    match run::checkpoints(folder)?.pop() {
+        Some((_, path)) => {
+            say(format!("file    {}", path.display()));
+            tell_checkpoint(&path)
+        }
+        None => {
+            say("no checkpoint yet");
+            Ok(())
+        }
+    }
+}

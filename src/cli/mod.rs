@@ -1,0 +1,123 @@
+//! The command line: one file per subcommand.
+
+mod info;
+mod progress;
+mod sample;
+mod train;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use zgan::Error;
+use zgan::config::Config;
+
+/// Trains GANs with hand-written kernels, on an NVIDIA GPU or on this machine's cores.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train, or go on training
+    Train(train::Train),
+    /// Draw images from a run or a checkpoint
+    Sample(sample::Sample),
+    /// Tell about devices and kernels, a run, or a checkpoint
+    Info(info::Info),
+}
+
+/// Exit codes: 0 all done, 1 something failed, 2 the command line or a setting is wrong, 130 stopped by Ctrl-C with
+/// everything saved.
+pub fn main() -> ExitCode {
+    let matches = command().try_get_matches().unwrap_or_else(|error| error.exit());
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match (&cli.command, matches.subcommand()) {
+        (Command::Train(train), Some((_, settings))) => train.run(settings),
+        (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
+        (Command::Info(info), _) => info.run().map(|()| ExitCode::SUCCESS),
+        (Command::Train(_), None) => Ok(ExitCode::FAILURE),
+    };
+    result.unwrap_or_else(|error| {
+        report(&error);
+        ExitCode::from(if matches!(error.downcast_ref(), Some(Error::Config(_))) { 2 } else { 1 })
+    })
+}
+
+/// The parser, with the settings of [`Config`] as options of `train`, and their defaults in the help.
+fn command() -> clap::Command {
+    let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
+    Cli::command().mut_subcommand("train", |train| {
+        Config::augment_args_for_update(train).mut_args(|arg| {
+            let default = arg.get_long().and_then(|name| defaults.get(name));
+            let shown = match default {
+                Some(toml::Value::String(text)) => text.clone(),
+                Some(value) => value.to_string(),
+                None => return arg,
+            };
+            let help = arg.get_help().map(|help| help.to_string()).unwrap_or_default();
+            arg.help(format!("{help} [default: {shown}]"))
+        })
+    })
+}
+
+/// `error: ...`, what was behind it, and what may help.
+fn report(error: &anyhow::Error) {
+    let mut shown = error.to_string();
+    let mut text = format!("error: {shown}");
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        // Many errors quote their cause themselves.
+        if !shown.contains(&cause) {
+            text.push_str(&format!("\n  because: {cause}"));
+            shown = cause;
+        }
+    }
+    if let Some(hint) = error.downcast_ref().and_then(hint) {
+        text.push_str(&format!("\n  hint: {hint}"));
+    }
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Device(_) => Some("zgan info tells which devices there are; --device host always works"),
+        Error::Config(_) => Some("zgan train --help lists all settings"),
+        Error::NotFinite { .. } => Some("smaller --lr-g and --lr-d, or another --seed, may train"),
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Some("nothing that was saved before is lost; free space and go on with --resume")
+        }
+        _ => None,
+    }
+}
+
+/// A line on the standard output. A reader that has gone (`zgan info | head -1`) ends nothing: a training goes on and
+/// saves its work.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A command to type next, with the folder of the runs where it is not the usual one.
+fn next_command(command: &str, name: &str, runs_dir: &Path) -> String {
+    let place =
+        if runs_dir == Path::new("runs") { String::new() } else { format!(" --runs-dir {}", runs_dir.display()) };
+    format!("zgan {command} {name}{place}")
+}
+
+/// 1,510,032
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

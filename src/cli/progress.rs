@@ -1,0 +1,73 @@
+//! What a training shows while it runs: a bar on a terminal, plain lines in a pipe.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use zgan::gan::Metrics;
+
+use super::say;
+
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    end: u64,
+    begun: Instant,
+    first: u64,
+}
+
+impl Progress {
+    /// From step `first` to step `end`.
+    pub fn new(first: u64, end: u64) -> Progress {
+        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let bar = terminal.then(|| {
+            let bar = ProgressBar::new(end).with_position(first);
+            let template = "{bar:24} {pos}/{len}  {msg}  {eta} left";
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+            bar.reset_eta();
+            bar
+        });
+        Progress { bar, end, begun: Instant::now(), first }
+    }
+
+    pub fn step(&self, step: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+        }
+    }
+
+    pub fn metrics(&self, m: &Metrics, images_per_second: f64) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(format!("D {:.4}  G {:.4}  {images_per_second:.0} images/s", m.loss_d, m.loss_g));
+            }
+            None => {
+                let each = self.begun.elapsed().as_secs_f64() / (m.step - self.first).max(1) as f64;
+                let left = Duration::try_from_secs_f64(each * (self.end - m.step) as f64).unwrap_or_default();
+                say(format!(
+                    "step {}/{}  loss D {:.4} G {:.4}  KL D {:.4} G {:.4}  {images_per_second:.0} images/s  {} left",
+                    m.step,
+                    self.end,
+                    m.loss_d,
+                    m.loss_g,
+                    m.kl_d,
+                    m.kl_g,
+                    clock(left)
+                ));
+            }
+        }
+    }
+
+    /// Takes the bar away, so that what follows stands on its own line.
+    pub fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.abandon();
+        }
+    }
+}
+
+/// `1:02:03` or `2:03`.
+pub fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}

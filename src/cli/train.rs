@@ -1,0 +1,303 @@
+//! `zgan train`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{ArgMatches, Args, FromArgMatches};
+use zgan::checkpoint::{self, Header, NamedTensor};
+use zgan::config::{Config, differences};
+use zgan::data::{DataInfo, Loader, Split};
+use zgan::device::Device;
+use zgan::gan::{Latents, Metrics, Plan, Preset, Trainer, TrainerOptions, Weights};
+use zgan::picture::{Picture, square_columns};
+use zgan::run::{self, MetricsLog, Run};
+use zgan::{Error, Result};
+
+use super::progress::{Progress, clock};
+use super::{next_command, say, thousands};
+
+/// What is not a setting of a run. The settings themselves are the fields of [`Config`].
+#[derive(Args)]
+pub struct Train {
+    /// Go on with this run, by name or folder, from its newest checkpoint
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["run", "force", "config"])]
+    resume: Option<String>,
+    /// A TOML file of settings, named as the options are; the command line wins
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Replace a run that has the same name
+    #[arg(long)]
+    force: bool,
+    /// Only tell the networks, their parameters, the memory, and the first error there would be
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A checkpoint that training goes on from.
+struct Start {
+    header: Header,
+    tensors: Vec<NamedTensor>,
+}
+
+impl Train {
+    pub fn run(&self, settings: &ArgMatches) -> anyhow::Result<ExitCode> {
+        let config = self.settings(settings)?;
+        let data = config.data.open(Split::Train, config.classes)?;
+        let info = data.info();
+        let options = config.trainer_options(&info);
+        let start = self.start(&config, &info)?;
+        let mut loader = Loader::new(&data, config.batch, config.seed, config.last_batch)?;
+        let plan = Trainer::plan(&options)?;
+        let (device, why) = Device::open(config.device, config.threads)?;
+
+        say(format!("device  {}", device.description()));
+        if let Some(why) = why {
+            say(format!("        auto: {why}"));
+        }
+        say(format!("data    {info}"));
+        say(format!("G, D    {}, {} parameters", thousands(plan.parameters_g), thousands(plan.parameters_d)));
+        if self.dry_run {
+            return self.dry_run(&config, &options, &device, &plan);
+        }
+
+        let mut trainer = Trainer::new(&device, &options)?;
+        if let Some(start) = start {
+            trainer.restore(start.header.step, &start.tensors)?;
+        }
+        let (first, end) = (trainer.step_number(), config.stop_at.unwrap_or(config.steps));
+        if let Some(name) = self.resume.as_ref().filter(|_| first >= end) {
+            say(format!("run {name} is at step {first} of {} already; a larger --steps goes on", config.steps));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let run = match &self.resume {
+            Some(name) => Run::open(config.runs_dir(), name)?,
+            None => Run::create(config.runs_dir(), config.run.as_deref(), &config.preset.to_string(), self.force)?,
+        };
+        run.save_config(&config)?;
+        let (log, seconds_before) = run.metrics(first)?;
+        say(format!("run     {}, steps {first} to {end} of {}", run.folder().display(), config.steps));
+
+        let numbers = config.numbers()?;
+        let progress = Progress::new(first, end);
+        let mut session = Session { config, info, options, numbers, trainer, run, log, progress, seconds_before };
+        catch_interrupts();
+        let ended = session.train(&mut loader, end);
+        session.progress.end();
+        let ended = match ended {
+            Err(error @ Error::NotFinite { .. }) => return Err(error).context(session.last_good()),
+            other => other?,
+        };
+        Ok(session.farewell(ended))
+    }
+
+    /// The preset, or the run that is resumed, or a file; then the command line.
+    fn settings(&self, matches: &ArgMatches) -> anyhow::Result<Config> {
+        let table = match (&self.resume, &self.config) {
+            (Some(name), _) => {
+                let default = PathBuf::from("runs");
+                let runs_dir = matches.get_one::<PathBuf>("runs_dir").unwrap_or(&default);
+                Config::read_table(&run::config_path(&run::find(runs_dir, name)?))?
+            }
+            (None, Some(file)) => Config::read_table(file)?,
+            (None, None) => toml::Table::new(),
+        };
+        let mut config = Config::new(matches.get_one::<Preset>("preset").copied(), &table)?;
+        config.update_from_arg_matches(matches)?;
+        config.data = config.data.absolute();
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The newest checkpoint of the run that is resumed, if it is of these settings and images.
+    fn start(&self, config: &Config, info: &DataInfo) -> anyhow::Result<Option<Start>> {
+        let Some(name) = &self.resume else { return Ok(None) };
+        let folder = run::find(config.runs_dir(), name)?;
+        let mut all = run::checkpoints(&folder)?;
+        let Some((_, path)) = all.pop() else {
+            let what = format!("run {name} has no checkpoint to go on from; --run {name} --force begins it anew");
+            return Err(Error::Config(what).into());
+        };
+        let (header, tensors) = match (checkpoint::load(&path), all.pop()) {
+            (Err(error), Some((_, older))) => {
+                let what = format!("remove the damaged file to go on from {}", older.display());
+                return Err(error).context(what);
+            }
+            (loaded, _) => loaded?,
+        };
+        let mut numbers = config.numbers()?;
+        // No rate depends on the length of the training: a run may be made longer.
+        if let Some(steps) = header.config.get("steps") {
+            numbers.insert("steps".into(), steps.clone());
+        }
+        let differing = differences(&header.config, &numbers);
+        if !differing.is_empty() {
+            let what = format!("{} is of other settings: {}", path.display(), differing.join("; "));
+            return Err(Error::Config(what).into());
+        }
+        if header.data != *info {
+            let (there, here) = (&header.data, info);
+            let what = format!(
+                "{} is of other images: {there}, CRC {} there; {here}, CRC {} here",
+                path.display(),
+                there.crc32,
+                here.crc32
+            );
+            return Err(Error::Config(what).into());
+        }
+        Ok(Some(Start { header, tensors }))
+    }
+
+    fn dry_run(
+        &self,
+        config: &Config,
+        options: &TrainerOptions,
+        device: &Device,
+        plan: &Plan,
+    ) -> anyhow::Result<ExitCode> {
+        say(format!("\ngenerator, {} parameters\n{}", thousands(plan.parameters_g), plan.generator.trim_end()));
+        say(format!("\ndiscriminator, {} parameters\n{}", thousands(plan.parameters_d), plan.discriminator.trim_end()));
+        say(format!("\nmemory  {:.1} MiB on the device", plan.bytes as f64 / 1_048_576.0));
+        // Whether it fits shows only when it is asked for.
+        Trainer::new(device, options)?;
+        if self.resume.is_none() {
+            Run::check(config.runs_dir(), config.run.as_deref(), self.force)?;
+        }
+        say("nothing is wrong; without --dry-run this would train");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// The first Ctrl-C (or SIGTERM, as batch systems send it) lets the step end and everything be saved; the second quits.
+fn catch_interrupts() {
+    let handled = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    if let Err(error) = handled {
+        say(format!("Ctrl-C will not save: {error}"));
+    }
+}
+
+/// How a training ended, all of it saved.
+struct Ended {
+    picture: PathBuf,
+    interrupted: bool,
+    time: Duration,
+}
+
+/// A training under way.
+struct Session {
+    config: Config,
+    info: DataInfo,
+    options: TrainerOptions,
+    numbers: toml::Table,
+    trainer: Trainer,
+    run: Run,
+    log: MetricsLog,
+    progress: Progress,
+    seconds_before: f64,
+}
+
+impl Session {
+    fn train(&mut self, loader: &mut Loader, end: u64) -> Result<Ended> {
+        let mut images = vec![0; self.config.batch * self.info.shape.len()];
+        let mut labels = vec![0; self.config.batch];
+        let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
+        let begun = Instant::now();
+        let mut logged = (self.trainer.step_number(), begun);
+        loop {
+            loader.fill(self.trainer.step_number(), &mut images, &mut labels)?;
+            self.trainer.step(&images, &labels)?;
+            let step = self.trainer.step_number();
+            let interrupted = INTERRUPTED.load(Ordering::SeqCst);
+            let last = step >= end || interrupted;
+            self.progress.step(step);
+            let save = last || due(step, self.config.checkpoint_every);
+            // Nothing is saved before the numbers are known to be finite.
+            if last || save || due(step, self.config.log_every) {
+                let metrics = self.trainer.metrics()?;
+                self.log(&metrics, begun, &mut logged)?;
+            }
+            let mut picture = None;
+            if last || due(step, self.config.sample_every) {
+                picture = Some(self.draw(step)?);
+            }
+            if save {
+                self.save(step)?;
+            }
+            if let Some(picture) = picture.filter(|_| last) {
+                return Ok(Ended { picture, interrupted, time: begun.elapsed() });
+            }
+        }
+    }
+
+    fn log(&mut self, metrics: &Metrics, begun: Instant, logged: &mut (u64, Instant)) -> Result<()> {
+        let now = Instant::now();
+        let images = (metrics.step - logged.0) * self.config.batch as u64;
+        let images_per_second = images as f64 / now.duration_since(logged.1).as_secs_f64().max(1e-9);
+        *logged = (metrics.step, now);
+        let seconds = self.seconds_before + now.duration_since(begun).as_secs_f64();
+        self.log.append(metrics, seconds, images_per_second)?;
+        self.progress.metrics(metrics, images_per_second);
+        Ok(())
+    }
+
+    /// A grid from latents that stay the same for the whole run.
+    fn draw(&mut self, step: u64) -> Result<PathBuf> {
+        let (latents, columns) = grid(&self.options, self.config.seed, 64);
+        let weights = if self.config.average > 0.0 { Weights::Average } else { Weights::Raw };
+        let images = self.trainer.sample(weights, &latents)?;
+        let path = self.run.sample_path(step);
+        Picture::grid(&images, self.info.shape, columns)?.save(&path)?;
+        Ok(path)
+    }
+
+    fn save(&mut self, step: u64) -> Result<()> {
+        let (config, data) = (self.numbers.clone(), self.info.clone());
+        let header = Header { format: checkpoint::FORMAT, step, config, data };
+        checkpoint::save(&self.run.checkpoint_path(step), &self.trainer.tensors()?, &header)?;
+        self.run.thin_checkpoints(self.config.keep_checkpoints)
+    }
+
+    fn name(&self) -> String {
+        self.run.folder().file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    fn last_good(&self) -> String {
+        match run::checkpoints(self.run.folder()).unwrap_or_default().pop() {
+            Some((_, path)) => format!("the training diverged; the last good checkpoint is {}", path.display()),
+            None => "the training diverged before its first checkpoint".into(),
+        }
+    }
+
+    fn farewell(&self, ended: Ended) -> ExitCode {
+        let (step, steps, name) = (self.trainer.step_number(), self.config.steps, self.name());
+        let runs_dir = self.config.runs_dir();
+        if step < steps {
+            let how = if ended.interrupted { "interrupted" } else { "stopped" };
+            say(format!("{how} after step {step} of {steps}, saved; go on with"));
+            say(format!("  {}", next_command("train --resume", &name, runs_dir)));
+        } else {
+            say(format!("trained in {}", clock(ended.time)));
+        }
+        say(format!("picture {}", ended.picture.display()));
+        say(format!("try     {} --seed 7 --out grid.png", next_command("sample --run", &name, runs_dir)));
+        if ended.interrupted && step < steps { ExitCode::from(130) } else { ExitCode::SUCCESS }
+    }
+}
+
+/// The latents of a grid of about `count` images, a row per class where there are classes to draw, and its columns.
+pub fn grid(options: &TrainerOptions, seed: u64, count: usize) -> (Latents, usize) {
+    if !options.preset.conditional() {
+        return (Latents::unlabelled(seed, count), square_columns(count));
+    }
+    let classes: Vec<u32> = (0..options.classes as u32).collect();
+    let columns = count.div_ceil(classes.len());
+    (Latents::by_class(seed, &classes, columns), columns)
+}

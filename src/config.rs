@@ -1,0 +1,297 @@
+//! Settings: one struct that the command line, TOML files and saved runs share.
+//!
+//! Each setting is named once, as a field of [`Config`]; its option (`--lr-g`), its key in a file (`lr-g`) and its
+//! help follow from the field. Values come from the preset, then the file, then the command line.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::data::{DataInfo, DataSource, LastBatch};
+use crate::device::DeviceChoice;
+use crate::gan::{Preset, TrainerOptions, Update};
+use crate::{Error, Result};
+
+/// All settings of a training run.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Config {
+    /// Networks and the settings that go with them
+    #[arg(long, value_name = "NAME", help_heading = "What is trained")]
+    pub preset: Preset,
+    /// Images: mnist-10k (inside this program) or idx:DIR (a folder in MNIST's format)
+    #[arg(long, value_name = "SOURCE", help_heading = "What is trained")]
+    pub data: DataSource,
+    /// Classes that the labels of idx:DIR name
+    #[arg(long, value_name = "N", help_heading = "What is trained")]
+    pub classes: usize,
+    /// Dimension of the latent z, in numbers
+    #[arg(long, value_name = "N", help_heading = "What is trained")]
+    pub latent: usize,
+    /// Length of the training, in steps
+    #[arg(long, value_name = "STEPS", help_heading = "Training")]
+    pub steps: u64,
+    /// Save and stop after this step, short of --steps; --resume goes on
+    #[arg(long, value_name = "STEP", help_heading = "Training")]
+    #[serde(skip_serializing)]
+    pub stop_at: Option<u64>,
+    /// Real images a step, and as many fakes
+    #[arg(long, value_name = "IMAGES", help_heading = "Training")]
+    pub batch: usize,
+    /// An epoch's last images that fill no batch: drop them, or fill up from the next epoch
+    #[arg(long, value_name = "WHAT", help_heading = "Training")]
+    pub last_batch: LastBatch,
+    /// All random numbers follow from this one
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub seed: u64,
+    /// Which network moves when
+    #[arg(long, value_name = "RULE", help_heading = "Training")]
+    pub update: Update,
+    /// Learning rate of G, a step
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub lr_g: f64,
+    /// Learning rate of D, a step
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    pub lr_d: f64,
+    /// Decay of Adam's mean of gradients, a step
+    #[arg(long, value_name = "DECAY", help_heading = "Training")]
+    pub beta1: f64,
+    /// Decay of Adam's mean of squared gradients, a step
+    #[arg(long, value_name = "DECAY", help_heading = "Training")]
+    pub beta2: f64,
+    /// Decay of the moving average of G's weights, a step; 0 keeps none
+    #[arg(long, value_name = "DECAY", help_heading = "Training")]
+    pub average: f64,
+    /// auto, host, cuda, cuda:N or simt; auto takes the first usable GPU, else the host
+    #[arg(long, value_name = "DEVICE", help_heading = "Where it runs")]
+    #[serde(with = "text")]
+    pub device: DeviceChoice,
+    /// Threads of the host, 0 for one a core; the results do not depend on it
+    #[arg(long, value_name = "N", help_heading = "Where it runs")]
+    pub threads: usize,
+    /// Name of the run, a folder in --runs-dir [default: a number and the preset's name]
+    #[arg(long, value_name = "NAME", help_heading = "What is written")]
+    #[serde(skip_serializing)]
+    pub run: Option<String>,
+    /// Folder of all runs [default: runs]
+    #[arg(long, value_name = "DIR", help_heading = "What is written")]
+    #[serde(skip_serializing)]
+    pub runs_dir: Option<PathBuf>,
+    /// Steps between lines of metrics.csv
+    #[arg(long, value_name = "STEPS", help_heading = "What is written")]
+    pub log_every: u64,
+    /// Steps between pictures, 0 for one at the end alone
+    #[arg(long, value_name = "STEPS", help_heading = "What is written")]
+    pub sample_every: u64,
+    /// Steps between checkpoints, 0 for one at the end alone
+    #[arg(long, value_name = "STEPS", help_heading = "What is written")]
+    pub checkpoint_every: u64,
+    /// Newest checkpoints that are kept, 0 for all
+    #[arg(long, value_name = "N", help_heading = "What is written")]
+    pub keep_checkpoints: usize,
+}
+
+/// Settings that no number depends on: the others make up [`Config::numbers`].
+const NOT_NUMBERS: &[&str] = &[
+    "data", // a checkpoint remembers the images themselves: `DataInfo`
+    "classes",
+    "device",
+    "threads",
+    "log-every",
+    "sample-every",
+    "checkpoint-every",
+    "keep-checkpoints",
+];
+
+impl Default for Config {
+    fn default() -> Config {
+        Config::preset(Preset::default())
+    }
+}
+
+impl Config {
+    /// The settings of a preset.
+    pub fn preset(preset: Preset) -> Config {
+        match preset {
+            Preset::SoftmaxGan => Config {
+                preset,
+                data: DataSource::Mnist10k,
+                classes: 10,
+                latent: 100,
+                steps: 2000,
+                stop_at: None,
+                batch: 64,
+                last_batch: LastBatch::Drop,
+                seed: 1,
+                update: Update::Simultaneous,
+                lr_g: 2e-4,
+                lr_d: 2e-4,
+                beta1: 0.5,
+                beta2: 0.999,
+                average: 0.995,
+                device: DeviceChoice::Auto,
+                threads: 0,
+                run: None,
+                runs_dir: None,
+                log_every: 50,
+                sample_every: 500,
+                checkpoint_every: 500,
+                keep_checkpoints: 3,
+            },
+        }
+    }
+
+    /// A preset with what `table` says over it. The preset is `preset`, else the table's, else the default.
+    pub fn new(preset: Option<Preset>, table: &toml::Table) -> Result<Config> {
+        let named = match table.get("preset") {
+            Some(value) => Some(value.clone().try_into::<Preset>().map_err(config)?),
+            None => None,
+        };
+        let base = Config::preset(preset.or(named).unwrap_or_default());
+        let mut all = toml::Table::try_from(&base).map_err(config)?;
+        all.extend(table.iter().map(|(key, value)| (key.clone(), value.clone())));
+        if preset.is_some() {
+            all.insert("preset".into(), base.preset.to_string().into());
+        }
+        all.try_into().map_err(config)
+    }
+
+    /// The keys and values of a file, checked one by one.
+    pub fn read_table(path: &Path) -> Result<toml::Table> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let fail = |what: String| Error::Config(format!("{}: {what}", path.display()));
+        let table: toml::Table = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let names = Config::names();
+        for key in table.keys() {
+            if !names.contains(key) {
+                let line = text.lines().position(|l| l.trim_start().trim_start_matches('[').starts_with(key.as_str()));
+                let line = line.map_or(String::new(), |n| format!("line {}: ", n + 1));
+                let nearest = match nearest(key, &names) {
+                    Some(name) => format!("did you mean {name}?"),
+                    None => format!("there are {}", names.join(", ")),
+                };
+                return Err(fail(format!("{line}there is no setting {key}; {nearest}")));
+            }
+        }
+        // Read as a whole once for the sake of its errors: they know line and column.
+        toml::from_str::<Config>(&text).map_err(|e| fail(e.to_string()))?;
+        Ok(table)
+    }
+
+    /// The names of all settings.
+    pub fn names() -> Vec<String> {
+        let command = Config::augment_args_for_update(clap::Command::new("zgan"));
+        command.get_arguments().filter_map(|a| a.get_long()).map(String::from).collect()
+    }
+
+    /// As a file would say it.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(config)
+    }
+
+    /// Refuses values that cannot work on their own.
+    pub fn check(&self) -> Result<()> {
+        fn within<T: PartialOrd + std::fmt::Display>(name: &str, value: T, least: T, most: T) -> Result<()> {
+            // Written so that NaN fails.
+            if value >= least && value <= most {
+                return Ok(());
+            }
+            Err(Error::Config(format!("{name}: {value}, expected {least} to {most}")))
+        }
+        fn decay(name: &str, value: f64) -> Result<()> {
+            if (0.0..1.0).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::Config(format!("{name}: {value}, expected at least 0 and less than 1")))
+        }
+        within("classes", self.classes, 1, 256)?;
+        within("latent", self.latent, 1, 65_536)?;
+        // Checkpoints and TOML hold whole numbers up to 2^63 - 1.
+        within("steps", self.steps, 1, i64::MAX as u64)?;
+        within("seed", self.seed, 0, i64::MAX as u64)?;
+        within("batch", self.batch, 1, 1 << 20)?;
+        for (name, rate) in [("lr-g", self.lr_g), ("lr-d", self.lr_d)] {
+            within(name, rate, 0.0, 1000.0)?;
+        }
+        decay("beta1", self.beta1)?;
+        decay("beta2", self.beta2)?;
+        decay("average", self.average)?;
+        within("threads", self.threads, 0, 1024)?;
+        within("log-every", self.log_every, 1, i64::MAX as u64)?;
+        if let Some(stop) = self.stop_at {
+            within("stop-at", stop, 1, self.steps)?;
+        }
+        Ok(())
+    }
+
+    /// What determines the numbers of a run, besides the images: everything but names, places and intervals.
+    pub fn numbers(&self) -> Result<toml::Table> {
+        let mut table = toml::Table::try_from(self).map_err(config)?;
+        for name in NOT_NUMBERS {
+            table.remove(*name);
+        }
+        Ok(table)
+    }
+
+    pub fn trainer_options(&self, data: &DataInfo) -> TrainerOptions {
+        TrainerOptions {
+            preset: self.preset,
+            shape: data.shape,
+            classes: data.classes.len(),
+            batch: self.batch,
+            steps: self.steps,
+            seed: self.seed,
+            update: self.update,
+            lr_g: self.lr_g as f32,
+            lr_d: self.lr_d as f32,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            latent: self.latent,
+            average: self.average as f32,
+        }
+    }
+
+    pub fn runs_dir(&self) -> &Path {
+        self.runs_dir.as_deref().unwrap_or(Path::new("runs"))
+    }
+}
+
+/// `batch is 64 there, 32 here`, for each setting that two tables disagree on.
+pub fn differences(there: &toml::Table, here: &toml::Table) -> Vec<String> {
+    let shown = |value: Option<&toml::Value>| value.map_or("missing".to_string(), |v| v.to_string());
+    let mut names: Vec<&String> = there.keys().chain(here.keys()).collect();
+    names.sort();
+    names.dedup();
+    let differing = names.into_iter().filter(|name| there.get(*name) != here.get(*name));
+    differing
+        .map(|name| format!("{name} is {} there, {} here", shown(there.get(name)), shown(here.get(name))))
+        .collect()
+}
+
+/// The candidate that `word` was probably meant to be.
+pub fn nearest<'a>(word: &str, candidates: &'a [String]) -> Option<&'a String> {
+    let word = word.to_lowercase().replace('_', "-");
+    let rated = candidates.iter().map(|name| (strsim::jaro_winkler(&word, name), name));
+    rated.filter(|(likeness, _)| *likeness > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
+fn config(error: impl std::fmt::Display) -> Error {
+    Error::Config(error.to_string())
+}
+
+/// Values that are written as they are on the command line.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<T: std::fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'a, T, D: Deserializer<'a>>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+    {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,48 @@
+//! Files that are either whole or not there.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// What names end with while a file is being written.
+const UNFINISHED: &str = ".unfinished";
+
+/// `write` makes the file under a temporary name beside `path`; then it is synced and renamed. Whatever fails,
+/// a disk that is full included, what was at `path` before is still there, and nothing else is left behind.
+pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(UNFINISHED);
+    let unfinished = path.with_file_name(name);
+    let result = write(&unfinished)
+        .and_then(|()| File::open(&unfinished).and_then(|file| file.sync_all()).map_err(Error::io(path)))
+        .and_then(|()| fs::rename(&unfinished, path).map_err(Error::io(path)));
+    if result.is_err() {
+        // The first failure is the one to report.
+        let _ = fs::remove_file(&unfinished);
+        return result;
+    }
+    sync_folder(path);
+    Ok(())
+}
+
+/// As [`write_atomically`], for bytes that are at hand.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, |unfinished| fs::write(unfinished, bytes).map_err(Error::io(path)))
+}
+
+/// Makes a rename in this file's folder last through a power cut. Not every file system can; the file itself is
+/// synced already, so a refusal is not worth a failure.
+fn sync_folder(path: &Path) {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+}
+
+/// Removes what a killed program left half written in `folder`.
+pub fn remove_unfinished(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().ends_with(UNFINISHED) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

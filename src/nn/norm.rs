@@ -1,0 +1,164 @@
+//! Batch norm, plain or class-conditional.
+
+use super::{Backward, Builder, Forward, Init, Layer, Mode, Parameter, Value};
+use crate::Result;
+use crate::device::Buffer;
+use crate::ops::Activation;
+use crate::ops::norm::{self, Affine, Gradients, Running, Saved, Shape, Statistics, Tables};
+
+/// The statistics and tables of a batch norm, and its backward pass. What applies it is the layer that owns it: either
+/// [`BatchNorm`], or a convolution that reads its input through the tables.
+pub struct Norm {
+    gamma: Parameter,
+    beta: Parameter,
+    running_mean: Parameter,
+    running_var: Parameter,
+    /// (N), where scale and shift are the label's.
+    labels: Option<Buffer<u32>>,
+    eps: f32,
+    activation: Activation,
+    x: Value,
+    upsample: bool,
+    mean: Buffer<f32>,
+    rstd: Buffer<f32>,
+    /// (S, C), S = N with labels, else 1.
+    scale: Buffer<f32>,
+    shift: Buffer<f32>,
+    workspace: Buffer<f32>,
+}
+
+/// What a norm is made of.
+#[derive(Clone)]
+pub struct NormOptions {
+    pub eps: f32,
+    pub activation: Activation,
+    /// Nearest x2 after the activation.
+    pub upsample: bool,
+    /// The labels (N) and the number of classes of a conditional one.
+    pub conditional: Option<(Buffer<u32>, usize)>,
+}
+
+impl Norm {
+    pub fn new(build: &mut Builder, name: &str, x: &Value, options: &NormOptions) -> Result<Norm> {
+        let (c, NormOptions { eps, activation, upsample, conditional }) = (x.c, options.clone());
+        let (shape, rows) = match &conditional {
+            Some((_, classes)) => (vec![*classes, c], x.n),
+            None => (vec![c], 1),
+        };
+        let of = Shape { n: x.n, h: x.h, w: x.w, c, upsample };
+        let workspace = norm::workspace_len(build.arena.device(), of, conditional.is_some());
+        Ok(Norm {
+            gamma: build.parameters.tensor(&format!("{name}.weight"), &shape, Init::Constant(1.0)),
+            beta: build.parameters.tensor(&format!("{name}.bias"), &shape, Init::Constant(0.0)),
+            running_mean: build.running.tensor(&format!("{name}.running_mean"), &[c], Init::Constant(0.0)),
+            running_var: build.running.tensor(&format!("{name}.running_var"), &[c], Init::Constant(1.0)),
+            labels: conditional.map(|(labels, _)| labels),
+            eps,
+            activation,
+            x: x.clone(),
+            upsample,
+            mean: build.arena.take(c)?,
+            rstd: build.arena.take(c)?,
+            scale: build.arena.take(rows * c)?,
+            shift: build.arena.take(rows * c)?,
+            workspace: build.arena.take(workspace)?,
+        })
+    }
+
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// What the normalised value is: `act(scale x + shift)`.
+    pub fn tables(&self) -> Tables<'_> {
+        Tables { scale: &self.scale, shift: &self.shift }
+    }
+
+    fn shape(&self) -> Shape {
+        Shape { n: self.x.n, h: self.x.h, w: self.x.w, c: self.x.c, upsample: self.upsample }
+    }
+
+    /// Fills the tables.
+    pub fn prepare(&self, pass: &Forward) -> Result<()> {
+        let (gamma, beta) = (self.gamma.of(pass.weights), self.beta.of(pass.weights));
+        let (mean, var) = (self.running_mean.of(pass.running), self.running_var.of(pass.running));
+        let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
+        match pass.mode {
+            Mode::Train { momentum } => norm::statistics(
+                self.tables(),
+                Statistics { mean: &self.mean, rstd: &self.rstd },
+                Some(Running { mean: &mean, var: &var, momentum }),
+                &self.x.x,
+                affine,
+                self.eps,
+                self.shape(),
+                &self.workspace,
+            ),
+            Mode::Evaluate => {
+                let running = Running { mean: &mean, var: &var, momentum: 0.0 };
+                norm::running_tables(self.tables(), running, affine, self.eps, self.shape())
+            }
+        }
+    }
+
+    /// Materialises the normalised value.
+    pub fn apply(&self, y: &Buffer<f32>) -> Result<()> {
+        norm::apply(y, &self.x.x, self.tables(), self.activation, self.shape())
+    }
+
+    /// From `dy`, the gradient of the activated (and upsampled) value, to the parameters' gradients, added, and the
+    /// input's, overwritten.
+    pub fn backward(&self, pass: &Backward, dy: &Buffer<f32>) -> Result<()> {
+        let (Some(gradients), Some(dx)) = (pass.gradients, &self.x.dx) else { return Ok(()) };
+        let (dgamma, dbeta) = (self.gamma.of(gradients), self.beta.of(gradients));
+        let saved = Saved {
+            x: &self.x.x,
+            statistics: Statistics { mean: &self.mean, rstd: &self.rstd },
+            tables: self.tables(),
+        };
+        norm::backward(
+            Gradients { dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta },
+            dy,
+            saved,
+            &self.gamma.of(pass.weights),
+            self.labels.as_ref(),
+            self.activation,
+            self.shape(),
+            &self.workspace,
+        )
+    }
+}
+
+/// Batch norm and the activation after it, as a layer of its own.
+pub struct BatchNorm {
+    name: String,
+    norm: Norm,
+    pub y: Value,
+}
+
+impl BatchNorm {
+    pub fn new(build: &mut Builder, name: &str, x: &Value, activation: Activation, eps: f32) -> Result<BatchNorm> {
+        let options = NormOptions { eps, activation, upsample: false, conditional: None };
+        let norm = Norm::new(build, name, x, &options)?;
+        Ok(BatchNorm { name: name.to_string(), norm, y: build.value(x.n, x.h, x.w, x.c)? })
+    }
+}
+
+impl Layer for BatchNorm {
+    fn forward(&self, pass: &Forward) -> Result<()> {
+        self.norm.prepare(pass)?;
+        self.norm.apply(&self.y.x)
+    }
+
+    fn backward(&self, pass: &Backward) -> Result<()> {
+        self.y.dx.as_ref().map_or(Ok(()), |dy| self.norm.backward(pass, dy))
+    }
+
+    fn output(&self) -> &Value {
+        &self.y
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}

@@ -1,0 +1,275 @@
+//! Run folders: `runs/NAME/` with `config.toml`, `metrics.csv`, `samples/` and `checkpoints/`.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, Config};
+use crate::gan::Metrics;
+use crate::{Error, Result, files};
+
+const CONFIG: &str = "config.toml";
+const METRICS: &str = "metrics.csv";
+const SAMPLES: &str = "samples";
+const CHECKPOINTS: &str = "checkpoints";
+
+/// A run that this process writes to.
+pub struct Run {
+    folder: PathBuf,
+    /// Held against a second process on the same run.
+    _lock: Option<File>,
+}
+
+impl Run {
+    /// Makes the folder of a new run: `name`, or the next number and `label`. A run that has the name already is
+    /// replaced where `force` says so.
+    pub fn create(runs_dir: &Path, name: Option<&str>, label: &str, force: bool) -> Result<Run> {
+        fs::create_dir_all(runs_dir).map_err(Error::io(runs_dir))?;
+        let folder = match name {
+            Some(name) => {
+                let folder = new_folder(runs_dir, name, force)?;
+                fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+                folder
+            }
+            None => numbered_folder(runs_dir, label)?,
+        };
+        let run = Run { _lock: lock(&folder)?, folder };
+        run.clear()?;
+        for part in [SAMPLES, CHECKPOINTS] {
+            let part = run.folder.join(part);
+            fs::create_dir_all(&part).map_err(Error::io(&part))?;
+        }
+        Ok(run)
+    }
+
+    /// The first reason why [`Run::create`] would fail; nothing is left behind.
+    pub fn check(runs_dir: &Path, name: Option<&str>, force: bool) -> Result<()> {
+        if let Some(name) = name {
+            new_folder(runs_dir, name, force)?;
+        }
+        let there = std::path::absolute(runs_dir).map_err(Error::io(runs_dir))?;
+        let there = there.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+        let probe = there.join(format!(".zgan-{}", std::process::id()));
+        fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).map_err(Error::io(there))
+    }
+
+    /// Takes up a run that is there, by its name or its folder.
+    pub fn open(runs_dir: &Path, name: &str) -> Result<Run> {
+        let folder = find(runs_dir, name)?;
+        let run = Run { _lock: lock(&folder)?, folder };
+        for part in [SAMPLES, CHECKPOINTS] {
+            let part = run.folder.join(part);
+            fs::create_dir_all(&part).map_err(Error::io(&part))?;
+            files::remove_unfinished(&part);
+        }
+        files::remove_unfinished(&run.folder);
+        Ok(run)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn save_config(&self, config: &Config) -> Result<()> {
+        files::write_bytes(&self.folder.join(CONFIG), config.to_toml()?.as_bytes())
+    }
+
+    pub fn sample_path(&self, step: u64) -> PathBuf {
+        self.folder.join(SAMPLES).join(format!("step-{step:06}.png"))
+    }
+
+    pub fn checkpoint_path(&self, step: u64) -> PathBuf {
+        self.folder.join(CHECKPOINTS).join(format!("step-{step:06}.safetensors"))
+    }
+
+    /// Removes the oldest checkpoints beyond the `keep` newest; 0 keeps all.
+    pub fn thin_checkpoints(&self, keep: usize) -> Result<()> {
+        let all = checkpoints(&self.folder)?;
+        let surplus = if keep == 0 { 0 } else { all.len().saturating_sub(keep) };
+        for (_, path) in &all[..surplus] {
+            fs::remove_file(path).map_err(Error::io(path))?;
+        }
+        Ok(())
+    }
+
+    /// `metrics.csv`, with the rows up to `step`; new ones are appended. The second value is the seconds they took.
+    pub fn metrics(&self, step: u64) -> Result<(MetricsLog, f64)> {
+        let path = self.folder.join(METRICS);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(Error::io(&path)(error)),
+        };
+        let mut kept = format!("{COLUMNS}\n");
+        let mut seconds = 0.0;
+        for row in text.lines().skip(1) {
+            let fields: Vec<&str> = row.split(',').collect();
+            // A row that a crash cut off has fewer fields.
+            if fields.len() != COLUMNS.split(',').count() || fields[0].parse::<u64>().map_or(true, |s| s > step) {
+                break;
+            }
+            seconds = fields[1].parse().unwrap_or(seconds);
+            kept.push_str(row);
+            kept.push('\n');
+        }
+        files::write_bytes(&path, kept.as_bytes())?;
+        let file = File::options().append(true).open(&path).map_err(Error::io(&path))?;
+        Ok((MetricsLog { file, path }, seconds))
+    }
+
+    /// Empties the folder of what a run wrote there, and of nothing else.
+    fn clear(&self) -> Result<()> {
+        let remove = |path: &Path| match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path)(error)),
+            _ => Ok(()),
+        };
+        for file in [CONFIG, METRICS] {
+            remove(&self.folder.join(file))?;
+        }
+        for (part, extension) in [(SAMPLES, "png"), (CHECKPOINTS, "safetensors")] {
+            for (_, path) in steps(&self.folder.join(part), extension)? {
+                remove(&path)?;
+            }
+            files::remove_unfinished(&self.folder.join(part));
+        }
+        Ok(())
+    }
+}
+
+pub const COLUMNS: &str =
+    "step,seconds,loss_d,loss_g,kl_d,kl_g,real_logit,fake_logit,grad_norm_d,grad_norm_g,images_per_second";
+
+/// The open `metrics.csv`.
+pub struct MetricsLog {
+    file: File,
+    path: PathBuf,
+}
+
+impl MetricsLog {
+    /// One row, in one write.
+    pub fn append(&mut self, m: &Metrics, seconds: f64, images_per_second: f64) -> Result<()> {
+        let row = format!(
+            "{},{seconds:.3},{},{},{},{},{},{},{},{},{images_per_second:.1}\n",
+            m.step, m.loss_d, m.loss_g, m.kl_d, m.kl_g, m.real_logit, m.fake_logit, m.grad_norm_d, m.grad_norm_g
+        );
+        self.file.write_all(row.as_bytes()).map_err(Error::io(&self.path))
+    }
+}
+
+/// The folder of the run of this name, or of this path.
+pub fn find(runs_dir: &Path, name: &str) -> Result<PathBuf> {
+    for folder in [runs_dir.join(name), PathBuf::from(name)] {
+        if folder.join(CONFIG).is_file() {
+            return Ok(folder);
+        }
+    }
+    let all = names(runs_dir);
+    let there = match config::nearest(name, &all) {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None if all.is_empty() => "there are none".to_string(),
+        None => format!("there are {}", all.join(", ")),
+    };
+    Err(Error::Config(format!("no run is called {name} in {}; {there}", runs_dir.display())))
+}
+
+/// The names of all runs.
+pub fn names(runs_dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(runs_dir).into_iter().flatten().flatten();
+    let runs = entries.filter(|entry| entry.path().join(CONFIG).is_file());
+    let mut names: Vec<String> = runs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+pub fn config_path(folder: &Path) -> PathBuf {
+    folder.join(CONFIG)
+}
+
+pub fn metrics_path(folder: &Path) -> PathBuf {
+    folder.join(METRICS)
+}
+
+/// The checkpoints of a run, from the oldest to the newest, with their steps.
+pub fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    steps(&folder.join(CHECKPOINTS), "safetensors")
+}
+
+/// The pictures of a run, from the oldest to the newest, with their steps.
+pub fn samples(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    steps(&folder.join(SAMPLES), "png")
+}
+
+/// `step-NNNNNN.extension` in a folder, by step.
+fn steps(folder: &Path, extension: &str) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(folder)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let number =
+            name.strip_prefix("step-").and_then(|n| n.strip_suffix(extension)).and_then(|n| n.strip_suffix('.'));
+        if let Some(step) = number.and_then(|n| n.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The folder for a new run of this name, if it may be one.
+fn new_folder(runs_dir: &Path, name: &str, force: bool) -> Result<PathBuf> {
+    let plain = !name.is_empty() && !name.starts_with(['.', '-']) && !name.contains(['/', '\\', '\0']);
+    if !plain {
+        return Err(Error::Config(format!(
+            "run: {name:?} cannot be a folder's name; --runs-dir says where the folder is made"
+        )));
+    }
+    let folder = runs_dir.join(name);
+    let empty = match fs::read_dir(&folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == ErrorKind::NotFound => true,
+        Err(error) => return Err(Error::io(&folder)(error)),
+    };
+    let is_run = folder.join(CONFIG).is_file();
+    if empty || (force && is_run) {
+        return Ok(folder);
+    }
+    let shown = folder.display();
+    Err(Error::Config(if is_run {
+        format!("run {name} is there already ({shown}): --resume {name} goes on with it, --force replaces it")
+    } else {
+        format!("{shown} is there already, and is no run: choose another --run")
+    }))
+}
+
+/// `00000-label`, `00001-label`, ...: one above the highest number there is.
+fn numbered_folder(runs_dir: &Path, label: &str) -> Result<PathBuf> {
+    let number = |name: String| name.split('-').next().and_then(|n| n.parse::<u64>().ok());
+    let entries = fs::read_dir(runs_dir).map_err(Error::io(runs_dir))?;
+    let highest = entries.flatten().filter_map(|e| number(e.file_name().to_string_lossy().into_owned())).max();
+    let mut next = highest.map_or(0, |n| n.saturating_add(1));
+    loop {
+        let folder = runs_dir.join(format!("{next:05}-{label}"));
+        match fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            // Another process was faster.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => next += 1,
+            Err(error) => return Err(Error::io(&folder)(error)),
+        }
+    }
+}
+
+/// Locks a run's folder for this process; a system that cannot lock folders does without.
+fn lock(folder: &Path) -> Result<Option<File>> {
+    let Ok(file) = File::open(folder) else { return Ok(None) };
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(Error::Config(format!("{}: another zgan is training this run", folder.display())))
+        }
+        _ => Ok(Some(file)),
+    }
+}
