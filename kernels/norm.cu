@@ -1,0 +1,331 @@
+// Batch norm over features, plain and class-conditional, with the activation after it.
+//
+//   x (N, P, C): P pixels a sample, 1 in a linear layer; R = N P rows; one mean and variance per channel over all rows
+//   xhat = (x - mean) rstd, rstd = 1 / sqrt(var + eps), var = sum (x - mean)^2 / R
+//   z = gamma xhat + beta = scale x + shift, scale = gamma rstd, shift = beta - mean scale
+//   y = act(z), perhaps with every pixel repeated 2 x 2
+//
+//   scale, shift (S, C): S = 1, or, where labels (N) pick rows of gamma, beta (classes, C), S = N. These tables are
+//   what `apply` and a convolution's fetch take, from batch statistics and from running ones alike.
+//
+//   g = act'(z) dy (dy summed over the 2 x 2)     dbeta[k] += sum of g over rows of label k     dgamma[k] += sum of g xhat
+//   dx = scale g - rstd / R (sum of gamma g + xhat sum of gamma g xhat), sums over all rows
+//
+// dgamma and dbeta accumulate. dx overwrites, or accumulates where asked: a residual block adds two gradients.
+// Saved by forward: mean, rstd (C), scale, shift. A label beyond the classes counts as the last class.
+// running_mean, running_var move by `momentum` towards this batch's, the variance being sum / (R - 1), as in PyTorch;
+// for a single row, where that does not exist, towards 0.
+//
+// A block has `chunk` rows of at most COLUMNS channels; sums are taken per block about the block's own mean
+// and joined by Chan's formula, so that an offset common to all values costs no digits of the variance.
+//   Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, T. Chan et al., 1979.
+//
+// Traffic: statistics read x once (its second pass over a block's rows comes from cache); backward reads x and dy twice.
+#include "device/execution.h"
+#include "device/activation.h"
+#include "device/columns.h"
+
+// moments[j] = mean, moments[COLUMNS + j] = sum (x - mean)^2, moments[2 COLUMNS + j] = what rounding took from the mean,
+// of column j over the tile's rows. The second pass also sums the deviations themselves, which corrects all three.
+DEVICE void tile_moments(float* moments, const Tile& tile, const float* RESTRICT x, uint32_t C) {
+    SHARED(float, sums, COLUMNS);
+    SHARED(float, deviations, 2 * COLUMNS);
+    column_sum<1>(sums, tile, [=](uint64_t row, uint64_t c, float* v) { v[0] = x[row * C + c]; });
+    const float share = 1.0f / float(tile.rows);
+    const float* RESTRICT mean = sums;
+    each_column(tile.columns, [=](uint32_t j) { sums[j] *= share; });
+    barrier();
+    const uint64_t first = tile.column;
+    column_sum<2>(deviations, tile, [=](uint64_t row, uint64_t c, float* v) {
+        const float d = x[row * C + c] - mean[c - first];
+        v[0] = d;
+        v[1] = d * d;
+    });
+    each_column(tile.columns, [=](uint32_t j) {
+        const float left = deviations[j] * share;
+        moments[j] = sums[j] + left;
+        moments[2 * COLUMNS + j] = left - (moments[j] - sums[j]);
+        moments[COLUMNS + j] = larger(deviations[COLUMNS + j] - deviations[j] * left, 0.0f);
+    });
+    barrier();
+}
+
+// The tables of one tile of channels from mean and rstd, for all S samples (1: plain).
+DEVICE void tile_tables(float* RESTRICT scale, float* RESTRICT shift, const float* mean, const float* rstd, const Tile& columns,
+                        const float* RESTRICT gamma, const float* RESTRICT beta, const uint32_t* RESTRICT labels,
+                        uint32_t S, uint32_t C, uint32_t classes) {
+    const uint64_t first = columns.column;
+    each({0, S, columns.column, columns.columns}, [=](uint64_t s, uint64_t c) {
+        const uint32_t label = labels == nullptr ? 0 : labels[s] < classes ? labels[s] : classes - 1;
+        const float slope = gamma[uint64_t(label) * C + c] * rstd[c - first];
+        scale[s * C + c] = slope;
+        shift[s * C + c] = beta[uint64_t(label) * C + c] - mean[c - first] * slope;
+    });
+}
+
+// Everything that follows from a tile's moments over all rows.
+DEVICE void finish(float* RESTRICT scale, float* RESTRICT shift, float* RESTRICT mean, float* RESTRICT rstd,
+                   float* RESTRICT running_mean, float* RESTRICT running_var, float* moments, const Tile& tile,
+                   const float* RESTRICT gamma, const float* RESTRICT beta, const uint32_t* RESTRICT labels,
+                   float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes) {
+    const uint64_t first = tile.column;
+    const float share = 1.0f / float(R), unbiased = 1.0f / float(R > 1 ? R - 1 : 1);
+    each_column(tile.columns, [=](uint32_t j) {
+        const float squares = moments[COLUMNS + j];
+        if (running_mean != nullptr) {
+            running_mean[first + j] += momentum * (moments[j] - running_mean[first + j]);
+            running_var[first + j] += momentum * (squares * unbiased - running_var[first + j]);
+        }
+        moments[COLUMNS + j] = 1.0f / square_root(squares * share + eps);
+        mean[first + j] = moments[j];
+        rstd[first + j] = moments[COLUMNS + j];
+    });
+    barrier();
+    tile_tables(scale, shift, moments, moments + COLUMNS, tile, gamma, beta, labels, S, C, classes);
+}
+
+KERNEL norm_statistics_one_f32(float* RESTRICT scale,          // (S, C)
+                               float* RESTRICT shift,          // (S, C)
+                               float* RESTRICT mean,           // (C)
+                               float* RESTRICT rstd,           // (C)
+                               float* RESTRICT running_mean,   // (C) or null
+                               float* RESTRICT running_var,    // (C) or null
+                               const float* RESTRICT x,        // (R, C)
+                               const float* RESTRICT gamma,    // (classes, C)
+                               const float* RESTRICT beta,     // (classes, C)
+                               const uint32_t* RESTRICT labels, // (S) or null
+                               float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes) {
+    SHARED(float, moments, 3 * COLUMNS);
+    const Tile tile = group_tile(R, R, 1, C).tile;
+    tile_moments(moments, tile, x, C);
+    finish(scale, shift, mean, rstd, running_mean, running_var, moments, tile, gamma, beta, labels, eps, momentum, R, S, C, classes);
+}
+
+// Where there are more rows than one block takes, stage 1 of 2.
+KERNEL norm_moments_f32(float* RESTRICT partials,  // (3, splits, C): the moments of each split
+                        const float* RESTRICT x,   // (R, C)
+                        uint32_t R, uint32_t C, uint32_t chunk, uint32_t splits) {
+    SHARED(float, moments, 3 * COLUMNS);
+    const Tile tile = group_tile(R, chunk, splits, C).tile;
+    tile_moments(moments, tile, x, C);
+    float* const to = partials + uint64_t(blockIdx.x) * C + tile.column;
+    const uint64_t second = uint64_t(splits) * C;
+    const float* from = moments;
+    each_column(tile.columns, [=](uint32_t j) {
+        to[j] = from[j];
+        to[second + j] = from[COLUMNS + j];
+        to[2 * second + j] = from[2 * COLUMNS + j];
+    });
+}
+
+// Stage 2 of 2. With n_b rows and mean_b in split b: mean = mean_0 + shift, shift = sum n_b (mean_b - mean_0) / R,
+// sum of squares = sum over b of its own + n_b (mean_b - mean_0 - shift)^2.
+KERNEL norm_statistics_many_f32(float* RESTRICT scale,          // (S, C)
+                                float* RESTRICT shift,          // (S, C)
+                                float* RESTRICT mean,           // (C)
+                                float* RESTRICT rstd,           // (C)
+                                float* RESTRICT running_mean,   // (C) or null
+                                float* RESTRICT running_var,    // (C) or null
+                                const float* RESTRICT partials, // (3, splits, C)
+                                const float* RESTRICT gamma,    // (classes, C)
+                                const float* RESTRICT beta,     // (classes, C)
+                                const uint32_t* RESTRICT labels, // (S) or null
+                                float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes,
+                                uint32_t chunk, uint32_t splits) {
+    SHARED(float, moments, 2 * COLUMNS);
+    SHARED(float, sums, COLUMNS);
+    const Tile tile = group_tile(splits, splits, 1, C).tile;
+    const uint64_t first = tile.column;
+    const float share = 1.0f / float(R);
+    const auto count = [=](uint64_t b) { return float(R - uint32_t(b) * chunk < chunk ? R - uint32_t(b) * chunk : chunk); };
+    const auto above_first = [=](uint64_t b, uint64_t c) {
+        return (partials[b * C + c] - partials[c]) + partials[(b + 2 * splits) * C + c];
+    };
+    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) { v[0] = count(b) * above_first(b, c); });
+    float* const joined = moments;
+    each_column(tile.columns, [=](uint32_t j) {
+        joined[COLUMNS + j] = sums[j] * share;
+        joined[j] = partials[first + j] + joined[COLUMNS + j];
+    });
+    barrier();
+    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) {
+        const float d = above_first(b, c) - joined[COLUMNS + c - first];
+        v[0] = partials[(b + splits) * C + c] + count(b) * (d * d);
+    });
+    each_column(tile.columns, [=](uint32_t j) { joined[COLUMNS + j] = sums[j]; });
+    barrier();
+    finish(scale, shift, mean, rstd, running_mean, running_var, moments, tile, gamma, beta, labels, eps, momentum, R, S, C, classes);
+}
+
+// In evaluation: the tables from running statistics.
+KERNEL norm_tables_f32(float* RESTRICT scale,              // (S, C)
+                       float* RESTRICT shift,              // (S, C)
+                       const float* RESTRICT running_mean, // (C)
+                       const float* RESTRICT running_var,  // (C)
+                       const float* RESTRICT gamma,        // (classes, C)
+                       const float* RESTRICT beta,         // (classes, C)
+                       const uint32_t* RESTRICT labels,    // (S) or null
+                       float eps, uint32_t S, uint32_t C, uint32_t classes) {
+    SHARED(float, moments, 2 * COLUMNS);
+    const Tile tile = group_tile(S, S, 1, C).tile;
+    const uint64_t first = tile.column;
+    float* const to = moments;
+    each_column(tile.columns, [=](uint32_t j) {
+        to[j] = running_mean[first + j];
+        to[COLUMNS + j] = 1.0f / square_root(running_var[first + j] + eps);
+    });
+    barrier();
+    tile_tables(scale, shift, moments, moments + COLUMNS, tile, gamma, beta, labels, S, C, classes);
+}
+
+// Where row r of x lies in y, and the other three of its 2 x 2. `width` is x's; 0 where y is not upsampled.
+struct Yes { static constexpr bool value = true; };
+struct No { static constexpr bool value = false; };
+template <class Body> DEVICE void with_flag(bool flag, Body body) {
+    if (flag) body(Yes());
+    else body(No());
+}
+DEVICE uint64_t upsampled_row(uint64_t row, uint32_t width) {
+    const uint32_t line = uint32_t(row) / width, w = uint32_t(row) % width;
+    return 4 * (uint64_t(line) * width) + 2 * w;
+}
+
+KERNEL norm_apply_f32(float* RESTRICT y,           // (R, C), or (4 R, C) where width is not 0
+                      const float* RESTRICT x,     // (R, C)
+                      const float* RESTRICT scale, // (groups, C)
+                      const float* RESTRICT shift, // (groups, C)
+                      uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
+    const GroupTile block = group_tile(span, chunk, splits, C);
+    const float* RESTRICT a = scale + uint64_t(block.group) * C;
+    const float* RESTRICT b = shift + uint64_t(block.group) * C;
+    with_activation({activation, slope}, [=](auto act) {
+        if (width == 0) {
+            each(block.tile, [=](uint64_t row, uint64_t c) { y[row * C + c] = act(a[c] * x[row * C + c] + b[c]); });
+            return;
+        }
+        each(block.tile, [=](uint64_t row, uint64_t c) {
+            const float value = act(a[c] * x[row * C + c] + b[c]);
+            float* const to = y + upsampled_row(row, width) * C + c;
+            to[0] = value;
+            to[C] = value;
+            to[2 * uint64_t(width) * C] = value;
+            to[(2 * uint64_t(width) + 1) * C] = value;
+        });
+    });
+}
+
+// gradient(row, c) = dL/dz, from dy and z; body gets it as a function, chosen outside the loop.
+template <class Body>
+DEVICE void with_gradient(const float* RESTRICT dy, const float* RESTRICT x, const float* RESTRICT scale, const float* RESTRICT shift,
+                          Activation activation, uint32_t C, uint32_t width, Body body) {
+    with_activation(activation, [=](auto act) {
+        with_derivative(activation, [=](auto derivative) {
+            with_flag(width != 0, [=](auto upsampled) {
+                body([=](uint64_t row, uint64_t c) {
+                    const float slope = derivative(act(scale[c] * x[row * C + c] + shift[c]));
+                    if constexpr (upsampled.value) {
+                        const float* const from = dy + upsampled_row(row, width) * C + c;
+                        const uint64_t below = 2 * uint64_t(width) * C;
+                        return slope * ((from[0] + from[C]) + (from[below] + from[below + C]));
+                    } else {
+                        return slope * dy[row * C + c];
+                    }
+                });
+            });
+        });
+    });
+}
+
+KERNEL norm_backward_sums_f32(float* RESTRICT partials,    // (2, gridDim.x, C): sum of g, sum of g xhat
+                              const float* RESTRICT dy,    // (R, C), or (4 R, C) where width is not 0
+                              const float* RESTRICT x,     // (R, C)
+                              const float* RESTRICT mean,  // (C)
+                              const float* RESTRICT rstd,  // (C)
+                              const float* RESTRICT scale, // (groups, C)
+                              const float* RESTRICT shift, // (groups, C)
+                              uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
+    SHARED(float, sums, 2 * COLUMNS);
+    const GroupTile block = group_tile(span, chunk, splits, C);
+    const uint64_t table = uint64_t(block.group) * C;
+    float* const to_sums = sums;
+    with_gradient(dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient) {
+        column_sum<2>(to_sums, block.tile, [=](uint64_t row, uint64_t c, float* v) {
+            const float g = gradient(row, c);
+            v[0] = g;
+            v[1] = g * (x[row * C + c] - mean[c]) * rstd[c];
+        });
+    });
+    float* const to = partials + uint64_t(blockIdx.x) * C + block.tile.column;
+    const uint64_t second = uint64_t(gridDim.x) * C;
+    each_column(block.tile.columns, [=](uint32_t j) {
+        to[j] = to_sums[j];
+        to[second + j] = to_sums[COLUMNS + j];
+    });
+}
+
+KERNEL norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
+                                float* RESTRICT dbeta,           // (classes, C)
+                                float* RESTRICT coefficients,    // (2, C): rstd / R times the two sums of dx
+                                const float* RESTRICT partials,  // (2, parts, C)
+                                const float* RESTRICT rstd,      // (C)
+                                const float* RESTRICT gamma,     // (classes, C)
+                                const uint32_t* RESTRICT labels, // (groups) or null
+                                uint32_t R, uint32_t C, uint32_t classes, uint32_t parts, uint32_t splits) {
+    SHARED(float, sums, 2 * COLUMNS);
+    const Tile tile = group_tile(parts, parts, 1, C).tile;
+    const uint64_t first = tile.column, second = uint64_t(parts) * C;
+    const auto label_of = [=](uint64_t part) {
+        const uint32_t label = labels == nullptr ? 0 : labels[uint32_t(part) / splits];
+        return label < classes ? label : classes - 1;
+    };
+    column_sum<2>(sums, tile, [=](uint64_t part, uint64_t c, float* v) {
+        const float weight = gamma[uint64_t(label_of(part)) * C + c];
+        v[0] = weight * partials[part * C + c];
+        v[1] = weight * partials[second + part * C + c];
+    });
+    float* const from = sums;
+    each_column(tile.columns, [=](uint32_t j) {
+        const float share = rstd[first + j] / float(R);
+        coefficients[first + j] = share * from[j];
+        coefficients[C + first + j] = share * from[COLUMNS + j];
+    });
+    if (labels == nullptr) {
+        barrier();
+        column_sum<2>(sums, tile, [=](uint64_t part, uint64_t c, float* v) {
+            v[0] = partials[part * C + c];
+            v[1] = partials[second + part * C + c];
+        });
+        each_column(tile.columns, [=](uint32_t j) {
+            dbeta[first + j] += from[j];
+            dgamma[first + j] += from[COLUMNS + j];
+        });
+    } else {
+        each_in_order(tile, label_of, [=](uint32_t label, uint64_t part, uint64_t c) {
+            dbeta[uint64_t(label) * C + c] += partials[part * C + c];
+            dgamma[uint64_t(label) * C + c] += partials[second + part * C + c];
+        });
+    }
+}
+
+KERNEL norm_backward_input_f32(float* RESTRICT dx,                 // (R, C)
+                               const float* RESTRICT dy,           // (R, C), or (4 R, C) where width is not 0
+                               const float* RESTRICT x,            // (R, C)
+                               const float* RESTRICT mean,         // (C)
+                               const float* RESTRICT rstd,         // (C)
+                               const float* RESTRICT scale,        // (groups, C)
+                               const float* RESTRICT shift,        // (groups, C)
+                               const float* RESTRICT coefficients, // (2, C)
+                               uint32_t activation, float slope, uint32_t accumulate,
+                               uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
+    const GroupTile block = group_tile(span, chunk, splits, C);
+    const uint64_t table = uint64_t(block.group) * C;
+    with_gradient(dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient) {
+        with_flag(accumulate != 0, [=](auto add) {
+            each(block.tile, [=](uint64_t row, uint64_t c) {
+                const float xhat = (x[row * C + c] - mean[c]) * rstd[c];
+                const float d = scale[table + c] * gradient(row, c) - (coefficients[c] + xhat * coefficients[C + c]);
+                dx[row * C + c] = add.value ? dx[row * C + c] + d : d;
+            });
+        });
+    });
+}

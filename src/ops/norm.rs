@@ -1,0 +1,285 @@
+//! Batch norm over features, plain and class-conditional, with the activation after it and nearest upsampling.
+
+use super::{Activation, expect_len, size32};
+use crate::device::{Buffer, Device, kernel};
+use crate::{Error, Result};
+
+/// What is normalised: (N, H, W, C), H = W = 1 in a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    /// The output is (N, 2 H, 2 W, C), every pixel repeated 2 x 2.
+    pub upsample: bool,
+}
+
+impl Shape {
+    /// N samples of C features.
+    pub fn features(n: usize, c: usize) -> Shape {
+        Shape { n, h: 1, w: 1, c, upsample: false }
+    }
+
+    pub fn input_len(&self) -> usize {
+        self.rows() * self.c
+    }
+
+    pub fn output_len(&self) -> usize {
+        self.input_len() * if self.upsample { 4 } else { 1 }
+    }
+
+    fn rows(&self) -> usize {
+        self.n * self.h * self.w
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.input_len() == 0 {
+            let Shape { n, h, w, c, .. } = self;
+            return Err(Error::Shape(format!("norm: {n} x {h} x {w} x {c} values, at least one of each is needed")));
+        }
+        size32("norm", self.output_len())?;
+        Ok(())
+    }
+
+    fn width(&self) -> u32 {
+        if self.upsample { self.w as u32 } else { 0 }
+    }
+}
+
+/// What `apply`, and a convolution's fetch, take: z = scale x + shift. One row, or one per sample where there are labels.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables<'a> {
+    /// (S, C)
+    pub scale: &'a Buffer<f32>,
+    /// (S, C)
+    pub shift: &'a Buffer<f32>,
+}
+
+/// A batch and what [`statistics`] makes of it, which [`backward`] needs again.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// (N, H, W, C)
+    pub x: &'a Buffer<f32>,
+    /// (C)
+    pub mean: &'a Buffer<f32>,
+    /// (C): 1 / sqrt(variance + eps)
+    pub rstd: &'a Buffer<f32>,
+    pub tables: Tables<'a>,
+}
+
+impl Batch<'_> {
+    fn check(&self, table_rows: usize, shape: Shape) -> Result<()> {
+        shape.check()?;
+        expect_len("norm", "x", self.x.len(), shape.input_len())?;
+        expect_len("norm", "mean", self.mean.len(), shape.c)?;
+        expect_len("norm", "rstd", self.rstd.len(), shape.c)?;
+        check_tables(self.tables, table_rows, shape)
+    }
+}
+
+/// The learnt scale and shift: (C), or, with a label (N) for each sample, (classes, C).
+#[derive(Clone, Copy, Debug)]
+pub struct Affine<'a> {
+    pub gamma: &'a Buffer<f32>,
+    pub beta: &'a Buffer<f32>,
+    pub labels: Option<&'a Buffer<u32>>,
+}
+
+/// Running statistics (C), and how far a batch moves them: `1 / k` at the k-th batch makes plain averages.
+#[derive(Clone, Copy, Debug)]
+pub struct Running<'a> {
+    pub mean: &'a Buffer<f32>,
+    pub var: &'a Buffer<f32>,
+    pub momentum: f32,
+}
+
+impl Affine<'_> {
+    /// Rows of the tables, and classes.
+    fn check(&self, shape: Shape) -> Result<(usize, usize)> {
+        expect_len("norm", "beta", self.beta.len(), self.gamma.len())?;
+        let Some(labels) = self.labels else {
+            expect_len("norm", "gamma", self.gamma.len(), shape.c)?;
+            return Ok((1, 1));
+        };
+        expect_len("norm", "labels", labels.len(), shape.n)?;
+        let len = self.gamma.len();
+        if len == 0 || !len.is_multiple_of(shape.c.max(1)) {
+            return Err(Error::Shape(format!("norm: gamma has {len} elements, expected classes * {}", shape.c)));
+        }
+        Ok((shape.n, len / shape.c.max(1)))
+    }
+}
+
+/// How blocks share the rows out: within each of `groups` groups of `span` rows, `splits` blocks of `chunk`.
+struct Split {
+    groups: usize,
+    span: usize,
+    chunk: usize,
+    splits: usize,
+    columns: u32,
+}
+
+impl Split {
+    /// `groups`: 1, or as many as there are samples, where each has its own row of the tables.
+    fn new(device: &Device, shape: Shape, groups: usize) -> Split {
+        let tuning = device.tuning();
+        let span = shape.rows() / groups;
+        let (chunk, splits) = (tuning.rows, span.div_ceil(tuning.rows));
+        Split { groups, span, chunk, splits, columns: shape.c.div_ceil(tuning.columns) as u32 }
+    }
+
+    fn parts(&self) -> usize {
+        self.groups * self.splits
+    }
+
+    fn grid(&self) -> [u32; 3] {
+        [self.parts() as u32, self.columns, 1]
+    }
+}
+
+/// Workspace of `statistics` and of `backward`, in floats.
+pub fn workspace_len(device: &Device, shape: Shape, conditional: bool) -> usize {
+    let split = Split::new(device, shape, if conditional { shape.n } else { 1 });
+    let moments = Split::new(device, shape, 1).splits;
+    shape.c * (2 * split.parts() + 2).max(3 * moments)
+}
+
+fn check_tables(tables: Tables, rows: usize, shape: Shape) -> Result<()> {
+    expect_len("norm", "scale", tables.scale.len(), rows * shape.c)?;
+    expect_len("norm", "shift", tables.shift.len(), rows * shape.c)
+}
+
+/// The batch's mean and deviation, the tables that follow from them, and, where given, the running statistics moved
+/// towards them. One launch up to 256 rows, two above. `workspace` has [`workspace_len`] floats.
+pub fn statistics(
+    batch: Batch,
+    running: Option<Running>,
+    affine: Affine,
+    eps: f32,
+    shape: Shape,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let (rows, classes) = affine.check(shape)?;
+    batch.check(rows, shape)?;
+    let Batch { x, mean, rstd, tables } = batch;
+    if let Some(running) = running {
+        expect_len("norm", "running mean", running.mean.len(), shape.c)?;
+        expect_len("norm", "running var", running.var.len(), shape.c)?;
+    }
+    let device = x.device();
+    expect_len("norm", "workspace", workspace.len(), workspace_len(device, shape, affine.labels.is_some()))?;
+    let split = Split::new(device, shape, 1);
+    let one = split.splits == 1;
+    if !one {
+        let launch = device.launch(kernel::NORM_MOMENTS_F32, split.grid()).output(workspace).input(x);
+        let launch = launch.scalar(shape.rows() as u32).scalar(shape.c as u32);
+        // SAFETY: `x` has R * C elements; the workspace holds three rows per split.
+        unsafe { launch.scalar(split.chunk as u32).scalar(split.splits as u32).run()? };
+    }
+    let kernel = if one { kernel::NORM_STATISTICS_ONE_F32 } else { kernel::NORM_STATISTICS_MANY_F32 };
+    let launch = device.launch(kernel, [1, split.columns, 1]).output(tables.scale).output(tables.shift);
+    let launch = launch.output(mean).output(rstd);
+    let launch = launch.optional_output(running.map(|r| r.mean)).optional_output(running.map(|r| r.var));
+    let launch = launch.input(if one { x } else { workspace });
+    let launch = launch.input(affine.gamma).input(affine.beta).optional(affine.labels);
+    let launch = launch.scalar(eps).scalar(running.map_or(0.0, |r| r.momentum)).scalar(shape.rows() as u32);
+    let launch = launch.scalar(rows as u32).scalar(shape.c as u32).scalar(classes as u32);
+    // SAFETY: every length was compared above; labels beyond the classes are clamped by the kernel.
+    unsafe { if one { launch.run() } else { launch.scalar(split.chunk as u32).scalar(split.splits as u32).run() } }
+}
+
+/// The tables from running statistics, for evaluation.
+pub fn running_tables(tables: Tables, running: Running, affine: Affine, eps: f32, shape: Shape) -> Result<()> {
+    shape.check()?;
+    let (rows, classes) = affine.check(shape)?;
+    check_tables(tables, rows, shape)?;
+    expect_len("norm", "running mean", running.mean.len(), shape.c)?;
+    expect_len("norm", "running var", running.var.len(), shape.c)?;
+    let device = tables.scale.device();
+    let grid = [1, Split::new(device, shape, 1).columns, 1];
+    let launch = device.launch(kernel::NORM_TABLES_F32, grid).output(tables.scale).output(tables.shift);
+    let launch = launch.input(running.mean).input(running.var);
+    let launch = launch.input(affine.gamma).input(affine.beta).optional(affine.labels);
+    let launch = launch.scalar(eps).scalar(rows as u32).scalar(shape.c as u32).scalar(classes as u32);
+    // SAFETY: every length was compared above; labels beyond the classes are clamped by the kernel.
+    unsafe { launch.run() }
+}
+
+/// Rows of the tables: 1 or N.
+fn table_rows(tables: Tables, shape: Shape) -> Result<usize> {
+    let rows = if tables.scale.len() == shape.c { 1 } else { shape.n };
+    check_tables(tables, rows, shape)?;
+    Ok(rows)
+}
+
+/// `y` = activation(scale `x` + shift), upsampled where the shape says so.
+pub fn apply(y: &Buffer<f32>, x: &Buffer<f32>, tables: Tables, activation: Activation, shape: Shape) -> Result<()> {
+    shape.check()?;
+    expect_len("norm", "x", x.len(), shape.input_len())?;
+    expect_len("norm", "y", y.len(), shape.output_len())?;
+    let split = Split::new(x.device(), shape, table_rows(tables, shape)?);
+    let (code, slope) = activation.code();
+    let launch = x.device().launch(kernel::NORM_APPLY_F32, split.grid());
+    let launch = launch.output(y).input(x).input(tables.scale).input(tables.shift).scalar(code).scalar(slope);
+    let launch = launch.scalar(split.span as u32).scalar(shape.c as u32).scalar(split.chunk as u32);
+    // SAFETY: every length was compared above.
+    unsafe { launch.scalar(split.splits as u32).scalar(shape.width()).run() }
+}
+
+/// What [`backward`] writes.
+pub struct Gradients<'a> {
+    /// (N, H, W, C); overwritten, or added to where `accumulate` is set.
+    pub dx: &'a Buffer<f32>,
+    pub accumulate: bool,
+    /// As gamma; added to.
+    pub dgamma: &'a Buffer<f32>,
+    /// As beta; added to.
+    pub dbeta: &'a Buffer<f32>,
+}
+
+/// All gradients from `dy`, that of [`apply`]'s output. Three launches. `workspace` has [`workspace_len`] floats.
+pub fn backward(
+    gradients: Gradients,
+    dy: &Buffer<f32>,
+    batch: Batch,
+    affine: Affine,
+    activation: Activation,
+    shape: Shape,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let (rows, classes) = affine.check(shape)?;
+    batch.check(rows, shape)?;
+    let Batch { x, mean, rstd, tables } = batch;
+    let Affine { gamma, labels, .. } = affine;
+    expect_len("norm backward", "dy", dy.len(), shape.output_len())?;
+    expect_len("norm backward", "dx", gradients.dx.len(), shape.input_len())?;
+    expect_len("norm backward", "dgamma", gradients.dgamma.len(), gamma.len())?;
+    expect_len("norm backward", "dbeta", gradients.dbeta.len(), gamma.len())?;
+    let device = x.device();
+    expect_len("norm backward", "workspace", workspace.len(), workspace_len(device, shape, labels.is_some()))?;
+    let split = Split::new(device, shape, rows);
+    let partials = workspace.view(0..2 * shape.c * split.parts());
+    let coefficients = workspace.view(partials.len()..partials.len() + 2 * shape.c);
+    let (code, slope) = activation.code();
+
+    let launch = device.launch(kernel::NORM_BACKWARD_SUMS_F32, split.grid()).output(&partials).input(dy).input(x);
+    let launch = launch.input(mean).input(rstd).input(tables.scale).input(tables.shift);
+    let launch = launch.scalar(code).scalar(slope).scalar(split.span as u32).scalar(shape.c as u32);
+    // SAFETY: every length was compared above.
+    unsafe { launch.scalar(split.chunk as u32).scalar(split.splits as u32).scalar(shape.width()).run()? };
+
+    let launch = device.launch(kernel::NORM_BACKWARD_FINISH_F32, [1, split.columns, 1]);
+    let launch = launch.output(gradients.dgamma).output(gradients.dbeta).output(&coefficients).input(&partials);
+    let launch = launch.input(rstd).input(gamma).optional(labels);
+    let launch = launch.scalar(shape.rows() as u32).scalar(shape.c as u32).scalar(classes as u32);
+    // SAFETY: as above; labels beyond the classes are clamped by the kernel.
+    unsafe { launch.scalar(split.parts() as u32).scalar(split.splits as u32).run()? };
+
+    let launch = device.launch(kernel::NORM_BACKWARD_INPUT_F32, split.grid()).output(gradients.dx).input(dy).input(x);
+    let launch = launch.input(mean).input(rstd).input(tables.scale).input(tables.shift);
+    let launch = launch.input(&coefficients).scalar(code).scalar(slope).scalar(u32::from(gradients.accumulate));
+    let launch = launch.scalar(split.span as u32).scalar(shape.c as u32).scalar(split.chunk as u32);
+    // SAFETY: as above.
+    unsafe { launch.scalar(split.splits as u32).scalar(shape.width()).run() }
+}
