@@ -25,8 +25,8 @@
 #include "device/activation.h"
 #include "device/columns.h"
 
-// moments[j] = mean, moments[COLUMNS + j] = sum (x - mean)^2 of column j over the tile's rows. The second pass also
-// sums the deviations themselves: what rounding left of them corrects both.
+// moments[j] = mean, moments[COLUMNS + j] = sum (x - mean)^2, moments[2 COLUMNS + j] = what rounding took from the mean,
+// of column j over the tile's rows. The second pass also sums the deviations themselves, which corrects all three.
 DEVICE void tile_moments(float* moments, const Tile& tile, const float* RESTRICT x, uint32_t C) {
     SHARED(float, sums, COLUMNS);
     SHARED(float, deviations, 2 * COLUMNS);
@@ -44,6 +44,7 @@ DEVICE void tile_moments(float* moments, const Tile& tile, const float* RESTRICT
     each_column(tile.columns, [=](uint32_t j) {
         const float left = deviations[j] * share;
         moments[j] = sums[j] + left;
+        moments[2 * COLUMNS + j] = left - (moments[j] - sums[j]);
         moments[COLUMNS + j] = larger(deviations[COLUMNS + j] - deviations[j] * left, 0.0f);
     });
     barrier();
@@ -94,17 +95,17 @@ KERNEL norm_statistics_one_f32(float* RESTRICT scale,          // (S, C)
                                const float* RESTRICT beta,     // (classes, C)
                                const uint32_t* RESTRICT labels, // (S) or null
                                float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes) {
-    SHARED(float, moments, 2 * COLUMNS);
+    SHARED(float, moments, 3 * COLUMNS);
     const Tile tile = group_tile(R, R, 1, C).tile;
     tile_moments(moments, tile, x, C);
     finish(scale, shift, mean, rstd, running_mean, running_var, moments, tile, gamma, beta, labels, eps, momentum, R, S, C, classes);
 }
 
 // Where there are more rows than one block takes, stage 1 of 2.
-KERNEL norm_moments_f32(float* RESTRICT partials,  // (2, splits, C): mean and sum of squared deviations of each split
+KERNEL norm_moments_f32(float* RESTRICT partials,  // (3, splits, C): the moments of each split
                         const float* RESTRICT x,   // (R, C)
                         uint32_t R, uint32_t C, uint32_t chunk, uint32_t splits) {
-    SHARED(float, moments, 2 * COLUMNS);
+    SHARED(float, moments, 3 * COLUMNS);
     const Tile tile = group_tile(R, chunk, splits, C).tile;
     tile_moments(moments, tile, x, C);
     float* const to = partials + uint64_t(blockIdx.x) * C + tile.column;
@@ -113,18 +114,19 @@ KERNEL norm_moments_f32(float* RESTRICT partials,  // (2, splits, C): mean and s
     each_column(tile.columns, [=](uint32_t j) {
         to[j] = from[j];
         to[second + j] = from[COLUMNS + j];
+        to[2 * second + j] = from[2 * COLUMNS + j];
     });
 }
 
-// Stage 2 of 2. With n_b rows and mean_b in split b: mean = mean_0 + sum n_b (mean_b - mean_0) / R,
-// sum of squares = sum over b of its own + n_b (mean_b - mean)^2.
+// Stage 2 of 2. With n_b rows and mean_b in split b: mean = mean_0 + shift, shift = sum n_b (mean_b - mean_0) / R,
+// sum of squares = sum over b of its own + n_b (mean_b - mean_0 - shift)^2.
 KERNEL norm_statistics_many_f32(float* RESTRICT scale,          // (S, C)
                                 float* RESTRICT shift,          // (S, C)
                                 float* RESTRICT mean,           // (C)
                                 float* RESTRICT rstd,           // (C)
                                 float* RESTRICT running_mean,   // (C) or null
                                 float* RESTRICT running_var,    // (C) or null
-                                const float* RESTRICT partials, // (2, splits, C)
+                                const float* RESTRICT partials, // (3, splits, C)
                                 const float* RESTRICT gamma,    // (classes, C)
                                 const float* RESTRICT beta,     // (classes, C)
                                 const uint32_t* RESTRICT labels, // (S) or null
@@ -136,12 +138,18 @@ KERNEL norm_statistics_many_f32(float* RESTRICT scale,          // (S, C)
     const uint64_t first = tile.column;
     const float share = 1.0f / float(R);
     const auto count = [=](uint64_t b) { return float(R - uint32_t(b) * chunk < chunk ? R - uint32_t(b) * chunk : chunk); };
-    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) { v[0] = count(b) * (partials[b * C + c] - partials[c]); });
+    const auto above_first = [=](uint64_t b, uint64_t c) {
+        return (partials[b * C + c] - partials[c]) + partials[(b + 2 * splits) * C + c];
+    };
+    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) { v[0] = count(b) * above_first(b, c); });
     float* const joined = moments;
-    each_column(tile.columns, [=](uint32_t j) { joined[j] = partials[first + j] + sums[j] * share; });
+    each_column(tile.columns, [=](uint32_t j) {
+        joined[COLUMNS + j] = sums[j] * share;
+        joined[j] = partials[first + j] + joined[COLUMNS + j];
+    });
     barrier();
     column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) {
-        const float d = partials[b * C + c] - joined[c - first];
+        const float d = above_first(b, c) - joined[COLUMNS + c - first];
         v[0] = partials[(b + splits) * C + c] + count(b) * (d * d);
     });
     each_column(tile.columns, [=](uint32_t j) { joined[COLUMNS + j] = sums[j]; });

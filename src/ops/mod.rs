@@ -3,6 +3,7 @@
 
 pub mod adam;
 pub mod log_partition;
+pub mod norm;
 pub mod pixels;
 pub mod random;
 pub mod state;

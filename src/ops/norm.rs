@@ -56,13 +56,26 @@ pub struct Tables<'a> {
     pub shift: &'a Buffer<f32>,
 }
 
-/// What the backward pass needs of the forward one.
+/// A batch and what [`statistics`] makes of it, which [`backward`] needs again.
 #[derive(Clone, Copy, Debug)]
-pub struct Statistics<'a> {
+pub struct Batch<'a> {
+    /// (N, H, W, C)
+    pub x: &'a Buffer<f32>,
     /// (C)
     pub mean: &'a Buffer<f32>,
     /// (C): 1 / sqrt(variance + eps)
     pub rstd: &'a Buffer<f32>,
+    pub tables: Tables<'a>,
+}
+
+impl Batch<'_> {
+    fn check(&self, table_rows: usize, shape: Shape) -> Result<()> {
+        shape.check()?;
+        expect_len("norm", "x", self.x.len(), shape.input_len())?;
+        expect_len("norm", "mean", self.mean.len(), shape.c)?;
+        expect_len("norm", "rstd", self.rstd.len(), shape.c)?;
+        check_tables(self.tables, table_rows, shape)
+    }
 }
 
 /// The learnt scale and shift: (C), or, with a label (N) for each sample, (classes, C).
@@ -85,20 +98,17 @@ impl Affine<'_> {
     /// Rows of the tables, and classes.
     fn check(&self, shape: Shape) -> Result<(usize, usize)> {
         expect_len("norm", "beta", self.beta.len(), self.gamma.len())?;
-        rows_of("gamma", self.gamma, self.labels, shape)
+        let Some(labels) = self.labels else {
+            expect_len("norm", "gamma", self.gamma.len(), shape.c)?;
+            return Ok((1, 1));
+        };
+        expect_len("norm", "labels", labels.len(), shape.n)?;
+        let len = self.gamma.len();
+        if len == 0 || !len.is_multiple_of(shape.c.max(1)) {
+            return Err(Error::Shape(format!("norm: gamma has {len} elements, expected classes * {}", shape.c)));
+        }
+        Ok((shape.n, len / shape.c.max(1)))
     }
-}
-
-fn rows_of(name: &str, gamma: &Buffer<f32>, labels: Option<&Buffer<u32>>, shape: Shape) -> Result<(usize, usize)> {
-    let Some(labels) = labels else {
-        expect_len("norm", name, gamma.len(), shape.c)?;
-        return Ok((1, 1));
-    };
-    expect_len("norm", "labels", labels.len(), shape.n)?;
-    if gamma.is_empty() || !gamma.len().is_multiple_of(shape.c) {
-        return Err(Error::Shape(format!("norm: {name} has {} elements, expected classes * {}", gamma.len(), shape.c)));
-    }
-    Ok((shape.n, gamma.len() / shape.c))
 }
 
 /// How blocks share the rows out: within each of `groups` groups of `span` rows, `splits` blocks of `chunk`.
@@ -131,7 +141,8 @@ impl Split {
 /// Workspace of `statistics` and of `backward`, in floats.
 pub fn workspace_len(device: &Device, shape: Shape, conditional: bool) -> usize {
     let split = Split::new(device, shape, if conditional { shape.n } else { 1 });
-    2 * shape.c * (split.parts() + 1)
+    let moments = Split::new(device, shape, 1).splits;
+    shape.c * (2 * split.parts() + 2).max(3 * moments)
 }
 
 fn check_tables(tables: Tables, rows: usize, shape: Shape) -> Result<()> {
@@ -139,28 +150,19 @@ fn check_tables(tables: Tables, rows: usize, shape: Shape) -> Result<()> {
     expect_len("norm", "shift", tables.shift.len(), rows * shape.c)
 }
 
-fn check_statistics(statistics: Statistics, shape: Shape) -> Result<()> {
-    expect_len("norm", "mean", statistics.mean.len(), shape.c)?;
-    expect_len("norm", "rstd", statistics.rstd.len(), shape.c)
-}
-
 /// The batch's mean and deviation, the tables that follow from them, and, where given, the running statistics moved
 /// towards them. One launch up to 256 rows, two above. `workspace` has [`workspace_len`] floats.
 pub fn statistics(
-    tables: Tables,
-    statistics: Statistics,
+    batch: Batch,
     running: Option<Running>,
-    x: &Buffer<f32>,
     affine: Affine,
     eps: f32,
     shape: Shape,
     workspace: &Buffer<f32>,
 ) -> Result<()> {
-    shape.check()?;
-    expect_len("norm", "x", x.len(), shape.input_len())?;
     let (rows, classes) = affine.check(shape)?;
-    check_tables(tables, rows, shape)?;
-    check_statistics(statistics, shape)?;
+    batch.check(rows, shape)?;
+    let Batch { x, mean, rstd, tables } = batch;
     if let Some(running) = running {
         expect_len("norm", "running mean", running.mean.len(), shape.c)?;
         expect_len("norm", "running var", running.var.len(), shape.c)?;
@@ -172,12 +174,12 @@ pub fn statistics(
     if !one {
         let launch = device.launch(kernel::NORM_MOMENTS_F32, split.grid()).output(workspace).input(x);
         let launch = launch.scalar(shape.rows() as u32).scalar(shape.c as u32);
-        // SAFETY: `x` has R * C elements; the workspace holds two rows per split.
+        // SAFETY: `x` has R * C elements; the workspace holds three rows per split.
         unsafe { launch.scalar(split.chunk as u32).scalar(split.splits as u32).run()? };
     }
     let kernel = if one { kernel::NORM_STATISTICS_ONE_F32 } else { kernel::NORM_STATISTICS_MANY_F32 };
     let launch = device.launch(kernel, [1, split.columns, 1]).output(tables.scale).output(tables.shift);
-    let launch = launch.output(statistics.mean).output(statistics.rstd);
+    let launch = launch.output(mean).output(rstd);
     let launch = launch.optional_output(running.map(|r| r.mean)).optional_output(running.map(|r| r.var));
     let launch = launch.input(if one { x } else { workspace });
     let launch = launch.input(affine.gamma).input(affine.beta).optional(affine.labels);
@@ -236,57 +238,46 @@ pub struct Gradients<'a> {
     pub dbeta: &'a Buffer<f32>,
 }
 
-/// What [`apply`] and [`statistics`] had.
-#[derive(Clone, Copy)]
-pub struct Saved<'a> {
-    pub x: &'a Buffer<f32>,
-    pub statistics: Statistics<'a>,
-    pub tables: Tables<'a>,
-}
-
 /// All gradients from `dy`, that of [`apply`]'s output. Three launches. `workspace` has [`workspace_len`] floats.
 pub fn backward(
     gradients: Gradients,
     dy: &Buffer<f32>,
-    saved: Saved,
-    gamma: &Buffer<f32>,
-    labels: Option<&Buffer<u32>>,
+    batch: Batch,
+    affine: Affine,
     activation: Activation,
     shape: Shape,
     workspace: &Buffer<f32>,
 ) -> Result<()> {
-    shape.check()?;
-    let Saved { x, statistics, tables } = saved;
+    let (rows, classes) = affine.check(shape)?;
+    batch.check(rows, shape)?;
+    let Batch { x, mean, rstd, tables } = batch;
+    let Affine { gamma, labels, .. } = affine;
     expect_len("norm backward", "dy", dy.len(), shape.output_len())?;
-    expect_len("norm backward", "x", x.len(), shape.input_len())?;
     expect_len("norm backward", "dx", gradients.dx.len(), shape.input_len())?;
-    let (rows, classes) = rows_of("gamma", gamma, labels, shape)?;
     expect_len("norm backward", "dgamma", gradients.dgamma.len(), gamma.len())?;
     expect_len("norm backward", "dbeta", gradients.dbeta.len(), gamma.len())?;
-    check_tables(tables, rows, shape)?;
-    check_statistics(statistics, shape)?;
     let device = x.device();
     expect_len("norm backward", "workspace", workspace.len(), workspace_len(device, shape, labels.is_some()))?;
     let split = Split::new(device, shape, rows);
     let partials = workspace.view(0..2 * shape.c * split.parts());
-    let coefficients = workspace.view(partials.len()..workspace.len());
+    let coefficients = workspace.view(partials.len()..partials.len() + 2 * shape.c);
     let (code, slope) = activation.code();
 
     let launch = device.launch(kernel::NORM_BACKWARD_SUMS_F32, split.grid()).output(&partials).input(dy).input(x);
-    let launch = launch.input(statistics.mean).input(statistics.rstd).input(tables.scale).input(tables.shift);
+    let launch = launch.input(mean).input(rstd).input(tables.scale).input(tables.shift);
     let launch = launch.scalar(code).scalar(slope).scalar(split.span as u32).scalar(shape.c as u32);
     // SAFETY: every length was compared above.
     unsafe { launch.scalar(split.chunk as u32).scalar(split.splits as u32).scalar(shape.width()).run()? };
 
     let launch = device.launch(kernel::NORM_BACKWARD_FINISH_F32, [1, split.columns, 1]);
     let launch = launch.output(gradients.dgamma).output(gradients.dbeta).output(&coefficients).input(&partials);
-    let launch = launch.input(statistics.rstd).input(gamma).optional(labels);
+    let launch = launch.input(rstd).input(gamma).optional(labels);
     let launch = launch.scalar(shape.rows() as u32).scalar(shape.c as u32).scalar(classes as u32);
     // SAFETY: as above; labels beyond the classes are clamped by the kernel.
     unsafe { launch.scalar(split.parts() as u32).scalar(split.splits as u32).run()? };
 
     let launch = device.launch(kernel::NORM_BACKWARD_INPUT_F32, split.grid()).output(gradients.dx).input(dy).input(x);
-    let launch = launch.input(statistics.mean).input(statistics.rstd).input(tables.scale).input(tables.shift);
+    let launch = launch.input(mean).input(rstd).input(tables.scale).input(tables.shift);
     let launch = launch.input(&coefficients).scalar(code).scalar(slope).scalar(u32::from(gradients.accumulate));
     let launch = launch.scalar(split.span as u32).scalar(shape.c as u32).scalar(split.chunk as u32);
     // SAFETY: as above.
