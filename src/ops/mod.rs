@@ -4,6 +4,7 @@
 pub mod log_partition;
 pub mod losses;
 pub mod projection;
+pub mod resample;
 pub mod spectral_norm;
 
 use crate::{Error, Result};
