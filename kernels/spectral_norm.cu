@@ -39,6 +39,15 @@ struct Tile { uint32_t entry, begin, end, partial; };
 // Rows that are read twice in a row: once for their dot products, once, from cache, for their sum.
 constexpr uint32_t STRIP = WARPS > 1 ? 4 * WARPS : 8;
 
+// dots (rows) = S x; to be read after a barrier.
+DEVICE void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float* RESTRICT x, uint32_t rows, uint32_t columns) {
+    for_each_row(rows, [&](uint32_t r) {
+        const float* const row = S + uint64_t(r) * columns;
+        const float sum = row_sum(columns, [&](uint32_t c) { return row[c] * x[c]; });
+        if (row_leader()) dots[r] = sum;
+    });
+}
+
 // Outputs as columns: t (rows, unnormalised) and acc (columns) += sum of t_i S_i over rows begin .. end.
 DEVICE void both_products(float* RESTRICT t, float* RESTRICT acc, const float* RESTRICT S, const float* RESTRICT u,
                           uint32_t columns, uint32_t begin, uint32_t end) {
@@ -47,8 +56,7 @@ DEVICE void both_products(float* RESTRICT t, float* RESTRICT acc, const float* R
         const uint32_t count = end - first < STRIP ? end - first : STRIP;
         const float* const strip = S + uint64_t(first) * columns;
         float* const dots = t + first;
-        row_sums(count, columns, [&](uint32_t r, uint32_t c) { return strip[uint64_t(r) * columns + c] * u[c]; },
-                 [&](uint32_t r, float sum) { dots[r] = sum; });
+        row_dots(dots, strip, u, count, columns);
         barrier();
         column_sums(0, columns, count, Everything(),
                     [&](uint32_t r, uint32_t c) { return dots[r] * strip[uint64_t(r) * columns + c]; },
@@ -106,8 +114,7 @@ DEVICE void finish(float* RESTRICT sigma, float* RESTRICT u, float* RESTRICT v, 
             barrier();
         }
         product = work + inputs;
-        row_sums(outputs, inputs, [&](uint32_t r, uint32_t c) { return S[uint64_t(r) * inputs + c] * v[c]; },
-                 [&](uint32_t r, float sum) { product[r] = sum; });
+        row_dots(product, S, v, outputs, inputs);
         barrier();
     }
     if (iterate) {
