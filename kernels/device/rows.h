@@ -45,15 +45,22 @@ DEVICE void column_sums(uint32_t first, uint32_t last, uint32_t rows, Take take,
     if (c < last) column_sums_at<16>(c, last - c, rows, take, value, store);
 }
 
-// store(r, sum over c < columns of value(r, c)) for every r < rows. With real threads a warp owns a row, and there is
-// no barrier: what is stored may be read after one.
-template <class Value, class Store> DEVICE void row_sums(uint32_t rows, uint32_t columns, Value value, Store store) {
-    for (uint32_t r = 0; r < rows; r++) {
-        float sum[1];
-        block_sum(sum, columns, [&](uint32_t c, float* v) { v[0] = value(r, c); });
-        store(r, sum[0]);
-    }
+// body(r) for every r < rows. With real threads a warp owns a row, and there is no barrier; inside the body,
+// row_reduce and for_each_column are for the lanes of that warp, and a lane sees the same columns in both.
+template <class Body> DEVICE void for_each_row(uint32_t rows, Body body) {
+    for (uint32_t r = 0; r < rows; r++) body(r);
 }
+template <class Join, class Value> DEVICE float row_reduce(float empty, uint32_t columns, Value value) {
+    float result[1];
+    block_reduce<Join>(result, empty, columns, [&](uint32_t c, float* v) { v[0] = value(c); });
+    return result[0];
+}
+template <class Body> DEVICE void for_each_column(uint32_t columns, Body body) {
+    INDEPENDENT
+    for (uint32_t c = 0; c < columns; c++) body(c);
+}
+// One lane of each row, to store what all of them know.
+DEVICE constexpr bool row_leader() { return true; }
 #else
 template <class Row> DEVICE void for_each_element(uint32_t rows, uint32_t columns, Row row) {
     for (uint32_t i = thread(); i < rows * columns; i += BLOCK) row(i / columns)(i % columns);
@@ -80,16 +87,25 @@ DEVICE void column_sums(uint32_t first, uint32_t last, uint32_t rows, Take take,
     }
 }
 
-template <class Value, class Store> DEVICE void row_sums(uint32_t rows, uint32_t columns, Value value, Store store) {
-    const int lane = thread() % WARP;
-    for (uint32_t r = thread() / WARP; r < rows; r += WARPS) {
-        float sum = 0.0f;
-        for (uint32_t c = lane; c < columns; c += WARP) sum += value(r, c);
-        for (int mask = WARP / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
-        if (lane == 0) store(r, sum);
-    }
+template <class Body> DEVICE void for_each_row(uint32_t rows, Body body) {
+    for (uint32_t r = thread() / WARP; r < rows; r += WARPS) body(r);
 }
+template <class Join, class Value> DEVICE float row_reduce(float empty, uint32_t columns, Value value) {
+    float result = empty;
+    for (uint32_t c = thread() % WARP; c < columns; c += WARP) result = Join::join(result, value(c));
+    for (int mask = WARP / 2; mask > 0; mask /= 2) result = Join::join(result, shuffle_xor(result, mask));
+    return result;
+}
+template <class Body> DEVICE void for_each_column(uint32_t columns, Body body) {
+    for (uint32_t c = thread() % WARP; c < columns; c += WARP) body(c);
+}
+DEVICE bool row_leader() { return thread() % WARP == 0; }
 #endif
+
+template <class Value> DEVICE float row_sum(uint32_t columns, Value value) { return row_reduce<Sum>(0.0f, columns, value); }
+template <class Value> DEVICE float row_maximum(uint32_t columns, Value value) {
+    return row_reduce<Maximum>(-INFINITY, columns, value);
+}
 
 struct Everything {
     MEMBER bool operator()(uint32_t) const { return true; }

@@ -2,6 +2,7 @@
 //! The only place besides [`crate::device`] that says `unsafe`, and the only one that knows a block size.
 
 pub mod adam;
+pub mod cross_entropy;
 pub mod log_partition;
 pub mod norm;
 pub mod pixels;
@@ -13,6 +14,8 @@ pub mod matmul;
 pub mod norm;
 pub mod peak;
 mod tile;
+pub mod resample;
+pub mod spectral_norm;
 
 use crate::{Error, Result};
 

@@ -1,0 +1,240 @@
+// Changing the resolution of images (N, H, W, C), and appending a label to them.
+//
+//   average pool 2x2    y[h,w] = mean of x[2h..2h+1, 2w..2w+1]; an odd last row or column is left out
+//                       dx[h,w] = dy[h/2,w/2] / 4
+//   max pool 2x2        y = max of the four, the first of equals; saved: which, 0 to 3 as 2 * row + column
+//                       dx = dy where it was the one, 0 elsewhere
+//   nearest x2          y[h,w] = x[h/2,w/2]                    dx[h,w] = sum of dy[2h..2h+1, 2w..2w+1]
+//   bilinear x2         (align_corners = False) in each direction y[2h] = 3/4 x[h] + 1/4 x[h-1],
+//                       y[2h+1] = 3/4 x[h] + 1/4 x[h+1], neighbours clamped to the image; dx is its transpose, gathered
+//   append planes       y = x and `classes` channels more: 1 in the label's, 0 elsewhere    dx = dy without them
+//   append embedding    y = x and E channels more: row `label` of an embedding (classes, E), zeros without a label
+//                       dE[k] += sum over {n: y_n = k} of scale[n] * sum over pixels of dy's last E channels
+//
+// y overwrites; dx overwrites, or accumulates where `accumulate` is 1; dE accumulates (scale: null is 1). Everything
+// is gathered: each output element is written once, by one thread. A block walks `pixels` pixels of the output.
+// Memory traffic: every input and output once, but bilinear, which reads four neighbours from cache.
+#include "device/execution.h"
+#include "device/math.h"
+#include "device/reduce.h"
+#include "device/rows.h"
+
+// The pixels of this block: for each the number of its image, its row, its column; out(image, h, w) gives the function
+// of the channel.
+template <class Out>
+DEVICE void for_each_pixel(uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels, Out out) {
+    const uint32_t begin = blockIdx.x * pixels, total = N * H * W;
+    const uint32_t count = total - begin < pixels ? total - begin : pixels;
+    for_each_element(count, C, [&](uint32_t r) {
+        const uint32_t pixel = begin + r;
+        return out(pixel / (H * W), pixel / W % H, pixel % W);
+    });
+}
+DEVICE uint64_t at(uint32_t n, uint32_t h, uint32_t w, uint32_t H, uint32_t W, uint32_t C) {
+    return ((uint64_t(n) * H + h) * W + w) * C;
+}
+DEVICE float previous(const float* RESTRICT dx, uint32_t accumulate) { return accumulate ? *dx : 0.0f; }
+
+KERNEL resample_average_forward_f32(float* RESTRICT y,        // (N, H / 2, W / 2, C)
+                                    const float* RESTRICT x,  // (N, H, W, C)
+                                    uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+    for_each_pixel(N, H / 2, W / 2, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+        const float* const top = x + at(n, 2 * h, 2 * w, H, W, C);
+        const float* const bottom = top + uint64_t(W) * C;
+        float* const to = y + at(n, h, w, H / 2, W / 2, C);
+        return [=](uint32_t c) { to[c] = 0.25f * ((top[c] + top[C + c]) + (bottom[c] + bottom[C + c])); };
+    });
+}
+
+KERNEL resample_average_backward_f32(float* RESTRICT dx,        // (N, H, W, C)
+                                     const float* RESTRICT dy,  // (N, H / 2, W / 2, C)
+                                     uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+    for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+        const bool used = h / 2 < H / 2 && w / 2 < W / 2;
+        const float* const from = used ? dy + at(n, h / 2, w / 2, H / 2, W / 2, C) : dy;
+        const float share = used ? 0.25f : 0.0f;
+        float* const to = dx + at(n, h, w, H, W, C);
+        return [=](uint32_t c) {
+            const float d = share != 0.0f ? share * from[c] : 0.0f;
+            to[c] = previous(to + c, accumulate) + d;
+        };
+    });
+}
+
+// A NaN exceeds everything, and nothing exceeds a NaN but another: it is never lost.
+DEVICE bool exceeds(float x, float best) { return x > best || x != x; }
+
+KERNEL resample_max_forward_f32(float* RESTRICT y,        // (N, H / 2, W / 2, C)
+                                uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
+                                const float* RESTRICT x,  // (N, H, W, C)
+                                uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+    for_each_pixel(N, H / 2, W / 2, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+        const float* const top = x + at(n, 2 * h, 2 * w, H, W, C);
+        const float* const bottom = top + uint64_t(W) * C;
+        const uint64_t to = at(n, h, w, H / 2, W / 2, C);
+        return [=](uint32_t c) {
+            float best = top[c];
+            uint32_t place = 0;
+            if (exceeds(top[C + c], best)) best = top[C + c], place = 1;
+            if (exceeds(bottom[c], best)) best = bottom[c], place = 2;
+            if (exceeds(bottom[C + c], best)) best = bottom[C + c], place = 3;
+            y[to + c] = best;
+            which[to + c] = uint8_t(place);
+        };
+    });
+}
+
+KERNEL resample_max_backward_f32(float* RESTRICT dx,             // (N, H, W, C)
+                                 const float* RESTRICT dy,       // (N, H / 2, W / 2, C)
+                                 const uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
+                                 uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+    for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+        const bool used = h / 2 < H / 2 && w / 2 < W / 2;
+        const uint64_t from = used ? at(n, h / 2, w / 2, H / 2, W / 2, C) : 0;
+        const uint32_t place = used ? 2 * (h % 2) + w % 2 : 4;
+        float* const to = dx + at(n, h, w, H, W, C);
+        return [=](uint32_t c) {
+            const float d = place < 4 && which[from + c] == place ? dy[from + c] : 0.0f;
+            to[c] = previous(to + c, accumulate) + d;
+        };
+    });
+}
+
+// H and W are the small image's.
+KERNEL resample_nearest_forward_f32(float* RESTRICT y,        // (N, 2 H, 2 W, C)
+                                    const float* RESTRICT x,  // (N, H, W, C)
+                                    uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+    for_each_pixel(N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+        const float* const from = x + at(n, h / 2, w / 2, H, W, C);
+        float* const to = y + at(n, h, w, 2 * H, 2 * W, C);
+        return [=](uint32_t c) { to[c] = from[c]; };
+    });
+}
+
+KERNEL resample_nearest_backward_f32(float* RESTRICT dx,        // (N, H, W, C)
+                                     const float* RESTRICT dy,  // (N, 2 H, 2 W, C)
+                                     uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+    for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+        const float* const top = dy + at(n, 2 * h, 2 * w, 2 * H, 2 * W, C);
+        const float* const bottom = top + uint64_t(2 * W) * C;
+        float* const to = dx + at(n, h, w, H, W, C);
+        return [=](uint32_t c) {
+            to[c] = previous(to + c, accumulate) + ((top[c] + top[C + c]) + (bottom[c] + bottom[C + c]));
+        };
+    });
+}
+
+// The two places that output i of 2 n reads, 3/4 and 1/4; the same one at the edge.
+struct Pair { uint32_t near, far; };
+DEVICE Pair sources(uint32_t i, uint32_t n) {
+    const uint32_t near = i / 2;
+    if (i % 2 == 0) return {near, near > 0 ? near - 1 : 0};
+    return {near, near + 1 < n ? near + 1 : near};
+}
+
+KERNEL resample_bilinear_forward_f32(float* RESTRICT y,        // (N, 2 H, 2 W, C)
+                                     const float* RESTRICT x,  // (N, H, W, C)
+                                     uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+    for_each_pixel(N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+        const Pair row = sources(h, H), column = sources(w, W);
+        const float* const a = x + at(n, row.near, column.near, H, W, C);
+        const float* const b = x + at(n, row.near, column.far, H, W, C);
+        const float* const c_ = x + at(n, row.far, column.near, H, W, C);
+        const float* const d = x + at(n, row.far, column.far, H, W, C);
+        float* const to = y + at(n, h, w, 2 * H, 2 * W, C);
+        return [=](uint32_t c) {
+            to[c] = 0.75f * (0.75f * a[c] + 0.25f * b[c]) + 0.25f * (0.75f * c_[c] + 0.25f * d[c]);
+        };
+    });
+}
+
+// The outputs first .. first + 3 that read input i of n, and their weights; 0 for those that do not exist.
+// Inside, input i is near to outputs 2 i and 2 i + 1, and far from 2 i - 1 and 2 i + 2; at an edge it is both.
+struct Taps { uint32_t place[4]; float weight[4]; };
+DEVICE Taps taps(uint32_t i, uint32_t n) {
+    const bool first = i == 0, last = i + 1 == n;
+    return {{first ? 0 : 2 * i - 1, 2 * i, 2 * i + 1, last ? 2 * i + 1 : 2 * i + 2},
+            {first ? 0.0f : 0.25f, first ? 1.0f : 0.75f, last ? 1.0f : 0.75f, last ? 0.0f : 0.25f}};
+}
+
+KERNEL resample_bilinear_backward_f32(float* RESTRICT dx,        // (N, H, W, C)
+                                      const float* RESTRICT dy,  // (N, 2 H, 2 W, C)
+                                      uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C,
+                                      uint32_t pixels) {
+    for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+        const Taps rows = taps(h, H), columns = taps(w, W);
+        const float* const image = dy + at(n, 0, 0, 2 * H, 2 * W, C);
+        float* const to = dx + at(n, h, w, H, W, C);
+        return [=](uint32_t c) {
+            float sum = 0.0f;
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                const float* const row = image + uint64_t(rows.place[i]) * 2 * W * C;
+                float part = 0.0f;
+                UNROLL
+                for (int j = 0; j < 4; j++) part += columns.weight[j] * row[uint64_t(columns.place[j]) * C + c];
+                sum += rows.weight[i] * part;
+            }
+            to[c] = previous(to + c, accumulate) + sum;
+        };
+    });
+}
+
+// Here P = H * W pixels an image.
+KERNEL resample_append_planes_f32(float* RESTRICT y,                // (N, P, C + classes)
+                                  const float* RESTRICT x,          // (N, P, C)
+                                  const uint32_t* RESTRICT labels,  // (N)
+                                  uint32_t N, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
+    for_each_pixel(N, P, 1, C + classes, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
+        const uint32_t label = labels[n];
+        const float* const from = x + at(n, p, 0, P, 1, C);
+        float* const to = y + at(n, p, 0, P, 1, C + classes);
+        return [=](uint32_t c) { to[c] = c < C ? from[c] : (c - C == label ? 1.0f : 0.0f); };
+    });
+}
+
+KERNEL resample_append_embedding_f32(float* RESTRICT y,                // (N, P, C + E)
+                                     const float* RESTRICT x,          // (N, P, C)
+                                     const float* RESTRICT embedding,  // (classes, E)
+                                     const uint32_t* RESTRICT labels,  // (N)
+                                     uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t classes, uint32_t pixels) {
+    for_each_pixel(N, P, 1, C + E, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
+        const bool present = is_class(labels[n], classes);
+        const float* const row = embedding + (present ? uint64_t(labels[n]) * E : 0);
+        const float* const from = x + at(n, p, 0, P, 1, C);
+        float* const to = y + at(n, p, 0, P, 1, C + E);
+        return [=](uint32_t c) { to[c] = c < C ? from[c] : (present ? row[c - C] : 0.0f); };
+    });
+}
+
+// dx = the first C of dy's C + E channels.
+KERNEL resample_drop_f32(float* RESTRICT dx,        // (N, P, C)
+                         const float* RESTRICT dy,  // (N, P, C + E)
+                         uint32_t accumulate, uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t pixels) {
+    for_each_pixel(N, P, 1, C, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
+        const float* const from = dy + at(n, p, 0, P, 1, C + E);
+        float* const to = dx + at(n, p, 0, P, 1, C);
+        return [=](uint32_t c) { to[c] = previous(to + c, accumulate) + from[c]; };
+    });
+}
+
+// 1 of 2 for dE: sums over the pixels of each sample. Grid (N).
+KERNEL resample_embedding_pixels_f32(float* RESTRICT sums,      // (N, E)
+                                     const float* RESTRICT dy,  // (N, P, C + E)
+                                     uint32_t P, uint32_t C, uint32_t E) {
+    const float* const image = dy + uint64_t(blockIdx.x) * P * (C + E) + C;
+    float* const to = sums + uint64_t(blockIdx.x) * E;
+    column_sums(0, E, P, Everything(), [&](uint32_t p, uint32_t e) { return image[uint64_t(p) * (C + E) + e]; },
+                [&](uint32_t e, float sum) { to[e] = sum; });
+}
+
+// 2 of 2: sums over the samples of a label. Grid (N).
+KERNEL resample_embedding_backward_f32(float* RESTRICT dE,               // (classes, E)
+                                       const float* RESTRICT sums,       // (N, E)
+                                       const uint32_t* RESTRICT labels,  // (N)
+                                       const float* RESTRICT scale,      // (N) or null: 1
+                                       uint32_t N, uint32_t E, uint32_t classes) {
+    sums_by_label(blockIdx.x, 0, E, labels, N, classes,
+                  [&](uint32_t n, uint32_t e) { return (scale ? scale[n] : 1.0f) * sums[uint64_t(n) * E + e]; },
+                  [&](uint32_t label, uint32_t e, float sum) { dE[uint64_t(label) * E + e] += sum; });
+}

@@ -1,0 +1,239 @@
+//! Pooling and upsampling of images (N, H, W, C), and labels appended to them as channels.
+//!
+//! Backward overwrites, or adds where `accumulate` says so.
+
+use super::{expect_len, size32};
+use crate::device::{Buffer, Device, Kernel, kernel};
+use crate::{Error, Result};
+
+/// The shape of the input of a pooling, or of an upsampling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Image {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+}
+
+impl Image {
+    pub fn elements(self) -> usize {
+        self.n * self.h * self.w * self.c
+    }
+
+    /// After a 2x2 pooling: an odd last row or column is left out.
+    pub fn halved(self) -> Image {
+        Image { h: self.h / 2, w: self.w / 2, ..self }
+    }
+
+    pub fn doubled(self) -> Image {
+        Image { h: 2 * self.h, w: 2 * self.w, ..self }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upsampling {
+    Nearest,
+    /// align_corners = False.
+    Bilinear,
+}
+
+/// Pixels per block and blocks, for `pixels` of `c` channels.
+fn split(what: &str, device: &Device, pixels: usize, c: usize) -> Result<(u32, u32)> {
+    let each = (device.tuning().elements / c.max(1)).max(1);
+    let blocks = size32(what, pixels)?.div_ceil(each as u32);
+    Ok((each as u32, blocks))
+}
+
+fn check(what: &str, image: Image, tensors: &[(&str, usize, Image)]) -> Result<()> {
+    if image.c == 0 {
+        return Err(Error::Shape(format!("{what}: an image without channels")));
+    }
+    size32(what, image.c)?;
+    for (name, found, expected) in tensors {
+        expect_len(what, name, *found, expected.elements())?;
+    }
+    Ok(())
+}
+
+/// From `image` to `out`, a block walking pixels of `out`.
+fn forward(what: &str, kernel: Kernel, y: &Buffer<f32>, x: &Buffer<f32>, image: Image, out: Image) -> Result<()> {
+    check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
+    let (pixels, blocks) = split(what, y.device(), out.n * out.h * out.w, out.c)?;
+    let launch = y.device().launch(kernel, [blocks, 1, 1]).output(y).input(x).scalar(image.n as u32);
+    // SAFETY: `check` compared both lengths with the shapes; each dimension is at most the length.
+    unsafe { launch.scalar(image.h as u32).scalar(image.w as u32).scalar(image.c as u32).scalar(pixels).run() }
+}
+
+fn backward(
+    what: &str,
+    kernel: Kernel,
+    dx: &Buffer<f32>,
+    dy: &Buffer<f32>,
+    image: Image,
+    out: Image,
+    accumulate: bool,
+) -> Result<()> {
+    check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out)])?;
+    let (pixels, blocks) = split(what, dx.device(), image.n * image.h * image.w, image.c)?;
+    let launch = dx.device().launch(kernel, [blocks, 1, 1]).output(dx).input(dy).scalar(u32::from(accumulate));
+    let launch = launch.scalar(image.n as u32).scalar(image.h as u32).scalar(image.w as u32);
+    // SAFETY: as in `forward`.
+    unsafe { launch.scalar(image.c as u32).scalar(pixels).run() }
+}
+
+/// `y` (N, H / 2, W / 2, C): the mean of each 2x2 square of `x`.
+pub fn average_pool(y: &Buffer<f32>, x: &Buffer<f32>, image: Image) -> Result<()> {
+    forward("average pool", kernel::RESAMPLE_AVERAGE_FORWARD_F32, y, x, image, image.halved())
+}
+
+pub fn average_pool_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, image: Image, accumulate: bool) -> Result<()> {
+    let kernel = kernel::RESAMPLE_AVERAGE_BACKWARD_F32;
+    backward("average pool backward", kernel, dx, dy, image, image.halved(), accumulate)
+}
+
+/// `y` and `which` (N, H / 2, W / 2, C): the maximum of each 2x2 square of `x`, and its place.
+pub fn max_pool(y: &Buffer<f32>, which: &Buffer<u8>, x: &Buffer<f32>, image: Image) -> Result<()> {
+    let (what, out) = ("max pool", image.halved());
+    check(what, image, &[("y", y.len(), out), ("which", which.len(), out), ("x", x.len(), image)])?;
+    let (pixels, blocks) = split(what, y.device(), out.n * out.h * out.w, out.c)?;
+    let launch = y.device().launch(kernel::RESAMPLE_MAX_FORWARD_F32, [blocks, 1, 1]);
+    let launch = launch.output(y).output(which).input(x).scalar(image.n as u32);
+    // SAFETY: `check` compared every length with the shapes.
+    unsafe { launch.scalar(image.h as u32).scalar(image.w as u32).scalar(image.c as u32).scalar(pixels).run() }
+}
+
+pub fn max_pool_backward(
+    dx: &Buffer<f32>,
+    dy: &Buffer<f32>,
+    which: &Buffer<u8>,
+    image: Image,
+    accumulate: bool,
+) -> Result<()> {
+    let (what, out) = ("max pool backward", image.halved());
+    check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out), ("which", which.len(), out)])?;
+    let (pixels, blocks) = split(what, dx.device(), image.n * image.h * image.w, image.c)?;
+    let launch = dx.device().launch(kernel::RESAMPLE_MAX_BACKWARD_F32, [blocks, 1, 1]).output(dx).input(dy);
+    let launch = launch.input(which).scalar(u32::from(accumulate)).scalar(image.n as u32).scalar(image.h as u32);
+    // SAFETY: `check` compared every length with the shapes.
+    unsafe { launch.scalar(image.w as u32).scalar(image.c as u32).scalar(pixels).run() }
+}
+
+/// `y` (N, 2 H, 2 W, C).
+pub fn upsample(y: &Buffer<f32>, x: &Buffer<f32>, image: Image, how: Upsampling) -> Result<()> {
+    let kernel = match how {
+        Upsampling::Nearest => kernel::RESAMPLE_NEAREST_FORWARD_F32,
+        Upsampling::Bilinear => kernel::RESAMPLE_BILINEAR_FORWARD_F32,
+    };
+    forward("upsample", kernel, y, x, image, image.doubled())
+}
+
+pub fn upsample_backward(
+    dx: &Buffer<f32>,
+    dy: &Buffer<f32>,
+    image: Image,
+    how: Upsampling,
+    accumulate: bool,
+) -> Result<()> {
+    let kernel = match how {
+        Upsampling::Nearest => kernel::RESAMPLE_NEAREST_BACKWARD_F32,
+        Upsampling::Bilinear => kernel::RESAMPLE_BILINEAR_BACKWARD_F32,
+    };
+    backward("upsample backward", kernel, dx, dy, image, image.doubled(), accumulate)
+}
+
+/// `y` (N, H, W, C + classes): `x` and one plane per class, 1 in the label's.
+pub fn concat_labels(
+    y: &Buffer<f32>,
+    x: &Buffer<f32>,
+    labels: &Buffer<u32>,
+    image: Image,
+    classes: usize,
+) -> Result<()> {
+    let (what, out) = ("concat labels", Image { c: image.c + classes, ..image });
+    check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
+    expect_len(what, "labels", labels.len(), image.n)?;
+    let p = image.h * image.w;
+    let (pixels, blocks) = split(what, y.device(), image.n * p, out.c)?;
+    let launch = y.device().launch(kernel::RESAMPLE_APPEND_PLANES_F32, [blocks, 1, 1]).output(y).input(x);
+    let launch = launch.input(labels).scalar(image.n as u32).scalar(p as u32).scalar(image.c as u32);
+    // SAFETY: every length was compared with the shapes above.
+    unsafe { launch.scalar(size32(what, classes)?).scalar(pixels).run() }
+}
+
+/// `y` (N, H, W, C + E): `x` and the label's row of `embedding` (classes, E) at every pixel.
+pub fn concat_embedding(
+    y: &Buffer<f32>,
+    x: &Buffer<f32>,
+    embedding: &Buffer<f32>,
+    labels: &Buffer<u32>,
+    image: Image,
+    width: usize,
+) -> Result<()> {
+    let (what, out) = ("concat embedding", Image { c: image.c + width, ..image });
+    check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
+    expect_len(what, "labels", labels.len(), image.n)?;
+    let classes = classes(what, "embedding", embedding.len(), width)?;
+    let p = image.h * image.w;
+    let (pixels, blocks) = split(what, y.device(), image.n * p, out.c)?;
+    let launch = y.device().launch(kernel::RESAMPLE_APPEND_EMBEDDING_F32, [blocks, 1, 1]).output(y).input(x);
+    let launch = launch.input(embedding).input(labels).scalar(image.n as u32).scalar(p as u32);
+    // SAFETY: every length was compared with the shapes above.
+    unsafe { launch.scalar(image.c as u32).scalar(width as u32).scalar(classes).scalar(pixels).run() }
+}
+
+fn classes(what: &str, name: &str, len: usize, width: usize) -> Result<u32> {
+    if width == 0 || !len.is_multiple_of(width) {
+        return Err(Error::Shape(format!("{what}: {name} has {len} elements, expected classes * E with E = {width}")));
+    }
+    size32(what, width)?;
+    size32(what, len / width)
+}
+
+/// The gradient of either `concat` with respect to the image: `dx` (N, H, W, C), the first channels of `dy`
+/// (N, H, W, C + appended).
+pub fn concat_backward(
+    dx: &Buffer<f32>,
+    dy: &Buffer<f32>,
+    image: Image,
+    appended: usize,
+    accumulate: bool,
+) -> Result<()> {
+    let (what, out) = ("concat backward", Image { c: image.c + appended, ..image });
+    check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out)])?;
+    let p = image.h * image.w;
+    let (pixels, blocks) = split(what, dx.device(), image.n * p, image.c)?;
+    let launch = dx.device().launch(kernel::RESAMPLE_DROP_F32, [blocks, 1, 1]).output(dx).input(dy);
+    let launch = launch.scalar(u32::from(accumulate)).scalar(image.n as u32).scalar(p as u32).scalar(image.c as u32);
+    // SAFETY: `check` compared both lengths with the shapes.
+    unsafe { launch.scalar(size32(what, appended)?).scalar(pixels).run() }
+}
+
+/// `dembedding` (classes, E) accumulates the sums over pixels and over samples of a label of `dy`'s last E channels,
+/// each sample times its `scale` (N; 1 without). `workspace` has N * E floats.
+pub fn concat_embedding_backward(
+    dembedding: &Buffer<f32>,
+    dy: &Buffer<f32>,
+    labels: &Buffer<u32>,
+    scale: Option<&Buffer<f32>>,
+    image: Image,
+    width: usize,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let what = "concat embedding backward";
+    check(what, image, &[("dy", dy.len(), Image { c: image.c + width, ..image })])?;
+    expect_len(what, "labels", labels.len(), image.n)?;
+    expect_len(what, "workspace", workspace.len(), image.n * width)?;
+    if let Some(scale) = scale {
+        expect_len(what, "scale", scale.len(), image.n)?;
+    }
+    let classes = classes(what, "dembedding", dembedding.len(), width)?;
+    let (n, p) = (size32(what, image.n)?, size32(what, image.h * image.w)?);
+    let device = dy.device();
+    let launch = device.launch(kernel::RESAMPLE_EMBEDDING_PIXELS_F32, [n, 1, 1]).output(workspace).input(dy);
+    // SAFETY: every length was compared with the shapes above; here and below.
+    unsafe { launch.scalar(p).scalar(image.c as u32).scalar(width as u32).run()? };
+    let launch = device.launch(kernel::RESAMPLE_EMBEDDING_BACKWARD_F32, [n, 1, 1]);
+    let launch = launch.output(dembedding).input(workspace).input(labels).optional(scale);
+    // SAFETY: as above.
+    unsafe { launch.scalar(n).scalar(width as u32).scalar(classes).run() }
+}
