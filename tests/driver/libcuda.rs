@@ -14,6 +14,7 @@
 //!     driver=12080       what cuDriverGetVersion says
 //!     pools=0            no stream-ordered allocation
 //!     ptx=0              refuses PTX, as a driver older than the compiler does
+//!     exact=1            takes machine code of its very own capability only
 //!     allocation=N       the N-th allocation finds the memory full
 //!     launch=N           the N-th launch runs into an illegal address
 
@@ -46,6 +47,7 @@ struct Settings {
     version: c_int,
     pools: bool,
     ptx: bool,
+    exact: bool,
     failing_allocation: Option<usize>,
     failing_launch: Option<usize>,
 }
@@ -61,6 +63,7 @@ impl Settings {
             version: 12_080,
             pools: true,
             ptx: true,
+            exact: false,
             failing_allocation: None,
             failing_launch: None,
         };
@@ -78,6 +81,7 @@ impl Settings {
                 "driver" => settings.version = number() as c_int,
                 "pools" => settings.pools = number() != 0,
                 "ptx" => settings.ptx = number() != 0,
+                "exact" => settings.exact = number() != 0,
                 "allocation" => settings.failing_allocation = Some(number()),
                 "launch" => settings.failing_launch = Some(number()),
                 _ => panic!("ZGAN_STAND_IN: there is no setting {setting:?}"),
@@ -360,6 +364,7 @@ impl Driver {
         }
         let fits = match image.ptx {
             true => image.target <= (major, minor),
+            false if self.settings.exact => image.target == (major, minor),
             false => image.target.0 == major && image.target.1 <= minor,
         };
         if !fits {
@@ -839,7 +844,9 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, 
         let work = match pinned {
             true => Work::Copy { to, from, bytes },
             // SAFETY: the caller's.
-            false => Work::Upload { to, values: unsafe { std::slice::from_raw_parts(from as *const u8, bytes) }.into() },
+            false => {
+                Work::Upload { to, values: unsafe { std::slice::from_raw_parts(from as *const u8, bytes) }.into() }
+            }
         };
         driver.queue(stream, work)
     })
