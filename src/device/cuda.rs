@@ -91,7 +91,9 @@ fn count(device: &str) -> Result<usize> {
     }
     let mut version = 0;
     // SAFETY: the library is there, and the pointer is to a live integer.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(said(device, "asking for the driver's version"))?;
+    unsafe { sys::cuDriverGetVersion(&mut version) }
+        .result()
+        .map_err(said(device, "asking for the driver's version"))?;
     if version < OLDEST_DRIVER {
         let (major, minor) = (version / 1000, version % 1000 / 10);
         return Err(Error::Device(format!(
@@ -331,7 +333,9 @@ fn load(context: &Arc<CudaContext>, device: &str, capability: (i32, i32)) -> Res
     let (major, minor) = capability;
     let why = match refused.is_empty() {
         false => refused.join("; "),
-        true if embedded.is_empty() => format!("this binary was built without GPU code, and the GPU is an sm_{major}{minor}"),
+        true if embedded.is_empty() => {
+            format!("this binary was built without GPU code, and the GPU is an sm_{major}{minor}")
+        }
         true => format!("this binary has no code for sm_{major}{minor}, only for {}", embedded.join(", ")),
     };
     let compiler = nvrtc::Compiler::find().map_err(|reason| {

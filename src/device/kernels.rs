@@ -6,7 +6,7 @@ pub struct Kernel {
     pub(super) module: usize,
     pub(super) index: usize,
     pub name: &'static str,
-    pub(super) parameters: usize,
+    pub parameters: usize,
 }
 
 /// A kernel file.

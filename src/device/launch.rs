@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ops::Range;
 
-use super::{Backend, Buffer, Device, Element, Kernel};
+use super::{Buffer, Device, Element, Kernel};
 use crate::{Error, Result};
 
 const MOST_ARGUMENTS: usize = 32;
@@ -132,13 +132,6 @@ impl<'a> Launch<'a> {
         }
         let pointers = &pointers[..self.arguments];
         // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
-        unsafe {
-            match &*self.device.0 {
-                Backend::Host(host) => host.launch(self.kernel, self.grid, pointers),
-                Backend::Simt(simt) => simt.launch(self.kernel, self.grid, pointers),
-                Backend::Cuda(cuda) => cuda.launch(self.kernel, self.grid, pointers),
-                Backend::Unbacked => Ok(()),
-            }
-        }
+        unsafe { self.device.launch_raw(self.kernel, self.grid, pointers) }
     }
 }

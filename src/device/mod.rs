@@ -21,6 +21,7 @@ pub use kernels::{Kernel, Module, kernel};
 pub(crate) use launch::Launch;
 pub use tuning::Tuning;
 
+use std::ffi::c_void;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,6 +197,24 @@ impl Device {
 
     pub(crate) fn launch(&self, kernel: Kernel, grid: [u32; 3]) -> Launch<'_> {
         Launch::new(self, kernel, grid)
+    }
+
+    /// Starts a kernel with the array of argument pointers that `cuLaunchKernel` takes, past the checks of `Launch`:
+    /// what a driver that stands in for a GPU's has in its hands (`tests/driver`).
+    ///
+    /// # Safety
+    /// As `Launch::run`, and there must be as many arguments as the kernel has parameters, and blocks in the grid.
+    #[doc(hidden)]
+    pub unsafe fn launch_raw(&self, kernel: Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe {
+            match &*self.0 {
+                Backend::Host(host) => host.launch(kernel, grid, arguments),
+                Backend::Simt(simt) => simt.launch(kernel, grid, arguments),
+                Backend::Cuda(cuda) => cuda.launch(kernel, grid, arguments),
+                Backend::Unbacked => Ok(()),
+            }
+        }
     }
 
     pub(crate) fn same(&self, other: &Device) -> bool {

@@ -24,14 +24,10 @@ pub struct Compiler {
 impl Compiler {
     /// Looks in `NVRTC_LIB_DIR`, under `CUDA_HOME` and `CUDA_PATH`, then where the loader looks.
     pub fn find() -> Result<Compiler, String> {
-        let mut folders = Vec::new();
-        if let Some(folder) = std::env::var_os("NVRTC_LIB_DIR") {
-            folders.push(PathBuf::from(folder));
-        }
-        for variable in ["CUDA_HOME", "CUDA_PATH"] {
-            if let Some(root) = std::env::var_os(variable) {
-                folders.extend(["lib64", "lib", "targets/x86_64-linux/lib"].map(|d| PathBuf::from(&root).join(d)));
-            }
+        let folder = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let mut folders: Vec<PathBuf> = folder("NVRTC_LIB_DIR").into_iter().collect();
+        for root in ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(folder) {
+            folders.extend(["lib64", "lib", "targets/x86_64-linux/lib"].map(|d| root.join(d)));
         }
         let known = folders.iter().flat_map(|folder| NAMES.iter().map(move |name| folder.join(name)));
         let candidates = known.filter(|path| path.exists()).chain(NAMES.iter().map(PathBuf::from));

@@ -1,0 +1,316 @@
+//! The `cuda` execution on a driver that stands in for libcuda (`tests/driver`): everything but the machine code itself.
+//!
+//! Each test runs its body in a process of its own that finds the stand-in, with its own settings.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use common::*;
+use zgan::Error;
+use zgan::device::{Buffer, Device, embedded_targets, kernel, nvrtc};
+use zgan::ops::log_partition::{self, Evaluation};
+
+/// The folder of `libcuda.so`. `cargo test` builds it; `cargo test --test cuda_driver` does not.
+fn stand_in() -> PathBuf {
+    let folder = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples");
+    let age = |path: &Path| path.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let built = age(&folder.join("libcuda.so"));
+    let made_from = [
+        PathBuf::from(env!("OUT_DIR")).join("libzgan_kernels.a"),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver/libcuda.rs"),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver/image.rs"),
+    ];
+    for source in &made_from {
+        let build = "cargo build --release --example cuda";
+        assert!(age(source) <= built, "the stand-in driver is older than {}: run `{build}`", source.display());
+    }
+    folder
+}
+
+/// Runs `body` in a process of its own on the stand-in with these settings, and returns what it said on stderr; None
+/// in that process itself. `test` is the name of the calling test.
+fn on_stand_in(test: &str, settings: &str, variables: &[(&str, &str)], body: impl FnOnce()) -> Option<String> {
+    const CHILD: &str = "ZGAN_STAND_IN_TEST";
+    if std::env::var(CHILD).is_ok_and(|of| of == format!("{test} {settings}")) {
+        body();
+        println!("stand-in: {test} is done");
+        return None;
+    }
+    if std::env::var_os(CHILD).is_some() {
+        return None;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env("LD_LIBRARY_PATH", stand_in())
+        .env("ZGAN_STAND_IN", settings)
+        .env(CHILD, format!("{test} {settings}"))
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{test} with {settings}: {}\n{said}\n{complained}", output.status);
+    assert!(said.contains(&format!("stand-in: {test} is done")), "the body of {test} did not run\n{said}");
+    Some(complained.into_owned())
+}
+
+/// The same, where the driver must find nothing to complain about; left out where the build has no GPU code.
+fn quietly_on_stand_in(test: &str, settings: &str, body: impl FnOnce()) {
+    if embedded_targets().is_empty() {
+        println!("left out: {test}: this build has no GPU code to load (NVRTC was not found)");
+        return;
+    }
+    if let Some(complaints) = on_stand_in(test, settings, &[], body) {
+        assert!(!complaints.contains("stand-in driver:"), "{complaints}");
+    }
+}
+
+/// Statistics and both seeds of one batch, as bits.
+fn log_partition_bits(device: &Device, n: usize, m: usize) -> [Vec<u32>; 3] {
+    let mut random = Random((n * 7919 + m) as u64);
+    let out = Evaluation {
+        statistics: device.zeros(4).unwrap(),
+        seed_d: device.zeros(n + m).unwrap(),
+        seed_g: device.zeros(m).unwrap(),
+    };
+    let workspace = device.zeros(log_partition::workspace_len(device, n + m)).unwrap();
+    let (real, fake) = (device.upload(&random.normals(n)).unwrap(), device.upload(&random.normals(m)).unwrap());
+    log_partition::fused(&out, &real, &fake, -1.0, &workspace).unwrap();
+    [out.statistics, out.seed_d, out.seed_g]
+        .map(|buffer: Buffer<f32>| buffer.read().unwrap().into_iter().map(f32::to_bits).collect())
+}
+
+fn equal_to_the_bit(cuda: &Device, other: &Device, sizes: &[(usize, usize)]) {
+    for &(n, m) in sizes {
+        assert_eq!(log_partition_bits(cuda, n, m), log_partition_bits(other, n, m), "{n} + {m}");
+    }
+}
+
+const SIZES: &[(usize, usize)] = &[(1, 1), (31, 1000), (8192, 8193), (3, 20_000)];
+
+#[test]
+fn launches_handed_to_the_host_give_its_bits() {
+    quietly_on_stand_in("launches_handed_to_the_host_give_its_bits", "host", || {
+        let cuda = Device::cuda(0).unwrap();
+        assert_eq!(cuda.execution(), "cuda");
+        let expected = "cuda:0: zgan stand-in, host, compute capability 8.0, 1.00 GiB, code for sm_80".to_string();
+        assert_eq!(cuda.description(), expected);
+        equal_to_the_bit(&cuda, &Device::host(0).unwrap(), SIZES);
+    });
+}
+
+#[test]
+fn launches_handed_to_simt_give_its_bits() {
+    quietly_on_stand_in("launches_handed_to_simt_give_its_bits", "simt", || {
+        equal_to_the_bit(&Device::cuda(0).unwrap(), &Device::simt(0), &SIZES[..3]);
+    });
+}
+
+#[test]
+fn each_embedded_image_is_taken_by_its_generation() {
+    let test = "each_embedded_image_is_taken_by_its_generation";
+    // The two targets that stand for more than their own capability.
+    let others = [("8.7", "sm_86"), ("10.3", "sm_100"), ("13.0", "compute_80")];
+    let own = embedded_targets().into_iter().filter_map(|target| {
+        let number: u32 = target.strip_prefix("sm_")?.parse().ok()?;
+        Some((format!("{}.{}", number / 10, number % 10), target))
+    });
+    for (capability, target) in own.chain(others.map(|(c, t)| (c.to_string(), t))) {
+        quietly_on_stand_in(test, &format!("capability={capability}"), || {
+            let cuda = Device::cuda(0).unwrap();
+            assert!(cuda.description().ends_with(&format!("code for {target}")), "{}", cuda.description());
+            equal_to_the_bit(&cuda, &Device::host(0).unwrap(), &SIZES[1..2]);
+        });
+    }
+}
+
+/// More than the staging memory holds; the caller changes its slice as soon as `write` returns.
+#[test]
+fn copies_arrive_whole() {
+    for settings in ["host", "pools=0"] {
+        quietly_on_stand_in("copies_arrive_whole", settings, || {
+            let cuda = Device::cuda(0).unwrap();
+            let len = (11 << 20) / 4 + 3;
+            let original: Vec<u32> = (0..len as u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+            let mut values = original.clone();
+            let buffer = cuda.zeros::<u32>(len).unwrap();
+            assert!(buffer.read().unwrap().iter().all(|x| *x == 0));
+            buffer.write(&values).unwrap();
+            values.fill(7);
+            let copy = cuda.zeros::<u32>(len).unwrap();
+            copy.copy_from(&buffer).unwrap();
+            buffer.view(5..len - 1).zero().unwrap();
+            assert_eq!(copy.read().unwrap(), original);
+            drop(copy);
+            let left = buffer.read().unwrap();
+            assert_eq!((&left[..5], left[len - 1]), (&original[..5], original[len - 1]));
+            assert!(left[5..len - 1].iter().all(|x| *x == 0));
+            // Empty buffers need no memory.
+            let empty = cuda.upload::<u32>(&[]).unwrap();
+            assert_eq!(empty.read().unwrap(), [0; 0]);
+        });
+    }
+}
+
+#[test]
+fn events_time_what_is_between_them() {
+    quietly_on_stand_in("events_time_what_is_between_them", "host", || {
+        let cuda = Device::cuda(0).unwrap();
+        let start = cuda.event().unwrap();
+        log_partition_bits(&cuda, 20_000, 20_000);
+        let end = cuda.event().unwrap();
+        let time = end.since(&start).unwrap();
+        assert!(time > std::time::Duration::ZERO);
+        // Backwards there is none.
+        assert_eq!(start.since(&end).unwrap(), std::time::Duration::ZERO);
+        cuda.synchronize().unwrap();
+    });
+}
+
+#[test]
+fn a_device_serves_several_threads() {
+    quietly_on_stand_in("a_device_serves_several_threads", "host", || {
+        let (cuda, host) = (Device::cuda(0).unwrap(), Device::host(1).unwrap());
+        let expected = log_partition_bits(&host, 1000, 33);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        assert_eq!(log_partition_bits(&cuda, 1000, 33), expected);
+                    }
+                });
+            }
+        });
+    });
+}
+
+/// The message of an error that the closure must run into, in a process of its own.
+#[track_caller]
+fn says(error: Option<Error>, parts: &[&str]) {
+    let text = error.expect("an error").to_string();
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let test = "what_is_missing_is_named";
+    let cases: &[(&str, usize, &[&str])] = &[
+        ("devices=0", 0, &["cuda:0", "sees no GPU"]),
+        ("devices=1", 1, &["cuda:1", "only cuda:0"]),
+        ("devices=2", 7, &["cuda:7", "cuda:0 to cuda:1"]),
+        ("driver=11040", 0, &["CUDA 11.4", "CUDA 12.0", "525"]),
+        ("capability=7.0", 0, &["zgan stand-in", "7.0", "7.5"]),
+    ];
+    for (settings, ordinal, parts) in cases {
+        on_stand_in(test, settings, &[], || says(Device::cuda(*ordinal).err(), parts));
+    }
+    // Code that the driver does not take, and nothing to compile it with.
+    let settings = "capability=13.0,ptx=0";
+    on_stand_in(test, settings, &[("NVRTC_LIB_DIR", ""), ("CUDA_HOME", ""), ("CUDA_PATH", "")], || {
+        let error = Device::cuda(0).err();
+        match nvrtc::Compiler::find() {
+            Err(_) => says(error, &["zgan stand-in", "nvidia-cuda-nvrtc-cu12", "NVRTC_LIB_DIR"]),
+            // One that is installed does not know a GPU of that capability.
+            Ok(_) => says(error, &["zgan stand-in", "compiling it here"]),
+        }
+    });
+}
+
+/// Not on the stand-in: as most machines are.
+#[test]
+fn without_a_driver_the_host_is_taken_and_the_reason_given() {
+    let test = "without_a_driver_the_host_is_taken_and_the_reason_given";
+    on_stand_in(test, "devices=0", &[], || {
+        let (device, reason) = Device::open(zgan::device::DeviceChoice::Auto, 1).unwrap();
+        assert_eq!(device.execution(), "host");
+        assert!(reason.unwrap().contains("sees no GPU"));
+    });
+    on_stand_in(test, "no library", &[("LD_LIBRARY_PATH", "/nowhere")], || {
+        if let Err(reason) = Device::cuda(0) {
+            // A machine with a driver may still have no GPU.
+            let text = reason.to_string();
+            assert!(text.contains("libcuda.so.1 was not found") || text.contains("sees no GPU"), "{text}");
+        }
+    });
+}
+
+#[test]
+fn a_full_memory_is_told_with_its_size() {
+    quietly_on_stand_in("a_full_memory_is_told_with_its_size", "memory=1048576", || {
+        let cuda = Device::cuda(0).unwrap();
+        let half = cuda.zeros::<f32>(131_072).unwrap();
+        let error = cuda.zeros::<f32>(131_073).err();
+        assert!(matches!(error, Some(Error::OutOfMemory { .. })), "{error:?}");
+        says(error, &["cuda:0 (zgan stand-in, host)", "512.0 KiB asked for", "512.0 KiB of 1.0 MiB free"]);
+        // What was there is whole, and what is freed can be had again.
+        assert_eq!(half.read().unwrap(), [0.0; 131_072]);
+        drop(half);
+        cuda.zeros::<f32>(262_144).unwrap();
+    });
+    quietly_on_stand_in("a_full_memory_is_told_with_its_size", "allocation=2,pools=0", || {
+        let cuda = Device::cuda(0).unwrap();
+        let _first = cuda.zeros::<f32>(8).unwrap();
+        assert!(matches!(cuda.zeros::<f32>(8), Err(Error::OutOfMemory { .. })));
+        cuda.zeros::<f32>(8).unwrap();
+    });
+}
+
+/// A fault on a GPU is told by a later call, and by every call after that.
+#[test]
+fn a_fault_is_told_and_nothing_hangs() {
+    quietly_on_stand_in("a_fault_is_told_and_nothing_hangs", "launch=2", || {
+        let cuda = Device::cuda(0).unwrap();
+        let expected = log_partition_bits(&Device::host(1).unwrap(), 64, 64);
+        assert_eq!(log_partition_bits(&cuda, 64, 64), expected);
+        let logits: Buffer<f32> = cuda.upload(&[0.5; 64]).unwrap();
+        let out = Evaluation {
+            statistics: cuda.zeros(4).unwrap(),
+            seed_d: cuda.zeros(96).unwrap(),
+            seed_g: cuda.zeros(32).unwrap(),
+        };
+        let workspace = cuda.zeros(0).unwrap();
+        log_partition::fused(&out, &logits, &logits.view(0..32), 1.0, &workspace).unwrap();
+        says(out.statistics.read().err(), &["cuda:0 (zgan stand-in, host)", "illegal memory access"]);
+        says(cuda.synchronize().err(), &["illegal memory access"]);
+        says(cuda.zeros::<f32>(8).err(), &["illegal memory access"]);
+    });
+}
+
+/// Where nothing embedded fits, the sources are compiled for the card, once.
+#[test]
+fn code_is_compiled_and_kept_where_none_fits() {
+    let test = "code_is_compiled_and_kept_where_none_fits";
+    if nvrtc::Compiler::find().is_err() {
+        println!("left out: {test}: there is no NVRTC here");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    on_stand_in(test, "capability=8.7,exact=1,ptx=0", &[("XDG_CACHE_HOME", folder.path().to_str().unwrap())], || {
+        let host = Device::host(0).unwrap();
+        let open = || {
+            let cuda = Device::cuda(0).unwrap();
+            assert!(cuda.description().ends_with("code for sm_87"), "{}", cuda.description());
+            equal_to_the_bit(&cuda, &host, &SIZES[..2]);
+        };
+        let kept = || -> Vec<(PathBuf, SystemTime)> {
+            let folder = PathBuf::from(std::env::var_os("XDG_CACHE_HOME").unwrap()).join("zgan");
+            let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+            entries.map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap())).collect()
+        };
+        open();
+        let first = kept();
+        assert_eq!(first.len(), kernel::MODULES.len());
+        assert!(first.iter().all(|(path, _)| path.extension().is_some_and(|e| e == "cubin")), "{first:?}");
+        open();
+        assert_eq!(kept(), first);
+        // A file that is no code is made again.
+        let whole = std::fs::read(&first[0].0).unwrap();
+        std::fs::write(&first[0].0, b"\x7fELF is how it began, but 64 bytes of header follow in a whole one").unwrap();
+        open();
+        assert_eq!(std::fs::read(&first[0].0).unwrap(), whole);
+    });
+}

@@ -1,0 +1,932 @@
+//! A driver that stands in for libcuda, so that the `cuda` execution of this crate runs where there is no GPU: the
+//! context, modules, memory, streams, events and graphs are kept here, and each launch is handed to the `host` or the
+//! `simt` execution. Built as `libcuda.so`; a program finds it when its folder is in `LD_LIBRARY_PATH`.
+//!
+//! What a stream is told to do is done when somebody waits for it, as late as a real driver may: a missing wait shows.
+//! What a real driver would refuse, or a GPU would stumble over, is refused with an error, and told on stderr.
+//!
+//! The environment variable `ZGAN_STAND_IN` is a list of settings, `simt,capability=8.6,allocation=3`:
+//!
+//!     host | simt        what runs the launches; the device is named after it, so that it has that one's tuning
+//!     devices=N          how many there are (1); 0: the driver is there, and no GPU
+//!     capability=8.0     of each
+//!     memory=BYTES       of each (1 GiB)
+//!     driver=12080       what cuDriverGetVersion says
+//!     pools=0            no stream-ordered allocation
+//!     ptx=0              refuses PTX, as a driver older than the compiler does
+//!     exact=1            takes machine code of its very own capability only
+//!     allocation=N       the N-th allocation finds the memory full
+//!     launch=N           the N-th launch runs into an illegal address
+
+// The functions have the driver's own names and are all `extern "C"`; what each pointer must be is in its manual.
+#![allow(non_snake_case, clippy::missing_safety_doc)]
+
+mod image;
+
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::{LazyLock, Mutex};
+use std::time::Instant;
+
+use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
+use cudarc::driver::sys::CUresult::{self, *};
+use zgan::device::{Device, Kernel, kernel};
+
+type Answer = Result<(), CUresult>;
+
+/// Handles are numbers; 0 is none, for streams the default one, which this crate does not use: it cannot be captured.
+type Handle = usize;
+
+struct Settings {
+    execution: String,
+    devices: c_int,
+    capability: (i32, i32),
+    memory: usize,
+    version: c_int,
+    pools: bool,
+    ptx: bool,
+    exact: bool,
+    failing_allocation: Option<usize>,
+    failing_launch: Option<usize>,
+}
+
+impl Settings {
+    fn from_environment() -> Settings {
+        let list = std::env::var("ZGAN_STAND_IN").unwrap_or_default();
+        let mut settings = Settings {
+            execution: "host".into(),
+            devices: 1,
+            capability: (8, 0),
+            memory: 1 << 30,
+            version: 12_080,
+            pools: true,
+            ptx: true,
+            exact: false,
+            failing_allocation: None,
+            failing_launch: None,
+        };
+        for setting in list.split(',').filter(|s| !s.is_empty()) {
+            let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
+            let number = || value.parse::<usize>().unwrap_or_else(|e| panic!("ZGAN_STAND_IN: {setting}: {e}"));
+            match name {
+                "host" | "simt" => settings.execution = name.into(),
+                "devices" => settings.devices = number() as c_int,
+                "capability" => {
+                    let (major, minor) = value.split_once('.').expect("capability=MAJOR.MINOR");
+                    settings.capability = (major.parse().expect("a number"), minor.parse().expect("a number"));
+                }
+                "memory" => settings.memory = number(),
+                "driver" => settings.version = number() as c_int,
+                "pools" => settings.pools = number() != 0,
+                "ptx" => settings.ptx = number() != 0,
+                "exact" => settings.exact = number() != 0,
+                "allocation" => settings.failing_allocation = Some(number()),
+                "launch" => settings.failing_launch = Some(number()),
+                _ => panic!("ZGAN_STAND_IN: there is no setting {setting:?}"),
+            }
+        }
+        settings
+    }
+}
+
+struct Allocation {
+    bytes: usize,
+    /// False once it is to be freed: work queued before that may still use it.
+    live: bool,
+}
+
+struct Function {
+    kernel: Kernel,
+    /// Bytes of each parameter, and whether it is a pointer.
+    parameters: Vec<(usize, bool)>,
+    most_threads: u32,
+}
+
+struct Event {
+    timing: bool,
+    recorded: bool,
+    time: Option<Instant>,
+}
+
+/// What a stream is told to do.
+#[derive(Clone)]
+enum Work {
+    Launch { kernel: Kernel, grid: [u32; 3], arguments: Vec<Vec<u64>>, fails: bool },
+    Fill { to: u64, value: u8, bytes: usize },
+    Copy { to: u64, from: u64, bytes: usize },
+    Upload { to: u64, values: Vec<u8> },
+    Free { address: u64 },
+    Record { event: Handle },
+}
+
+struct Driver {
+    settings: Settings,
+    initialised: bool,
+    retained: usize,
+    device: Option<Device>,
+    memory: BTreeMap<u64, Allocation>,
+    pinned: BTreeMap<u64, usize>,
+    /// The work that a stream captures instead of queueing it.
+    streams: HashMap<Handle, Option<Vec<Work>>>,
+    /// Of all streams: one after the other in the order of the calls is one of the orders that a GPU may choose.
+    queue: VecDeque<Work>,
+    events: HashMap<Handle, Event>,
+    graphs: HashMap<Handle, Vec<Work>>,
+    modules: HashMap<Handle, Vec<(String, Handle)>>,
+    functions: HashMap<Handle, Function>,
+    handles: Handle,
+    allocations: usize,
+    launches: usize,
+    /// After a fault on the GPU every call answers with it.
+    fault: Option<CUresult>,
+}
+
+static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
+    Mutex::new(Driver {
+        settings: Settings::from_environment(),
+        initialised: false,
+        retained: 0,
+        device: None,
+        memory: BTreeMap::new(),
+        pinned: BTreeMap::new(),
+        streams: HashMap::new(),
+        queue: VecDeque::new(),
+        events: HashMap::new(),
+        graphs: HashMap::new(),
+        modules: HashMap::new(),
+        functions: HashMap::new(),
+        handles: 0x1000,
+        allocations: 0,
+        launches: 0,
+        fault: None,
+    })
+});
+
+thread_local! {
+    /// The context that is current for this thread. Device N's is N + 1.
+    static CURRENT: Cell<Handle> = const { Cell::new(0) };
+}
+
+/// Tells what is wrong, and answers with the error a driver would give.
+fn refuse<T>(error: CUresult, what: impl std::fmt::Display) -> Result<T, CUresult> {
+    eprintln!("stand-in driver: {what}");
+    Err(error)
+}
+
+fn call(body: impl FnOnce(&mut Driver) -> Answer) -> CUresult {
+    let mut driver = DRIVER.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    match body(&mut driver) {
+        Ok(()) => CUDA_SUCCESS,
+        Err(error) => error,
+    }
+}
+
+/// A call that needs `cuInit`.
+fn ready(body: impl FnOnce(&mut Driver) -> Answer) -> CUresult {
+    call(|driver| if driver.initialised { body(driver) } else { Err(CUDA_ERROR_NOT_INITIALIZED) })
+}
+
+/// A call that needs a context, and that no fault came before.
+fn current(body: impl FnOnce(&mut Driver) -> Answer) -> CUresult {
+    ready(|driver| match (CURRENT.get(), driver.fault) {
+        (0, _) => refuse(CUDA_ERROR_INVALID_CONTEXT, "a call on a thread that has no current context"),
+        (_, Some(fault)) => Err(fault),
+        _ => body(driver),
+    })
+}
+
+/// # Safety
+/// `to` is null or points to a `T` that may be overwritten.
+unsafe fn give<T>(to: *mut T, value: T) -> Answer {
+    if to.is_null() {
+        return refuse(CUDA_ERROR_INVALID_VALUE, "a null pointer for a result");
+    }
+    // SAFETY: the caller's.
+    unsafe { to.write(value) };
+    Ok(())
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, 256).expect("a size that can be allocated")
+}
+
+impl Driver {
+    fn handle(&mut self) -> Handle {
+        self.handles += 0x10;
+        self.handles
+    }
+
+    /// All memory begins as NaNs: nobody may rely on zeros that he did not write.
+    fn allocate(&mut self, bytes: usize) -> Result<u64, CUresult> {
+        if self.capturing() {
+            return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an allocation while a stream captures");
+        }
+        if bytes == 0 {
+            return refuse(CUDA_ERROR_INVALID_VALUE, "an allocation of no bytes");
+        }
+        self.allocations += 1;
+        if self.settings.failing_allocation == Some(self.allocations) || bytes > self.settings.memory - self.used() {
+            return Err(CUDA_ERROR_OUT_OF_MEMORY);
+        }
+        // SAFETY: the size is not 0; `release` frees it with the same layout.
+        let address = unsafe {
+            let pointer = std::alloc::alloc(layout(bytes));
+            assert!(!pointer.is_null(), "the stand-in driver has no memory for {bytes} bytes");
+            pointer.write_bytes(0xff, bytes);
+            pointer as u64
+        };
+        self.memory.insert(address, Allocation { bytes, live: true });
+        Ok(address)
+    }
+
+    fn used(&self) -> usize {
+        self.memory.values().filter(|a| a.live).map(|a| a.bytes).sum()
+    }
+
+    fn retire(&mut self, address: u64) -> Answer {
+        match self.memory.get_mut(&address) {
+            Some(allocation) if allocation.live => {
+                allocation.live = false;
+                Ok(())
+            }
+            Some(_) => refuse(CUDA_ERROR_INVALID_VALUE, format!("{address:#x} is freed twice")),
+            None => refuse(CUDA_ERROR_INVALID_VALUE, format!("{address:#x} is freed, and was never allocated")),
+        }
+    }
+
+    fn release(&mut self, address: u64) {
+        if let Some(allocation) = self.memory.remove(&address) {
+            // SAFETY: `allocate` made it with this layout; nothing that is queued later may name it.
+            unsafe {
+                (address as *mut u8).write_bytes(0xff, allocation.bytes);
+                std::alloc::dealloc(address as *mut u8, layout(allocation.bytes));
+            }
+        }
+    }
+
+    /// The range lies inside one live allocation.
+    fn check(&self, what: &str, address: u64, bytes: usize) -> Answer {
+        let Some((start, allocation)) = self.memory.range(..=address).next_back() else {
+            return refuse(CUDA_ERROR_INVALID_VALUE, format!("{what}: {address:#x} is not device memory"));
+        };
+        let offset = (address - start) as usize;
+        if offset > allocation.bytes {
+            return refuse(CUDA_ERROR_INVALID_VALUE, format!("{what}: {address:#x} is not device memory"));
+        }
+        if !allocation.live {
+            return refuse(CUDA_ERROR_INVALID_VALUE, format!("{what}: {address:#x} is in memory that was freed"));
+        }
+        if bytes > allocation.bytes - offset {
+            let room = allocation.bytes - offset;
+            return refuse(CUDA_ERROR_INVALID_VALUE, format!("{what}: {bytes} bytes where {room} are left"));
+        }
+        Ok(())
+    }
+
+    fn capturing(&self) -> bool {
+        self.streams.values().any(Option::is_some)
+    }
+
+    fn queue(&mut self, stream: Handle, work: Work) -> Answer {
+        match self.streams.get_mut(&stream) {
+            None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no stream {stream:#x}")),
+            Some(None) => {
+                self.queue.push_back(work);
+                Ok(())
+            }
+            Some(Some(captured)) => match work {
+                Work::Free { .. } | Work::Record { .. } => {
+                    refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an event or a free while the stream captures")
+                }
+                work => {
+                    captured.push(work);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// Does everything that is queued.
+    fn wait(&mut self) -> Answer {
+        if self.capturing() {
+            return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "a wait while a stream captures");
+        }
+        while let Some(work) = self.queue.pop_front() {
+            if let Err(fault) = self.work(work) {
+                self.fault = Some(fault);
+                self.queue.clear();
+            }
+        }
+        self.fault.map_or(Ok(()), Err)
+    }
+
+    fn work(&mut self, work: Work) -> Answer {
+        // SAFETY: every range was checked to be live when the work was queued, and memory that was freed since is
+        // released by work that comes later; host memory is the caller's to keep until he has waited.
+        unsafe {
+            match work {
+                Work::Launch { fails: true, .. } => return Err(CUDA_ERROR_ILLEGAL_ADDRESS),
+                Work::Launch { kernel, grid, arguments, .. } => {
+                    let pointers: Vec<*const c_void> = arguments.iter().map(|a| a.as_ptr().cast()).collect();
+                    let device = self.device.as_ref().expect("a context is current");
+                    if let Err(e) = device.launch_raw(kernel, grid, &pointers) {
+                        return refuse(CUDA_ERROR_LAUNCH_FAILED, e);
+                    }
+                }
+                Work::Fill { to, value, bytes } => (to as *mut u8).write_bytes(value, bytes),
+                Work::Copy { to, from, bytes } => std::ptr::copy(from as *const u8, to as *mut u8, bytes),
+                Work::Upload { to, values } => (to as *mut u8).copy_from(values.as_ptr(), values.len()),
+                Work::Free { address } => self.release(address),
+                Work::Record { event } => {
+                    if let Some(event) = self.events.get_mut(&event) {
+                        event.time = Some(Instant::now());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether each parameter of a kernel is a pointer, from the text that its GPU code was made of.
+    fn pointers(kernel: &Kernel, module: &str) -> Option<Vec<bool>> {
+        let start = module.find(&format!("\nKERNEL {}(", kernel.name))?;
+        let list = module[start..].split_once('(')?.1.split_once(") {")?.0;
+        let list: String = list.lines().map(|line| line.split("//").next().unwrap_or("")).collect();
+        Some(list.split(',').map(|parameter| parameter.contains('*')).collect())
+    }
+
+    fn load(&mut self, image: image::Image) -> Result<Handle, CUresult> {
+        let (major, minor) = self.settings.capability;
+        if image.ptx && !self.settings.ptx {
+            return Err(CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+        }
+        let fits = match image.ptx {
+            true => image.target <= (major, minor),
+            false if self.settings.exact => image.target == (major, minor),
+            false => image.target.0 == major && image.target.1 <= minor,
+        };
+        if !fits {
+            return Err(if image.ptx { CUDA_ERROR_INVALID_PTX } else { CUDA_ERROR_NO_BINARY_FOR_GPU });
+        }
+        let mut list = Vec::new();
+        for found in image.kernels {
+            let name = &found.name;
+            let known = kernel::MODULES.iter().find_map(|m| Some((m, m.kernels.iter().find(|k| k.name == *name)?)));
+            let Some((module, kernel)) = known else {
+                return refuse(CUDA_ERROR_INVALID_IMAGE, format!("{name}: no such kernel on the host"));
+            };
+            let pointers = Driver::pointers(kernel, module.source).unwrap_or_default();
+            if pointers.len() != found.parameters.len() || kernel.parameters != found.parameters.len() {
+                let (gpu, host) = (found.parameters.len(), kernel.parameters);
+                return refuse(CUDA_ERROR_INVALID_IMAGE, format!("{name}: {gpu} parameters on the GPU, {host} here"));
+            }
+            let function = Function {
+                kernel: *kernel,
+                parameters: found.parameters.into_iter().zip(pointers).collect(),
+                most_threads: found.most_threads,
+            };
+            let handle = self.handle();
+            self.functions.insert(handle, function);
+            list.push((found.name, handle));
+        }
+        let handle = self.handle();
+        self.modules.insert(handle, list);
+        Ok(handle)
+    }
+
+    /// # Safety
+    /// `arguments` points to as many pointers as the function has parameters, each to a value of the parameter's type.
+    unsafe fn launch(
+        &mut self,
+        function: Handle,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        stream: Handle,
+        arguments: *const *const c_void,
+    ) -> Answer {
+        let Some(Function { kernel, parameters, most_threads }) = self.functions.get(&function) else {
+            return refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no function {function:#x}"));
+        };
+        let name = kernel.name;
+        let threads: u64 = block.iter().map(|&n| u64::from(n)).product();
+        if threads == 0 || threads > u64::from(*most_threads) {
+            let what = format!("{name}: {block:?} threads, where it was compiled for at most {most_threads}");
+            return refuse(CUDA_ERROR_INVALID_VALUE, what);
+        }
+        if grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1] > 65_535 || grid[2] > 65_535 {
+            return refuse(CUDA_ERROR_INVALID_VALUE, format!("{name}: a grid of {grid:?}"));
+        }
+        if shared > 48 * 1024 {
+            return refuse(CUDA_ERROR_INVALID_VALUE, format!("{name}: {shared} bytes of dynamic shared memory"));
+        }
+        if block != [256, 1, 1] || shared != 0 {
+            let what = format!("{name}: {block:?} threads and {shared} bytes of shared memory cannot be run here");
+            return refuse(CUDA_ERROR_NOT_SUPPORTED, what);
+        }
+        let mut values = Vec::new();
+        for (i, &(bytes, pointer)) in parameters.iter().enumerate() {
+            let mut words = vec![0u64; bytes.div_ceil(8)];
+            // SAFETY: the caller's; the words have room for that many bytes.
+            unsafe {
+                let argument = *arguments.add(i);
+                std::ptr::copy_nonoverlapping(argument.cast::<u8>(), words.as_mut_ptr().cast::<u8>(), bytes);
+            }
+            // A null pointer stands for an argument that is left out.
+            if pointer && words[0] != 0 && self.check(&format!("{name}, argument {i}"), words[0], 0).is_err() {
+                self.fault = Some(CUDA_ERROR_ILLEGAL_ADDRESS);
+                return Err(CUDA_ERROR_ILLEGAL_ADDRESS);
+            }
+            values.push(words);
+        }
+        self.launches += 1;
+        let fails = self.settings.failing_launch == Some(self.launches);
+        let kernel = *kernel;
+        self.queue(stream, Work::Launch { kernel, grid, arguments: values, fails })
+    }
+
+    /// What was not given back by the time the last user of the context leaves.
+    fn left(&self) -> String {
+        let counts = [
+            (self.used(), "bytes of memory"),
+            (self.pinned.len(), "pinned buffers"),
+            (self.streams.len(), "streams"),
+            (self.events.len(), "events"),
+            (self.graphs.len(), "graphs"),
+            (self.modules.len(), "modules"),
+        ];
+        let left: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        left.join(", ")
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuInit(_flags: c_uint) -> CUresult {
+    call(|driver| {
+        if driver.settings.devices == 0 {
+            return Err(CUDA_ERROR_NO_DEVICE);
+        }
+        driver.initialised = true;
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> CUresult {
+    // SAFETY: the caller's.
+    call(|driver| unsafe { give(version, driver.settings.version) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetErrorName(error: u32, text: *mut *const c_char) -> CUresult {
+    // SAFETY: the caller's.
+    call(|_| unsafe { give(text, words(error).0.as_ptr()) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetErrorString(error: u32, text: *mut *const c_char) -> CUresult {
+    // SAFETY: the caller's.
+    call(|_| unsafe { give(text, words(error).1.as_ptr()) })
+}
+
+fn words(error: u32) -> (&'static CStr, &'static CStr) {
+    const WORDS: &[(CUresult, &CStr, &CStr)] = &[
+        (CUDA_ERROR_INVALID_VALUE, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
+        (CUDA_ERROR_OUT_OF_MEMORY, c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
+        (CUDA_ERROR_NOT_INITIALIZED, c"CUDA_ERROR_NOT_INITIALIZED", c"initialization error"),
+        (CUDA_ERROR_NO_DEVICE, c"CUDA_ERROR_NO_DEVICE", c"no CUDA-capable device is detected"),
+        (CUDA_ERROR_INVALID_DEVICE, c"CUDA_ERROR_INVALID_DEVICE", c"invalid device ordinal"),
+        (CUDA_ERROR_INVALID_IMAGE, c"CUDA_ERROR_INVALID_IMAGE", c"device kernel image is invalid"),
+        (CUDA_ERROR_INVALID_CONTEXT, c"CUDA_ERROR_INVALID_CONTEXT", c"invalid device context"),
+        (CUDA_ERROR_NO_BINARY_FOR_GPU, c"CUDA_ERROR_NO_BINARY_FOR_GPU", c"no kernel image for this device"),
+        (CUDA_ERROR_INVALID_PTX, c"CUDA_ERROR_INVALID_PTX", c"a PTX JIT compilation failed"),
+        (CUDA_ERROR_UNSUPPORTED_PTX_VERSION, c"CUDA_ERROR_UNSUPPORTED_PTX_VERSION", c"PTX of an unsupported toolchain"),
+        (CUDA_ERROR_INVALID_HANDLE, c"CUDA_ERROR_INVALID_HANDLE", c"invalid resource handle"),
+        (CUDA_ERROR_NOT_FOUND, c"CUDA_ERROR_NOT_FOUND", c"named symbol not found"),
+        (CUDA_ERROR_NOT_READY, c"CUDA_ERROR_NOT_READY", c"device not ready"),
+        (CUDA_ERROR_ILLEGAL_ADDRESS, c"CUDA_ERROR_ILLEGAL_ADDRESS", c"an illegal memory access was encountered"),
+        (CUDA_ERROR_LAUNCH_FAILED, c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"),
+        (CUDA_ERROR_NOT_SUPPORTED, c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
+        (
+            CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+            c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+            c"operation not permitted when stream is capturing",
+        ),
+    ];
+    let found = WORDS.iter().find(|(known, ..)| *known as u32 == error);
+    found.map_or((c"CUDA_ERROR_UNKNOWN", c"unknown error"), |(_, name, text)| (*name, *text))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
+    // SAFETY: the caller's.
+    ready(|driver| unsafe { give(count, driver.settings.devices) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> CUresult {
+    ready(|driver| {
+        if ordinal < 0 || ordinal >= driver.settings.devices {
+            return Err(CUDA_ERROR_INVALID_DEVICE);
+        }
+        // SAFETY: the caller's.
+        unsafe { give(device, ordinal) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, _device: c_int) -> CUresult {
+    ready(|driver| {
+        let text = format!("zgan stand-in, {}\0", driver.settings.execution);
+        assert!(text.len() <= length as usize);
+        // SAFETY: the caller's; the name and its end fit.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), name.cast(), text.len()) };
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: u32, _device: c_int) -> CUresult {
+    ready(|driver| {
+        const MAJOR: u32 = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as u32;
+        const MINOR: u32 = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as u32;
+        const POOLS: u32 = Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED as u32;
+        let answer = match attribute {
+            MAJOR => driver.settings.capability.0,
+            MINOR => driver.settings.capability.1,
+            POOLS => c_int::from(driver.settings.pools),
+            _ => return refuse(CUDA_ERROR_INVALID_VALUE, format!("attribute {attribute} is not known here")),
+        };
+        // SAFETY: the caller's.
+        unsafe { give(value, answer) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _device: c_int) -> CUresult {
+    // SAFETY: the caller's.
+    ready(|driver| unsafe { give(bytes, driver.settings.memory) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: c_int) -> CUresult {
+    ready(|driver| {
+        if driver.device.is_none() {
+            let opened = match driver.settings.execution.as_str() {
+                "simt" => Ok(Device::simt(0)),
+                _ => Device::host(0),
+            };
+            driver.device = Some(opened.or_else(|e| refuse(CUDA_ERROR_NOT_SUPPORTED, e))?);
+        }
+        driver.retained += 1;
+        // SAFETY: the caller's.
+        unsafe { give(context, device as Handle + 1) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(_device: c_int) -> CUresult {
+    ready(|driver| {
+        driver.retained -= 1;
+        if driver.retained == 0 && !driver.left().is_empty() && driver.fault.is_none() {
+            return refuse(CUDA_ERROR_INVALID_VALUE, format!("not given back: {}", driver.left()));
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut Handle) -> CUresult {
+    // SAFETY: the caller's.
+    ready(|_| unsafe { give(context, CURRENT.get()) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxSetCurrent(context: Handle) -> CUresult {
+    ready(|_| {
+        CURRENT.set(context);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxSynchronize() -> CUresult {
+    current(Driver::wait)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, _flags: c_uint) -> CUresult {
+    current(|driver| {
+        let handle = driver.handle();
+        driver.streams.insert(handle, None);
+        // SAFETY: the caller's.
+        unsafe { give(stream, handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CUresult {
+    current(|driver| {
+        driver.wait()?;
+        driver.streams.remove(&stream).map_or(Err(CUDA_ERROR_INVALID_HANDLE), |_| Ok(()))
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamSynchronize(_stream: Handle) -> CUresult {
+    current(Driver::wait)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamBeginCapture_v2(stream: Handle, _mode: u32) -> CUresult {
+    current(|driver| match driver.streams.get_mut(&stream) {
+        Some(capture @ None) => {
+            *capture = Some(Vec::new());
+            Ok(())
+        }
+        _ => refuse(CUDA_ERROR_INVALID_VALUE, "a capture begins on no stream, or on one that captures"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, graph: *mut Handle) -> CUresult {
+    current(|driver| match driver.streams.get_mut(&stream).and_then(Option::take) {
+        Some(captured) => {
+            let handle = driver.handle();
+            driver.graphs.insert(handle, captured);
+            // SAFETY: the caller's.
+            unsafe { give(graph, handle) }
+        }
+        None => refuse(CUDA_ERROR_INVALID_VALUE, "a capture ends that did not begin"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphInstantiateWithFlags(made: *mut Handle, graph: Handle, _flags: u64) -> CUresult {
+    current(|driver| match driver.graphs.get(&graph).cloned() {
+        Some(work) => {
+            let handle = driver.handle();
+            driver.graphs.insert(handle, work);
+            // SAFETY: the caller's.
+            unsafe { give(made, handle) }
+        }
+        None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no graph {graph:#x}")),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphLaunch(graph: Handle, stream: Handle) -> CUresult {
+    current(|driver| match driver.graphs.get(&graph).cloned() {
+        Some(work) => work.into_iter().try_for_each(|work| driver.queue(stream, work)),
+        None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no graph {graph:#x}")),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphExecDestroy(graph: Handle) -> CUresult {
+    current(|driver| driver.graphs.remove(&graph).map_or(Err(CUDA_ERROR_INVALID_HANDLE), |_| Ok(())))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGraphDestroy(graph: Handle) -> CUresult {
+    current(|driver| driver.graphs.remove(&graph).map_or(Err(CUDA_ERROR_INVALID_HANDLE), |_| Ok(())))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventCreate(event: *mut Handle, flags: c_uint) -> CUresult {
+    const DISABLE_TIMING: c_uint = 2;
+    current(|driver| {
+        let handle = driver.handle();
+        let new = Event { timing: flags & DISABLE_TIMING == 0, recorded: false, time: None };
+        driver.events.insert(handle, new);
+        // SAFETY: the caller's.
+        unsafe { give(event, handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventDestroy_v2(event: Handle) -> CUresult {
+    current(|driver| driver.events.remove(&event).map_or(Err(CUDA_ERROR_INVALID_HANDLE), |_| Ok(())))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> CUresult {
+    current(|driver| {
+        let Some(known) = driver.events.get_mut(&event) else {
+            return refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no event {event:#x}"));
+        };
+        (known.recorded, known.time) = (true, None);
+        driver.queue(stream, Work::Record { event })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventSynchronize(event: Handle) -> CUresult {
+    current(|driver| match driver.events.get(&event) {
+        None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no event {event:#x}")),
+        Some(Event { recorded: true, time: None, .. }) => driver.wait(),
+        Some(_) => Ok(()),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: Handle, end: Handle) -> CUresult {
+    current(|driver| {
+        let (Some(start), Some(end)) = (driver.events.get(&start), driver.events.get(&end)) else {
+            return refuse(CUDA_ERROR_INVALID_HANDLE, "the time between events that are not there");
+        };
+        if !(start.timing && end.timing && start.recorded && end.recorded) {
+            return refuse(CUDA_ERROR_INVALID_HANDLE, "the time between events without timing, or never recorded");
+        }
+        let (Some(start), Some(end)) = (start.time, end.time) else { return Err(CUDA_ERROR_NOT_READY) };
+        // SAFETY: the caller's.
+        unsafe { give(milliseconds, end.duration_since(start).as_secs_f32() * 1e3) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: Handle) -> CUresult {
+    current(|driver| {
+        if !driver.settings.pools {
+            return refuse(CUDA_ERROR_NOT_SUPPORTED, "this device has no memory pools");
+        }
+        if !driver.streams.contains_key(&stream) {
+            return refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no stream {stream:#x}"));
+        }
+        let allocated = driver.allocate(bytes)?;
+        // SAFETY: the caller's.
+        unsafe { give(address, allocated) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> CUresult {
+    current(|driver| {
+        let allocated = driver.allocate(bytes)?;
+        // SAFETY: the caller's.
+        unsafe { give(address, allocated) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemFreeAsync(address: u64, stream: Handle) -> CUresult {
+    current(|driver| {
+        driver.retire(address)?;
+        driver.queue(stream, Work::Free { address })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemFree_v2(address: u64) -> CUresult {
+    current(|driver| {
+        driver.wait()?;
+        driver.retire(address)?;
+        driver.release(address);
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUresult {
+    current(|driver| {
+        // SAFETY: the caller's.
+        unsafe {
+            give(free, driver.settings.memory - driver.used())?;
+            give(total, driver.settings.memory)
+        }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostAlloc(pointer: *mut u64, bytes: usize, _flags: c_uint) -> CUresult {
+    current(|driver| {
+        // SAFETY: no caller asks for 0 bytes; `cuMemFreeHost` frees it with the same layout.
+        let memory = unsafe {
+            let memory = std::alloc::alloc(layout(bytes));
+            memory.write_bytes(0xff, bytes);
+            memory
+        };
+        driver.pinned.insert(memory as u64, bytes);
+        // SAFETY: the caller's.
+        unsafe { give(pointer, memory as u64) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemFreeHost(pointer: u64) -> CUresult {
+    current(|driver| match driver.pinned.remove(&pointer) {
+        // SAFETY: `cuMemHostAlloc` made it with this layout.
+        Some(bytes) => unsafe {
+            std::alloc::dealloc(pointer as *mut u8, layout(bytes));
+            Ok(())
+        },
+        None => refuse(CUDA_ERROR_INVALID_VALUE, "pinned memory is freed that was never allocated"),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemsetD8Async(address: u64, value: u8, bytes: usize, stream: Handle) -> CUresult {
+    current(|driver| {
+        driver.check("memset", address, bytes)?;
+        driver.queue(stream, Work::Fill { to: address, value, bytes })
+    })
+}
+
+/// From pinned memory the copy is made when its turn comes; from other memory the driver takes the bytes at once.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) -> CUresult {
+    current(|driver| {
+        driver.check("copy to the device", to, bytes)?;
+        let pinned = driver.pinned.range(..=from).next_back();
+        let pinned = pinned.is_some_and(|(start, length)| from + bytes as u64 <= start + *length as u64);
+        let work = match pinned {
+            true => Work::Copy { to, from, bytes },
+            // SAFETY: the caller's.
+            false => {
+                Work::Upload { to, values: unsafe { std::slice::from_raw_parts(from as *const u8, bytes) }.into() }
+            }
+        };
+        driver.queue(stream, work)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) -> CUresult {
+    current(|driver| {
+        driver.check("copy from the device", from, bytes)?;
+        driver.queue(stream, Work::Copy { to, from, bytes })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: Handle) -> CUresult {
+    current(|driver| {
+        driver.check("copy, destination", to, bytes)?;
+        driver.check("copy, source", from, bytes)?;
+        driver.queue(stream, Work::Copy { to, from, bytes })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleLoadData(module: *mut Handle, image: *const c_void) -> CUresult {
+    current(|driver| {
+        // SAFETY: the caller's.
+        let Some(image) = (unsafe { image::read(image) }) else {
+            return refuse(CUDA_ERROR_INVALID_IMAGE, "an image that is neither a cubin nor PTX");
+        };
+        let handle = driver.load(image)?;
+        // SAFETY: the caller's.
+        unsafe { give(module, handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleUnload(module: Handle) -> CUresult {
+    current(|driver| match driver.modules.remove(&module) {
+        Some(list) => {
+            for (_, function) in list {
+                driver.functions.remove(&function);
+            }
+            Ok(())
+        }
+        None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no module {module:#x}")),
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuModuleGetFunction(function: *mut Handle, module: Handle, name: *const c_char) -> CUresult {
+    current(|driver| {
+        let list = driver.modules.get(&module).ok_or(CUDA_ERROR_INVALID_HANDLE)?;
+        // SAFETY: the caller's: a string that ends with a zero.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+        let (_, handle) = list.iter().find(|(known, _)| *known == name).ok_or(CUDA_ERROR_NOT_FOUND)?;
+        // SAFETY: the caller's.
+        unsafe { give(function, *handle) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLaunchKernel(
+    function: Handle,
+    grid_x: c_uint,
+    grid_y: c_uint,
+    grid_z: c_uint,
+    block_x: c_uint,
+    block_y: c_uint,
+    block_z: c_uint,
+    shared: c_uint,
+    stream: Handle,
+    arguments: *const *const c_void,
+    extra: *const *const c_void,
+) -> CUresult {
+    current(|driver| {
+        if !extra.is_null() {
+            return refuse(CUDA_ERROR_NOT_SUPPORTED, "arguments in a buffer of their own");
+        }
+        let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+        // SAFETY: the caller's.
+        unsafe { driver.launch(function, grid, block, shared, stream, arguments) }
+    })
+}
