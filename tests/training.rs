@@ -4,8 +4,10 @@ mod common;
 
 use common::*;
 use safetensors::SafeTensors;
+use zgan::checkpoint::NamedTensor;
+use zgan::data::{DataSource, ImageShape, Split};
 use zgan::device::Device;
-use zgan::gan::{Latents, NamedTensor, Preset, Trainer, TrainerOptions, Update, Weights};
+use zgan::gan::{Latents, Preset, Trainer, TrainerOptions, Update, Weights};
 
 const BATCH: usize = 64;
 const LATENT: usize = 100;
@@ -13,7 +15,7 @@ const LATENT: usize = 100;
 fn options(update: Update) -> TrainerOptions {
     TrainerOptions {
         preset: Preset::SoftmaxGan,
-        image: [28, 28, 1],
+        shape: ImageShape { height: 28, width: 28, channels: 1 },
         classes: 10,
         batch: BATCH,
         update,
@@ -22,10 +24,9 @@ fn options(update: Update) -> TrainerOptions {
         beta1: 0.5,
         beta2: 0.999,
         latent: LATENT,
-        average: None,
-        average_start: 0,
+        average: 0.0,
+        steps: 10,
         seed: 1,
-        decay: (0, 0),
     }
 }
 
@@ -59,6 +60,12 @@ fn inputs(name: &str) -> usize {
     widths[number.parse::<usize>().unwrap() - 1]
 }
 
+/// The first embedded digits, (count, 28, 28, 1).
+fn digits(count: usize) -> Vec<u8> {
+    let data = DataSource::Mnist10k.open(Split::Train, 10).unwrap();
+    (0..count).flat_map(|i| data.image(i).to_vec()).collect()
+}
+
 fn golden() -> Vec<u8> {
     std::fs::read("tests/goldens/softmax_gan_steps.safetensors").unwrap()
 }
@@ -79,10 +86,10 @@ fn ten_steps(device: &Device, update: Update, rule: &str) {
     let mut trainer = Trainer::new(device, &options(update)).unwrap();
     let begin = start(&trainer);
     trainer.restore(0, &begin).unwrap();
-    let digits = zgan::data::mnist_10k().unwrap();
+    let digits = digits(10 * BATCH);
     let losses = numbers(&file, &format!("{rule}.losses"));
     for step in 0..10 {
-        let images = &digits.train.images[step * BATCH * 784..(step + 1) * BATCH * 784];
+        let images = &digits[step * BATCH * 784..(step + 1) * BATCH * 784];
         let z = Random(5000 + step as u64).normals(BATCH * LATENT);
         trainer.step_given(images, &z).unwrap();
         let metrics = trainer.metrics().unwrap();
@@ -127,7 +134,7 @@ fn ten_alternating_steps_are_pytorchs() {
 
 #[test]
 fn a_step_on_real_thread_blocks_is_the_hosts() {
-    let images: Vec<u8> = zgan::data::mnist_10k().unwrap().train.images[..4 * 784].to_vec();
+    let images: Vec<u8> = digits(4);
     let small = TrainerOptions { batch: 4, ..options(Update::Simultaneous) };
     let run = |device: &Device| {
         let mut trainer = Trainer::new(device, &small).unwrap();
@@ -147,13 +154,13 @@ fn a_step_on_real_thread_blocks_is_the_hosts() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let digits = zgan::data::mnist_10k().unwrap();
+    let digits = digits(10 * BATCH);
     let run = |threads| {
         let mut trainer = Trainer::new(&Device::host(threads).unwrap(), &options(Update::Simultaneous)).unwrap();
         for step in 0..3 {
-            trainer.step(&digits.train.images[step * BATCH * 784..(step + 1) * BATCH * 784], &[0; BATCH]).unwrap();
+            trainer.step(&digits[step * BATCH * 784..(step + 1) * BATCH * 784], &[0; BATCH]).unwrap();
         }
-        (trainer.tensors().unwrap(), trainer.sample(Weights::Raw, &Latents { seed: 3, count: 70 }).unwrap())
+        (trainer.tensors().unwrap(), trainer.sample(Weights::Raw, &Latents::unlabelled(3, 70)).unwrap())
     };
     let one = run(1);
     for threads in [2, 3, 8] {
@@ -163,9 +170,9 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn a_loss_that_is_not_finite_names_the_step_and_the_tensor() {
-    let digits = zgan::data::mnist_10k().unwrap();
+    let digits = digits(10 * BATCH);
     let mut trainer = Trainer::new(&Device::host(1).unwrap(), &options(Update::Simultaneous)).unwrap();
-    let images = &digits.train.images[..BATCH * 784];
+    let images = &digits[..BATCH * 784];
     trainer.step(images, &[0; BATCH]).unwrap();
     trainer.metrics().unwrap();
     let mut tensors = trainer.tensors().unwrap();

@@ -4,7 +4,7 @@ use super::{Backward, Builder, Forward, Init, Layer, Mode, Parameter, Value};
 use crate::Result;
 use crate::device::Buffer;
 use crate::ops::Activation;
-use crate::ops::norm::{self, Affine, Gradients, Running, Saved, Shape, Statistics, Tables};
+use crate::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables};
 
 /// The statistics and tables of a batch norm, and its backward pass. What applies it is the layer that owns it: either
 /// [`BatchNorm`], or a convolution that reads its input through the tables.
@@ -74,6 +74,10 @@ impl Norm {
         Tables { scale: &self.scale, shift: &self.shift }
     }
 
+    fn batch(&self) -> Batch<'_> {
+        Batch { x: &self.x.x, mean: &self.mean, rstd: &self.rstd, tables: self.tables() }
+    }
+
     fn shape(&self) -> Shape {
         Shape { n: self.x.n, h: self.x.h, w: self.x.w, c: self.x.c, upsample: self.upsample }
     }
@@ -85,10 +89,8 @@ impl Norm {
         let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
         match pass.mode {
             Mode::Train { momentum } => norm::statistics(
-                self.tables(),
-                Statistics { mean: &self.mean, rstd: &self.rstd },
+                self.batch(),
                 Some(Running { mean: &mean, var: &var, momentum }),
-                &self.x.x,
                 affine,
                 self.eps,
                 self.shape(),
@@ -111,17 +113,13 @@ impl Norm {
     pub fn backward(&self, pass: &Backward, dy: &Buffer<f32>) -> Result<()> {
         let (Some(gradients), Some(dx)) = (pass.gradients, &self.x.dx) else { return Ok(()) };
         let (dgamma, dbeta) = (self.gamma.of(gradients), self.beta.of(gradients));
-        let saved = Saved {
-            x: &self.x.x,
-            statistics: Statistics { mean: &self.mean, rstd: &self.rstd },
-            tables: self.tables(),
-        };
+        let (gamma, beta) = (self.gamma.of(pass.weights), self.beta.of(pass.weights));
+        let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
         norm::backward(
             Gradients { dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta },
             dy,
-            saved,
-            &self.gamma.of(pass.weights),
-            self.labels.as_ref(),
+            self.batch(),
+            affine,
             self.activation,
             self.shape(),
             &self.workspace,

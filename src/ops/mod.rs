@@ -4,18 +4,17 @@
 pub mod adam;
 pub mod cross_entropy;
 pub mod log_partition;
-pub mod norm;
-pub mod pixels;
-pub mod random;
-pub mod state;
 pub mod losses;
-pub mod projection;
 pub mod matmul;
 pub mod norm;
 pub mod peak;
-mod tile;
+pub mod pixels;
+pub mod projection;
+pub mod random;
 pub mod resample;
 pub mod spectral_norm;
+pub mod state;
+mod tile;
 
 use crate::{Error, Result};
 
