@@ -2,6 +2,7 @@
 //! The only place besides [`crate::device`] that says `unsafe`, and the only one that knows a block size.
 
 pub mod adam;
+pub mod elementary;
 pub mod log_partition;
 pub mod norm;
 pub mod pixels;
