@@ -223,7 +223,7 @@ DEVICE void with_gradient(const float* RESTRICT dy, const float* RESTRICT x, con
             with_flag(width != 0, [=](auto upsampled) {
                 body([=](uint64_t row, uint64_t c) {
                     const float slope = derivative(act(scale[c] * x[row * C + c] + shift[c]));
-                    if constexpr (upsampled.value) {
+                    if (upsampled.value) {
                         const float* const from = dy + upsampled_row(row, width) * C + c;
                         const uint64_t below = 2 * uint64_t(width) * C;
                         return slope * ((from[0] + from[C]) + (from[below] + from[below + C]));

@@ -33,33 +33,209 @@ fn reference(real: &[f32], fake: &[f32], sign: f64) -> Reference {
     }
 }
 
-fn evaluate(device: &Device, real: &[f32], fake: &[f32], sign: f32) -> Evaluation {
+#[derive(Clone, Copy)]
+enum Form {
+    Fused,
+    Plain,
+}
+
+fn evaluate_as(form: Form, device: &Device, real: &[f32], fake: &[f32], sign: f32) -> Evaluation {
+    let k = real.len() + fake.len();
     let out = Evaluation {
         statistics: device.zeros(4).unwrap(),
-        seed_d: device.zeros(real.len() + fake.len()).unwrap(),
+        seed_d: device.zeros(k).unwrap(),
         seed_g: device.zeros(fake.len()).unwrap(),
     };
-    let workspace = device.zeros(log_partition::workspace_len(device, real.len() + fake.len())).unwrap();
     let upload = |x: &[f32]| -> Buffer<f32> { device.upload(x).unwrap() };
-    log_partition::fused(&out, &upload(real), &upload(fake), sign, &workspace).unwrap();
+    let (real, fake) = (upload(real), upload(fake));
+    match form {
+        Form::Fused => {
+            let workspace = device.zeros(log_partition::workspace_len(device, k)).unwrap();
+            log_partition::fused(&out, &real, &fake, sign, &workspace).unwrap();
+        }
+        Form::Plain => {
+            let workspace = device.zeros(log_partition::plain_workspace_len(device, k)).unwrap();
+            log_partition::plain(&out, &real, &fake, sign, &workspace).unwrap();
+        }
+    }
     out
 }
 
+fn evaluate(device: &Device, real: &[f32], fake: &[f32], sign: f32) -> Evaluation {
+    evaluate_as(Form::Fused, device, real, fake, sign)
+}
+
+const SIZES: [(usize, usize); 9] =
+    [(1, 1), (1, 31), (33, 1), (64, 64), (31, 1000), (1000, 33), (8000, 191), (8192, 8193), (3, 20_000)];
+
 #[test]
-fn matches_the_reference_at_any_size() {
+fn both_forms_match_the_reference_at_any_size() {
     on_each_device(|device| {
-        for (n, m) in
-            [(1, 1), (1, 31), (33, 1), (64, 64), (31, 1000), (1000, 33), (8000, 191), (8192, 8193), (3, 20_000)]
-        {
-            for sign in [1.0, -1.0] {
+        for (n, m) in SIZES {
+            for (sign, form) in [(1.0, Form::Fused), (-1.0, Form::Fused), (1.0, Form::Plain), (-1.0, Form::Plain)] {
                 let mut random = Random((n * 7919 + m) as u64);
                 let (real, fake) = (random.normals(n), random.normals(m));
                 let expected = reference(&real, &fake, f64::from(sign));
-                let out = evaluate(device, &real, &fake, sign);
+                let out = evaluate_as(form, device, &real, &fake, sign);
                 assert_close("statistics", &out.statistics, &expected.statistics, 2e-6);
                 assert_close("seed_d", &out.seed_d, &expected.seed_d, 2e-6);
                 assert_close("seed_g", &out.seed_g, &expected.seed_g, 2e-6);
             }
         }
     });
+}
+
+#[test]
+fn the_reference_gradients_are_central_differences() {
+    let mut random = Random(11);
+    for (n, m) in [(1, 1), (3, 5), (7, 2)] {
+        for sign in [1.0, -1.0] {
+            let logits = to_f64(&random.normals(n + m));
+            let single: Vec<f32> = logits.iter().map(|x| *x as f32).collect();
+            let expected = reference(&single[..n], &single[n..], sign);
+            let d = central_differences(&logits, |x| losses(&x[..n], &x[n..], sign).0);
+            let g = central_differences(&logits, |x| losses(&x[..n], &x[n..], sign).1);
+            for (found, expected) in expected.seed_d.iter().zip(&d).chain(expected.seed_g.iter().zip(&g[n..])) {
+                assert!((found - expected).abs() < 1e-9, "{found}, by differences {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn matches_pytorch() {
+    let golden = Golden::open("log_partition");
+    on_each_device(|device| {
+        for form in [Form::Fused, Form::Plain] {
+            let out = evaluate_as(form, device, &golden.f32("real"), &golden.f32("fake"), 1.0);
+            assert_close("statistics", &out.statistics, &golden.f64("statistics"), 1e-6);
+            assert_close("seed_d", &out.seed_d, &golden.f64("seed_d"), 1e-6);
+            assert_close("seed_g", &out.seed_g, &golden.f64("seed_g"), 1e-6);
+        }
+    });
+}
+
+/// On a grid of 2^-10 an offset of 1e4 is added without rounding, so nothing but the mean logits may change.
+#[test]
+fn an_offset_common_to_all_logits_changes_no_bit() {
+    on_each_device(|device| {
+        for (n, m) in SIZES {
+            let mut random = Random(n as u64);
+            let grid = |x: Vec<f32>| -> Vec<f32> { x.iter().map(|x| (x * 1024.0).round() / 1024.0).collect() };
+            let (real, fake) = (grid(random.normals(n)), grid(random.normals(m)));
+            let base = evaluate(device, &real, &fake, 1.0);
+            for offset in [1e4, -1e4] {
+                let moved = |x: &[f32]| -> Vec<f32> { x.iter().map(|x| x + offset).collect() };
+                let out = evaluate(device, &moved(&real), &moved(&fake), 1.0);
+                assert_eq!(out.seed_d.read().unwrap(), base.seed_d.read().unwrap());
+                assert_eq!(out.seed_g.read().unwrap(), base.seed_g.read().unwrap());
+                let (found, unmoved) = (out.statistics.read().unwrap(), base.statistics.read().unwrap());
+                assert_eq!(found[..2], unmoved[..2], "the losses");
+                for i in [2, 3] {
+                    assert!((found[i] - (unmoved[i] + offset)).abs() <= 1e-3, "a mean logit is moved by the offset");
+                }
+            }
+        }
+    });
+}
+
+fn sum(x: &[f32]) -> f64 {
+    x.iter().map(|x| f64::from(*x)).sum()
+}
+
+#[test]
+fn the_gradients_sum_to_what_they_must() {
+    on_each_device(|device| {
+        for (n, m) in SIZES {
+            let mut random = Random(m as u64);
+            let (real, fake) = (random.normals(n), random.normals(m));
+            let out = evaluate(device, &real, &fake, 1.0);
+            let (seed_d, seed_g) = (out.seed_d.read().unwrap(), out.seed_g.read().unwrap());
+            assert!(sum(&seed_d).abs() < 1e-6, "{n} + {m}: D's sum to {}", sum(&seed_d));
+            let q = -sum(&seed_d[n..]);
+            let expected = m as f64 / (n + m) as f64 - q;
+            assert!((sum(&seed_g) - expected).abs() < 1e-6, "{n} + {m}: G's sum to {}, not {expected}", sum(&seed_g));
+        }
+    });
+}
+
+#[test]
+fn at_equal_logits_both_losses_are_the_logarithm_of_their_number() {
+    on_each_device(|device| {
+        for (n, m) in SIZES {
+            for logit in [0.0, 20.0, -88.0, 1e4] {
+                let statistics = evaluate(device, &vec![logit; n], &vec![logit; m], 1.0).statistics.read().unwrap();
+                let expected = ((n + m) as f64).ln();
+                for loss in &statistics[..2] {
+                    let error = (f64::from(*loss) - expected).abs();
+                    assert!(error < 1e-6, "{n} + {m} logits of {logit}: {loss}, not {expected}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn sixteen_million_logits() {
+    let (n, m) = (1 << 23, (1 << 23) + 3);
+    let mut random = Random(1);
+    let values: Vec<f32> = (0..4096).map(|_| random.normal() as f32 * 2.0 + 30.0).collect();
+    let mut draw = |n: usize| -> Vec<f32> { (0..n).map(|_| values[random.below(4096)]).collect() };
+    let (real, fake) = (draw(n), draw(m));
+    let expected = reference(&real, &fake, 1.0);
+    on_fast_devices(|device| {
+        let out = evaluate(device, &real, &fake, 1.0);
+        assert_close("statistics", &out.statistics, &expected.statistics, 1e-6);
+        assert_close("seed_d", &out.seed_d, &expected.seed_d, 2e-6);
+        assert_close("seed_g", &out.seed_g, &expected.seed_g, 2e-6);
+        let d = sum(&out.seed_d.read().unwrap());
+        assert!(d.abs() < 1e-6, "D's gradients sum to {d}");
+    });
+}
+
+#[test]
+fn a_logit_that_is_not_a_number_is_not_hidden() {
+    on_each_device(|device| {
+        for (n, m) in [(1, 1), (64, 64), (20_000, 5)] {
+            for (at_real, at_fake) in [(Some(n / 2), None), (None, Some(m - 1)), (Some(0), Some(0))] {
+                for form in [Form::Fused, Form::Plain] {
+                    let mut random = Random(2);
+                    let (mut real, mut fake) = (random.normals(n), random.normals(m));
+                    at_real.into_iter().for_each(|i| real[i] = f32::NAN);
+                    at_fake.into_iter().for_each(|i| fake[i] = f32::NAN);
+                    let out = evaluate_as(form, device, &real, &fake, 1.0);
+                    let statistics = out.statistics.read().unwrap();
+                    assert!(statistics[0].is_nan() && statistics[1].is_nan(), "{n} + {m}: {statistics:?}");
+                }
+            }
+        }
+    });
+}
+
+/// Fakes so unlikely that their share underflows: it is 0, and nothing is divided by it.
+#[test]
+fn shares_that_underflow_are_zero() {
+    on_each_device(|device| {
+        for (n, m) in [(3, 4), (10_000, 3)] {
+            let real = vec![-100.0; n];
+            let fake = vec![200.0; m];
+            let out = evaluate(device, &real, &fake, 1.0);
+            let expected = reference(&real, &fake, 1.0);
+            assert_close("statistics", &out.statistics, &expected.statistics, 1e-6);
+            assert_eq!(out.seed_d.read().unwrap()[n..], vec![0.0; m]);
+            assert_eq!(out.seed_g.read().unwrap(), vec![1.0 / (n + m) as f32; m]);
+            assert!(out.seed_d.read().unwrap()[..n].iter().all(|d| d.abs() < 1e-7), "1 / N - 1 / N");
+        }
+    });
+}
+
+#[test]
+fn refuses_what_does_not_fit() {
+    let device = Device::host(1).unwrap();
+    let zeros = |n: usize| -> Buffer<f32> { device.zeros(n).unwrap() };
+    let out = Evaluation { statistics: zeros(4), seed_d: zeros(5), seed_g: zeros(3) };
+    let none = zeros(0);
+    let error = |n, m| log_partition::fused(&out, &zeros(n), &zeros(m), 1.0, &none).unwrap_err().to_string();
+    assert_eq!(error(0, 3), "log_partition: 0 real and 3 fake logits, at least one of each is needed");
+    assert_eq!(error(3, 3), "log_partition: seed_d has 5 elements, expected 6");
 }
