@@ -37,12 +37,8 @@ pub struct Header {
     pub data: DataInfo,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Sealed {
-    #[serde(flatten)]
-    header: Header,
-    crc32: String,
-}
+/// The last member of the metadata's JSON object, in two parts around eight digits.
+const SEAL: (&str, &str) = (",\"crc32\":\"", "\"}");
 
 impl View for &NamedTensor {
     fn dtype(&self) -> Dtype {
@@ -69,10 +65,10 @@ fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// Over the header, and each tensor's name, shape and values in the order of the names.
-fn checksum(header: &Header, tensors: &[NamedTensor]) -> String {
+/// Over the header's text, and each tensor's name, shape and values in the order of the names.
+fn checksum(header: &str, tensors: &[NamedTensor]) -> String {
     let mut crc = flate2::Crc::new();
-    crc.update(serde_json::json!(header).to_string().as_bytes());
+    crc.update(header.as_bytes());
     let mut sorted: Vec<&NamedTensor> = tensors.iter().collect();
     sorted.sort_by_key(|t| &t.name);
     for tensor in sorted {
@@ -91,9 +87,10 @@ pub fn save(path: &Path, tensors: &[NamedTensor], header: &Header) -> Result<()>
             return Err(fail(format!("tensor {name} of shape {shape:?} has {len} values")));
         }
     }
-    let sealed = Sealed { header: header.clone(), crc32: checksum(header, tensors) };
-    let text = serde_json::to_string(&sealed).map_err(|e| fail(e.to_string()))?;
-    let metadata = Some(HashMap::from([(KEY.to_string(), text)]));
+    let mut text = serde_json::to_string(header).map_err(|e| fail(e.to_string()))?;
+    text.pop(); // the closing brace
+    let sealed = format!("{text}{}{}{}", SEAL.0, checksum(&text, tensors), SEAL.1);
+    let metadata = Some(HashMap::from([(KEY.to_string(), sealed)]));
     let views: Vec<(&str, &NamedTensor)> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     files::write_atomically(path, |unfinished| match safetensors::serialize_to_file(views, metadata, unfinished) {
         Ok(()) => Ok(()),
@@ -121,10 +118,11 @@ pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
         Ok(Version { format }) => {
             return Err(fail(format!("checkpoint format {format}, this program reads {FORMAT}")));
         }
-        Err(error) => return Err(fail(format!("damaged: its \"{KEY}\" metadata cannot be read: {error}"))),
+        Err(error) => return Err(fail(format!("damaged: its metadata cannot be read: {error}"))),
     }
-    let sealed: Sealed = serde_json::from_str(text)
-        .map_err(|error| fail(format!("damaged: its \"{KEY}\" metadata cannot be read: {error}")))?;
+    let unreadable = |error: &dyn std::fmt::Display| fail(format!("damaged: its metadata cannot be read: {error}"));
+    let header: Header = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+    let (body, crc) = text.rsplit_once(SEAL.0).ok_or_else(|| unreadable(&"it has no checksum"))?;
 
     let all = SafeTensors::deserialize(&bytes).map_err(|e| fail(why(&e, &bytes)))?;
     let mut tensors = Vec::with_capacity(all.len());
@@ -136,11 +134,12 @@ pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
         tensors.push(NamedTensor { name: name.to_string(), shape: view.shape().to_vec(), values });
     }
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let found = checksum(&sealed.header, &tensors);
-    if found != sealed.crc32 {
-        return Err(fail(format!("damaged: its checksum is {found}, it was written with {}", sealed.crc32)));
+    let found = checksum(body, &tensors);
+    let written = crc.trim_end_matches(SEAL.1);
+    if found != written {
+        return Err(fail(format!("damaged: its checksum is {found}, it was written with {written}")));
     }
-    Ok((sealed.header, tensors))
+    Ok((header, tensors))
 }
 
 /// The reader's reasons in words, with the sizes where a file was cut off.

@@ -212,7 +212,7 @@ impl Config {
         within("seed", self.seed, 0, i64::MAX as u64)?;
         within("batch", self.batch, 1, 1 << 20)?;
         for (name, rate) in [("lr-g", self.lr_g), ("lr-d", self.lr_d)] {
-            within(name, rate, 0.0, 1000.0)?;
+            within(name, rate, 0.0, 1e9)?;
         }
         decay("beta1", self.beta1)?;
         decay("beta2", self.beta2)?;

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::Error;
 use zgan::config::Config;
 
@@ -52,7 +52,11 @@ pub fn main() -> ExitCode {
 fn command() -> clap::Command {
     let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
     Cli::command().mut_subcommand("train", |train| {
-        Config::augment_args_for_update(train).mut_args(|arg| {
+        let about = train.get_about().cloned().unwrap_or_default();
+        let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help("Print this help");
+        let train = Config::augment_args_for_update(train).about(about).disable_help_flag(true).arg(help);
+        let train = train.allow_negative_numbers(true);
+        train.mut_args(|arg| {
             let default = arg.get_long().and_then(|name| defaults.get(name));
             let shown = match default {
                 Some(toml::Value::String(text)) => text.clone(),
@@ -87,7 +91,6 @@ fn report(error: &anyhow::Error) {
 fn hint(error: &Error) -> Option<&'static str> {
     match error {
         Error::Device(_) => Some("zgan info tells which devices there are; --device host always works"),
-        Error::Config(_) => Some("zgan train --help lists all settings"),
         Error::NotFinite { .. } => Some("smaller --lr-g and --lr-d, or another --seed, may train"),
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             Some("nothing that was saved before is lost; free space and go on with --resume")

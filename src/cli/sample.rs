@@ -25,13 +25,13 @@ pub struct Sample {
     /// All random numbers follow from this one
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Images; rounded up to full rows where there is a row per class
+    /// Images, rounded up to full rows of a class
     #[arg(long, value_name = "IMAGES", default_value_t = 64)]
     count: usize,
     /// The PNG file to write
     #[arg(long, value_name = "FILE", default_value = "grid.png")]
     out: PathBuf,
-    /// Draw with G's weights as the last step left them, not with their moving average
+    /// Draw with G's weights of the last step, not their moving average
     #[arg(long)]
     raw_weights: bool,
     /// auto, host, cuda, cuda:N or simt

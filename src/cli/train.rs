@@ -45,6 +45,9 @@ struct Start {
 impl Train {
     pub fn run(&self, settings: &ArgMatches) -> anyhow::Result<ExitCode> {
         let config = self.settings(settings)?;
+        if self.resume.is_none() && !self.dry_run {
+            Run::check(config.runs_dir(), config.run.as_deref(), self.force)?;
+        }
         let data = config.data.open(Split::Train, config.classes)?;
         let info = data.info();
         let options = config.trainer_options(&info);
@@ -69,7 +72,8 @@ impl Train {
         }
         let (first, end) = (trainer.step_number(), config.stop_at.unwrap_or(config.steps));
         if let Some(name) = self.resume.as_ref().filter(|_| first >= end) {
-            say(format!("run {name} is at step {first} of {} already; a larger --steps goes on", config.steps));
+            let more = if first >= config.steps { "a larger --steps" } else { "a later --stop-at, or none," };
+            say(format!("run {name} is at step {first} of {} already; {more} goes on", config.steps));
             return Ok(ExitCode::SUCCESS);
         }
         let run = match &self.resume {
@@ -218,22 +222,27 @@ impl Session {
             let interrupted = INTERRUPTED.load(Ordering::SeqCst);
             let last = step >= end || interrupted;
             self.progress.step(step);
+            // An interruption leaves no row of its own: a resumed run has the rows of one that went through.
+            let row = due(step, self.config.log_every) || step == self.config.steps;
+            let draw = last || due(step, self.config.sample_every);
             let save = last || due(step, self.config.checkpoint_every);
-            // Nothing is saved before the numbers are known to be finite.
-            if last || save || due(step, self.config.log_every) {
+            // Before anything is written the numbers are known to be finite.
+            if row || draw || save {
                 let metrics = self.trainer.metrics()?;
-                self.log(&metrics, begun, &mut logged)?;
+                if row {
+                    self.log(&metrics, begun, &mut logged)?;
+                }
             }
-            let mut picture = None;
-            if last || due(step, self.config.sample_every) {
-                picture = Some(self.draw(step)?);
-            }
+            let paused = Instant::now();
+            let picture = if draw { Some(self.draw(step)?) } else { None };
             if save {
                 self.save(step)?;
             }
             if let Some(picture) = picture.filter(|_| last) {
                 return Ok(Ended { picture, interrupted, time: begun.elapsed() });
             }
+            // Images per second are the training's alone.
+            logged.1 += paused.elapsed();
         }
     }
 

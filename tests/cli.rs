@@ -1,0 +1,472 @@
+//! The program as it is used: every test runs the built binary in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const ZGAN: &str = env!("CARGO_BIN_EXE_zgan");
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(ZGAN);
+        command.args(arguments.split_whitespace()).current_dir(self.0.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs to its end, which must be `code`, and gives everything it wrote.
+    fn zgan(&self, arguments: &str, code: i32) -> String {
+        let output = self.command(arguments).output().unwrap();
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(code), "zgan {arguments}\n{text}");
+        assert!(!text.contains("panicked"), "zgan {arguments}\n{text}");
+        text
+    }
+
+    /// As [`Place::zgan`]; the output must hold all of `parts`.
+    fn says(&self, arguments: &str, code: i32, parts: &[&str]) {
+        let text = self.zgan(arguments, code);
+        for part in parts {
+            assert!(text.contains(part), "zgan {arguments}\ndoes not say {part:?}:\n{text}");
+        }
+    }
+
+    /// A short training of few images on the host.
+    fn train(&self, arguments: &str) -> String {
+        self.zgan(&format!("train --device host --batch 16 {arguments}"), 0)
+    }
+
+    fn checkpoint(&self, run: &str, step: u64) -> Vec<u8> {
+        let path = self.path(&format!("runs/{run}/checkpoints/step-{step:06}.safetensors"));
+        std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for name in files(folder) {
+        let path = folder.join(name);
+        if path.is_dir() {
+            all.extend(tree(&path));
+        } else {
+            all.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+/// Width and height of a PNG file that decodes.
+fn picture(path: &Path) -> (u32, u32) {
+    let file = BufReader::new(std::fs::File::open(path).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    (info.width, info.height)
+}
+
+#[test]
+fn help_names_every_setting_with_its_default() {
+    let place = Place::new();
+    place.says("--help", 0, &["train", "sample", "info"]);
+    place.says("", 2, &["train", "sample", "info"]);
+    place.says("--version", 0, &[env!("CARGO_PKG_VERSION")]);
+    let help = place.zgan("train --help", 0);
+    for name in zgan::config::Config::names() {
+        assert!(help.contains(&format!("--{name} ")), "{name} is not in the help:\n{help}");
+    }
+    let line = help.lines().find(|l| l.contains("--lr-g")).unwrap();
+    assert!(line.contains("[default: 0.0002]"), "{line}");
+    place.says("sample --help", 0, &["--seed", "--raw-weights", "[default: 64]"]);
+}
+
+#[test]
+fn wrong_flags_and_values_are_refused() {
+    let place = Place::new();
+    place.says("train --batchh 3", 2, &["--batchh", "--batch"]);
+    place.says("trian", 2, &["train"]);
+    place.says("train --batch many", 2, &["many", "--batch"]);
+    place.says("train --batch 0", 2, &["batch", "0", "expected 1"]);
+    place.says("train --batch -3", 2, &["-3"]);
+    place.says("train --batch 10001", 2, &["10001", "10000", "mnist-10k"]);
+    place.says("train --steps 0", 2, &["steps: 0, expected 1"]);
+    place.says("train --lr-g NaN", 2, &["lr-g", "NaN"]);
+    place.says("train --lr-d -0.1", 2, &["lr-d: -0.1"]);
+    place.says("train --lr-d=-0.1", 2, &["lr-d: -0.1"]);
+    place.says("train --beta1 1", 2, &["beta1: 1", "less than 1"]);
+    place.says("train --average 1.5", 2, &["average: 1.5"]);
+    place.says("train --latent 0", 2, &["latent: 0"]);
+    place.says("train --log-every 0", 2, &["log-every: 0"]);
+    place.says("train --steps 10 --stop-at 11", 2, &["stop-at: 11, expected 1 to 10"]);
+    place.says("train --seed 18446744073709551615", 2, &["seed: 18446744073709551615"]);
+    place.says("train --threads 5000", 2, &["threads: 5000"]);
+    place.says("train --preset nothing", 2, &["nothing", "softmax-gan"]);
+    place.says("train --data mnist", 2, &["mnist-10k", "idx:DIR"]);
+    place.says("train --device gpu", 2, &["gpu", "cuda", "host"]);
+    place.says("train --run ../up", 2, &["../up"]);
+    place.says("train --resume nothing", 2, &["nothing", "runs"]);
+    place.says("train --resume a --run b", 2, &["--resume", "--run"]);
+    place.says("sample", 2, &["--run"]);
+    place.says("sample --run nothing", 2, &["nothing"]);
+    place.says("info nothing", 2, &["nothing"]);
+    assert!(!place.path("runs").exists(), "nothing was made");
+}
+
+#[test]
+fn data_files_that_are_wrong_are_named() {
+    let place = Place::new();
+    let folder = place.path("digits");
+    std::fs::create_dir(&folder).unwrap();
+    place.says("train --data idx:digits", 1, &["digits", "train-images-idx3-ubyte"]);
+    let header = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+    let images = [header(&[0x803, 4, 28, 28]), vec![7; 4 * 784]].concat();
+    std::fs::write(folder.join("train-images-idx3-ubyte"), &images[..1000]).unwrap();
+    std::fs::write(folder.join("train-labels-idx1-ubyte"), [header(&[0x801, 4]), vec![0, 1, 2, 12]].concat()).unwrap();
+    place.says("train --data idx:digits", 1, &["train-images-idx3-ubyte", "offset 1000", "3152"]);
+    std::fs::write(folder.join("train-images-idx3-ubyte"), &images).unwrap();
+    place.says("train --data idx:digits", 1, &["train-labels-idx1-ubyte", "offset 11", "label 12"]);
+    place.says("train --data idx:digits --classes 13 --batch 4 --steps 2 --device host --run a", 0, &["13 classes"]);
+    // The labels were right: without them on the second try, it is another data set.
+    std::fs::write(folder.join("train-labels-idx1-ubyte"), [header(&[0x801, 4]), vec![0, 1, 2, 3]].concat()).unwrap();
+    place.says("train --resume a --steps 3", 2, &["other images"]);
+}
+
+#[test]
+fn a_short_run_leaves_everything() {
+    let place = Place::new();
+    let said = place.train("--steps 12 --log-every 5 --sample-every 4 --checkpoint-every 6 --run first");
+    for part in ["device", "host", "mnist-10k", "10000 images", "parameters", "step 10/12", "step 12/12", "images/s"] {
+        assert!(said.contains(part), "{part:?} is missing:\n{said}");
+    }
+    assert!(said.contains("runs/first/samples/step-000012.png") && said.contains("zgan sample --run first"), "{said}");
+    let run = place.path("runs/first");
+    assert_eq!(files(&run), ["checkpoints", "config.toml", "metrics.csv", "samples"]);
+    assert_eq!(files(&run.join("samples")), ["step-000004.png", "step-000008.png", "step-000012.png"]);
+    assert_eq!(files(&run.join("checkpoints")), ["step-000006.safetensors", "step-000012.safetensors"]);
+    let (width, height) = picture(&run.join("samples/step-000012.png"));
+    assert!(width == height && width > 8 * 28, "{width} x {height}");
+    let metrics = place.read("runs/first/metrics.csv");
+    let rows: Vec<Vec<&str>> = metrics.lines().map(|l| l.split(',').collect()).collect();
+    let columns =
+        "step,seconds,loss_d,loss_g,kl_d,kl_g,real_logit,fake_logit,grad_norm_d,grad_norm_g,images_per_second";
+    assert_eq!(rows[0].join(","), columns);
+    assert_eq!(rows[1..].iter().map(|r| r[0]).collect::<Vec<_>>(), ["5", "10", "12"]);
+    for row in &rows[1..] {
+        assert_eq!(row.len(), 11);
+        assert!(row.iter().all(|field| field.parse::<f64>().unwrap().is_finite()), "{row:?}");
+    }
+    // What the run used makes the same run again.
+    place.zgan("train --config runs/first/config.toml --run again", 0);
+    assert_eq!(place.checkpoint("first", 12), place.checkpoint("again", 12));
+    assert_eq!(place.read("runs/first/config.toml"), place.read("runs/again/config.toml"));
+    place.train("--steps 12 --run other --seed 2");
+    assert_ne!(place.checkpoint("first", 12), place.checkpoint("other", 12));
+    place.train("--steps 12 --run threads --threads 1");
+    assert_eq!(place.checkpoint("first", 12), place.checkpoint("threads", 12), "threads change no number");
+}
+
+#[test]
+fn an_interrupted_run_ends_as_one_that_went_through() {
+    let place = Place::new();
+    let every = "--steps 100 --log-every 20 --sample-every 30 --checkpoint-every 0";
+    place.train(&format!("{every} --run through"));
+    let said = place.train(&format!("{every} --run parts --stop-at 50"));
+    assert!(said.contains("zgan train --resume parts"), "{said}");
+    assert_eq!(files(&place.path("runs/parts/checkpoints")), ["step-000050.safetensors"]);
+    // As if it had gone on a little before a crash.
+    let metrics = place.path("runs/parts/metrics.csv");
+    let rows = std::fs::read_to_string(&metrics).unwrap();
+    std::fs::write(&metrics, format!("{rows}60,1,2,3,4,5,6,7,8,9,10\n80,1,2")).unwrap();
+    std::fs::write(place.path("runs/parts/checkpoints/step-000060.safetensors.unfinished"), "half").unwrap();
+    place.zgan("train --resume parts", 0);
+    assert_eq!(place.checkpoint("through", 100), place.checkpoint("parts", 100));
+    assert_eq!(files(&place.path("runs/parts/checkpoints")), ["step-000050.safetensors", "step-000100.safetensors"]);
+    for step in [30, 60, 90, 100] {
+        let picture = |run: &str| std::fs::read(place.path(&format!("runs/{run}/samples/step-{step:06}.png"))).unwrap();
+        assert_eq!(picture("through"), picture("parts"), "step {step}");
+    }
+    // The same rows, but for the times.
+    let untimed = |run: &str| -> Vec<String> {
+        let metrics = place.read(&format!("runs/{run}/metrics.csv"));
+        let cut = |row: &str| {
+            let fields: Vec<&str> = row.split(',').collect();
+            format!("{},{}", fields[0], fields[2..10].join(","))
+        };
+        metrics.lines().map(cut).collect()
+    };
+    assert_eq!(untimed("through").len(), 6);
+    assert_eq!(untimed("through"), untimed("parts"));
+    let seconds: Vec<f64> = place
+        .read("runs/parts/metrics.csv")
+        .lines()
+        .skip(1)
+        .map(|r| r.split(',').nth(1).unwrap().parse().unwrap())
+        .collect();
+    assert!(seconds.is_sorted(), "the clock goes on: {seconds:?}");
+
+    place.says("train --resume parts", 0, &["at step 100 of 100 already", "--steps"]);
+    place.says("train --resume parts --steps 105 --stop-at 103", 0, &["after step 103 of 105"]);
+    place.says("train --resume runs/parts", 0, &["steps 103 to 105"]);
+}
+
+#[test]
+fn a_resume_keeps_to_the_settings_of_the_run() {
+    let place = Place::new();
+    place.train("--steps 10 --stop-at 5 --run a");
+    let before = tree(&place.path("runs"));
+    place.says("train --resume a --batch 8", 2, &["batch is 16 there, 8 here"]);
+    let both = ["lr-d is 0.0002 there, 0.1 here", "seed is 1 there, 9 here"];
+    place.says("train --resume a --seed 9 --lr-d 0.1", 2, &both);
+    assert_eq!(before, tree(&place.path("runs")), "a refusal changes nothing");
+    // What no number depends on may change, and is remembered.
+    place.zgan("train --resume a --log-every 1 --threads 1 --keep-checkpoints 1", 0);
+    assert!(place.read("runs/a/config.toml").contains("log-every = 1\n"));
+    assert_eq!(files(&place.path("runs/a/checkpoints")), ["step-000010.safetensors"]);
+}
+
+#[test]
+fn damaged_checkpoints_are_refused_and_the_previous_one_serves() {
+    let place = Place::new();
+    place.train("--steps 20 --stop-at 10 --checkpoint-every 5 --run a");
+    let newest = place.path("runs/a/checkpoints/step-000010.safetensors");
+    let whole = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &whole[..whole.len() - 100]).unwrap();
+    place.says("train --resume a", 1, &["step-000010.safetensors", "cut off", "step-000005.safetensors"]);
+    place.says("sample --run a", 1, &["step-000010.safetensors", "cut off"]);
+    let mut flipped = whole.clone();
+    let end = flipped.len() - 1;
+    flipped[end] ^= 0x10;
+    std::fs::write(&newest, &flipped).unwrap();
+    place.says("train --resume a", 1, &["step-000010.safetensors", "checksum"]);
+    std::fs::remove_file(&newest).unwrap();
+    place.zgan("train --resume a --stop-at 10 --device host", 0);
+    assert_eq!(std::fs::read(&newest).unwrap(), whole);
+}
+
+#[test]
+fn runs_do_not_overwrite_each_other() {
+    let place = Place::new();
+    place.train("--steps 2");
+    place.train("--steps 2");
+    assert_eq!(files(&place.path("runs")), ["00000-softmax-gan", "00001-softmax-gan"]);
+    place.train("--steps 4 --checkpoint-every 1 --run a");
+    let before = tree(&place.path("runs"));
+    place.says("train --steps 2 --run a", 2, &["a is there already", "--force", "--resume a"]);
+    assert_eq!(before, tree(&place.path("runs")));
+    std::fs::write(place.path("runs/a/notes.txt"), "mine").unwrap();
+    place.train("--steps 3 --run a --force");
+    assert_eq!(files(&place.path("runs/a/checkpoints")), ["step-000003.safetensors"]);
+    assert_eq!(files(&place.path("runs/a/samples")), ["step-000003.png"]);
+    assert_eq!(place.read("runs/a/notes.txt"), "mine", "only what a run writes is replaced");
+    // A folder that is no run is never written to.
+    std::fs::create_dir(place.path("runs/b")).unwrap();
+    std::fs::write(place.path("runs/b/thesis.txt"), "mine").unwrap();
+    place.says("train --steps 3 --run b --force", 2, &["runs/b", "no run"]);
+    assert_eq!(files(&place.path("runs/b")), ["thesis.txt"]);
+    place.train("--steps 2 --runs-dir elsewhere --run a");
+    place.says("sample --run a --runs-dir elsewhere", 0, &["grid.png"]);
+}
+
+#[test]
+fn settings_come_from_a_file_and_the_command_line_wins() {
+    let place = Place::new();
+    let file = |text: &str| std::fs::write(place.path("c.toml"), text).unwrap();
+    file(
+        "steps = 3\nbatch = 8\nlr-g = 1e-3\nseed = 4\nrun = \"from-file\"\ndevice = \"host\"\nupdate = \"alternating\"\n",
+    );
+    place.zgan("train --config c.toml --batch 4", 0);
+    let saved = place.read("runs/from-file/config.toml");
+    for line in ["steps = 3\n", "batch = 4\n", "lr-g = 0.001\n", "seed = 4\n", "update = \"alternating\"\n"] {
+        assert!(saved.contains(line), "{line:?} is not in\n{saved}");
+    }
+    file("steps = 3\nlr_g = 1e-3\n");
+    place.says("train --config c.toml", 2, &["c.toml", "line 2", "lr_g", "did you mean lr-g?"]);
+    file("bach = 3\n");
+    place.says("train --config c.toml", 2, &["bach", "did you mean batch?"]);
+    file("zzzz = 3\n");
+    place.says("train --config c.toml", 2, &["zzzz", "there are preset, data"]);
+    file("steps = 3\nbatch = \"many\"\n");
+    place.says("train --config c.toml", 2, &["c.toml", "line 2", "many"]);
+    file("preset = \"nothing\"\n");
+    place.says("train --config c.toml", 2, &["nothing", "softmax-gan"]);
+    file("batch = 0\n");
+    place.says("train --config c.toml", 2, &["batch: 0, expected 1"]);
+    file("lr-g = nan\n");
+    place.says("train --config c.toml", 2, &["lr-g: NaN"]);
+    file("steps = \n");
+    place.says("train --config c.toml", 2, &["c.toml", "line 1"]);
+    place.says("train --config nothing.toml", 1, &["nothing.toml", "No such file"]);
+}
+
+#[test]
+fn a_dry_run_tells_and_writes_nothing() {
+    let place = Place::new();
+    place.says("train --dry-run --device host", 0, &["generator", "discriminator", "parameters", "memory", "MiB"]);
+    assert!(files(&place.path(".")).is_empty());
+    place.says("train --dry-run --device host --batch 20000", 2, &["20000"]);
+    place.train("--steps 2 --run a");
+    let before = tree(&place.path("."));
+    place.says("train --dry-run --device host --run a", 2, &["generator", "memory", "a is there already"]);
+    place.says("train --dry-run --device host --runs-dir /proc/none", 1, &["generator", "error: /proc"]);
+    place.says("train --dry-run --resume a --batch 3", 2, &["batch is 16 there"]);
+    assert_eq!(before, tree(&place.path(".")));
+}
+
+#[test]
+fn folders_that_cannot_be_written_are_named() {
+    let place = Place::new();
+    // Not even root can write there.
+    place.says("train --steps 2 --device host --runs-dir /proc/none", 1, &["error: /proc"]);
+    std::fs::write(place.path("file"), "mine").unwrap();
+    place.says("train --steps 2 --device host --runs-dir file", 1, &["error: ", "file"]);
+    place.says("train --steps 2 --device host --runs-dir file/deeper", 1, &["error: ", "file"]);
+    place.train("--steps 2 --run a");
+    place.says("sample --run a --device host --out none/grid.png", 1, &["none/grid.png", "No such file"]);
+}
+
+/// A limit on the size of files stands for a disk that is full.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_loses_nothing() {
+    let place = Place::new();
+    place.train("--steps 20 --stop-at 10 --run a");
+    let before = tree(&place.path("runs/a/checkpoints"));
+    let limited = format!("trap '' XFSZ; ulimit -f 1; exec {ZGAN} train --resume a --sample-every 0 --device host");
+    let output = Command::new("bash").args(["-c", &limited]).current_dir(place.path(".")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("step-000020"), "the file is named: {}", text(&output));
+    assert_eq!(before, tree(&place.path("runs/a/checkpoints")));
+    assert_eq!(files(&place.path("runs/a/samples")), ["step-000010.png"], "no half of a picture");
+    place.zgan("train --resume a", 0);
+    place.train("--steps 20 --run b");
+    assert_eq!(place.checkpoint("a", 20), place.checkpoint("b", 20));
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_saves_and_says_how_to_go_on() {
+    for signal in ["-INT", "-TERM"] {
+        let place = Place::new();
+        let arguments = "train --device host --batch 16 --steps 1000000000 --checkpoint-every 0 --log-every 1 --run a";
+        let mut child = place.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("step 3/") {
+            line.clear();
+            assert!(output.read_line(&mut line).unwrap() > 0, "it ended by itself");
+        }
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+        assert!(rest.contains("interrupted after step") && rest.contains("zgan train --resume a"), "{rest}");
+        let saved = files(&place.path("runs/a/checkpoints"));
+        let step: u64 = saved[0].trim_start_matches("step-").trim_end_matches(".safetensors").parse().unwrap();
+        assert!(step >= 3 && saved.len() == 1, "{saved:?}");
+        let said = place.zgan(&format!("train --resume a --stop-at {}", step + 2), 0);
+        assert!(said.contains(&format!("steps {step} to {}", step + 2)), "{said}");
+        let metrics = place.read("runs/a/metrics.csv");
+        let steps: Vec<u64> = metrics.lines().skip(1).map(|r| r.split(',').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(steps, (1..=step + 2).collect::<Vec<_>>(), "every step has its row once");
+    }
+}
+
+#[test]
+fn two_programs_do_not_train_one_run() {
+    let place = Place::new();
+    place.train("--steps 1000000000 --stop-at 2 --run a");
+    let mut child = place.command("train --resume a --log-every 1").stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("step 3/") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it ended by itself");
+    }
+    let second = place.command("train --resume a").output().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(text(&second).contains("another zgan"), "{}", text(&second));
+    assert_eq!(second.status.code(), Some(2));
+    // The lock ends with the program that held it.
+    place.zgan("train --resume a --stop-at 5", 0);
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_nothing() {
+    let place = Place::new();
+    for arguments in ["info", "train --steps 5 --log-every 1 --device host --run a"] {
+        let mut child = place.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        assert!(!text(&output).contains("panicked"), "{}", text(&output));
+    }
+    assert_eq!(files(&place.path("runs/a/checkpoints")), ["step-000005.safetensors"]);
+}
+
+#[test]
+fn samples_follow_from_run_seed_and_weights() {
+    let place = Place::new();
+    place.train("--steps 20 --lr-g 0.001 --checkpoint-every 10 --run a");
+    let draw = |arguments: &str| {
+        place.zgan(&format!("sample --device host --out x.png {arguments}"), 0);
+        std::fs::read(place.path("x.png")).unwrap()
+    };
+    let one = draw("--run a --seed 7");
+    assert_eq!(one, draw("--run a --seed 7"));
+    assert_eq!(one, draw("--run runs/a --seed 7"));
+    assert_eq!(one, draw("--checkpoint runs/a/checkpoints/step-000020.safetensors --seed 7"));
+    assert_ne!(one, draw("--run a --seed 8"));
+    assert_ne!(one, draw("--run a --seed 7 --raw-weights"));
+    assert_ne!(one, draw("--checkpoint runs/a/checkpoints/step-000010.safetensors --seed 7"));
+    draw("--run a --count 5");
+    assert_eq!(picture(&place.path("x.png")), (3 * 30 + 2, 2 * 30 + 2));
+    draw("--run a --count 1");
+    assert_eq!(picture(&place.path("x.png")), (32, 32));
+    place.says("sample --run a --count 0", 2, &["count: 0"]);
+}
+
+#[test]
+fn info_tells_about_the_program_runs_and_checkpoints() {
+    let place = Place::new();
+    place.says("info", 0, &["host", "simt", "cuda", "log_partition", "instruction sets"]);
+    place.train("--steps 4 --run a");
+    place.says("info a", 0, &["after step 4", "seed", "mnist-10k", "loss_d", "tensors", "step-000004.png"]);
+    place.says("info runs/a/checkpoints/step-000004.safetensors", 0, &["after step 4", "batch", "16"]);
+    std::fs::write(place.path("x.bin"), "no checkpoint").unwrap();
+    place.says("info x.bin", 1, &["x.bin", "not a safetensors file"]);
+}
+
+#[test]
+fn a_training_that_diverges_keeps_its_last_good_checkpoint() {
+    let place = Place::new();
+    let every = "train --device host --batch 16 --steps 300 --log-every 10";
+    place.says(&format!("{every} --lr-g 1e9 --lr-d 1e9 --run a"), 1, &["diverged", "step ", "smaller --lr-g"]);
+    assert!(files(&place.path("runs/a/checkpoints")).is_empty());
+    // No file holds a number that is not finite.
+    assert!(!place.read("runs/a/metrics.csv").to_lowercase().contains("nan"));
+}
