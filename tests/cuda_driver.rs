@@ -9,6 +9,9 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use common::*;
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{CudaContext, DriverError, result};
+use cudarc::nvrtc::Ptx;
 use zgan::Error;
 use zgan::device::{Buffer, Device, embedded_targets, kernel, nvrtc};
 use zgan::ops::log_partition::{self, Evaluation};
@@ -220,7 +223,6 @@ fn what_is_missing_is_named() {
     });
 }
 
-/// Not on the stand-in: as most machines are.
 #[test]
 fn without_a_driver_the_host_is_taken_and_the_reason_given() {
     let test = "without_a_driver_the_host_is_taken_and_the_reason_given";
@@ -313,4 +315,148 @@ fn code_is_compiled_and_kept_where_none_fits() {
         open();
         assert_eq!(std::fs::read(&first[0].0).unwrap(), whole);
     });
+}
+
+/// The code of `kernels/log_partition.cu` for this target.
+fn log_partition_code(target: &str) -> Ptx {
+    let module = kernel::MODULES.iter().find(|m| m.name == "log_partition").unwrap();
+    let (code, _) = nvrtc::Compiler::find().unwrap().compile(module.name, module.source, target).unwrap();
+    Ptx::from_binary(code)
+}
+
+/// The stand-in itself: what a driver would refuse, it refuses, and tells why.
+#[test]
+fn what_a_driver_refuses_is_refused() {
+    let test = "what_a_driver_refuses_is_refused";
+    if nvrtc::Compiler::find().is_err() {
+        println!("left out: {test}: there is no NVRTC here");
+        return;
+    }
+    let told = on_stand_in(test, "host", &[], || {
+        #[track_caller]
+        fn refused<T>(answer: Result<T, DriverError>, with: CUresult) {
+            assert_eq!(answer.map(|_| ()), Err(DriverError(with)));
+        }
+        let context = CudaContext::new(0).unwrap();
+        // SAFETY: no memory of cudarc's own is made.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().unwrap();
+        let queue = stream.cu_stream();
+
+        refused(context.load_module(log_partition_code("sm_90")), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+        refused(context.load_module(log_partition_code("compute_90")), CUresult::CUDA_ERROR_INVALID_PTX);
+        refused(context.load_module(Ptx::from_src("no code")), CUresult::CUDA_ERROR_INVALID_IMAGE);
+        let module = context.load_module(log_partition_code("sm_80")).unwrap();
+        refused(module.load_function("no_such_kernel"), CUresult::CUDA_ERROR_NOT_FOUND);
+        let function = module.load_function("log_partition_one_f32").unwrap();
+        let launch = |threads: u32, pointer: u64| {
+            let (sign, n) = (1.0f32, 1u32);
+            let arguments: [*const std::ffi::c_void; 8] = [
+                (&raw const pointer).cast(),
+                (&raw const pointer).cast(),
+                (&raw const pointer).cast(),
+                (&raw const pointer).cast(),
+                (&raw const pointer).cast(),
+                (&raw const sign).cast(),
+                (&raw const n).cast(),
+                (&raw const n).cast(),
+            ];
+            let arguments = arguments.as_ptr().cast_mut().cast();
+            // SAFETY: eight arguments of the kernel's types; the launches that are not refused are never run.
+            unsafe {
+                let (f, none) = (function.cu_function(), std::ptr::null_mut());
+                sys::cuLaunchKernel(f, 1, 1, 1, threads, 1, 1, 0, queue, arguments, none).result()
+            }
+        };
+
+        // SAFETY: the ranges that are not refused are inside what was allocated.
+        unsafe {
+            let memory = result::malloc_async(queue, 1024).unwrap();
+            result::memset_d8_async(memory, 1, 1024, queue).unwrap();
+            let mut room = [0u8; 1025];
+            refused(result::memcpy_htod_async(memory, &room, queue), CUresult::CUDA_ERROR_INVALID_VALUE);
+            refused(
+                result::memcpy_dtoh_async(&mut room[..2], memory + 1023, queue),
+                CUresult::CUDA_ERROR_INVALID_VALUE,
+            );
+            refused(result::memcpy_dtoh_async(&mut room, 4096, queue), CUresult::CUDA_ERROR_INVALID_VALUE);
+            refused(
+                result::memset_d8_async(memory, 0, 1024, std::ptr::null_mut()),
+                CUresult::CUDA_ERROR_INVALID_HANDLE,
+            );
+            refused(result::malloc_async(queue, 2 << 30), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+            refused(launch(257, memory), CUresult::CUDA_ERROR_INVALID_VALUE);
+            refused(launch(128, memory), CUresult::CUDA_ERROR_NOT_SUPPORTED);
+
+            stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+            refused(result::malloc_async(queue, 16), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+            refused(stream.synchronize(), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+            drop(stream.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap());
+
+            result::free_async(memory, queue).unwrap();
+            refused(result::free_async(memory, queue), CUresult::CUDA_ERROR_INVALID_VALUE);
+            refused(result::memset_d8_async(memory, 0, 8, queue), CUresult::CUDA_ERROR_INVALID_VALUE);
+            refused(launch(256, memory), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+            // As on a GPU, nothing goes after that.
+            refused(stream.synchronize(), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        }
+    });
+    let Some(told) = told else { return };
+    for what in ["1025 bytes where 1024 are left", "2 bytes where 1 are left", "not device memory", "freed twice"] {
+        assert!(told.contains(what), "{what:?} is not in {told}");
+    }
+    for what in ["memory that was freed", "[257, 1, 1] threads", "an allocation while a stream captures"] {
+        assert!(told.contains(what), "{what:?} is not in {told}");
+    }
+}
+
+/// What is captured runs at each replay, on what is in memory then, and not while it is captured.
+#[test]
+fn a_captured_graph_is_replayed() {
+    let test = "a_captured_graph_is_replayed";
+    if nvrtc::Compiler::find().is_err() {
+        println!("left out: {test}: there is no NVRTC here");
+        return;
+    }
+    let told = on_stand_in(test, "host", &[], || {
+        let context = CudaContext::new(0).unwrap();
+        // SAFETY: no memory of cudarc's own is made.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().unwrap();
+        let queue = stream.cu_stream();
+        let module = context.load_module(log_partition_code("sm_80")).unwrap();
+        let function = module.load_function("log_partition_one_f32").unwrap();
+        // SAFETY: one allocation of 64 floats; the kernel gets four, two, one, one and one of them, which do not
+        // overlap; `found` lives until the stream was waited for.
+        unsafe {
+            let memory = result::malloc_async(queue, 256).unwrap();
+            let read = |found: &mut [f32; 4]| {
+                result::memcpy_dtoh_async(found, memory, queue).unwrap();
+                stream.synchronize().unwrap();
+            };
+            result::memset_d8_async(memory, 0, 256, queue).unwrap();
+            stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+            let pointers = [memory, memory + 16, memory + 24, memory + 28, memory + 32];
+            let (sign, n) = (1.0f32, 1u32);
+            let mut arguments: Vec<*mut std::ffi::c_void> =
+                pointers.iter().map(|p| std::ptr::from_ref(p).cast_mut().cast()).collect();
+            arguments.push((&raw const sign).cast_mut().cast());
+            arguments.extend([(&raw const n).cast_mut().cast(); 2]);
+            result::launch_kernel(function.cu_function(), (1, 1, 1), (256, 1, 1), 0, queue, &mut arguments).unwrap();
+            let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap().unwrap();
+            let mut found = [9.0; 4];
+            read(&mut found);
+            assert_eq!(found, [0.0; 4]);
+            for logits in [[0.5f32, 2.0], [-1.0, 3.0]] {
+                result::memcpy_htod_async(memory + 28, &logits, queue).unwrap();
+                graph.launch().unwrap();
+                read(&mut found);
+                assert_eq!(found[2..], logits);
+                let loss_d = f64::from(logits[0]) + logits.iter().map(|x| f64::from(-x).exp()).sum::<f64>().ln();
+                assert!((f64::from(found[0]) - loss_d).abs() < 1e-6, "{} for {loss_d}", found[0]);
+            }
+            result::free_async(memory, queue).unwrap();
+        }
+    });
+    assert!(told.is_none_or(|told| !told.contains("stand-in driver:")));
 }
