@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{DataInfo, DataSource, LastBatch};
 use crate::device::DeviceChoice;
-use crate::gan::{Preset, TrainerOptions, Update};
+use crate::gan::{Conditioning, Loss, Pool, Preset, TrainerOptions, Update};
 use crate::{Error, Result};
 
 /// All settings of a training run.
@@ -23,6 +23,33 @@ pub struct Config {
     /// Images: mnist-10k (inside this program) or idx:DIR (a folder in MNIST's format)
     #[arg(long, value_name = "SOURCE", help_heading = "What is trained")]
     pub data: DataSource,
+    /// How the networks meet the labels
+    #[arg(long, value_name = "HOW", help_heading = "What is trained")]
+    pub conditioning: Conditioning,
+    /// What the players minimise
+    #[arg(long, value_name = "LOSS", help_heading = "What is trained")]
+    pub loss: Loss,
+    /// Base width of the residual networks, in channels
+    #[arg(long, value_name = "CHANNELS", help_heading = "What is trained")]
+    pub width: usize,
+    /// Spectral normalisation of D's weights
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "What is trained")]
+    pub spectral_norm: bool,
+    /// Spectral normalisation of G's weights
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "What is trained")]
+    pub spectral_norm_g: bool,
+    /// How D's features are pooled over the pixels
+    #[arg(long, value_name = "HOW", help_heading = "What is trained")]
+    pub pool: Pool,
+    /// Factor on the pooled features
+    #[arg(long, value_name = "FACTOR", help_heading = "What is trained")]
+    pub pool_factor: f64,
+    /// Weight of AC-GAN's classification loss
+    #[arg(long, value_name = "WEIGHT", help_heading = "What is trained")]
+    pub ac_weight: f64,
+    /// Weight of the gradient penalty of wasserstein-gp
+    #[arg(long, value_name = "WEIGHT", help_heading = "What is trained")]
+    pub gp_weight: f64,
     /// Classes that the labels of idx:DIR name
     #[arg(long, value_name = "N", help_heading = "What is trained")]
     pub classes: usize,
@@ -36,9 +63,15 @@ pub struct Config {
     #[arg(long, value_name = "STEP", help_heading = "Training")]
     #[serde(skip_serializing)]
     pub stop_at: Option<u64>,
-    /// Real images a step, and as many fakes
+    /// Real images of a D step, and as many fakes
     #[arg(long, value_name = "IMAGES", help_heading = "Training")]
     pub batch: usize,
+    /// Fakes of a G step
+    #[arg(long, value_name = "IMAGES", help_heading = "Training")]
+    pub batch_g: usize,
+    /// D steps for each G step; more than 1 needs --update alternating
+    #[arg(long, value_name = "STEPS", help_heading = "Training")]
+    pub n_dis: usize,
     /// An epoch's last images that fill no batch: drop them, or fill up from the next epoch
     #[arg(long, value_name = "WHAT", help_heading = "Training")]
     pub last_batch: LastBatch,
@@ -54,6 +87,10 @@ pub struct Config {
     /// Learning rate of D, a step
     #[arg(long, value_name = "RATE", help_heading = "Training")]
     pub lr_d: f64,
+    /// Step from which both rates fall linearly to 0 at the last step [default: never, but for some presets]
+    #[arg(long, value_name = "STEP", help_heading = "Training")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_from: Option<u64>,
     /// Decay of Adam's mean of gradients, a step
     #[arg(long, value_name = "DECAY", help_heading = "Training")]
     pub beta1: f64,
@@ -63,6 +100,15 @@ pub struct Config {
     /// Decay of the moving average of G's weights, a step; 0 keeps none
     #[arg(long, value_name = "DECAY", help_heading = "Training")]
     pub average: f64,
+    /// Updates of G for which the average is a copy of the weights
+    #[arg(long, value_name = "UPDATES", help_heading = "Training")]
+    pub average_from: u32,
+    /// Noise U(0, this) on real pixels, which are in [-1, 1]
+    #[arg(long, value_name = "AMPLITUDE", help_heading = "Training")]
+    pub noise: f64,
+    /// Whether real images are flipped left to right at random
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "Training")]
+    pub flips: bool,
     /// auto, host, cuda, cuda:N or simt; auto takes the first usable GPU, else the host
     #[arg(long, value_name = "DEVICE", help_heading = "Where it runs")]
     #[serde(with = "text")]
@@ -113,31 +159,106 @@ impl Default for Config {
 impl Config {
     /// The settings of a preset.
     pub fn preset(preset: Preset) -> Config {
+        // The default, and what the others are told apart from.
+        let mnist = Config {
+            preset,
+            data: DataSource::Mnist10k,
+            conditioning: Conditioning::Projection,
+            loss: Loss::Softmax,
+            width: 16,
+            spectral_norm: false,
+            spectral_norm_g: false,
+            pool: Pool::Mean,
+            pool_factor: 4.0,
+            ac_weight: 1.0,
+            gp_weight: 10.0,
+            classes: 10,
+            latent: 64,
+            steps: 1500,
+            stop_at: None,
+            batch: 64,
+            batch_g: 64,
+            n_dis: 1,
+            last_batch: LastBatch::Drop,
+            seed: 1,
+            update: Update::Simultaneous,
+            lr_g: 1e-3,
+            lr_d: 1e-3,
+            decay_from: None,
+            beta1: 0.5,
+            beta2: 0.9,
+            average: 0.995,
+            average_from: 200,
+            noise: 0.0,
+            flips: false,
+            device: DeviceChoice::Auto,
+            threads: 0,
+            run: None,
+            runs_dir: None,
+            log_every: 50,
+            sample_every: 500,
+            checkpoint_every: 500,
+            keep_checkpoints: 3,
+        };
+        let sngan = Config {
+            loss: Loss::Hinge,
+            width: 64,
+            spectral_norm: true,
+            pool: Pool::Sum,
+            pool_factor: 1.0,
+            latent: 128,
+            n_dis: 5,
+            update: Update::Alternating,
+            lr_g: 2e-4,
+            lr_d: 2e-4,
+            beta1: 0.0,
+            average: 0.0,
+            average_from: 0,
+            noise: 1.0 / 128.0,
+            flips: true,
+            checkpoint_every: 1000,
+            sample_every: 1000,
+            ..mnist.clone()
+        };
         match preset {
+            Preset::Mnist => mnist,
+            Preset::SnganProjection32 => {
+                Config { width: 128, batch_g: 128, steps: 50_000, decay_from: Some(0), ..sngan }
+            }
+            Preset::SnganProjection64 | Preset::Crcrpar64 => Config { steps: 250_000, decay_from: Some(200_000), ..sngan },
+            Preset::SnganProjection128 => Config { steps: 450_000, decay_from: Some(400_000), ..sngan },
+            Preset::Sagan64 => Config {
+                spectral_norm_g: true,
+                lr_g: 1e-4,
+                lr_d: 4e-4,
+                beta2: 0.999,
+                n_dis: 1,
+                average: 0.999,
+                steps: 250_000,
+                ..sngan
+            },
+            Preset::Ring => Config {
+                data: DataSource::Ring,
+                conditioning: Conditioning::None,
+                width: 128,
+                latent: 16,
+                batch: 256,
+                batch_g: 256,
+                steps: 5000,
+                average: 0.0,
+                average_from: 0,
+                ..mnist
+            },
             Preset::SoftmaxGan => Config {
-                preset,
-                data: DataSource::Mnist10k,
-                classes: 10,
+                conditioning: Conditioning::None,
                 latent: 100,
                 steps: 2000,
-                stop_at: None,
-                batch: 64,
-                last_batch: LastBatch::Drop,
-                seed: 1,
-                update: Update::Simultaneous,
                 lr_g: 2e-4,
                 lr_d: 2e-4,
-                beta1: 0.5,
                 beta2: 0.999,
-                average: 0.995,
-                device: DeviceChoice::Auto,
-                threads: 0,
-                run: None,
-                runs_dir: None,
-                log_every: 50,
-                sample_every: 500,
-                checkpoint_every: 500,
-                keep_checkpoints: 3,
+                average: 0.0,
+                average_from: 0,
+                ..mnist
             },
         }
     }
@@ -207,10 +328,17 @@ impl Config {
         }
         within("classes", self.classes, 1, 256)?;
         within("latent", self.latent, 1, 65_536)?;
+        within("steps", self.steps, 1, u64::from(u32::MAX))?;
         // Checkpoints and TOML hold whole numbers up to 2^63 - 1.
-        within("steps", self.steps, 1, i64::MAX as u64)?;
         within("seed", self.seed, 0, i64::MAX as u64)?;
         within("batch", self.batch, 1, 1 << 20)?;
+        within("batch-g", self.batch_g, 1, 1 << 20)?;
+        within("n-dis", self.n_dis, 1, 1000)?;
+        within("width", self.width, 1, 4096)?;
+        within("pool-factor", self.pool_factor, 1e-9, 1e9)?;
+        within("ac-weight", self.ac_weight, 0.0, 1e9)?;
+        within("gp-weight", self.gp_weight, 0.0, 1e9)?;
+        within("noise", self.noise, 0.0, 1.0)?;
         for (name, rate) in [("lr-g", self.lr_g), ("lr-d", self.lr_d)] {
             within(name, rate, 0.0, 1e9)?;
         }
@@ -239,16 +367,31 @@ impl Config {
             preset: self.preset,
             shape: data.shape,
             classes: data.classes.len(),
+            conditioning: self.conditioning,
+            width: self.width,
+            spectral_norm: self.spectral_norm,
+            spectral_norm_g: self.spectral_norm_g,
+            pool: self.pool,
+            pool_factor: self.pool_factor as f32,
+            loss: self.loss,
+            ac_weight: self.ac_weight as f32,
+            gp_weight: self.gp_weight as f32,
             batch: self.batch,
+            batch_g: self.batch_g,
+            n_dis: self.n_dis,
             steps: self.steps,
+            decay_from: self.decay_from,
             seed: self.seed,
             update: self.update,
             lr_g: self.lr_g as f32,
             lr_d: self.lr_d as f32,
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
+            beta1: self.beta1,
+            beta2: self.beta2,
             latent: self.latent,
             average: self.average as f32,
+            average_from: self.average_from,
+            noise: self.noise as f32,
+            flips: self.flips,
         }
     }
 

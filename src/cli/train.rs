@@ -303,7 +303,7 @@ impl Session {
 
 /// The latents of a grid of about `count` images, a row per class where there are classes to draw, and its columns.
 pub fn grid(options: &TrainerOptions, seed: u64, count: usize) -> (Latents, usize) {
-    if !options.preset.conditional() {
+    if !options.conditional() {
         return (Latents::unlabelled(seed, count), square_columns(count));
     }
     let classes: Vec<u32> = (0..options.classes as u32).collect();

@@ -31,19 +31,37 @@ pub fn generator(build: &mut Builder, widths: &[usize], z: &Value, image: &Value
     Ok(network)
 }
 
-/// image - 512 - 256 - 1, LeakyReLU 0.2. The last layer has no bias: a constant added to all logits changes nothing.
+/// Of the `ring` preset: linear layers and ReLUs, no activation at the end.
+pub fn ring_generator(build: &mut Builder, widths: &[usize], z: &Value, point: &Value) -> Result<Network> {
+    perceptron(build, widths, 0.0, z, point, true)
+}
+
+/// image - 512 - 256 - 1, leaky ReLU. The last layer has no bias: a constant added to all logits changes nothing.
 /// The last value is the logits.
-pub fn discriminator(build: &mut Builder, widths: &[usize], image: &Value) -> Result<(Network, Value)> {
+pub fn discriminator(build: &mut Builder, widths: &[usize], slope: f32, image: &Value) -> Result<(Network, Value)> {
+    let logits = build.value(image.n, 1, 1, 1)?;
+    Ok((perceptron(build, widths, slope, image, &logits, false)?, logits))
+}
+
+/// Linear layers with leaky ReLUs between them; whether the last one has a bias.
+fn perceptron(
+    build: &mut Builder,
+    widths: &[usize],
+    slope: f32,
+    x: &Value,
+    y: &Value,
+    last_bias: bool,
+) -> Result<Network> {
     let mut network = Network::default();
-    let mut x = image.clone();
-    for (i, &width) in widths.iter().chain(&[1]).enumerate() {
+    let mut x = x.clone();
+    for (i, &width) in widths.iter().chain(&[y.features()]).enumerate() {
         let last = i == widths.len();
-        let y = build.value(x.n, 1, 1, width)?;
+        let out = if last { y.clone() } else { build.value(x.n, 1, 1, width)? };
         let init = Init::FanIn { fan_in: x.features() };
-        let activation = if last { Activation::Identity } else { Activation::LeakyRelu(LEAK) };
-        let name = format!("linear{}", i + 1);
-        network.layers.push(Box::new(Linear::into(build, &name, (&x, &y), !last, activation, init)));
-        x = y;
+        let activation = if last { Activation::Identity } else { Activation::LeakyRelu(slope) };
+        let (name, bias) = (format!("linear{}", i + 1), !last || last_bias);
+        network.layers.push(Box::new(Linear::into(build, &name, (&x, &out), bias, activation, init)));
+        x = out;
     }
-    Ok((network, x))
+    Ok(network)
 }

@@ -5,5 +5,7 @@ mod options;
 mod sampler;
 mod trainer;
 
-pub use options::{Latents, Metrics, Plan, Preset, TrainerOptions, Update, Weights};
+pub use options::{
+    Conditioning, Latents, Loss, Metrics, Plan, Pool, Preset, TrainerOptions, Update, Weights,
+};
 pub use trainer::Trainer;

@@ -6,28 +6,96 @@ use crate::data::ImageShape;
 
 /// Networks and settings that belong together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// Multilayer perceptrons and the softmax loss
+    /// Residual networks for 28x28 digits, projection discriminator, softmax loss
     #[default]
+    #[serde(rename = "mnist")]
+    Mnist,
+    /// cGANs with projection discriminator for 32x32 images
+    #[serde(rename = "sngan-projection-32")]
+    #[value(name = "sngan-projection-32")]
+    SnganProjection32,
+    /// The same for 64x64 images
+    #[serde(rename = "sngan-projection-64")]
+    #[value(name = "sngan-projection-64")]
+    SnganProjection64,
+    /// The same for 128x128 images
+    #[serde(rename = "sngan-projection-128")]
+    #[value(name = "sngan-projection-128")]
+    SnganProjection128,
+    /// Its PyTorch port for 64x64 images: bilinear upsampling, PyTorch's initialisation in G
+    #[serde(rename = "crcrpar-64")]
+    #[value(name = "crcrpar-64")]
+    Crcrpar64,
+    /// Self-attention in both networks, spectral norm in both, for 64x64 images
+    #[serde(rename = "sagan-64")]
+    #[value(name = "sagan-64")]
+    Sagan64,
+    /// Multilayer perceptrons on eight Gaussians in the plane
+    #[serde(rename = "ring")]
+    Ring,
+    /// Multilayer perceptrons and the softmax loss
+    #[serde(rename = "softmax-gan")]
     SoftmaxGan,
 }
 
 impl std::fmt::Display for Preset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Preset::Mnist => "mnist",
+            Preset::SnganProjection32 => "sngan-projection-32",
+            Preset::SnganProjection64 => "sngan-projection-64",
+            Preset::SnganProjection128 => "sngan-projection-128",
+            Preset::Crcrpar64 => "crcrpar-64",
+            Preset::Sagan64 => "sagan-64",
+            Preset::Ring => "ring",
             Preset::SoftmaxGan => "softmax-gan",
         })
     }
 }
 
-impl Preset {
-    /// Whether images are drawn for a wanted label.
-    pub fn conditional(self) -> bool {
-        match self {
-            Preset::SoftmaxGan => false,
-        }
-    }
+/// How the networks meet the labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conditioning {
+    /// Neither network knows the labels
+    None,
+    /// D sees the label as one more plane per class
+    InputConcat,
+    /// D sees an embedding of the label beside the features of a hidden layer
+    HiddenConcat,
+    /// D classifies too
+    AcGan,
+    /// D adds the inner product of the label's embedding and the features
+    Projection,
+}
+
+/// What the players minimise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Softmax GAN: one softmax over the whole batch
+    Softmax,
+    Hinge,
+    /// Goodfellow's, with G on log D
+    NonSaturating,
+    /// Goodfellow's original game
+    Minimax,
+    LeastSquares,
+    /// Wasserstein without a penalty
+    Wasserstein,
+    /// Wasserstein with gradient penalty
+    WassersteinGp,
+    /// Relativistic average, with the logistic loss
+    RelativisticAverage,
+}
+
+/// How D's features are pooled over the pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pool {
+    Sum,
+    Mean,
 }
 
 /// Who moves when.
@@ -46,18 +114,52 @@ pub struct TrainerOptions {
     pub preset: Preset,
     pub shape: ImageShape,
     pub classes: usize,
+    pub conditioning: Conditioning,
+    /// Base width of the residual networks, in channels.
+    pub width: usize,
+    /// Spectral normalisation of D, and of G.
+    pub spectral_norm: bool,
+    pub spectral_norm_g: bool,
+    pub pool: Pool,
+    /// On the pooled features.
+    pub pool_factor: f32,
+    pub loss: Loss,
+    /// Weight of the auxiliary classifier's loss.
+    pub ac_weight: f32,
+    /// Weight of the gradient penalty.
+    pub gp_weight: f32,
+    /// Real images of a D step, and fakes.
     pub batch: usize,
+    /// Fakes of a G step.
+    pub batch_g: usize,
+    /// D steps for each G step.
+    pub n_dis: usize,
     pub steps: u64,
+    /// The learning rates fall linearly to 0 from this step to the last.
+    pub decay_from: Option<u64>,
     pub seed: u64,
     pub update: Update,
     pub lr_g: f32,
     pub lr_d: f32,
-    pub beta1: f32,
-    pub beta2: f32,
+    pub beta1: f64,
+    pub beta2: f64,
     /// Dimension of z.
     pub latent: usize,
-    /// Decay of the moving average of G's parameters a step.
+    /// Decay of the moving average of G's parameters a step; 0 keeps none.
     pub average: f32,
+    /// Updates of G for which the average is a copy.
+    pub average_from: u32,
+    /// Real pixels get noise U(0, this).
+    pub noise: f32,
+    /// Whether real images are flipped at random.
+    pub flips: bool,
+}
+
+impl TrainerOptions {
+    /// Whether images are drawn for a wanted label.
+    pub fn conditional(&self) -> bool {
+        self.conditioning != Conditioning::None
+    }
 }
 
 /// What a trainer would be: for a dry run.

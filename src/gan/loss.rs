@@ -1,0 +1,53 @@
+//! The losses of the two players, from the logits of a batch to values and per-sample seeds.
+
+use super::options::Loss;
+use crate::Result;
+use crate::device::{Buffer, Device};
+use crate::ops::log_partition::{self, Evaluation};
+use crate::ops::losses;
+
+impl Loss {
+    /// What `log_partition` must be told: 1 where a low logit means real, as in Softmax GAN's own networks, -1 where a
+    /// high one does, as in a projection head.
+    pub fn workspace_len(self, device: &Device, logits: usize) -> usize {
+        match self {
+            Loss::Softmax => log_partition::workspace_len(device, logits),
+            _ => 0,
+        }
+    }
+
+    /// Values and seeds, see [`Evaluation`]. `real_is_low` says what D's logits mean.
+    pub fn evaluate(
+        self,
+        out: &Evaluation,
+        real: &Buffer<f32>,
+        fake: &Buffer<f32>,
+        real_is_low: bool,
+        workspace: &Buffer<f32>,
+    ) -> Result<()> {
+        let other = match self {
+            Loss::Softmax => {
+                let sign = if real_is_low { 1.0 } else { -1.0 };
+                let needed = log_partition::workspace_len(real.device(), real.len() + fake.len());
+                return log_partition::fused(out, real, fake, sign, &workspace.view(0..needed));
+            }
+            Loss::Hinge => losses::Loss::Hinge,
+            Loss::NonSaturating => losses::Loss::NonSaturating,
+            Loss::Minimax => losses::Loss::Minimax,
+            Loss::LeastSquares => losses::Loss::LeastSquares,
+            Loss::Wasserstein | Loss::WassersteinGp => losses::Loss::Wasserstein,
+            Loss::RelativisticAverage => losses::Loss::RelativisticAverage,
+        };
+        losses::fused(out, real, fake, other)
+    }
+
+    /// Whether the generator's loss looks at the real logits.
+    pub fn couples_the_batch(self) -> bool {
+        matches!(self, Loss::Softmax | Loss::RelativisticAverage)
+    }
+
+    /// The values that the losses of D and G cannot fall below, where they are KL divergences above it.
+    pub fn floors(self, real: usize, fake: usize) -> Option<(f64, f64)> {
+        (self == Loss::Softmax).then(|| ((real as f64).ln(), ((real + fake) as f64).ln()))
+    }
+}
