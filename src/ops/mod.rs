@@ -2,6 +2,7 @@
 //! The only place besides [`crate::device`] that says `unsafe`, and the only one that knows a block size.
 
 pub mod adam;
+pub mod attention;
 pub mod cross_entropy;
 pub mod elementary;
 pub mod log_partition;

@@ -1,0 +1,202 @@
+// Self-attention (SAGAN, Zhang et al. 2019) between its 1x1 convolutions, without the L x Lk matrix in memory; and the
+// gated residual around it.
+//
+//   s[i,j] = q_i . k_j (no 1 / sqrt(Dk))    p = softmax over j of s    o_i = sum over j of p[i,j] v_j
+//   q (N, L, Dk), k (N, Lk, Dk), v (N, Lk, Dv), o (N, L, Dv); saved: lse[i] = log sum over j of exp(s[i,j])  (N, L)
+//
+//   delta_i = do_i . o_i            ds[i,j] = p[i,j] (do_i . v_j - delta_i),  p[i,j] = exp(s[i,j] - lse_i) anew
+//   dq_i = sum over j of ds[i,j] k_j     dk_j = sum over i of ds[i,j] q_i     dv_j = sum over i of p[i,j] do_i
+//
+//   y = x + gamma * a     da = gamma * dy     dgamma += sum over n of scale[n] * (dy[n] . a[n])     dx is dy itself
+//
+// A block owns TILE queries (forward, dq) or TILE keys (dk, dv) and walks the other side by tiles, so every sum has one
+// owner and one order. Softmax streams: with each tile of keys the running maximum may rise, and what was summed
+// before is scaled down. dq and delta are one launch, dk and dv the next, which reads delta. All but dgamma overwrites.
+// Memory traffic: a block reads the other side's rows once, and its own o, dq, dk or dv once a tile, from cache.
+#include "device/execution.h"
+#include "device/math.h"
+#include "device/reduce.h"
+#include "device/rows.h"
+#include "device/product.h"
+
+constexpr uint32_t TILE = 64;   // rows of both sides
+constexpr uint32_t PITCH = 68;  // of a tile of scores: rows start in different banks
+constexpr uint32_t DEPTH = 16;  // columns that are transposed at a time
+
+DEVICE uint32_t at_most(uint32_t n, uint32_t limit) { return n < limit ? n : limit; }
+
+// S[a][b] = A_a . B_b for rows of D numbers. Ends with a barrier.
+DEVICE void scores(float* RESTRICT S, const float* RESTRICT A, const float* RESTRICT B, uint32_t a_rows, uint32_t b_rows,
+                   uint32_t D) {
+    SHARED(float, transposed, DEPTH * PITCH);
+    for (uint32_t d0 = 0; d0 < D; d0 += DEPTH) {
+        const uint32_t depth = at_most(D - d0, DEPTH);
+        for_each_element(b_rows, depth, [&](uint32_t b) {
+            const float* const from = B + uint64_t(b) * D + d0;
+            float* const to = transposed + b;
+            return [=](uint32_t d) { to[d * PITCH] = from[d]; };
+        });
+        barrier();
+        product(S, PITCH, A + d0, D, transposed, PITCH, a_rows, b_rows, depth, d0 > 0);
+        barrier();
+    }
+}
+
+// Grid (N, tiles of queries).
+KERNEL attention_forward_f32(float* RESTRICT o,        // (N, L, Dv)
+                             float* RESTRICT lse,      // (N, L)
+                             const float* RESTRICT q,  // (N, L, Dk)
+                             const float* RESTRICT k,  // (N, Lk, Dk)
+                             const float* RESTRICT v,  // (N, Lk, Dv)
+                             uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
+    SHARED(float, S, TILE * PITCH);
+    SHARED(float, maximum, TILE);
+    SHARED(float, sum, TILE);
+    const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(L - first, TILE);
+    const uint64_t query = uint64_t(n) * L + first, keys = uint64_t(n) * Lk;
+    float* const out = o + query * Dv;
+    for (uint32_t key = 0; key < Lk; key += TILE) {
+        const uint32_t count = at_most(Lk - key, TILE);
+        scores(S, q + query * Dk, k + (keys + key) * Dk, rows, count, Dk);
+        for_each_row(rows, [&](uint32_t r) {
+            float* const row = S + r * PITCH;
+            const float before = key > 0 ? maximum[r] : -INFINITY;
+            const float m = larger(before, row_maximum(count, [&](uint32_t j) { return row[j]; }));
+            const float total = row_sum(count, [&](uint32_t j) { return row[j] = exp(row[j] - m); });
+            const float fade = exp(before - m);
+            float* const to = out + uint64_t(r) * Dv;
+            if (key > 0 && m > before) for_each_column(Dv, [&](uint32_t d) { to[d] *= fade; });
+            warp_barrier();
+            if (row_leader()) {
+                sum[r] = key > 0 ? sum[r] * fade + total : total;
+                maximum[r] = m;
+            }
+        });
+        barrier();
+        product(out, Dv, S, PITCH, v + (keys + key) * Dv, Dv, rows, Dv, count, key > 0);
+        barrier();
+    }
+    for_each_row(rows, [&](uint32_t r) {
+        float* const to = out + uint64_t(r) * Dv;
+        const float total = sum[r];
+        for_each_column(Dv, [&](uint32_t d) { to[d] /= total; });
+        if (row_leader()) lse[query + r] = maximum[r] + log(total);
+    });
+}
+
+// 1 of 2. Grid (N, tiles of queries).
+KERNEL attention_backward_queries_f32(float* RESTRICT dq,            // (N, L, Dk)
+                                      float* RESTRICT delta,         // (N, L)
+                                      const float* RESTRICT d_o,     // (N, L, Dv)
+                                      const float* RESTRICT o,       // (N, L, Dv)
+                                      const float* RESTRICT q,       // (N, L, Dk)
+                                      const float* RESTRICT k,       // (N, Lk, Dk)
+                                      const float* RESTRICT v,       // (N, Lk, Dv)
+                                      const float* RESTRICT lse,     // (N, L)
+                                      uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
+    SHARED(float, S, TILE * PITCH);
+    SHARED(float, G, TILE * PITCH);
+    const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(L - first, TILE);
+    const uint64_t query = uint64_t(n) * L + first, keys = uint64_t(n) * Lk;
+    const float* const g = d_o + query * Dv;
+    for_each_row(rows, [&](uint32_t r) {
+        const float* const a = g + uint64_t(r) * Dv;
+        const float* const b = o + (query + r) * Dv;
+        const float dot = row_sum(Dv, [&](uint32_t d) { return a[d] * b[d]; });
+        if (row_leader()) delta[query + r] = dot;
+    });
+    barrier();
+    for (uint32_t key = 0; key < Lk; key += TILE) {
+        const uint32_t count = at_most(Lk - key, TILE);
+        const float* const k_tile = k + (keys + key) * Dk;
+        scores(S, q + query * Dk, k_tile, rows, count, Dk);
+        scores(G, g, v + (keys + key) * Dv, rows, count, Dv);
+        for_each_row(rows, [&](uint32_t r) {
+            float* RESTRICT const s = S + r * PITCH;
+            const float* RESTRICT const dp = G + r * PITCH;
+            const float l = lse[query + r], d = delta[query + r];
+            for_each_column(count, [&](uint32_t j) { s[j] = exp(s[j] - l) * (dp[j] - d); });
+        });
+        barrier();
+        product(dq + query * Dk, Dk, S, PITCH, k_tile, Dk, rows, Dk, count, key > 0);
+        barrier();
+    }
+}
+
+// 2 of 2. Grid (N, tiles of keys). S and G are transposed here: rows are keys.
+KERNEL attention_backward_keys_f32(float* RESTRICT dk,            // (N, Lk, Dk)
+                                   float* RESTRICT dv,            // (N, Lk, Dv)
+                                   const float* RESTRICT d_o,     // (N, L, Dv)
+                                   const float* RESTRICT q,       // (N, L, Dk)
+                                   const float* RESTRICT k,       // (N, Lk, Dk)
+                                   const float* RESTRICT v,       // (N, Lk, Dv)
+                                   const float* RESTRICT lse,     // (N, L)
+                                   const float* RESTRICT delta,   // (N, L)
+                                   uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
+    SHARED(float, S, TILE * PITCH);
+    SHARED(float, G, TILE * PITCH);
+    const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(Lk - first, TILE);
+    const uint64_t key = uint64_t(n) * Lk + first;
+    for (uint32_t start = 0; start < L; start += TILE) {
+        const uint32_t count = at_most(L - start, TILE);
+        const uint64_t query = uint64_t(n) * L + start;
+        const float* const g = d_o + query * Dv;
+        scores(S, k + key * Dk, q + query * Dk, rows, count, Dk);
+        scores(G, v + key * Dv, g, rows, count, Dv);
+        for_each_row(rows, [&](uint32_t r) {
+            float* RESTRICT const p = S + r * PITCH;
+            float* RESTRICT const ds = G + r * PITCH;
+            const float* const l = lse + query;
+            const float* const d = delta + query;
+            for_each_column(count, [&](uint32_t i) {
+                p[i] = exp(p[i] - l[i]);
+                ds[i] = p[i] * (ds[i] - d[i]);
+            });
+        });
+        barrier();
+        product(dv + key * Dv, Dv, S, PITCH, g, Dv, rows, Dv, count, start > 0);
+        product(dk + key * Dk, Dk, G, PITCH, q + query * Dk, Dk, rows, Dk, count, start > 0);
+        barrier();
+    }
+}
+
+KERNEL attention_residual_forward_f32(float* RESTRICT y,            // (n)
+                                      const float* RESTRICT x,      // (n)
+                                      const float* RESTRICT a,      // (n)
+                                      const float* RESTRICT gamma,  // (1)
+                                      uint32_t n, uint32_t chunk) {
+    const uint32_t begin = blockIdx.x * chunk, end = begin + at_most(n - begin, chunk);
+    const float g = gamma[0];
+    INDEPENDENT
+    for (uint32_t i = begin + thread(); i < end; i += BLOCK) y[i] = x[i] + g * a[i];
+}
+
+// Grid (N): da of a sample, and its dot product with a.
+KERNEL attention_residual_backward_f32(float* RESTRICT da,           // (N, E)
+                                       float* RESTRICT dots,         // (N)
+                                       const float* RESTRICT dy,     // (N, E)
+                                       const float* RESTRICT a,      // (N, E)
+                                       const float* RESTRICT gamma,  // (1)
+                                       uint32_t E) {
+    const uint64_t sample = uint64_t(blockIdx.x) * E;
+    float* const to = da + sample;
+    const float* const d = dy + sample;
+    const float* const of = a + sample;
+    const float g = gamma[0];
+    float sum[1];
+    block_sum(sum, E, [&](uint32_t i, float* value) {
+        to[i] = g * d[i];
+        value[0] = d[i] * of[i];
+    });
+    if (thread() == 0) dots[blockIdx.x] = sum[0];
+}
+
+// Grid (1).
+KERNEL attention_gamma_backward_f32(float* RESTRICT dgamma,       // (1)
+                                    const float* RESTRICT dots,   // (N)
+                                    const float* RESTRICT scale,  // (N) or null: 1
+                                    uint32_t N) {
+    float sum[1];
+    block_sum(sum, N, [&](uint32_t n, float* value) { value[0] = (scale ? scale[n] : 1.0f) * dots[n]; });
+    if (thread() == 0) dgamma[0] += sum[0];
+}

@@ -1,0 +1,175 @@
+//! Self-attention with a streaming softmax, forward and backward, and the gated residual around it.
+//!
+//! The 1x1 convolutions that make query, key and value, and the one after, are the caller's, as is the pooling of key
+//! and value ([`resample::max_pool`](super::resample::max_pool)).
+
+use super::{expect_len, size32};
+use crate::device::{Buffer, kernel};
+use crate::{Error, Result};
+
+/// The mirror of `TILE` in `kernels/attention.cu`.
+const TILE: u32 = 64;
+
+/// `n` images of `l` queries and `lk` keys; queries and keys have `dk` numbers, values `dv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub n: usize,
+    pub l: usize,
+    pub lk: usize,
+    pub dk: usize,
+    pub dv: usize,
+}
+
+impl Shape {
+    fn check(self, what: &str, tensors: &[(&str, usize, usize)]) -> Result<[u32; 5]> {
+        let Shape { n, l, lk, dk, dv } = self;
+        if [n, l, lk, dk, dv].contains(&0) {
+            return Err(Error::Shape(format!("{what}: {self:?} has a dimension of 0")));
+        }
+        for (name, found, expected) in tensors {
+            expect_len(what, name, *found, *expected)?;
+        }
+        Ok([size32(what, n)?, size32(what, l)?, size32(what, lk)?, size32(what, dk)?, size32(what, dv)?])
+    }
+
+    fn queries(self) -> usize {
+        self.n * self.l * self.dk
+    }
+
+    fn keys(self) -> usize {
+        self.n * self.lk * self.dk
+    }
+
+    fn values(self) -> usize {
+        self.n * self.lk * self.dv
+    }
+
+    fn outputs(self) -> usize {
+        self.n * self.l * self.dv
+    }
+
+    /// Of `lse`, and of the workspace of [`backward`].
+    pub fn rows(self) -> usize {
+        self.n * self.l
+    }
+}
+
+/// What goes in.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// (N, L, Dk).
+    pub q: &'a Buffer<f32>,
+    /// (N, Lk, Dk).
+    pub k: &'a Buffer<f32>,
+    /// (N, Lk, Dv).
+    pub v: &'a Buffer<f32>,
+}
+
+/// `o` (N, L, Dv), and `lse` (N, L) for the backward.
+pub fn forward(o: &Buffer<f32>, lse: &Buffer<f32>, inputs: Inputs, shape: Shape) -> Result<()> {
+    let Inputs { q, k, v } = inputs;
+    let [n, l, lk, dk, dv] = shape.check(
+        "attention forward",
+        &[
+            ("o", o.len(), shape.outputs()),
+            ("lse", lse.len(), shape.rows()),
+            ("q", q.len(), shape.queries()),
+            ("k", k.len(), shape.keys()),
+            ("v", v.len(), shape.values()),
+        ],
+    )?;
+    let launch = o.device().launch(kernel::ATTENTION_FORWARD_F32, [n, l.div_ceil(TILE), 1]);
+    let launch = launch.output(o).output(lse).input(q).input(k).input(v);
+    // SAFETY: `check` compared every length with the shape.
+    unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run() }
+}
+
+/// The gradients of the inputs, shaped as they are; all overwrite.
+#[derive(Clone, Copy)]
+pub struct Gradients<'a> {
+    pub dq: &'a Buffer<f32>,
+    pub dk: &'a Buffer<f32>,
+    pub dv: &'a Buffer<f32>,
+}
+
+/// From `d_o` (N, L, Dv); `o` and `lse` are forward's. `workspace` has [`Shape::rows`] floats.
+pub fn backward(
+    out: Gradients,
+    d_o: &Buffer<f32>,
+    o: &Buffer<f32>,
+    inputs: Inputs,
+    lse: &Buffer<f32>,
+    shape: Shape,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let Inputs { q, k, v } = inputs;
+    let [n, l, lk, dk, dv] = shape.check(
+        "attention backward",
+        &[
+            ("dq", out.dq.len(), shape.queries()),
+            ("dk", out.dk.len(), shape.keys()),
+            ("dv", out.dv.len(), shape.values()),
+            ("d_o", d_o.len(), shape.outputs()),
+            ("o", o.len(), shape.outputs()),
+            ("q", q.len(), shape.queries()),
+            ("k", k.len(), shape.keys()),
+            ("v", v.len(), shape.values()),
+            ("lse", lse.len(), shape.rows()),
+            ("workspace", workspace.len(), shape.rows()),
+        ],
+    )?;
+    let device = o.device();
+    let launch = device.launch(kernel::ATTENTION_BACKWARD_QUERIES_F32, [n, l.div_ceil(TILE), 1]);
+    let launch = launch.output(out.dq).output(workspace).input(d_o).input(o).input(q).input(k).input(v).input(lse);
+    // SAFETY: `check` compared every length with the shape; here and below.
+    unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run()? };
+    let launch = device.launch(kernel::ATTENTION_BACKWARD_KEYS_F32, [n, lk.div_ceil(TILE), 1]);
+    let launch = launch.output(out.dk).output(out.dv).input(d_o).input(q).input(k).input(v).input(lse).input(workspace);
+    // SAFETY: as above.
+    unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run() }
+}
+
+/// `y = x + gamma * a`; `gamma` (1) on the device.
+pub fn residual(y: &Buffer<f32>, x: &Buffer<f32>, a: &Buffer<f32>, gamma: &Buffer<f32>) -> Result<()> {
+    let what = "attention residual";
+    expect_len(what, "x", x.len(), y.len())?;
+    expect_len(what, "a", a.len(), y.len())?;
+    expect_len(what, "gamma", gamma.len(), 1)?;
+    let (n, chunk) = (size32(what, y.len())?, y.device().tuning().elements as u32);
+    let launch = y.device().launch(kernel::ATTENTION_RESIDUAL_FORWARD_F32, [n.div_ceil(chunk), 1, 1]);
+    // SAFETY: the lengths were compared above.
+    unsafe { launch.output(y).input(x).input(a).input(gamma).scalar(n).scalar(chunk).run() }
+}
+
+/// `da = gamma * dy`, overwritten, and `dgamma += sum over n of scale[n] * (dy[n] . a[n])`, with 1 for no `scale` (N).
+/// (`dx` is `dy` itself.) `workspace` has N floats, which gives the number of samples.
+pub fn residual_backward(
+    da: &Buffer<f32>,
+    dgamma: Option<&Buffer<f32>>,
+    dy: &Buffer<f32>,
+    a: &Buffer<f32>,
+    gamma: &Buffer<f32>,
+    scale: Option<&Buffer<f32>>,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let (what, n) = ("attention residual backward", workspace.len());
+    if n == 0 || !dy.len().is_multiple_of(n) {
+        return Err(Error::Shape(format!("{what}: dy has {} elements, expected a multiple of N = {n}", dy.len())));
+    }
+    expect_len(what, "da", da.len(), dy.len())?;
+    expect_len(what, "a", a.len(), dy.len())?;
+    expect_len(what, "gamma", gamma.len(), 1)?;
+    if let Some(scale) = scale {
+        expect_len(what, "scale", scale.len(), n)?;
+    }
+    let (n32, each) = (size32(what, n)?, size32(what, dy.len() / n)?);
+    let launch = dy.device().launch(kernel::ATTENTION_RESIDUAL_BACKWARD_F32, [n32, 1, 1]);
+    let launch = launch.output(da).output(workspace).input(dy).input(a).input(gamma);
+    // SAFETY: the lengths were compared above; here and below.
+    unsafe { launch.scalar(each).run()? };
+    let Some(dgamma) = dgamma else { return Ok(()) };
+    expect_len(what, "dgamma", dgamma.len(), 1)?;
+    let launch = dy.device().launch(kernel::ATTENTION_GAMMA_BACKWARD_F32, [1, 1, 1]);
+    // SAFETY: as above.
+    unsafe { launch.output(dgamma).input(workspace).optional(scale).scalar(n32).run() }
+}

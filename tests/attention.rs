@@ -1,0 +1,225 @@
+//! `kernels/attention.cu` against an f64 loop, central differences of it, and PyTorch.
+
+mod common;
+#[path = "common/golden.rs"]
+mod golden;
+
+use common::*;
+use golden::Golden;
+use zgan::device::{Buffer, Device};
+use zgan::ops::attention::{self, Gradients, Inputs, Shape};
+
+struct Forward {
+    o: Vec<f64>,
+    lse: Vec<f64>,
+    /// (N, L, Lk).
+    p: Vec<f64>,
+}
+
+fn forward(s: Shape, q: &[f64], k: &[f64], v: &[f64]) -> Forward {
+    let mut out = Forward { o: vec![0.0; s.n * s.l * s.dv], lse: Vec::new(), p: Vec::new() };
+    for row in 0..s.n * s.l {
+        let n = row / s.l;
+        let scores: Vec<f64> =
+            (0..s.lk).map(|j| (0..s.dk).map(|d| q[row * s.dk + d] * k[(n * s.lk + j) * s.dk + d]).sum()).collect();
+        let m = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let lse = m + scores.iter().map(|x| (x - m).exp()).sum::<f64>().ln();
+        for (j, x) in scores.iter().enumerate() {
+            let p = (x - lse).exp();
+            for d in 0..s.dv {
+                out.o[row * s.dv + d] += p * v[(n * s.lk + j) * s.dv + d];
+            }
+            out.p.push(p);
+        }
+        out.lse.push(lse);
+    }
+    out
+}
+
+/// dq, dk, dv.
+fn backward(s: Shape, q: &[f64], k: &[f64], v: &[f64], d_o: &[f64]) -> [Vec<f64>; 3] {
+    let f = forward(s, q, k, v);
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    for row in 0..s.n * s.l {
+        let n = row / s.l;
+        let g = &d_o[row * s.dv..(row + 1) * s.dv];
+        let delta: f64 = g.iter().zip(&f.o[row * s.dv..]).map(|(a, b)| a * b).sum();
+        for j in 0..s.lk {
+            let (p, key) = (f.p[row * s.lk + j], n * s.lk + j);
+            let dp: f64 = g.iter().zip(&v[key * s.dv..]).map(|(a, b)| a * b).sum();
+            for d in 0..s.dv {
+                dv[key * s.dv + d] += p * g[d];
+            }
+            for d in 0..s.dk {
+                dq[row * s.dk + d] += p * (dp - delta) * k[key * s.dk + d];
+                dk[key * s.dk + d] += p * (dp - delta) * q[row * s.dk + d];
+            }
+        }
+    }
+    [dq, dk, dv]
+}
+
+struct Found {
+    o: Buffer<f32>,
+    lse: Buffer<f32>,
+    gradients: [Buffer<f32>; 3],
+}
+
+fn run(device: &Device, s: Shape, q: &[f32], k: &[f32], v: &[f32], d_o: &[f32]) -> Found {
+    let upload = |x: &[f32]| device.upload(x).unwrap();
+    let nans = |n: usize| upload(&vec![f32::NAN; n]);
+    let (q, k, v, d_o) = (upload(q), upload(k), upload(v), upload(d_o));
+    let (o, lse, workspace) = (nans(d_o.len()), nans(s.rows()), nans(s.rows()));
+    let (dq, dk, dv) = (nans(q.len()), nans(k.len()), nans(v.len()));
+    let inputs = Inputs { q: &q, k: &k, v: &v };
+    attention::forward(&o, &lse, inputs, s).unwrap();
+    let gradients = Gradients { dq: &dq, dk: &dk, dv: &dv };
+    attention::backward(gradients, &d_o, &o, inputs, &lse, s, &workspace).unwrap();
+    Found { o, lse, gradients: [dq, dk, dv] }
+}
+
+#[track_caller]
+fn check(device: &Device, s: Shape, spread: f32, tolerance: f64) {
+    let mut random = Random((s.l * 1000 + s.lk) as u64);
+    let mut draw = |n: usize| random.normals(n);
+    let q: Vec<f32> = draw(s.n * s.l * s.dk).iter().map(|x| spread * x).collect();
+    let (k, v, d_o) = (draw(s.n * s.lk * s.dk), draw(s.n * s.lk * s.dv), draw(s.n * s.l * s.dv));
+    let found = run(device, s, &q, &k, &v, &d_o);
+    let (q, k, v, d_o) = (to_f64(&q), to_f64(&k), to_f64(&v), to_f64(&d_o));
+    let expected = forward(s, &q, &k, &v);
+    let what = format!("{s:?}");
+    assert_close(&format!("o of {what}"), &found.o, &expected.o, tolerance);
+    assert_close(&format!("lse of {what}"), &found.lse, &expected.lse, tolerance);
+    for ((name, found), expected) in ["dq", "dk", "dv"].iter().zip(&found.gradients).zip(backward(s, &q, &k, &v, &d_o))
+    {
+        // Of one key the probabilities are 1, and the gradients of the scores rounding noise around 0.
+        if s.lk > 1 || *name == "dv" {
+            assert_close(&format!("{name} of {what}"), found, &expected, tolerance);
+        } else {
+            assert!(found.read().unwrap().iter().all(|d| d.abs() < 1e-4), "{name} of {what}");
+        }
+    }
+}
+
+#[test]
+fn the_reference_gradients_are_central_differences() {
+    let s = Shape { n: 2, l: 3, lk: 4, dk: 2, dv: 3 };
+    let mut random = Random(9);
+    let mut draw = |n: usize| to_f64(&random.normals(n));
+    let (q, k, v, d_o) = (draw(12), draw(16), draw(24), draw(18));
+    let dot = |f: Forward| f.o.iter().zip(&d_o).map(|(a, b)| a * b).sum::<f64>();
+    let expected = [
+        central_differences(&q, |q| dot(forward(s, q, &k, &v))),
+        central_differences(&k, |k| dot(forward(s, &q, k, &v))),
+        central_differences(&v, |v| dot(forward(s, &q, &k, v))),
+    ];
+    for (found, expected) in backward(s, &q, &k, &v, &d_o).concat().iter().zip(expected.concat()) {
+        assert!((found - expected).abs() < 1e-8, "{found} is not {expected}");
+    }
+}
+
+#[test]
+fn matches_the_reference_at_any_size() {
+    on_each_device(|device| {
+        for (n, l, lk, dk, dv) in [
+            (1, 1, 1, 1, 1),
+            (1, 1, 31, 3, 5),
+            (3, 33, 1, 8, 32),
+            (2, 64, 64, 16, 16),
+            (1, 65, 130, 8, 33),
+            (1, 100, 70, 31, 7),
+            (1, 3, 200, 128, 512),
+        ] {
+            check(device, Shape { n, l, lk, dk, dv }, 1.0, 1e-5);
+        }
+    });
+}
+
+#[test]
+fn the_size_of_sagan() {
+    on_fast_devices(|device| check(device, Shape { n: 2, l: 1024, lk: 256, dk: 8, dv: 32 }, 1.0, 1e-5));
+}
+
+#[test]
+fn large_scores_stay_finite_and_right() {
+    // Scores of some hundreds: e^s overflows, and the softmax is nearly one key each.
+    on_each_device(|device| check(device, Shape { n: 1, l: 40, lk: 150, dk: 4, dv: 6 }, 100.0, 1e-3));
+}
+
+#[test]
+fn matches_pytorch() {
+    let golden = Golden::open("attention");
+    let (q, v) = (golden.shape("q"), golden.shape("v"));
+    let s = Shape { n: q[0], l: q[1], lk: v[1], dk: q[2], dv: v[2] };
+    let d_o: Vec<f32> = golden.f64("d_o").iter().map(|x| *x as f32).collect();
+    on_each_device(|device| {
+        let found = run(device, s, &golden.f32("q"), &golden.f32("k"), &golden.f32("v"), &d_o);
+        assert_close("o", &found.o, &golden.f64("o"), 2e-6);
+        assert_close("lse", &found.lse, &golden.f64("lse"), 2e-6);
+        for (name, found) in ["dq", "dk", "dv"].iter().zip(&found.gradients) {
+            assert_close(name, found, &golden.f64(name), 5e-6);
+        }
+        let upload = |name: &str| device.upload(&golden.f32(name)).unwrap();
+        let (x, gamma, dy) = (upload("x"), upload("gamma"), upload("dy"));
+        let (y, da, dgamma) =
+            (device.zeros(x.len()).unwrap(), device.zeros(x.len()).unwrap(), device.zeros(1).unwrap());
+        attention::residual(&y, &x, &found.o, &gamma).unwrap();
+        let workspace = device.zeros(s.n).unwrap();
+        attention::residual_backward(&da, Some(&dgamma), &dy, &found.o, &gamma, None, &workspace).unwrap();
+        assert_close("y", &y, &golden.f64("y"), 2e-6);
+        assert_close("da", &da, &golden.f64("d_o"), 2e-6);
+        assert_close("dgamma", &dgamma, &golden.f64("dgamma"), 5e-6);
+    });
+}
+
+#[test]
+fn the_residual_at_any_size() {
+    on_each_device(|device| {
+        for (n, each) in [(1, 1), (3, 31), (33, 100), (2, 5000)] {
+            let mut random = Random(each as u64);
+            let mut draw = |n: usize| random.normals(n);
+            let (x, a, dy, scale) = (draw(n * each), draw(n * each), draw(n * each), draw(n));
+            let upload = |x: &[f32]| device.upload(x).unwrap();
+            let (y, da) = (upload(&vec![f32::NAN; n * each]), upload(&vec![f32::NAN; n * each]));
+            let (bx, ba, bdy, bscale) = (upload(&x), upload(&a), upload(&dy), upload(&scale));
+            let workspace = upload(&vec![f32::NAN; n]);
+            for gamma in [0.0f32, -1.5] {
+                let dgamma = upload(&[0.5]);
+                attention::residual(&y, &bx, &ba, &upload(&[gamma])).unwrap();
+                attention::residual_backward(
+                    &da,
+                    Some(&dgamma),
+                    &bdy,
+                    &ba,
+                    &upload(&[gamma]),
+                    Some(&bscale),
+                    &workspace,
+                )
+                .unwrap();
+                let g = f64::from(gamma);
+                let expected: Vec<f64> = x.iter().zip(&a).map(|(x, a)| f64::from(*x) + g * f64::from(*a)).collect();
+                assert_close("y", &y, &expected, 1e-6);
+                assert_close("da", &da, &dy.iter().map(|d| g * f64::from(*d)).collect::<Vec<_>>(), 1e-6);
+                let sum: f64 =
+                    (0..n * each).map(|i| f64::from(scale[i / each]) * f64::from(dy[i]) * f64::from(a[i])).sum();
+                let error = (f64::from(dgamma.read().unwrap()[0]) - 0.5 - sum).abs();
+                assert!(error < 1e-6 * (n * each) as f64, "dgamma is off by {error}");
+                if gamma == 0.0 {
+                    assert_eq!(y.read().unwrap(), x, "with gamma 0 it is the identity");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn refuses_shapes_that_do_not_fit() {
+    let device = Device::host(1).unwrap();
+    let buffer = |n| device.zeros::<f32>(n).unwrap();
+    let shape = Shape { n: 1, l: 4, lk: 2, dk: 3, dv: 5 };
+    let (q, k, v) = (buffer(12), buffer(6), buffer(11));
+    let inputs = Inputs { q: &q, k: &k, v: &v };
+    let error = attention::forward(&buffer(20), &buffer(4), inputs, shape).unwrap_err().to_string();
+    assert_eq!(error, "attention forward: v has 11 elements, expected 10");
+    assert!(attention::forward(&buffer(20), &buffer(4), inputs, Shape { lk: 0, ..shape }).is_err());
+}
