@@ -5,7 +5,8 @@ mod common;
 use common::*;
 use safetensors::SafeTensors;
 use zgan::checkpoint::NamedTensor;
-use zgan::data::{DataSource, ImageShape, Split};
+use zgan::config::Config;
+use zgan::data::{DataSource, Split};
 use zgan::device::Device;
 use zgan::gan::{Latents, Preset, Trainer, TrainerOptions, Update, Weights};
 
@@ -13,21 +14,9 @@ const BATCH: usize = 64;
 const LATENT: usize = 100;
 
 fn options(update: Update) -> TrainerOptions {
-    TrainerOptions {
-        preset: Preset::SoftmaxGan,
-        shape: ImageShape { height: 28, width: 28, channels: 1 },
-        classes: 10,
-        batch: BATCH,
-        update,
-        lr_g: 2e-4,
-        lr_d: 2e-4,
-        beta1: 0.5,
-        beta2: 0.999,
-        latent: LATENT,
-        average: 0.0,
-        steps: 10,
-        seed: 1,
-    }
+    let data = DataSource::Mnist10k.open(Split::Train, 10).unwrap().info();
+    let config = Config { update, steps: 10, ..Config::preset(Preset::SoftmaxGan) };
+    config.trainer_options(&data)
 }
 
 /// The start of tests/goldens/softmax_gan_steps.py: weights U(-b, b) with b = 1 / sqrt(C), norms 1 and 0.
@@ -91,7 +80,7 @@ fn ten_steps(device: &Device, update: Update, rule: &str) {
     for step in 0..10 {
         let images = &digits[step * BATCH * 784..(step + 1) * BATCH * 784];
         let z = Random(5000 + step as u64).normals(BATCH * LATENT);
-        trainer.step_given(images, &z).unwrap();
+        trainer.step_given(images, &[0; BATCH], &z, &[0; BATCH]).unwrap();
         let metrics = trainer.metrics().unwrap();
         for (name, found, expected) in
             [("loss_d", metrics.loss_d, losses[2 * step]), ("loss_g", metrics.loss_g, losses[2 * step + 1])]
@@ -116,8 +105,7 @@ fn ten_steps(device: &Device, update: Update, rule: &str) {
         let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt();
         let off = distance(&to, &expected) / distance(&from, &expected);
         println!("{rule} {}: {off:.2e} of the way off, PyTorch in float32 {pytorch:.2e}", e.name);
-        // PyTorch's own worst tensor ends 2.5 % off; near-zero gradients make Adam's first steps a matter of sign.
-        assert!(off <= 0.05, "{rule} {}: {off:.2e} of the way off", e.name);
+        assert!(off <= (2.0 * pytorch).min(0.05), "{rule} {}: {off:.2e} of the way off", e.name);
     }
     assert_eq!(compared, 18);
 }
@@ -135,7 +123,7 @@ fn ten_alternating_steps_are_pytorchs() {
 #[test]
 fn a_step_on_real_thread_blocks_is_the_hosts() {
     let images: Vec<u8> = digits(4);
-    let small = TrainerOptions { batch: 4, ..options(Update::Simultaneous) };
+    let small = TrainerOptions { batch: 4, batch_g: 4, ..options(Update::Simultaneous) };
     let run = |device: &Device| {
         let mut trainer = Trainer::new(device, &small).unwrap();
         trainer.step(&images, &[0; 4]).unwrap();

@@ -50,6 +50,8 @@ pub enum Split {
 pub enum DataSource {
     /// The digits inside this program.
     Mnist10k,
+    /// Eight Gaussians on a circle.
+    Ring,
     /// A folder in MNIST's IDX format.
     Idx(PathBuf),
 }
@@ -60,6 +62,7 @@ impl std::str::FromStr for DataSource {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text.split_once(':') {
             None if text == "mnist-10k" => Ok(DataSource::Mnist10k),
+            None if text == "ring" => Ok(DataSource::Ring),
             Some(("idx", folder)) if !folder.is_empty() => Ok(DataSource::Idx(folder.into())),
             _ => Err(format!("no data are called {text:?}; there are mnist-10k and idx:DIR")),
         }
@@ -78,6 +81,7 @@ impl std::fmt::Display for DataSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             DataSource::Mnist10k => f.write_str("mnist-10k"),
+            DataSource::Ring => f.write_str("ring"),
             DataSource::Idx(folder) => write!(f, "idx:{}", folder.display()),
         }
     }
@@ -102,6 +106,7 @@ impl DataSource {
     pub fn open(&self, split: Split, classes: usize) -> Result<Dataset> {
         match self {
             DataSource::Mnist10k => mnist_10k::open(split),
+            DataSource::Ring => Err(crate::Error::Config("ring".into())),
             DataSource::Idx(folder) => idx::open(folder, split, classes),
         }
     }

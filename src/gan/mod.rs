@@ -1,7 +1,11 @@
 //! GANs: the networks of the presets, the losses, and the training step.
 
+mod loss;
 mod mlp;
+mod networks;
 mod options;
+mod player;
+mod resnet;
 mod sampler;
 mod trainer;
 

@@ -1,56 +1,55 @@
 //! The training step.
 //!
-//! Everything is placed when the trainer is made: the fakes are written straight into the second half of the
-//! discriminator's batch, whose gradient is the generator's output gradient. A step allocates nothing and does not
+//! Everything is placed when the trainer is made: the fakes are written straight into the discriminator's batch behind
+//! the real images, and its gradient there is the generator's output gradient. A step allocates nothing and does not
 //! wait for the device; what changes from step to step (its number, learning rates, random numbers) lives there.
 
-use super::options::{Latents, Metrics, Plan, Preset, TrainerOptions, Update, Weights};
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::networks::{self, Latent};
+use super::options::{Latents, Metrics, Plan, TrainerOptions, Update, Weights};
+use super::player::{Player, Players};
 use super::sampler::Sampler;
-use super::mlp;
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::nn::parameters::{first_not_finite, restore};
-use crate::nn::{Arena, Backward, Builder, Forward, Layout, Mode, Network, Parameters, Value};
-use crate::ops::adam::{self, Adam};
-use crate::ops::log_partition::{self, Evaluation};
-use crate::ops::state::{self, State, StateBuffer};
+use crate::nn::{Arena, Backward, Builder, Forward, Mode, Network, Value};
+use crate::ops::adam;
+use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
 use crate::ops::random;
+use crate::ops::state::{self, State, StateBuffer};
 use crate::{Error, Result};
 
-/// Which random numbers of a step: each use has its own stream.
+/// Each use of random numbers in a step has its own stream; the draws of a step are this many streams apart.
 pub(super) const LATENTS: u32 = 0;
-const PIXELS: u32 = 1;
+pub(super) const LABELS: u32 = 1;
+const PIXELS: u32 = 2;
+const STREAMS: u32 = 8;
 
 /// The running statistics' momentum while training, PyTorch's default.
 const MOMENTUM: f32 = 0.1;
 
-/// Updates for which the average is a copy of the weights.
-const AVERAGE_START: u32 = 200;
-
-/// The layouts of a generator and a discriminator, found by building them once.
-#[derive(Default)]
-pub(super) struct Layouts {
-    pub generator: Layout,
-    pub discriminator: Layout,
-    /// Running statistics of the generator; the discriminator has none.
-    pub running: Layout,
-}
-
 /// All that a step reads and writes, but for the parameters.
 struct Workspace {
+    /// M of the G step; it has gradients.
     generator: Network,
+    latent: Latent,
+    /// M of a D step, where that is another.
+    drawing: Option<(Network, Latent)>,
     discriminator: Network,
-    /// (M, latent)
-    z: Value,
     /// (N, H, W, C) as the loader gives them.
     images: Buffer<u8>,
     /// (N + M, H, W, C): real ones, then fakes.
     batch: Value,
-    /// (N + M); its gradient is 1 everywhere: the seed of the one backward pass.
+    labels: Buffer<u32>,
+    /// Its gradient is 1 everywhere: the seed of the one backward pass.
     logits: Value,
-    evaluation: Evaluation,
+    /// Of the last D step and the last G step.
+    of_d: Evaluation,
+    of_g: Evaluation,
     loss_workspace: Buffer<f32>,
     /// (2): the gradients' norms of G and D.
     norms: Buffer<f32>,
@@ -58,48 +57,55 @@ struct Workspace {
 }
 
 impl Workspace {
-    fn build(options: &TrainerOptions, device: &Device, layouts: &mut Layouts, arena: &mut Arena) -> Result<Workspace> {
+    fn build(options: &TrainerOptions, device: &Device, players: &mut Players, arena: &mut Arena) -> Result<Workspace> {
         let ImageShape { height: h, width: w, channels: c } = options.shape;
-        let (n, m) = (options.batch, options.batch);
-        let mut none = Layout::default();
-        let mut build = Builder { parameters: &mut layouts.discriminator, running: &mut none, arena, gradients: true };
-        let batch = build.value(n + m, h, w, c)?;
-        let (discriminator, logits) = discriminator(options, &mut build, &batch)?;
-        let mut build =
-            Builder { parameters: &mut layouts.generator, running: &mut layouts.running, arena, gradients: true };
-        let z = Value { dx: None, ..build.value(m, 1, 1, options.latent)? };
-        let generator = generator(options, &mut build, &z, &batch.rows(&(n..n + m)))?;
-        let workspace = |layout: &Layout| adam::workspace_len(device, layout.len());
-        let adam_len = workspace(&layouts.generator).max(workspace(&layouts.discriminator));
+        let (n, m_d, m_g) = (options.batch, options.batch, options.batch_g);
+        let most = n + m_d.max(m_g);
+        let mut build = Builder {
+            parameters: &mut players.discriminator.parameters,
+            running: &mut players.discriminator.running,
+            arena,
+            gradients: true,
+        };
+        let batch = build.value(most, h, w, c)?;
+        let labels = build.arena.take(most)?;
+        let (discriminator, logits) = networks::discriminator(options, &mut build, &batch, &labels)?;
+        let mut generator = |fakes: usize, gradients| -> Result<(Network, Latent)> {
+            let mut build = Builder {
+                parameters: &mut players.generator.parameters,
+                running: &mut players.generator.running,
+                arena,
+                gradients,
+            };
+            let z = Value { dx: None, ..build.value(fakes, 1, 1, options.latent)? };
+            let latent = Latent { z, labels: labels.view(n..n + fakes) };
+            let network = networks::generator(options, &mut build, &latent, &batch.rows(&(n..n + fakes)))?;
+            Ok((network, latent))
+        };
+        let (of_step, latent) = generator(m_g, true)?;
+        let drawing = if m_d == m_g { None } else { Some(generator(m_d, false)?) };
+        let mut evaluation = |fakes: usize| -> Result<Evaluation> {
+            let (statistics, seed_d, seed_g) = (arena.take(4)?, arena.take(n + fakes)?, arena.take(fakes)?);
+            Ok(Evaluation { statistics, seed_d, seed_g })
+        };
+        let (of_d, of_g) = (evaluation(m_d)?, evaluation(m_g)?);
+        let updated = [&players.generator, &players.discriminator];
+        let adam_len = updated.map(|p| adam::workspace_len(device, p.parameters.len()));
         Ok(Workspace {
-            generator,
+            generator: of_step,
+            latent,
+            drawing,
             discriminator,
-            z,
             images: arena.take(n * h * w * c)?,
             batch,
+            labels,
             logits,
-            evaluation: Evaluation {
-                statistics: arena.take(4)?,
-                seed_d: arena.take(n + m)?,
-                seed_g: arena.take(m)?,
-            },
-            loss_workspace: arena.take(log_partition::workspace_len(device, n + m))?,
+            of_d,
+            of_g,
+            loss_workspace: arena.take(options.loss.workspace_len(device, most))?,
             norms: arena.take(2)?,
-            adam_workspace: arena.take(adam_len)?,
+            adam_workspace: arena.take(adam_len[0].max(adam_len[1]))?,
         })
-    }
-}
-
-/// The generator of a preset, from `z` into `image`.
-pub(super) fn generator(options: &TrainerOptions, build: &mut Builder, z: &Value, image: &Value) -> Result<Network> {
-    match options.preset {
-        Preset::SoftmaxGan => mlp::generator(build, &[128, 256, 512, 1024], z, image),
-    }
-}
-
-fn discriminator(options: &TrainerOptions, build: &mut Builder, image: &Value) -> Result<(Network, Value)> {
-    match options.preset {
-        Preset::SoftmaxGan => mlp::discriminator(build, &[512, 256], image),
     }
 }
 
@@ -108,36 +114,29 @@ pub struct Trainer {
     device: Device,
     state: StateBuffer,
     step: u64,
-    generator: Parameters,
-    discriminator: Parameters,
-    running_layout: Layout,
-    running: Buffer<f32>,
+    generator: Player,
+    discriminator: Player,
     workspace: Workspace,
-    adam: Adam,
     sampler: Option<Sampler>,
 }
 
 impl Trainer {
     pub fn new(device: &Device, options: &TrainerOptions) -> Result<Trainer> {
+        check(options)?;
         let (_, bytes) = measure(device, options)?;
-        let mut layouts = Layouts::default();
+        let mut players = Players::default();
         let mut arena = Arena::new(device, bytes)?;
-        let workspace = Workspace::build(options, device, &mut layouts, &mut arena)?;
+        let workspace = Workspace::build(options, device, &mut players, &mut arena)?;
         workspace.logits.dx.as_ref().map_or(Ok(()), |ones| ones.write(&vec![1.0; ones.len()]))?;
-        let state = State::new(options.seed, [options.lr_g, options.lr_d], 0, 0);
-        let running = device.upload(&layouts.running.initial_values(0))?;
         // Two streams of seeds, so that the players' weights are independent.
-        let seed_d = options.seed ^ 0x9e37_79b9_7f4a_7c15;
+        let (seed_g, seed_d) = (options.seed, options.seed ^ 0x9e37_79b9_7f4a_7c15);
         Ok(Trainer {
             device: device.clone(),
-            state: StateBuffer::new(device, &state)?,
+            state: StateBuffer::new(device, &start(options, 0))?,
             step: 0,
-            generator: Parameters::new(device, layouts.generator, options.average > 0.0, options.seed)?,
-            discriminator: Parameters::new(device, layouts.discriminator, false, seed_d)?,
-            running_layout: layouts.running,
-            running,
+            generator: Player::new(device, "generator", players.generator, options, seed_g)?,
+            discriminator: Player::new(device, "discriminator", players.discriminator, options, seed_d)?,
             workspace,
-            adam: Adam { beta1: options.beta1.into(), beta2: options.beta2.into(), eps: 1e-8 },
             sampler: None,
             options: options.clone(),
         })
@@ -145,16 +144,15 @@ impl Trainer {
 
     /// What a trainer of these options would take.
     pub fn plan(options: &TrainerOptions) -> Result<Plan> {
-        let (layouts, arena) = measure(&Device::unbacked(), options)?;
-        let (g, d) = (&layouts.generator, &layouts.discriminator);
-        let averages = if options.average > 0.0 { g.len() } else { 0 };
-        let list = |layout: &Layout| layout.entries().iter().map(|e| format!("  {:<28} {:?}\n", e.name, e.shape)).collect();
+        check(options)?;
+        let (players, arena) = measure(&Device::unbacked(), options)?;
+        let (g, d) = (&players.generator, &players.discriminator);
         Ok(Plan {
-            generator: list(g),
-            discriminator: list(d),
-            parameters_g: g.count(),
-            parameters_d: d.count(),
-            bytes: arena + 4 * (4 * g.len() + 4 * d.len() + averages + layouts.running.len()),
+            generator: g.table(),
+            discriminator: d.table(),
+            parameters_g: g.parameters.count(),
+            parameters_d: d.parameters.count(),
+            bytes: arena + g.bytes(options.average > 0.0, options.spectral_norm_g) + d.bytes(false, options.spectral_norm),
         })
     }
 
@@ -167,47 +165,76 @@ impl Trainer {
         self.step
     }
 
-    pub fn parameter_counts(&self) -> (usize, usize) {
-        (self.generator.layout.count(), self.discriminator.layout.count())
+    /// Images that a step takes: `n_dis` batches.
+    pub fn images_per_step(&self) -> usize {
+        self.options.batch * self.options.n_dis
     }
 
-    /// One training step on a batch of images (N, H, W, C) and their labels (N).
-    pub fn step(&mut self, images: &[u8], _labels: &[u32]) -> Result<()> {
-        random::normal(&self.workspace.z.x, &self.state, LATENTS)?;
-        self.update(images)
+    /// One training step on `n_dis` batches of images (N, H, W, C), one after the other, and their labels.
+    pub fn step(&mut self, images: &[u8], labels: &[u32]) -> Result<()> {
+        self.update(images, labels, None)
     }
 
-    /// One training step with given latents (M, latent) instead of drawn ones, to compare with another program.
-    pub fn step_given(&mut self, images: &[u8], latents: &[f32]) -> Result<()> {
-        self.workspace.z.x.write(latents)?;
-        self.update(images)
+    /// One training step with given latents (M, latent) and labels (M) of the fakes instead of drawn ones, to compare
+    /// with another program.
+    pub fn step_given(&mut self, images: &[u8], labels: &[u32], latents: &[f32], wanted: &[u32]) -> Result<()> {
+        self.update(images, labels, Some((latents, wanted)))
     }
 
-    fn update(&mut self, images: &[u8]) -> Result<()> {
-        let n = self.options.batch;
-        let w = &self.workspace;
-        w.images.write(images)?;
-        let real = w.batch.rows(&(0..n));
-        pixels::load(&real.x, &w.images, &self.state, PIXELS, Augment::default(), [n, real.h, real.w, real.c])?;
-        let rows = 0..w.batch.n;
+    fn update(&mut self, images: &[u8], labels: &[u32], given: Option<(&[f32], &[u32])>) -> Result<()> {
+        let (n, m_d, m_g) = (self.options.batch, self.options.batch, self.options.batch_g);
+        let size = self.workspace.images.len();
+        if images.len() != size * self.options.n_dis || labels.len() != n * self.options.n_dis {
+            return Err(Error::Shape(format!(
+                "a step takes {} images of {} bytes and as many labels; it was given {} bytes and {} labels",
+                self.images_per_step(),
+                self.options.shape.len(),
+                images.len(),
+                labels.len()
+            )));
+        }
+        let batches = images.chunks_exact(size).zip(labels.chunks_exact(n)).enumerate();
+        let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
         match self.options.update {
             Update::Simultaneous => {
-                self.forward_generator()?;
-                self.forward_discriminator()?;
-                self.backward_discriminator(true, rows)?;
-                self.backward_generator()?;
-                self.update_discriminator()?;
-                self.update_generator()?;
+                for (_, (images, labels)) in batches {
+                    self.load(images, labels, 0)?;
+                }
+                self.draw_for_g(given)?;
+                self.normalise(true)?;
+                self.judge(0..n + m_g, &self.workspace.of_d)?;
+                self.learn_d(all_d)?;
+                self.learn_g(&self.workspace.of_d)?;
+                self.discriminator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
+                self.generator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
+            }
+            Update::Alternating if self.options.n_dis == 1 && m_d == m_g => {
+                for (_, (images, labels)) in batches {
+                    self.load(images, labels, 0)?;
+                }
+                self.draw_for_g(given)?;
+                self.normalise(true)?;
+                self.judge(all_d.clone(), &self.workspace.of_d)?;
+                self.learn_d(all_d)?;
+                self.discriminator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
+                self.normalise(false)?;
+                self.move_g(fakes_g)?;
             }
             Update::Alternating => {
-                self.forward_generator()?;
-                self.forward_discriminator()?;
-                self.backward_discriminator(true, rows.clone())?;
-                self.update_discriminator()?;
-                self.forward_discriminator()?;
-                self.backward_discriminator(false, n..rows.end)?;
-                self.backward_generator()?;
-                self.update_generator()?;
+                // As the projection discriminator's authors do: G first, then every D step with fakes of its own.
+                for (i, (images, labels)) in batches {
+                    self.load(images, labels, i as u32 * STREAMS)?;
+                    if i == 0 {
+                        self.draw_for_g(given)?;
+                        self.normalise(false)?;
+                        self.move_g(fakes_g.clone())?;
+                    }
+                    self.draw_for_d((i as u32 + 1) * STREAMS)?;
+                    self.normalise(true)?;
+                    self.judge(all_d.clone(), &self.workspace.of_d)?;
+                    self.learn_d(all_d.clone())?;
+                    self.discriminator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
+                }
             }
         }
         state::advance(&self.state)?;
@@ -215,83 +242,115 @@ impl Trainer {
         Ok(())
     }
 
-    fn forward_generator(&self) -> Result<()> {
-        let pass = Forward {
-            weights: &self.generator.values,
-            running: &self.running,
-            mode: Mode::Train { momentum: MOMENTUM },
-            rows: 0..self.workspace.z.n,
-        };
-        self.workspace.generator.forward(&pass)
+    /// Real images and labels into the first part of the batch.
+    fn load(&self, images: &[u8], labels: &[u32], stream: u32) -> Result<()> {
+        let (w, n) = (&self.workspace, self.options.batch);
+        w.images.write(images)?;
+        w.labels.view(0..n).write(labels)?;
+        let real = w.batch.rows(&(0..n));
+        let augment = Augment { noise: self.options.noise, flip: self.options.flips };
+        let shape = [n, real.h, real.w, real.c];
+        pixels::load(&real.x, &w.images, &self.state, PIXELS + stream, augment, shape)
     }
 
-    /// The logits of the whole batch, the losses and their seeds.
-    fn forward_discriminator(&self) -> Result<()> {
-        let w = &self.workspace;
-        let mode = Mode::Train { momentum: MOMENTUM };
-        let (weights, rows) = (&self.discriminator.values, 0..w.batch.n);
-        w.discriminator.forward(&Forward { weights, running: &self.running, mode, rows })?;
-        let n = self.options.batch;
-        let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..w.logits.n));
-        log_partition::fused(&w.evaluation, &real, &fake, 1.0, &w.loss_workspace)?;
-        state::check(&self.state, &w.evaluation.statistics)
-    }
-
-    /// The backward pass with seed 1 per sample, of these rows: the parameters' gradients of L_D (each sample's part
-    /// scaled by its seed) where they are wanted, and the signal at the fakes.
-    fn backward_discriminator(&self, parameters: bool, rows: std::ops::Range<usize>) -> Result<()> {
-        if parameters {
-            self.discriminator.gradients.zero()?;
+    fn draw_for_g(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
+        let Latent { z, labels } = &self.workspace.latent;
+        match given {
+            Some((latents, wanted)) => {
+                z.x.write(latents)?;
+                labels.write(wanted)?;
+            }
+            None => self.draw_latent(&self.workspace.latent, 0)?,
         }
-        self.workspace.discriminator.backward(&Backward {
-            weights: &self.discriminator.values,
-            gradients: parameters.then_some(&self.discriminator.gradients),
-            parameter_scale: Some(&self.workspace.evaluation.seed_d),
-            signal_scale: None,
-            rows,
-            input_rows: self.options.batch..self.workspace.batch.n,
+        self.generate(&self.workspace.generator, z.n)
+    }
+
+    fn draw_for_d(&self, stream: u32) -> Result<()> {
+        let w = &self.workspace;
+        let (network, latent) = w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
+        self.draw_latent(latent, stream)?;
+        self.generate(network, latent.z.n)
+    }
+
+    fn draw_latent(&self, latent: &Latent, stream: u32) -> Result<()> {
+        random::normal(&latent.z.x, &self.state, LATENTS + stream)?;
+        random::labels(&latent.labels, &self.state, LABELS + stream, self.options.classes as u32)
+    }
+
+    fn generate(&self, network: &Network, fakes: usize) -> Result<()> {
+        network.forward(&Forward {
+            weights: self.generator.weights(),
+            running: &self.generator.running,
+            mode: Mode::Train { momentum: MOMENTUM },
+            rows: 0..fakes,
         })
+    }
+
+    /// Spectral normalisation of D's weights as they are now, after a power iteration where wanted.
+    fn normalise(&self, iterate: bool) -> Result<()> {
+        self.discriminator.normalise(iterate)
+    }
+
+    /// The logits of these samples, and, where real ones are among them, the losses and their seeds.
+    fn judge(&self, rows: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+        let (w, n) = (&self.workspace, self.options.batch);
+        w.discriminator.forward(&Forward {
+            weights: self.discriminator.weights(),
+            running: &self.discriminator.running,
+            mode: Mode::Train { momentum: MOMENTUM },
+            rows: rows.clone(),
+        })?;
+        let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..rows.end));
+        let real_is_low = networks::real_is_low(&self.options);
+        self.options.loss.evaluate(evaluation, &real, &fake, real_is_low, &w.loss_workspace)?;
+        state::check(&self.state, &evaluation.statistics)
+    }
+
+    /// The backward pass of D with seed 1 per sample; each sample's part in the parameters' gradients is scaled by its
+    /// seed in L_D. Leaves the signal at the fakes.
+    fn learn_d(&self, rows: Range<usize>) -> Result<()> {
+        self.discriminator.gradients.zero()?;
+        self.workspace.discriminator.backward(&Backward {
+            weights: self.discriminator.weights(),
+            gradients: Some(&self.discriminator.gradients),
+            parameter_scale: Some(&self.workspace.of_d.seed_d),
+            signal_scale: None,
+            input_rows: self.options.batch..rows.end,
+            rows,
+        })?;
+        self.discriminator.finish_gradient()
+    }
+
+    /// A G step of its own: judges the fakes anew, and takes the signal through D without its parameters.
+    fn move_g(&self, fakes: Range<usize>) -> Result<()> {
+        // The real logits are those of the last pass where the loss does not look at them.
+        let rows = if self.options.loss.couples_the_batch() { 0..fakes.end } else { fakes.clone() };
+        self.judge(rows, &self.workspace.of_g)?;
+        self.workspace.discriminator.backward(&Backward {
+            weights: self.discriminator.weights(),
+            gradients: None,
+            parameter_scale: None,
+            signal_scale: None,
+            rows: fakes.clone(),
+            input_rows: fakes,
+        })?;
+        self.learn_g(&self.workspace.of_g)?;
+        self.generator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)
     }
 
     /// From the signal at the fakes, each scaled by its seed in L_G, to the generator's gradients.
-    fn backward_generator(&self) -> Result<()> {
+    fn learn_g(&self, evaluation: &Evaluation) -> Result<()> {
         self.generator.gradients.zero()?;
-        let rows = 0..self.workspace.z.n;
+        let rows = 0..self.workspace.latent.z.n;
         self.workspace.generator.backward(&Backward {
-            weights: &self.generator.values,
+            weights: self.generator.weights(),
             gradients: Some(&self.generator.gradients),
             parameter_scale: None,
-            signal_scale: Some(&self.workspace.evaluation.seed_g),
+            signal_scale: Some(&evaluation.seed_g),
             rows: rows.clone(),
             input_rows: rows,
-        })
-    }
-
-    fn update_generator(&self) -> Result<()> {
-        self.adam(&self.generator, state::Network::Generator)
-    }
-
-    fn update_discriminator(&self) -> Result<()> {
-        self.adam(&self.discriminator, state::Network::Discriminator)
-    }
-
-    fn adam(&self, player: &Parameters, network: state::Network) -> Result<()> {
-        let buffers = adam::Buffers {
-            parameters: &player.values,
-            first_moment: &player.first_moment,
-            second_moment: &player.second_moment,
-            gradient: &player.gradients,
-        };
-        let average = player.average.as_ref().map(|values| adam::Average {
-            values,
-            decay: self.options.average,
-            start: AVERAGE_START,
-        });
-        let slot = network as usize;
-        let norm = self.workspace.norms.view(slot..slot + 1);
-        let workspace = adam::workspace_len(&self.device, player.layout.len());
-        let workspace = self.workspace.adam_workspace.view(0..workspace);
-        adam::update(&buffers, average.as_ref(), &norm, &self.state, network, &self.adam, &workspace)
+        })?;
+        self.generator.finish_gradient()
     }
 
     /// Waits for the device. [`Error::NotFinite`] once a loss was not finite: from that step on nothing was updated.
@@ -301,17 +360,23 @@ impl Trainer {
             let what = self.first_not_finite()?;
             return Err(Error::NotFinite { step: u64::from(state.step) + 1, what });
         }
-        let s = self.workspace.evaluation.statistics.read()?;
-        let norms = self.workspace.norms.read()?;
-        let n = self.options.batch as f64;
+        let w = &self.workspace;
+        let of_d = w.of_d.statistics.read()?;
+        let loss_g = match self.options.update {
+            Update::Simultaneous => of_d[1],
+            Update::Alternating => w.of_g.statistics.read()?[1],
+        };
+        let norms = w.norms.read()?;
+        let floors = self.options.loss.floors(self.options.batch, self.options.batch_g);
+        let (floor_d, floor_g) = floors.unwrap_or((f64::NAN, f64::NAN));
         Ok(Metrics {
             step: self.step,
-            loss_d: s[0],
-            loss_g: s[1],
-            kl_d: (f64::from(s[0]) - n.ln()) as f32,
-            kl_g: (f64::from(s[1]) - (2.0 * n).ln()) as f32,
-            real_logit: s[2],
-            fake_logit: s[3],
+            loss_d: of_d[0],
+            loss_g,
+            kl_d: (f64::from(of_d[0]) - floor_d) as f32,
+            kl_g: (f64::from(loss_g) - floor_g) as f32,
+            real_logit: of_d[2],
+            fake_logit: of_d[3],
             grad_norm_g: norms[0],
             grad_norm_d: norms[1],
         })
@@ -319,18 +384,14 @@ impl Trainer {
 
     /// In the order in which a step computes them, the first tensor with a value that is not finite.
     fn first_not_finite(&self) -> Result<String> {
-        let w = &self.workspace;
-        let sides = [
-            ("generator", &self.generator, &w.generator),
-            ("discriminator", &self.discriminator, &w.discriminator),
-        ];
-        for (player, parameters, network) in sides {
-            if let Some(name) = first_not_finite(&parameters.layout, &parameters.values)? {
-                return Ok(format!("{player}.{name} is not finite"));
+        let sides = [(&self.generator, &self.workspace.generator), (&self.discriminator, &self.workspace.discriminator)];
+        for (player, network) in sides {
+            if let Some(name) = first_not_finite(&player.layouts.parameters, &player.values)? {
+                return Ok(format!("{}.{name} is not finite", player.name));
             }
             for layer in &network.layers {
                 if layer.output().x.read()?.iter().any(|x| !x.is_finite()) {
-                    return Ok(format!("the output of {player}.{} is not finite", layer.name()));
+                    return Ok(format!("the output of {}.{} is not finite", player.name, layer.name()));
                 }
             }
         }
@@ -340,44 +401,41 @@ impl Trainer {
     /// Everything that a checkpoint needs to go on from here.
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = Vec::new();
-        for (player, layout, prefix, flat) in self.flat_buffers() {
-            for (entry, values) in layout.read(flat)? {
-                let name = format!("{prefix}{player}.{}", entry.name);
-                tensors.push(NamedTensor { name, shape: entry.shape.clone(), values });
+        for player in [&self.generator, &self.discriminator] {
+            for (prefix, layout, flat) in player.kept() {
+                for (entry, values) in layout.read(flat)? {
+                    let name = format!("{prefix}{}.{}", player.name, entry.name);
+                    tensors.push(NamedTensor { name, shape: entry.shape.clone(), values });
+                }
             }
         }
         Ok(tensors)
     }
 
-    fn flat_buffers(&self) -> Vec<(&'static str, &Layout, &'static str, &Buffer<f32>)> {
-        let mut all = Vec::new();
-        for (player, parameters) in [("generator", &self.generator), ("discriminator", &self.discriminator)] {
-            all.extend(parameters.kept().into_iter().map(|(prefix, flat)| (player, &parameters.layout, prefix, flat)));
-        }
-        all.push(("generator", &self.running_layout, "", &self.running));
-        all
-    }
-
     /// Goes on from a checkpoint after `step` steps: every tensor of [`Trainer::tensors`] must be there, and no other.
     pub fn restore(&mut self, step: u64, tensors: &[NamedTensor]) -> Result<()> {
-        let by_name: std::collections::HashMap<&str, &NamedTensor> =
-            tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+        let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let mut wanted = 0;
-        for (player, layout, prefix, flat) in self.flat_buffers() {
-            wanted += layout.entries().len();
-            restore(layout, flat, &format!("{prefix}{player}."), |name| {
-                by_name.get(name).map(|t| (t.shape.as_slice(), t.values.as_slice()))
-            })?;
+        for player in [&self.generator, &self.discriminator] {
+            for (prefix, layout, flat) in player.kept() {
+                wanted += layout.entries().len();
+                restore(layout, flat, &format!("{prefix}{}.", player.name), |name| {
+                    by_name.get(name).map(|t| (t.shape.as_slice(), t.values.as_slice()))
+                })?;
+            }
         }
         if by_name.len() != wanted {
             return Err(Error::Shape(format!("{} tensors, expected {wanted}", by_name.len())));
         }
-        let number = u32::try_from(step).map_err(|_| Error::Shape(format!("step {step} is above {}", u32::MAX)))?;
-        let base = [self.options.lr_g, self.options.lr_d];
-        let mut state = State::new(self.options.seed, base, 0, 0);
-        state.step = number;
-        state.updates = [number; 2];
-        self.state.write(&state)?;
+        match step.checked_sub(1) {
+            None => self.state.write(&start(&self.options, 0))?,
+            // The end of the step before sets the learning rates, as it did then.
+            Some(before) => {
+                let updates = start(&self.options, step).updates;
+                self.state.write(&State { updates, ..start(&self.options, before) })?;
+                state::advance(&self.state)?;
+            }
+        }
         self.step = step;
         Ok(())
     }
@@ -389,26 +447,51 @@ impl Trainer {
             None => Sampler::new(&self.device, &self.options)?,
         };
         let sampler = self.sampler.insert(sampler);
-        match (&self.generator.average, weights) {
-            (Some(average), Weights::Average) => sampler.draw(average, None, latents),
-            _ => sampler.draw(&self.generator.values, Some(&self.running), latents),
-        }
+        sampler.draw(&self.generator, weights, latents)
     }
 
-    pub fn generator(&self) -> &Parameters {
+    pub fn generator(&self) -> &Player {
         &self.generator
     }
 
-    pub fn discriminator(&self) -> &Parameters {
+    pub fn discriminator(&self) -> &Player {
         &self.discriminator
     }
 }
 
+/// The state after `step` steps.
+fn start(options: &TrainerOptions, step: u64) -> State {
+    let (step, steps) = (step as u32, options.steps as u32);
+    let decay = options.decay_from.map_or((0, 0), |from| (from as u32, steps));
+    let mut state = State::new(options.seed, [options.lr_g, options.lr_d], decay.0, decay.1);
+    state.step = step;
+    state.updates = [step, step * options.n_dis as u32];
+    state
+}
+
+/// Refuses settings that cannot work together.
+fn check(options: &TrainerOptions) -> Result<()> {
+    let refuse = |what: String| Err(Error::Config(what));
+    if options.update == Update::Simultaneous && options.n_dis > 1 {
+        return refuse(format!("n-dis {} with update simultaneous: both networks move once a step; --update alternating takes more D steps", options.n_dis));
+    }
+    if options.update == Update::Simultaneous && options.batch != options.batch_g {
+        return refuse(format!(
+            "batch-g {} with update simultaneous: one pass of D serves both, so it must be batch, {}",
+            options.batch_g, options.batch
+        ));
+    }
+    if options.steps > u64::from(u32::MAX) / options.n_dis as u64 {
+        return refuse(format!("steps {} with n-dis {}: more updates than {}", options.steps, options.n_dis, u32::MAX));
+    }
+    Ok(())
+}
+
 /// The layouts, and the bytes of an arena, found by building everything without memory. Block sizes, and with them
 /// some workspaces, are the device's.
-fn measure(device: &Device, options: &TrainerOptions) -> Result<(Layouts, usize)> {
-    let mut layouts = Layouts::default();
+fn measure(device: &Device, options: &TrainerOptions) -> Result<(Players, usize)> {
+    let mut players = Players::default();
     let mut arena = Arena::measuring();
-    Workspace::build(options, device, &mut layouts, &mut arena)?;
-    Ok((layouts, arena.used()))
+    Workspace::build(options, device, &mut players, &mut arena)?;
+    Ok((players, arena.used()))
 }

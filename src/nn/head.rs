@@ -4,6 +4,7 @@ use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
 use crate::Result;
 use crate::device::Buffer;
 use crate::ops::projection::{self, Gradients, Head, Seeds};
+use crate::ops::spectral_norm::Outputs;
 
 pub struct ProjectionHead {
     name: String,
@@ -32,15 +33,14 @@ pub struct HeadOptions<'a> {
 
 impl ProjectionHead {
     pub fn new(build: &mut Builder, name: &str, x: &Value, options: &HeadOptions) -> Result<ProjectionHead> {
-        let (c, classes) = (x.c, options.classes);
-        let tensor = |build: &mut Builder, what: &str, shape: &[usize], init| {
-            build.parameters.tensor(&format!("{name}.{what}"), shape, init)
-        };
+        let (c, classes, p) = (x.c, options.classes, &mut *build.parameters);
         Ok(ProjectionHead {
             name: name.to_string(),
-            w: tensor(build, "weight", &[c, 1], (options.init)(c, 1)),
-            v: (classes > 0).then(|| tensor(build, "embedding", &[classes, c], (options.init)(classes, c))),
-            bias: options.bias.then(|| tensor(build, "bias", &[1], Init::Constant(0.0))),
+            w: p.weight(&format!("{name}.weight"), &[c, 1], (options.init)(c, 1), Outputs::Columns),
+            v: (classes > 0).then(|| {
+                p.weight(&format!("{name}.embedding"), &[classes, c], (options.init)(classes, c), Outputs::Rows)
+            }),
+            bias: options.bias.then(|| p.tensor(&format!("{name}.bias"), &[1], Init::Constant(0.0))),
             labels: options.labels.clone(),
             factor: options.factor,
             h: build.arena.take(x.n * c)?,

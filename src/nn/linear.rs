@@ -3,6 +3,7 @@
 use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
 use crate::Result;
 use crate::ops::Activation;
+use crate::ops::spectral_norm::Outputs;
 use crate::ops::matmul::{self, OutputGradient};
 
 pub struct Linear {
@@ -28,7 +29,7 @@ impl Linear {
         let bias_init = if matches!(init, Init::FanIn { .. }) { init } else { Init::Constant(0.0) };
         Linear {
             name: name.to_string(),
-            weight: build.parameters.tensor(&format!("{name}.weight"), &[c, k], init),
+            weight: build.parameters.weight(&format!("{name}.weight"), &[c, k], init, Outputs::Columns),
             bias: bias.then(|| build.parameters.tensor(&format!("{name}.bias"), &[k], bias_init)),
             activation,
             x: x.clone(),

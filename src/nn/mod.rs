@@ -17,7 +17,7 @@ pub use arena::Arena;
 pub use head::{HeadOptions, ProjectionHead};
 pub use linear::Linear;
 pub use norm::{BatchNorm, Norm, NormOptions};
-pub use parameters::{Init, Layout, Parameter, Parameters};
+pub use parameters::{Init, Layout, Parameter};
 
 use crate::Result;
 use crate::device::Buffer;

@@ -1,7 +1,8 @@
 //! Named views of flat buffers: the optimiser, the average, the zeroing of gradients and the checkpoint each walk one
 //! buffer, while layers see their own weights.
 
-use crate::device::{Buffer, Device};
+use crate::device::Buffer;
+use crate::ops::spectral_norm::{Matrix, Outputs};
 use crate::random::Random;
 use crate::{Error, Result};
 
@@ -23,6 +24,17 @@ pub struct Entry {
     pub shape: Vec<usize>,
     pub init: Init,
     pub at: Parameter,
+    /// Where the outputs are, of a weight that spectral normalisation is for.
+    outputs: Option<Outputs>,
+}
+
+impl Entry {
+    /// The tensor as a matrix, where spectral normalisation is for it.
+    pub fn matrix(&self) -> Option<Matrix> {
+        let outputs = self.outputs?;
+        let columns = *self.shape.last()?;
+        Some(Matrix { offset: self.at.offset, rows: self.at.len / columns, columns, outputs })
+    }
 }
 
 /// Where a tensor lies in its flat buffer.
@@ -70,8 +82,15 @@ impl Layout {
         }
         let len = shape.iter().product();
         let at = Parameter { offset: self.len, len };
-        self.entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), init, at });
+        self.entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), init, at, outputs: None });
         self.len += len.next_multiple_of(ALIGNMENT);
+        at
+    }
+
+    /// A weight: as [`Layout::tensor`], and spectral normalisation is for it.
+    pub fn weight(&mut self, name: &str, shape: &[usize], init: Init, outputs: Outputs) -> Parameter {
+        let at = self.tensor(name, shape, init);
+        self.entries.iter_mut().filter(|e| e.at == at).for_each(|e| e.outputs = Some(outputs));
         at
     }
 
@@ -120,39 +139,6 @@ impl Layout {
     pub fn read(&self, flat: &Buffer<f32>) -> Result<Vec<(&Entry, Vec<f32>)>> {
         let values = flat.read()?;
         Ok(self.entries.iter().map(|e| (e, values[e.at.offset..e.at.offset + e.at.len].to_vec())).collect())
-    }
-}
-
-/// The parameters of one network with all that goes with them: five flat buffers of one layout.
-pub struct Parameters {
-    pub layout: Layout,
-    pub values: Buffer<f32>,
-    pub gradients: Buffer<f32>,
-    pub first_moment: Buffer<f32>,
-    pub second_moment: Buffer<f32>,
-    /// The moving average of `values`; only the generator has one.
-    pub average: Option<Buffer<f32>>,
-}
-
-impl Parameters {
-    pub fn new(device: &Device, layout: Layout, average: bool, seed: u64) -> Result<Parameters> {
-        let initial = layout.initial_values(seed);
-        let len = layout.len();
-        Ok(Parameters {
-            values: device.upload(&initial)?,
-            gradients: device.zeros(len)?,
-            first_moment: device.zeros(len)?,
-            second_moment: device.zeros(len)?,
-            average: if average { Some(device.upload(&initial)?) } else { None },
-            layout,
-        })
-    }
-
-    /// The flat buffers that a checkpoint keeps, each with the prefix of its tensors' names.
-    pub fn kept(&self) -> Vec<(&'static str, &Buffer<f32>)> {
-        let mut kept = vec![("", &self.values), ("adam.m.", &self.first_moment), ("adam.v.", &self.second_moment)];
-        kept.extend(self.average.as_ref().map(|average| ("average.", average)));
-        kept
     }
 }
 

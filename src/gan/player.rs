@@ -1,0 +1,192 @@
+//! One of the two networks with all that goes with its parameters.
+
+use super::options::TrainerOptions;
+use crate::Result;
+use crate::device::{Buffer, Device};
+use crate::nn::{Init, Layout};
+use crate::ops::adam::{self, Adam};
+use crate::ops::spectral_norm::{self, Matrix, Plan};
+use crate::ops::state::{Network, StateBuffer};
+use crate::random::Random;
+
+/// The layouts of a player's flat buffers, found while its network is built.
+#[derive(Default)]
+pub struct Layouts {
+    pub parameters: Layout,
+    /// Running statistics.
+    pub running: Layout,
+}
+
+#[derive(Default)]
+pub struct Players {
+    pub generator: Layouts,
+    pub discriminator: Layouts,
+}
+
+impl Layouts {
+    /// A line per tensor, for people.
+    pub fn table(&self) -> String {
+        let line = |e: &crate::nn::parameters::Entry| {
+            let shape: Vec<String> = e.shape.iter().map(usize::to_string).collect();
+            format!("  {:<28} {}\n", e.name, shape.join(" x "))
+        };
+        self.parameters.entries().iter().map(line).collect()
+    }
+
+    /// Device memory of the flat buffers.
+    pub fn bytes(&self, average: bool, spectral: bool) -> usize {
+        let copies = 4 + usize::from(average) + usize::from(spectral);
+        size_of::<f32>() * (copies * self.parameters.len() + self.running.len())
+    }
+}
+
+pub struct Player {
+    pub name: &'static str,
+    pub layouts: Layouts,
+    pub values: Buffer<f32>,
+    pub gradients: Buffer<f32>,
+    first_moment: Buffer<f32>,
+    second_moment: Buffer<f32>,
+    /// The moving average of `values`; only the generator has one.
+    pub average: Option<Buffer<f32>>,
+    pub running: Buffer<f32>,
+    spectral: Option<Spectral>,
+    network: Network,
+    adam: Adam,
+    average_decay: f32,
+    average_from: u32,
+}
+
+/// The spectral normalisation of a network.
+pub struct Spectral {
+    plan: Plan,
+    /// u of all matrices, one after the other, and v.
+    layouts: [Layout; 2],
+    vectors: [Buffer<f32>; 2],
+    sigma: Buffer<f32>,
+    workspace: Buffer<f32>,
+    /// All parameters, the normalised ones divided by their sigma.
+    effective: Buffer<f32>,
+}
+
+impl Player {
+    pub fn new(
+        device: &Device,
+        name: &'static str,
+        layouts: Layouts,
+        options: &TrainerOptions,
+        seed: u64,
+    ) -> Result<Player> {
+        let (layout, len) = (&layouts.parameters, layouts.parameters.len());
+        let initial = layout.initial_values(seed);
+        let generator = name == "generator";
+        let averaged = generator && options.average > 0.0;
+        let normalised = if generator { options.spectral_norm_g } else { options.spectral_norm };
+        Ok(Player {
+            name,
+            values: device.upload(&initial)?,
+            gradients: device.zeros(len)?,
+            first_moment: device.zeros(len)?,
+            second_moment: device.zeros(len)?,
+            average: if averaged { Some(device.upload(&initial)?) } else { None },
+            running: device.upload(&layouts.running.initial_values(0))?,
+            spectral: if normalised { Some(Spectral::new(device, layout, seed)?) } else { None },
+            network: if generator { Network::Generator } else { Network::Discriminator },
+            adam: Adam { beta1: options.beta1, beta2: options.beta2, eps: 1e-8 },
+            average_decay: options.average,
+            average_from: options.average_from,
+            layouts,
+        })
+    }
+
+    /// What a forward or backward pass multiplies with.
+    pub fn weights(&self) -> &Buffer<f32> {
+        self.weights_of(&self.values)
+    }
+
+    /// As [`Player::weights`], after [`Player::normalise_from`] of `values`.
+    pub fn weights_of<'a>(&'a self, values: &'a Buffer<f32>) -> &'a Buffer<f32> {
+        self.spectral.as_ref().map_or(values, |spectral| &spectral.effective)
+    }
+
+    /// Divides the weights, as they are now, by their largest singular value as far as it is known; `iterate` makes a
+    /// power iteration first. Nothing without spectral normalisation.
+    pub fn normalise(&self, iterate: bool) -> Result<()> {
+        self.normalise_from(&self.values, iterate)
+    }
+
+    /// The same for other parameters, such as the average.
+    pub fn normalise_from(&self, values: &Buffer<f32>, iterate: bool) -> Result<()> {
+        let Some(s) = &self.spectral else { return Ok(()) };
+        spectral_norm::forward(&s.plan, &s.effective, values, s.state(), iterate)
+    }
+
+    /// From the gradient with respect to the normalised weights to that of the weights, after the last contribution.
+    pub fn finish_gradient(&self) -> Result<()> {
+        let Some(s) = &self.spectral else { return Ok(()) };
+        spectral_norm::backward(&s.plan, &self.gradients, &s.effective, s.state())
+    }
+
+    /// An Adam update from `gradients`, and the average's; `norms` gets the gradient's Euclidean norm.
+    pub fn update(&self, state: &StateBuffer, norms: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
+        let buffers = adam::Buffers {
+            parameters: &self.values,
+            first_moment: &self.first_moment,
+            second_moment: &self.second_moment,
+            gradient: &self.gradients,
+        };
+        let average = self.average.as_ref().map(|values| adam::Average {
+            values,
+            decay: self.average_decay,
+            start: self.average_from,
+        });
+        let slot = self.network as usize;
+        let workspace = workspace.view(0..adam::workspace_len(self.values.device(), self.values.len()));
+        let norm = norms.view(slot..slot + 1);
+        adam::update(&buffers, average.as_ref(), &norm, state, self.network, &self.adam, &workspace)
+    }
+
+    /// The flat buffers that a checkpoint keeps, each with the prefix of its tensors' names.
+    pub fn kept(&self) -> Vec<(&'static str, &Layout, &Buffer<f32>)> {
+        let p = &self.layouts.parameters;
+        let mut kept = vec![
+            ("", p, &self.values),
+            ("adam.m.", p, &self.first_moment),
+            ("adam.v.", p, &self.second_moment),
+            ("", &self.layouts.running, &self.running),
+        ];
+        kept.extend(self.average.as_ref().map(|average| ("average.", p, average)));
+        if let Some(s) = &self.spectral {
+            kept.extend(s.layouts.iter().zip(&s.vectors).map(|(layout, vector)| ("", layout, vector)));
+        }
+        kept
+    }
+}
+
+impl Spectral {
+    fn new(device: &Device, layout: &Layout, seed: u64) -> Result<Spectral> {
+        let matrices: Vec<Matrix> = layout.entries().iter().filter_map(|entry| entry.matrix()).collect();
+        let plan = Plan::new(device, layout.len(), &matrices)?;
+        let mut u = vec![0.0; plan.u_len()];
+        // A stream that no tensor draws from.
+        Random::new(seed, u32::MAX, 0).fill_normal(&mut u, 1.0);
+        let of = |name: &str, len: usize| {
+            let mut layout = Layout::default();
+            layout.tensor(name, &[len], Init::Constant(0.0));
+            layout
+        };
+        Ok(Spectral {
+            layouts: [of("spectral_u", plan.u_len()), of("spectral_v", plan.v_len())],
+            vectors: [device.upload(&u)?, device.zeros(plan.v_len())?],
+            sigma: device.zeros(plan.sigma_len())?,
+            workspace: device.zeros(plan.workspace_len())?,
+            effective: device.zeros(layout.len())?,
+            plan,
+        })
+    }
+
+    fn state(&self) -> spectral_norm::State<'_> {
+        let [u, v] = &self.vectors;
+        spectral_norm::State { u, v, sigma: &self.sigma, workspace: &self.workspace }
+    }
+}
