@@ -1,0 +1,121 @@
+//! `kernels/device/math.h` against f64, in units in the last place: the bounds in its comments.
+
+mod common;
+
+use common::*;
+use zgan::device::{Buffer, Device};
+use zgan::ops::elementary::{self, Function};
+
+/// Every `stride`-th float between two positive ones.
+fn floats(first: f32, last: f32, stride: usize) -> Vec<f32> {
+    (first.to_bits()..=last.to_bits()).step_by(stride).map(f32::from_bits).collect()
+}
+
+fn apply(device: &Device, f: Function, x: &[f32]) -> Vec<f32> {
+    let y: Buffer<f32> = device.zeros(x.len()).unwrap();
+    elementary::function(f, &y, &device.upload(x).unwrap()).unwrap();
+    y.read().unwrap()
+}
+
+/// The distance to the exact result in units in the last place of the nearest float (of a subnormal: 2^-149).
+fn ulps(found: f32, exact: f64) -> f64 {
+    let exponent = (exact.abs() as f32).max(f32::MIN_POSITIVE).log2().floor() as i32;
+    let exponent = if exact.abs() < 2.0f64.powi(exponent) { exponent - 1 } else { exponent };
+    (f64::from(found) - exact).abs() / 2.0f64.powi(exponent.max(-126) - 23)
+}
+
+/// The worst of all, in ulp, where the exact result is a normal number.
+fn worst(x: &[f32], found: &[f32], exact: impl Fn(f64) -> f64) -> (f64, f32) {
+    let mut worst = (0.0, 0.0);
+    for (x, found) in x.iter().zip(found) {
+        let error = ulps(*found, exact(f64::from(*x)));
+        if !(error <= worst.0) {
+            worst = (error, *x);
+        }
+    }
+    worst
+}
+
+#[track_caller]
+fn assert_within(device: &Device, f: Function, x: &[f32], exact: fn(f64) -> f64, bound: f64) {
+    let (error, at) = worst(x, &apply(device, f, x), exact);
+    assert!(error <= bound, "{f:?}: {error:.3} ulp at {at:e}, at most {bound}");
+    eprintln!("{f:?}: {error:.3} ulp at {at:e}");
+}
+
+/// Few enough for `simt` where the device is that.
+fn stride(device: &Device, full: usize) -> usize {
+    if device.execution() == "simt" { full * 5003 } else { full }
+}
+
+#[test]
+fn exp_is_within_its_bound() {
+    on_each_device(|device| {
+        let stride = stride(device, 97);
+        let mut x = floats(1e-10, 88.72, stride);
+        x.extend(floats(1e-10, 87.3, stride).iter().map(|x| -x));
+        assert_within(device, Function::Exp, &x, f64::exp, EXP);
+        // Subnormal results are off by at most one of their steps, which rounding twice would not keep.
+        let x: Vec<f32> = floats(87.3, 104.0, stride / 16 + 1).iter().map(|x| -x).collect();
+        assert_within(device, Function::Exp, &x, f64::exp, 1.0);
+        let special = [0.0, -0.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN, -104.1, 88.73, 1000.0, -1e30];
+        let y = apply(device, Function::Exp, &special);
+        assert_eq!(y[..4], [1.0, 1.0, 0.0, f32::INFINITY]);
+        assert!(y[4].is_nan());
+        assert_eq!(y[5..], [0.0, f32::INFINITY, f32::INFINITY, 0.0]);
+    });
+}
+
+#[test]
+fn log_is_within_its_bound() {
+    on_each_device(|device| {
+        let x = floats(f32::MIN_POSITIVE, f32::MAX, stride(device, 211));
+        assert_within(device, Function::Log, &x, f64::ln, LOG);
+        let x = floats(0.5, 2.0, stride(device, 3));
+        assert_within(device, Function::Log, &x, f64::ln, LOG);
+        let special = [0.0, -0.0, 1.0, f32::INFINITY, -1.0, f32::NEG_INFINITY, f32::NAN];
+        let y = apply(device, Function::Log, &special);
+        assert_eq!(y[..4], [f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0, f32::INFINITY]);
+        assert!(y[4..].iter().all(|y| y.is_nan()));
+        let subnormal = apply(device, Function::Log, &[1e-45])[0];
+        assert!((f64::from(subnormal) - 1e-45f32.ln() as f64).abs() < 16.0);
+    });
+}
+
+#[test]
+fn tanh_is_within_its_bound_and_odd() {
+    on_each_device(|device| {
+        let x = floats(1e-30, 20.0, stride(device, 101));
+        assert_within(device, Function::Tanh, &x, f64::tanh, TANH);
+        let negative: Vec<f32> = x.iter().map(|x| -x).collect();
+        let (y, minus_y) = (apply(device, Function::Tanh, &x), apply(device, Function::Tanh, &negative));
+        assert!(y.iter().zip(&minus_y).all(|(a, b)| *a == -b));
+        let y = apply(device, Function::Tanh, &[0.0, 1e30, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]);
+        assert_eq!(y[..4], [0.0, 1.0, 1.0, -1.0]);
+        assert!(y[4].is_nan());
+    });
+}
+
+#[test]
+fn sine_and_cosine_are_within_their_bound() {
+    on_each_device(|device| {
+        // Every number that a random turn can be: multiples of 2^-24.
+        let u: Vec<f32> = (0..1u32 << 24).step_by(stride(device, 3)).map(|i| i as f32 / 16_777_216.0).collect();
+        let (sine, cosine): (Buffer<f32>, Buffer<f32>) =
+            (device.zeros(u.len()).unwrap(), device.zeros(u.len()).unwrap());
+        elementary::sine_cosine(&sine, &cosine, &device.upload(&u).unwrap()).unwrap();
+        let turn = |u: &f32| std::f64::consts::TAU * f64::from(*u);
+        let mut worst = 0.0f64;
+        for ((u, s), c) in u.iter().zip(sine.read().unwrap()).zip(cosine.read().unwrap()) {
+            worst = worst.max((f64::from(s) - turn(u).sin()).abs()).max((f64::from(c) - turn(u).cos()).abs());
+        }
+        eprintln!("sine and cosine: {worst:e}");
+        assert!(worst <= SINE_COSINE, "{worst:e}, at most {SINE_COSINE:e}");
+    });
+}
+
+/// As math.h states them.
+const EXP: f64 = 1.02;
+const LOG: f64 = 0.84;
+const TANH: f64 = 1.34;
+const SINE_COSINE: f64 = 1.1e-7;
