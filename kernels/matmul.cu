@@ -17,7 +17,7 @@
 
 // g as rows n by depth k (ALONG_DEPTH), or as rows k by depth n.
 template <bool ALONG_DEPTH> struct GradientFetch {
-    static constexpr bool ALONG_K = ALONG_DEPTH;
+    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false;
     const float* RESTRICT dy;
     const float* RESTRICT y;  // dy where nobody looks at it
     const float* RESTRICT row_scale;
@@ -30,6 +30,7 @@ template <bool ALONG_DEPTH> struct GradientFetch {
         const uint64_t at = uint64_t(n) * K + first;
         return {dy + at, y + at, row_scale ? row_scale[n] : 1.0f, K - first};
     }
+    MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
         const float* RESTRICT from = run.dy;
         const float* RESTRICT output = run.y;
@@ -49,6 +50,8 @@ struct Forward {
     const float* RESTRICT bias;
     Activation activation;
     uint32_t K;
+    static constexpr bool READS = false;
+    MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t n, uint32_t k, uint32_t count, const float* values) const {
         float* RESTRICT to = y + (uint64_t(n) * K + k);
         const float* RESTRICT b = bias + k;
@@ -67,6 +70,8 @@ struct Forward {
 struct Overwrite {
     float* RESTRICT to;
     uint32_t columns;
+    static constexpr bool READS = false;
+    MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t m, uint32_t n, uint32_t count, const float* values) const {
         float* RESTRICT here = to + (uint64_t(m) * columns + n);
         INDEPENDENT
@@ -76,6 +81,8 @@ struct Overwrite {
 struct Accumulate {
     float* RESTRICT to;
     uint32_t columns;
+    static constexpr bool READS = true;
+    MEMBER Ahead ahead(uint32_t m, uint32_t n, uint32_t count) const { return {to + (uint64_t(m) * columns + n), columns, count}; }
     MEMBER void store(uint32_t m, uint32_t n, uint32_t count, const float* values) const {
         float* RESTRICT here = to + (uint64_t(m) * columns + n);
         INDEPENDENT
@@ -141,6 +148,14 @@ KERNEL linear_input_gradient_f32_128x128(float* RESTRICT dx,               // (N
                                          const float* RESTRICT row_scale,  // (N) or null
                                          Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     input_gradient<128, 128>(dx, dy, weight, y, row_scale, activation, N, C, K);
+}
+KERNEL linear_input_gradient_f32_128x256(float* RESTRICT dx,               // (N, C)
+                                         const float* RESTRICT dy,         // (N, K)
+                                         const float* RESTRICT weight,     // (C, K)
+                                         const float* RESTRICT y,          // (N, K) or null
+                                         const float* RESTRICT row_scale,  // (N) or null
+                                         Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+    input_gradient<128, 256>(dx, dy, weight, y, row_scale, activation, N, C, K);
 }
 
 KERNEL linear_weight_gradient_f32_64x64(float* RESTRICT dweight,          // (C, K)

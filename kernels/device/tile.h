@@ -7,8 +7,11 @@
 //     rows, depth              the operand's extent; nothing outside is asked for
 //     Run run(row, k)          the elements that follow (row, k) in memory; run.count of them at least one
 //     load(run, count, store)  store(i, value) for each i < count <= run.count
+//     PLAIN                    whether load(run) is what lies at run.values, run.count of it
+//     ahead(row, k, count)     where depths k .. k + count will be read from, `row` on; may be nothing
 //   Epilogue           what happens to a finished tile:
 //     store(m, n, count, values)   C[m][n .. n + count) has these values; called once for each element of C
+//     READS, ahead(m, n, count)    whether it adds to what is there; where it will, for rows m .. m + count
 //
 // How a tile is multiplied belongs to the execution, as do the register tile, the step along the depth and the stages:
 //   tile_vector.h   host: vector registers, panels in the first-level cache
@@ -18,15 +21,19 @@
 // on the tile size (they do on the execution: the host's chain is the same, but not every CPU has a fused multiply-add).
 #pragma once
 
+// Memory that will be wanted soon, for a processor that is told: `rows` pieces of a row, `stride` floats apart.
+struct Ahead { const float* from; uint64_t stride; uint32_t rows; };
+
 DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 // A plain row-major matrix (rows, depth), or (depth, rows) where ALONG_DEPTH is false.
 template <bool ALONG_DEPTH> struct MatrixFetch {
-    static constexpr bool ALONG_K = ALONG_DEPTH;
+    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = true;
     const float* RESTRICT values;
     uint32_t rows, depth;
 
     struct Run { const float* values; uint32_t count; };
+    MEMBER Ahead ahead(uint32_t row, uint32_t k, uint32_t count) const { return {run(row, k).values, ALONG_K ? 0 : rows, ALONG_K ? 0 : count}; }
     MEMBER Run run(uint32_t row, uint32_t k) const {
         return ALONG_K ? Run{values + (uint64_t(row) * depth + k), depth - k} : Run{values + (uint64_t(k) * rows + row), rows - row};
     }

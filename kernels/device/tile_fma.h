@@ -5,10 +5,8 @@
 
 struct alignas(16) Four { float value[4]; };
 
-constexpr int DEPTH = 16;
-
 // This thread's part of the panel of R rows by DEPTH: consecutive threads read consecutive elements.
-template <int R, class Fetch> struct Stage {
+template <int R, int DEPTH, class Fetch> struct Stage {
     static constexpr int COUNT = R * DEPTH / BLOCK, STRIDE = R + 4;
     float value[COUNT];
 
@@ -43,7 +41,11 @@ template <int N> DEVICE void load_fours(float (&v)[N], const float* panel, int g
 template <int BM, int BN, class A, class B, class Epilogue>
 DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue) {
     static_assert(BM % 64 == 0 && BN % 64 == 0, "a thread owns groups of four, sixteen threads 64 rows");
-    constexpr int TM = BM / 16, TN = BN / 16, A_STRIDE = Stage<BM, A>::STRIDE, B_STRIDE = Stage<BN, B>::STRIDE;
+    // The step along the depth: what 48 KB of shared memory hold twice.
+    constexpr int DEPTH = BM + BN > 256 ? 8 : 16;
+    typedef Stage<BM, DEPTH, A> StageA;
+    typedef Stage<BN, DEPTH, B> StageB;
+    constexpr int TM = BM / 16, TN = BN / 16, A_STRIDE = StageA::STRIDE, B_STRIDE = StageB::STRIDE;
     SHARED(float, panel_a, 2 * DEPTH * A_STRIDE);
     SHARED(float, panel_b, 2 * DEPTH * B_STRIDE);
     const uint32_t m = blockIdx.y * BM, n = blockIdx.x * BN;
@@ -54,8 +56,8 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue) {
         UNROLL
         for (int j = 0; j < TN; j++) acc[i][j] = 0.0f;
 
-    Stage<BM, A> next_a;
-    Stage<BN, B> next_b;
+    StageA next_a;
+    StageB next_b;
     next_a.fetch(a, m, 0, a.depth);
     next_b.fetch(b, n, 0, a.depth);
     for (uint32_t k = 0, stage = 0; k < a.depth; k += DEPTH, stage ^= 1) {

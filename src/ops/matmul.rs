@@ -30,7 +30,8 @@ const FORWARD: [Tile; 3] = [
     Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_FORWARD_F32_128X64 },
     Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_FORWARD_F32_64X64 },
 ];
-const INPUT_GRADIENT: [Tile; 3] = [
+const INPUT_GRADIENT: [Tile; 4] = [
+    Tile { rows: 128, columns: 256, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_128X256 },
     Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_128X128 },
     Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_128X64 },
     Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_64X64 },

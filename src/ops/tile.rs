@@ -9,20 +9,28 @@ pub(crate) struct Tile {
     pub kernel: Kernel,
 }
 
-/// The tile for an (m, n) product: the one whose busiest worker has the least to do, where an incomplete tile costs
-/// the host what is inside it, and a GPU a whole one. Every tile gives the same bits.
+/// The tile for an (m, n) product: the one whose busiest worker has the least to do. Every tile gives the same bits.
 pub(crate) fn choose<'a>(device: &Device, tiles: &'a [Tile], m: usize, n: usize) -> &'a Tile {
     let workers = device.workers();
     let cost = |tile: &Tile| {
-        let blocks = m.div_ceil(tile.rows) * n.div_ceil(tile.columns);
-        let (rows, columns) = if device.tuning().partial_tiles {
-            (tile.rows.min(m), tile.columns.min(n))
+        // An incomplete tile costs the host what is inside it, and a GPU a whole one. Both operands of a tile are
+        // read once: a wide tile needs less of that per product.
+        let partial = device.tuning().partial_tiles;
+        let size = |rows, columns| rows * columns + 4 * (rows + columns);
+        let (full_rows, full_columns) = (m / tile.rows, n / tile.columns);
+        let (rest_rows, rest_columns) = (m % tile.rows, n % tile.columns);
+        if partial {
+            let full = size(tile.rows.min(m), tile.columns.min(n));
+            let total = full_rows * full_columns * size(tile.rows, tile.columns)
+                + full_columns * size(rest_rows, tile.columns) * usize::from(rest_rows > 0)
+                + full_rows * size(tile.rows, rest_columns) * usize::from(rest_columns > 0)
+                + size(rest_rows, rest_columns) * usize::from(rest_rows * rest_columns > 0);
+            let large = full_rows.max(1) * full_columns.max(1);
+            (large.div_ceil(workers) * full).max(total / workers)
         } else {
-            (tile.rows, tile.columns)
-        };
-        // Both operands are read once a tile: a wide tile needs less of that per product.
-        let tile_cost = rows * columns + 4 * (rows + columns);
-        blocks.div_ceil(workers) * tile_cost
+            let blocks = m.div_ceil(tile.rows) * n.div_ceil(tile.columns);
+            blocks.div_ceil(workers) * size(tile.rows, tile.columns)
+        }
     };
     let mut best = &tiles[0];
     for tile in &tiles[1..] {
