@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{DataInfo, DataSource, LastBatch};
+use crate::data::{DataInfo, DataOptions, DataSource, LastBatch, LoaderOptions, Unreadable};
 use crate::device::DeviceChoice;
 use crate::gan::{Conditioning, Loss, Pool, Preset, TrainerOptions, Update};
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ pub struct Config {
     /// Networks and the settings that go with them
     #[arg(long, value_name = "NAME", help_heading = "What is trained")]
     pub preset: Preset,
-    /// Images: mnist-10k (inside this program) or idx:DIR (a folder in MNIST's format)
+    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR
     #[arg(long, value_name = "SOURCE", help_heading = "What is trained")]
     pub data: DataSource,
     /// How the networks meet the labels
@@ -53,6 +53,22 @@ pub struct Config {
     /// Classes that the labels of idx:DIR name
     #[arg(long, value_name = "N", help_heading = "What is trained")]
     pub classes: usize,
+    /// Side that images of folder:DIR are cropped and scaled to, in pixels
+    #[arg(long, value_name = "PIXELS", help_heading = "What is trained")]
+    pub size: usize,
+    /// Channels of images of folder:DIR: 1 (grey) or 3
+    #[arg(long, value_name = "N", help_heading = "What is trained")]
+    pub channels: usize,
+    /// A file of folder:DIR that cannot be read: refuse to train, or skip it
+    #[arg(long, value_name = "WHAT", help_heading = "What is trained")]
+    pub unreadable: Unreadable,
+    /// Most memory for the images of folder:DIR, in MiB; larger folders are streamed
+    #[arg(long, value_name = "MIB", help_heading = "What is trained")]
+    pub data_memory: usize,
+    /// Mirror every other image, by chance
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(help_heading = "What is trained")]
+    pub flip: bool,
     /// Dimension of the latent z, in numbers
     #[arg(long, value_name = "N", help_heading = "What is trained")]
     pub latent: usize,
@@ -106,9 +122,6 @@ pub struct Config {
     /// Noise U(0, this) on real pixels, which are in [-1, 1]
     #[arg(long, value_name = "AMPLITUDE", help_heading = "Training")]
     pub noise: f64,
-    /// Whether real images are flipped left to right at random
-    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "Training")]
-    pub flips: bool,
     /// auto, host, cuda, cuda:N or simt; auto takes the first usable GPU, else the host
     #[arg(long, value_name = "DEVICE", help_heading = "Where it runs")]
     #[serde(with = "text")]
@@ -142,6 +155,9 @@ pub struct Config {
 const NOT_NUMBERS: &[&str] = &[
     "data", // a checkpoint remembers the images themselves: `DataInfo`
     "classes",
+    "size",
+    "channels",
+    "data-memory",
     "device",
     "threads",
     "log-every",
@@ -190,7 +206,11 @@ impl Config {
             average: 0.995,
             average_from: 200,
             noise: 0.0,
-            flips: false,
+            flip: false,
+            size: 32,
+            channels: 3,
+            unreadable: Unreadable::Refuse,
+            data_memory: 2048,
             device: DeviceChoice::Auto,
             threads: 0,
             run: None,
@@ -215,7 +235,7 @@ impl Config {
             average: 0.0,
             average_from: 0,
             noise: 1.0 / 128.0,
-            flips: true,
+            flip: true,
             checkpoint_every: 1000,
             sample_every: 1000,
             ..mnist.clone()
@@ -327,6 +347,11 @@ impl Config {
             Err(Error::Config(format!("{name}: {value}, expected at least 0 and less than 1")))
         }
         within("classes", self.classes, 1, 256)?;
+        within("size", self.size, 1, 4096)?;
+        if !matches!(self.channels, 1 | 3) {
+            return Err(Error::Config(format!("channels: {}, expected 1 or 3", self.channels)));
+        }
+        within("data-memory", self.data_memory, 0, usize::MAX >> 20)?;
         within("latent", self.latent, 1, 65_536)?;
         within("steps", self.steps, 1, u64::from(u32::MAX))?;
         // Checkpoints and TOML hold whole numbers up to 2^63 - 1.
@@ -362,6 +387,20 @@ impl Config {
         Ok(table)
     }
 
+    pub fn data_options(&self) -> DataOptions {
+        DataOptions {
+            classes: self.classes,
+            size: self.size,
+            channels: self.channels,
+            unreadable: self.unreadable,
+            memory: self.data_memory << 20,
+        }
+    }
+
+    pub fn loader_options(&self) -> LoaderOptions {
+        LoaderOptions { batch: self.batch, seed: self.seed, last: self.last_batch, flip: self.flip }
+    }
+
     pub fn trainer_options(&self, data: &DataInfo) -> TrainerOptions {
         TrainerOptions {
             preset: self.preset,
@@ -391,7 +430,7 @@ impl Config {
             average: self.average as f32,
             average_from: self.average_from,
             noise: self.noise as f32,
-            flips: self.flips,
+            flips: self.flip,
         }
     }
 

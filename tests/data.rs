@@ -3,7 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
-use zgan::data::{DataSource, Dataset, ImageShape, LastBatch, Loader, Split, idx};
+use zgan::config::Config;
+use zgan::data::{
+    DataOptions, DataSource, Dataset, ImageShape, LastBatch, Loader, LoaderOptions, Split, Unreadable, decode, idx,
+};
 
 fn image_file(magic: u32, count: u32, rows: u32, columns: u32, pixels: &[u8]) -> Vec<u8> {
     let mut bytes: Vec<u8> = [magic, count, rows, columns].iter().flat_map(|n| n.to_be_bytes()).collect();
@@ -21,6 +24,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+fn image(data: &Dataset, index: usize) -> Vec<u8> {
+    let mut out = vec![0; data.shape().len()];
+    data.read(index, &mut out).unwrap();
+    out
 }
 
 /// Three images of 2 x 5 with the labels 3, 0, 9.
@@ -47,15 +56,15 @@ fn refused(result: zgan::Result<impl Sized>, parts: &[&str]) {
 
 #[test]
 fn the_embedded_digits() {
-    let train = DataSource::Mnist10k.open(Split::Train, 10).unwrap();
-    let test = DataSource::Mnist10k.open(Split::Test, 10).unwrap();
+    let train = DataSource::Mnist10k.open(Split::Train, &Config::default().data_options()).unwrap();
+    let test = DataSource::Mnist10k.open(Split::Test, &Config::default().data_options()).unwrap();
     assert_eq!((train.len(), test.len()), (10_000, 2_000));
     assert_eq!(train.shape(), ImageShape { height: 28, width: 28, channels: 1 });
     assert_eq!(train.classes().len(), 10);
     // The first labels of MNIST, as its page shows them.
     assert_eq!((0..8).map(|i| train.label(i)).collect::<Vec<_>>(), [5, 0, 4, 1, 9, 2, 1, 3]);
     assert_eq!((0..8).map(|i| test.label(i)).collect::<Vec<_>>(), [7, 2, 1, 0, 4, 1, 4, 9]);
-    let bright = train.image(0).iter().filter(|p| **p > 127).count();
+    let bright = image(&train, 0).iter().filter(|p| **p > 127).count();
     assert!((50..200).contains(&bright), "a digit covers a part of its image: {bright} of 784 pixels");
     assert_ne!(train.info().crc32, test.info().crc32);
 }
@@ -69,7 +78,7 @@ fn folders_plain_and_packed_read_the_same() {
         let data = idx::open(folder.path(), Split::Train, 10).unwrap();
         assert_eq!(data.shape(), ImageShape { height: 2, width: 5, channels: 1 });
         assert_eq!((0..3).map(|i| data.label(i)).collect::<Vec<_>>(), [3, 0, 9]);
-        assert_eq!(data.image(1), (10..20).map(|i| i * 8).collect::<Vec<u8>>());
+        assert_eq!(image(&data, 1), (10..20).map(|i| i * 8).collect::<Vec<u8>>());
     }
     let data = idx::open(plain.path(), Split::Train, 10).unwrap();
     assert_eq!(data.info(), idx::open(packed.path(), Split::Train, 10).unwrap().info());
@@ -106,7 +115,7 @@ fn damaged_files_are_refused_with_file_offset_and_numbers() {
 #[test]
 fn damaged_gzip_is_refused() {
     let at = Path::new("some/file.gz");
-    let pixels: Vec<u8> = (0..20_000u32).map(|i| (i * i >> 7) as u8).collect();
+    let pixels: Vec<u8> = (0..20_000u32).map(|i| ((i * i) >> 7) as u8).collect();
     let packed = gzip(&image_file(0x803, 20, 100, 10, &pixels));
     assert_eq!(idx::images(at, &packed).unwrap().pixels, pixels);
     for len in [2, 11, packed.len() / 2, packed.len() - 1] {
@@ -139,12 +148,12 @@ fn counts_that_disagree_are_refused() {
 
 #[test]
 fn sources_have_names() {
-    for text in ["mnist-10k", "idx:some/folder"] {
+    for text in ["mnist-10k", "idx:some/folder", "cifar10:x", "cifar100:/a/b", "folder:C:\\x"] {
         assert_eq!(text.parse::<DataSource>().unwrap().to_string(), text);
     }
-    for text in ["", "mnist", "idx:", "idx", "cifar:x"] {
+    for text in ["", "mnist", "idx:", "idx", "cifar:x", "folder:"] {
         let error = text.parse::<DataSource>().unwrap_err();
-        assert!(error.contains("mnist-10k") && error.contains("idx:DIR"), "{error}");
+        assert!(error.contains("mnist-10k") && error.contains("idx:DIR") && error.contains("folder:DIR"), "{error}");
     }
 }
 
@@ -156,8 +165,12 @@ fn numbered(count: usize) -> Dataset {
         .unwrap()
 }
 
+fn options(batch: usize, seed: u64, last: LastBatch) -> LoaderOptions {
+    LoaderOptions { batch, seed, last, flip: false }
+}
+
 fn batches(data: &Dataset, batch: usize, seed: u64, last: LastBatch, steps: std::ops::Range<u64>) -> Vec<u32> {
-    let mut loader = Loader::new(data, batch, seed, last).unwrap();
+    let mut loader = Loader::new(data, options(batch, seed, last)).unwrap();
     let mut all = Vec::new();
     for step in steps {
         let (mut images, mut labels) = (vec![0; batch], vec![0; batch]);
@@ -215,9 +228,9 @@ fn the_last_batch_is_dropped_or_filled() {
 #[test]
 fn batches_that_cannot_be_are_refused() {
     let data = numbered(103);
-    refused(Loader::new(&data, 104, 1, LastBatch::Drop), &["batch", "104", "103", "numbered"]);
-    refused(Loader::new(&data, 0, 1, LastBatch::Drop), &["batch", "0"]);
-    let mut loader = Loader::new(&data, 10, 1, LastBatch::Drop).unwrap();
+    refused(Loader::new(&data, options(104, 1, LastBatch::Drop)), &["batch", "104", "103", "numbered"]);
+    refused(Loader::new(&data, options(0, 1, LastBatch::Drop)), &["batch", "0"]);
+    let mut loader = Loader::new(&data, options(10, 1, LastBatch::Drop)).unwrap();
     refused(loader.fill(0, &mut [0; 9], &mut [0; 10]), &["9 bytes", "10"]);
 }
 
@@ -234,4 +247,280 @@ fn shuffles_are_uniform() {
     let pairs: Vec<f64> = (0..25).filter(|i| i / 5 != i % 5).map(|i| counts[i]).collect();
     let chi: f64 = pairs.iter().map(|c| (c - 1000.0).powi(2) / 1000.0).sum();
     assert!(chi < 50.0, "{chi}: {pairs:?}");
+}
+
+/// Files that PIL wrote, and what PIL makes of them: `tests/goldens/pictures.py`.
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn read() -> Golden {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/pictures.safetensors");
+        Golden(std::fs::read(path).unwrap())
+    }
+
+    fn tensor(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
+        let all = safetensors::SafeTensors::deserialize(&self.0).unwrap();
+        let view = all.tensor(name).unwrap();
+        (view.shape().to_vec(), view.data().to_vec())
+    }
+
+    fn file(&self, name: &str) -> Vec<u8> {
+        self.tensor(&format!("{name}.file")).1
+    }
+}
+
+/// The largest and the mean difference of two images.
+fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
+    assert_eq!(a.len(), b.len());
+    let all: Vec<u8> = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).collect();
+    (all.iter().copied().max().unwrap(), all.iter().map(|d| f64::from(*d)).sum::<f64>() / all.len() as f64)
+}
+
+#[test]
+fn pictures_decode_as_pil_has_them() {
+    let golden = Golden::read();
+    // How far decoders of JPEG may differ: in the rounding of the transform; with halved colour planes, in how these
+    // are spread.
+    let cases = [
+        ("png_rgb", 0, 0.0),
+        ("png_grey", 0, 0.0),
+        ("png_deep", 0, 0.0),
+        ("png_rgba", 1, 0.5),
+        ("png_palette", 0, 0.0),
+        ("jpeg_444", 4, 0.7),
+        ("jpeg_420", 60, 3.0),
+        ("jpeg_progressive", 4, 0.7),
+        ("jpeg_grey", 2, 0.3),
+        ("jpeg_cmyk", 8, 1.5),
+    ];
+    for (name, most, mean) in cases {
+        let file = golden.file(name);
+        // The same size: no pixel is scaled.
+        for (part, slack) in [("pixels", 0), ("small", 1), ("large", 1)] {
+            let (shape, expected) = golden.tensor(&format!("{name}.{part}"));
+            let shape = ImageShape { height: shape[0], width: shape[1], channels: shape[2] };
+            let mut out = vec![0; shape.len()];
+            decode::image(&file, shape, &mut out).unwrap();
+            let (worst, average) = difference(&out, &expected);
+            assert!(
+                worst <= most + slack && average <= mean + 0.5 * f64::from(slack),
+                "{name}.{part}: {worst} at most, {average} on average"
+            );
+        }
+    }
+}
+
+#[test]
+fn channels_are_converted() {
+    let golden = Golden::read();
+    let grey_shape = ImageShape { height: 31, width: 45, channels: 1 };
+    let mut grey = vec![0; grey_shape.len()];
+    decode::image(&golden.file("png_rgb"), grey_shape, &mut grey).unwrap();
+    assert_eq!(grey, golden.tensor("png_grey.pixels").1, "as PIL's convert(\"L\")");
+    let mut colour = vec![0; 3 * grey.len()];
+    decode::image(&golden.file("png_grey"), ImageShape { channels: 3, ..grey_shape }, &mut colour).unwrap();
+    assert!(colour.chunks(3).zip(&grey).all(|(rgb, grey)| rgb == [*grey; 3]));
+}
+
+#[test]
+fn damaged_pictures_are_errors_with_reasons() {
+    let golden = Golden::read();
+    let shape = ImageShape { height: 8, width: 8, channels: 3 };
+    let mut out = vec![0; shape.len()];
+    for name in ["png_rgb", "png_palette", "jpeg_444", "jpeg_progressive"] {
+        let file = golden.file(name);
+        decode::image(&file, shape, &mut out).unwrap();
+        for part in 0..8 {
+            let len = file.len() * part / 8;
+            let error = decode::image(&file[..len], shape, &mut out).expect_err(&format!("{name}, {len} bytes"));
+            assert!(!error.is_empty());
+        }
+    }
+    assert!(decode::image(b"GIF89a", shape, &mut out).unwrap_err().contains("neither PNG nor JPEG"));
+    // 4 billion pixels claimed by a header of 33 bytes.
+    let mut huge = golden.file("png_rgb");
+    huge[16..24].copy_from_slice(&[0, 0, 255, 255, 0, 0, 255, 255]);
+    assert!(decode::image(&huge, shape, &mut out).is_err());
+    // Whatever bytes there are, it is an error or an image.
+    let mut state = 1u64;
+    for name in ["png_rgba", "jpeg_420", "jpeg_progressive"] {
+        let file = golden.file(name);
+        for _ in 0..300 {
+            let mut damaged = file.clone();
+            for _ in 0..3 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let at = (state >> 33) as usize % damaged.len();
+                damaged[at] ^= (state >> 20) as u8;
+            }
+            let _ = decode::image(&damaged, shape, &mut out);
+        }
+    }
+}
+
+/// `count` pictures in two classes, by class folders; picture `i` is one grey, 10 * i.
+fn picture_folder(count: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for i in 0..count {
+        let class = folder.path().join(if i < count / 2 { "cats" } else { "dogs" });
+        std::fs::create_dir_all(&class).unwrap();
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 5, 4);
+        encoder.set_color(png::ColorType::Grayscale);
+        encoder.write_header().unwrap().write_image_data(&[i as u8 * 10; 20]).unwrap();
+        std::fs::write(class.join(format!("{i:02}.png")), bytes).unwrap();
+    }
+    std::fs::write(folder.path().join("cats/notes.txt"), "no image").unwrap();
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    folder
+}
+
+fn folder_options(unreadable: Unreadable, memory: usize) -> DataOptions {
+    DataOptions { size: 4, channels: 1, unreadable, memory, ..Config::default().data_options() }
+}
+
+fn open_folder(folder: &Path, unreadable: Unreadable, memory: usize) -> zgan::Result<Dataset> {
+    DataSource::Folder(folder.into()).open(Split::Train, &folder_options(unreadable, memory))
+}
+
+#[test]
+fn a_folder_has_a_class_per_sub_folder() {
+    let folder = picture_folder(12);
+    let data = open_folder(folder.path(), Unreadable::Refuse, 1 << 20).unwrap();
+    assert_eq!(data.classes(), ["cats", "dogs"]);
+    assert_eq!((0..12).map(|i| data.label(i)).collect::<Vec<_>>(), [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]);
+    assert!((0..12).all(|i| image(&data, i) == [i as u8 * 10; 16]));
+    // Without sub-folders there are no classes to tell apart.
+    let flat = open_folder(&folder.path().join("dogs"), Unreadable::Refuse, 1 << 20).unwrap();
+    assert_eq!((flat.len(), flat.classes().len()), (6, 1));
+    refused(open_folder(&folder.path().join("empty"), Unreadable::Refuse, 0), &["empty", "no PNG or JPEG"]);
+    refused(open_folder(Path::new("/nowhere"), Unreadable::Refuse, 0), &["/nowhere"]);
+    std::fs::copy(folder.path().join("cats/00.png"), folder.path().join("stray.png")).unwrap();
+    refused(open_folder(folder.path(), Unreadable::Refuse, 0), &["1 images", "2 sub-folders"]);
+}
+
+#[test]
+fn streamed_images_are_those_in_memory() {
+    let folder = picture_folder(23);
+    let whole = open_folder(folder.path(), Unreadable::Refuse, 1 << 20).unwrap();
+    let streamed = open_folder(folder.path(), Unreadable::Refuse, 10).unwrap();
+    assert!(streamed.is_streamed() && !whole.is_streamed());
+    assert_eq!(whole.info(), streamed.info());
+    for last in [LastBatch::Drop, LastBatch::Fill] {
+        let options = LoaderOptions { batch: 5, seed: 3, last, flip: true };
+        let (mut a, mut b) = (Loader::new(&whole, options.clone()).unwrap(), Loader::new(&streamed, options).unwrap());
+        // In order, then a jump back and one ahead.
+        for step in (0..20).chain([3, 4, 100, 101]) {
+            let (mut images, mut labels) = (vec![0; 80], vec![0; 5]);
+            let (mut images_b, mut labels_b) = (vec![1; 80], vec![1; 5]);
+            a.fill(step, &mut images, &mut labels).unwrap();
+            b.fill(step, &mut images_b, &mut labels_b).unwrap();
+            assert_eq!((images, labels), (images_b, labels_b), "step {step}");
+        }
+    }
+}
+
+#[test]
+fn unreadable_pictures_are_refused_or_skipped_by_name() {
+    let folder = picture_folder(12);
+    std::fs::write(folder.path().join("cats/03.png"), "no picture").unwrap();
+    std::fs::write(folder.path().join("dogs/11.png"), "").unwrap();
+    refused(open_folder(folder.path(), Unreadable::Refuse, 1 << 20), &["cats/03.png", "neither", "--unreadable skip"]);
+    let whole = open_folder(folder.path(), Unreadable::Skip, 1 << 20).unwrap();
+    let streamed = open_folder(folder.path(), Unreadable::Skip, 0).unwrap();
+    // The next of the class stands in, around its end.
+    for data in [&whole, &streamed] {
+        assert_eq!(data.len(), 12);
+        assert_eq!((image(data, 3)[0], image(data, 11)[0], image(data, 4)[0]), (40, 60, 40));
+        let names = data.newly_unreadable();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(names[0].contains("cats/03.png: neither") && names[1].contains("dogs/11.png"), "{names:?}");
+        image(data, 3);
+        assert!(data.newly_unreadable().is_empty(), "each is named once");
+    }
+    let refusing = open_folder(folder.path(), Unreadable::Refuse, 0).unwrap();
+    let options = LoaderOptions { batch: 12, seed: 3, last: LastBatch::Drop, flip: false };
+    let mut loader = Loader::new(&refusing, options).unwrap();
+    refused(loader.fill(0, &mut [0; 192], &mut [0; 12]), &[".png"]);
+    for i in 0..6 {
+        std::fs::write(folder.path().join(format!("cats/{i:02}.png")), "no picture").unwrap();
+    }
+    refused(open_folder(folder.path(), Unreadable::Skip, 1 << 20), &["cats", "none of its 6 images"]);
+}
+
+#[test]
+fn flips_mirror_about_half_of_the_images() {
+    let shape = ImageShape { height: 2, width: 3, channels: 3 };
+    let pixels: Vec<u8> = (0..18).collect();
+    let mirrored = [6, 7, 8, 3, 4, 5, 0, 1, 2, 15, 16, 17, 12, 13, 14, 9, 10, 11];
+    let data = Dataset::new("one", shape, vec!["a".into()], pixels.repeat(100), vec![0; 100]).unwrap();
+    let options = LoaderOptions { batch: 100, seed: 3, last: LastBatch::Drop, flip: true };
+    let mut loader = Loader::new(&data, options.clone()).unwrap();
+    let mut flipped = 0;
+    let mut steps = std::collections::HashSet::new();
+    for step in 0..20 {
+        let (mut images, mut labels) = (vec![0; 1800], vec![0; 100]);
+        loader.fill(step, &mut images, &mut labels).unwrap();
+        for image in images.chunks(18) {
+            assert!(image == pixels || image == mirrored, "{image:?}");
+            flipped += usize::from(image == mirrored);
+        }
+        let mut again = vec![0; 1800];
+        Loader::new(&data, options.clone()).unwrap().fill(step, &mut again, &mut labels).unwrap();
+        assert_eq!(images, again, "a step's flips follow from the step");
+        assert!(steps.insert(images), "two steps flip alike");
+    }
+    // Five deviations of 2,000 fair coins.
+    assert!((888..=1112).contains(&flipped), "{flipped} of 2000");
+}
+
+/// Files of `records` CIFAR records: labels, then three planes; the pixel of plane c at place p is p * 3 + c + label.
+fn cifar(labels: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in labels {
+        bytes.extend(*label);
+        bytes.extend((0..3).flat_map(|c| (0..1024).map(move |p| (p * 3 + c + usize::from(label[0])) as u8)));
+    }
+    bytes
+}
+
+#[test]
+fn cifar_files_are_read_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |source: &str, split| {
+        let source: DataSource = format!("{source}:{}", folder.path().display()).parse().unwrap();
+        source.open(split, &Config::default().data_options())
+    };
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    for i in 1..=4 {
+        write(&format!("data_batch_{i}.bin"), &cifar(&[&[i], &[0]]));
+    }
+    refused(open("cifar10", Split::Train), &["data_batch_5.bin", "cifar10"]);
+    write("data_batch_5.bin", &cifar(&[&[9]]));
+    write("test_batch.bin", &cifar(&[&[7]]));
+    let data = open("cifar10", Split::Train).unwrap();
+    assert_eq!((0..9).map(|i| data.label(i)).collect::<Vec<_>>(), [1, 0, 2, 0, 3, 0, 4, 0, 9]);
+    assert_eq!(data.shape(), ImageShape { height: 32, width: 32, channels: 3 });
+    assert_eq!(image(&data, 2), (0..3072).map(|i| (i + 2) as u8).collect::<Vec<_>>(), "planes become pixels");
+    assert_eq!(open("cifar10", Split::Test).unwrap().label(0), 7);
+    assert_eq!(data.classes()[3], "3");
+    write("batches.meta.txt", b"airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n");
+    assert_eq!(open("cifar10", Split::Train).unwrap().classes()[3], "cat");
+    write("batches.meta.txt", b"airplane\n");
+    refused(open("cifar10", Split::Train), &["batches.meta.txt", "1 names, expected 10"]);
+    write("data_batch_2.bin", &cifar(&[&[1], &[10]]));
+    refused(open("cifar10", Split::Train), &["data_batch_2.bin", "offset 3073", "label 10", "9"]);
+    write("data_batch_2.bin", &cifar(&[&[1], &[1]])[..4000]);
+    refused(open("cifar10", Split::Train), &["data_batch_2.bin", "offset 3073", "927", "3073", "4000"]);
+    write("data_batch_2.bin", &[]);
+    refused(open("cifar10", Split::Train), &["data_batch_2.bin", "offset 0"]);
+
+    // CIFAR-100's second label byte is the fine one; its archive's folder is found inside.
+    let inner = folder.path().join("cifar-100-binary");
+    std::fs::create_dir(&inner).unwrap();
+    std::fs::write(inner.join("train.bin"), cifar(&[&[5, 99], &[200, 3]])).unwrap();
+    let data = open("cifar100", Split::Train).unwrap();
+    assert_eq!((data.label(0), data.label(1), data.classes().len()), (99, 3, 100));
+    assert_eq!(image(&data, 0)[..3], [5, 6, 7]);
+    std::fs::write(inner.join("train.bin"), cifar(&[&[5, 100]])).unwrap();
+    refused(open("cifar100", Split::Train), &["offset 1", "label 100", "99"]);
 }

@@ -1,6 +1,6 @@
 //! What a training shows while it runs: a bar on a terminal, plain lines in a pipe.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -57,10 +57,20 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away, so that what follows stands on its own line.
+    /// A line above the bar.
+    pub fn note(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => say(line),
+        }
+    }
+
+    /// Lets the bar stand as it is; what follows begins a line of its own.
     pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
+            // The cursor is still behind the bar.
+            let _ = writeln!(std::io::stderr());
         }
     }
 }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{ArgMatches, Args, FromArgMatches};
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::config::{Config, differences};
-use zgan::data::{DataInfo, Loader, Split};
+use zgan::data::{DataInfo, Dataset, Loader, Split};
 use zgan::device::Device;
 use zgan::gan::{Latents, Metrics, Plan, Preset, Trainer, TrainerOptions, Weights};
 use zgan::picture::{Picture, square_columns};
@@ -48,11 +48,11 @@ impl Train {
         if self.resume.is_none() && !self.dry_run {
             Run::check(config.runs_dir(), config.run.as_deref(), self.force)?;
         }
-        let data = config.data.open(Split::Train, config.classes)?;
+        let data = config.data.open(Split::Train, &config.data_options())?;
         let info = data.info();
         let options = config.trainer_options(&info);
         let start = self.start(&config, &info)?;
-        let mut loader = Loader::new(&data, config.batch, config.seed, config.last_batch)?;
+        let mut loader = Loader::new(&data, config.loader_options())?;
         let plan = Trainer::plan(&options)?;
         let (device, why) = Device::open(config.device, config.threads)?;
 
@@ -60,7 +60,8 @@ impl Train {
         if let Some(why) = why {
             say(format!("        auto: {why}"));
         }
-        say(format!("data    {info}"));
+        say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
+        tell_unreadable(&data, say);
         say(format!("G, D    {}, {} parameters", thousands(plan.parameters_g), thousands(plan.parameters_d)));
         if self.dry_run {
             return self.dry_run(&config, &options, &device, &plan);
@@ -88,7 +89,7 @@ impl Train {
         let progress = Progress::new(first, end);
         let mut session = Session { config, info, options, numbers, trainer, run, log, progress, seconds_before };
         catch_interrupts();
-        let ended = session.train(&mut loader, end);
+        let ended = session.train(&data, &mut loader, end);
         session.progress.end();
         let ended = match ended {
             Err(error @ Error::NotFinite { .. }) => return Err(error).context(session.last_good()),
@@ -174,6 +175,18 @@ impl Train {
     }
 }
 
+/// Names the files that were skipped since the last time, the first few of many.
+fn tell_unreadable(data: &Dataset, tell: impl Fn(String)) {
+    const MOST: usize = 10;
+    let files = data.newly_unreadable();
+    for file in files.iter().take(MOST) {
+        tell(format!("skipped {file}"));
+    }
+    if files.len() > MOST {
+        tell(format!("skipped {} more files", files.len() - MOST));
+    }
+}
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The first Ctrl-C (or SIGTERM, as batch systems send it) lets the step end and everything be saved; the second quits.
@@ -209,7 +222,7 @@ struct Session {
 }
 
 impl Session {
-    fn train(&mut self, loader: &mut Loader, end: u64) -> Result<Ended> {
+    fn train(&mut self, data: &Dataset, loader: &mut Loader, end: u64) -> Result<Ended> {
         let mut images = vec![0; self.config.batch * self.info.shape.len()];
         let mut labels = vec![0; self.config.batch];
         let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
@@ -231,6 +244,7 @@ impl Session {
                 let metrics = self.trainer.metrics()?;
                 if row {
                     self.log(&metrics, begun, &mut logged)?;
+                    tell_unreadable(data, |line| self.progress.note(&line));
                 }
             }
             let paused = Instant::now();

@@ -34,7 +34,7 @@ pub fn open(folder: &Path, split: Split, classes: usize) -> Result<Dataset> {
     let stem = if split == Split::Train { "train" } else { "t10k" };
     let image_path = find(folder, &format!("{stem}-images"), "idx3-ubyte")?;
     let label_path = find(folder, &format!("{stem}-labels"), "idx1-ubyte")?;
-    let images = with_file(&image_path, |file| read_images(file))?;
+    let images = with_file(&image_path, read_images)?;
     let labels = with_file(&label_path, |file| read_labels(file, classes))?;
     let name = if split == Split::Train { "idx" } else { "idx test" };
     dataset(name, classes, (&image_path, images), (&label_path, labels))

@@ -6,86 +6,134 @@
 use serde::{Deserialize, Serialize};
 
 use super::Dataset;
+use super::ahead::Ahead;
 use crate::{Error, Result};
 
 /// What becomes of the images at the end of an epoch that do not fill a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LastBatch {
-    /// They wait for another epoch's order.
+    /// They wait for another epoch's order
     Drop,
-    /// The batch is filled up from the next epoch.
+    /// The batch is filled up from the next epoch
     Fill,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoaderOptions {
+    /// Images a step.
+    pub batch: usize,
+    pub seed: u64,
+    pub last: LastBatch,
+    /// Mirror every other image, by chance.
+    pub flip: bool,
 }
 
 pub struct Loader<'a> {
     dataset: &'a Dataset,
-    batch: usize,
-    seed: u64,
-    last: LastBatch,
-    /// The epoch that `order` belongs to.
+    options: LoaderOptions,
+    order: Order,
+    /// Where images are streamed.
+    ahead: Option<Ahead>,
+    /// The images of the current batch.
+    indices: Vec<u32>,
+}
+
+/// The order of the epoch that was asked for last.
+struct Order {
+    count: usize,
     epoch: Option<u64>,
     order: Vec<u32>,
 }
 
 impl<'a> Loader<'a> {
-    /// Batches of `batch` images.
-    pub fn new(dataset: &'a Dataset, batch: usize, seed: u64, last: LastBatch) -> Result<Loader<'a>> {
-        let count = dataset.len();
+    pub fn new(dataset: &'a Dataset, options: LoaderOptions) -> Result<Loader<'a>> {
+        let (count, batch) = (dataset.len(), options.batch);
         if batch == 0 || batch > count {
             return Err(Error::Config(format!("batch: {batch} images, the data ({}) have {count}", dataset.name())));
         }
         if u32::try_from(count).is_err() {
             return Err(Error::Config(format!("data: {count} images, at most {}", u32::MAX)));
         }
-        Ok(Loader { dataset, batch, seed, last, epoch: None, order: Vec::new() })
-    }
-
-    /// Steps in which every image is seen once (or could have been).
-    pub fn steps_per_epoch(&self) -> f64 {
-        match self.last {
-            LastBatch::Drop => (self.dataset.len() / self.batch) as f64,
-            LastBatch::Fill => self.dataset.len() as f64 / self.batch as f64,
-        }
+        let ahead = dataset.streamed_files().map(Ahead::new).transpose()?;
+        let order = Order { count, epoch: None, order: Vec::new() };
+        Ok(Loader { dataset, options, order, ahead, indices: Vec::new() })
     }
 
     /// Fills `images` (batch, H, W, C) and `labels` (batch) with the batch of this step.
     pub fn fill(&mut self, step: u64, images: &mut [u8], labels: &mut [u32]) -> Result<()> {
-        let len = self.dataset.shape().len();
-        if images.len() != self.batch * len || labels.len() != self.batch {
+        let (shape, batch) = (self.dataset.shape(), self.options.batch);
+        if images.len() != batch * shape.len() || labels.len() != batch {
             return Err(Error::Shape(format!(
-                "loader: room for {} bytes and {} labels, a batch has {} and {}",
+                "loader: room for {} bytes and {} labels, a batch has {} and {batch}",
                 images.len(),
                 labels.len(),
-                self.batch * len,
-                self.batch
+                batch * shape.len()
             )));
         }
-        let count = self.dataset.len() as u64;
-        let batch = self.batch as u64;
-        let (mut epoch, mut at) = match self.last {
+        self.order.batch(step, &self.options, &mut self.indices);
+        for (label, index) in labels.iter_mut().zip(&self.indices) {
+            *label = self.dataset.label(*index as usize);
+        }
+        match &mut self.ahead {
+            None => {
+                for (image, index) in images.chunks_exact_mut(shape.len()).zip(&self.indices) {
+                    self.dataset.read(*index as usize, image)?;
+                }
+            }
+            Some(ahead) => ahead.fill(step, images, |step| {
+                let mut indices = Vec::with_capacity(batch);
+                self.order.batch(step, &self.options, &mut indices);
+                indices
+            })?,
+        }
+        if self.options.flip {
+            let draws = mix(self.options.seed ^ mix(step ^ FLIPS));
+            for (i, image) in images.chunks_exact_mut(shape.len()).enumerate() {
+                if mix(draws ^ i as u64) & 1 == 1 {
+                    mirror(image, shape.width, shape.channels);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the draws of flips apart from those of the order.
+const FLIPS: u64 = 0x666c_6970;
+
+/// Left to right, each line of (H, W, C).
+fn mirror(image: &mut [u8], width: usize, channels: usize) {
+    for line in image.chunks_exact_mut(width * channels) {
+        for x in 0..width / 2 {
+            for c in 0..channels {
+                line.swap(x * channels + c, (width - 1 - x) * channels + c);
+            }
+        }
+    }
+}
+
+impl Order {
+    /// Which images make up the batch of a step.
+    fn batch(&mut self, step: u64, options: &LoaderOptions, indices: &mut Vec<u32>) {
+        let (count, batch) = (self.count as u64, options.batch as u64);
+        let (mut epoch, mut at) = match options.last {
             LastBatch::Drop => (step / (count / batch), step % (count / batch) * batch),
             // 2^64 images are never seen; a product that wraps would only be another order.
             LastBatch::Fill => (step.wrapping_mul(batch) / count, step.wrapping_mul(batch) % count),
         };
-        for (image, label) in images.chunks_exact_mut(len).zip(labels) {
+        indices.clear();
+        for _ in 0..batch {
             if at == count {
                 (epoch, at) = (epoch + 1, 0);
             }
-            let index = self.order_of(epoch)[at as usize] as usize;
-            image.copy_from_slice(self.dataset.image(index));
-            *label = self.dataset.label(index);
+            if self.epoch != Some(epoch) {
+                permutation(&mut self.order, self.count, options.seed, epoch);
+                self.epoch = Some(epoch);
+            }
+            indices.push(self.order[at as usize]);
             at += 1;
         }
-        Ok(())
-    }
-
-    fn order_of(&mut self, epoch: u64) -> &[u32] {
-        if self.epoch != Some(epoch) {
-            permutation(&mut self.order, self.dataset.len(), self.seed, epoch);
-            self.epoch = Some(epoch);
-        }
-        &self.order
     }
 }
 

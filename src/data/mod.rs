@@ -1,12 +1,18 @@
-//! Data sets: what `--data` names, in memory as bytes, and the loader that hands them to the training step.
+//! Data sets: what `--data` names, as bytes, and the loader that hands them to the training step.
 
+mod ahead;
+mod cifar;
+pub mod decode;
+mod folder;
 pub mod idx;
 mod loader;
 mod mnist_10k;
 
-pub use loader::{LastBatch, Loader};
+pub use folder::Unreadable;
+pub use loader::{LastBatch, Loader, LoaderOptions};
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +60,24 @@ pub enum DataSource {
     Ring,
     /// A folder in MNIST's IDX format.
     Idx(PathBuf),
+    /// A folder of CIFAR's binary files.
+    Cifar10(PathBuf),
+    Cifar100(PathBuf),
+    /// A folder of PNG and JPEG files, one sub-folder per class.
+    Folder(PathBuf),
+}
+
+/// What a source does not say itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataOptions {
+    /// Classes that the labels of IDX files name.
+    pub classes: usize,
+    /// Side of the images of a folder, and their channels, 1 or 3.
+    pub size: usize,
+    pub channels: usize,
+    pub unreadable: Unreadable,
+    /// Bytes of decoded images above which a folder is streamed from the disk.
+    pub memory: usize,
 }
 
 impl std::str::FromStr for DataSource {
@@ -64,7 +88,12 @@ impl std::str::FromStr for DataSource {
             None if text == "mnist-10k" => Ok(DataSource::Mnist10k),
             None if text == "ring" => Ok(DataSource::Ring),
             Some(("idx", folder)) if !folder.is_empty() => Ok(DataSource::Idx(folder.into())),
-            _ => Err(format!("no data are called {text:?}; there are mnist-10k and idx:DIR")),
+            Some(("cifar10", folder)) if !folder.is_empty() => Ok(DataSource::Cifar10(folder.into())),
+            Some(("cifar100", folder)) if !folder.is_empty() => Ok(DataSource::Cifar100(folder.into())),
+            Some(("folder", folder)) if !folder.is_empty() => Ok(DataSource::Folder(folder.into())),
+            _ => Err(format!(
+                "no data are called {text:?}; there are mnist-10k, idx:DIR, cifar10:DIR, cifar100:DIR and folder:DIR"
+            )),
         }
     }
 }
@@ -83,6 +112,9 @@ impl std::fmt::Display for DataSource {
             DataSource::Mnist10k => f.write_str("mnist-10k"),
             DataSource::Ring => f.write_str("ring"),
             DataSource::Idx(folder) => write!(f, "idx:{}", folder.display()),
+            DataSource::Cifar10(folder) => write!(f, "cifar10:{}", folder.display()),
+            DataSource::Cifar100(folder) => write!(f, "cifar100:{}", folder.display()),
+            DataSource::Folder(folder) => write!(f, "folder:{}", folder.display()),
         }
     }
 }
@@ -95,32 +127,54 @@ impl From<DataSource> for String {
 
 impl DataSource {
     /// The same source from wherever the program is started next.
-    pub fn absolute(self) -> DataSource {
-        match self {
-            DataSource::Idx(folder) => DataSource::Idx(std::path::absolute(&folder).unwrap_or(folder)),
-            other => other,
+    pub fn absolute(mut self) -> DataSource {
+        match &mut self {
+            DataSource::Mnist10k | DataSource::Ring => {}
+            DataSource::Idx(folder)
+            | DataSource::Cifar10(folder)
+            | DataSource::Cifar100(folder)
+            | DataSource::Folder(folder) => {
+                if let Ok(absolute) = std::path::absolute(&folder) {
+                    *folder = absolute;
+                }
+            }
         }
+        self
     }
 
-    /// Reads one split into memory. `classes` is how many classes the labels of IDX files name, which these do not say.
-    pub fn open(&self, split: Split, classes: usize) -> Result<Dataset> {
+    pub fn open(&self, split: Split, options: &DataOptions) -> Result<Dataset> {
         match self {
             DataSource::Mnist10k => mnist_10k::open(split),
             DataSource::Ring => Err(crate::Error::Config("ring".into())),
-            DataSource::Idx(folder) => idx::open(folder, split, classes),
+            DataSource::Idx(folder) => idx::open(folder, split, options.classes),
+            DataSource::Cifar10(folder) => cifar::open_10(folder, split),
+            DataSource::Cifar100(folder) => cifar::open_100(folder, split),
+            DataSource::Folder(folder) if split == Split::Train => folder::open(folder, options),
+            DataSource::Folder(folder) => {
+                let what = "a folder of images has no held-out ones".to_string();
+                Err(Error::Data { path: folder.clone(), what })
+            }
         }
     }
 }
 
-/// Images with their labels, in memory.
+/// Images with their labels.
 pub struct Dataset {
     name: String,
     shape: ImageShape,
     classes: Vec<String>,
-    /// (count, H, W, C)
-    images: Vec<u8>,
+    images: Images,
     /// (count)
     labels: Vec<u32>,
+    /// Of a folder: what it was read from.
+    files: Option<Arc<folder::Files>>,
+}
+
+enum Images {
+    /// (count, H, W, C)
+    Memory(Vec<u8>),
+    /// Decoded when asked for.
+    Streamed(Arc<folder::Files>),
 }
 
 impl Dataset {
@@ -144,7 +198,24 @@ impl Dataset {
         if let Some(label) = labels.iter().find(|l| **l as usize >= classes.len()) {
             return Err(Error::Shape(format!("data {name}: label {label}, there are {} classes", classes.len())));
         }
-        Ok(Dataset { name, shape, classes, images, labels })
+        Ok(Dataset { name, shape, classes, images: Images::Memory(images), labels, files: None })
+    }
+
+    /// Decodes all files where that takes at most `memory` bytes, and streams them otherwise.
+    fn from_files(
+        name: &str,
+        classes: Vec<String>,
+        labels: Vec<u32>,
+        files: folder::Files,
+        memory: usize,
+    ) -> Result<Dataset> {
+        let (shape, files) = (files.shape(), Arc::new(files));
+        if files.bytes() > memory {
+            let images = Images::Streamed(files.clone());
+            return Ok(Dataset { name: name.into(), shape, classes, images, labels, files: Some(files) });
+        }
+        let dataset = Dataset::new(name, shape, classes, files.read_all()?, labels)?;
+        Ok(Dataset { files: Some(files), ..dataset })
     }
 
     pub fn name(&self) -> &str {
@@ -167,9 +238,33 @@ impl Dataset {
         &self.classes
     }
 
-    pub fn image(&self, index: usize) -> &[u8] {
-        let len = self.shape.len();
-        &self.images[index * len..(index + 1) * len]
+    /// Reads image `index` into `out` (H, W, C).
+    pub fn read(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        match &self.images {
+            Images::Memory(images) => {
+                let len = self.shape.len();
+                out.copy_from_slice(&images[index * len..(index + 1) * len]);
+                Ok(())
+            }
+            Images::Streamed(files) => files.read(index, out),
+        }
+    }
+
+    /// Whether images are decoded as they are needed.
+    pub fn is_streamed(&self) -> bool {
+        matches!(self.images, Images::Streamed(_))
+    }
+
+    fn streamed_files(&self) -> Option<&Arc<folder::Files>> {
+        match &self.images {
+            Images::Memory(_) => None,
+            Images::Streamed(files) => Some(files),
+        }
+    }
+
+    /// `FILE: reason` of each file that was found unreadable, and skipped, since the last call.
+    pub fn newly_unreadable(&self) -> Vec<String> {
+        self.files.as_ref().map(|files| files.newly_unreadable()).unwrap_or_default()
     }
 
     pub fn label(&self, index: usize) -> u32 {
@@ -178,18 +273,17 @@ impl Dataset {
 
     /// What a checkpoint remembers of the data.
     pub fn info(&self) -> DataInfo {
-        let mut crc = flate2::Crc::new();
-        crc.update(&self.images);
-        for label in &self.labels {
-            crc.update(&label.to_le_bytes());
-        }
-        DataInfo {
-            name: self.name.clone(),
-            images: self.len(),
-            shape: self.shape,
-            classes: self.classes.clone(),
-            crc32: format!("{:08x}", crc.sum()),
-        }
+        let crc32 = match (&self.files, &self.images) {
+            (Some(files), _) | (None, Images::Streamed(files)) => files.crc32().to_string(),
+            (None, Images::Memory(images)) => {
+                let mut crc = flate2::Crc::new();
+                crc.update(images);
+                self.labels.iter().for_each(|label| crc.update(&label.to_le_bytes()));
+                format!("{:08x}", crc.sum())
+            }
+        };
+        let (name, classes) = (self.name.clone(), self.classes.clone());
+        DataInfo { name, images: self.len(), shape: self.shape, classes, crc32 }
     }
 }
 
@@ -200,12 +294,13 @@ pub struct DataInfo {
     pub images: usize,
     pub shape: ImageShape,
     pub classes: Vec<String>,
-    /// Of all images, then all labels.
+    /// Of all images, then all labels; of a folder, of the names and sizes of its files.
     pub crc32: String,
 }
 
 impl std::fmt::Display for DataInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} images of {}, {} classes", self.name, self.images, self.shape, self.classes.len())
+        let (classes, es) = (self.classes.len(), if self.classes.len() == 1 { "" } else { "es" });
+        write!(f, "{}: {} images of {}, {classes} class{es}", self.name, self.images, self.shape)
     }
 }

@@ -1,0 +1,100 @@
+//! CIFAR-10 and CIFAR-100 in their binary form: records of one or two label bytes and 32 x 32 pixels, plane by plane.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Dataset, ImageShape, Split};
+use crate::{Error, Result};
+
+const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
+const PLANE: usize = 32 * 32;
+
+/// One of the two sets, as its files lay it out.
+struct Layout {
+    name: &'static str,
+    /// The folder that the archive unpacks to.
+    folder: &'static str,
+    train: &'static [&'static str],
+    test: &'static [&'static str],
+    names: &'static str,
+    classes: usize,
+    /// Bytes before the pixels; the last one is the label.
+    labels: usize,
+}
+
+const CIFAR_10: Layout = Layout {
+    name: "cifar10",
+    folder: "cifar-10-batches-bin",
+    train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
+    test: &["test_batch.bin"],
+    names: "batches.meta.txt",
+    classes: 10,
+    labels: 1,
+};
+
+const CIFAR_100: Layout = Layout {
+    name: "cifar100",
+    folder: "cifar-100-binary",
+    train: &["train.bin"],
+    test: &["test.bin"],
+    names: "fine_label_names.txt",
+    classes: 100,
+    labels: 2,
+};
+
+pub fn open_10(folder: &Path, split: Split) -> Result<Dataset> {
+    open(&CIFAR_10, folder, split)
+}
+
+pub fn open_100(folder: &Path, split: Split) -> Result<Dataset> {
+    open(&CIFAR_100, folder, split)
+}
+
+fn open(layout: &Layout, folder: &Path, split: Split) -> Result<Dataset> {
+    let inner = folder.join(layout.folder);
+    let folder = if inner.is_dir() { inner } else { folder.to_path_buf() };
+    let (files, suffix) = if split == Split::Train { (layout.train, "") } else { (layout.test, " test") };
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    for file in files {
+        read(layout, &folder.join(file), &mut images, &mut labels)?;
+    }
+    let name = format!("{}{suffix}", layout.name);
+    Dataset::new(name, SHAPE, class_names(layout, &folder)?, images, labels)
+}
+
+fn read(layout: &Layout, path: &PathBuf, images: &mut Vec<u8>, labels: &mut Vec<u32>) -> Result<()> {
+    let fail = |what: String| Err(Error::Data { path: path.clone(), what });
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => return fail(format!("a file of {} was expected: {error}", layout.name)),
+    };
+    let record = layout.labels + SHAPE.len();
+    let left = bytes.len() % record;
+    if bytes.is_empty() || left != 0 {
+        let (at, len) = (bytes.len() - left, bytes.len());
+        return fail(format!("offset {at}: the file ends after {left} bytes of a record of {record} ({len} in all)"));
+    }
+    images.reserve(bytes.len());
+    for (i, record_bytes) in bytes.chunks_exact(record).enumerate() {
+        let label = record_bytes[layout.labels - 1];
+        if usize::from(label) >= layout.classes {
+            let at = i * record + layout.labels - 1;
+            return fail(format!("offset {at}: label {label}, expected 0 to {}", layout.classes - 1));
+        }
+        labels.push(u32::from(label));
+        let planes = &record_bytes[layout.labels..];
+        images.extend((0..PLANE).flat_map(|p| [planes[p], planes[PLANE + p], planes[2 * PLANE + p]]));
+    }
+    Ok(())
+}
+
+/// From the file beside the images; numbers where it is missing.
+fn class_names(layout: &Layout, folder: &Path) -> Result<Vec<String>> {
+    let path = folder.join(layout.names);
+    let Ok(text) = fs::read_to_string(&path) else { return Ok((0..layout.classes).map(|c| c.to_string()).collect()) };
+    let names: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+    if names.len() != layout.classes {
+        return Err(Error::Data { path, what: format!("{} names, expected {}", names.len(), layout.classes) });
+    }
+    Ok(names)
+}
