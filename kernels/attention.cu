@@ -61,8 +61,8 @@ KERNEL attention_forward_f32(float* RESTRICT o,        // (N, L, Dv)
         for_each_row(rows, [&](uint32_t r) {
             float* const row = S + r * PITCH;
             const float before = key > 0 ? maximum[r] : -INFINITY;
-            const float m = larger(before, row_maximum(count, [&](uint32_t j) { return row[j]; }));
-            const float total = row_sum(count, [&](uint32_t j) { return row[j] = exp(row[j] - m); });
+            const float m = larger(before, row_maximum(count, [&](auto j) { return row[j]; }));
+            const float total = row_sum(count, [&](auto j) { return row[j] = exp(row[j] - m); });
             const float fade = exp(before - m);
             float* const to = out + uint64_t(r) * Dv;
             if (key > 0 && m > before) for_each_column(Dv, [&](uint32_t d) { to[d] *= fade; });
@@ -102,7 +102,7 @@ KERNEL attention_backward_queries_f32(float* RESTRICT dq,            // (N, L, D
     for_each_row(rows, [&](uint32_t r) {
         const float* const a = g + uint64_t(r) * Dv;
         const float* const b = o + (query + r) * Dv;
-        const float dot = row_sum(Dv, [&](uint32_t d) { return a[d] * b[d]; });
+        const float dot = row_sum(Dv, [&](auto d) { return a[d] * b[d]; });
         if (row_leader()) delta[query + r] = dot;
     });
     barrier();
@@ -184,7 +184,7 @@ KERNEL attention_residual_backward_f32(float* RESTRICT da,           // (N, E)
     const float* const of = a + sample;
     const float g = gamma[0];
     float sum[1];
-    block_sum(sum, E, [&](uint32_t i, float* value) {
+    block_sum(sum, E, [&](auto i, float* value) {
         to[i] = g * d[i];
         value[0] = d[i] * of[i];
     });
@@ -197,6 +197,6 @@ KERNEL attention_gamma_backward_f32(float* RESTRICT dgamma,       // (1)
                                     const float* RESTRICT scale,  // (N) or null: 1
                                     uint32_t N) {
     float sum[1];
-    block_sum(sum, N, [&](uint32_t n, float* value) { value[0] = (scale ? scale[n] : 1.0f) * dots[n]; });
+    block_sum(sum, N, [&](auto n, float* value) { value[0] = (scale ? scale[n] : 1.0f) * dots[n]; });
     if (thread() == 0) dgamma[0] += sum[0];
 }

@@ -26,9 +26,9 @@ KERNEL cross_entropy_rows_f32(float* RESTRICT dx,               // (N, classes)
         const uint32_t n = begin + r, label = labels[n];
         const float* const row = x + uint64_t(n) * classes;
         float* const to = dx + uint64_t(n) * classes;
-        const float m = row_maximum(classes, [&](uint32_t k) { return row[k]; });
-        const float sum = row_sum(classes, [&](uint32_t k) { return to[k] = exp(row[k] - m); });
-        const float first = -row_maximum(classes, [&](uint32_t k) { return row[k] == m ? -float(k) : -INFINITY; });
+        const float m = row_maximum(classes, [&](auto k) { return row[k]; });
+        const float sum = row_sum(classes, [&](auto k) { return to[k] = exp(row[k] - m); });
+        const float first = -row_maximum(classes, [&](auto k) { return row[k] == m ? -float(k) : -INFINITY; });
         const bool present = is_class(label, classes);
         const float share = present ? scale / sum : 0.0f;
         for_each_column(classes, [&](uint32_t k) { to[k] *= share; });
@@ -47,7 +47,7 @@ KERNEL cross_entropy_sum_f32(float* RESTRICT statistics,     // (2)
                              const float* RESTRICT correct,  // (N)
                              float scale, uint32_t N) {
     float sums[2];
-    block_sum(sums, N, [&](uint32_t n, float* v) {
+    block_sum(sums, N, [&](auto n, float* v) {
         v[0] = losses[n];
         v[1] = correct[n];
     });

@@ -34,7 +34,7 @@ template <int K, class Value> DEVICE void long_sum(float (&result)[K], uint32_t 
     for (int k = 0; k < K; k++) result[k] = 0.0f;
     for (uint32_t begin = 0; begin < n; begin += RUN) {
         float part[K];
-        block_sum(part, n - begin < RUN ? n - begin : RUN, [&](uint32_t i, float* v) { value(begin + i, v); });
+        block_sum(part, n - begin < RUN ? n - begin : RUN, [&](auto i, float* v) { value(begin + i, v); });
         for (int k = 0; k < K; k++) result[k] += part[k];
     }
 }
@@ -91,14 +91,14 @@ DEVICE void separate(float* statistics, float* RESTRICT seed_d, float* RESTRICT 
                      const float* RESTRICT fake, uint32_t N, uint32_t M) {
     const float n = 1.0f / float(N), m = 1.0f / float(M);
     float of_real[2], of_fake[3];
-    long_sum(of_real, N, [&](uint32_t i, float* v) {
+    long_sum(of_real, N, [&](auto i, float* v) {
         const Term term = Loss::real(real[i]);
         seed_d[i] = n * term.slope;
         v[0] = term.value;
         v[1] = real[i];
     });
     float* const seed_d_fake = seed_d + N;
-    long_sum(of_fake, M, [&](uint32_t j, float* v) {
+    long_sum(of_fake, M, [&](auto j, float* v) {
         const Terms terms = Loss::fake(fake[j]);
         seed_d_fake[j] = m * terms.d.slope;
         seed_g[j] = m * terms.g.slope;
@@ -115,10 +115,10 @@ DEVICE void relativistic(float* statistics, float* RESTRICT seed_d, float* RESTR
                          const float* RESTRICT fake, uint32_t N, uint32_t M) {
     const float n = 1.0f / float(N), m = 1.0f / float(M);
     float sum_real[1], sum_fake[1], of_real[4], of_fake[3];
-    long_sum(sum_real, N, [&](uint32_t i, float* v) { v[0] = real[i]; });
-    long_sum(sum_fake, M, [&](uint32_t j, float* v) { v[0] = fake[j]; });
+    long_sum(sum_real, N, [&](auto i, float* v) { v[0] = real[i]; });
+    long_sum(sum_fake, M, [&](auto j, float* v) { v[0] = fake[j]; });
     const float mean_real = sum_real[0] * n, mean_fake = sum_fake[0] * m;
-    long_sum(of_real, N, [&](uint32_t i, float* v) {
+    long_sum(of_real, N, [&](auto i, float* v) {
         const Logistic l = logistic(real[i] - mean_fake);
         seed_d[i] = l.sigma_minus;
         v[0] = l.minus;
@@ -127,7 +127,7 @@ DEVICE void relativistic(float* statistics, float* RESTRICT seed_d, float* RESTR
         v[3] = l.sigma;
     });
     float* const seed_d_fake = seed_d + N;
-    long_sum(of_fake, M, [&](uint32_t j, float* v) {
+    long_sum(of_fake, M, [&](auto j, float* v) {
         const Logistic l = logistic(fake[j] - mean_real);
         seed_d_fake[j] = l.sigma;
         seed_g[j] = l.sigma_minus;

@@ -21,7 +21,7 @@ DEVICE float relu(float x) { return larger(x, 0.0f); }
 // h of one sample, columns first <= c < last.
 DEVICE void pool(float* RESTRICT h, const float* RESTRICT x, float factor, uint32_t P, uint32_t C, uint32_t first,
                  uint32_t last) {
-    column_sums(first, last, P, Everything(), [&](uint32_t p, uint32_t c) { return relu(x[uint64_t(p) * C + c]); },
+    column_sums(first, last, P, Everything(), [&](uint32_t p, auto c) { return relu(x[uint64_t(p) * C + c]); },
                 [&](uint32_t c, float sum) { h[c] = factor * sum; });
 }
 
@@ -50,9 +50,9 @@ KERNEL projection_forward_f32(float* RESTRICT f,                // (N)
     float sum[1];
     if (is_class(label, classes)) {  // the same for the whole block
         const float* const v = V + uint64_t(label) * C;
-        block_sum(sum, C, [&](uint32_t c, float* value) { value[0] = row[c] * (w[c] + v[c]); });
+        block_sum(sum, C, [&](auto c, float* value) { value[0] = row[c] * (w[c] + v[c]); });
     } else {
-        block_sum(sum, C, [&](uint32_t c, float* value) { value[0] = row[c] * w[c]; });
+        block_sum(sum, C, [&](auto c, float* value) { value[0] = row[c] * w[c]; });
     }
     if (thread() == 0) f[n] = sum[0] + (bias ? bias[0] : 0.0f);
 }
@@ -82,13 +82,13 @@ DEVICE float seed(const float* df, const float* scale, uint32_t n) { return (df 
 DEVICE void weight_gradient(float* RESTRICT dw, const float* RESTRICT h, const float* df, const float* scale, uint32_t N,
                             uint32_t C, uint32_t first, uint32_t last) {
     column_sums(first, last, N, Everything(),
-                [&](uint32_t n, uint32_t c) { return seed(df, scale, n) * h[uint64_t(n) * C + c]; },
+                [&](uint32_t n, auto c) { return seed(df, scale, n) * h[uint64_t(n) * C + c]; },
                 [&](uint32_t c, float sum) { dw[c] += sum; });
 }
 
 DEVICE void bias_gradient(float* dbias, const float* df, const float* scale, uint32_t N) {
     float sum[1];
-    block_sum(sum, N, [&](uint32_t n, float* v) { v[0] = seed(df, scale, n); });
+    block_sum(sum, N, [&](auto n, float* v) { v[0] = seed(df, scale, n); });
     if (thread() == 0) dbias[0] += sum[0];
 }
 
@@ -96,7 +96,7 @@ DEVICE void class_gradient(float* RESTRICT dV, const float* RESTRICT h, const ui
                            const float* scale, uint32_t N, uint32_t C, uint32_t classes, uint32_t n, uint32_t first,
                            uint32_t last) {
     sums_by_label(n, first, last, labels, N, classes,
-                  [&](uint32_t m, uint32_t c) { return seed(df, scale, m) * h[uint64_t(m) * C + c]; },
+                  [&](uint32_t m, auto c) { return seed(df, scale, m) * h[uint64_t(m) * C + c]; },
                   [&](uint32_t label, uint32_t c, float sum) { dV[uint64_t(label) * C + c] += sum; });
 }
 
@@ -154,7 +154,7 @@ KERNEL projection_plain_psi_f32(float* RESTRICT psi,      // (N)
                                 uint32_t C) {
     const float* const row = h + uint64_t(blockIdx.x) * C;
     float sum[1];
-    block_sum(sum, C, [&](uint32_t c, float* v) { v[0] = row[c] * w[c]; });
+    block_sum(sum, C, [&](auto c, float* v) { v[0] = row[c] * w[c]; });
     if (thread() == 0) psi[blockIdx.x] = sum[0];
 }
 
@@ -168,7 +168,7 @@ KERNEL projection_plain_class_f32(float* RESTRICT inner,            // (N)
     const float* const row = h + uint64_t(blockIdx.x) * C;
     const float* const v = is_class(label, classes) ? V + uint64_t(label) * C : V;
     float sum[1];
-    block_sum(sum, is_class(label, classes) ? C : 0, [&](uint32_t c, float* value) { value[0] = row[c] * v[c]; });
+    block_sum(sum, is_class(label, classes) ? C : 0, [&](auto c, float* value) { value[0] = row[c] * v[c]; });
     if (thread() == 0) inner[blockIdx.x] = sum[0];
 }
 

@@ -224,7 +224,7 @@ KERNEL resample_embedding_pixels_f32(float* RESTRICT sums,      // (N, E)
                                      uint32_t P, uint32_t C, uint32_t E) {
     const float* const image = dy + uint64_t(blockIdx.x) * P * (C + E) + C;
     float* const to = sums + uint64_t(blockIdx.x) * E;
-    column_sums(0, E, P, Everything(), [&](uint32_t p, uint32_t e) { return image[uint64_t(p) * (C + E) + e]; },
+    column_sums(0, E, P, Everything(), [&](uint32_t p, auto e) { return image[uint64_t(p) * (C + E) + e]; },
                 [&](uint32_t e, float sum) { to[e] = sum; });
 }
 
@@ -235,6 +235,6 @@ KERNEL resample_embedding_backward_f32(float* RESTRICT dE,               // (cla
                                        const float* RESTRICT scale,      // (N) or null: 1
                                        uint32_t N, uint32_t E, uint32_t classes) {
     sums_by_label(blockIdx.x, 0, E, labels, N, classes,
-                  [&](uint32_t n, uint32_t e) { return (scale ? scale[n] : 1.0f) * sums[uint64_t(n) * E + e]; },
+                  [&](uint32_t n, auto e) { return (scale ? scale[n] : 1.0f) * sums[uint64_t(n) * E + e]; },
                   [&](uint32_t label, uint32_t e, float sum) { dE[uint64_t(label) * E + e] += sum; });
 }

@@ -43,7 +43,7 @@ constexpr uint32_t STRIP = WARPS > 1 ? 4 * WARPS : 8;
 DEVICE void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float* RESTRICT x, uint32_t rows, uint32_t columns) {
     for_each_row(rows, [&](uint32_t r) {
         const float* const row = S + uint64_t(r) * columns;
-        const float sum = row_sum(columns, [&](uint32_t c) { return row[c] * x[c]; });
+        const float sum = row_sum(columns, [&](auto c) { return row[c] * x[c]; });
         if (row_leader()) dots[r] = sum;
     });
 }
@@ -59,7 +59,7 @@ DEVICE void both_products(float* RESTRICT t, float* RESTRICT acc, const float* R
         row_dots(dots, strip, u, count, columns);
         barrier();
         column_sums(0, columns, count, Everything(),
-                    [&](uint32_t r, uint32_t c) { return dots[r] * strip[uint64_t(r) * columns + c]; },
+                    [&](uint32_t r, auto c) { return dots[r] * strip[uint64_t(r) * columns + c]; },
                     [&](uint32_t c, float sum) { acc[c] += sum; });
     }
 }
@@ -69,13 +69,13 @@ DEVICE void weighted_rows(float* RESTRICT result, const float* RESTRICT S, const
                           uint32_t begin, uint32_t end) {
     const float* const rows = S + uint64_t(begin) * columns;
     column_sums(0, columns, end - begin, Everything(),
-                [&](uint32_t r, uint32_t c) { return a[begin + r] * rows[uint64_t(r) * columns + c]; },
+                [&](uint32_t r, auto c) { return a[begin + r] * rows[uint64_t(r) * columns + c]; },
                 [&](uint32_t c, float sum) { result[c] = sum; });
 }
 
 DEVICE float norm(const float* RESTRICT x, uint32_t n) {
     float sum[1];
-    block_sum(sum, n, [&](uint32_t i, float* v) { v[0] = x[i] * x[i]; });
+    block_sum(sum, n, [&](auto i, float* v) { v[0] = x[i] * x[i]; });
     return square_root(sum[0]);
 }
 
@@ -90,7 +90,7 @@ DEVICE float inverse(float length) { return 1.0f / larger(length, EPS); }
 // The sum over `tiles` partial rows of `columns`, into the first.
 DEVICE void join(float* partials, uint32_t columns, uint32_t tiles) {
     column_sums(0, columns, tiles, Everything(),
-                [&](uint32_t r, uint32_t c) { return partials[uint64_t(r) * columns + c]; },
+                [&](uint32_t r, auto c) { return partials[uint64_t(r) * columns + c]; },
                 [&](uint32_t c, float sum) { partials[c] = sum; });
 }
 
@@ -123,7 +123,7 @@ DEVICE void finish(float* RESTRICT sigma, float* RESTRICT u, float* RESTRICT v, 
         if (thread() == 0) *sigma = larger(length * length * unit, EPS);  // u . M v
     } else {
         float sum[1];
-        block_sum(sum, outputs, [&](uint32_t i, float* value) { value[0] = u[i] * product[i]; });
+        block_sum(sum, outputs, [&](auto i, float* value) { value[0] = u[i] * product[i]; });
         if (thread() == 0) *sigma = absolute(sum[0]) < EPS ? EPS : sum[0];
     }
 }
@@ -224,7 +224,7 @@ KERNEL spectral_norm_dots_f32(float* RESTRICT dots,            // (tiles)
     const float* const g = gradient + first;
     const float* const w = effective + first;
     float sum[1];
-    block_sum(sum, e.kind == 0 ? 0 : count, [&](uint32_t i, float* value) { value[0] = g[i] * w[i]; });
+    block_sum(sum, e.kind == 0 ? 0 : count, [&](auto i, float* value) { value[0] = g[i] * w[i]; });
     if (thread() == 0) dots[blockIdx.x] = sum[0];
 }
 
@@ -240,7 +240,7 @@ KERNEL spectral_norm_backward_f32(float* RESTRICT gradient,        // (parameter
     const Weight e = entries[tile.entry];
     if (e.kind != 0) {
         float dot[1];
-        block_sum(dot, e.tiles, [&](uint32_t i, float* value) { value[0] = dots[e.first_tile + i]; });
+        block_sum(dot, e.tiles, [&](auto i, float* value) { value[0] = dots[e.first_tile + i]; });
         const float d = dot[0], s = sigma[tile.entry];
         const float* const by_row = e.kind == 1 ? v + e.v : u + e.u;
         const float* const by_column = e.kind == 1 ? u + e.u : v + e.v;

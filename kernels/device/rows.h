@@ -1,6 +1,7 @@
 // Walking a matrix of rows by columns, row-major: the loops of pooling, broadcasting and of sums over samples.
 // On the host a row is a plain vectorised loop; with real threads the elements are spread so that a warp reads
-// consecutive columns. Every thread of the block calls these functions with the same arguments.
+// consecutive columns. Every thread of the block calls these functions with the same arguments. Functions of a column
+// that are passed to a sum take it as `auto`: 64 bits on the host, where a wrapped index would stop the vectoriser.
 #pragma once
 #include "math.h"
 #include "reduce.h"
@@ -17,7 +18,7 @@ template <class Row> DEVICE void for_each_element(uint32_t rows, uint32_t column
 
 // WIDTH columns from `c` on, the first `used` of them real.
 template <int WIDTH, class Take, class Value, class Store>
-DEVICE void column_sums_at(uint32_t c, uint32_t used, uint32_t rows, Take take, Value value, Store store) {
+DEVICE void column_sums_at(uint64_t c, uint32_t used, uint32_t rows, Take take, Value value, Store store) {
     alignas(64) float sum[WIDTH];
     for (int l = 0; l < WIDTH; l++) sum[l] = 0.0f;
     if (used == WIDTH) {
@@ -39,10 +40,10 @@ DEVICE void column_sums_at(uint32_t c, uint32_t used, uint32_t rows, Take take, 
 // What is stored may be read by the whole block afterwards.
 template <class Take, class Value, class Store>
 DEVICE void column_sums(uint32_t first, uint32_t last, uint32_t rows, Take take, Value value, Store store) {
-    uint32_t c = first;
+    uint64_t c = first;
     for (; c + 64 <= last; c += 64) column_sums_at<64>(c, 64, rows, take, value, store);
     for (; c + 16 <= last; c += 16) column_sums_at<16>(c, 16, rows, take, value, store);
-    if (c < last) column_sums_at<16>(c, last - c, rows, take, value, store);
+    if (c < last) column_sums_at<16>(c, uint32_t(last - c), rows, take, value, store);
 }
 
 // body(r) for every r < rows. With real threads a warp owns a row, and there is no barrier; inside the body,
@@ -52,7 +53,7 @@ template <class Body> DEVICE void for_each_row(uint32_t rows, Body body) {
 }
 template <class Join, class Value> DEVICE float row_reduce(float empty, uint32_t columns, Value value) {
     float result[1];
-    block_reduce<Join>(result, empty, columns, [&](uint32_t c, float* v) { v[0] = value(c); });
+    block_reduce<Join>(result, empty, columns, [&](auto c, float* v) { v[0] = value(c); });
     return result[0];
 }
 template <class Body> DEVICE void for_each_column(uint32_t columns, Body body) {
@@ -125,6 +126,6 @@ DEVICE void sums_by_label(uint32_t n, uint32_t first, uint32_t last, const uint3
     for (uint32_t earlier = 0; earlier < n; earlier++) owner = owner && labels[earlier] != label;
     if (owner)  // the same for the whole block
         column_sums(first, last, N - n, [&](uint32_t r) { return labels[n + r] == label; },
-                    [&](uint32_t r, uint32_t c) { return value(n + r, c); },
+                    [&](uint32_t r, auto c) { return value(n + r, c); },
                     [&](uint32_t c, float sum) { add(label, c, sum); });
 }
