@@ -47,7 +47,8 @@ struct Logistic { float plus, minus, sigma, sigma_minus; };
 DEVICE Logistic logistic(float x) {
     const float e = exp(-absolute(x)), rest = log(1.0f + e), large = 1.0f / (1.0f + e), small = e * large;
     const bool positive = x > 0.0f;
-    return {(positive ? x : 0.0f) + rest, (positive ? 0.0f : -x) + rest, positive ? large : small, positive ? small : large};
+    return {(positive ? x : 0.0f) + rest, (positive ? 0.0f : -x) + rest, positive ? large : small,
+            positive ? small : large};
 }
 
 struct Hinge {

@@ -77,7 +77,9 @@ KERNEL projection_backward_data_f32(float* RESTRICT dx,               // (N, P, 
     }
 }
 
-DEVICE float seed(const float* df, const float* scale, uint32_t n) { return (df ? df[n] : 1.0f) * (scale ? scale[n] : 1.0f); }
+DEVICE float seed(const float* df, const float* scale, uint32_t n) {
+    return (df ? df[n] : 1.0f) * (scale ? scale[n] : 1.0f);
+}
 
 DEVICE void weight_gradient(float* RESTRICT dw, const float* RESTRICT h, const float* df, const float* scale, uint32_t N,
                             uint32_t C, uint32_t first, uint32_t last) {

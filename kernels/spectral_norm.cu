@@ -40,7 +40,8 @@ struct Tile { uint32_t entry, begin, end, partial; };
 constexpr uint32_t STRIP = WARPS > 1 ? 4 * WARPS : 8;
 
 // dots (rows) = S x; to be read after a barrier.
-DEVICE void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float* RESTRICT x, uint32_t rows, uint32_t columns) {
+DEVICE void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float* RESTRICT x, uint32_t rows,
+                     uint32_t columns) {
     for_each_row(rows, [&](uint32_t r) {
         const float* const row = S + uint64_t(r) * columns;
         const float sum = row_sum(columns, [&](auto c) { return row[c] * x[c]; });

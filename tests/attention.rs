@@ -141,6 +141,20 @@ fn the_size_of_sagan() {
 }
 
 #[test]
+fn does_not_depend_on_the_number_of_threads() {
+    let s = Shape { n: 3, l: 130, lk: 70, dk: 9, dv: 20 };
+    let mut random = Random(30);
+    let mut draw = |n: usize| random.normals(n);
+    let (q, k, v, d_o) =
+        (draw(s.n * s.l * s.dk), draw(s.n * s.lk * s.dk), draw(s.n * s.lk * s.dv), draw(s.n * s.l * s.dv));
+    let bits = |threads: usize| {
+        let found = run(&Device::host(threads).unwrap(), s, &q, &k, &v, &d_o);
+        [&found.o, &found.lse].into_iter().chain(&found.gradients).map(|b| b.read().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(bits(1), bits(3));
+}
+
+#[test]
 fn large_scores_stay_finite_and_right() {
     // Scores of some hundreds: e^s overflows, and the softmax is nearly one key each.
     on_each_device(|device| check(device, Shape { n: 1, l: 40, lk: 150, dk: 4, dv: 6 }, 100.0, 1e-3));

@@ -146,6 +146,20 @@ fn large_matrices_are_split_over_blocks() {
 }
 
 #[test]
+fn does_not_depend_on_the_number_of_threads() {
+    let (weights, matrices, u) = network(&[(700, 400, Outputs::Columns), (300, 500, Outputs::Rows)], 31);
+    let bits = |threads: usize| {
+        let device = Device::host(threads).unwrap();
+        let run = Run::new(&device, &weights, &matrices, &u);
+        run.forward(true);
+        let gradient = device.upload(&weights).unwrap();
+        spectral_norm::backward(&run.plan, &gradient, &run.effective, run.state()).unwrap();
+        (run.effective.read().unwrap(), run.u.read().unwrap(), gradient.read().unwrap())
+    };
+    assert_eq!(bits(1), bits(3));
+}
+
+#[test]
 fn the_gradient_is_the_derivative_with_u_and_v_constant() {
     let (weights, matrices, u) = network(&[(6, 4, Outputs::Columns)], 5);
     let device = Device::host(1).unwrap();

@@ -29,7 +29,7 @@ template <class Join, int K> struct Lanes {
 template <class Join, int K, class Value> DEVICE void block_reduce(float (&result)[K], float empty, uint32_t n, Value value) {
     Lanes<Join, K> lanes;
     lanes.fill(empty);
-    uint64_t i = 0;  // 64 bits, and `auto` in the functions passed: a sum of 32-bit numbers may wrap, and then nothing vectorises
+    uint64_t i = 0;  // and `auto` in the functions passed: 32 bits may wrap, and then nothing vectorises
     for (; i + LANES <= n; i += LANES) {
         INDEPENDENT
         for (int l = 0; l < LANES; l++) {
