@@ -184,12 +184,12 @@ KERNEL resample_bilinear_backward_f32(float* RESTRICT dx,        // (N, H, W, C)
 KERNEL resample_append_planes_f32(float* RESTRICT y,                // (N, P, C + classes)
                                   const float* RESTRICT x,          // (N, P, C)
                                   const uint32_t* RESTRICT labels,  // (N)
-                                  uint32_t N, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
+                                  float mark, uint32_t N, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
     for_each_pixel(N, P, 1, C + classes, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
         const uint32_t label = labels[n];
         const float* const from = x + at(n, p, 0, P, 1, C);
         float* const to = y + at(n, p, 0, P, 1, C + classes);
-        return [=](uint32_t c) { to[c] = c < C ? from[c] : (c - C == label ? 1.0f : 0.0f); };
+        return [=](uint32_t c) { to[c] = c < C ? from[c] : (c - C == label ? mark : 0.0f); };
     });
 }
 

@@ -173,11 +173,11 @@ fn labels_are_appended_as_planes_and_as_embeddings() {
             let (buffer, device_labels) = (device.upload(&x).unwrap(), device.upload(&labels).unwrap());
 
             let y = device.upload(&vec![f32::NAN; n * p * (c + classes)]).unwrap();
-            resample::concat_labels(&y, &buffer, &device_labels, image, classes).unwrap();
+            resample::concat_labels(&y, &buffer, &device_labels, image, classes, 2.0).unwrap();
             for (at, row) in y.read().unwrap().chunks(c + classes).enumerate() {
                 assert_eq!(row[..c], x[at * c..(at + 1) * c]);
                 for (k, plane) in row[c..].iter().enumerate() {
-                    assert_eq!(*plane, f32::from(u8::from(labels[at / p] as usize == k)));
+                    assert_eq!(*plane, if labels[at / p] as usize == k { 2.0 } else { 0.0 });
                 }
             }
             let dx = device.upload(&vec![1.0f32; x.len()]).unwrap();

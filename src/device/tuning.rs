@@ -15,6 +15,9 @@ pub struct Tuning {
     /// Rows that one block of a kernel over a matrix walks, and its columns (`COLUMNS` in `kernels/device/columns.h`).
     pub rows: usize,
     pub columns: usize,
+    /// Blocks that a weight gradient of a convolution is split into, and the fewest pixels of one.
+    pub split_blocks: usize,
+    pub split_pixels: usize,
     /// Columns that one block of a bias gradient sums.
     pub bias_columns: usize,
     /// Chains of multiply-adds in one block of the peak measurement.
@@ -29,6 +32,8 @@ pub(super) static HOST: Tuning = Tuning {
     rows: 256,
     columns: 64,
     partial_tiles: true,
+    split_blocks: 8,
+    split_pixels: 512,
     bias_columns: 64,
     peak_chains: 12 * 16,
 };
@@ -40,6 +45,8 @@ pub(super) static SIMT: Tuning = Tuning {
     rows: 256,
     columns: 16,
     partial_tiles: false,
+    split_blocks: 128,
+    split_pixels: 256,
     bias_columns: 256,
     peak_chains: 16 * 256,
 };
@@ -51,6 +58,8 @@ static CUDA: Tuning = Tuning {
     rows: 256,
     columns: 16,
     partial_tiles: false,
+    split_blocks: 128,
+    split_pixels: 256,
     bias_columns: 256,
     peak_chains: 16 * 256,
 };

@@ -6,17 +6,25 @@
 //! reverse.
 
 mod arena;
+mod attention;
+mod conv;
 mod head;
+mod labels;
 mod linear;
 mod norm;
+mod residual;
 pub mod parameters;
 
 use std::ops::Range;
 
 pub use arena::Arena;
+pub use attention::Attention;
+pub use conv::ConvOptions;
 pub use head::{HeadOptions, ProjectionHead};
+pub use labels::{ConcatEmbedding, ConcatLabels};
 pub use linear::Linear;
 pub use norm::{BatchNorm, Norm, NormOptions};
+pub use residual::{DownBlock, DownOptions, ToImage, UpBlock, UpOptions};
 pub use parameters::{Init, Layout, Parameter};
 
 use crate::Result;
@@ -155,5 +163,13 @@ impl Builder<'_> {
         let len = n * h * w * c;
         let dx = if self.gradients { Some(self.arena.take(len)?) } else { None };
         Ok(Value { n, h, w, c, x: self.arena.take(len)?, dx })
+    }
+
+    /// A tensor of the shape of `like` that nobody stores: whoever reads it computes it from `like`. Its gradient has
+    /// memory, its `x` is that of `like`.
+    pub fn gradient_only(&mut self, like: &Value) -> Result<Value> {
+        let len = like.n * like.features();
+        let dx = if self.gradients { Some(self.arena.take(len)?) } else { None };
+        Ok(Value { dx, ..like.clone() })
     }
 }

@@ -18,7 +18,6 @@ pub struct Norm {
     eps: f32,
     activation: Activation,
     x: Value,
-    upsample: bool,
     mean: Buffer<f32>,
     rstd: Buffer<f32>,
     /// (S, C), S = N with labels, else 1.
@@ -32,20 +31,18 @@ pub struct Norm {
 pub struct NormOptions {
     pub eps: f32,
     pub activation: Activation,
-    /// Nearest x2 after the activation.
-    pub upsample: bool,
     /// The labels (N) and the number of classes of a conditional one.
     pub conditional: Option<(Buffer<u32>, usize)>,
 }
 
 impl Norm {
     pub fn new(build: &mut Builder, name: &str, x: &Value, options: &NormOptions) -> Result<Norm> {
-        let (c, NormOptions { eps, activation, upsample, conditional }) = (x.c, options.clone());
+        let (c, NormOptions { eps, activation, conditional }) = (x.c, options.clone());
         let (shape, rows) = match &conditional {
             Some((_, classes)) => (vec![*classes, c], x.n),
             None => (vec![c], 1),
         };
-        let of = Shape { n: x.n, h: x.h, w: x.w, c, upsample };
+        let of = Shape { n: x.n, h: x.h, w: x.w, c, upsample: false };
         let workspace = norm::workspace_len(build.arena.device(), of, conditional.is_some());
         Ok(Norm {
             gamma: build.parameters.tensor(&format!("{name}.weight"), &shape, Init::Constant(1.0)),
@@ -56,7 +53,6 @@ impl Norm {
             eps,
             activation,
             x: x.clone(),
-            upsample,
             mean: build.arena.take(c)?,
             rstd: build.arena.take(c)?,
             scale: build.arena.take(rows * c)?,
@@ -79,7 +75,7 @@ impl Norm {
     }
 
     fn shape(&self) -> Shape {
-        Shape { n: self.x.n, h: self.x.h, w: self.x.w, c: self.x.c, upsample: self.upsample }
+        Shape { n: self.x.n, h: self.x.h, w: self.x.w, c: self.x.c, upsample: false }
     }
 
     /// Fills the tables.
@@ -108,10 +104,9 @@ impl Norm {
         norm::apply(y, &self.x.x, self.tables(), self.activation, self.shape())
     }
 
-    /// From `dy`, the gradient of the activated (and upsampled) value, to the parameters' gradients, added, and the
-    /// input's, overwritten.
-    pub fn backward(&self, pass: &Backward, dy: &Buffer<f32>) -> Result<()> {
-        let (Some(gradients), Some(dx)) = (pass.gradients, &self.x.dx) else { return Ok(()) };
+    /// From the gradient of the activated value `y` to the parameters' gradients, added, and the input's, overwritten.
+    pub fn backward(&self, pass: &Backward, y: &Value) -> Result<()> {
+        let (Some(gradients), Some(dx), Some(dy)) = (pass.gradients, &self.x.dx, &y.dx) else { return Ok(()) };
         let (dgamma, dbeta) = (self.gamma.of(gradients), self.beta.of(gradients));
         let (gamma, beta) = (self.gamma.of(pass.weights), self.beta.of(pass.weights));
         let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
@@ -136,7 +131,7 @@ pub struct BatchNorm {
 
 impl BatchNorm {
     pub fn new(build: &mut Builder, name: &str, x: &Value, activation: Activation, eps: f32) -> Result<BatchNorm> {
-        let options = NormOptions { eps, activation, upsample: false, conditional: None };
+        let options = NormOptions { eps, activation, conditional: None };
         let norm = Norm::new(build, name, x, &options)?;
         Ok(BatchNorm { name: name.to_string(), norm, y: build.value(x.n, x.h, x.w, x.c)? })
     }
@@ -149,7 +144,7 @@ impl Layer for BatchNorm {
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        self.y.dx.as_ref().map_or(Ok(()), |dy| self.norm.backward(pass, dy))
+        self.norm.backward(pass, &self.y)
     }
 
     fn output(&self) -> &Value {

@@ -3,6 +3,7 @@
 
 pub mod adam;
 pub mod attention;
+pub mod conv;
 pub mod cross_entropy;
 pub mod elementary;
 pub mod log_partition;

@@ -141,13 +141,14 @@ pub fn upsample_backward(
     backward("upsample backward", kernel, dx, dy, image, image.doubled(), accumulate)
 }
 
-/// `y` (N, H, W, C + classes): `x` and one plane per class, 1 in the label's.
+/// `y` (N, H, W, C + classes): `x` and one plane per class, `mark` in the label's and 0 in the others.
 pub fn concat_labels(
     y: &Buffer<f32>,
     x: &Buffer<f32>,
     labels: &Buffer<u32>,
     image: Image,
     classes: usize,
+    mark: f32,
 ) -> Result<()> {
     let (what, out) = ("concat labels", Image { c: image.c + classes, ..image });
     check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
@@ -155,7 +156,7 @@ pub fn concat_labels(
     let p = image.h * image.w;
     let (pixels, blocks) = split(what, y.device(), image.n * p, out.c)?;
     let launch = y.device().launch(kernel::RESAMPLE_APPEND_PLANES_F32, [blocks, 1, 1]).output(y).input(x);
-    let launch = launch.input(labels).scalar(image.n as u32).scalar(p as u32).scalar(image.c as u32);
+    let launch = launch.input(labels).scalar(mark).scalar(image.n as u32).scalar(p as u32).scalar(image.c as u32);
     // SAFETY: every length was compared with the shapes above.
     unsafe { launch.scalar(size32(what, classes)?).scalar(pixels).run() }
 }

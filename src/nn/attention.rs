@@ -1,0 +1,152 @@
+//! Self-attention as SAGAN released it: y = x + gamma * o(x).
+//!
+//! Query and key have C / 8 channels, the value C / 2; key and value are 2x2 max-pooled; a 1x1 convolution leads back to
+//! C; no biases, no 1 / sqrt(d), gamma 0 at the start.
+
+use super::conv::{Conv, ConvOptions, Source, Target};
+use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
+use crate::Result;
+use crate::device::Buffer;
+use crate::ops::attention::{self, Gradients, Inputs, Shape};
+use crate::ops::resample::{self, Image};
+
+pub struct Attention {
+    name: String,
+    query: Conv,
+    key: Conv,
+    value: Conv,
+    out: Conv,
+    gamma: Parameter,
+    x: Value,
+    q: Value,
+    k: Pooled,
+    v: Pooled,
+    /// What attention gives, (N, H, W, C / 2), and its saved log-sum-exp (N, H W).
+    o: Value,
+    lse: Buffer<f32>,
+    /// The convolution of `o`.
+    a: Value,
+    y: Value,
+    workspace: Buffer<f32>,
+    gamma_workspace: Buffer<f32>,
+}
+
+/// A convolution's output and its 2x2 maxima.
+struct Pooled {
+    full: Value,
+    half: Value,
+    which: Buffer<u8>,
+}
+
+impl Pooled {
+    fn new(build: &mut Builder, x: &Value, c: usize) -> Result<Pooled> {
+        Ok(Pooled {
+            full: build.value(x.n, x.h, x.w, c)?,
+            half: build.value(x.n, x.h / 2, x.w / 2, c)?,
+            which: build.arena.take(x.n * (x.h / 2) * (x.w / 2) * c)?,
+        })
+    }
+
+    fn rows(&self, rows: &std::ops::Range<usize>) -> Pooled {
+        let half = self.half.rows(rows);
+        let f = half.features();
+        Pooled { full: self.full.rows(rows), which: self.which.view(rows.start * f..rows.end * f), half }
+    }
+
+    fn image(&self) -> Image {
+        Image { n: self.full.n, h: self.full.h, w: self.full.w, c: self.full.c }
+    }
+}
+
+impl Attention {
+    pub fn new(build: &mut Builder, name: &str, x: &Value, conv: fn(usize, usize, usize) -> ConvOptions) -> Result<Attention> {
+        let (c, few, half) = (x.c, (x.c / 8).max(1), (x.c / 2).max(1));
+        let make = |build: &mut Builder, part: &str, c, k, from: &Value| {
+            let options = ConvOptions { bias: None, ..conv(1, c, k) };
+            Conv::new(build, &format!("{name}.{part}"), options, from)
+        };
+        let o = build.value(x.n, x.h, x.w, half)?;
+        Ok(Attention {
+            query: make(build, "query", c, few, x)?,
+            key: make(build, "key", c, few, x)?,
+            value: make(build, "value", c, half, x)?,
+            out: make(build, "out", half, c, &o)?,
+            gamma: build.parameters.tensor(&format!("{name}.gamma"), &[1], Init::Constant(0.0)),
+            q: build.value(x.n, x.h, x.w, few)?,
+            k: Pooled::new(build, x, few)?,
+            v: Pooled::new(build, x, half)?,
+            lse: build.arena.take(x.n * x.h * x.w)?,
+            a: build.value(x.n, x.h, x.w, c)?,
+            y: build.value(x.n, x.h, x.w, c)?,
+            workspace: build.arena.take(x.n * x.h * x.w)?,
+            gamma_workspace: build.arena.take(x.n)?,
+            name: name.to_string(),
+            x: x.clone(),
+            o,
+        })
+    }
+
+    fn shape(&self, n: usize) -> Shape {
+        let (l, lk) = (self.x.h * self.x.w, (self.x.h / 2) * (self.x.w / 2));
+        Shape { n, l, lk, dk: self.q.c, dv: self.o.c }
+    }
+
+    fn pixels(&self, buffer: &Buffer<f32>, rows: &std::ops::Range<usize>) -> Buffer<f32> {
+        let l = self.x.h * self.x.w;
+        buffer.view(rows.start * l..rows.end * l)
+    }
+}
+
+impl Layer for Attention {
+    fn forward(&self, pass: &Forward) -> Result<()> {
+        let [x, q, o, a, y] = [&self.x, &self.q, &self.o, &self.a, &self.y].map(|value| value.rows(&pass.rows));
+        let [k, v] = [&self.k, &self.v].map(|pooled| pooled.rows(&pass.rows));
+        self.query.forward(pass, &Source::plain(&x), &Target::new(&q))?;
+        for (conv, pooled) in [(&self.key, &k), (&self.value, &v)] {
+            conv.forward(pass, &Source::plain(&x), &Target::new(&pooled.full))?;
+            resample::max_pool(&pooled.half.x, &pooled.which, &pooled.full.x, pooled.image())?;
+        }
+        let inputs = Inputs { q: &q.x, k: &k.half.x, v: &v.half.x };
+        attention::forward(&o.x, &self.pixels(&self.lse, &pass.rows), inputs, self.shape(x.n))?;
+        self.out.forward(pass, &Source::plain(&o), &Target::new(&a))?;
+        attention::residual(&y.x, &x.x, &a.x, &self.gamma.of(pass.weights))
+    }
+
+    fn backward(&self, pass: &Backward) -> Result<()> {
+        let [x, q, o, a, y] = [&self.x, &self.q, &self.o, &self.a, &self.y].map(|value| value.rows(&pass.rows));
+        let [k, v] = [&self.k, &self.v].map(|pooled| pooled.rows(&pass.rows));
+        let (Some(dx), Some(dy), Some(da), Some(d_o), Some(dq)) = (&x.dx, &y.dx, &a.dx, &o.dx, &q.dx) else {
+            return Ok(());
+        };
+        let (Some(dk), Some(dv), Some(dk_full), Some(dv_full)) = (&k.half.dx, &v.half.dx, &k.full.dx, &v.full.dx) else {
+            return Ok(());
+        };
+        let dgamma = pass.gradients.map(|gradients| self.gamma.of(gradients));
+        let scale = pass.scale_of_parameters();
+        let (gamma, samples) = (self.gamma.of(pass.weights), self.gamma_workspace.view(0..x.n));
+        attention::residual_backward(da, dgamma.as_ref(), dy, &a.x, &gamma, scale.as_ref(), &samples)?;
+        let (from_o, to_a) = (Source::plain(&o), Target::new(&a));
+        self.out.backward_parameters(pass, &from_o, &to_a)?;
+        self.out.backward_input(pass, &from_o, &to_a, false)?;
+        let inputs = Inputs { q: &q.x, k: &k.half.x, v: &v.half.x };
+        let (lse, workspace) = (self.pixels(&self.lse, &pass.rows), self.pixels(&self.workspace, &pass.rows));
+        attention::backward(Gradients { dq, dk, dv }, d_o, &o.x, inputs, &lse, self.shape(x.n), &workspace)?;
+        resample::max_pool_backward(dk_full, dk, &k.which, k.image(), false)?;
+        resample::max_pool_backward(dv_full, dv, &v.which, v.image(), false)?;
+        dx.copy_from(dy)?;
+        let from = Source::plain(&x);
+        for (conv, value) in [(&self.query, &q), (&self.key, &k.full), (&self.value, &v.full)] {
+            conv.backward_parameters(pass, &from, &Target::new(value))?;
+            conv.backward_input(pass, &from, &Target::new(value), true)?;
+        }
+        Ok(())
+    }
+
+    fn output(&self) -> &Value {
+        &self.y
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}

@@ -1,0 +1,106 @@
+//! Labels as channels: one plane per class behind an image's own channels, or an embedding at every pixel.
+
+use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
+use crate::Result;
+use crate::device::Buffer;
+use crate::ops::resample::{self, Image};
+use crate::ops::spectral_norm::Outputs;
+
+fn image(value: &Value) -> Image {
+    Image { n: value.n, h: value.h, w: value.w, c: value.c }
+}
+
+/// y = x and one plane per class, `at` in the label's plane and 0 in the others.
+pub struct ConcatLabels {
+    labels: Buffer<u32>,
+    classes: usize,
+    at: f32,
+    x: Value,
+    pub y: Value,
+}
+
+impl ConcatLabels {
+    pub fn new(build: &mut Builder, x: &Value, labels: &Buffer<u32>, classes: usize, at: f32) -> Result<ConcatLabels> {
+        let y = build.value(x.n, x.h, x.w, x.c + classes)?;
+        Ok(ConcatLabels { labels: labels.clone(), classes, at, x: x.clone(), y })
+    }
+}
+
+impl Layer for ConcatLabels {
+    fn forward(&self, pass: &Forward) -> Result<()> {
+        let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
+        resample::concat_labels(&y.x, &x.x, &labels, image(&x), self.classes, self.at)
+    }
+
+    fn backward(&self, pass: &Backward) -> Result<()> {
+        let (x, y) = (self.x.rows(&pass.input_rows), self.y.rows(&pass.input_rows));
+        let (Some(dx), Some(dy)) = (&x.dx, &y.dx) else { return Ok(()) };
+        resample::concat_backward(dx, dy, image(&x), self.classes, false)
+    }
+
+    fn output(&self) -> &Value {
+        &self.y
+    }
+
+    fn name(&self) -> &str {
+        "labels"
+    }
+}
+
+/// y = x and the label's row of an embedding, at every pixel.
+pub struct ConcatEmbedding {
+    embedding: Parameter,
+    labels: Buffer<u32>,
+    width: usize,
+    workspace: Buffer<f32>,
+    x: Value,
+    pub y: Value,
+}
+
+impl ConcatEmbedding {
+    /// An embedding of `width` numbers for each of `classes`, called `embedding`.
+    pub fn new(
+        build: &mut Builder,
+        x: &Value,
+        labels: &Buffer<u32>,
+        (classes, width): (usize, usize),
+        init: Init,
+    ) -> Result<ConcatEmbedding> {
+        Ok(ConcatEmbedding {
+            embedding: build.parameters.weight("embedding", &[classes, width], init, Outputs::Rows),
+            labels: labels.clone(),
+            width,
+            workspace: build.arena.take(x.n * width)?,
+            x: x.clone(),
+            y: build.value(x.n, x.h, x.w, x.c + width)?,
+        })
+    }
+}
+
+impl Layer for ConcatEmbedding {
+    fn forward(&self, pass: &Forward) -> Result<()> {
+        let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
+        let embedding = self.embedding.of(pass.weights);
+        resample::concat_embedding(&y.x, &x.x, &embedding, &labels, image(&x), self.width)
+    }
+
+    fn backward(&self, pass: &Backward) -> Result<()> {
+        let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
+        let Some(dy) = &y.dx else { return Ok(()) };
+        if let Some(gradients) = pass.gradients {
+            let (scale, out) = (pass.scale_of_parameters(), self.embedding.of(gradients));
+            let workspace = self.workspace.view(0..x.n * self.width);
+            let scale = scale.as_ref();
+            resample::concat_embedding_backward(&out, dy, &labels, scale, image(&x), self.width, &workspace)?;
+        }
+        x.dx.as_ref().map_or(Ok(()), |dx| resample::concat_backward(dx, dy, image(&x), self.width, false))
+    }
+
+    fn output(&self) -> &Value {
+        &self.y
+    }
+
+    fn name(&self) -> &str {
+        "embedding"
+    }
+}
