@@ -65,15 +65,15 @@ KERNEL adam_update_f32(float* RESTRICT parameters,        // (n)
     const float* RESTRICT g = gradient + first;
     float sum[1];
     if (state->halted != 0) {
-        block_sum(sum, count, [=](uint32_t i, float* square) { square[0] = g[i] * g[i]; });
+        block_sum(sum, count, [=](Index i, float* square) { square[0] = g[i] * g[i]; });
     } else if (average == nullptr) {
-        block_sum(sum, count, [=](uint32_t i, float* square) {
+        block_sum(sum, count, [=](Index i, float* square) {
             p[i] = adam_step(rates, p[i], m[i], v[i], g[i]);
             square[0] = g[i] * g[i];
         });
     } else {
         float* RESTRICT a = average + first;
-        block_sum(sum, count, [=](uint32_t i, float* square) {
+        block_sum(sum, count, [=](Index i, float* square) {
             const float updated = adam_step(rates, p[i], m[i], v[i], g[i]);
             p[i] = updated;
             a[i] = rates.decay * a[i] + (1.0f - rates.decay) * updated;
@@ -88,7 +88,7 @@ KERNEL adam_finish_f32(float* RESTRICT norm,           // (1)
                        const float* RESTRICT partials, // (blocks)
                        uint32_t network, uint32_t blocks) {
     float sum[1];
-    block_sum(sum, blocks, [&](uint32_t b, float* square) { square[0] = partials[b]; });
+    block_sum(sum, blocks, [&](Index b, float* square) { square[0] = partials[b]; });
     if (thread() == 0) {
         norm[0] = square_root(sum[0]);
         if (state->halted == 0) state->updates[network] += 1;

@@ -17,14 +17,13 @@
 #include "device/math.h"
 #include "device/reduce.h"
 
-
 // For i in [first, last): the exponentials relative to m into seed_d; then sums = {sum exp, sum over real of (x + m), over fake}.
 // Real and fake are walked apart, so that each loop is over one array.
 DEVICE void exponentials(float (&sums)[3], float* RESTRICT seed_d, const float* RESTRICT logits, float sign, float m, uint32_t n, bool fake) {
     float part[2];
-    block_sum(part, n, [&](uint32_t i, float* v) {
+    block_sum(part, n, [&](Index i, float* v) {
         const float x = sign * logits[i];
-        const float deviation = x + m, e = exp(-deviation);
+        const float deviation = x + m, e = exp_negative(-deviation);
         seed_d[i] = e;
         v[0] = e;
         v[1] = deviation;
@@ -33,17 +32,19 @@ DEVICE void exponentials(float (&sums)[3], float* RESTRICT seed_d, const float* 
     sums[fake ? 2 : 1] += part[1];
 }
 
-// From exponentials to gradients, in place.
+// From exponentials to gradients, in place: sign (share - p), and for fakes sign (0 - p) of D beside it.
 DEVICE void seeds(float* RESTRICT seed_d, float scale, float sign, uint32_t n, float share) {
+    const float signed_scale = sign * scale, signed_share = sign * share;
     INDEPENDENT
-    for (uint32_t i = thread(); i < n; i += BLOCK) seed_d[i] = sign * (share - seed_d[i] * scale);
+    for (Index i = thread(); i < n; i += BLOCK) seed_d[i] = signed_share - seed_d[i] * signed_scale;
 }
 DEVICE void seeds_fake(float* RESTRICT seed_d, float* RESTRICT seed_g, float scale, float sign, uint32_t n, float share) {
+    const float signed_scale = sign * scale, signed_share = sign * share;
     INDEPENDENT
-    for (uint32_t i = thread(); i < n; i += BLOCK) {
-        const float q = seed_d[i] * scale;
-        seed_d[i] = sign * -q;
-        seed_g[i] = sign * (share - q);
+    for (Index i = thread(); i < n; i += BLOCK) {
+        const float minus_q = seed_d[i] * -signed_scale;
+        seed_d[i] = minus_q;
+        seed_g[i] = signed_share + minus_q;
     }
 }
 
@@ -64,8 +65,8 @@ KERNEL log_partition_one_f32(float* RESTRICT statistics,   // (4)
                              const float* RESTRICT real,   // (N)
                              const float* RESTRICT fake,   // (M)
                              float sign, uint32_t N, uint32_t M) {
-    const float m = larger(block_maximum(N, [&](uint32_t i) { return -sign * real[i]; }),
-                           block_maximum(M, [&](uint32_t i) { return -sign * fake[i]; }));
+    const float m = larger(block_maximum(N, [&](Index i) { return -sign * real[i]; }),
+                           block_maximum(M, [&](Index i) { return -sign * fake[i]; }));
     float sums[3] = {};
     exponentials(sums, seed_d, real, sign, m, N, false);
     exponentials(sums, seed_d + N, fake, sign, m, M, true);
@@ -86,8 +87,8 @@ KERNEL log_partition_partials_f32(float* RESTRICT partials,   // (blocks, 4)
     const uint32_t reals = real_end > begin ? real_end - begin : 0, fakes = end > fake_begin ? end - fake_begin : 0;
     const float* a = real + begin;
     const float* b = fake + (fake_begin - N);
-    const float m = larger(block_maximum(reals, [&](uint32_t i) { return -sign * a[i]; }),
-                           block_maximum(fakes, [&](uint32_t i) { return -sign * b[i]; }));
+    const float m = larger(block_maximum(reals, [&](Index i) { return -sign * a[i]; }),
+                           block_maximum(fakes, [&](Index i) { return -sign * b[i]; }));
     float sums[3] = {};
     exponentials(sums, seed_d + begin, a, sign, m, reals, false);
     exponentials(sums, seed_d + fake_begin, b, sign, m, fakes, true);
@@ -106,14 +107,14 @@ KERNEL log_partition_seeds_f32(float* RESTRICT statistics,     // (4)
                                float* RESTRICT seed_g,         // (M)
                                const float* RESTRICT partials, // (gridDim.x, 4)
                                float sign, uint32_t N, uint32_t M, uint32_t chunk) {
-    const float m = block_maximum(gridDim.x, [&](uint32_t b) { return partials[b * 4]; });
+    const float m = block_maximum(gridDim.x, [&](Index b) { return partials[b * 4]; });
     float sums[3];
-    block_sum(sums, gridDim.x, [&](uint32_t b, float* v) {
+    block_sum(sums, gridDim.x, [&](Index b, float* v) {
         const uint32_t begin = b * chunk, end = begin + chunk < N + M ? begin + chunk : N + M;
         const uint32_t real_end = end < N ? end : N;
         const uint32_t reals = real_end > begin ? real_end - begin : 0;
         const float above = m - partials[b * 4];
-        v[0] = partials[b * 4 + 1] * exp(-above);
+        v[0] = partials[b * 4 + 1] * exp_negative(-above);
         v[1] = partials[b * 4 + 2] + float(reals) * above;
         v[2] = partials[b * 4 + 3] + float(end - begin - reals) * above;
     });

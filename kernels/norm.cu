@@ -50,16 +50,24 @@ DEVICE void tile_moments(float* moments, const Tile& tile, const float* RESTRICT
     barrier();
 }
 
+// body gets label(s): the class of table row s; 0 where there are no labels. Chosen outside the loops.
+template <class Body> DEVICE void with_labels(const uint32_t* RESTRICT labels, uint32_t classes, Body body) {
+    if (labels == nullptr) body([](uint64_t) { return uint64_t(0); });
+    else body([=](uint64_t s) { return uint64_t(labels[s] < classes ? labels[s] : classes - 1); });
+}
+
 // The tables of one tile of channels from mean and rstd, for all S samples (1: plain).
 DEVICE void tile_tables(float* RESTRICT scale, float* RESTRICT shift, const float* mean, const float* rstd, const Tile& columns,
                         const float* RESTRICT gamma, const float* RESTRICT beta, const uint32_t* RESTRICT labels,
                         uint32_t S, uint32_t C, uint32_t classes) {
-    const uint64_t first = columns.column;
-    each({0, S, columns.column, columns.columns}, [=](uint64_t s, uint64_t c) {
-        const uint32_t label = labels == nullptr ? 0 : labels[s] < classes ? labels[s] : classes - 1;
-        const float slope = gamma[uint64_t(label) * C + c] * rstd[c - first];
-        scale[s * C + c] = slope;
-        shift[s * C + c] = beta[uint64_t(label) * C + c] - mean[c - first] * slope;
+    const Tile tile = {0, S, columns.column, columns.columns};
+    with_labels(labels, classes, [=](auto label) {
+        each(tile, [=](uint64_t s, uint64_t c) {
+            const uint64_t k = label(s) * C + c;
+            const float slope = gamma[k] * rstd[c - tile.column];
+            scale[s * C + c] = slope;
+            shift[s * C + c] = beta[k] - mean[c - tile.column] * slope;
+        });
     });
 }
 
@@ -106,12 +114,12 @@ KERNEL norm_moments_f32(float* RESTRICT partials,  // (3, splits, C): the moment
                         const float* RESTRICT x,   // (R, C)
                         uint32_t R, uint32_t C, uint32_t chunk, uint32_t splits) {
     SHARED(float, moments, 3 * COLUMNS);
-    const Tile tile = group_tile(R, chunk, splits, C).tile;
-    tile_moments(moments, tile, x, C);
-    float* const to = partials + uint64_t(blockIdx.x) * C + tile.column;
+    const GroupTile block = group_tile(R, chunk, splits, C);
+    tile_moments(moments, block.tile, x, C);
+    float* const to = partials + uint64_t(block.part) * C + block.tile.column;
     const uint64_t second = uint64_t(splits) * C;
     const float* from = moments;
-    each_column(tile.columns, [=](uint32_t j) {
+    each_column(block.tile.columns, [=](uint32_t j) {
         to[j] = from[j];
         to[second + j] = from[COLUMNS + j];
         to[2 * second + j] = from[2 * COLUMNS + j];
@@ -236,7 +244,7 @@ DEVICE void with_gradient(const float* RESTRICT dy, const float* RESTRICT x, con
     });
 }
 
-KERNEL norm_backward_sums_f32(float* RESTRICT partials,    // (2, gridDim.x, C): sum of g, sum of g xhat
+KERNEL norm_backward_sums_f32(float* RESTRICT partials,    // (2, parts, C): sum of g, sum of g xhat
                               const float* RESTRICT dy,    // (R, C), or (4 R, C) where width is not 0
                               const float* RESTRICT x,     // (R, C)
                               const float* RESTRICT mean,  // (C)
@@ -255,8 +263,8 @@ KERNEL norm_backward_sums_f32(float* RESTRICT partials,    // (2, gridDim.x, C):
             v[1] = g * (x[row * C + c] - mean[c]) * rstd[c];
         });
     });
-    float* const to = partials + uint64_t(blockIdx.x) * C + block.tile.column;
-    const uint64_t second = uint64_t(gridDim.x) * C;
+    float* const to = partials + uint64_t(block.part) * C + block.tile.column;
+    const uint64_t second = uint64_t(block.parts) * C;
     each_column(block.tile.columns, [=](uint32_t j) {
         to[j] = to_sums[j];
         to[second + j] = to_sums[COLUMNS + j];
@@ -274,16 +282,14 @@ KERNEL norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
     SHARED(float, sums, 2 * COLUMNS);
     const Tile tile = group_tile(parts, parts, 1, C).tile;
     const uint64_t first = tile.column, second = uint64_t(parts) * C;
-    const auto label_of = [=](uint64_t part) {
-        const uint32_t label = labels == nullptr ? 0 : labels[uint32_t(part) / splits];
-        return label < classes ? label : classes - 1;
-    };
-    column_sum<2>(sums, tile, [=](uint64_t part, uint64_t c, float* v) {
-        const float weight = gamma[uint64_t(label_of(part)) * C + c];
-        v[0] = weight * partials[part * C + c];
-        v[1] = weight * partials[second + part * C + c];
-    });
     float* const from = sums;
+    with_labels(labels, classes, [=](auto label) {
+        column_sum<2>(from, tile, [=](uint64_t part, uint64_t c, float* v) {
+            const float weight = gamma[label(uint32_t(part) / splits) * C + c];
+            v[0] = weight * partials[part * C + c];
+            v[1] = weight * partials[second + part * C + c];
+        });
+    });
     each_column(tile.columns, [=](uint32_t j) {
         const float share = rstd[first + j] / float(R);
         coefficients[first + j] = share * from[j];
@@ -291,7 +297,7 @@ KERNEL norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
     });
     if (labels == nullptr) {
         barrier();
-        column_sum<2>(sums, tile, [=](uint64_t part, uint64_t c, float* v) {
+        column_sum<2>(from, tile, [=](uint64_t part, uint64_t c, float* v) {
             v[0] = partials[part * C + c];
             v[1] = partials[second + part * C + c];
         });
@@ -299,12 +305,16 @@ KERNEL norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
             dbeta[first + j] += from[j];
             dgamma[first + j] += from[COLUMNS + j];
         });
-    } else {
-        each_in_order(tile, label_of, [=](uint32_t label, uint64_t part, uint64_t c) {
-            dbeta[uint64_t(label) * C + c] += partials[part * C + c];
-            dgamma[uint64_t(label) * C + c] += partials[second + part * C + c];
-        });
+        return;
     }
+    const auto class_of = [=](uint64_t part) {
+        const uint32_t label = labels[uint32_t(part) / splits];
+        return label < classes ? label : classes - 1;
+    };
+    each_in_order(tile, class_of, [=](uint32_t label, uint64_t part, uint64_t c) {
+        dbeta[uint64_t(label) * C + c] += partials[part * C + c];
+        dgamma[uint64_t(label) * C + c] += partials[second + part * C + c];
+    });
 }
 
 KERNEL norm_backward_input_f32(float* RESTRICT dx,                 // (R, C)

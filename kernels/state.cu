@@ -11,7 +11,7 @@
 KERNEL state_check_f32(State* RESTRICT state,       // (1)
                        const float* RESTRICT values, // (n)
                        uint32_t n) {
-    const float worst = block_maximum(n, [&](uint32_t i) { return absolute(values[i]) < INFINITY ? 0.0f : 1.0f; });
+    const float worst = block_maximum(n, [&](Index i) { return absolute(values[i]) < INFINITY ? 0.0f : 1.0f; });
     if (thread() == 0 && worst > 0.0f) state->halted = 1;
 }
 

@@ -14,8 +14,12 @@ const BATCH: usize = 64;
 const LATENT: usize = 100;
 
 fn options(update: Update) -> TrainerOptions {
+    preset(Preset::SoftmaxGan, update)
+}
+
+fn preset(preset: Preset, update: Update) -> TrainerOptions {
     let data = DataSource::Mnist10k.open(Split::Train, 10).unwrap().info();
-    let config = Config { update, steps: 10, ..Config::preset(Preset::SoftmaxGan) };
+    let config = Config { update, steps: 10, ..Config::preset(preset) };
     config.trainer_options(&data)
 }
 

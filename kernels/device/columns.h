@@ -20,15 +20,17 @@ struct Tile {
     uint32_t columns;
 };
 
-// Blocks (x, y) of a grid: y is the group of COLUMNS columns; x counts `splits` blocks of `chunk` rows for each group
-// of `span` rows. Returns the group.
+// What a block of a one-dimensional grid has: `splits` parts of `chunk` rows for each group of `span` rows, each part in
+// tiles of COLUMNS columns. The tiles of one part are neighbours, so that rows are read from memory once.
 struct GroupTile {
-    uint32_t group;
+    uint32_t group, part, parts;
     Tile tile;
 };
 DEVICE GroupTile group_tile(uint32_t span, uint32_t chunk, uint32_t splits, uint32_t columns) {
-    const uint32_t group = blockIdx.x / splits, first = blockIdx.x % splits * chunk, column = blockIdx.y * COLUMNS;
-    return {group,
+    const uint32_t tiles = (columns + COLUMNS - 1) / COLUMNS;
+    const uint32_t part = blockIdx.x / tiles, column = blockIdx.x % tiles * COLUMNS;
+    const uint32_t group = part / splits, first = part % splits * chunk;
+    return {group, part, gridDim.x / tiles,
             {uint64_t(group) * span + first, span - first < chunk ? span - first : chunk, column,
              columns - column < COLUMNS ? columns - column : COLUMNS}};
 }

@@ -2,6 +2,14 @@
 #pragma once
 #include "math.h"
 
+// What the functions below count with: as wide as a pointer on the host, where a 32-bit sum that may wrap would keep
+// the compiler from seeing that neighbours lie next to each other.
+#if defined(ZGAN_HOST)
+typedef uint64_t Index;
+#else
+typedef uint32_t Index;
+#endif
+
 struct Sum {
     static MEMBER float join(float a, float b) { return a + b; }
 };
@@ -16,6 +24,14 @@ constexpr int LANES = 16;
 template <class Join, int K> struct Lanes {
     float lane[K][LANES];
     MEMBER void fill(float value) { for (int k = 0; k < K; k++) for (int l = 0; l < LANES; l++) lane[k][l] = value; }
+    template <class Value> MEMBER void add(Index i, const Value& value) {
+        INDEPENDENT
+        for (int l = 0; l < LANES; l++) {
+            float v[K];
+            value(i + l, v);
+            for (int k = 0; k < K; k++) lane[k][l] = Join::join(lane[k][l], v[k]);
+        }
+    }
     MEMBER void finish(float (&result)[K]) {
         for (int k = 0; k < K; k++) {
             for (int width = LANES / 2; width > 0; width /= 2)
@@ -29,15 +45,18 @@ template <class Join, int K> struct Lanes {
 template <class Join, int K, class Value> DEVICE void block_reduce(float (&result)[K], float empty, uint32_t n, Value value) {
     Lanes<Join, K> lanes;
     lanes.fill(empty);
-    uint64_t i = 0;  // and `auto` in the functions passed: 32 bits may wrap, and then nothing vectorises
-    for (; i + LANES <= n; i += LANES) {
-        INDEPENDENT
-        for (int l = 0; l < LANES; l++) {
-            float v[K];
-            value(i + l, v);
-            for (int k = 0; k < K; k++) lanes.lane[k][l] = Join::join(lanes.lane[k][l], v[k]);
+    Index i = 0;
+    if (K == 1) {
+        // A second set, joined to the first: alone, a sum or maximum would wait for its own last addition.
+        Lanes<Join, K> second;
+        second.fill(empty);
+        for (; i + 2 * LANES <= n; i += 2 * LANES) {
+            lanes.add(i, value);
+            second.add(i + LANES, value);
         }
+        for (int l = 0; l < LANES; l++) lanes.lane[0][l] = Join::join(lanes.lane[0][l], second.lane[0][l]);
     }
+    for (; i + LANES <= n; i += LANES) lanes.add(i, value);
     for (int l = 0; i < n; i++, l++) {
         float v[K];
         value(i, v);
@@ -77,6 +96,6 @@ template <int K, class Value> DEVICE void block_sum(float (&result)[K], uint32_t
 // The largest value(i), i < n; -infinity where n is 0.
 template <class Value> DEVICE float block_maximum(uint32_t n, Value value) {
     float result[1];
-    block_reduce<Maximum>(result, -INFINITY, n, [&](uint32_t i, float* v) { v[0] = value(i); });
+    block_reduce<Maximum>(result, -INFINITY, n, [&](Index i, float* v) { v[0] = value(i); });
     return result[0];
 }

@@ -58,13 +58,6 @@ pub fn subtract(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<()>
     elementwise(kernel::ELEMENTARY_SUBTRACT_F32, y, |launch| launch.input(x).input(s))
 }
 
-/// `y` = `x` / `s`, a single number.
-pub fn divide(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "x", x.len(), y.len())?;
-    expect_len("elementary", "s", s.len(), 1)?;
-    elementwise(kernel::ELEMENTARY_DIVIDE_F32, y, |launch| launch.input(x).input(s))
-}
-
 /// Elements per block and blocks of a reduction.
 fn split(device: &Device, n: usize) -> (usize, usize) {
     let tuning = device.tuning();

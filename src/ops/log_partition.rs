@@ -21,10 +21,14 @@ pub fn workspace_len(device: &Device, logits: usize) -> usize {
     if blocks > 1 { 4 * blocks } else { 0 }
 }
 
-/// Logits per block and blocks.
+/// Logits per block and blocks. Where there are many blocks, one has half of what a single one takes: so it is still in
+/// the nearest cache when it is read again.
 fn split(device: &Device, logits: usize) -> (usize, usize) {
     let tuning = device.tuning();
-    let chunk = tuning.logits.max(logits.div_ceil(tuning.logit_blocks)).next_power_of_two();
+    if logits <= tuning.logits {
+        return (tuning.logits, 1);
+    }
+    let chunk = (tuning.logits / 2).max(logits.div_ceil(tuning.logit_blocks)).next_power_of_two();
     (chunk, logits.div_ceil(chunk))
 }
 
@@ -59,15 +63,15 @@ pub fn fused(
     unsafe { launch.scalar(sign).scalar(n32).scalar(m32).scalar(chunk as u32).run() }
 }
 
-/// Workspace of [`plain`], in floats: four buffers of a number per logit, the partial results of a reduction, and ten
+/// Workspace of [`plain`], in floats: six buffers of a number per logit, the partial results of a reduction, and ten
 /// single numbers.
 pub fn plain_workspace_len(device: &Device, logits: usize) -> usize {
-    4 * logits + elementary::workspace_len(device, logits) + 10
+    6 * logits + elementary::workspace_len(device, logits) + 10
 }
 
-/// The same from elementary kernels, every step a launch that reads from and writes to memory, as a careful program in
-/// an eager framework would do it (relative to the maximum, too): what fusing buys is the difference to [`fused`].
-/// `workspace` has [`plain_workspace_len`] floats.
+/// The same from elementary kernels: every step is a launch that reads from and writes to memory, in the order in which
+/// an eager framework runs a careful program (logsumexp about the maximum; its gradient exp(y - logsumexp), once for
+/// both losses). What fusing buys is the difference to [`fused`]. `workspace` has [`plain_workspace_len`] floats.
 pub fn plain(
     out: &Evaluation,
     real: &Buffer<f32>,
@@ -75,48 +79,50 @@ pub fn plain(
     sign: f32,
     workspace: &Buffer<f32>,
 ) -> Result<()> {
+    use elementary::{Function, add, affine, function, maximum, subtract, sum};
     let (n, m) = check(out, real, fake)?;
     let k = n + m;
     let partials_len = elementary::workspace_len(real.device(), k);
-    expect_len("log_partition", "workspace", workspace.len(), 4 * k + partials_len + 10)?;
-    let part = |i: usize| workspace.view(i * k..(i + 1) * k);
-    let (negated, deviations, exponentials, shares) = (part(0), part(1), part(2), part(3));
-    let scratch = workspace.view(4 * k..4 * k + partials_len);
+    expect_len("log_partition", "workspace", workspace.len(), 6 * k + partials_len + 10)?;
+    let [joined, negated, deviations, exponentials, logarithms, shares] =
+        std::array::from_fn(|i| workspace.view(i * k..(i + 1) * k));
+    let scratch = workspace.view(6 * k..6 * k + partials_len);
     let partials = |len: usize| scratch.view(0..elementary::workspace_len(real.device(), len));
-    let numbers = workspace.view(4 * k + partials_len..workspace.len());
-    let number = |i: usize| numbers.view(i..i + 1);
-    let statistic = |i: usize| out.statistics.view(i..i + 1);
+    let numbers = workspace.view(6 * k + partials_len..workspace.len());
     let [most, total, entropy, sum_real, sum_fake, sum_all, mean_real, mean_fake, mean_all, offset] =
-        std::array::from_fn(number);
+        std::array::from_fn(|i| numbers.view(i..i + 1));
+    let statistic = |i: usize| out.statistics.view(i..i + 1);
 
-    // -x, its maximum, and exp(-x - m)
-    elementary::affine(&negated.view(0..n), real, -sign, 0.0)?;
-    elementary::affine(&negated.view(n..k), fake, -sign, 0.0)?;
-    elementary::maximum(&most, &negated, &partials(k))?;
-    elementary::subtract(&deviations, &negated, &most)?;
-    elementary::function(elementary::Function::Exp, &exponentials, &deviations)?;
-    elementary::sum(&total, &exponentials, &partials(k))?;
-    elementary::function(elementary::Function::Log, &entropy, &total)?;
-    elementary::divide(&shares, &exponentials, &total)?;
-    // seeds
-    elementary::affine(&out.seed_d.view(0..n), &shares.view(0..n), -sign, sign / n as f32)?;
-    elementary::affine(&out.seed_d.view(n..k), &shares.view(n..k), -sign, 0.0)?;
-    elementary::affine(&out.seed_g, &shares.view(n..k), -sign, sign / k as f32)?;
-    // losses: the mean of x + m, which is minus that of the deviations, plus ln S
-    elementary::sum(&sum_real, &deviations.view(0..n), &partials(n))?;
-    elementary::sum(&sum_fake, &deviations.view(n..k), &partials(m))?;
-    elementary::add(&sum_all, &sum_real, &sum_fake)?;
-    elementary::affine(&mean_real, &sum_real, -1.0 / n as f32, 0.0)?;
-    elementary::affine(&mean_fake, &sum_fake, -1.0 / m as f32, 0.0)?;
-    elementary::affine(&mean_all, &sum_all, -1.0 / k as f32, 0.0)?;
-    elementary::add(&statistic(0), &mean_real, &entropy)?;
-    elementary::add(&statistic(1), &mean_all, &entropy)?;
-    // mean logits: sign (mean (x + m) - m)
-    elementary::affine(&offset, &most, -sign, 0.0)?;
-    elementary::affine(&sum_real, &mean_real, sign, 0.0)?;
-    elementary::affine(&sum_fake, &mean_fake, sign, 0.0)?;
-    elementary::add(&statistic(2), &sum_real, &offset)?;
-    elementary::add(&statistic(3), &sum_fake, &offset)
+    // y = -sign cat(real, fake); logsumexp(y) = max + ln sum exp(y - max)
+    affine(&joined.view(0..n), real, 1.0, 0.0)?;
+    affine(&joined.view(n..k), fake, 1.0, 0.0)?;
+    affine(&negated, &joined, -sign, 0.0)?;
+    maximum(&most, &negated, &partials(k))?;
+    subtract(&deviations, &negated, &most)?;
+    function(Function::Exp, &exponentials, &deviations)?;
+    sum(&total, &exponentials, &partials(k))?;
+    function(Function::Log, &entropy, &total)?;
+    // losses: minus the mean of y - max, plus ln sum
+    sum(&sum_real, &deviations.view(0..n), &partials(n))?;
+    sum(&sum_fake, &deviations.view(n..k), &partials(m))?;
+    add(&sum_all, &sum_real, &sum_fake)?;
+    affine(&mean_real, &sum_real, -1.0 / n as f32, 0.0)?;
+    affine(&mean_fake, &sum_fake, -1.0 / m as f32, 0.0)?;
+    affine(&mean_all, &sum_all, -1.0 / k as f32, 0.0)?;
+    add(&statistic(0), &mean_real, &entropy)?;
+    add(&statistic(1), &mean_all, &entropy)?;
+    // backward: the gradient of logsumexp, exp(y - logsumexp(y)), then that of each loss
+    subtract(&logarithms, &deviations, &entropy)?;
+    function(Function::Exp, &shares, &logarithms)?;
+    affine(&out.seed_d.view(0..n), &shares.view(0..n), -sign, sign / n as f32)?;
+    affine(&out.seed_d.view(n..k), &shares.view(n..k), -sign, 0.0)?;
+    affine(&out.seed_g, &shares.view(n..k), -sign, sign / k as f32)?;
+    // mean logits: sign (mean (x + max) - max)
+    affine(&offset, &most, -sign, 0.0)?;
+    affine(&sum_real, &mean_real, sign, 0.0)?;
+    affine(&sum_fake, &mean_fake, sign, 0.0)?;
+    add(&statistic(2), &sum_real, &offset)?;
+    add(&statistic(3), &sum_fake, &offset)
 }
 
 fn check(out: &Evaluation, real: &Buffer<f32>, fake: &Buffer<f32>) -> Result<(usize, usize)> {

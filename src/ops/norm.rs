@@ -117,7 +117,7 @@ struct Split {
     span: usize,
     chunk: usize,
     splits: usize,
-    columns: u32,
+    tiles: usize,
 }
 
 impl Split {
@@ -126,7 +126,7 @@ impl Split {
         let tuning = device.tuning();
         let span = shape.rows() / groups;
         let (chunk, splits) = (tuning.rows, span.div_ceil(tuning.rows));
-        Split { groups, span, chunk, splits, columns: shape.c.div_ceil(tuning.columns) as u32 }
+        Split { groups, span, chunk, splits, tiles: shape.c.div_ceil(tuning.columns) }
     }
 
     fn parts(&self) -> usize {
@@ -134,7 +134,7 @@ impl Split {
     }
 
     fn grid(&self) -> [u32; 3] {
-        [self.parts() as u32, self.columns, 1]
+        [(self.parts() * self.tiles) as u32, 1, 1]
     }
 }
 
@@ -178,7 +178,7 @@ pub fn statistics(
         unsafe { launch.scalar(split.chunk as u32).scalar(split.splits as u32).run()? };
     }
     let kernel = if one { kernel::NORM_STATISTICS_ONE_F32 } else { kernel::NORM_STATISTICS_MANY_F32 };
-    let launch = device.launch(kernel, [1, split.columns, 1]).output(tables.scale).output(tables.shift);
+    let launch = device.launch(kernel, [split.tiles as u32, 1, 1]).output(tables.scale).output(tables.shift);
     let launch = launch.output(mean).output(rstd);
     let launch = launch.optional_output(running.map(|r| r.mean)).optional_output(running.map(|r| r.var));
     let launch = launch.input(if one { x } else { workspace });
@@ -197,7 +197,7 @@ pub fn running_tables(tables: Tables, running: Running, affine: Affine, eps: f32
     expect_len("norm", "running mean", running.mean.len(), shape.c)?;
     expect_len("norm", "running var", running.var.len(), shape.c)?;
     let device = tables.scale.device();
-    let grid = [1, Split::new(device, shape, 1).columns, 1];
+    let grid = [Split::new(device, shape, 1).tiles as u32, 1, 1];
     let launch = device.launch(kernel::NORM_TABLES_F32, grid).output(tables.scale).output(tables.shift);
     let launch = launch.input(running.mean).input(running.var);
     let launch = launch.input(affine.gamma).input(affine.beta).optional(affine.labels);
@@ -269,7 +269,7 @@ pub fn backward(
     // SAFETY: every length was compared above.
     unsafe { launch.scalar(split.chunk as u32).scalar(split.splits as u32).scalar(shape.width()).run()? };
 
-    let launch = device.launch(kernel::NORM_BACKWARD_FINISH_F32, [1, split.columns, 1]);
+    let launch = device.launch(kernel::NORM_BACKWARD_FINISH_F32, [split.tiles as u32, 1, 1]);
     let launch = launch.output(gradients.dgamma).output(gradients.dbeta).output(&coefficients).input(&partials);
     let launch = launch.input(rstd).input(gamma).optional(labels);
     let launch = launch.scalar(shape.rows() as u32).scalar(shape.c as u32).scalar(classes as u32);
