@@ -27,9 +27,9 @@ use std::time::Duration;
 
 use crate::{Error, Result};
 
-/// The GPU targets that this binary holds code for; none where it was built without NVRTC.
-pub fn embedded_targets() -> Vec<&'static str> {
-    kernel::IMAGES.iter().map(|(target, _)| *target).collect()
+/// The GPU targets that this binary holds code for, and its bytes; none where it was built without NVRTC.
+pub fn embedded_images() -> Vec<(&'static str, usize)> {
+    kernel::IMAGES.iter().map(|(target, images)| (*target, images.iter().map(|i| i.len()).sum())).collect()
 }
 
 /// A handle on a device; clones share it.
