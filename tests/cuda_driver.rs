@@ -13,7 +13,7 @@ use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DriverError, result};
 use cudarc::nvrtc::Ptx;
 use zgan::Error;
-use zgan::device::{Buffer, Device, embedded_targets, kernel, nvrtc};
+use zgan::device::{Buffer, Device, embedded_images, kernel, nvrtc};
 use zgan::ops::log_partition::{self, Evaluation};
 
 /// The folder of `libcuda.so`. `cargo test` builds it; `cargo test --test cuda_driver` does not.
@@ -61,7 +61,7 @@ fn on_stand_in(test: &str, settings: &str, variables: &[(&str, &str)], body: imp
 
 /// The same, where the driver must find nothing to complain about; left out where the build has no GPU code.
 fn quietly_on_stand_in(test: &str, settings: &str, body: impl FnOnce()) {
-    if embedded_targets().is_empty() {
+    if embedded_images().is_empty() {
         println!("left out: {test}: this build has no GPU code to load (NVRTC was not found)");
         return;
     }
@@ -116,7 +116,7 @@ fn each_embedded_image_is_taken_by_its_generation() {
     let test = "each_embedded_image_is_taken_by_its_generation";
     // The two targets that stand for more than their own capability.
     let others = [("8.7", "sm_86"), ("10.3", "sm_100"), ("13.0", "compute_80")];
-    let own = embedded_targets().into_iter().filter_map(|target| {
+    let own = embedded_images().into_iter().filter_map(|(target, _)| {
         let number: u32 = target.strip_prefix("sm_")?.parse().ok()?;
         Some((format!("{}.{}", number / 10, number % 10), target))
     });

@@ -4,8 +4,12 @@
 use zgan::device::{Buffer, Device};
 
 /// Runs one test body on every device here: each instruction set of the host, `simt` under two schedules, and a GPU
-/// where there is one. Which GPU, or that there was none, is printed once per test program.
+/// where there is one. Which GPU, or that there was none, is printed once per test program. With `ZGAN_TEST_ON=gpu` in
+/// the environment it runs on the GPU alone, and there must be one.
 pub fn on_each_device(body: impl Fn(&Device)) {
+    if gpu_alone() {
+        return body(&Device::cuda(0).unwrap());
+    }
     for isa in Device::host_isas() {
         eprintln!("host, {isa}");
         body(&Device::host_with_isa(2, isa).unwrap());
@@ -19,11 +23,18 @@ pub fn on_each_device(body: impl Fn(&Device)) {
 
 /// The same without `simt`, for sizes that take real blocks too long.
 pub fn on_fast_devices(body: impl Fn(&Device)) {
+    if gpu_alone() {
+        return body(&Device::cuda(0).unwrap());
+    }
     for isa in Device::host_isas() {
         eprintln!("host, {isa}");
         body(&Device::host_with_isa(2, isa).unwrap());
     }
     on_gpu(body);
+}
+
+fn gpu_alone() -> bool {
+    std::env::var("ZGAN_TEST_ON").is_ok_and(|on| on == "gpu")
 }
 
 fn on_gpu(body: impl Fn(&Device)) {
