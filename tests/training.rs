@@ -6,7 +6,7 @@ use common::*;
 use safetensors::SafeTensors;
 use zgan::checkpoint::NamedTensor;
 use zgan::config::Config;
-use zgan::data::{DataSource, Split};
+use zgan::data::{DataSource, Dataset, Split};
 use zgan::device::Device;
 use zgan::gan::{Latents, Preset, Trainer, TrainerOptions, Update, Weights};
 
@@ -18,49 +18,148 @@ fn options(update: Update) -> TrainerOptions {
 }
 
 fn preset(preset: Preset, update: Update) -> TrainerOptions {
-    let data = DataSource::Mnist10k.open(Split::Train, 10).unwrap().info();
+    let data = dataset().info();
     let config = Config { update, steps: 10, ..Config::preset(preset) };
     config.trainer_options(&data)
 }
 
-/// The start of tests/goldens/softmax_gan_steps.py: weights U(-b, b) with b = 1 / sqrt(C), norms 1 and 0.
-fn start(trainer: &Trainer) -> Vec<NamedTensor> {
-    let mut tensors = trainer.tensors().unwrap();
-    let mut number = 0;
-    for tensor in &mut tensors {
-        tensor.values.fill(0.0);
-        let plain = tensor.name.starts_with("generator.") || tensor.name.starts_with("discriminator.");
-        if !plain || tensor.name.contains("running") {
-            continue;
+/// A preset's golden: tests/goldens/{softmax_gan,mnist}_steps.py.
+struct Golden {
+    preset: Preset,
+    file: &'static str,
+    /// The first tensor's seed; the others count on.
+    seed: u64,
+    /// A tensor's start: U(middle - bound, middle + bound).
+    start: fn(&str, &[usize]) -> (f64, f64),
+    latent: usize,
+    /// Values kept of a tensor, at most about this many.
+    sample: usize,
+    /// Parameters whose gradient is zero but for rounding: biases before a batch norm.
+    without_gradient: &'static [&'static str],
+    compared: usize,
+}
+
+const SOFTMAX_GAN: Golden = Golden {
+    preset: Preset::SoftmaxGan,
+    file: "tests/goldens/softmax_gan_steps.safetensors",
+    seed: 1000,
+    start: |name, shape| {
+        if name.contains("norm") {
+            return (if name.ends_with("weight") { 1.0 } else { 0.0 }, 0.0);
         }
-        let mut random = Random(1000 + number);
-        number += 1;
-        if tensor.name.contains("norm") {
-            tensor.values.fill(if tensor.name.ends_with("weight") { 1.0 } else { 0.0 });
-        } else {
-            let c = if let [c, _] = tensor.shape[..] { c } else { inputs(&tensor.name) };
-            let bound = (c as f64).powf(-0.5);
-            tensor.values.fill_with(|| ((2.0 * random.uniform() - 1.0) * bound) as f32);
+        let widths: &[usize] = if name.starts_with("g") { &[100, 128, 256, 512, 1024] } else { &[784, 512, 256] };
+        let number: usize = name.split('.').nth(1).unwrap().trim_start_matches("linear").parse().unwrap();
+        let c = if let [c, _] = *shape { c } else { widths[number - 1] };
+        (0.0, (c as f64).powf(-0.5))
+    },
+    latent: 100,
+    sample: 512,
+    without_gradient: &["generator.linear2.bias", "generator.linear3.bias", "generator.linear4.bias"],
+    compared: 18,
+};
+
+const MNIST: Golden = Golden {
+    preset: Preset::Mnist,
+    file: "tests/goldens/mnist_steps.safetensors",
+    seed: 2000,
+    start: |name, shape| match *shape {
+        _ if name.contains("norm") => (if name.ends_with("weight") { 1.0 } else { 0.0 }, 0.2),
+        _ if name.contains("head") => (0.0, 0.3),
+        [r, s, c, _] => (0.0, (3.0 / (r * s * c) as f64).sqrt()),
+        [c, _] => (0.0, (3.0 / c as f64).sqrt()),
+        _ => (0.0, 0.1),
+    },
+    latent: 64,
+    sample: 256,
+    without_gradient: &[
+        "generator.block1.conv1.bias",
+        "generator.block1.conv2.bias",
+        "generator.block1.shortcut.bias",
+        "generator.block2.conv1.bias",
+        "generator.block2.conv2.bias",
+        "generator.block2.shortcut.bias",
+    ],
+    compared: 36,
+};
+
+impl Golden {
+    fn start(&self, trainer: &Trainer) -> Vec<NamedTensor> {
+        let mut tensors = trainer.tensors().unwrap();
+        let mut seed = self.seed;
+        for tensor in &mut tensors {
+            tensor.values.fill(0.0);
+            let plain = tensor.name.starts_with("generator.") || tensor.name.starts_with("discriminator.");
+            if !plain || tensor.name.contains("running") {
+                continue;
+            }
+            let (middle, bound) = (self.start)(&tensor.name, &tensor.shape);
+            let mut random = Random(seed);
+            tensor.values.fill_with(|| (middle + (2.0 * random.uniform() - 1.0) * bound) as f32);
+            seed += 1;
         }
+        tensors
     }
-    tensors
-}
 
-/// C of the layer whose bias this is.
-fn inputs(name: &str) -> usize {
-    let widths: &[usize] = if name.starts_with("generator") { &[100, 128, 256, 512, 1024] } else { &[784, 512, 256] };
-    let number = name.split(['.']).nth(1).unwrap().trim_start_matches("linear");
-    widths[number.parse::<usize>().unwrap() - 1]
-}
+    /// The n-th batch and its labels, the latents and the labels of the fakes.
+    fn inputs(&self, step: usize) -> (Vec<u8>, Vec<u32>, Vec<f32>, Vec<u32>) {
+        let data = dataset();
+        let rows = step * BATCH..(step + 1) * BATCH;
+        let images = rows.clone().flat_map(|i| image(&data, i)).collect();
+        let mut random = Random(7000 + step as u64);
+        (
+            images,
+            rows.map(|i| data.label(i)).collect(),
+            Random(5000 + step as u64).normals(BATCH * self.latent),
+            (0..BATCH).map(|_| (random.uniform() * 10.0) as u32).collect(),
+        )
+    }
 
-/// The first embedded digits, (count, 28, 28, 1).
-fn digits(count: usize) -> Vec<u8> {
-    let data = DataSource::Mnist10k.open(Split::Train, 10).unwrap();
-    (0..count).flat_map(|i| data.image(i).to_vec()).collect()
-}
+    fn pick(&self, values: &[f32]) -> Vec<f64> {
+        values.iter().step_by((values.len() / self.sample).max(1)).map(|x| f64::from(*x)).collect()
+    }
 
-fn golden() -> Vec<u8> {
-    std::fs::read("tests/goldens/softmax_gan_steps.safetensors").unwrap()
+    fn trainer(&self, device: &Device, update: Update) -> (Trainer, Vec<NamedTensor>) {
+        let mut trainer = Trainer::new(device, &preset(self.preset, update)).unwrap();
+        let begin = self.start(&trainer);
+        trainer.restore(0, &begin).unwrap();
+        (trainer, begin)
+    }
+
+    fn ten_steps(&self, device: &Device, update: Update, rule: &str) {
+        let bytes = std::fs::read(self.file).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let (mut trainer, begin) = self.trainer(device, update);
+        let losses = numbers(&file, &format!("{rule}.losses"));
+        for step in 0..10 {
+            let (images, labels, latents, wanted) = self.inputs(step);
+            trainer.step_given(&images, &labels, &latents, &wanted).unwrap();
+            let metrics = trainer.metrics().unwrap();
+            for (name, found, expected) in
+                [("loss_d", metrics.loss_d, losses[2 * step]), ("loss_g", metrics.loss_g, losses[2 * step + 1])]
+            {
+                let error = (f64::from(found) - expected).abs() / expected.abs();
+                assert!(error <= 1e-5, "{rule} step {step} {name}: {found}, PyTorch {expected}, {error:.1e} apart");
+            }
+        }
+        let end = trainer.tensors().unwrap();
+        let mut compared = 0;
+        for (b, e) in begin.iter().zip(&end) {
+            let name = format!("{rule}.{}", e.name);
+            if file.tensor(&name).is_err() || self.without_gradient.contains(&e.name.as_str()) {
+                continue;
+            }
+            compared += 1;
+            let expected = numbers(&file, &name);
+            let pytorch = numbers(&file, &format!("{name}.float32"))[0];
+            let (from, to) = (self.pick(&b.values), self.pick(&e.values));
+            assert_eq!(to.len(), expected.len());
+            let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt();
+            let off = distance(&to, &expected) / distance(&from, &expected);
+            println!("{name}: {off:.2e} of the way off, PyTorch in float32 {pytorch:.2e}");
+            assert!(off <= (2.0 * pytorch).min(0.05), "{name}: {off:.2e} of the way off, PyTorch {pytorch:.2e}");
+        }
+        assert_eq!(compared, self.compared);
+    }
 }
 
 fn numbers(file: &SafeTensors, name: &str) -> Vec<f64> {
@@ -68,60 +167,71 @@ fn numbers(file: &SafeTensors, name: &str) -> Vec<f64> {
     data.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-/// A bias before a batch norm moves nothing: its gradient is zero but for rounding.
-fn has_no_gradient(name: &str) -> bool {
-    ["generator.linear2.bias", "generator.linear3.bias", "generator.linear4.bias"].contains(&name)
+fn dataset() -> Dataset {
+    DataSource::Mnist10k.open(Split::Train, &Config::default().data_options()).unwrap()
 }
 
-fn ten_steps(device: &Device, update: Update, rule: &str) {
-    let bytes = golden();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let mut trainer = Trainer::new(device, &options(update)).unwrap();
-    let begin = start(&trainer);
-    trainer.restore(0, &begin).unwrap();
-    let digits = digits(10 * BATCH);
-    let losses = numbers(&file, &format!("{rule}.losses"));
-    for step in 0..10 {
-        let images = &digits[step * BATCH * 784..(step + 1) * BATCH * 784];
-        let z = Random(5000 + step as u64).normals(BATCH * LATENT);
-        trainer.step_given(images, &[0; BATCH], &z, &[0; BATCH]).unwrap();
-        let metrics = trainer.metrics().unwrap();
-        for (name, found, expected) in
-            [("loss_d", metrics.loss_d, losses[2 * step]), ("loss_g", metrics.loss_g, losses[2 * step + 1])]
-        {
-            let error = (f64::from(found) - expected).abs() / expected.abs();
-            assert!(error <= 1e-5, "{rule} step {step} {name}: {found}, PyTorch {expected}, {error:.1e} apart");
-        }
-    }
-    let end = trainer.tensors().unwrap();
-    let mut compared = 0;
-    for (b, e) in begin.iter().zip(&end) {
-        if file.tensor(&format!("{rule}.{}", e.name)).is_err() || has_no_gradient(&e.name) {
-            continue;
-        }
-        compared += 1;
-        let expected = numbers(&file, &format!("{rule}.{}", e.name));
-        let pytorch = numbers(&file, &format!("{rule}.{}.float32", e.name))[0];
-        let stride = (e.values.len() / 512).max(1);
-        let pick = |values: &[f32]| -> Vec<f64> { values.iter().step_by(stride).map(|x| f64::from(*x)).collect() };
-        let (from, to) = (pick(&b.values), pick(&e.values));
-        assert_eq!(to.len(), expected.len());
-        let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt();
-        let off = distance(&to, &expected) / distance(&from, &expected);
-        println!("{rule} {}: {off:.2e} of the way off, PyTorch in float32 {pytorch:.2e}", e.name);
-        assert!(off <= (2.0 * pytorch).min(0.05), "{rule} {}: {off:.2e} of the way off", e.name);
-    }
-    assert_eq!(compared, 18);
+fn image(data: &Dataset, index: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 784];
+    data.read(index, &mut bytes).unwrap();
+    bytes
+}
+
+/// The first embedded digits, (count, 28, 28, 1).
+fn digits(count: usize) -> Vec<u8> {
+    let data = dataset();
+    (0..count).flat_map(|i| image(&data, i)).collect()
 }
 
 #[test]
 fn ten_simultaneous_steps_are_pytorchs() {
-    on_fast_devices(|device| ten_steps(device, Update::Simultaneous, "simultaneous"));
+    on_fast_devices(|device| SOFTMAX_GAN.ten_steps(device, Update::Simultaneous, "simultaneous"));
 }
 
 #[test]
 fn ten_alternating_steps_are_pytorchs() {
-    on_fast_devices(|device| ten_steps(device, Update::Alternating, "alternating"));
+    on_fast_devices(|device| SOFTMAX_GAN.ten_steps(device, Update::Alternating, "alternating"));
+}
+
+#[test]
+fn ten_simultaneous_steps_of_mnist_are_pytorchs() {
+    on_fast_devices(|device| MNIST.ten_steps(device, Update::Simultaneous, "simultaneous"));
+}
+
+#[test]
+fn ten_alternating_steps_of_mnist_are_pytorchs() {
+    on_fast_devices(|device| MNIST.ten_steps(device, Update::Alternating, "alternating"));
+}
+
+/// Outputs and all gradients of the `mnist` networks before the first update.
+#[test]
+fn the_networks_of_mnist_are_pytorchs() {
+    on_fast_devices(|device| {
+        let bytes = std::fs::read(MNIST.file).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let (mut trainer, _) = MNIST.trainer(device, Update::Simultaneous);
+        let (images, labels, latents, wanted) = MNIST.inputs(0);
+        trainer.step_given(&images, &labels, &latents, &wanted).unwrap();
+        for player in [trainer.generator(), trainer.discriminator()] {
+            let gradients = player.layouts.parameters.read(&player.gradients).unwrap();
+            for (entry, gradient) in gradients {
+                let name = format!("{}.{}", player.name, entry.name);
+                if MNIST.without_gradient.contains(&name.as_str()) {
+                    continue;
+                }
+                let expected = numbers(&file, &format!("start.gradient.{name}"));
+                let found: Vec<f32> = MNIST.pick(&gradient).iter().map(|x| *x as f32).collect();
+                let error = relative_error(&found, &expected, 1e-30);
+                assert!(error <= 1e-4, "{name}: {error:.1e}");
+            }
+        }
+        for (name, value) in [("start.fake", trainer.fakes().unwrap()), ("start.logits", trainer.logits().unwrap())] {
+            let expected = numbers(&file, name);
+            let found: Vec<f32> = MNIST.pick(&value).iter().map(|x| *x as f32).collect();
+            let error = relative_error(&found, &expected, 1e-30);
+            assert!(error <= 1e-4, "{name}: {error:.1e}");
+        }
+    });
 }
 
 #[test]

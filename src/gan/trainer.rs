@@ -440,6 +440,17 @@ impl Trainer {
         Ok(())
     }
 
+    /// The fakes of the last step, (M, H, W, C).
+    pub fn fakes(&self) -> Result<Vec<f32>> {
+        let fakes = self.options.batch..self.options.batch + self.workspace.latent.z.n;
+        self.workspace.batch.rows(&fakes).x.read()
+    }
+
+    /// The logits of the last step, the real ones first.
+    pub fn logits(&self) -> Result<Vec<f32>> {
+        self.workspace.logits.x.read()
+    }
+
     /// Draws images, (count, H, W, C) bytes.
     pub fn sample(&mut self, weights: Weights, latents: &Latents) -> Result<Vec<u8>> {
         let sampler = match self.sampler.take() {
