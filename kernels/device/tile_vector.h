@@ -229,18 +229,26 @@ DEVICE void finish_columns(const Epilogue& epilogue, const float* acc, uint32_t 
     }
 }
 
-// Scratch of the block that runs on this thread. A patch is what a tile sees of an image: half of the second-level cache.
+// Scratch of the block that runs on this thread. A patch is what a tile sees of an image: a quarter of the second-level cache.
 constexpr int larger_of(int a, int b) { return a > b ? a : b; }
-constexpr int TILE_FLOATS = (MOST_ROWS + VECTOR) * (MOST_VECTORS + NR), PATCH_FLOATS = 128 * 1024;
-alignas(64) static thread_local float panels[DEPTH * (MOST_VECTORS + NR)], tile[TILE_FLOATS];
-alignas(64) static thread_local float packed[larger_of(DEPTH * ROWS_STRIDE, MOST_ROWS * DEPTH_STRIDE)];
-alignas(64) static thread_local float patch[PATCH_FLOATS + 64];
+constexpr int PATCH_FLOATS = 128 * 1024;
+struct Scratch {
+    alignas(64) float panels[DEPTH * (MOST_VECTORS + NR)];
+    alignas(64) float tile[(MOST_ROWS + VECTOR) * (MOST_VECTORS + NR)];
+    alignas(64) float packed[larger_of(DEPTH * ROWS_STRIDE, MOST_ROWS * DEPTH_STRIDE)];
+    alignas(64) float patch[PATCH_FLOATS + 64];
+};
+DEVICE Scratch& scratch() { return *static_cast<Scratch*>(zgan_host_scratch(sizeof(Scratch))); }
 
 // C rows r .. r_end, columns v .. v_end. A panel is packed, used by all micro-tiles at once, and gone; while it is
 // used, the next is on its way from memory. Not a template of the tile size, so that all sizes share the code.
 template <int W, class Rows, class Vectors, class Epilogue>
 static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
     constexpr uint32_t WIDTH = W * VECTOR;
+    Scratch& own = scratch();
+    float* const panels = own.panels;
+    float* const packed = own.packed;
+    [[maybe_unused]] float* const patch = own.patch;
     // Equal steps: a short last one would pay for loading and storing the sums like a long one.
     const uint32_t steps = (k_end - k + DEPTH - 1) / DEPTH, step = ((k_end - k + steps - 1) / steps + 3) / 4 * 4;
     const bool one_step = steps == 1;
@@ -290,7 +298,7 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
             const bool next_step = j + WIDTH >= v_end;
             const uint32_t next_v = next_step ? v : j + WIDTH, next_k = next_step ? at + depth : at;
             const uint32_t next_depth = least(step, k_end - next_k);
-            float* const sums = tile + (one_step ? 0 : p * micro_tiles * (MR * WIDTH));
+            float* const sums = own.tile + (one_step ? 0 : p * micro_tiles * (MR * WIDTH));
             for (uint32_t i = r, q = 0; i < r_end; q++) {
                 const uint32_t some = rows_at(i);
                 // What is wanted next: on the last step what the epilogue adds to, else this micro-tile's share of the next panel.
@@ -331,6 +339,9 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
 template <class Rows, class Vectors, class Epilogue>
 static __attribute__((noinline)) void multiply_transposed(const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
     static_assert(Rows::PLAIN && Epilogue::ROWS == 1, "nobody has asked for more");
+    Scratch& own = scratch();
+    float* const panels = own.panels;
+    float* const tile = own.tile;
     const uint32_t micro_tiles = (r_end - r + MR - 1) / MR;
     for (uint32_t at = k; at < k_end; at += DEPTH) {
         const uint32_t depth = least(DEPTH, k_end - at);

@@ -222,6 +222,10 @@ impl Conv {
         if !matches!(stride, 1 | 2) {
             return Err(Error::Shape(format!("{what}: a stride of {stride}, expected 1 or 2")));
         }
+        let most = i32::MAX as usize;
+        if pad > most / 4 || h > most || w > most {
+            return Err(Error::Shape(format!("{what}: {self:?}, at most {most} pixels or taps")));
+        }
         if h + 2 * pad < r || w + 2 * pad < s {
             return Err(Error::Shape(format!("{what}: a filter of {r} x {s} on {h} x {w} pixels padded by {pad}")));
         }
@@ -232,11 +236,10 @@ impl Conv {
         if pool && !(p.is_multiple_of(2) && q.is_multiple_of(2)) {
             return Err(Error::Shape(format!("{what}: pooling {p} x {q} pixels, expected even numbers")));
         }
-        let most = i32::MAX as usize;
         let fits = |sizes: &[usize]| {
             sizes.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).is_some_and(|n| n <= most)
         };
-        if !(fits(&[n, h, w]) && fits(&[n, p, q]) && fits(&[r, s, c]) && fits(&[r, s, k]) && fits(&[pad])) {
+        if !(fits(&[n, h, w]) && fits(&[n, p, q]) && fits(&[r, s, c]) && fits(&[r, s, k])) {
             return Err(Error::Shape(format!("{what}: {self:?}, at most {most} pixels or taps")));
         }
         Ok(())
