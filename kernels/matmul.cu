@@ -17,7 +17,7 @@
 
 // g as rows n by depth k (ALONG_DEPTH), or as rows k by depth n.
 template <bool ALONG_DEPTH> struct GradientFetch {
-    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false;
+    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = false;
     const float* RESTRICT dy;
     const float* RESTRICT y;  // dy where nobody looks at it
     const float* RESTRICT row_scale;
@@ -50,9 +50,10 @@ struct Forward {
     const float* RESTRICT bias;
     Activation activation;
     uint32_t K;
+    static constexpr uint32_t ROWS = 1;
     static constexpr bool READS = false;
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
-    MEMBER void store(uint32_t n, uint32_t k, uint32_t count, const float* values) const {
+    MEMBER void store(uint32_t n, uint32_t k, uint32_t count, float* values) const {
         float* RESTRICT to = y + (uint64_t(n) * K + k);
         const float* RESTRICT b = bias + k;
         const bool biased = bias != nullptr;
@@ -70,9 +71,10 @@ struct Forward {
 struct Overwrite {
     float* RESTRICT to;
     uint32_t columns;
+    static constexpr uint32_t ROWS = 1;
     static constexpr bool READS = false;
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
-    MEMBER void store(uint32_t m, uint32_t n, uint32_t count, const float* values) const {
+    MEMBER void store(uint32_t m, uint32_t n, uint32_t count, float* values) const {
         float* RESTRICT here = to + (uint64_t(m) * columns + n);
         INDEPENDENT
         for (uint32_t i = 0; i < count; i++) here[i] = values[i];
@@ -81,9 +83,10 @@ struct Overwrite {
 struct Accumulate {
     float* RESTRICT to;
     uint32_t columns;
+    static constexpr uint32_t ROWS = 1;
     static constexpr bool READS = true;
     MEMBER Ahead ahead(uint32_t m, uint32_t n, uint32_t count) const { return {to + (uint64_t(m) * columns + n), columns, count}; }
-    MEMBER void store(uint32_t m, uint32_t n, uint32_t count, const float* values) const {
+    MEMBER void store(uint32_t m, uint32_t n, uint32_t count, float* values) const {
         float* RESTRICT here = to + (uint64_t(m) * columns + n);
         INDEPENDENT
         for (uint32_t i = 0; i < count; i++) here[i] += values[i];
@@ -92,15 +95,15 @@ struct Accumulate {
 
 template <int BM, int BN>
 DEVICE void forward(float* y, const float* x, const float* weight, const float* bias, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    tiled_matmul<BM, BN>(MatrixFetch<true>{x, N, C}, MatrixFetch<false>{weight, K, C}, Forward{y, bias, activation, K});
+    tiled_matmul<BM, BN>(MatrixFetch<true>{x, N, C}, MatrixFetch<false>{weight, K, C}, Forward{y, bias, activation, K}, 0, C);
 }
 template <int BM, int BN>
 DEVICE void input_gradient(float* dx, const float* dy, const float* weight, const float* y, const float* row_scale, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    tiled_matmul<BM, BN>(gradient<true>(dy, y, row_scale, activation, N, K), MatrixFetch<true>{weight, C, K}, Overwrite{dx, C});
+    tiled_matmul<BM, BN>(gradient<true>(dy, y, row_scale, activation, N, K), MatrixFetch<true>{weight, C, K}, Overwrite{dx, C}, 0, K);
 }
 template <int BM, int BN>
 DEVICE void weight_gradient(float* dweight, const float* x, const float* dy, const float* y, const float* row_scale, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K});
+    tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K}, 0, N);
 }
 
 KERNEL linear_forward_f32_64x64(float* RESTRICT y,             // (N, K)

@@ -8,9 +8,12 @@
 //     Run run(row, k)          the elements that follow (row, k) in memory; run.count of them at least one
 //     load(run, count, store)  store(i, value) for each i < count <= run.count
 //     PLAIN                    whether load(run) is what lies at run.values, run.count of it
+//     PATCHED                  whether the host shall read rows from a patch of images (patch.h) instead
 //     ahead(row, k, count)     where depths k .. k + count will be read from, `row` on; may be nothing
 //   Epilogue           what happens to a finished tile:
-//     store(m, n, count, values)   C[m][n .. n + count) has these values; called once for each element of C
+//     store(m, n, count, values)   C[m][n .. n + count) has these values; called once for each element of
+//                                  C; it may use the place of the values
+//     ROWS                         how many rows of C, neighbours, are summed to one before: m counts those sums
 //     READS, ahead(m, n, count)    whether it adds to what is there; where it will, for rows m .. m + count
 //
 // How a tile is multiplied belongs to the execution, as do the register tile, the step along the depth and the stages:
@@ -28,7 +31,7 @@ DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 // A plain row-major matrix (rows, depth), or (depth, rows) where ALONG_DEPTH is false.
 template <bool ALONG_DEPTH> struct MatrixFetch {
-    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = true;
+    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = true, PATCHED = false;
     const float* RESTRICT values;
     uint32_t rows, depth;
 

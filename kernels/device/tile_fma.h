@@ -7,49 +7,56 @@ struct alignas(16) Four { float value[4]; };
 
 // This thread's part of the panel of R rows by DEPTH: consecutive threads read consecutive elements.
 template <int R, int DEPTH, class Fetch> struct Stage {
-    static constexpr int COUNT = R * DEPTH / BLOCK, STRIDE = R + 4;
+    static constexpr int COUNT = (R * DEPTH + BLOCK - 1) / BLOCK, STRIDE = R + 4;
+    static constexpr bool FULL = R * DEPTH % BLOCK == 0;
     float value[COUNT];
 
     static MEMBER uint32_t row(int i) { return Fetch::ALONG_K ? thread() / DEPTH + i * (BLOCK / DEPTH) : (thread() + i * BLOCK) % R; }
     static MEMBER uint32_t depth(int i) { return Fetch::ALONG_K ? thread() % DEPTH : (thread() + i * BLOCK) / R; }
+
+    // A panel may have fewer elements than the block has threads.
+    static MEMBER bool inside(int i) { return FULL || thread() + i * BLOCK < R * DEPTH; }
 
     MEMBER void fetch(const Fetch& from, uint32_t first_row, uint32_t k, uint32_t k_end) {
         UNROLL
         for (int i = 0; i < COUNT; i++) {
             const uint32_t r = first_row + row(i), d = k + depth(i);
             float element = 0.0f;
-            if (r < from.rows && d < k_end) from.load(from.run(r, d), 1, [&](uint32_t, float v) { element = v; });
+            if (r < from.rows && d < k_end && inside(i)) from.load(from.run(r, d), 1, [&](uint32_t, float v) { element = v; });
             value[i] = element;
         }
     }
     MEMBER void put(float* panel) const {
         UNROLL
-        for (int i = 0; i < COUNT; i++) panel[depth(i) * STRIDE + row(i)] = value[i];
+        for (int i = 0; i < COUNT; i++)
+            if (inside(i)) panel[depth(i) * STRIDE + row(i)] = value[i];
     }
 };
 
-// v[4 i + j] = panel[64 i + 4 group + j]: each group of 16 threads reads 64 neighbours at a time.
-template <int N> DEVICE void load_fours(float (&v)[N], const float* panel, int group) {
+// v[4 i + j] = panel[4 THREADS i + 4 place + j]: THREADS neighbours read 16 bytes each, next to each other.
+template <int THREADS, int N> DEVICE void load_fours(float (&v)[N], const float* panel, int place) {
     UNROLL
     for (int i = 0; i < N / 4; i++) {
-        const Four four = *reinterpret_cast<const Four*>(panel + 64 * i + 4 * group);
+        const Four four = *reinterpret_cast<const Four*>(panel + 4 * THREADS * i + 4 * place);
         UNROLL
         for (int j = 0; j < 4; j++) v[4 * i + j] = four.value[j];
     }
 }
 
+// Tile (blockIdx.y, blockIdx.x) of C, summed over depths k_begin .. k_end.
 template <int BM, int BN, class A, class B, class Epilogue>
-DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue) {
-    static_assert(BM % 64 == 0 && BN % 64 == 0, "a thread owns groups of four, sixteen threads 64 rows");
+DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t k_begin, uint32_t k_end) {
     // The step along the depth: what 48 KB of shared memory hold twice.
     constexpr int DEPTH = BM + BN > 256 ? 8 : 16;
     typedef Stage<BM, DEPTH, A> StageA;
     typedef Stage<BN, DEPTH, B> StageB;
-    constexpr int TM = BM / 16, TN = BN / 16, A_STRIDE = StageA::STRIDE, B_STRIDE = StageB::STRIDE;
+    constexpr int ACROSS = BN < 64 ? BN / 4 : 16, DOWN = BLOCK / ACROSS;
+    constexpr int TM = BM / DOWN, TN = BN / ACROSS, A_STRIDE = StageA::STRIDE, B_STRIDE = StageB::STRIDE;
+    static_assert(TM % 4 == 0 && TN % 4 == 0, "a thread owns groups of four");
     SHARED(float, panel_a, 2 * DEPTH * A_STRIDE);
     SHARED(float, panel_b, 2 * DEPTH * B_STRIDE);
     const uint32_t m = blockIdx.y * BM, n = blockIdx.x * BN;
-    const int down = thread() / 16, across = thread() % 16;
+    const int down = thread() / ACROSS, across = thread() % ACROSS;
     float acc[TM][TN];
     UNROLL
     for (int i = 0; i < TM; i++)
@@ -58,37 +65,43 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue) {
 
     StageA next_a;
     StageB next_b;
-    next_a.fetch(a, m, 0, a.depth);
-    next_b.fetch(b, n, 0, a.depth);
-    for (uint32_t k = 0, stage = 0; k < a.depth; k += DEPTH, stage ^= 1) {
+    next_a.fetch(a, m, k_begin, k_end);
+    next_b.fetch(b, n, k_begin, k_end);
+    for (uint32_t k = k_begin, stage = 0; k < k_end; k += DEPTH, stage ^= 1) {
         float* here_a = panel_a + stage * DEPTH * A_STRIDE;
         float* here_b = panel_b + stage * DEPTH * B_STRIDE;
         // One barrier a step: who writes this panel read it two steps ago, before the last barrier.
         next_a.put(here_a);
         next_b.put(here_b);
         barrier();
-        if (k + DEPTH < a.depth) {
-            next_a.fetch(a, m, k + DEPTH, a.depth);
-            next_b.fetch(b, n, k + DEPTH, a.depth);
+        if (k + DEPTH < k_end) {
+            next_a.fetch(a, m, k + DEPTH, k_end);
+            next_b.fetch(b, n, k + DEPTH, k_end);
         }
         UNROLL
         for (int d = 0; d < DEPTH; d++) {
             float x[TM], y[TN];
-            load_fours(x, here_a + d * A_STRIDE, down);
-            load_fours(y, here_b + d * B_STRIDE, across);
+            load_fours<DOWN>(x, here_a + d * A_STRIDE, down);
+            load_fours<ACROSS>(y, here_b + d * B_STRIDE, across);
             UNROLL
             for (int i = 0; i < TM; i++)
                 UNROLL
                 for (int j = 0; j < TN; j++) acc[i][j] += x[i] * y[j];
         }
     }
+    constexpr int ROWS = Epilogue::ROWS;
+    static_assert(4 % ROWS == 0, "rows that are summed lie in one thread");
     UNROLL
-    for (int i = 0; i < TM; i++) {
-        const uint32_t row = m + 64 * (i / 4) + 4 * down + i % 4;
+    for (int i = 0; i < TM; i += ROWS) {
+        const uint32_t row = m + 4 * DOWN * (i / 4) + 4 * down + i % 4;
         UNROLL
         for (int j = 0; j < TN; j += 4) {
-            const uint32_t column = n + 64 * (j / 4) + 4 * across;
-            if (row < a.rows && column < b.rows) epilogue.store(row, column, least(4, b.rows - column), acc[i] + j);
+            const uint32_t column = n + 4 * ACROSS * (j / 4) + 4 * across;
+            if constexpr (ROWS == 4) {
+                UNROLL
+                for (int x = j; x < j + 4; x++) acc[i][x] = (acc[i][x] + acc[i + 1][x]) + (acc[i + 2][x] + acc[i + 3][x]);
+            }
+            if (row < a.rows && column < b.rows) epilogue.store(row / ROWS, column, least(4, b.rows - column), acc[i] + j);
         }
     }
 }

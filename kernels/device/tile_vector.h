@@ -20,71 +20,94 @@ typedef float VectorInMemory __attribute__((vector_size(VECTOR_BYTES), aligned(4
 typedef int32_t Lanes32 __attribute__((vector_size(VECTOR_BYTES)));
 constexpr int VECTOR = VECTOR_BYTES / 4, NR = NV * VECTOR;
 
-// The step along the depth: a panel of DEPTH x NR floats fills a third of the first-level cache.
-constexpr int DEPTH = 128, MOST_ROWS = 256 + MR, MOST_VECTORS = 128;
+// The step along the depth: a panel of DEPTH x NR floats fills half of the first-level cache.
+constexpr int DEPTH = 192, MOST_ROWS = 256 + 8 * MR, MOST_VECTORS = 128;
 // Rows of a packed panel lie this far apart, not a power of two: those would share a few sets of the cache.
 constexpr int DEPTH_STRIDE = DEPTH + 16, ROWS_STRIDE = MOST_ROWS + 16;
 
 DEVICE Vector load_vector(const float* from) { return *reinterpret_cast<const VectorInMemory*>(from); }
 DEVICE void store_vector(float* to, Vector value) { *reinterpret_cast<VectorInMemory*>(to) = value; }
 
-// One step along the depth of a micro-tile c (MR, NR): the i-th row's element times b (NR).
-template <class Element> DEVICE void multiply_step(Vector (&c)[MR][NV], const float* b, Element element) {
-    Vector v[NV];
+// Where a step's operand lies: `run` elements of the depth from `offset` on.
+struct Segment { uint32_t offset, run; };
+
+// One step along the depth of a micro-tile c (MR, W vectors): the i-th row's element times b.
+template <int W, class Cursor> DEVICE void multiply_step(Vector (&c)[MR][W], const float* b, Cursor& cursor) {
+    Vector v[W];
     UNROLL
-    for (int j = 0; j < NV; j++) v[j] = load_vector(b + j * VECTOR);
+    for (int j = 0; j < W; j++) v[j] = load_vector(b + j * VECTOR);
     UNROLL
     for (int i = 0; i < MR; i++) {
-        const float a = element(i);
+        const float a = cursor.element(i);
         UNROLL
-        for (int j = 0; j < NV; j++) c[i][j] += a * v[j];
+        for (int j = 0; j < W; j++) c[i][j] += a * v[j];
     }
+    cursor.advance();
 }
-// acc (MR, NR) = or += rows times panel (depth, NR); element(k, i) is the i-th row's at depth k. A piece of `ahead` is
+// acc (MR, W vectors) = or += rows times panel (depth, W vectors); the cursor finds the rows' elements. A piece of `ahead` is
 // asked for every fourth step: in a burst they would fill the queue of outstanding misses, and the products would wait.
-template <class Element> DEVICE void multiply_micro_tile(float* acc, const float* panel, uint64_t depth, bool first, const Ahead& ahead, Element element) {
-    Vector c[MR][NV];
+template <int W, class Cursor> DEVICE void multiply_micro_tile(float* acc, const float* panel, const Segment* segments, uint32_t count, bool first, const Ahead& ahead, Cursor cursor) {
+    constexpr int WIDTH = W * VECTOR;
+    Vector c[MR][W];
     UNROLL
     for (int i = 0; i < MR; i++)
         UNROLL
-        for (int j = 0; j < NV; j++) c[i][j] = first ? Vector{} : load_vector(acc + i * NR + j * VECTOR);
+        for (int j = 0; j < W; j++) c[i][j] = first ? Vector{} : load_vector(acc + i * WIDTH + j * VECTOR);
     // Nothing ahead: the panel itself, which is there already.
     const float* next = ahead.rows > 0 ? ahead.from : panel;
     const float* const end = ahead.rows > 0 ? ahead.from + ahead.rows * ahead.stride : panel;
     const uint64_t stride = ahead.rows > 0 ? ahead.stride : 0;
-    uint64_t k = 0;
-    for (; k + 4 <= depth; k += 4) {
-        __builtin_prefetch(next);
-        __builtin_prefetch(next + NR - 1);
-        next = next + stride < end ? next + stride : next;
-        multiply_step(c, panel, [&](int i) { return element(k, i); });
-        multiply_step(c, panel + NR, [&](int i) { return element(k + 1, i); });
-        multiply_step(c, panel + 2 * NR, [&](int i) { return element(k + 2, i); });
-        multiply_step(c, panel + 3 * NR, [&](int i) { return element(k + 3, i); });
-        panel += 4 * NR;
+    for (const Segment* const last = segments + count; segments < last; segments++) {
+        cursor.start(segments->offset);
+        uint32_t left = segments->run;
+        for (; left >= 4; left -= 4) {
+            __builtin_prefetch(next);
+            __builtin_prefetch(next + WIDTH - 1);
+            next = next + stride < end ? next + stride : next;
+            multiply_step(c, panel, cursor);
+            multiply_step(c, panel + WIDTH, cursor);
+            multiply_step(c, panel + 2 * WIDTH, cursor);
+            multiply_step(c, panel + 3 * WIDTH, cursor);
+            panel += 4 * WIDTH;
+        }
+        for (; left > 0; left--, panel += WIDTH) multiply_step(c, panel, cursor);
     }
-    for (; k < depth; k++, panel += NR) multiply_step(c, panel, [&](int i) { return element(k, i); });
     UNROLL
     for (int i = 0; i < MR; i++)
         UNROLL
-        for (int j = 0; j < NV; j++) store_vector(acc + i * NR + j * VECTOR, c[i][j]);
+        for (int j = 0; j < W; j++) store_vector(acc + i * WIDTH + j * VECTOR, c[i][j]);
 }
 // A function on its own, as it stands: GCC would move the look-up of a thread-local panel into its loop.
 #if defined(__clang__)
-#define ALONE [[maybe_unused]] static __attribute__((noinline))
+#define ALONE static __attribute__((noinline, unused))
 #else
-#define ALONE [[maybe_unused]] static __attribute__((noipa))
+#define ALONE static __attribute__((noipa, unused))
 #endif
-// Rows anywhere, each contiguous along the depth.
-ALONE void multiply_rows(float* acc, const float* const* rows, const float* panel, uint64_t depth, bool first, const Ahead& ahead) {
-    const float* r[MR];
+// Rows anywhere, each contiguous along the depth within a segment.
+struct RowCursor {
+    const float* row[MR];
+    uint64_t k;
+    MEMBER void start(uint32_t offset) { k = offset; }
+    MEMBER float element(int i) const { return row[i][k]; }
+    MEMBER void advance() { k++; }
+};
+template <int W> ALONE void multiply_rows(float* acc, const float* const* rows, const Segment* segments, uint32_t count, const float* panel, bool first, const Ahead& ahead) {
+    RowCursor cursor;
     UNROLL
-    for (int i = 0; i < MR; i++) r[i] = rows[i];
-    multiply_micro_tile(acc, panel, depth, first, ahead, [&](uint64_t k, int i) { return r[i][k]; });
+    for (int i = 0; i < MR; i++) cursor.row[i] = rows[i];
+    multiply_micro_tile<W>(acc, panel, segments, count, first, ahead, cursor);
 }
-// Rows next to each other: element (i, k) is columns[k * ROWS_STRIDE + i].
-ALONE void multiply_columns(float* acc, const float* columns, const float* panel, uint64_t depth, bool first, const Ahead& ahead) {
-    multiply_micro_tile(acc, panel, depth, first, ahead, [=](uint64_t k, int i) { return columns[k * ROWS_STRIDE + i]; });
+// Rows next to each other, `stride` floats further at each step within a segment.
+struct ColumnCursor {
+    const float* columns;
+    const float* at;
+    uint64_t stride;
+    MEMBER void start(uint32_t offset) { at = columns + offset; }
+    MEMBER float element(int i) const { return at[i]; }
+    MEMBER void advance() { at += stride; }
+};
+template <int W> ALONE void multiply_columns(float* acc, const float* columns, uint64_t stride, const Segment* segments, uint32_t count, const float* panel, bool first, const Ahead& ahead) {
+    multiply_micro_tile<W>(acc, panel, segments, count, first, ahead, ColumnCursor{columns, columns, stride});
 }
 
 // Exchanges, between two vectors, the odd blocks of STEP lanes of the first with the even ones of the second.
@@ -127,14 +150,9 @@ ALONE void transpose_square(float* to, uint32_t to_stride, const float* from, ui
 }
 
 // to[0 .. count) = the elements from (row, k) on along the operand's own direction, by runs.
-template <class Fetch> DEVICE void copy_elements(float* to, const Fetch& fetch, uint32_t row, uint32_t k, uint32_t count) {
+template <class Fetch> DEVICE void copy_runs(float* to, const Fetch& fetch, uint32_t row, uint32_t k, uint32_t count) {
     while (count > 0) {
         const typename Fetch::Run run = fetch.run(row, k);
-        if (run.count >= count) {  // `count` is a constant of most callers: no loop is left
-            float* RESTRICT here = to;
-            fetch.load(run, count, [=](uint32_t i, float value) { here[i] = value; });
-            return;
-        }
         const uint32_t n = least(run.count, count);
         float* RESTRICT here = to;
         fetch.load(run, n, [=](uint32_t i, float value) { here[i] = value; });
@@ -143,39 +161,57 @@ template <class Fetch> DEVICE void copy_elements(float* to, const Fetch& fetch, 
         (Fetch::ALONG_K ? k : row) += n;
     }
 }
+template <class Fetch> static __attribute__((noinline)) void copy_any(float* to, const Fetch& fetch, uint32_t row, uint32_t k, uint32_t count) {
+    copy_runs(to, fetch, row, k, count);
+}
+// The same for a count that is a constant of the caller and, as a rule, one run: then no loop is left.
+template <class Fetch> DEVICE void copy_elements(float* to, const Fetch& fetch, uint32_t row, uint32_t k, uint32_t count) {
+    const typename Fetch::Run run = fetch.run(row, k);
+    if (run.count < count) return copy_any(to, fetch, row, k, count);
+    float* RESTRICT here = to;
+    fetch.load(run, count, [=](uint32_t i, float value) { here[i] = value; });
+}
 
-// panel (depth, NR): rows v .. v + NR of the operand, zeros past its last.
-template <class Fetch> DEVICE void pack_panel(float* panel, const Fetch& fetch, uint32_t v, uint32_t last, uint32_t k, uint32_t depth) {
-    const uint32_t width = least(NR, last - v);
+// panel (depth, W vectors): rows v on of the operand, zeros past its last.
+template <int W, class Fetch> DEVICE void pack_panel(float* panel, const Fetch& fetch, uint32_t v, uint32_t last, uint32_t k, uint32_t depth) {
+    constexpr uint32_t WIDTH = W * VECTOR;
+    const uint32_t width = least(WIDTH, last - v);
     if constexpr (Fetch::ALONG_K) {
-        alignas(64) float square[NR * VECTOR];
-        for (uint32_t i = width * VECTOR; i < NR * VECTOR; i++) square[i] = 0.0f;
+        alignas(64) float square[WIDTH * VECTOR];
+        for (uint32_t i = width * VECTOR; i < WIDTH * VECTOR; i++) square[i] = 0.0f;
         for (uint32_t at = 0; at < depth; at += VECTOR) {
             const uint32_t some = least(VECTOR, depth - at);
             for (uint32_t i = 0; i < width; i++) {
                 if (some == VECTOR) copy_elements(square + i * VECTOR, fetch, v + i, k + at, VECTOR);
-                else copy_elements(square + i * VECTOR, fetch, v + i, k + at, some);
+                else copy_any(square + i * VECTOR, fetch, v + i, k + at, some);
             }
             // What is left in `square` beyond `some` lands beyond `depth`: the panel has room up to DEPTH.
-            for (int j = 0; j < NV; j++) transpose_square(panel + at * NR + j * VECTOR, NR, square + j * VECTOR * VECTOR, VECTOR);
+            for (int j = 0; j < W; j++) transpose_square(panel + at * WIDTH + j * VECTOR, WIDTH, square + j * VECTOR * VECTOR, VECTOR);
         }
-    } else if (width == NR) {
-        for (uint32_t i = 0; i < depth; i++) copy_elements(panel + i * NR, fetch, v, k + i, NR);
+    } else if (width == WIDTH) {
+        for (uint32_t i = 0; i < depth; i++) copy_elements(panel + i * WIDTH, fetch, v, k + i, WIDTH);
     } else {
         for (uint32_t i = 0; i < depth; i++) {
-            copy_elements(panel + i * NR, fetch, v, k + i, width);
-            for (uint32_t j = width; j < NR; j++) panel[i * NR + j] = 0.0f;
+            copy_any(panel + i * WIDTH, fetch, v, k + i, width);
+            for (uint32_t j = width; j < WIDTH; j++) panel[i * WIDTH + j] = 0.0f;
         }
     }
 }
 
-// A finished micro-tile to the epilogue, row by row; `rows` and `width` of it are inside C.
-template <class Epilogue>
-DEVICE void finish_rows(const Epilogue& epilogue, const float* acc, uint32_t m, uint32_t rows, uint32_t n, uint32_t width) {
-    if (width == NR)
-        for (uint32_t i = 0; i < rows; i++) epilogue.store(m + i, n, NR, acc + i * NR);
-    else
-        for (uint32_t i = 0; i < rows; i++) epilogue.store(m + i, n, width, acc + i * NR);
+// Finished rows of acc (rows, W vectors) to the epilogue, summed by groups where it wants that.
+template <int W, class Epilogue>
+DEVICE void finish_rows(const Epilogue& epilogue, float* acc, uint32_t m, uint32_t rows, uint32_t n, uint32_t width) {
+    constexpr uint32_t WIDTH = W * VECTOR;
+    for (uint32_t i = 0; i < rows; i += Epilogue::ROWS) {
+        float* values = acc + i * WIDTH;
+        alignas(64) float sum[WIDTH];
+        if constexpr (Epilogue::ROWS == 4) {
+            for (uint32_t j = 0; j < WIDTH; j++) sum[j] = (values[j] + values[WIDTH + j]) + (values[2 * WIDTH + j] + values[3 * WIDTH + j]);
+            values = sum;
+        }
+        if (width == WIDTH) epilogue.store((m + i) / Epilogue::ROWS, n, WIDTH, values);
+        else epilogue.store((m + i) / Epilogue::ROWS, n, width, values);
+    }
 }
 // A finished panel (rows, NR) whose rows are columns of C.
 template <class Epilogue>
@@ -193,52 +229,106 @@ DEVICE void finish_columns(const Epilogue& epilogue, const float* acc, uint32_t 
     }
 }
 
-// Scratch of the block that runs on this thread.
+// Scratch of the block that runs on this thread. A patch is what a tile sees of an image: a quarter of the second-level cache.
 constexpr int larger_of(int a, int b) { return a > b ? a : b; }
-alignas(64) static thread_local float panels[DEPTH * (MOST_VECTORS + NR)], tile[(MOST_ROWS + VECTOR) * (MOST_VECTORS + NR)];
-alignas(64) static thread_local float packed[larger_of(DEPTH * ROWS_STRIDE, MOST_ROWS * DEPTH_STRIDE)];
-
-// The rows of a micro-tile, where they lie if nothing happens to them on the way: past the last, the last again.
-template <class Rows> DEVICE void row_pointers(const float* (&pointers)[MR], const Rows& rows, uint32_t r, uint32_t first, uint32_t end, uint32_t k) {
-    for (uint32_t x = 0; x < MR; x++) {
-        if constexpr (Rows::PLAIN) pointers[x] = rows.run(least(first + x, end - 1), k).values;
-        else pointers[x] = packed + (first - r + x) * DEPTH_STRIDE;
-    }
-}
+constexpr int PATCH_FLOATS = 128 * 1024;
+struct Scratch {
+    alignas(64) float panels[DEPTH * (MOST_VECTORS + NR)];
+    alignas(64) float tile[(MOST_ROWS + VECTOR) * (MOST_VECTORS + NR)];
+    alignas(64) float packed[larger_of(DEPTH * ROWS_STRIDE, MOST_ROWS * DEPTH_STRIDE)];
+    alignas(64) float patch[PATCH_FLOATS + 64];
+};
+DEVICE Scratch& scratch() { return *static_cast<Scratch*>(zgan_host_scratch(sizeof(Scratch))); }
 
 // C rows r .. r_end, columns v .. v_end. A panel is packed, used by all micro-tiles at once, and gone; while it is
 // used, the next is on its way from memory. Not a template of the tile size, so that all sizes share the code.
-template <class Rows, class Vectors, class Epilogue>
+template <int W, class Rows, class Vectors, class Epilogue>
 static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
-    const bool one_step = k_end - k <= DEPTH;
-    const uint32_t micro_tiles = (r_end - r + MR - 1) / MR;
+    constexpr uint32_t WIDTH = W * VECTOR;
+    Scratch& own = scratch();
+    float* const panels = own.panels;
+    float* const packed = own.packed;
+    [[maybe_unused]] float* const patch = own.patch;
+    // Equal steps: a short last one would pay for loading and storing the sums like a long one.
+    const uint32_t steps = (k_end - k + DEPTH - 1) / DEPTH, step = ((k_end - k + steps - 1) / steps + 3) / 4 * 4;
+    const bool one_step = steps == 1;
+    // Rows past the last point to the last; their sums are dropped.
+    uint32_t offset[MOST_ROWS];
+    bool patched = false;
+    if constexpr (Rows::PATCHED) patched = rows.fits(Rows::ALONG_K ? r_end - r : step, r_end - r, PATCH_FLOATS);
+    auto rows_at = [&](uint32_t i) {
+        uint32_t some = least(MR, r_end - i);
+        if constexpr (Rows::PATCHED && !Rows::ALONG_K) if (patched) some = least(some, rows.neighbours(i));
+        return some;
+    };
+    uint32_t micro_tiles = 0;
+    for (uint32_t i = r; i < r_end; i += rows_at(i)) micro_tiles++;
+    if (micro_tiles * MR > MOST_ROWS) {
+        patched = false;
+        micro_tiles = (r_end - r + MR - 1) / MR;
+    }
+    if constexpr (Rows::PATCHED && Rows::ALONG_K) {
+        if (patched) {
+            rows.stage(patch, r, r_end);
+            rows.places(offset, r, r_end, MR);
+        }
+    }
     uint32_t at = k;
     do {
-        const uint32_t depth = least(DEPTH, k_end - at);
+        const uint32_t depth = least(step, k_end - at);
         const bool first = at == k, last = at + depth == k_end;
-        if constexpr (Rows::ALONG_K && !Rows::PLAIN)
-            for (uint32_t i = r; i < r_end; i++) copy_elements(packed + (i - r) * DEPTH_STRIDE, rows, i, at, depth);
-        if constexpr (!Rows::ALONG_K)
-            for (uint32_t i = 0; i < depth; i++) copy_elements(packed + i * ROWS_STRIDE, rows, r, at + i, r_end - r);
-        for (uint32_t j = v, p = 0; j < v_end; j += NR, p++) {
-            pack_panel(panels, vectors, j, v_end, at, depth);
-            const bool next_step = j + NR >= v_end;
-            const uint32_t next_v = next_step ? v : j + NR, next_k = next_step ? at + depth : at;
-            const uint32_t next_depth = least(DEPTH, k_end - next_k);
-            for (uint32_t i = r, q = 0; i < r_end; i += MR, q++) {
+        Segment segments[DEPTH + 2] = {{0, depth}};
+        uint32_t count = 1;
+        if constexpr (Rows::PATCHED) {
+            if (patched) {
+                if constexpr (!Rows::ALONG_K) rows.stage(patch, at, at + depth);
+                count = rows.segments(segments, at, depth);
+            }
+        }
+        if (!Rows::PLAIN && !patched) {
+            if constexpr (Rows::ALONG_K)
+                for (uint32_t i = r; i < r_end; i++) copy_any(packed + (i - r) * DEPTH_STRIDE, rows, i, at, depth);
+            else
+                for (uint32_t i = 0; i < depth; i++) copy_any(packed + i * ROWS_STRIDE, rows, r, at + i, r_end - r);
+        }
+        if (Rows::PLAIN && !Rows::ALONG_K)
+            for (uint32_t i = 0; i < depth; i++) copy_any(packed + i * ROWS_STRIDE, rows, r, at + i, r_end - r);
+        for (uint32_t j = v, p = 0; j < v_end; j += WIDTH, p++) {
+            pack_panel<W>(panels, vectors, j, v_end, at, depth);
+            const bool next_step = j + WIDTH >= v_end;
+            const uint32_t next_v = next_step ? v : j + WIDTH, next_k = next_step ? at + depth : at;
+            const uint32_t next_depth = least(step, k_end - next_k);
+            float* const sums = own.tile + (one_step ? 0 : p * micro_tiles * (MR * WIDTH));
+            for (uint32_t i = r, q = 0; i < r_end; q++) {
+                const uint32_t some = rows_at(i);
                 // What is wanted next: on the last step what the epilogue adds to, else this micro-tile's share of the next panel.
                 const uint32_t from = next_depth * q / micro_tiles, to = next_depth * (q + 1) / micro_tiles;
-                const Ahead ahead = last && Epilogue::READS ? epilogue.ahead(i + MR, j, MR) : vectors.ahead(next_v, next_k + from, to - from);
-                float* acc = tile + (one_step ? 0 : p * micro_tiles + q) * (MR * NR);
+                const Ahead ahead = last && Epilogue::READS ? epilogue.ahead(i + some, j, MR) : vectors.ahead(next_v, next_k + from, to - from);
+                float* acc = sums + (one_step && Epilogue::ROWS == 1 ? 0 : q * (MR * WIDTH));
                 if constexpr (Rows::ALONG_K) {
                     const float* pointers[MR];
-                    row_pointers(pointers, rows, r, i, r_end, at);
-                    multiply_rows(acc, pointers, panels, depth, first, ahead);
+                    for (uint32_t x = 0; x < MR; x++) {
+                        if constexpr (Rows::PLAIN) pointers[x] = rows.run(least(i + x, r_end - 1), at).values;
+                        else if (patched) pointers[x] = patch + offset[i - r + x];
+                        else pointers[x] = packed + (i - r + x) * DEPTH_STRIDE;
+                    }
+                    multiply_rows<W>(acc, pointers, segments, count, panels, first, ahead);
                 } else {
-                    multiply_columns(acc, packed + (i - r), panels, depth, first, ahead);
+                    const float* columns = packed + (i - r);
+                    uint64_t stride = ROWS_STRIDE;
+                    if constexpr (Rows::PATCHED) {
+                        if (patched) {
+                            columns = patch + rows.place(i);
+                            stride = rows.step();
+                        }
+                    }
+                    multiply_columns<W>(acc, columns, stride, segments, count, panels, first, ahead);
                 }
-                if (last) finish_rows(epilogue, acc, i, least(MR, r_end - i), j, least(NR, v_end - j));
+                if (last && Epilogue::ROWS == 1) finish_rows<W>(epilogue, acc, i, some, j, least(WIDTH, v_end - j));
+                i += some;
             }
+            // A group of rows may lie in two micro-tiles, which follow each other in memory.
+            if (last && Epilogue::ROWS != 1) finish_rows<W>(epilogue, sums, r, r_end - r, j, least(WIDTH, v_end - j));
         }
         at += depth;
     } while (at < k_end);
@@ -248,28 +338,32 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
 // part is packed, transposed, for each step; B's rows pass by once.
 template <class Rows, class Vectors, class Epilogue>
 static __attribute__((noinline)) void multiply_transposed(const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
+    static_assert(Rows::PLAIN && Epilogue::ROWS == 1, "nobody has asked for more");
+    Scratch& own = scratch();
+    float* const panels = own.panels;
+    float* const tile = own.tile;
     const uint32_t micro_tiles = (r_end - r + MR - 1) / MR;
     for (uint32_t at = k; at < k_end; at += DEPTH) {
         const uint32_t depth = least(DEPTH, k_end - at);
-        if constexpr (!Rows::PLAIN)
-            for (uint32_t i = r; i < r_end; i++) copy_elements(packed + (i - r) * DEPTH_STRIDE, rows, i, at, depth);
-        for (uint32_t j = v, p = 0; j < v_end; j += NR, p++) pack_panel(panels + p * (DEPTH * NR), vectors, j, v_end, at, depth);
+        const Segment whole = {0, depth};
+        for (uint32_t j = v, p = 0; j < v_end; j += NR, p++) pack_panel<NV>(panels + p * (DEPTH * NR), vectors, j, v_end, at, depth);
         for (uint32_t i = r, q = 0; i < r_end; i += MR, q++) {
             const float* pointers[MR];
-            row_pointers(pointers, rows, r, i, r_end, at);
+            for (uint32_t x = 0; x < MR; x++) pointers[x] = rows.run(least(i + x, r_end - 1), at).values;
             for (uint32_t j = v, p = 0; j < v_end; j += NR, p++)
-                multiply_rows(tile + (p * micro_tiles + q) * (MR * NR), pointers, panels + p * (DEPTH * NR), depth, at == k, Ahead{});
+                multiply_rows<NV>(tile + (p * micro_tiles + q) * (MR * NR), pointers, &whole, 1, panels + p * (DEPTH * NR), at == k, Ahead{});
         }
     }
     for (uint32_t j = v, p = 0; j < v_end; j += NR, p++)
         finish_columns(epilogue, tile + p * micro_tiles * (MR * NR), r, r_end - r, j, least(NR, v_end - j));
 }
 
+// Tile (blockIdx.y, blockIdx.x) of C, summed over depths k .. k_end.
 template <int BM, int BN, class A, class B, class Epilogue>
-DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue) {
+DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t k, uint32_t k_end) {
     const uint32_t m = blockIdx.y * BM, n = blockIdx.x * BN;
     const uint32_t m_end = least(m + BM, a.rows), n_end = least(n + BN, b.rows);
-    static_assert((B::ALONG_K ? BN : BM) <= MOST_ROWS && (B::ALONG_K ? BM : BN) <= MOST_VECTORS, "the scratch is this large");
-    if constexpr (B::ALONG_K) multiply_transposed(b, a, epilogue, n, n_end, m, m_end, 0, a.depth);
-    else multiply_tile(a, b, epilogue, m, m_end, n, n_end, 0, a.depth);
+    static_assert((B::ALONG_K ? BN : BM) + MR <= MOST_ROWS && (B::ALONG_K ? BM : BN) <= MOST_VECTORS, "the scratch is this large");
+    if constexpr (B::ALONG_K) multiply_transposed(b, a, epilogue, n, n_end, m, m_end, k, k_end);
+    else multiply_tile<(BN > VECTOR ? NV : 1)>(a, b, epilogue, m, m_end, n, n_end, k, k_end);
 }

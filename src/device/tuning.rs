@@ -14,6 +14,9 @@ pub struct Tuning {
     pub partial_tiles: bool,
     /// Columns that one block of a bias gradient sums.
     pub bias_columns: usize,
+    /// Blocks that a weight gradient of a convolution is split into, and the fewest pixels of one.
+    pub split_blocks: usize,
+    pub split_pixels: usize,
     /// Chains of multiply-adds in one block of the peak measurement.
     pub peak_chains: usize,
 }
@@ -25,6 +28,8 @@ pub(super) static HOST: Tuning = Tuning {
     reduce_blocks: 1024,
     partial_tiles: true,
     bias_columns: 64,
+    split_blocks: 8,
+    split_pixels: 512,
     peak_chains: 12 * 16,
 };
 pub(super) static SIMT: Tuning = Tuning {
@@ -34,6 +39,8 @@ pub(super) static SIMT: Tuning = Tuning {
     reduce_blocks: 1024,
     partial_tiles: false,
     bias_columns: 256,
+    split_blocks: 128,
+    split_pixels: 256,
     peak_chains: 16 * 256,
 };
 pub(super) static CUDA: Tuning = Tuning {
@@ -43,6 +50,8 @@ pub(super) static CUDA: Tuning = Tuning {
     reduce_blocks: 1024,
     partial_tiles: false,
     bias_columns: 256,
+    split_blocks: 128,
+    split_pixels: 256,
     peak_chains: 16 * 256,
 };
 

@@ -59,7 +59,7 @@ pub fn linear_forward(
     if let Some(bias) = bias {
         expect_len(what, "bias (K)", bias.len(), sizes.k)?;
     }
-    let tile = choose(y.device(), &FORWARD, sizes.n, sizes.k);
+    let tile = choose(y.device(), y.device().workers(), &FORWARD, sizes.n, sizes.k);
     let launch = y.device().launch(tile.kernel, tile.grid(sizes.n, sizes.k));
     let launch = launch.output(y).input(x).input(weight).optional(bias).scalar(ActivationArgument::from(activation));
     // SAFETY: every length was compared with N, C and K above; the grid covers (N, K).
@@ -78,7 +78,7 @@ pub fn linear_input_gradient(
     gradient.check(what, sizes.n, sizes.n * sizes.k)?;
     expect_len(what, "dx (N, C)", dx.len(), sizes.n * sizes.c)?;
     expect_len(what, "weight (C, K)", weight.len(), sizes.c * sizes.k)?;
-    let tile = choose(dx.device(), &INPUT_GRADIENT, sizes.n, sizes.c);
+    let tile = choose(dx.device(), dx.device().workers(), &INPUT_GRADIENT, sizes.n, sizes.c);
     let launch = dx.device().launch(tile.kernel, tile.grid(sizes.n, sizes.c));
     let launch = launch.output(dx).input(gradient.dy).input(weight).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
@@ -98,7 +98,7 @@ pub fn linear_weight_gradient(
     gradient.check(what, sizes.n, sizes.n * sizes.k)?;
     expect_len(what, "dweight (C, K)", dweight.len(), sizes.c * sizes.k)?;
     expect_len(what, "x (N, C)", x.len(), sizes.n * sizes.c)?;
-    let tile = choose(dweight.device(), &WEIGHT_GRADIENT, sizes.c, sizes.k);
+    let tile = choose(dweight.device(), dweight.device().workers(), &WEIGHT_GRADIENT, sizes.c, sizes.k);
     let launch = dweight.device().launch(tile.kernel, tile.grid(sizes.c, sizes.k));
     let launch = launch.output(dweight).input(x).input(gradient.dy).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));

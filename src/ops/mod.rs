@@ -1,6 +1,7 @@
 //! One typed wrapper per file of `kernels/`, of the same name: it checks shapes, computes the grid and launches.
 //! The only place besides [`crate::device`] that says `unsafe`, and the only one that knows a block size.
 
+pub mod conv;
 pub mod log_partition;
 pub mod matmul;
 pub mod peak;

@@ -10,8 +10,7 @@ pub(crate) struct Tile {
 }
 
 /// The tile for an (m, n) product: the one whose busiest worker has the least to do. Every tile gives the same bits.
-pub(crate) fn choose<'a>(device: &Device, tiles: &'a [Tile], m: usize, n: usize) -> &'a Tile {
-    let workers = device.workers();
+pub(crate) fn choose<'a>(device: &Device, workers: usize, tiles: &'a [Tile], m: usize, n: usize) -> &'a Tile {
     let cost = |tile: &Tile| {
         // An incomplete tile costs the host what is inside it, and a GPU a whole one. Both operands of a tile are
         // read once: a wide tile needs less of that per product.

@@ -1,0 +1,492 @@
+// Convolution as an implicit product: pixels are gathered by filter offset as tiles are read, no column buffer exists.
+//
+//   x (N, H, W, C), filters w (R, S, C, K), y (N, P, Q, K), all row-major; P = (H + 2 pad - R) / stride + 1, Q likewise
+//   v[n][h][w][c] = act_x(scale[n][c] x + shift[n][c])        the prologue; scale, shift (1 or N, C) or null
+//                   of nearest pixel (h / 2, w / 2) where it upsamples: x is then (N, H / 2, W / 2, C)
+//   z[n][p][q][k] = sum over r, s, c of v[n][p stride - pad + r][q stride - pad + s][c] w[r][s][c][k]    v = 0 outside
+//   y = act(pool(z) + b + residual)     pool: the mean of 2 x 2, y and residual are then (N, P / 2, Q / 2, K), or nothing
+//
+//   g[n][p][q][k] = row_scale[n] * unpool(dy * act'(y))       the effective output gradient; unpool: a quarter to each of 2 x 2
+//   dv (N, H, W, C) = sum over r, s, k of g[n][p][q][k] w[r][s][c][k]  where p stride - pad + r = h, q likewise: a gather
+//                     with the filters turned (flip_filters), so that the sum has one order
+//   dx = mask * dv       mask: act_x'(x) from the stored x, where the prologue is a (leaky) ReLU alone; or 1
+//        where it upsamples, the sum over 2 x 2 of dv: (N, H / 2, W / 2, C)
+//   dw (R, S, C, K) += sum over n, p, q of v g                split over images; the parts are summed in order
+//   db (K) += sum over n, p, q of g                           likewise
+//
+// y and dx overwrite, or add where `accumulate` says so. Each element is one chain of additions in order (dw, db: one per part).
+#include "device/execution.h"
+#include "device/math.h"
+#include "device/activation.h"
+#include "device/tile.h"
+#include "device/window.h"
+
+// v
+struct Image {
+    const float* RESTRICT x;
+    const float* RESTRICT scale;
+    const float* RESTRICT shift;
+    Activation activation;
+    uint32_t H, W, C;      // of v
+    uint32_t up;           // 1: x has half as many rows and columns
+    uint32_t table_stride; // C where each sample has its own scale, else 0
+
+    MEMBER bool whole_rows() const { return !up && !scale; }
+    template <class Store> MEMBER void load(uint32_t n, uint32_t h, uint32_t w, uint32_t c, uint32_t count, Store store) const {
+        const float* RESTRICT from = x + (((uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) + (w >> up)) * C + c);
+        const float* RESTRICT a = scale + (uint64_t(n) * table_stride + c);
+        const float* RESTRICT b = shift + (uint64_t(n) * table_stride + c);
+        const bool scaled = scale != nullptr;
+        with_activation(activation, [=](auto act) {
+            if (scaled) {
+                INDEPENDENT
+                for (uint32_t i = 0; i < count; i++) store(i, act(from[i] * a[i] + b[i]));
+            } else {
+                INDEPENDENT
+                for (uint32_t i = 0; i < count; i++) store(i, act(from[i]));
+            }
+        });
+    }
+};
+
+// g
+struct Gradient {
+    const float* RESTRICT dy;
+    const float* RESTRICT y;  // dy where nobody looks at it
+    const float* RESTRICT row_scale;
+    Activation activation;
+    uint32_t P, Q, K;
+    uint32_t pooled;  // 1: dy has half as many rows and columns
+
+    MEMBER bool whole_rows() const { return !pooled; }
+    template <class Store> MEMBER void load(uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t count, Store store) const {
+        const uint64_t at = ((uint64_t(n) * (P >> pooled) + (p >> pooled)) * (Q >> pooled) + (q >> pooled)) * K + k;
+        const float* RESTRICT from = dy + at;
+        const float* RESTRICT output = y + at;
+        const float share = (row_scale ? row_scale[n] : 1.0f) * (pooled ? 0.25f : 1.0f);
+        with_derivative(activation, [=](auto derivative) {
+            INDEPENDENT
+            for (uint32_t i = 0; i < count; i++) store(i, from[i] * derivative(output[i]) * share);
+        });
+    }
+};
+
+// g as columns k by depth n, p, q.
+struct GradientColumns {
+    static constexpr bool ALONG_K = false, PLAIN = false, PATCHED = false;
+    Gradient gradient;
+    Window window;
+    uint32_t rows, depth;
+
+    struct Run { Pixel pixel; uint32_t k, count; };
+    MEMBER Run run(uint32_t row, uint32_t k) const { return {window.pixel(k), row, rows - row}; }
+    template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
+        gradient.load(run.pixel.n, run.pixel.p, run.pixel.q, run.k, count, store);
+    }
+    MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
+};
+
+// y
+template <uint32_t SUMMED> struct Output {
+    static constexpr uint32_t ROWS = SUMMED;
+    static constexpr bool READS = false;
+    float* RESTRICT y;
+    const float* RESTRICT bias;
+    const float* RESTRICT residual;
+    Activation activation;
+    uint32_t K, accumulate;
+
+    MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
+    // One plain loop per part: the compiler would make a copy of a fused one for every combination.
+    MEMBER void store(uint32_t m, uint32_t k, uint32_t count, float* values) const {
+        const uint64_t at = uint64_t(m) * K + k;
+        float* RESTRICT to = y + at;
+        const float* RESTRICT b = bias + k;
+        const float* RESTRICT more = residual + at;
+        float* RESTRICT v = values;
+        if (ROWS > 1)
+            for (uint32_t i = 0; i < count; i++) v[i] *= 1.0f / float(ROWS);
+        if (bias)
+            for (uint32_t i = 0; i < count; i++) v[i] += b[i];
+        if (residual)
+            for (uint32_t i = 0; i < count; i++) v[i] += more[i];
+        with_activation(activation, [=](auto act) {
+            for (uint32_t i = 0; i < count; i++) v[i] = act(v[i]);
+        });
+        if (accumulate)
+            for (uint32_t i = 0; i < count; i++) v[i] += to[i];
+        for (uint32_t i = 0; i < count; i++) to[i] = v[i];
+    }
+};
+
+// dx
+template <uint32_t SUMMED> struct InputOutput {
+    static constexpr uint32_t ROWS = SUMMED;
+    static constexpr bool READS = false;
+    float* RESTRICT dx;
+    const float* RESTRICT x;
+    float slope;
+    uint32_t C, accumulate;
+
+    MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
+    MEMBER void store(uint32_t m, uint32_t c, uint32_t count, float* values) const {
+        const uint64_t at = uint64_t(m) * C + c;
+        float* RESTRICT to = dx + at;
+        const float* RESTRICT before = x + at;
+        float* RESTRICT v = values;
+        const float below = slope;
+        if (x)
+            for (uint32_t i = 0; i < count; i++) v[i] *= before[i] > 0.0f ? 1.0f : below;
+        if (accumulate)
+            for (uint32_t i = 0; i < count; i++) v[i] += to[i];
+        for (uint32_t i = 0; i < count; i++) to[i] = v[i];
+    }
+};
+
+// dw, or the part of it that this split sums.
+struct FilterOutput {
+    static constexpr uint32_t ROWS = 1;
+    static constexpr bool READS = true;
+    float* RESTRICT to;
+    uint32_t K, accumulate;
+
+    MEMBER Ahead ahead(uint32_t m, uint32_t k, uint32_t count) const { return {to + (uint64_t(m) * K + k), K, count}; }
+    MEMBER void store(uint32_t m, uint32_t k, uint32_t count, float* values) const {
+        float* RESTRICT here = to + (uint64_t(m) * K + k);
+        float* RESTRICT v = values;
+        if (accumulate)
+            for (uint32_t i = 0; i < count; i++) v[i] += here[i];
+        for (uint32_t i = 0; i < count; i++) here[i] = v[i];
+    }
+};
+
+// The mirrors of the structs of the same names in src/ops/conv.rs.
+struct PrologueArgument { Activation activation; uint32_t up, table_stride; };
+struct GradientArgument { Activation activation; uint32_t pooled; };
+
+DEVICE Image image(const float* x, const float* scale, const float* shift, const PrologueArgument& prologue, const Window& window) {
+    return {x, scale, shift, prologue.activation, window.H, window.W, window.C, prologue.up, prologue.table_stride};
+}
+
+template <int BM, int BN, uint32_t ROWS>
+DEVICE void forward(float* y, const float* x, const float* scale, const float* shift, const float* filters, const float* bias,
+                    const float* residual, const PrologueArgument& prologue, Activation activation, uint32_t accumulate, const Window& window, uint32_t K) {
+    const WindowFetch<true, Image> a{image(x, scale, shift, prologue, window), window, window.pixels(), window.taps()};
+    const MatrixFetch<false> b{filters, K, window.taps()};
+    tiled_matmul<BM, BN>(a, b, Output<ROWS>{y, bias, residual, activation, K, accumulate}, 0, window.taps());
+}
+// The window sees g from the pixels of v: its C is the number of output channels.
+template <int BM, int BN, uint32_t ROWS>
+DEVICE void input_gradient(float* dx, const float* dy, const float* flipped, const float* y, const float* row_scale, const float* x,
+                           const GradientArgument& gradient, float slope, uint32_t accumulate, const Window& window, uint32_t C) {
+    const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.H, window.W, window.C, gradient.pooled};
+    const WindowFetch<true, Gradient> a{g, window, window.pixels(), window.taps()};
+    const MatrixFetch<false> b{flipped, C, window.taps()};
+    tiled_matmul<BM, BN>(a, b, InputOutput<ROWS>{dx, x, slope, C, accumulate}, 0, window.taps());
+}
+// Split z = blockIdx.z sums the images from z * images on.
+template <int BM, int BN>
+DEVICE void weight_gradient(float* dweight, float* parts, const float* x, const float* scale, const float* shift, const float* dy, const float* y,
+                            const float* row_scale, const PrologueArgument& prologue, const GradientArgument& gradient, const Window& window, uint32_t K, uint32_t images) {
+    const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.P, window.Q, K, gradient.pooled};
+    const WindowFetch<false, Image> a{image(x, scale, shift, prologue, window), window, window.taps(), window.pixels()};
+    const GradientColumns b{g, window, K, window.pixels()};
+    const uint32_t per_image = window.P * window.Q, begin = blockIdx.z * images, end = least(begin + images, window.N);
+    const bool split = gridDim.z > 1;
+    float* to = split ? parts + uint64_t(blockIdx.z) * window.taps() * K : dweight;
+    tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, begin * per_image, end * per_image);
+}
+
+KERNEL conv_forward_f32_64x64(float* RESTRICT y,               // (N, P, Q, K)
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<64, 64, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_f32_128x64(float* RESTRICT y,               // (N, P, Q, K)
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<128, 64, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_f32_128x128(float* RESTRICT y,               // (N, P, Q, K)
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<128, 128, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_f32_256x32(float* RESTRICT y,               // (N, P, Q, K)
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<256, 32, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_f32_256x16(float* RESTRICT y,               // (N, P, Q, K)
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<256, 16, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_pool_f32_64x64(float* RESTRICT y,               // (N, P, Q, K), halved
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<64, 64, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_pool_f32_128x64(float* RESTRICT y,               // (N, P, Q, K), halved
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<128, 64, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_pool_f32_128x128(float* RESTRICT y,               // (N, P, Q, K), halved
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<128, 128, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_pool_f32_256x32(float* RESTRICT y,               // (N, P, Q, K), halved
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<256, 32, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_pool_f32_256x16(float* RESTRICT y,               // (N, P, Q, K), halved
+    const float* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const float* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const float* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<256, 16, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+
+KERNEL conv_input_gradient_f32_64x64(float* RESTRICT dx,               // (N, H, W, C)
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<64, 64, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_f32_128x64(float* RESTRICT dx,               // (N, H, W, C)
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<128, 64, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_f32_128x128(float* RESTRICT dx,               // (N, H, W, C)
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<128, 128, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_f32_256x32(float* RESTRICT dx,               // (N, H, W, C)
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<256, 32, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_f32_256x16(float* RESTRICT dx,               // (N, H, W, C)
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<256, 16, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_up_f32_64x64(float* RESTRICT dx,               // (N, H, W, C), halved
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<64, 64, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_up_f32_128x64(float* RESTRICT dx,               // (N, H, W, C), halved
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<128, 64, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_up_f32_128x128(float* RESTRICT dx,               // (N, H, W, C), halved
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<128, 128, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_up_f32_256x32(float* RESTRICT dx,               // (N, H, W, C), halved
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<256, 32, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_up_f32_256x16(float* RESTRICT dx,               // (N, H, W, C), halved
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT flipped,    // (R, S, K, C)
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const float* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<256, 16, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+
+KERNEL conv_weight_gradient_f32_64x64(float* RESTRICT dweight,  // (R, S, C, K)
+    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
+    const float* RESTRICT x,          // (N, H, W, C), or halved
+    const float* RESTRICT scale,      // (1 or N, C) or null
+    const float* RESTRICT shift,      // (1 or N, C) or null
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
+    weight_gradient<64, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
+}
+KERNEL conv_weight_gradient_f32_128x64(float* RESTRICT dweight,  // (R, S, C, K)
+    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
+    const float* RESTRICT x,          // (N, H, W, C), or halved
+    const float* RESTRICT scale,      // (1 or N, C) or null
+    const float* RESTRICT shift,      // (1 or N, C) or null
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
+    weight_gradient<128, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
+}
+KERNEL conv_weight_gradient_f32_128x128(float* RESTRICT dweight,  // (R, S, C, K)
+    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
+    const float* RESTRICT x,          // (N, H, W, C), or halved
+    const float* RESTRICT scale,      // (1 or N, C) or null
+    const float* RESTRICT shift,      // (1 or N, C) or null
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
+    weight_gradient<128, 128>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
+}
+KERNEL conv_weight_gradient_f32_256x32(float* RESTRICT dweight,  // (R, S, C, K)
+    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
+    const float* RESTRICT x,          // (N, H, W, C), or halved
+    const float* RESTRICT scale,      // (1 or N, C) or null
+    const float* RESTRICT shift,      // (1 or N, C) or null
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
+    weight_gradient<256, 32>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
+}
+KERNEL conv_weight_gradient_f32_256x16(float* RESTRICT dweight,  // (R, S, C, K)
+    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
+    const float* RESTRICT x,          // (N, H, W, C), or halved
+    const float* RESTRICT scale,      // (1 or N, C) or null
+    const float* RESTRICT shift,      // (1 or N, C) or null
+    const float* RESTRICT dy,         // (N, P, Q, K), or halved
+    const float* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
+    weight_gradient<256, 16>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
+}
+
+// flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters of the input gradient.
+KERNEL conv_flip_filters_f32(float* RESTRICT flipped,        // (R, S, K, C)
+                             const float* RESTRICT filters,  // (R, S, C, K)
+                             uint32_t taps, uint32_t C, uint32_t K) {
+    const uint32_t tap = blockIdx.y, c = blockIdx.x;
+    const float* RESTRICT from = filters + (uint64_t(taps - 1 - tap) * C + c) * K;
+    float* RESTRICT to = flipped + uint64_t(tap) * K * C + c;
+    INDEPENDENT
+    for (uint32_t k = thread(); k < K; k += BLOCK) to[uint64_t(k) * C] = from[k];
+}
+
+// to[i] += the sum of parts[0][i], parts[1][i], ... in order.
+KERNEL conv_sum_parts_f32(float* RESTRICT to,           // (len)
+                          const float* RESTRICT parts,  // (count, len)
+                          uint32_t count, uint32_t len, uint32_t per_block) {
+    const uint32_t begin = blockIdx.x * per_block, end = least(begin + per_block, len);
+    INDEPENDENT
+    for (uint32_t i = begin + thread(); i < end; i += BLOCK) {
+        float sum = parts[i];
+        for (uint32_t part = 1; part < count; part++) sum += parts[uint64_t(part) * len + i];
+        to[i] += sum;
+    }
+}
+
+// Stage 1 of db: part z sums the images from z * images on. Pooled or not, every element of dy counts once.
+KERNEL conv_bias_gradient_f32(float* RESTRICT parts,            // (gridDim.y, K)
+                              const float* RESTRICT dy,         // (N, pixels, K)
+                              const float* RESTRICT y,          // as dy, or null
+                              const float* RESTRICT row_scale,  // (N) or null
+                              Activation activation, uint32_t N, uint32_t pixels, uint32_t K, uint32_t images) {
+    constexpr uint32_t AT_ONCE = BLOCK == 1 ? 16 : 1;
+    const Gradient g{dy, y ? y : dy, row_scale, activation, pixels, 1, K, 0};
+    const uint32_t begin = blockIdx.y * images, end = least(begin + images, N);
+    for (uint32_t k = (blockIdx.x * BLOCK + thread()) * AT_ONCE; k < K; k += gridDim.x * BLOCK * AT_ONCE) {
+        const uint32_t width = least(AT_ONCE, K - k);
+        float sums[AT_ONCE] = {};
+        for (uint32_t n = begin; n < end; n++) {
+            if (width == AT_ONCE)
+                for (uint32_t p = 0; p < pixels; p++) g.load(n, p, 0, k, AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
+            else
+                for (uint32_t p = 0; p < pixels; p++) g.load(n, p, 0, k, width, [&](uint32_t i, float value) { sums[i] += value; });
+        }
+        for (uint32_t i = 0; i < width; i++) parts[uint64_t(blockIdx.y) * K + k + i] = sums[i];
+    }
+}

@@ -1,0 +1,165 @@
+// How the pixels of one tensor see those of another through a filter, for products that gather instead of copying
+// pixels side by side (implicit GEMM). Output pixels (p, q) see input pixels (p stride - pad_h + r, q stride - pad_w + s); where
+// the input is spread, its pixels lie 1 << spread apart, zeros between (the input gradient of a stride of 2).
+//
+// Pixels are numbered (n, p, q), or, by_windows, (n, p / 2, q / 2, p % 2, q % 2): then four in a row are a 2 x 2 window.
+#pragma once
+
+// n / divisor for n < 2^31. The mirror of `Divisor` in src/ops/conv.rs, which explains the multiplier.
+struct Divisor {
+    uint32_t divisor, multiplier, shift;
+    MEMBER uint32_t quotient(uint32_t n) const { return (multiply_high(n, multiplier) + n) >> shift; }
+};
+
+struct Pixel { uint32_t n, p, q; };
+
+// The mirror of `Window` in src/ops/conv.rs.
+struct Window {
+    uint32_t N, H, W, C;  // the tensor that is seen; H and W without the spread
+    uint32_t P, Q, R, S;
+    int32_t pad_h, pad_w;
+    uint32_t stride, spread, by_windows;
+    Divisor image, line, filter_row, channels;  // P Q and Q (by windows: of windows), S C, C
+
+    MEMBER uint32_t pixels() const { return N * P * Q; }
+    MEMBER uint32_t taps() const { return R * S * C; }
+    MEMBER Pixel pixel(uint32_t m) const {
+        const uint32_t place = by_windows ? m / 4 : m;
+        const uint32_t n = image.quotient(place), in_image = place - n * image.divisor;
+        const uint32_t p = line.quotient(in_image), q = in_image - p * line.divisor;
+        return by_windows ? Pixel{n, 2 * p + m / 2 % 2, 2 * q + m % 2} : Pixel{n, p, q};
+    }
+    // Where in the input (pixel, tap) looks; `inside` where there is a pixel.
+    struct Place { uint32_t n, h, w, c; bool inside; };
+    MEMBER Place place(const Pixel& pixel, uint32_t tap) const {
+        const uint32_t r = filter_row.quotient(tap), in_row = tap - r * filter_row.divisor;
+        const uint32_t s = channels.quotient(in_row), c = in_row - s * C;
+        // Left of or above the image is a huge number.
+        const uint32_t h = pixel.p * stride + r - uint32_t(pad_h), w = pixel.q * stride + s - uint32_t(pad_w);
+        const uint32_t between = (1u << spread) - 1;
+        const bool inside = h < H << spread && w < W << spread && ((h | w) & between) == 0;
+        return {pixel.n, h >> spread, w >> spread, c, inside};
+    }
+};
+
+// (pixel, tap) as rows and depth (ALONG_DEPTH: neighbours are channels of a tap), or as depth and rows. The source gives
+//   load(n, h, w, c, count, store)   store(i, value of channel c + i) for i < count
+//   whole_rows()                     whether that may run on over the end of a pixel, to the end of the row
+template <bool ALONG_DEPTH, class Source> struct WindowFetch {
+    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = true;
+    Source source;
+    Window window;
+    uint32_t rows, depth;
+
+    struct Run { Window::Place place; uint32_t count; };
+    MEMBER Run run(uint32_t row, uint32_t k) const {
+        const Window::Place place = window.place(window.pixel(ALONG_K ? row : k), ALONG_K ? k : row);
+        return {place, window.C - place.c};
+    }
+    template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
+        const Window::Place at = run.place;
+        if (at.inside) source.load(at.n, at.h, at.w, at.c, count, store);
+        else for (uint32_t i = 0; i < count; i++) store(i, 0.0f);
+    }
+    MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
+
+#if defined(ZGAN_HOST)
+    // The patch: all that a range of output pixels sees, each input pixel once, with what the source does to it; padding and
+    // spread are zeros in it. By filter row, the taps of a pixel are then S C floats in a row, and a pixel's
+    // neighbour is `step()` floats on.
+    MEMBER uint32_t step() const { return window.stride * window.C; }
+    MEMBER uint32_t line_floats() const { return ((window.Q - 1) * window.stride + window.S) * window.C; }
+    MEMBER uint32_t lines(uint32_t rows_of_pixels) const { return (rows_of_pixels - 1) * window.stride + window.R; }
+
+    // Whether any `count` pixels in a row fit, and the patch serves `used` rows better than copies of them.
+    MEMBER bool fits(uint32_t count, uint32_t used, uint32_t most) const {
+        if (!ALONG_K && used < 2 * window.C) return false;
+        const uint64_t images = count / (window.P * window.Q) + 2, more = window.by_windows ? 4 : 2;
+        const uint64_t rows_of_pixels = least(count / window.Q + more, images < 3 ? 2 * window.P : 0xffffffffu);
+        return window.pad_h >= 0 && window.pad_w >= 0 && (rows_of_pixels * window.stride + images * window.R) * line_floats() <= most;
+    }
+    // Where pixel (n, p, q) begins in a patch whose first is `first`.
+    MEMBER uint32_t begin(const Pixel& first, const Pixel& pixel) const {
+        const uint32_t line = pixel.n == first.n ? (pixel.p - first.p) * window.stride
+                                                 : lines(window.P - first.p) + (pixel.n - first.n - 1) * lines(window.P) + pixel.p * window.stride;
+        return line * line_floats() + pixel.q * step();
+    }
+    void stage(float* patch, uint32_t begin_pixel, uint32_t end_pixel) const {
+        const Pixel first = window.pixel(begin_pixel), last = window.pixel(end_pixel - 1);
+        const uint32_t C = window.C, floats = line_floats(), left = least(uint32_t(window.pad_w) * C, floats);
+        const uint32_t apart = C << window.spread;
+        float* to = patch;
+        for (uint32_t n = first.n; n <= last.n; n++) {
+            const uint32_t p = n == first.n ? first.p : 0, p_end = n == last.n ? last.p + 1 : window.P;
+            for (uint32_t line = 0; line < lines(p_end - p); line++, to += floats) {
+                const uint32_t h = p * window.stride + line - uint32_t(window.pad_h);
+                const bool there = h < window.H << window.spread && (h & ((1u << window.spread) - 1)) == 0;
+                // Whole pixels that the line has room for.
+                const uint32_t columns = !there ? 0 : least(window.W, (floats - left + apart - C) / apart);
+                if (columns == 0 || window.spread) {
+                    for (uint32_t i = 0; i < floats; i++) to[i] = 0.0f;
+                } else {
+                    for (uint32_t i = 0; i < left; i++) to[i] = 0.0f;
+                    for (uint32_t i = left + columns * C; i < floats; i++) to[i] = 0.0f;
+                }
+                if (columns > 0 && !window.spread && source.whole_rows()) {
+                    float* RESTRICT here = to + left;
+                    source.load(n, h, 0, 0, columns * C, [=](uint32_t i, float value) { here[i] = value; });
+                } else {
+                    for (uint32_t w = 0; w < columns; w++) {
+                        float* RESTRICT here = to + left + w * apart;
+                        source.load(n, h >> window.spread, w, 0, C, [=](uint32_t i, float value) { here[i] = value; });
+                    }
+                }
+            }
+        }
+    }
+    // Where the pixels first .. end begin, and `more` times the last once more.
+    void places(uint32_t* place, uint32_t first, uint32_t end, uint32_t more) const {
+        const Pixel origin = window.pixel(first);
+        uint32_t i = 0;
+        for (uint32_t m = first; m < end;) {
+            // A row of pixels, or of windows, at a time.
+            const Pixel at = window.pixel(m);
+            const uint32_t base = begin(origin, at), below = window.stride * line_floats();
+            const uint32_t count = least(end - m, window.by_windows ? (window.Q - at.q) * 2 : window.Q - at.q);
+            if (window.by_windows)
+                for (uint32_t x = 0; x < count; x++) place[i + x] = base + (x / 4 * 2 + x % 2) * step() + x / 2 % 2 * below;
+            else
+                for (uint32_t x = 0; x < count; x++) place[i + x] = base + x * step();
+            i += count;
+            m += count;
+        }
+        for (uint32_t x = 0; x < more; x++) place[i + x] = place[i - 1];
+    }
+    // ALONG_K: the taps k .. k + depth, relative to where a pixel begins. Else the pixels k .. k + depth.
+    MEMBER uint32_t segments(Segment* segment, uint32_t k, uint32_t depth) const {
+        uint32_t count = 0;
+        const Pixel origin = window.pixel(ALONG_K ? 0 : k);
+        for (const uint32_t end = k + depth; k < end; count++) {
+            uint32_t offset, run;
+            if constexpr (ALONG_K) {
+                const uint32_t r = window.filter_row.quotient(k), in_row = k - r * window.filter_row.divisor;
+                offset = r * line_floats() + in_row;
+                run = window.filter_row.divisor - in_row;
+            } else {
+                const Pixel at = window.pixel(k);
+                offset = begin(origin, at);
+                run = window.Q - at.q;
+            }
+            segment[count] = {offset, least(run, end - k)};
+            k += segment[count].run;
+        }
+        return count;
+    }
+    // Not ALONG_K: where tap `row` lies, relative to where a pixel begins, and how many taps follow it in memory.
+    MEMBER uint32_t place(uint32_t row) const {
+        const uint32_t r = window.filter_row.quotient(row);
+        return r * line_floats() + (row - r * window.filter_row.divisor);
+    }
+    MEMBER uint32_t neighbours(uint32_t row) const {
+        const uint32_t r = window.filter_row.quotient(row);
+        return (r + 1) * window.filter_row.divisor - row;
+    }
+#endif
+};

@@ -1,0 +1,493 @@
+//! Convolution forward and its gradients, with what surrounds it fused in: see `kernels/conv.cu`.
+
+use super::matmul::OutputGradient;
+use super::tile::{Tile, choose};
+use super::{Activation, ActivationArgument, expect_len, size32};
+use crate::device::{Buffer, Device, kernel};
+use crate::{Error, Result};
+
+/// v (N, H, W, C), filters (R, S, C, K), output pixels P, Q. `h` and `w` are what the filter sees: twice the stored
+/// tensor's where the prologue upsamples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv {
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+    pub k: usize,
+    pub r: usize,
+    pub s: usize,
+    pub pad: usize,
+    /// 1 or 2.
+    pub stride: usize,
+}
+
+/// What happens to x on the way in: `act(scale * x + shift)`, then nearest x2 upsampling. Padding stays zero.
+#[derive(Clone, Copy)]
+pub struct Prologue<'a> {
+    /// Both (1, C) or both (N, C).
+    pub scale_shift: Option<(&'a Buffer<f32>, &'a Buffer<f32>)>,
+    pub activation: Activation,
+    /// x is (N, H / 2, W / 2, C).
+    pub upsample: bool,
+}
+
+/// What happens to the result: `y = act(pool(z) + bias + residual)`.
+#[derive(Clone, Copy)]
+pub struct Epilogue<'a> {
+    /// (K)
+    pub bias: Option<&'a Buffer<f32>>,
+    /// The shape of y.
+    pub residual: Option<&'a Buffer<f32>>,
+    pub activation: Activation,
+    /// The mean of 2 x 2: y is (N, P / 2, Q / 2, K).
+    pub pool: bool,
+    /// Adds to y; only without an activation, whose derivative needs y alone.
+    pub accumulate: bool,
+}
+
+/// The effective output gradient: `unpool(dy * act'(y)) * row_scale`. With `pooled`, dy and y are those of the pooled output.
+#[derive(Clone, Copy)]
+pub struct ConvGradient<'a> {
+    pub output: OutputGradient<'a>,
+    pub pooled: bool,
+}
+
+/// What happens to the input gradient.
+#[derive(Clone, Copy)]
+pub struct InputEpilogue<'a> {
+    /// The stored x and the slope of a prologue that is a (leaky) ReLU alone: dx is multiplied by its derivative.
+    pub mask: Option<(&'a Buffer<f32>, f32)>,
+    /// The prologue upsamples: dx is (N, H / 2, W / 2, C), the sum over the 2 x 2 pixels that one became.
+    pub upsample: bool,
+    /// Adds to dx.
+    pub accumulate: bool,
+}
+
+impl Prologue<'_> {
+    pub const NONE: Prologue<'static> =
+        Prologue { scale_shift: None, activation: Activation::Identity, upsample: false };
+}
+
+impl Epilogue<'_> {
+    pub const NONE: Epilogue<'static> =
+        Epilogue { bias: None, residual: None, activation: Activation::Identity, pool: false, accumulate: false };
+}
+
+impl InputEpilogue<'_> {
+    pub const NONE: InputEpilogue<'static> = InputEpilogue { mask: None, upsample: false, accumulate: false };
+}
+
+/// For n < 2^31, `n / divisor = (high word of n * multiplier + n) >> shift`, with shift the logarithm of the divisor rounded
+/// up and multiplier = 2^32 (2^shift - divisor) / divisor + 1 (Granlund and Montgomery, 1994).
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Divisor {
+    divisor: u32,
+    multiplier: u32,
+    shift: u32,
+}
+
+impl Divisor {
+    fn new(divisor: u32) -> Divisor {
+        let shift = divisor.next_power_of_two().trailing_zeros();
+        let multiplier = ((1u64 << 32) * ((1u64 << shift) - u64::from(divisor)) / u64::from(divisor) + 1) as u32;
+        Divisor { divisor, multiplier, shift }
+    }
+}
+
+/// The mirror of `Window` in kernels/device/window.h.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct Window {
+    n: u32,
+    h: u32,
+    w: u32,
+    c: u32,
+    p: u32,
+    q: u32,
+    r: u32,
+    s: u32,
+    pad_h: i32,
+    pad_w: i32,
+    stride: u32,
+    spread: u32,
+    by_windows: u32,
+    image: Divisor,
+    line: Divisor,
+    filter_row: Divisor,
+    channels: Divisor,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct PrologueArgument {
+    activation: ActivationArgument,
+    up: u32,
+    table_stride: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::NoUninit)]
+struct GradientArgument {
+    activation: ActivationArgument,
+    pooled: u32,
+}
+
+/// Wide tiles first, then those for at most 32 and at most 16 columns.
+const fn tiles(kernels: [crate::device::Kernel; 5]) -> [Tile; 5] {
+    let [a, b, c, d, e] = kernels;
+    [
+        Tile { rows: 128, columns: 128, kernel: a },
+        Tile { rows: 128, columns: 64, kernel: b },
+        Tile { rows: 64, columns: 64, kernel: c },
+        Tile { rows: 256, columns: 32, kernel: d },
+        Tile { rows: 256, columns: 16, kernel: e },
+    ]
+}
+
+const FORWARD: [Tile; 5] = tiles([
+    kernel::CONV_FORWARD_F32_128X128,
+    kernel::CONV_FORWARD_F32_128X64,
+    kernel::CONV_FORWARD_F32_64X64,
+    kernel::CONV_FORWARD_F32_256X32,
+    kernel::CONV_FORWARD_F32_256X16,
+]);
+const FORWARD_POOL: [Tile; 5] = tiles([
+    kernel::CONV_FORWARD_POOL_F32_128X128,
+    kernel::CONV_FORWARD_POOL_F32_128X64,
+    kernel::CONV_FORWARD_POOL_F32_64X64,
+    kernel::CONV_FORWARD_POOL_F32_256X32,
+    kernel::CONV_FORWARD_POOL_F32_256X16,
+]);
+const INPUT_GRADIENT: [Tile; 5] = tiles([
+    kernel::CONV_INPUT_GRADIENT_F32_128X128,
+    kernel::CONV_INPUT_GRADIENT_F32_128X64,
+    kernel::CONV_INPUT_GRADIENT_F32_64X64,
+    kernel::CONV_INPUT_GRADIENT_F32_256X32,
+    kernel::CONV_INPUT_GRADIENT_F32_256X16,
+]);
+const INPUT_GRADIENT_UP: [Tile; 5] = tiles([
+    kernel::CONV_INPUT_GRADIENT_UP_F32_128X128,
+    kernel::CONV_INPUT_GRADIENT_UP_F32_128X64,
+    kernel::CONV_INPUT_GRADIENT_UP_F32_64X64,
+    kernel::CONV_INPUT_GRADIENT_UP_F32_256X32,
+    kernel::CONV_INPUT_GRADIENT_UP_F32_256X16,
+]);
+const WEIGHT_GRADIENT: [Tile; 5] = tiles([
+    kernel::CONV_WEIGHT_GRADIENT_F32_128X128,
+    kernel::CONV_WEIGHT_GRADIENT_F32_128X64,
+    kernel::CONV_WEIGHT_GRADIENT_F32_64X64,
+    kernel::CONV_WEIGHT_GRADIENT_F32_256X32,
+    kernel::CONV_WEIGHT_GRADIENT_F32_256X16,
+]);
+
+fn tile(device: &Device, workers: usize, tiles: &'static [Tile; 5], m: usize, n: usize) -> &'static Tile {
+    match n {
+        0..=16 => &tiles[4],
+        17..=32 => &tiles[3],
+        _ => choose(device, workers, &tiles[..3], m, n),
+    }
+}
+
+impl Conv {
+    /// Rows of the output, before pooling.
+    pub fn p(&self) -> usize {
+        (self.h + 2 * self.pad).saturating_sub(self.r) / self.stride.max(1) + 1
+    }
+
+    /// Columns of the output, before pooling.
+    pub fn q(&self) -> usize {
+        (self.w + 2 * self.pad).saturating_sub(self.s) / self.stride.max(1) + 1
+    }
+
+    fn filters(&self) -> usize {
+        self.r * self.s * self.c * self.k
+    }
+
+    fn input_len(&self, upsample: bool) -> usize {
+        self.n * self.h * self.w * self.c / if upsample { 4 } else { 1 }
+    }
+
+    fn output_len(&self, pool: bool) -> usize {
+        self.n * self.p() * self.q() * self.k / if pool { 4 } else { 1 }
+    }
+
+    /// Refuses what the kernels cannot do. Pixels and taps count in 31 bits.
+    fn check(&self, what: &str, upsample: bool, pool: bool) -> Result<()> {
+        let Conv { n, h, w, c, k, r, s, pad, stride } = *self;
+        if [n, h, w, c, k, r, s].contains(&0) {
+            return Err(Error::Shape(format!("{what}: {self:?}, no size may be 0")));
+        }
+        if !matches!(stride, 1 | 2) {
+            return Err(Error::Shape(format!("{what}: a stride of {stride}, expected 1 or 2")));
+        }
+        let most = i32::MAX as usize;
+        if pad > most / 4 || h > most || w > most {
+            return Err(Error::Shape(format!("{what}: {self:?}, at most {most} pixels or taps")));
+        }
+        if h + 2 * pad < r || w + 2 * pad < s {
+            return Err(Error::Shape(format!("{what}: a filter of {r} x {s} on {h} x {w} pixels padded by {pad}")));
+        }
+        if upsample && !(h.is_multiple_of(2) && w.is_multiple_of(2)) {
+            return Err(Error::Shape(format!("{what}: upsampled to {h} x {w}, expected even numbers")));
+        }
+        let (p, q) = (self.p(), self.q());
+        if pool && !(p.is_multiple_of(2) && q.is_multiple_of(2)) {
+            return Err(Error::Shape(format!("{what}: pooling {p} x {q} pixels, expected even numbers")));
+        }
+        let fits = |sizes: &[usize]| {
+            sizes.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).is_some_and(|n| n <= most)
+        };
+        if !(fits(&[n, h, w]) && fits(&[n, p, q]) && fits(&[r, s, c]) && fits(&[r, s, k])) {
+            return Err(Error::Shape(format!("{what}: {self:?}, at most {most} pixels or taps")));
+        }
+        Ok(())
+    }
+
+    /// Output pixels looking at v.
+    fn window(&self, by_windows: bool) -> Window {
+        let pad = self.pad as i32;
+        Window::new([self.n, self.h, self.w, self.c], [self.p(), self.q()], [self.r, self.s], [pad, pad], by_windows)
+            .with_stride(self.stride)
+    }
+
+    /// Pixels of v looking at g, through the turned filters.
+    fn backward_window(&self, by_windows: bool) -> Window {
+        let pad = |filter: usize| filter as i32 - 1 - self.pad as i32;
+        let seen = [self.n, self.p(), self.q(), self.k];
+        let mut window = Window::new(seen, [self.h, self.w], [self.r, self.s], [pad(self.r), pad(self.s)], by_windows);
+        window.spread = self.stride as u32 - 1;
+        window
+    }
+
+    /// Images of one part of a weight gradient with this many tiles, and the parts. Not a matter of how many threads there are:
+    /// the sums depend on it.
+    fn split(&self, device: &Device, tiles: usize) -> (usize, usize) {
+        let tuning = device.tuning();
+        let pixels = self.n * self.p() * self.q();
+        let parts = (tuning.split_blocks / tiles).min(pixels / tuning.split_pixels).clamp(1, self.n);
+        let images = self.n.div_ceil(parts);
+        (images, self.n.div_ceil(images))
+    }
+
+    fn weight_gradient_tile(&self, device: &Device) -> &'static Tile {
+        tile(device, device.tuning().split_blocks, &WEIGHT_GRADIENT, self.r * self.s * self.c, self.k)
+    }
+
+    fn weight_gradient_split(&self, device: &Device) -> (usize, usize) {
+        let [x, y, _] = self.weight_gradient_tile(device).grid(self.r * self.s * self.c, self.k);
+        self.split(device, x as usize * y as usize)
+    }
+}
+
+impl Window {
+    fn new(seen: [usize; 4], pixels: [usize; 2], filter: [usize; 2], pad: [i32; 2], by_windows: bool) -> Window {
+        let [n, h, w, c] = seen.map(|size| size as u32);
+        let [p, q] = pixels.map(|size| size as u32);
+        let [r, s] = filter.map(|size| size as u32);
+        let windows = |size: u32| if by_windows { size / 2 } else { size };
+        Window {
+            n,
+            h,
+            w,
+            c,
+            p,
+            q,
+            r,
+            s,
+            pad_h: pad[0],
+            pad_w: pad[1],
+            stride: 1,
+            spread: 0,
+            by_windows: u32::from(by_windows),
+            image: Divisor::new(windows(p) * windows(q)),
+            line: Divisor::new(windows(q)),
+            filter_row: Divisor::new(s * c),
+            channels: Divisor::new(c),
+        }
+    }
+
+    fn with_stride(mut self, stride: usize) -> Window {
+        self.stride = stride as u32;
+        self
+    }
+}
+
+/// Checks the scale and shift tables; their stride between samples is C or 0.
+fn prologue_argument(what: &str, sizes: &Conv, prologue: &Prologue) -> Result<PrologueArgument> {
+    let mut table_stride = 0;
+    if let Some((scale, shift)) = prologue.scale_shift {
+        if scale.len() != sizes.c {
+            expect_len(what, "scale (1 or N, C)", scale.len(), sizes.n * sizes.c)?;
+            table_stride = sizes.c as u32;
+        }
+        expect_len(what, "shift (as scale)", shift.len(), scale.len())?;
+    }
+    Ok(PrologueArgument { activation: prologue.activation.into(), up: u32::from(prologue.upsample), table_stride })
+}
+
+/// `y = act(pool(conv(v)) + bias + residual)`, or added to y.
+pub fn conv_forward(
+    sizes: Conv,
+    y: &Buffer<f32>,
+    x: &Buffer<f32>,
+    filters: &Buffer<f32>,
+    prologue: &Prologue,
+    epilogue: &Epilogue,
+) -> Result<()> {
+    let what = "conv forward";
+    sizes.check(what, prologue.upsample, epilogue.pool)?;
+    let output = sizes.output_len(epilogue.pool);
+    expect_len(what, "y", y.len(), output)?;
+    expect_len(what, "x", x.len(), sizes.input_len(prologue.upsample))?;
+    expect_len(what, "filters (R, S, C, K)", filters.len(), sizes.filters())?;
+    if let Some(bias) = epilogue.bias {
+        expect_len(what, "bias (K)", bias.len(), sizes.k)?;
+    }
+    if let Some(residual) = epilogue.residual {
+        expect_len(what, "residual (as y)", residual.len(), output)?;
+    }
+    if epilogue.accumulate && epilogue.activation != Activation::Identity {
+        return Err(Error::Shape(format!("{what}: {:?} and accumulating, expected Identity", epilogue.activation)));
+    }
+    let argument = prologue_argument(what, &sizes, prologue)?;
+    let device = y.device();
+    let pixels = sizes.n * sizes.p() * sizes.q();
+    let kind = if epilogue.pool { &FORWARD_POOL } else { &FORWARD };
+    let tile = tile(device, device.workers(), kind, pixels, sizes.k);
+    let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.k)).output(y).input(x);
+    let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
+    let launch = launch.input(filters).optional(epilogue.bias).optional(epilogue.residual).scalar(argument);
+    let launch = launch.scalar(ActivationArgument::from(epilogue.activation)).scalar(u32::from(epilogue.accumulate));
+    // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the grid covers y.
+    unsafe { launch.scalar(sizes.window(epilogue.pool)).scalar(size32(what, sizes.k)?).run() }
+}
+
+/// Workspace of [`conv_input_gradient`], in floats: the turned filters.
+pub fn input_gradient_workspace_len(sizes: &Conv) -> usize {
+    sizes.filters()
+}
+
+/// `dx = mask * dv`, summed over 2 x 2 where x was upsampled; or added to dx.
+pub fn conv_input_gradient(
+    sizes: Conv,
+    dx: &Buffer<f32>,
+    gradient: &ConvGradient,
+    filters: &Buffer<f32>,
+    epilogue: &InputEpilogue,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let what = "conv input gradient";
+    sizes.check(what, epilogue.upsample, gradient.pooled)?;
+    let input = sizes.input_len(epilogue.upsample);
+    gradient.output.check(what, sizes.n, sizes.output_len(gradient.pooled))?;
+    expect_len(what, "dx", dx.len(), input)?;
+    expect_len(what, "filters (R, S, C, K)", filters.len(), sizes.filters())?;
+    expect_len(what, "workspace", workspace.len(), input_gradient_workspace_len(&sizes))?;
+    if let Some((x, _)) = epilogue.mask {
+        expect_len(what, "x (as dx)", x.len(), input)?;
+        if epilogue.upsample {
+            return Err(Error::Shape(format!("{what}: a mask on an upsampled input, expected one of the two")));
+        }
+    }
+    let (c, k) = (size32(what, sizes.c)?, size32(what, sizes.k)?);
+    let device = dx.device();
+    let taps = sizes.r * sizes.s;
+    let launch = device.launch(kernel::CONV_FLIP_FILTERS_F32, [c, size32(what, taps)?, 1]);
+    let launch = launch.output(workspace).input(filters).scalar(taps as u32).scalar(c).scalar(k);
+    // SAFETY: filters and workspace both have R * S * C * K elements, compared above; the grid covers R * S and C.
+    unsafe { launch.run()? };
+
+    let pixels = sizes.n * sizes.h * sizes.w;
+    let kind = if epilogue.upsample { &INPUT_GRADIENT_UP } else { &INPUT_GRADIENT };
+    let tile = tile(device, device.workers(), kind, pixels, sizes.c);
+    let argument =
+        GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
+    let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.c)).output(dx).input(gradient.output.dy);
+    let launch = launch.input(workspace).optional(gradient.output.saved_output()).optional(gradient.output.row_scale);
+    let launch = launch.optional(epilogue.mask.map(|m| m.0)).scalar(argument);
+    let launch = launch.scalar(epilogue.mask.map_or(1.0, |m| m.1)).scalar(u32::from(epilogue.accumulate));
+    // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the grid covers N * H * W by C.
+    unsafe { launch.scalar(sizes.backward_window(epilogue.upsample)).scalar(c).run() }
+}
+
+/// Workspace of [`conv_weight_gradient`], in floats: one filter gradient per part, where there is more than one.
+pub fn weight_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
+    let (_, parts) = sizes.weight_gradient_split(device);
+    if parts > 1 { parts * sizes.filters() } else { 0 }
+}
+
+/// `dw += v^T g`, over all pixels.
+pub fn conv_weight_gradient(
+    sizes: Conv,
+    dfilters: &Buffer<f32>,
+    x: &Buffer<f32>,
+    prologue: &Prologue,
+    gradient: &ConvGradient,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let what = "conv weight gradient";
+    sizes.check(what, prologue.upsample, gradient.pooled)?;
+    gradient.output.check(what, sizes.n, sizes.output_len(gradient.pooled))?;
+    expect_len(what, "dfilters (R, S, C, K)", dfilters.len(), sizes.filters())?;
+    expect_len(what, "x", x.len(), sizes.input_len(prologue.upsample))?;
+    let argument = prologue_argument(what, &sizes, prologue)?;
+    let device = dfilters.device();
+    expect_len(what, "workspace", workspace.len(), weight_gradient_workspace_len(device, &sizes))?;
+    let tile = sizes.weight_gradient_tile(device);
+    let (images, parts) = sizes.weight_gradient_split(device);
+    let [across, down, _] = tile.grid(sizes.r * sizes.s * sizes.c, sizes.k);
+    let dy = GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
+    let launch = device.launch(tile.kernel, [across, down, parts as u32]).output(dfilters);
+    let launch = launch.optional_output((parts > 1).then_some(workspace)).input(x);
+    let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
+    let launch = launch.input(gradient.output.dy).optional(gradient.output.saved_output());
+    let launch = launch.optional(gradient.output.row_scale).scalar(argument).scalar(dy);
+    let launch = launch.scalar(sizes.window(false)).scalar(size32(what, sizes.k)?).scalar(images as u32);
+    // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the grid covers R * S * C by
+    // K, and its parts all images.
+    unsafe { launch.run()? };
+    if parts > 1 { sum_parts(what, dfilters, workspace, parts) } else { Ok(()) }
+}
+
+/// Workspace of [`conv_bias_gradient`], in floats: one sum per part and channel.
+pub fn bias_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
+    sizes.split(device, 1).1 * sizes.k
+}
+
+/// `db += g`, summed over all pixels.
+pub fn conv_bias_gradient(
+    sizes: Conv,
+    dbias: &Buffer<f32>,
+    gradient: &ConvGradient,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
+    let what = "conv bias gradient";
+    sizes.check(what, false, gradient.pooled)?;
+    gradient.output.check(what, sizes.n, sizes.output_len(gradient.pooled))?;
+    expect_len(what, "dbias (K)", dbias.len(), sizes.k)?;
+    let device = dbias.device();
+    expect_len(what, "workspace", workspace.len(), bias_gradient_workspace_len(device, &sizes))?;
+    let (images, parts) = sizes.split(device, 1);
+    let pixels = sizes.p() * sizes.q() / if gradient.pooled { 4 } else { 1 };
+    let columns = sizes.k.div_ceil(device.tuning().bias_columns) as u32;
+    let launch = device.launch(kernel::CONV_BIAS_GRADIENT_F32, [columns, parts as u32, 1]);
+    let launch = launch.output(workspace).input(gradient.output.dy).optional(gradient.output.saved_output());
+    let launch = launch.optional(gradient.output.row_scale);
+    let launch = launch.scalar(ActivationArgument::from(gradient.output.activation)).scalar(sizes.n as u32);
+    let launch = launch.scalar(pixels as u32).scalar(size32(what, sizes.k)?).scalar(images as u32);
+    // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the parts cover all images.
+    unsafe { launch.run()? };
+    sum_parts(what, dbias, workspace, parts)
+}
+
+/// `to += parts[0] + parts[1] + ...`, in order. `parts` has `count` times the length of `to`.
+fn sum_parts(what: &str, to: &Buffer<f32>, parts: &Buffer<f32>, count: usize) -> Result<()> {
+    let per_block = to.device().tuning().elements;
+    let grid = [to.len().div_ceil(per_block) as u32, 1, 1];
+    let launch = to.device().launch(kernel::CONV_SUM_PARTS_F32, grid).output(to).input(parts);
+    let launch = launch.scalar(count as u32).scalar(size32(what, to.len())?).scalar(per_block as u32);
+    // SAFETY: the callers compared the workspace with `count` times the length; the grid covers `to`.
+    unsafe { launch.run() }
+}
