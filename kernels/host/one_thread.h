@@ -10,6 +10,12 @@ DEVICE constexpr int thread() { return 0; }
 DEVICE void barrier() {}
 DEVICE void warp_barrier() {}
 
+extern "C" {
+// src/device/host.rs: at least `bytes` of the calling thread's own memory, for a block that needs more than SHARED should
+// hold: thread-local arrays of every kernel file and instruction set lie on each thread's stack. The last call counts.
+void* zgan_host_scratch(uint64_t bytes);
+}
+
 // Thread-local, because blocks run on several cores at once; a launch never nests in another.
 #define SHARED(T, name, N) alignas(64) static thread_local T name[N]
 

@@ -1,6 +1,6 @@
 //! The `host` execution: a block is one thread, and blocks are spread over the cores.
 
-use std::cell::UnsafeCell;
+use std::cell::{RefCell, UnsafeCell};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
@@ -75,6 +75,28 @@ impl Host {
         unsafe { self.pool.run(job) };
         Ok(())
     }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A cache line, for its alignment.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [u8; 64]);
+
+/// Memory for the block that runs on the calling thread, kept from block to block; `kernels/host/one_thread.h` has the
+/// contract.
+#[unsafe(no_mangle)]
+extern "C" fn zgan_host_scratch(bytes: u64) -> *mut c_void {
+    let lines = (bytes as usize).div_ceil(size_of::<Line>());
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < lines {
+            *scratch = vec![Line([0; 64]); lines];
+        }
+        scratch.as_mut_ptr().cast()
+    })
 }
 
 #[derive(Clone, Copy)]

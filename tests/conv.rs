@@ -1,0 +1,514 @@
+//! `kernels/conv.cu` against f64 loops, central differences of them, and PyTorch.
+
+mod common;
+
+use common::*;
+use zgan::device::{Buffer, Device};
+use zgan::ops::Activation;
+use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use zgan::ops::matmul::OutputGradient;
+
+/// A convolution and everything that is fused into it.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    sizes: Conv,
+    /// Samples of the scale and shift tables: 0 for none, 1, or N.
+    tables: usize,
+    before: Activation,
+    upsample: bool,
+    bias: bool,
+    residual: bool,
+    after: Activation,
+    pool: bool,
+    row_scale: bool,
+    accumulate: bool,
+}
+
+/// (N, H, W, C) to (K), R x S, padding, stride; nothing fused.
+fn plain(seen: [usize; 4], k: usize, filter: [usize; 2], pad: usize, stride: usize) -> Setup {
+    let ([n, h, w, c], [r, s]) = (seen, filter);
+    Setup {
+        sizes: Conv { n, h, w, c, k, r, s, pad, stride },
+        tables: 0,
+        before: Activation::Identity,
+        upsample: false,
+        bias: false,
+        residual: false,
+        after: Activation::Identity,
+        pool: false,
+        row_scale: false,
+        accumulate: false,
+    }
+}
+
+fn act(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Identity => x,
+        Activation::LeakyRelu(slope) => x * if x > 0.0 { 1.0 } else { f64::from(slope) },
+        Activation::Tanh => x.tanh(),
+    }
+}
+
+fn derivative(activation: Activation, y: f64) -> f64 {
+    match activation {
+        Activation::LeakyRelu(slope) if y <= 0.0 => f64::from(slope),
+        Activation::Tanh => 1.0 - y * y,
+        _ => 1.0,
+    }
+}
+
+struct Tensors<T> {
+    x: Vec<T>,
+    scale: Vec<T>,
+    shift: Vec<T>,
+    filters: Vec<T>,
+    bias: Vec<T>,
+    residual: Vec<T>,
+    dy: Vec<T>,
+    row_scale: Vec<T>,
+}
+
+impl Setup {
+    fn input_len(&self) -> usize {
+        let Conv { n, h, w, c, .. } = self.sizes;
+        n * h * w * c / if self.upsample { 4 } else { 1 }
+    }
+
+    fn output_len(&self) -> usize {
+        self.sizes.n * self.sizes.p() * self.sizes.q() * self.sizes.k / if self.pool { 4 } else { 1 }
+    }
+
+    fn tensors(&self) -> Tensors<f32> {
+        let Conv { n, c, k, r, s, .. } = self.sizes;
+        let mut random = Random((n * 31 + self.input_len() * 7 + k * 3 + r) as u64);
+        let depth = (r * s * c) as f32;
+        Tensors {
+            x: random.normals(self.input_len()),
+            scale: random.normals(self.tables * c),
+            shift: random.normals(self.tables * c),
+            filters: random.normals(r * s * c * k).iter().map(|w| w / depth.sqrt()).collect(),
+            bias: random.normals(k),
+            residual: random.normals(self.output_len()),
+            dy: random.normals(self.output_len()),
+            row_scale: random.normals(n),
+        }
+    }
+
+    /// v: what the filter sees.
+    fn seen(&self, t: &Tensors<f64>) -> Vec<f64> {
+        let Conv { n, h, w, c, .. } = self.sizes;
+        let up = usize::from(self.upsample);
+        let mut v = Vec::with_capacity(n * h * w * c);
+        for i in 0..n * h * w * c {
+            let (ch, x, y, sample) = (i % c, i / c % w, i / c / w % h, i / c / w / h);
+            let value = t.x[((sample * (h >> up) + (y >> up)) * (w >> up) + (x >> up)) * c + ch];
+            let value = match self.tables {
+                0 => value,
+                tables => {
+                    let at = if tables == 1 { ch } else { sample * c + ch };
+                    value * t.scale[at] + t.shift[at]
+                }
+            };
+            v.push(act(self.before, value));
+        }
+        v
+    }
+
+    /// Calls `f(index of z, index of v, index of w)` for every product.
+    fn products(&self, mut f: impl FnMut(usize, usize, usize)) {
+        let Conv { n, h, w, c, k, r, s, pad, stride } = self.sizes;
+        let (p, q) = (self.sizes.p(), self.sizes.q());
+        for pixel in 0..n * p * q {
+            let (qq, pp, sample) = (pixel % q, pixel / q % p, pixel / q / p);
+            for tap in 0..r * s {
+                let (y, x) = (pp * stride + tap / s, qq * stride + tap % s);
+                if y < pad || x < pad || y - pad >= h || x - pad >= w {
+                    continue;
+                }
+                let seen = ((sample * h + y - pad) * w + x - pad) * c;
+                for ch in 0..c {
+                    for out in 0..k {
+                        f(pixel * k + out, seen + ch, (tap * c + ch) * k + out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The index in y or dy that belongs to an index of z.
+    fn pooled(&self, z: usize) -> usize {
+        let k = self.sizes.k;
+        let (p, q) = (self.sizes.p(), self.sizes.q());
+        let (out, qq, pp, sample) = (z % k, z / k % q, z / k / q % p, z / k / q / p);
+        if self.pool { ((sample * (p / 2) + pp / 2) * (q / 2) + qq / 2) * k + out } else { z }
+    }
+
+    fn forward(&self, t: &Tensors<f64>) -> Vec<f64> {
+        let v = self.seen(t);
+        let mut z = vec![0.0; self.sizes.n * self.sizes.p() * self.sizes.q() * self.sizes.k];
+        self.products(|iz, iv, iw| z[iz] += v[iv] * t.filters[iw]);
+        let mut y = vec![0.0; self.output_len()];
+        let share = if self.pool { 0.25 } else { 1.0 };
+        z.iter().enumerate().for_each(|(i, z)| y[self.pooled(i)] += share * z);
+        for (i, y) in y.iter_mut().enumerate() {
+            let bias = if self.bias { t.bias[i % self.sizes.k] } else { 0.0 };
+            *y = act(self.after, *y + bias + if self.residual { t.residual[i] } else { 0.0 });
+        }
+        y
+    }
+
+    /// g, from the output as it was stored.
+    fn gradient(&self, t: &Tensors<f64>, y: &[f64]) -> Vec<f64> {
+        let per_sample = self.sizes.p() * self.sizes.q() * self.sizes.k;
+        let share = if self.pool { 0.25 } else { 1.0 };
+        (0..self.sizes.n * per_sample)
+            .map(|z| {
+                let (i, sample) = (self.pooled(z), z / per_sample);
+                let seed = if self.row_scale { t.row_scale[sample] } else { 1.0 };
+                t.dy[i] * derivative(self.after, y[i]) * seed * share
+            })
+            .collect()
+    }
+
+    fn dv(&self, t: &Tensors<f64>, g: &[f64]) -> Vec<f64> {
+        let Conv { n, h, w, c, .. } = self.sizes;
+        let mut dv = vec![0.0; n * h * w * c];
+        self.products(|iz, iv, iw| dv[iv] += g[iz] * t.filters[iw]);
+        dv
+    }
+
+    /// As the kernel gives it: through the upsampling, and through the activation where it is the whole prologue.
+    fn dx(&self, t: &Tensors<f64>, dv: &[f64]) -> Vec<f64> {
+        let Conv { h, w, c, .. } = self.sizes;
+        if !self.upsample {
+            return dv
+                .iter()
+                .zip(&t.x)
+                .map(|(d, x)| d * self.mask().map_or(1.0, |_| derivative(self.before, *x)))
+                .collect();
+        }
+        let mut dx = vec![0.0; self.input_len()];
+        for (i, d) in dv.iter().enumerate() {
+            let (ch, x, y, sample) = (i % c, i / c % w, i / c / w % h, i / c / w / h);
+            dx[((sample * h / 2 + y / 2) * (w / 2) + x / 2) * c + ch] += d;
+        }
+        dx
+    }
+
+    fn mask(&self) -> Option<f32> {
+        match self.before {
+            Activation::LeakyRelu(slope) if self.tables == 0 && !self.upsample => Some(slope),
+            _ => None,
+        }
+    }
+}
+
+struct Results {
+    y: Buffer<f32>,
+    dx: Buffer<f32>,
+    dfilters: Buffer<f32>,
+    dbias: Buffer<f32>,
+}
+
+const START: f32 = 0.5;
+
+/// All passes. What accumulates starts from `START`, the rest and all workspaces from NaN.
+fn evaluate(device: &Device, setup: &Setup, t: &Tensors<f32>) -> Results {
+    let s = setup.sizes;
+    let up = |x: &[f32]| -> Buffer<f32> { device.upload(x).unwrap() };
+    let filled = |len: usize, value: f32| -> Buffer<f32> { device.upload(&vec![value; len]).unwrap() };
+    let start = if setup.accumulate { START } else { f32::NAN };
+    let (x, scale, shift, filters) = (up(&t.x), up(&t.scale), up(&t.shift), up(&t.filters));
+    let (bias, residual, dy, row_scale) = (up(&t.bias), up(&t.residual), up(&t.dy), up(&t.row_scale));
+    let out = Results {
+        y: filled(setup.output_len(), start),
+        dx: filled(setup.input_len(), start),
+        dfilters: filled(t.filters.len(), START),
+        dbias: filled(s.k, START),
+    };
+    let prologue = Prologue {
+        scale_shift: (setup.tables > 0).then_some((&scale, &shift)),
+        activation: setup.before,
+        upsample: setup.upsample,
+    };
+    let epilogue = Epilogue {
+        bias: setup.bias.then_some(&bias),
+        residual: setup.residual.then_some(&residual),
+        activation: setup.after,
+        pool: setup.pool,
+        accumulate: setup.accumulate,
+    };
+    conv::conv_forward(s, &out.y, &x, &filters, &prologue, &epilogue).unwrap();
+    let gradient = ConvGradient {
+        output: OutputGradient {
+            dy: &dy,
+            y: Some(&out.y),
+            activation: setup.after,
+            row_scale: setup.row_scale.then_some(&row_scale),
+        },
+        pooled: setup.pool,
+    };
+    let into = InputEpilogue {
+        mask: setup.mask().map(|slope| (&x, slope)),
+        upsample: setup.upsample,
+        accumulate: setup.accumulate,
+    };
+    let workspace = filled(conv::input_gradient_workspace_len(&s), f32::NAN);
+    conv::conv_input_gradient(s, &out.dx, &gradient, &filters, &into, &workspace).unwrap();
+    let workspace = filled(conv::weight_gradient_workspace_len(device, &s), f32::NAN);
+    conv::conv_weight_gradient(s, &out.dfilters, &x, &prologue, &gradient, &workspace).unwrap();
+    let workspace = filled(conv::bias_gradient_workspace_len(device, &s), f32::NAN);
+    conv::conv_bias_gradient(s, &out.dbias, &gradient, &workspace).unwrap();
+    out
+}
+
+fn wide(t: &Tensors<f32>) -> Tensors<f64> {
+    Tensors {
+        x: to_f64(&t.x),
+        scale: to_f64(&t.scale),
+        shift: to_f64(&t.shift),
+        filters: to_f64(&t.filters),
+        bias: to_f64(&t.bias),
+        residual: to_f64(&t.residual),
+        dy: to_f64(&t.dy),
+        row_scale: to_f64(&t.row_scale),
+    }
+}
+
+fn check(device: &Device, setup: &Setup) {
+    let narrow = setup.tensors();
+    let t = wide(&narrow);
+    let out = evaluate(device, setup, &narrow);
+    let Conv { n, c, k, r, s, .. } = setup.sizes;
+    let start = if setup.accumulate { f64::from(START) } else { 0.0 };
+    // A chain of additions as long as the depth errs like the square root of it, in units of its terms.
+    let close = |name: &str, found: &Buffer<f32>, expected: &[f64], depth: usize, term: f64| {
+        let depth = (depth as f64).sqrt();
+        let error = relative_error(&found.read().unwrap(), expected, term * depth);
+        let tolerance = 5e-7 * depth.max(4.0);
+        assert!(error <= tolerance, "{setup:?} {name}: relative error {error:.3e}, at most {tolerance:.1e} allowed");
+    };
+    let term = 1.0 / ((r * s * c) as f64).sqrt();
+    let y: Vec<f64> = setup.forward(&t).iter().map(|y| y + start).collect();
+    close("y", &out.y, &y, r * s * c, term);
+    // The derivative is taken from the output as it was rounded, as the kernel does.
+    let g = setup.gradient(&t, &to_f64(&out.y.read().unwrap()));
+    let dv = setup.dv(&t, &g);
+    let dx: Vec<f64> = setup.dx(&t, &dv).iter().map(|d| d + start).collect();
+    close("dx", &out.dx, &dx, r * s * k, term);
+    let v = setup.seen(&t);
+    let mut dfilters = vec![f64::from(START); r * s * c * k];
+    setup.products(|iz, iv, iw| dfilters[iw] += v[iv] * g[iz]);
+    let pixels = n * setup.sizes.p() * setup.sizes.q();
+    close("dfilters", &out.dfilters, &dfilters, pixels, 1.0);
+    let mut dbias = vec![f64::from(START); k];
+    g.iter().enumerate().for_each(|(i, g)| dbias[i % k] += g);
+    close("dbias", &out.dbias, &dbias, pixels, 1.0);
+}
+
+const LEAKY: Activation = Activation::LeakyRelu(0.2);
+
+/// Every feature, odd sizes, and each kind of tile.
+fn setups() -> Vec<Setup> {
+    let fused = Setup { before: LEAKY, bias: true, row_scale: true, ..plain([2, 6, 8, 5], 7, [3, 3], 1, 1) };
+    vec![
+        plain([1, 1, 1, 1], 1, [1, 1], 0, 1),
+        plain([3, 5, 7, 1], 16, [3, 3], 1, 1),
+        plain([2, 7, 5, 3], 33, [3, 3], 1, 1),
+        plain([2, 9, 6, 16], 1, [3, 3], 1, 1),
+        plain([2, 8, 8, 17], 40, [1, 1], 0, 1),
+        plain([2, 9, 7, 4], 6, [3, 3], 1, 2),
+        plain([1, 8, 9, 3], 5, [4, 2], 0, 2),
+        plain([2, 6, 5, 2], 3, [2, 3], 2, 1),
+        plain([1, 3, 3, 2], 4, [1, 1], 2, 1),
+        plain([3, 1, 1, 31], 33, [3, 3], 1, 1),
+        Setup { accumulate: true, ..fused },
+        Setup { after: Activation::Tanh, ..fused },
+        Setup { after: LEAKY, pool: true, residual: true, ..fused },
+        Setup { pool: true, accumulate: true, residual: true, ..fused },
+        Setup { upsample: true, tables: 1, before: Activation::RELU, ..fused },
+        Setup { upsample: true, tables: 2, accumulate: true, ..fused },
+        Setup { upsample: true, pool: true, tables: 2, before: Activation::Tanh, after: LEAKY, ..fused },
+        Setup { tables: 2, residual: true, ..plain([2, 5, 5, 18], 20, [3, 3], 1, 2) },
+        Setup { pool: true, ..plain([2, 4, 6, 66], 70, [3, 3], 1, 1) },
+    ]
+}
+
+#[test]
+fn matches_the_reference() {
+    on_each_device(|device| setups().iter().for_each(|setup| check(device, setup)));
+}
+
+#[test]
+fn matches_the_reference_at_the_sizes_of_networks() {
+    let relu = |seen, k, pool| Setup { before: Activation::RELU, bias: true, pool, ..plain(seen, k, [3, 3], 1, 1) };
+    let up = |seen, k| Setup { tables: 3, upsample: true, ..relu(seen, k, false) };
+    on_fast_devices(|device| {
+        for setup in [
+            relu([5, 28, 28, 1], 16, false),
+            relu([5, 28, 28, 16], 16, true),
+            relu([3, 14, 14, 32], 32, true),
+            relu([7, 7, 7, 32], 32, false),
+            up([3, 14, 14, 32], 32),
+            up([3, 28, 28, 32], 16),
+            Setup { after: Activation::Tanh, ..relu([3, 28, 28, 16], 1, false) },
+            relu([2, 16, 16, 130], 128, false),
+            relu([1, 3, 200, 40], 20, false),
+            // Wider than a patch can be.
+            relu([1, 2, 100, 700], 9, false),
+            plain([1, 31, 1, 1000], 33, [1, 1], 0, 1),
+            plain([40, 4, 4, 8], 12, [4, 4], 0, 1),
+        ] {
+            check(device, &setup);
+        }
+    });
+}
+
+#[test]
+fn the_reference_gradients_are_the_slopes_of_the_reference() {
+    for setup in setups().into_iter().filter(|s| s.input_len() * s.output_len() < 60_000) {
+        // An accumulated start changes no slope.
+        let setup = Setup { before: if setup.tables == 0 { setup.before } else { Activation::Identity }, ..setup };
+        let t = wide(&setup.tensors());
+        let loss = |t: &Tensors<f64>| -> f64 {
+            let per_sample = setup.output_len() / setup.sizes.n;
+            let seed = |i: usize| if setup.row_scale { t.row_scale[i / per_sample] } else { 1.0 };
+            setup.forward(t).iter().enumerate().map(|(i, y)| y * t.dy[i] * seed(i)).sum()
+        };
+        let with = |change: &dyn Fn(&mut Tensors<f64>)| {
+            let mut t = wide(&setup.tensors());
+            change(&mut t);
+            loss(&t)
+        };
+        let g = setup.gradient(&t, &setup.forward(&t));
+        let close = |name: &str, found: &[f64], slope: &[f64]| {
+            for (f, s) in found.iter().zip(slope) {
+                assert!((f - s).abs() < 1e-6 * s.abs().max(1.0), "{setup:?} {name}: {f} beside a slope of {s}");
+            }
+        };
+        let v = setup.seen(&t);
+        let mut dfilters = vec![0.0; t.filters.len()];
+        setup.products(|iz, iv, iw| dfilters[iw] += v[iv] * g[iz]);
+        close("dfilters", &dfilters, &central_differences(&t.filters, |w| with(&|t| t.filters = w.to_vec())));
+        if setup.tables == 0 {
+            let dx = setup.dx(&t, &setup.dv(&t, &g));
+            close("dx", &dx, &central_differences(&t.x, |x| with(&|t| t.x = x.to_vec())));
+        }
+        if setup.bias {
+            let mut dbias = vec![0.0; setup.sizes.k];
+            g.iter().enumerate().for_each(|(i, g)| dbias[i % setup.sizes.k] += g);
+            close("dbias", &dbias, &central_differences(&t.bias, |b| with(&|t| t.bias = b.to_vec())));
+        }
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_the_number_of_threads() {
+    let setup = Setup { before: LEAKY, bias: true, ..plain([20, 14, 14, 16], 40, [3, 3], 1, 1) };
+    let t = setup.tensors();
+    for isa in Device::host_isas() {
+        let bits = |threads: usize| {
+            let out = evaluate(&Device::host_with_isa(threads, isa).unwrap(), &setup, &t);
+            [out.y, out.dx, out.dfilters, out.dbias]
+                .map(|b| b.read().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+        };
+        let one = bits(1);
+        for threads in [2, 3, 7] {
+            assert!(bits(threads) == one, "{isa}: {threads} threads give other bits than one");
+        }
+    }
+}
+
+#[test]
+fn matches_pytorch() {
+    let file = include_bytes!("goldens/conv.safetensors");
+    let golden = safetensors::SafeTensors::deserialize(file).unwrap();
+    let tensor = |name: &str| -> Vec<f32> {
+        let bytes = golden.tensor(name).unwrap().data();
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    let discriminator = Setup {
+        before: Activation::RELU,
+        bias: true,
+        residual: true,
+        pool: true,
+        row_scale: true,
+        ..plain([2, 6, 4, 3], 5, [3, 3], 1, 1)
+    };
+    let generator = Setup {
+        tables: 2,
+        before: Activation::RELU,
+        upsample: true,
+        bias: true,
+        after: Activation::Tanh,
+        ..plain([2, 6, 4, 3], 5, [3, 3], 1, 1)
+    };
+    let strided = plain([2, 7, 6, 3], 4, [4, 3], 1, 2);
+    on_each_device(|device| {
+        for (name, setup) in [("discriminator", discriminator), ("generator", generator), ("strided", strided)] {
+            let get = |part: &str| tensor(&format!("{name}.{part}"));
+            let or_none = |there: bool, part: &str| if there { get(part) } else { Vec::new() };
+            let t = Tensors {
+                x: get("x"),
+                scale: or_none(setup.tables > 0, "scale"),
+                shift: or_none(setup.tables > 0, "shift"),
+                filters: get("filters"),
+                bias: or_none(setup.bias, "bias"),
+                residual: or_none(setup.residual, "residual"),
+                dy: get("dy"),
+                row_scale: or_none(setup.row_scale, "row_scale"),
+            };
+            let t = Tensors {
+                bias: if setup.bias { t.bias } else { vec![0.0; setup.sizes.k] },
+                residual: if setup.residual { t.residual } else { vec![0.0; setup.output_len()] },
+                row_scale: if setup.row_scale { t.row_scale } else { vec![0.0; setup.sizes.n] },
+                ..t
+            };
+            let out = evaluate(device, &setup, &t);
+            assert_close(&format!("{name} y"), &out.y, &to_f64(&get("y")), 2e-6);
+            assert_close(&format!("{name} dx"), &out.dx, &to_f64(&get("dx")), 2e-6);
+            let plus =
+                |values: Vec<f32>| -> Vec<f64> { values.iter().map(|v| f64::from(*v) + f64::from(START)).collect() };
+            assert_close(&format!("{name} dfilters"), &out.dfilters, &plus(get("dfilters")), 2e-6);
+            if setup.bias {
+                assert_close(&format!("{name} dbias"), &out.dbias, &plus(get("dbias")), 2e-6);
+            }
+        }
+    });
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_the_numbers() {
+    let device = Device::host(1).unwrap();
+    let zeros = |len| -> Buffer<f32> { device.zeros(len).unwrap() };
+    let sizes = Conv { n: 1, h: 5, w: 6, c: 2, k: 3, r: 3, s: 3, pad: 1, stride: 1 };
+    let (x, w, y) = (zeros(60), zeros(54), zeros(90));
+    let forward = |sizes: Conv, x: &Buffer<f32>, prologue: Prologue, epilogue: Epilogue| {
+        conv::conv_forward(sizes, &y, x, &w, &prologue, &epilogue).unwrap_err().to_string()
+    };
+    assert_eq!(
+        forward(sizes, &zeros(59), Prologue::NONE, Epilogue::NONE),
+        "conv forward: x has 59 elements, expected 60"
+    );
+    let found = forward(sizes, &x, Prologue::NONE, Epilogue { pool: true, ..Epilogue::NONE });
+    assert_eq!(found, "conv forward: pooling 5 x 6 pixels, expected even numbers");
+    let found = forward(sizes, &x, Prologue { upsample: true, ..Prologue::NONE }, Epilogue::NONE);
+    assert_eq!(found, "conv forward: upsampled to 5 x 6, expected even numbers");
+    assert!(forward(Conv { stride: 3, ..sizes }, &x, Prologue::NONE, Epilogue::NONE).contains("a stride of 3"));
+    assert!(forward(Conv { r: 8, ..sizes }, &x, Prologue::NONE, Epilogue::NONE).contains("a filter of 8 x 3 on 5 x 6"));
+    assert!(forward(Conv { k: 0, ..sizes }, &x, Prologue::NONE, Epilogue::NONE).contains("no size may be 0"));
+    assert!(forward(Conv { n: 1 << 40, ..sizes }, &x, Prologue::NONE, Epilogue::NONE).contains("at most"));
+    let tanh = Epilogue { accumulate: true, activation: Activation::Tanh, ..Epilogue::NONE };
+    assert!(forward(sizes, &x, Prologue::NONE, tanh).contains("accumulating"));
+    let (scale, shift) = (zeros(2), zeros(1));
+    let found = forward(sizes, &x, Prologue { scale_shift: Some((&scale, &shift)), ..Prologue::NONE }, Epilogue::NONE);
+    assert_eq!(found, "conv forward: shift (as scale) has 1 elements, expected 2");
+    let output = OutputGradient { dy: &y, y: None, activation: LEAKY, row_scale: None };
+    let gradient = ConvGradient { output, pooled: false };
+    let found = conv::conv_bias_gradient(sizes, &zeros(3), &gradient, &zeros(3)).unwrap_err().to_string();
+    assert!(found.contains("needs the output y"), "{found}");
+    let gradient =
+        ConvGradient { output: OutputGradient { activation: Activation::Identity, ..output }, pooled: false };
+    let found = conv::conv_input_gradient(sizes, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(53));
+    assert_eq!(found.unwrap_err().to_string(), "conv input gradient: workspace has 53 elements, expected 54");
+}
