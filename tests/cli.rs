@@ -455,23 +455,73 @@ fn a_reader_that_goes_away_stops_nothing() {
 #[test]
 fn samples_follow_from_run_seed_and_weights() {
     let place = Place::new();
-    place.train("--steps 20 --lr-g 0.001 --checkpoint-every 10 --run a");
+    place.train("--steps 20 --lr-g 0.001 --average 0.9 --checkpoint-every 10 --run a");
     let draw = |arguments: &str| {
         place.zgan(&format!("sample --device host --out x.png {arguments}"), 0);
         std::fs::read(place.path("x.png")).unwrap()
     };
     let one = draw("--run a --seed 7");
-    assert_eq!(one, draw("--run a --seed 7"));
-    assert_eq!(one, draw("--run runs/a --seed 7"));
-    assert_eq!(one, draw("--checkpoint runs/a/checkpoints/step-000020.safetensors --seed 7"));
-    assert_ne!(one, draw("--run a --seed 8"));
-    assert_ne!(one, draw("--run a --seed 7 --raw-weights"));
-    assert_ne!(one, draw("--checkpoint runs/a/checkpoints/step-000010.safetensors --seed 7"));
+    assert!(one == draw("--run a --seed 7"));
+    assert!(one == draw("--run runs/a --seed 7"));
+    assert!(one == draw("--checkpoint runs/a/checkpoints/step-000020.safetensors --seed 7"));
+    assert!(one != draw("--run a --seed 8"));
+    assert!(one != draw("--run a --seed 7 --raw-weights"));
+    assert!(one != draw("--checkpoint runs/a/checkpoints/step-000010.safetensors --seed 7"));
     draw("--run a --count 5");
     assert_eq!(picture(&place.path("x.png")), (3 * 30 + 2, 2 * 30 + 2));
     draw("--run a --count 1");
     assert_eq!(picture(&place.path("x.png")), (32, 32));
     place.says("sample --run a --count 0", 2, &["count: 0"]);
+    assert!(one != draw("--run a --seed 7 --trunc 0.5"));
+    draw("--run a --count 5 --columns 5");
+    assert_eq!(picture(&place.path("x.png")), (5 * 30 + 2, 32));
+    draw("--run a --interpolate 6 --count 12");
+    assert_eq!(picture(&place.path("x.png")), (6 * 30 + 2, 2 * 30 + 2));
+    for (wrong, parts) in [
+        ("--class 3", ["class", "without labels"]),
+        ("--morph 1:2", ["morph", "without labels"]),
+        ("--trunc 0", ["trunc: 0", "0.01"]),
+        ("--trunc NaN", ["trunc: NaN", "0.01"]),
+        ("--interpolate 1", ["interpolate: 1", "2 to"]),
+        ("--columns 0", ["columns: 0", "1 to"]),
+        ("--out here --interpolate 4", ["here", "no PNG file"]),
+    ] {
+        place.says(&format!("sample --run a {wrong}"), 2, &parts);
+    }
+}
+
+#[test]
+fn a_folder_gets_a_file_per_image() {
+    let place = Place::new();
+    place.train("--steps 2 --run a");
+    place.says("sample --run a --device host --count 600 --out many", 0, &["600 images", "many"]);
+    let names = files(&place.path("many"));
+    assert_eq!((names.len(), names[0].as_str(), names[599].as_str()), (600, "000000.png", "000599.png"));
+    assert_eq!(picture(&place.path("many/000599.png")), (28, 28));
+    place.says("sample --run a --device host --count 3 --out many", 2, &["many is not empty", "--force"]);
+    // Fewer at once: image i is still the same.
+    let before = tree(&place.path("many"));
+    place.zgan("sample --run a --device host --count 3 --out many --force", 0);
+    assert!(before == tree(&place.path("many")));
+    place.zgan("sample --run a --device host --count 3 --seed 2 --out many --force", 0);
+    assert!(before != tree(&place.path("many")));
+}
+
+#[test]
+fn the_ring_is_trained_and_drawn() {
+    let place = Place::new();
+    let train = "train --preset ring --device host --batch 16 --steps 20";
+    let parts = ["ring: points, drawn as they are needed", "of 8 covered", "step 20/20"];
+    place.says(&format!("{train} --run through"), 0, &parts);
+    assert_eq!(picture(&place.path("runs/through/samples/step-000020.png")), (400, 400));
+    place.zgan(&format!("{train} --run parts --stop-at 10"), 0);
+    place.zgan("train --resume parts", 0);
+    assert!(place.checkpoint("through", 20) == place.checkpoint("parts", 20));
+    place.says("sample --run parts --device host", 0, &["2500 points after step 20", "of 8 covered"]);
+    assert_eq!(picture(&place.path("grid.png")), (400, 400));
+    place.says("train --preset ring --data mnist-10k", 2, &["preset ring", "mnist-10k"]);
+    place.says("train --data ring", 2, &["preset mnist", "ring"]);
+    place.says("train --preset ring --conditioning projection", 2, &["ring", "--conditioning none"]);
 }
 
 #[test]
