@@ -4,6 +4,8 @@
 //   uniform: low + (high - low) u, u = a multiple of 2^-24 in [0, 1)
 //   normal:  Box-Muller: of each two words, radius sqrt(-2 ln u) from the first (u in (0, 1], 31 bits, so up to 6.7
 //            deviations) times cosine and sine of a turn from the second
+//   ring:    points (x, y), each around one of eight centres, all as likely, on a circle of radius 2, with normal noise
+//            of deviation 0.02: point n from words 0 and 1 of counter (n, s, t, 0), its centre from word 2
 //   labels:  the high word of word * classes; a class is off by at most classes / 2^32 of its share
 #include "device/execution.h"
 #include "device/math.h"
@@ -48,6 +50,21 @@ KERNEL random_normal_f32(float* RESTRICT out,          // (n)
     if (thread() == 0 && rest != 0) {
         const Normals normals = to_normals(random.at(last / 4));
         for (uint32_t k = 0; k < rest; k++) out[last - rest + k] = normals.value[k];
+    }
+}
+
+KERNEL random_ring_f32(float* RESTRICT out,          // (n, 2)
+                       const State* RESTRICT state,  // (1)
+                       uint32_t stream, uint32_t n, uint32_t chunk) {
+    const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
+    const Stream random = open_stream(state, stream);
+    INDEPENDENT
+    for (uint32_t point = first + thread(); point < last; point += BLOCK) {
+        const Philox words = random.at(point);
+        const SineCosine centre = sine_cosine_turns(float(int32_t(words.word[2] >> 29)) * 0.125f);
+        const Normals normals = to_normals(words);
+        out[2 * point + 0] = 2.0f * centre.cosine + 0.02f * normals.value[0];
+        out[2 * point + 1] = 2.0f * centre.sine + 0.02f * normals.value[1];
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Config {
     /// Networks and the settings that go with them
     #[arg(long, value_name = "NAME", help_heading = "What is trained")]
     pub preset: Preset,
-    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR
+    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR; ring: points
     #[arg(long, value_name = "SOURCE", help_heading = "What is trained")]
     pub data: DataSource,
     /// How the networks meet the labels
@@ -65,7 +65,7 @@ pub struct Config {
     /// Most memory for the images of folder:DIR, in MiB; larger folders are streamed
     #[arg(long, value_name = "MIB", help_heading = "What is trained")]
     pub data_memory: usize,
-    /// Mirror every other image, by chance
+    /// Mirror every other real image, by chance
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     #[arg(help_heading = "What is trained")]
     pub flip: bool,
@@ -82,9 +82,10 @@ pub struct Config {
     /// Real images of a D step, and as many fakes
     #[arg(long, value_name = "IMAGES", help_heading = "Training")]
     pub batch: usize,
-    /// Fakes of a G step
+    /// Fakes of a G step [default: as --batch, but for some presets]
     #[arg(long, value_name = "IMAGES", help_heading = "Training")]
-    pub batch_g: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_g: Option<usize>,
     /// D steps for each G step; more than 1 needs --update alternating
     #[arg(long, value_name = "STEPS", help_heading = "Training")]
     pub n_dis: usize,
@@ -193,7 +194,7 @@ impl Config {
             steps: 1500,
             stop_at: None,
             batch: 64,
-            batch_g: 64,
+            batch_g: None,
             n_dis: 1,
             last_batch: LastBatch::Drop,
             seed: 1,
@@ -243,7 +244,7 @@ impl Config {
         match preset {
             Preset::Mnist => mnist,
             Preset::SnganProjection32 => {
-                Config { width: 128, batch_g: 128, steps: 50_000, decay_from: Some(0), ..sngan }
+                Config { width: 128, batch_g: Some(128), steps: 50_000, decay_from: Some(0), ..sngan }
             }
             Preset::SnganProjection64 | Preset::Crcrpar64 => Config { steps: 250_000, decay_from: Some(200_000), ..sngan },
             Preset::SnganProjection128 => Config { steps: 450_000, decay_from: Some(400_000), ..sngan },
@@ -263,7 +264,6 @@ impl Config {
                 width: 128,
                 latent: 16,
                 batch: 256,
-                batch_g: 256,
                 steps: 5000,
                 average: 0.0,
                 average_from: 0,
@@ -346,6 +346,10 @@ impl Config {
             }
             Err(Error::Config(format!("{name}: {value}, expected at least 0 and less than 1")))
         }
+        if (self.preset == Preset::Ring) != (self.data == DataSource::Ring) {
+            let what = format!("preset {} cannot learn from data {}; ring goes with ring", self.preset, self.data);
+            return Err(Error::Config(what));
+        }
         within("classes", self.classes, 1, 256)?;
         within("size", self.size, 1, 4096)?;
         if !matches!(self.channels, 1 | 3) {
@@ -357,7 +361,7 @@ impl Config {
         // Checkpoints and TOML hold whole numbers up to 2^63 - 1.
         within("seed", self.seed, 0, i64::MAX as u64)?;
         within("batch", self.batch, 1, 1 << 20)?;
-        within("batch-g", self.batch_g, 1, 1 << 20)?;
+        within("batch-g", self.batch_g.unwrap_or(self.batch), 1, 1 << 20)?;
         within("n-dis", self.n_dis, 1, 1000)?;
         within("width", self.width, 1, 4096)?;
         within("pool-factor", self.pool_factor, 1e-9, 1e9)?;
@@ -398,7 +402,7 @@ impl Config {
     }
 
     pub fn loader_options(&self) -> LoaderOptions {
-        LoaderOptions { batch: self.batch, seed: self.seed, last: self.last_batch, flip: self.flip }
+        LoaderOptions { batch: self.batch, seed: self.seed, last: self.last_batch }
     }
 
     pub fn trainer_options(&self, data: &DataInfo) -> TrainerOptions {
@@ -416,7 +420,7 @@ impl Config {
             ac_weight: self.ac_weight as f32,
             gp_weight: self.gp_weight as f32,
             batch: self.batch,
-            batch_g: self.batch_g,
+            batch_g: self.batch_g.unwrap_or(self.batch),
             n_dis: self.n_dis,
             steps: self.steps,
             decay_from: self.decay_from,

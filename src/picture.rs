@@ -46,12 +46,41 @@ impl Picture {
         Ok(Picture { shape: whole, pixels })
     }
 
+    /// `points` (n, 2) as dark dots over faint circles of `radius` around `centres`, on white; each axis goes from
+    /// `-extent` to `extent`, the second one upwards. Points outside are left out.
+    pub fn scatter(points: &[f32], centres: &[[f32; 2]], radius: f32, side: usize, extent: f32) -> Picture {
+        const PAPER: u8 = 255;
+        const CIRCLE: u8 = 208;
+        const DOT: u8 = 32;
+        let mut pixels = vec![PAPER; side * side];
+        let scale = side as f32 / (2.0 * extent);
+        let mut dot = |x: f32, y: f32, grey: u8| {
+            let (column, line) = (((x + extent) * scale).floor(), ((extent - y) * scale).floor());
+            // Written so that NaN is outside.
+            let inside = |at: f32| at >= 0.0 && at < side as f32;
+            if inside(column) && inside(line) {
+                pixels[line as usize * side + column as usize] = grey;
+            }
+        };
+        for [x, y] in centres {
+            // Steps of half a pixel.
+            let steps = (std::f32::consts::TAU * radius * scale * 2.0).ceil().max(8.0) as usize;
+            for step in 0..steps {
+                let (sine, cosine) = (std::f32::consts::TAU * step as f32 / steps as f32).sin_cos();
+                dot(x + radius * cosine, y + radius * sine, CIRCLE);
+            }
+        }
+        points.as_chunks::<2>().0.iter().for_each(|[x, y]| dot(*x, *y, DOT));
+        Picture { shape: ImageShape { height: side, width: side, channels: 1 }, pixels }
+    }
+
     /// Writes a PNG file, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<()> {
         files::write_bytes(path, &self.encode().map_err(Error::io(path))?)
     }
 
-    fn encode(&self) -> std::io::Result<Vec<u8>> {
+    /// A PNG file's bytes.
+    pub fn encode(&self) -> std::io::Result<Vec<u8>> {
         let too_large = |_| std::io::Error::other("a picture's sides are at most 2^32 - 1 pixels");
         let width = u32::try_from(self.shape.width).map_err(too_large)?;
         let height = u32::try_from(self.shape.height).map_err(too_large)?;

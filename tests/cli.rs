@@ -43,7 +43,7 @@ impl Place {
 
     /// A short training of few images on the host.
     fn train(&self, arguments: &str) -> String {
-        self.zgan(&format!("train --device host --batch 16 {arguments}"), 0)
+        self.zgan(&format!("train --preset softmax-gan --device host --batch 16 {arguments}"), 0)
     }
 
     fn checkpoint(&self, run: &str, step: u64) -> Vec<u8> {
@@ -100,8 +100,8 @@ fn help_names_every_setting_with_its_default() {
         assert!(help.contains(&format!("--{name} ")), "{name} is not in the help:\n{help}");
     }
     let line = help.lines().find(|l| l.contains("--lr-g")).unwrap();
-    assert!(line.contains("[default: 0.0002]"), "{line}");
-    place.says("sample --help", 0, &["--seed", "--raw-weights", "[default: 64]"]);
+    assert!(line.contains("[default: 0.001]"), "{line}");
+    place.says("sample --help", 0, &["--seed", "--raw-weights", "[default: 64;"]);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn data_files_that_are_wrong_are_named() {
     place.says("train --data idx:digits", 1, &["train-images-idx3-ubyte", "offset 1000", "3152"]);
     std::fs::write(folder.join("train-images-idx3-ubyte"), &images).unwrap();
     place.says("train --data idx:digits", 1, &["train-labels-idx1-ubyte", "offset 11", "label 12"]);
-    place.says("train --data idx:digits --classes 13 --batch 4 --steps 2 --device host --run a", 0, &["13 classes"]);
+    place.says("train --preset softmax-gan --data idx:digits --classes 13 --batch 4 --steps 2 --device host --run a", 0, &["13 classes"]);
     // The labels were right: without them on the second try, it is another data set.
     std::fs::write(folder.join("train-labels-idx1-ubyte"), [header(&[0x801, 4]), vec![0, 1, 2, 3]].concat()).unwrap();
     place.says("train --resume a --steps 3", 2, &["other images"]);
@@ -234,6 +234,30 @@ fn an_interrupted_run_ends_as_one_that_went_through() {
 }
 
 #[test]
+fn several_d_steps_take_several_batches_and_resume_too() {
+    let place = Place::new();
+    let settings = "--update alternating --n-dis 3 --batch-g 8 --loss hinge --noise 0.01 --flip --average 0.9 \
+                    --decay-from 2 --steps 8 --log-every 4 --seed 3";
+    let said = place.train(&format!("{settings} --run through"));
+    assert!(said.contains("loss D") && !said.contains("KL") && !said.contains("NaN"), "hinge has no floor:\n{said}");
+    let metrics = place.read("runs/through/metrics.csv");
+    let row: Vec<&str> = metrics.lines().nth(1).unwrap().split(',').collect();
+    assert_eq!((row.len(), row[4], row[5]), (11, "", ""), "{metrics}");
+    place.train(&format!("{settings} --run parts --stop-at 5"));
+    place.zgan("train --resume parts", 0);
+    assert_eq!(place.checkpoint("through", 8), place.checkpoint("parts", 8));
+    // With rates that fall, a longer training would have been another from the start.
+    place.says("train --resume parts --steps 9", 2, &["steps is 8", "9 here", "from step 2 to 0 at step 8"]);
+    // G's batch follows D's unless it is given.
+    place.train("--steps 2 --run follows");
+    let saved = place.read("runs/follows/config.toml");
+    assert!(saved.contains("batch = 16\n") && !saved.contains("batch-g"), "{saved}");
+    assert!(place.read("runs/parts/config.toml").contains("batch-g = 8\n"));
+    let simultaneous = "train --preset softmax-gan --device host --steps 2 --batch-g 32";
+    place.says(simultaneous, 2, &["batch-g 32 with update simultaneous", "must be batch, 64"]);
+}
+
+#[test]
 fn a_resume_keeps_to_the_settings_of_the_run() {
     let place = Place::new();
     place.train("--steps 10 --stop-at 5 --run a");
@@ -296,7 +320,7 @@ fn settings_come_from_a_file_and_the_command_line_wins() {
     let place = Place::new();
     let file = |text: &str| std::fs::write(place.path("c.toml"), text).unwrap();
     file(
-        "steps = 3\nbatch = 8\nlr-g = 1e-3\nseed = 4\nrun = \"from-file\"\ndevice = \"host\"\nupdate = \"alternating\"\n",
+        "preset = \"softmax-gan\"\nsteps = 3\nbatch = 8\nlr-g = 1e-3\nseed = 4\nrun = \"from-file\"\ndevice = \"host\"\nupdate = \"alternating\"\n",
     );
     place.zgan("train --config c.toml --batch 4", 0);
     let saved = place.read("runs/from-file/config.toml");
@@ -325,13 +349,13 @@ fn settings_come_from_a_file_and_the_command_line_wins() {
 #[test]
 fn a_dry_run_tells_and_writes_nothing() {
     let place = Place::new();
-    place.says("train --dry-run --device host", 0, &["generator", "discriminator", "parameters", "memory", "MiB"]);
+    place.says("train --preset softmax-gan --dry-run --device host", 0, &["generator", "discriminator", "parameters", "memory", "MiB"]);
     assert!(files(&place.path(".")).is_empty());
     place.says("train --dry-run --device host --batch 20000", 2, &["20000"]);
     place.train("--steps 2 --run a");
     let before = tree(&place.path("."));
-    place.says("train --dry-run --device host --run a", 2, &["generator", "memory", "a is there already"]);
-    place.says("train --dry-run --device host --runs-dir /proc/none", 1, &["generator", "error: /proc"]);
+    place.says("train --preset softmax-gan --dry-run --device host --run a", 2, &["generator", "memory", "a is there already"]);
+    place.says("train --preset softmax-gan --dry-run --device host --runs-dir /proc/none", 1, &["generator", "error: /proc"]);
     place.says("train --dry-run --resume a --batch 3", 2, &["batch is 16 there"]);
     assert_eq!(before, tree(&place.path(".")));
 }
@@ -340,10 +364,10 @@ fn a_dry_run_tells_and_writes_nothing() {
 fn folders_that_cannot_be_written_are_named() {
     let place = Place::new();
     // Not even root can write there.
-    place.says("train --steps 2 --device host --runs-dir /proc/none", 1, &["error: /proc"]);
+    place.says("train --preset softmax-gan --steps 2 --device host --runs-dir /proc/none", 1, &["error: /proc"]);
     std::fs::write(place.path("file"), "mine").unwrap();
-    place.says("train --steps 2 --device host --runs-dir file", 1, &["error: ", "file"]);
-    place.says("train --steps 2 --device host --runs-dir file/deeper", 1, &["error: ", "file"]);
+    place.says("train --preset softmax-gan --steps 2 --device host --runs-dir file", 1, &["error: ", "file"]);
+    place.says("train --preset softmax-gan --steps 2 --device host --runs-dir file/deeper", 1, &["error: ", "file"]);
     place.train("--steps 2 --run a");
     place.says("sample --run a --device host --out none/grid.png", 1, &["none/grid.png", "No such file"]);
 }
@@ -371,7 +395,7 @@ fn a_full_disk_loses_nothing() {
 fn ctrl_c_saves_and_says_how_to_go_on() {
     for signal in ["-INT", "-TERM"] {
         let place = Place::new();
-        let arguments = "train --device host --batch 16 --steps 1000000000 --checkpoint-every 0 --log-every 1 --run a";
+        let arguments = "train --preset softmax-gan --device host --batch 16 --steps 1000000000 --checkpoint-every 0 --log-every 1 --run a";
         let mut child = place.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -418,7 +442,7 @@ fn two_programs_do_not_train_one_run() {
 #[test]
 fn a_reader_that_goes_away_stops_nothing() {
     let place = Place::new();
-    for arguments in ["info", "train --steps 5 --log-every 1 --device host --run a"] {
+    for arguments in ["info", "train --preset softmax-gan --steps 5 --log-every 1 --device host --run a"] {
         let mut child = place.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
@@ -431,23 +455,73 @@ fn a_reader_that_goes_away_stops_nothing() {
 #[test]
 fn samples_follow_from_run_seed_and_weights() {
     let place = Place::new();
-    place.train("--steps 20 --lr-g 0.001 --checkpoint-every 10 --run a");
+    place.train("--steps 20 --lr-g 0.001 --average 0.9 --checkpoint-every 10 --run a");
     let draw = |arguments: &str| {
         place.zgan(&format!("sample --device host --out x.png {arguments}"), 0);
         std::fs::read(place.path("x.png")).unwrap()
     };
     let one = draw("--run a --seed 7");
-    assert_eq!(one, draw("--run a --seed 7"));
-    assert_eq!(one, draw("--run runs/a --seed 7"));
-    assert_eq!(one, draw("--checkpoint runs/a/checkpoints/step-000020.safetensors --seed 7"));
-    assert_ne!(one, draw("--run a --seed 8"));
-    assert_ne!(one, draw("--run a --seed 7 --raw-weights"));
-    assert_ne!(one, draw("--checkpoint runs/a/checkpoints/step-000010.safetensors --seed 7"));
+    assert!(one == draw("--run a --seed 7"));
+    assert!(one == draw("--run runs/a --seed 7"));
+    assert!(one == draw("--checkpoint runs/a/checkpoints/step-000020.safetensors --seed 7"));
+    assert!(one != draw("--run a --seed 8"));
+    assert!(one != draw("--run a --seed 7 --raw-weights"));
+    assert!(one != draw("--checkpoint runs/a/checkpoints/step-000010.safetensors --seed 7"));
     draw("--run a --count 5");
     assert_eq!(picture(&place.path("x.png")), (3 * 30 + 2, 2 * 30 + 2));
     draw("--run a --count 1");
     assert_eq!(picture(&place.path("x.png")), (32, 32));
     place.says("sample --run a --count 0", 2, &["count: 0"]);
+    assert!(one != draw("--run a --seed 7 --trunc 0.5"));
+    draw("--run a --count 5 --columns 5");
+    assert_eq!(picture(&place.path("x.png")), (5 * 30 + 2, 32));
+    draw("--run a --interpolate 6 --count 12");
+    assert_eq!(picture(&place.path("x.png")), (6 * 30 + 2, 2 * 30 + 2));
+    for (wrong, parts) in [
+        ("--class 3", ["class", "without labels"]),
+        ("--morph 1:2", ["morph", "without labels"]),
+        ("--trunc 0", ["trunc: 0", "0.01"]),
+        ("--trunc NaN", ["trunc: NaN", "0.01"]),
+        ("--interpolate 1", ["interpolate: 1", "2 to"]),
+        ("--columns 0", ["columns: 0", "1 to"]),
+        ("--out here --interpolate 4", ["here", "no PNG file"]),
+    ] {
+        place.says(&format!("sample --run a {wrong}"), 2, &parts);
+    }
+}
+
+#[test]
+fn a_folder_gets_a_file_per_image() {
+    let place = Place::new();
+    place.train("--steps 2 --run a");
+    place.says("sample --run a --device host --count 600 --out many", 0, &["600 images", "many"]);
+    let names = files(&place.path("many"));
+    assert_eq!((names.len(), names[0].as_str(), names[599].as_str()), (600, "000000.png", "000599.png"));
+    assert_eq!(picture(&place.path("many/000599.png")), (28, 28));
+    place.says("sample --run a --device host --count 3 --out many", 2, &["many is not empty", "--force"]);
+    // Fewer at once: image i is still the same.
+    let before = tree(&place.path("many"));
+    place.zgan("sample --run a --device host --count 3 --out many --force", 0);
+    assert!(before == tree(&place.path("many")));
+    place.zgan("sample --run a --device host --count 3 --seed 2 --out many --force", 0);
+    assert!(before != tree(&place.path("many")));
+}
+
+#[test]
+fn the_ring_is_trained_and_drawn() {
+    let place = Place::new();
+    let train = "train --preset ring --device host --batch 16 --steps 20";
+    let parts = ["ring: points, drawn as they are needed", "of 8 covered", "step 20/20"];
+    place.says(&format!("{train} --run through"), 0, &parts);
+    assert_eq!(picture(&place.path("runs/through/samples/step-000020.png")), (400, 400));
+    place.zgan(&format!("{train} --run parts --stop-at 10"), 0);
+    place.zgan("train --resume parts", 0);
+    assert!(place.checkpoint("through", 20) == place.checkpoint("parts", 20));
+    place.says("sample --run parts --device host", 0, &["2500 points after step 20", "of 8 covered"]);
+    assert_eq!(picture(&place.path("grid.png")), (400, 400));
+    place.says("train --preset ring --data mnist-10k", 2, &["preset ring", "mnist-10k"]);
+    place.says("train --data ring", 2, &["preset mnist", "ring"]);
+    place.says("train --preset ring --conditioning projection", 2, &["ring", "--conditioning none"]);
 }
 
 #[test]
@@ -464,7 +538,7 @@ fn info_tells_about_the_program_runs_and_checkpoints() {
 #[test]
 fn a_training_that_diverges_keeps_its_last_good_checkpoint() {
     let place = Place::new();
-    let every = "train --device host --batch 16 --steps 300 --log-every 10";
+    let every = "train --preset softmax-gan --device host --batch 16 --steps 300 --log-every 10";
     place.says(&format!("{every} --lr-g 1e9 --lr-d 1e9 --run a"), 1, &["diverged", "step ", "smaller --lr-g"]);
     assert!(files(&place.path("runs/a/checkpoints")).is_empty());
     // No file holds a number that is not finite.

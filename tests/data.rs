@@ -166,7 +166,7 @@ fn numbered(count: usize) -> Dataset {
 }
 
 fn options(batch: usize, seed: u64, last: LastBatch) -> LoaderOptions {
-    LoaderOptions { batch, seed, last, flip: false }
+    LoaderOptions { batch, seed, last }
 }
 
 fn batches(data: &Dataset, batch: usize, seed: u64, last: LastBatch, steps: std::ops::Range<u64>) -> Vec<u32> {
@@ -406,7 +406,7 @@ fn streamed_images_are_those_in_memory() {
     assert!(streamed.is_streamed() && !whole.is_streamed());
     assert_eq!(whole.info(), streamed.info());
     for last in [LastBatch::Drop, LastBatch::Fill] {
-        let options = LoaderOptions { batch: 5, seed: 3, last, flip: true };
+        let options = LoaderOptions { batch: 5, seed: 3, last };
         let (mut a, mut b) = (Loader::new(&whole, options.clone()).unwrap(), Loader::new(&streamed, options).unwrap());
         // In order, then a jump back and one ahead.
         for step in (0..20).chain([3, 4, 100, 101]) {
@@ -438,39 +438,13 @@ fn unreadable_pictures_are_refused_or_skipped_by_name() {
         assert!(data.newly_unreadable().is_empty(), "each is named once");
     }
     let refusing = open_folder(folder.path(), Unreadable::Refuse, 0).unwrap();
-    let options = LoaderOptions { batch: 12, seed: 3, last: LastBatch::Drop, flip: false };
+    let options = LoaderOptions { batch: 12, seed: 3, last: LastBatch::Drop };
     let mut loader = Loader::new(&refusing, options).unwrap();
     refused(loader.fill(0, &mut [0; 192], &mut [0; 12]), &[".png"]);
     for i in 0..6 {
         std::fs::write(folder.path().join(format!("cats/{i:02}.png")), "no picture").unwrap();
     }
     refused(open_folder(folder.path(), Unreadable::Skip, 1 << 20), &["cats", "none of its 6 images"]);
-}
-
-#[test]
-fn flips_mirror_about_half_of_the_images() {
-    let shape = ImageShape { height: 2, width: 3, channels: 3 };
-    let pixels: Vec<u8> = (0..18).collect();
-    let mirrored = [6, 7, 8, 3, 4, 5, 0, 1, 2, 15, 16, 17, 12, 13, 14, 9, 10, 11];
-    let data = Dataset::new("one", shape, vec!["a".into()], pixels.repeat(100), vec![0; 100]).unwrap();
-    let options = LoaderOptions { batch: 100, seed: 3, last: LastBatch::Drop, flip: true };
-    let mut loader = Loader::new(&data, options.clone()).unwrap();
-    let mut flipped = 0;
-    let mut steps = std::collections::HashSet::new();
-    for step in 0..20 {
-        let (mut images, mut labels) = (vec![0; 1800], vec![0; 100]);
-        loader.fill(step, &mut images, &mut labels).unwrap();
-        for image in images.chunks(18) {
-            assert!(image == pixels || image == mirrored, "{image:?}");
-            flipped += usize::from(image == mirrored);
-        }
-        let mut again = vec![0; 1800];
-        Loader::new(&data, options.clone()).unwrap().fill(step, &mut again, &mut labels).unwrap();
-        assert_eq!(images, again, "a step's flips follow from the step");
-        assert!(steps.insert(images), "two steps flip alike");
-    }
-    // Five deviations of 2,000 fair coins.
-    assert!((888..=1112).contains(&flipped), "{flipped} of 2000");
 }
 
 /// Files of `records` CIFAR records: labels, then three planes; the pixel of plane c at place p is p * 3 + c + label.

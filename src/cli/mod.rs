@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod grid;
 mod info;
 mod progress;
 mod sample;

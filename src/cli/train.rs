@@ -11,13 +11,13 @@ use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::config::{Config, differences};
 use zgan::data::{DataInfo, Dataset, Loader, Split};
 use zgan::device::Device;
-use zgan::gan::{Latents, Metrics, Plan, Preset, Trainer, TrainerOptions, Weights};
-use zgan::picture::{Picture, square_columns};
+use zgan::gan::{Latents, Metrics, Plan, Preset, Trainer, TrainerOptions, Weights, ring};
+use zgan::picture::Picture;
 use zgan::run::{self, MetricsLog, Run};
 use zgan::{Error, Result};
 
 use super::progress::{Progress, clock};
-use super::{next_command, say, thousands};
+use super::{grid, next_command, say, thousands};
 
 /// What is not a setting of a run. The settings themselves are the fields of [`Config`].
 #[derive(Args)]
@@ -52,7 +52,8 @@ impl Train {
         let info = data.info();
         let options = config.trainer_options(&info);
         let start = self.start(&config, &info)?;
-        let mut loader = Loader::new(&data, config.loader_options())?;
+        // Points are drawn by the step itself.
+        let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, config.loader_options())?) };
         let plan = Trainer::plan(&options)?;
         let (device, why) = Device::open(config.device, config.threads)?;
 
@@ -89,7 +90,7 @@ impl Train {
         let progress = Progress::new(first, end);
         let mut session = Session { config, info, options, numbers, trainer, run, log, progress, seconds_before };
         catch_interrupts();
-        let ended = session.train(&data, &mut loader, end);
+        let ended = session.train(&data, loader.as_mut(), end);
         session.progress.end();
         let ended = match ended {
             Err(error @ Error::NotFinite { .. }) => return Err(error).context(session.last_good()),
@@ -133,8 +134,17 @@ impl Train {
             (loaded, _) => loaded?,
         };
         let mut numbers = config.numbers()?;
-        // No rate depends on the length of the training: a run may be made longer.
-        if let Some(steps) = header.config.get("steps") {
+        if let Some(steps) = header.config.get("steps").filter(|steps| Some(*steps) != numbers.get("steps")) {
+            if let Some(from) = config.decay_from {
+                let what = format!(
+                    "steps is {steps} in {}, {} here: its learning rates fall from step {from} to 0 at step {steps}, \
+                     so its length is fixed",
+                    path.display(),
+                    config.steps
+                );
+                return Err(Error::Config(what).into());
+            }
+            // No rate depends on the length of the training: the run may be made longer.
             numbers.insert("steps".into(), steps.clone());
         }
         let differing = differences(&header.config, &numbers);
@@ -222,14 +232,22 @@ struct Session {
 }
 
 impl Session {
-    fn train(&mut self, data: &Dataset, loader: &mut Loader, end: u64) -> Result<Ended> {
-        let mut images = vec![0; self.config.batch * self.info.shape.len()];
-        let mut labels = vec![0; self.config.batch];
+    fn train(&mut self, data: &Dataset, mut loader: Option<&mut Loader>, end: u64) -> Result<Ended> {
+        let (batch, n_dis) = (self.config.batch, self.config.n_dis as u64);
+        let batch_len = batch * self.info.shape.len();
+        let batches = if loader.is_some() { self.config.n_dis } else { 0 };
+        let (mut images, mut labels) = (vec![0; batches * batch_len], vec![0; batches * batch]);
         let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
         let begun = Instant::now();
         let mut logged = (self.trainer.step_number(), begun);
         loop {
-            loader.fill(self.trainer.step_number(), &mut images, &mut labels)?;
+            let first = self.trainer.step_number() * n_dis;
+            let batches = images.chunks_exact_mut(batch_len).zip(labels.chunks_exact_mut(batch));
+            if let Some(loader) = &mut loader {
+                for (number, (images, labels)) in (first..).zip(batches) {
+                    loader.fill(number, images, labels)?;
+                }
+            }
             self.trainer.step(&images, &labels)?;
             let step = self.trainer.step_number();
             let interrupted = INTERRUPTED.load(Ordering::SeqCst);
@@ -262,7 +280,7 @@ impl Session {
 
     fn log(&mut self, metrics: &Metrics, begun: Instant, logged: &mut (u64, Instant)) -> Result<()> {
         let now = Instant::now();
-        let images = (metrics.step - logged.0) * self.config.batch as u64;
+        let images = (metrics.step - logged.0) * self.trainer.images_per_step() as u64;
         let images_per_second = images as f64 / now.duration_since(logged.1).as_secs_f64().max(1e-9);
         *logged = (metrics.step, now);
         let seconds = self.seconds_before + now.duration_since(begun).as_secs_f64();
@@ -271,12 +289,18 @@ impl Session {
         Ok(())
     }
 
-    /// A grid from latents that stay the same for the whole run.
+    /// A grid, or points, from latents that stay the same for the whole run.
     fn draw(&mut self, step: u64) -> Result<PathBuf> {
-        let (latents, columns) = grid(&self.options, self.config.seed, 64);
-        let weights = if self.config.average > 0.0 { Weights::Average } else { Weights::Raw };
-        let images = self.trainer.sample(weights, &latents)?;
-        let path = self.run.sample_path(step);
+        let (path, seed) = (self.run.sample_path(step), self.config.seed);
+        if self.options.draws_points() {
+            let points = self.trainer.points(Weights::Average, &Latents::unlabelled(seed, ring::POINTS))?;
+            let (picture, modes) = grid::scatter(&points);
+            picture.save(&path)?;
+            self.progress.note(&modes);
+            return Ok(path);
+        }
+        let (latents, columns) = grid::layout(&grid::all_classes(&self.options), seed, grid::COUNT, None);
+        let images = self.trainer.sample(Weights::Average, &latents)?;
         Picture::grid(&images, self.info.shape, columns)?.save(&path)?;
         Ok(path)
     }
@@ -313,14 +337,4 @@ impl Session {
         say(format!("try     {} --seed 7 --out grid.png", next_command("sample --run", &name, runs_dir)));
         if ended.interrupted && step < steps { ExitCode::from(130) } else { ExitCode::SUCCESS }
     }
-}
-
-/// The latents of a grid of about `count` images, a row per class where there are classes to draw, and its columns.
-pub fn grid(options: &TrainerOptions, seed: u64, count: usize) -> (Latents, usize) {
-    if !options.conditional() {
-        return (Latents::unlabelled(seed, count), square_columns(count));
-    }
-    let classes: Vec<u32> = (0..options.classes as u32).collect();
-    let columns = count.div_ceil(classes.len());
-    (Latents::by_class(seed, &classes, columns), columns)
 }

@@ -1,7 +1,7 @@
 //! The order in which training sees the images.
 //!
-//! Which images a step gets follows from (seed, step) alone, so that a resumed run goes on with exactly the batch it
-//! would have had. Each epoch is a fresh permutation of the whole set.
+//! Which images a batch has follows from the seed and its number alone, so that a resumed run goes on with exactly the
+//! batch it would have had. Each epoch is a fresh permutation of the whole set.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,12 +21,10 @@ pub enum LastBatch {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoaderOptions {
-    /// Images a step.
+    /// Images in a batch.
     pub batch: usize,
     pub seed: u64,
     pub last: LastBatch,
-    /// Mirror every other image, by chance.
-    pub flip: bool,
 }
 
 pub struct Loader<'a> {
@@ -60,8 +58,8 @@ impl<'a> Loader<'a> {
         Ok(Loader { dataset, options, order, ahead, indices: Vec::new() })
     }
 
-    /// Fills `images` (batch, H, W, C) and `labels` (batch) with the batch of this step.
-    pub fn fill(&mut self, step: u64, images: &mut [u8], labels: &mut [u32]) -> Result<()> {
+    /// Fills `images` (batch, H, W, C) and `labels` (batch) with the batch of this number.
+    pub fn fill(&mut self, number: u64, images: &mut [u8], labels: &mut [u32]) -> Result<()> {
         let (shape, batch) = (self.dataset.shape(), self.options.batch);
         if images.len() != batch * shape.len() || labels.len() != batch {
             return Err(Error::Shape(format!(
@@ -71,7 +69,7 @@ impl<'a> Loader<'a> {
                 batch * shape.len()
             )));
         }
-        self.order.batch(step, &self.options, &mut self.indices);
+        self.order.batch(number, &self.options, &mut self.indices);
         for (label, index) in labels.iter_mut().zip(&self.indices) {
             *label = self.dataset.label(*index as usize);
         }
@@ -81,46 +79,24 @@ impl<'a> Loader<'a> {
                     self.dataset.read(*index as usize, image)?;
                 }
             }
-            Some(ahead) => ahead.fill(step, images, |step| {
+            Some(ahead) => ahead.fill(number, images, |number| {
                 let mut indices = Vec::with_capacity(batch);
-                self.order.batch(step, &self.options, &mut indices);
+                self.order.batch(number, &self.options, &mut indices);
                 indices
             })?,
-        }
-        if self.options.flip {
-            let draws = mix(self.options.seed ^ mix(step ^ FLIPS));
-            for (i, image) in images.chunks_exact_mut(shape.len()).enumerate() {
-                if mix(draws ^ i as u64) & 1 == 1 {
-                    mirror(image, shape.width, shape.channels);
-                }
-            }
         }
         Ok(())
     }
 }
 
-/// Keeps the draws of flips apart from those of the order.
-const FLIPS: u64 = 0x666c_6970;
-
-/// Left to right, each line of (H, W, C).
-fn mirror(image: &mut [u8], width: usize, channels: usize) {
-    for line in image.chunks_exact_mut(width * channels) {
-        for x in 0..width / 2 {
-            for c in 0..channels {
-                line.swap(x * channels + c, (width - 1 - x) * channels + c);
-            }
-        }
-    }
-}
-
 impl Order {
-    /// Which images make up the batch of a step.
-    fn batch(&mut self, step: u64, options: &LoaderOptions, indices: &mut Vec<u32>) {
+    /// Which images make up a batch.
+    fn batch(&mut self, number: u64, options: &LoaderOptions, indices: &mut Vec<u32>) {
         let (count, batch) = (self.count as u64, options.batch as u64);
         let (mut epoch, mut at) = match options.last {
-            LastBatch::Drop => (step / (count / batch), step % (count / batch) * batch),
+            LastBatch::Drop => (number / (count / batch), number % (count / batch) * batch),
             // 2^64 images are never seen; a product that wraps would only be another order.
-            LastBatch::Fill => (step.wrapping_mul(batch) / count, step.wrapping_mul(batch) % count),
+            LastBatch::Fill => (number.wrapping_mul(batch) / count, number.wrapping_mul(batch) % count),
         };
         indices.clear();
         for _ in 0..batch {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gan::ring;
 use crate::{Error, Result};
 
 /// The size of one image.
@@ -92,7 +93,7 @@ impl std::str::FromStr for DataSource {
             Some(("cifar100", folder)) if !folder.is_empty() => Ok(DataSource::Cifar100(folder.into())),
             Some(("folder", folder)) if !folder.is_empty() => Ok(DataSource::Folder(folder.into())),
             _ => Err(format!(
-                "no data are called {text:?}; there are mnist-10k, idx:DIR, cifar10:DIR, cifar100:DIR and folder:DIR"
+                "no data are called {text:?}; there are mnist-10k, idx:DIR, cifar10:DIR, cifar100:DIR, folder:DIR and ring"
             )),
         }
     }
@@ -145,7 +146,7 @@ impl DataSource {
     pub fn open(&self, split: Split, options: &DataOptions) -> Result<Dataset> {
         match self {
             DataSource::Mnist10k => mnist_10k::open(split),
-            DataSource::Ring => Err(crate::Error::Config("ring".into())),
+            DataSource::Ring => Ok(Dataset::drawn("ring", ring::SHAPE)),
             DataSource::Idx(folder) => idx::open(folder, split, options.classes),
             DataSource::Cifar10(folder) => cifar::open_10(folder, split),
             DataSource::Cifar100(folder) => cifar::open_100(folder, split),
@@ -175,6 +176,8 @@ enum Images {
     Memory(Vec<u8>),
     /// Decoded when asked for.
     Streamed(Arc<folder::Files>),
+    /// The training step draws its own.
+    Drawn,
 }
 
 impl Dataset {
@@ -199,6 +202,12 @@ impl Dataset {
             return Err(Error::Shape(format!("data {name}: label {label}, there are {} classes", classes.len())));
         }
         Ok(Dataset { name, shape, classes, images: Images::Memory(images), labels, files: None })
+    }
+
+    /// Nothing to read: the training step draws what it learns.
+    fn drawn(name: &str, shape: ImageShape) -> Dataset {
+        let classes = vec![name.into()];
+        Dataset { name: name.into(), shape, classes, images: Images::Drawn, labels: Vec::new(), files: None }
     }
 
     /// Decodes all files where that takes at most `memory` bytes, and streams them otherwise.
@@ -247,6 +256,7 @@ impl Dataset {
                 Ok(())
             }
             Images::Streamed(files) => files.read(index, out),
+            Images::Drawn => Err(Error::Shape(format!("data {}: there are no images", self.name))),
         }
     }
 
@@ -255,9 +265,14 @@ impl Dataset {
         matches!(self.images, Images::Streamed(_))
     }
 
+    /// Whether there are no images, because the training step draws its own points.
+    pub fn is_drawn(&self) -> bool {
+        matches!(self.images, Images::Drawn)
+    }
+
     fn streamed_files(&self) -> Option<&Arc<folder::Files>> {
         match &self.images {
-            Images::Memory(_) => None,
+            Images::Memory(_) | Images::Drawn => None,
             Images::Streamed(files) => Some(files),
         }
     }
@@ -275,6 +290,7 @@ impl Dataset {
     pub fn info(&self) -> DataInfo {
         let crc32 = match (&self.files, &self.images) {
             (Some(files), _) | (None, Images::Streamed(files)) => files.crc32().to_string(),
+            (None, Images::Drawn) => String::new(),
             (None, Images::Memory(images)) => {
                 let mut crc = flate2::Crc::new();
                 crc.update(images);
@@ -300,6 +316,9 @@ pub struct DataInfo {
 
 impl std::fmt::Display for DataInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.images == 0 {
+            return write!(f, "{}: points, drawn as they are needed", self.name);
+        }
         let (classes, es) = (self.classes.len(), if self.classes.len() == 1 { "" } else { "es" });
         write!(f, "{}: {} images of {}, {classes} class{es}", self.name, self.images, self.shape)
     }

@@ -1,15 +1,19 @@
 //! GANs: the networks of the presets, the losses, and the training step.
 
+mod latents;
 mod loss;
 mod mlp;
 mod networks;
 mod options;
 mod player;
 mod resnet;
+pub mod ring;
 mod sampler;
 mod trainer;
 
+pub use latents::{Latents, interpolate};
 pub use options::{
-    Conditioning, Latents, Loss, Metrics, Plan, Pool, Preset, TrainerOptions, Update, Weights,
+    Conditioning, Loss, Metrics, Plan, Pool, Preset, TrainerOptions, Update, Weights,
 };
+pub use sampler::Generator;
 pub use trainer::Trainer;

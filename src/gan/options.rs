@@ -160,6 +160,11 @@ impl TrainerOptions {
     pub fn conditional(&self) -> bool {
         self.conditioning != Conditioning::None
     }
+
+    /// Whether real samples are points that are drawn on the device, not images.
+    pub fn draws_points(&self) -> bool {
+        self.preset == Preset::Ring
+    }
 }
 
 /// What a trainer would be: for a dry run.
@@ -180,7 +185,7 @@ pub struct Metrics {
     pub step: u64,
     pub loss_d: f32,
     pub loss_g: f32,
-    /// The losses less their floors.
+    /// The losses less their floors; NaN for a loss without one.
     pub kl_d: f32,
     pub kl_g: f32,
     /// Batch means.
@@ -193,29 +198,8 @@ pub struct Metrics {
 /// Which of G's weights draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
-    /// Their moving average.
+    /// Their moving average, or, of a run that keeps none, as `Raw`.
     Average,
     /// As the last step left them.
     Raw,
-}
-
-/// What is drawn: image `i` depends on the seed, `i` and its label alone.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Latents {
-    pub seed: u64,
-    pub count: usize,
-    /// One per image; empty where the networks know no labels.
-    pub labels: Vec<u32>,
-}
-
-impl Latents {
-    pub fn unlabelled(seed: u64, count: usize) -> Latents {
-        Latents { seed, count, labels: Vec::new() }
-    }
-
-    /// `each` images of each class, class by class.
-    pub fn by_class(seed: u64, classes: &[u32], each: usize) -> Latents {
-        let labels: Vec<u32> = classes.iter().flat_map(|class| std::iter::repeat_n(*class, each)).collect();
-        Latents { seed, count: labels.len(), labels }
-    }
 }

@@ -1,8 +1,12 @@
 //! One of the two networks with all that goes with its parameters.
 
-use super::options::TrainerOptions;
+use std::collections::HashMap;
+
+use super::options::{TrainerOptions, Weights};
 use crate::Result;
+use crate::checkpoint::NamedTensor;
 use crate::device::{Buffer, Device};
+use crate::nn::parameters;
 use crate::nn::{Init, Layout};
 use crate::ops::adam::{self, Adam};
 use crate::ops::spectral_norm::{self, Matrix, Plan};
@@ -99,6 +103,11 @@ impl Player {
         })
     }
 
+    /// The parameters that draw: their average, if there is one and it is wanted.
+    pub fn choose(&self, weights: Weights) -> &Buffer<f32> {
+        self.average.as_ref().filter(|_| weights == Weights::Average).unwrap_or(&self.values)
+    }
+
     /// What a forward or backward pass multiplies with.
     pub fn weights(&self) -> &Buffer<f32> {
         self.weights_of(&self.values)
@@ -160,6 +169,18 @@ impl Player {
             kept.extend(s.layouts.iter().zip(&s.vectors).map(|(layout, vector)| ("", layout, vector)));
         }
         kept
+    }
+
+    /// Takes its own tensors up from a checkpoint; how many they were.
+    pub fn restore(&self, tensors: &HashMap<&str, &NamedTensor>) -> Result<usize> {
+        let mut taken = 0;
+        for (prefix, layout, flat) in self.kept() {
+            parameters::restore(layout, flat, &format!("{prefix}{}.", self.name), |name| {
+                tensors.get(name).map(|t| (t.shape.as_slice(), t.values.as_slice()))
+            })?;
+            taken += layout.entries().len();
+        }
+        Ok(taken)
     }
 }
 

@@ -1,12 +1,16 @@
 //! Drawing from the generator.
 
+use std::collections::HashMap;
+
+use super::latents::Latents;
 use super::networks::{self, Latent};
-use super::options::{Latents, TrainerOptions, Weights};
-use super::player::{Player, Players};
+use super::options::{TrainerOptions, Weights};
+use super::player::{Layouts, Player};
 use super::trainer::{LABELS, LATENTS};
+use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
-use crate::nn::{Arena, Builder, Forward, Mode, Network, Value};
+use crate::nn::{Arena, Builder, Forward, Layout, Mode, Network, Value};
 use crate::ops::state::{State, StateBuffer};
 use crate::ops::{pixels, random};
 use crate::{Error, Result};
@@ -17,7 +21,7 @@ const BATCH: usize = 64;
 /// Batches over which batch statistics are gathered for averaged weights.
 const GATHERED: u32 = 16;
 
-/// A generator of its own batch size, on the trainer's weights.
+/// A generator of its own batch size, on the weights of a player.
 pub(super) struct Sampler {
     options: TrainerOptions,
     state: StateBuffer,
@@ -29,19 +33,31 @@ pub(super) struct Sampler {
     gathered: Buffer<f32>,
 }
 
+/// What a forward pass draws with: weights, and the running statistics that belong to them.
+struct Source<'a> {
+    weights: &'a Buffer<f32>,
+    running: &'a Buffer<f32>,
+}
+
 impl Sampler {
-    pub fn new(device: &Device, options: &TrainerOptions) -> Result<Sampler> {
+    pub fn new(device: &Device, options: &TrainerOptions) -> Result<(Sampler, Layouts)> {
+        let mut layouts = Layouts::default();
         let mut measuring = Arena::measuring();
-        Sampler::build(device, options, &mut measuring)?;
-        Sampler::build(device, options, &mut Arena::new(device, measuring.used())?)
+        Sampler::build(device, options, &mut measuring, &mut layouts)?;
+        let mut arena = Arena::new(device, measuring.used())?;
+        Ok((Sampler::build(device, options, &mut arena, &mut layouts)?, layouts))
     }
 
-    fn build(device: &Device, options: &TrainerOptions, arena: &mut Arena) -> Result<Sampler> {
-        let mut players = Players::default();
+    fn build(
+        device: &Device,
+        options: &TrainerOptions,
+        arena: &mut Arena,
+        layouts: &mut Layouts,
+    ) -> Result<Sampler> {
         let ImageShape { height: h, width: w, channels: c } = options.shape;
         let mut build = Builder {
-            parameters: &mut players.generator.parameters,
-            running: &mut players.generator.running,
+            parameters: &mut layouts.parameters,
+            running: &mut layouts.running,
             arena,
             gradients: false,
         };
@@ -53,58 +69,179 @@ impl Sampler {
             state: StateBuffer::new(device, &State::new(0, [0.0; 2], 0, 0))?,
             network,
             bytes: arena.take(BATCH * h * w * c)?,
-            gathered: arena.take(players.generator.running.len())?,
+            gathered: arena.take(layouts.running.len())?,
             latent,
             image,
         })
     }
 
-    /// Images as bytes, (count, H, W, C). Averaged weights get statistics of their own, gathered anew.
-    pub fn draw(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<u8>> {
-        let conditional = self.options.conditional();
-        if conditional && latents.labels.len() != latents.count {
-            let (labels, count) = (latents.labels.len(), latents.count);
-            return Err(Error::Shape(format!("sample: {labels} labels for {count} images of a class-conditional run")));
+    /// Images as bytes, (count, H, W, C).
+    pub fn images(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<u8>> {
+        self.prepare(player, weights)?;
+        self.bytes_from(&self.source(player, weights), &latents.draw(self.options.latent), &latents.labels)
+    }
+
+    /// What the generator gives as it is, (count, H, W, C): the points of a ring.
+    pub fn values(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<f32>> {
+        self.prepare(player, weights)?;
+        self.values_from(&self.source(player, weights), &latents.draw(self.options.latent), &latents.labels)
+    }
+
+    /// Normalises the weights that will draw, and gathers statistics for averaged ones anew.
+    fn prepare(&self, player: &Player, weights: Weights) -> Result<()> {
+        player.normalise_from(player.choose(weights), false)?;
+        let averaged = player.average.is_some() && weights == Weights::Average;
+        if !averaged || self.gathered.is_empty() {
+            return Ok(());
         }
-        if let Some(label) = latents.labels.iter().find(|label| **label as usize >= self.options.classes) {
-            return Err(Error::Shape(format!("sample: label {label}, there are {} classes", self.options.classes)));
+        for i in 0..GATHERED {
+            self.state.write(&State { step: i, ..State::new(0, [0.0; 2], 0, 0) })?;
+            random::normal(&self.latent.z.x, &self.state, LATENTS)?;
+            random::labels(&self.latent.labels, &self.state, LABELS, self.options.classes as u32)?;
+            let mode = Mode::Train { momentum: 1.0 / (i + 1) as f32 };
+            self.run(&Source { running: &self.gathered, ..self.source(player, weights) }, mode)?;
         }
-        let averaged = player.average.as_ref().filter(|_| weights == Weights::Average);
-        player.normalise_from(averaged.unwrap_or(&player.values), false)?;
-        let weights = player.weights_of(averaged.unwrap_or(&player.values));
-        let running = if averaged.is_some() {
-            for i in 0..GATHERED {
-                self.latents(0, i)?;
-                random::labels(&self.latent.labels, &self.state, LABELS, self.options.classes as u32)?;
-                self.run(weights, &self.gathered, Mode::Train { momentum: 1.0 / (i + 1) as f32 })?;
-            }
-            &self.gathered
-        } else {
-            &player.running
-        };
-        let mut images = Vec::with_capacity(latents.count.next_multiple_of(BATCH) * self.image.features());
-        let mut labels = [0; BATCH];
-        for batch in 0..latents.count.div_ceil(BATCH) {
-            let wanted = latents.labels.iter().skip(batch * BATCH);
-            labels.iter_mut().zip(wanted).for_each(|(label, wanted)| *label = *wanted);
-            self.latents(latents.seed, batch as u32)?;
-            self.latent.labels.write(&labels)?;
-            self.run(weights, running, Mode::Evaluate)?;
+        Ok(())
+    }
+
+    /// What draws, once it is prepared.
+    fn source<'a>(&'a self, player: &'a Player, weights: Weights) -> Source<'a> {
+        let averaged = player.average.is_some() && weights == Weights::Average;
+        let running = if averaged { &self.gathered } else { &player.running };
+        Source { weights: player.weights_of(player.choose(weights)), running }
+    }
+
+    fn bytes_from(&self, source: &Source, z: &[f32], labels: &[u32]) -> Result<Vec<u8>> {
+        let mut images = Vec::new();
+        self.draw(source, z, labels, || {
             pixels::store(&self.bytes, &self.image.x)?;
             images.extend(self.bytes.read()?);
-        }
-        images.truncate(latents.count * self.image.features());
+            Ok(())
+        })?;
+        images.truncate(z.len() / self.options.latent * self.image.features());
         Ok(images)
     }
 
-    fn latents(&self, seed: u64, batch: u32) -> Result<()> {
-        let mut state = State::new(seed, [0.0; 2], 0, 0);
-        state.step = batch;
-        self.state.write(&state)?;
-        random::normal(&self.latent.z.x, &self.state, LATENTS)
+    fn values_from(&self, source: &Source, z: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        self.draw(source, z, labels, || {
+            values.extend(self.image.x.read()?);
+            Ok(())
+        })?;
+        values.truncate(z.len() / self.options.latent * self.image.features());
+        Ok(values)
     }
 
-    fn run(&self, weights: &Buffer<f32>, running: &Buffer<f32>, mode: Mode) -> Result<()> {
-        self.network.forward(&Forward { weights, running, mode, rows: 0..BATCH })
+    /// Draws from `z` (count, latent) and, of a class-conditional run, `labels` (count), a batch at a time; each is
+    /// taken from `image` by `take`. What fills the last batch up is drawn in vain.
+    fn draw(&self, source: &Source, z: &[f32], labels: &[u32], mut take: impl FnMut() -> Result<()>) -> Result<()> {
+        let (latent, classes) = (self.options.latent, self.options.classes);
+        let count = z.len() / latent;
+        if z.len() != count * latent {
+            return Err(Error::Shape(format!("sample: z has {} numbers, no multiple of {latent}", z.len())));
+        }
+        if self.options.conditional() && labels.len() != count {
+            let labels = labels.len();
+            return Err(Error::Shape(format!("sample: {labels} labels for {count} images of a class-conditional run")));
+        }
+        if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
+            return Err(Error::Shape(format!("sample: label {label}, there are {classes} classes")));
+        }
+        let (mut batch_z, mut batch_labels) = (vec![0.0; BATCH * latent], [0; BATCH]);
+        for (i, z) in z.chunks(BATCH * latent).enumerate() {
+            batch_z[..z.len()].copy_from_slice(z);
+            batch_labels.iter_mut().zip(labels.iter().skip(i * BATCH)).for_each(|(to, label)| *to = *label);
+            self.latent.z.x.write(&batch_z)?;
+            self.latent.labels.write(&batch_labels)?;
+            self.run(source, Mode::Evaluate)?;
+            take()?;
+        }
+        Ok(())
     }
+
+    fn run(&self, source: &Source, mode: Mode) -> Result<()> {
+        self.network.forward(&Forward { weights: source.weights, running: source.running, mode, rows: 0..BATCH })
+    }
+}
+
+/// The generator of a checkpoint, to draw from and not to train.
+pub struct Generator {
+    player: Player,
+    sampler: Sampler,
+    weights: Weights,
+    /// The weights on the way from one class to another.
+    blended: Option<Buffer<f32>>,
+}
+
+impl Generator {
+    /// `tensors` are those of a checkpoint, [`super::Trainer::tensors`]; only the generator's are looked at. Without an
+    /// average in it, the raw weights draw.
+    pub fn new(
+        device: &Device,
+        options: &TrainerOptions,
+        tensors: &[NamedTensor],
+        weights: Weights,
+    ) -> Result<Generator> {
+        let (sampler, layouts) = Sampler::new(device, options)?;
+        let player = Player::new(device, "generator", layouts, options, options.seed)?;
+        player.restore(&tensors.iter().map(|t| (t.name.as_str(), t)).collect::<HashMap<_, _>>())?;
+        sampler.prepare(&player, weights)?;
+        Ok(Generator { player, sampler, weights, blended: None })
+    }
+
+    /// Images (count, H, W, C) from `z` (count, latent) and, of a class-conditional run, `labels` (count).
+    pub fn images(&self, z: &[f32], labels: &[u32]) -> Result<Vec<u8>> {
+        self.sampler.bytes_from(&self.sampler.source(&self.player, self.weights), z, labels)
+    }
+
+    /// What the generator gives as it is, (count, H, W, C).
+    pub fn values(&self, z: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
+        self.sampler.values_from(&self.sampler.source(&self.player, self.weights), z, labels)
+    }
+
+    /// Images from `z` (count, latent) on the way from class `from` to class `to`: each parameter that has a row per
+    /// class gets, as `from`'s row, `(1 - t)` of that row plus `t` of `to`'s. At 0 and 1 that is the class itself.
+    pub fn morph(&mut self, z: &[f32], [from, to]: [u32; 2], t: f32) -> Result<Vec<u8>> {
+        let Source { weights, running } = self.sampler.source(&self.player, self.weights);
+        let options = &self.sampler.options;
+        if !options.conditional() {
+            return Err(Error::Config("morph: the run is not class-conditional".into()));
+        }
+        if let Some(label) = [from, to].iter().find(|label| **label as usize >= options.classes) {
+            return Err(Error::Shape(format!("morph: label {label}, there are {} classes", options.classes)));
+        }
+        let mut values = weights.read()?;
+        for (start, columns) in class_rows(&self.player.layouts.parameters, options) {
+            for i in start..start + columns {
+                let (a, b) = (values[i + from as usize * columns], values[i + to as usize * columns]);
+                values[i + from as usize * columns] = (1.0 - t) * a + t * b;
+            }
+        }
+        let blended = match self.blended.take() {
+            Some(blended) => blended,
+            None => weights.device().zeros(weights.len())?,
+        };
+        blended.write(&values)?;
+        let labels = vec![from; z.len() / options.latent];
+        let images = self.sampler.bytes_from(&Source { weights: &blended, running }, z, &labels);
+        self.blended = Some(blended);
+        images
+    }
+}
+
+/// Where the parameters with a row per class begin in a flat buffer, and how long a row is: the conditional norms' scale
+/// and shift, and the rows of a first layer that is fed the label.
+fn class_rows(layout: &Layout, options: &TrainerOptions) -> Vec<(usize, usize)> {
+    let (inputs, label) = networks::latent_inputs(options);
+    let mut rows = Vec::new();
+    for entry in layout.entries() {
+        let [n, columns] = entry.shape[..] else { continue };
+        let norm = entry.name.rsplit('.').nth(1).is_some_and(|layer| layer.starts_with("norm"));
+        if norm && n == options.classes {
+            rows.push((entry.at.offset(), columns));
+        } else if label.is_some() && entry.name == "linear.weight" && n == inputs {
+            rows.push((entry.at.offset() + (inputs - options.classes) * columns, columns));
+        }
+    }
+    rows
 }

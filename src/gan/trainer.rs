@@ -7,14 +7,16 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::latents::Latents;
 use super::networks::{self, Latent};
-use super::options::{Latents, Metrics, Plan, TrainerOptions, Update, Weights};
+use super::options::{Metrics, Plan, Preset, TrainerOptions, Update, Weights};
 use super::player::{Player, Players};
+use super::ring;
 use super::sampler::Sampler;
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
-use crate::nn::parameters::{first_not_finite, restore};
+use crate::nn::parameters::first_not_finite;
 use crate::nn::{Arena, Backward, Builder, Forward, Mode, Network, Value};
 use crate::ops::adam;
 use crate::ops::log_partition::Evaluation;
@@ -40,7 +42,7 @@ struct Workspace {
     /// M of a D step, where that is another.
     drawing: Option<(Network, Latent)>,
     discriminator: Network,
-    /// (N, H, W, C) as the loader gives them.
+    /// (N, H, W, C) as the loader gives them; none where points are drawn here.
     images: Buffer<u8>,
     /// (N + M, H, W, C): real ones, then fakes.
     batch: Value,
@@ -96,7 +98,7 @@ impl Workspace {
             latent,
             drawing,
             discriminator,
-            images: arena.take(n * h * w * c)?,
+            images: arena.take(if options.draws_points() { 0 } else { n * h * w * c })?,
             batch,
             labels,
             logits,
@@ -170,7 +172,8 @@ impl Trainer {
         self.options.batch * self.options.n_dis
     }
 
-    /// One training step on `n_dis` batches of images (N, H, W, C), one after the other, and their labels.
+    /// One training step on `n_dis` batches of images (N, H, W, C), one after the other, and their labels; preset `ring`
+    /// takes none.
     pub fn step(&mut self, images: &[u8], labels: &[u32]) -> Result<()> {
         self.update(images, labels, None)
     }
@@ -183,17 +186,19 @@ impl Trainer {
 
     fn update(&mut self, images: &[u8], labels: &[u32], given: Option<(&[f32], &[u32])>) -> Result<()> {
         let (n, m_d, m_g) = (self.options.batch, self.options.batch, self.options.batch_g);
-        let size = self.workspace.images.len();
-        if images.len() != size * self.options.n_dis || labels.len() != n * self.options.n_dis {
+        let n_dis = self.options.n_dis;
+        let (size, labelled) = (self.workspace.images.len(), if self.options.draws_points() { 0 } else { n });
+        if images.len() != n_dis * size || labels.len() != n_dis * labelled {
             return Err(Error::Shape(format!(
-                "a step takes {} images of {} bytes and as many labels; it was given {} bytes and {} labels",
-                self.images_per_step(),
-                self.options.shape.len(),
+                "a step takes {} bytes and {} labels; it was given {} bytes and {} labels",
+                n_dis * size,
+                n_dis * labelled,
                 images.len(),
                 labels.len()
             )));
         }
-        let batches = images.chunks_exact(size).zip(labels.chunks_exact(n)).enumerate();
+        let part = |i: usize| (&images[i * size..(i + 1) * size], &labels[i * labelled..(i + 1) * labelled]);
+        let batches = (0..n_dis).map(part).enumerate();
         let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
         match self.options.update {
             Update::Simultaneous => {
@@ -242,12 +247,15 @@ impl Trainer {
         Ok(())
     }
 
-    /// Real images and labels into the first part of the batch.
+    /// Real images (or points) and labels into the first part of the batch.
     fn load(&self, images: &[u8], labels: &[u32], stream: u32) -> Result<()> {
         let (w, n) = (&self.workspace, self.options.batch);
+        let real = w.batch.rows(&(0..n));
+        if self.options.draws_points() {
+            return random::ring(&real.x, &self.state, PIXELS + stream);
+        }
         w.images.write(images)?;
         w.labels.view(0..n).write(labels)?;
-        let real = w.batch.rows(&(0..n));
         let augment = Augment { noise: self.options.noise, flip: self.options.flips };
         let shape = [n, real.h, real.w, real.c];
         pixels::load(&real.x, &w.images, &self.state, PIXELS + stream, augment, shape)
@@ -415,15 +423,7 @@ impl Trainer {
     /// Goes on from a checkpoint after `step` steps: every tensor of [`Trainer::tensors`] must be there, and no other.
     pub fn restore(&mut self, step: u64, tensors: &[NamedTensor]) -> Result<()> {
         let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-        let mut wanted = 0;
-        for player in [&self.generator, &self.discriminator] {
-            for (prefix, layout, flat) in player.kept() {
-                wanted += layout.entries().len();
-                restore(layout, flat, &format!("{prefix}{}.", player.name), |name| {
-                    by_name.get(name).map(|t| (t.shape.as_slice(), t.values.as_slice()))
-                })?;
-            }
-        }
+        let wanted = self.generator.restore(&by_name)? + self.discriminator.restore(&by_name)?;
         if by_name.len() != wanted {
             return Err(Error::Shape(format!("{} tensors, expected {wanted}", by_name.len())));
         }
@@ -453,12 +453,12 @@ impl Trainer {
 
     /// Draws images, (count, H, W, C) bytes.
     pub fn sample(&mut self, weights: Weights, latents: &Latents) -> Result<Vec<u8>> {
-        let sampler = match self.sampler.take() {
-            Some(sampler) => sampler,
-            None => Sampler::new(&self.device, &self.options)?,
-        };
-        let sampler = self.sampler.insert(sampler);
-        sampler.draw(&self.generator, weights, latents)
+        sampler(&mut self.sampler, &self.device, &self.options)?.images(&self.generator, weights, latents)
+    }
+
+    /// Draws what the generator gives as it is, (count, H, W, C): the points of preset `ring`.
+    pub fn points(&mut self, weights: Weights, latents: &Latents) -> Result<Vec<f32>> {
+        sampler(&mut self.sampler, &self.device, &self.options)?.values(&self.generator, weights, latents)
     }
 
     pub fn generator(&self) -> &Player {
@@ -468,6 +468,15 @@ impl Trainer {
     pub fn discriminator(&self) -> &Player {
         &self.discriminator
     }
+}
+
+/// Made when something is drawn for the first time.
+fn sampler<'a>(made: &'a mut Option<Sampler>, device: &Device, options: &TrainerOptions) -> Result<&'a Sampler> {
+    let sampler = match made.take() {
+        Some(sampler) => sampler,
+        None => Sampler::new(device, options)?.0,
+    };
+    Ok(made.insert(sampler))
 }
 
 /// The state after `step` steps.
@@ -491,6 +500,12 @@ fn check(options: &TrainerOptions) -> Result<()> {
             "batch-g {} with update simultaneous: one pass of D serves both, so it must be batch, {}",
             options.batch_g, options.batch
         ));
+    }
+    if options.draws_points() && options.shape != ring::SHAPE {
+        return refuse(format!("preset ring learns points, not images of {}: --data ring", options.shape));
+    }
+    if matches!(options.preset, Preset::Ring | Preset::SoftmaxGan) && options.conditional() {
+        return refuse(format!("preset {} has no networks that know labels: --conditioning none", options.preset));
     }
     if options.steps > u64::from(u32::MAX) / options.n_dis as u64 {
         return refuse(format!("steps {} with n-dis {}: more updates than {}", options.steps, options.n_dis, u32::MAX));

@@ -28,6 +28,18 @@ pub fn normal(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()>
     unsafe { launch.scalar(stream).scalar(n).scalar(chunk).run() }
 }
 
+/// Points (n, 2) of the ring of Gaussians, [`crate::gan::ring`].
+pub fn ring(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
+    if !out.len().is_multiple_of(2) {
+        return Err(Error::Shape(format!("random ring: out has {} elements, points have 2", out.len())));
+    }
+    let n = size32("random ring", out.len())? / 2;
+    let chunk = (out.device().tuning().elements / 2).max(1) as u32;
+    let launch = out.device().launch(kernel::RANDOM_RING_F32, [n.div_ceil(chunk), 1, 1]);
+    // SAFETY: `out` has 2 n elements; a StateBuffer has the words of one State.
+    unsafe { launch.output(out).input(state.words()).scalar(stream).scalar(n).scalar(chunk).run() }
+}
+
 /// Labels 0 .. classes, all as likely.
 pub fn labels(out: &Buffer<u32>, state: &StateBuffer, stream: u32, classes: u32) -> Result<()> {
     if classes == 0 {

@@ -1,0 +1,63 @@
+//! What images are drawn from: latents, labels, and the way from one latent to another.
+
+use crate::random::Random;
+
+/// A stream of the seed that neither initial weights nor training draw from.
+const STREAM: u32 = u32::MAX - 1;
+
+/// What is drawn: image `first + i` depends on the seed, its number and its label alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latents {
+    pub seed: u64,
+    /// The number of the first image.
+    pub first: u32,
+    pub count: usize,
+    /// One per image; empty where the networks know no labels.
+    pub labels: Vec<u32>,
+    /// Numbers further from 0 than this are drawn again.
+    pub truncation: Option<f32>,
+}
+
+impl Latents {
+    pub fn unlabelled(seed: u64, count: usize) -> Latents {
+        Latents { seed, first: 0, count, labels: Vec::new(), truncation: None }
+    }
+
+    /// `each` images of each class, class by class.
+    pub fn by_class(seed: u64, classes: &[u32], each: usize) -> Latents {
+        let labels: Vec<u32> = classes.iter().flat_map(|class| std::iter::repeat_n(*class, each)).collect();
+        Latents { count: labels.len(), labels, ..Latents::unlabelled(seed, 0) }
+    }
+
+    /// (count, latent), normal or truncated normal.
+    pub fn draw(&self, latent: usize) -> Vec<f32> {
+        let mut z = vec![0.0; self.count * latent];
+        for (number, z) in (self.first..).zip(z.chunks_exact_mut(latent.max(1))) {
+            let mut random = Random::new(self.seed, STREAM, number);
+            match self.truncation {
+                None => random.fill_normal(z, 1.0),
+                Some(most) => {
+                    let normals = std::iter::repeat_with(|| random.normals()).flatten();
+                    let near = normals.filter(|x| x.abs() <= most);
+                    z.iter_mut().zip(near).for_each(|(z, x)| *z = x);
+                }
+            }
+        }
+        z
+    }
+}
+
+/// From `a` (t = 0) to `b` (t = 1) on the great circle through both, both ends exact. Latents of many dimensions lie
+/// near a sphere; the middle of the straight way is a point that no generator has seen. Where the ends are (almost) in
+/// line with the origin there is no such circle, and the way is straight.
+pub fn interpolate(a: &[f32], b: &[f32], t: f64) -> Vec<f32> {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    let angle = cosine.clamp(-1.0, 1.0).acos();
+    let (of_a, of_b) = if angle.sin() > 1e-6 {
+        (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin())
+    } else {
+        (1.0 - t, t)
+    };
+    a.iter().zip(b).map(|(a, b)| (of_a * f64::from(*a) + of_b * f64::from(*b)) as f32).collect()
+}

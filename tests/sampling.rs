@@ -1,0 +1,227 @@
+//! Drawing from a generator: what an image depends on, the ways between latents and between classes, and the ring.
+
+mod common;
+
+use common::*;
+use zgan::checkpoint::NamedTensor;
+use zgan::config::Config;
+use zgan::data::{DataSource, Split};
+use zgan::device::{Buffer, Device};
+use zgan::gan::{Generator, Latents, Loss, Preset, Trainer, TrainerOptions, Weights, interpolate, ring};
+use zgan::ops::random;
+use zgan::ops::state::{State, StateBuffer};
+use zgan::picture::Picture;
+
+const LATENT: usize = 100;
+
+fn digits() -> TrainerOptions {
+    let config = Config { batch: 8, steps: 10, average: 0.9, ..Config::preset(Preset::SoftmaxGan) };
+    let data = DataSource::Mnist10k.open(Split::Train, &config.data_options()).unwrap();
+    config.trainer_options(&data.info())
+}
+
+/// A trainer after two steps on images of noise, so that its average and its statistics are its own.
+fn trained(device: &Device, options: &TrainerOptions) -> Trainer {
+    let mut trainer = Trainer::new(device, options).unwrap();
+    let mut random = Random(3);
+    for _ in 0..2 {
+        let images: Vec<u8> = (0..options.batch * options.shape.len()).map(|_| random.below(256) as u8).collect();
+        let labels: Vec<u32> = (0..options.batch).map(|_| random.below(options.classes) as u32).collect();
+        trainer.step(&images, &labels).unwrap();
+    }
+    trainer
+}
+
+#[test]
+fn latents_follow_from_the_seed_and_the_number() {
+    let all = Latents::unlabelled(7, 40).draw(LATENT);
+    assert_eq!(all.len(), 40 * LATENT);
+    let later = Latents { first: 30, ..Latents::unlabelled(7, 10) }.draw(LATENT);
+    assert!(later == all[30 * LATENT..]);
+    assert!(Latents::unlabelled(8, 40).draw(LATENT) != all);
+    let by_class = Latents::by_class(7, &[5, 2], 20);
+    assert_eq!((by_class.count, by_class.labels[19], by_class.labels[20]), (40, 5, 2));
+    assert!(by_class.draw(LATENT) == all, "labels change no latent");
+}
+
+#[test]
+fn truncation_is_a_normal_distribution_cut_off() {
+    let draw = |truncation| to_f64(&Latents { truncation, ..Latents::unlabelled(1, 2000) }.draw(LATENT));
+    let n = 2000.0 * LATENT as f64;
+    for (most, deviation) in [(Some(0.5), 0.2839), (Some(1.5), 0.7425), (None, 1.0)] {
+        let z = draw(most);
+        let cut = most.map_or(f64::INFINITY, f64::from);
+        assert!(z.iter().all(|z| z.abs() <= cut));
+        let mean = z.iter().sum::<f64>() / n;
+        let found = (z.iter().map(|z| z * z).sum::<f64>() / n).sqrt();
+        // Five deviations of each.
+        assert!(mean.abs() < 5.0 * deviation / n.sqrt(), "mean {mean} at {most:?}");
+        assert!((found - deviation).abs() < 1e-4 + 5.0 * deviation / n.sqrt(), "deviation {found} at {most:?}");
+    }
+}
+
+#[test]
+fn the_way_between_latents_keeps_to_the_sphere() {
+    let z = Latents::unlabelled(1, 2).draw(LATENT);
+    let (a, b) = z.split_at(LATENT);
+    assert!(interpolate(a, b, 0.0) == a && interpolate(a, b, 1.0) == b, "both ends are exact");
+    let length = |x: &[f32]| to_f64(x).iter().map(|x| x * x).sum::<f64>().sqrt();
+    let unit = |x: &[f32]| -> Vec<f32> { x.iter().map(|v| (f64::from(*v) / length(x)) as f32).collect() };
+    let (a, b) = (unit(a), unit(b));
+    let angle = |x: &[f32], y: &[f32]| to_f64(x).iter().zip(to_f64(y)).map(|(x, y)| x * y).sum::<f64>().min(1.0).acos();
+    for i in 0..=8 {
+        let t = f64::from(i) / 8.0;
+        let x = interpolate(&a, &b, t);
+        assert!((length(&x) - 1.0).abs() < 1e-6);
+        assert!((angle(&a, &x) - t * angle(&a, &b)).abs() < 1e-3, "equal steps are equal angles");
+    }
+    // In line with the origin the way is straight.
+    assert_eq!(interpolate(&[1.0, 2.0], &[2.0, 4.0], 0.5), [1.5, 3.0]);
+    assert_eq!(interpolate(&[0.0, 0.0], &[2.0, 4.0], 0.25), [0.5, 1.0]);
+}
+
+#[test]
+fn an_image_depends_on_its_own_latent_alone() {
+    on_fast_devices(|device| {
+        let mut trainer = trained(device, &digits());
+        for weights in [Weights::Raw, Weights::Average] {
+            let all = trainer.sample(weights, &Latents::unlabelled(3, 130)).unwrap();
+            assert_eq!(all.len(), 130 * 784);
+            assert!(all.chunks(784).collect::<std::collections::HashSet<_>>().len() == 130, "all differ");
+            for (first, count) in [(0, 1), (0, 64), (63, 3), (129, 1)] {
+                let latents = Latents { first, ..Latents::unlabelled(3, count) };
+                let some = trainer.sample(weights, &latents).unwrap();
+                assert!(some == all[first as usize * 784..][..count * 784], "{count} from {first}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_generator_alone_draws_as_its_trainer() {
+    let device = Device::host(2).unwrap();
+    let options = digits();
+    let mut trainer = trained(&device, &options);
+    let latents = Latents::unlabelled(3, 70);
+    let z = latents.draw(LATENT);
+    let tensors = trainer.tensors().unwrap();
+    let raw = trainer.sample(Weights::Raw, &latents).unwrap();
+    let average = trainer.sample(Weights::Average, &latents).unwrap();
+    assert!(raw != average);
+    assert!(tensors == trainer.tensors().unwrap(), "drawing changes nothing");
+    let of = |weights| Generator::new(&device, &options, &tensors, weights).unwrap().images(&z, &[]).unwrap();
+    assert!(raw == of(Weights::Raw));
+    assert!(average == of(Weights::Average));
+    // Only its own tensors are looked at, and all of them are needed.
+    let own: Vec<NamedTensor> = tensors.iter().filter(|t| !t.name.contains("discriminator")).cloned().collect();
+    assert!(own.len() < tensors.len() && Generator::new(&device, &options, &own, Weights::Raw).is_ok());
+    let Err(error) = Generator::new(&device, &options, &own[1..], Weights::Raw) else { panic!("one is missing") };
+    assert!(error.to_string().contains(&own[0].name), "{error}");
+    let generator = Generator::new(&device, &options, &own, Weights::Raw).unwrap();
+    let error = generator.images(&z[1..], &[]).unwrap_err().to_string();
+    assert!(error.contains("6999 numbers, no multiple of 100"), "{error}");
+}
+
+#[test]
+fn the_average_draws_with_statistics_of_its_own() {
+    let device = Device::host(2).unwrap();
+    let options = digits();
+    let mut trainer = trained(&device, &options);
+    let latents = Latents::unlabelled(3, 20);
+    let before = trainer.sample(Weights::Average, &latents).unwrap();
+    let mut tensors = trainer.tensors().unwrap();
+    let running: Vec<&mut NamedTensor> = tensors.iter_mut().filter(|t| t.name.contains("running_var")).collect();
+    assert!(!running.is_empty());
+    running.into_iter().for_each(|t| t.values.fill(100.0));
+    trainer.restore(2, &tensors).unwrap();
+    assert!(before == trainer.sample(Weights::Average, &latents).unwrap(), "those of training play no part");
+}
+
+#[test]
+fn ring_points_are_those_of_the_formula() {
+    on_each_device(|device| {
+        for n in [1, 2, 31, 1000, 5001] {
+            let (seed, stream, step) = (0x0123_4567_89ab_cdef, 2, 9);
+            let state = State { step, ..State::new(seed, [0.0; 2], 0, 0) };
+            let out: Buffer<f32> = device.zeros(2 * n).unwrap();
+            random::ring(&out, &StateBuffer::new(device, &state).unwrap(), stream).unwrap();
+            let mut philox = zgan::random::Random::new(seed, stream, step);
+            for (i, found) in out.read().unwrap().chunks(2).enumerate() {
+                let noise = philox.normals();
+                let centre = ring::centre((philox.word() >> 29) as usize);
+                philox.word();
+                for k in 0..2 {
+                    let expected = centre[k] + ring::DEVIATION * noise[k];
+                    assert!((found[k] - expected).abs() < 1e-6, "point {i} of {n}: {}, {expected}", found[k]);
+                }
+            }
+        }
+        let odd: Buffer<f32> = device.zeros(3).unwrap();
+        let state = StateBuffer::new(device, &State::new(0, [0.0; 2], 0, 0)).unwrap();
+        assert!(random::ring(&odd, &state, 0).unwrap_err().to_string().contains("3 elements"));
+    });
+}
+
+#[test]
+fn the_data_of_the_ring_cover_it_evenly() {
+    let device = Device::host(2).unwrap();
+    let n = 80_000;
+    let out: Buffer<f32> = device.zeros(2 * n).unwrap();
+    random::ring(&out, &StateBuffer::new(&device, &State::new(5, [0.0; 2], 0, 0)).unwrap(), 0).unwrap();
+    let points = out.read().unwrap();
+    assert_eq!(ring::modes_covered(&points), 8);
+    for mode in 0..8 {
+        let [x, y] = ring::centre(mode);
+        let away = |p: &[f32]| f64::from((p[0] - x).hypot(p[1] - y));
+        let near: Vec<f64> = points.chunks(2).map(away).filter(|r| *r < 0.5).collect();
+        // Five deviations of a share of an eighth; the mean square of a distance is twice the variance.
+        let count = near.len() as f64;
+        assert!((count - n as f64 / 8.0).abs() < 5.0 * (n as f64 * 7.0 / 64.0).sqrt(), "{count} at mode {mode}");
+        let square = near.iter().map(|r| r * r).sum::<f64>() / count;
+        assert!((square / (2.0 * 0.02f64.powi(2)) - 1.0).abs() < 5.0 / count.sqrt(), "mode {mode}: {square}");
+    }
+}
+
+#[test]
+fn a_mode_is_covered_by_one_in_a_hundred() {
+    let at = |mode: usize, off: f32| {
+        let [x, y] = ring::centre(mode);
+        [x + off, y]
+    };
+    let nowhere = [0.0, 0.0];
+    let cover = |points: Vec<[f32; 2]>| ring::modes_covered(points.as_flattened());
+    assert_eq!(cover(Vec::new()), 0);
+    assert_eq!(cover(vec![nowhere; 2500]), 0);
+    let few = |near: usize, off: f32| cover([vec![at(3, off); near], vec![nowhere; 2500 - near]].concat());
+    assert_eq!([few(24, 0.0), few(25, 0.0), few(25, 0.059), few(25, 0.061)], [0, 1, 1, 0]);
+    let each: Vec<[f32; 2]> = (0..800).map(|i| at(i % 8, 0.01)).collect();
+    assert_eq!(cover(each), 8);
+}
+
+#[test]
+fn a_scatter_plot_shows_points_and_circles() {
+    let picture = Picture::scatter(&[0.0, 0.0, 9.0, 9.0, f32::NAN, 0.0, -0.99, 0.99], &[[0.5, 0.5]], 0.1, 100, 1.0);
+    let at = |column: usize, line: usize| picture.pixels[line * 100 + column];
+    assert_eq!((at(50, 50), at(0, 0), at(60, 25), at(75, 25)), (32, 32, 255, 255), "up is up");
+    assert!(at(79, 25) == 208 || at(80, 25) == 208, "a circle of radius 0.1");
+    assert_eq!(picture.pixels.iter().filter(|p| **p == 32).count(), 2, "points outside are left out");
+}
+
+#[test]
+fn the_step_of_the_ring_takes_no_images() {
+    let config = Config { batch: 8, ..Config::preset(Preset::Ring) };
+    let data = config.data.open(Split::Train, &config.data_options()).unwrap();
+    let options = config.trainer_options(&data.info());
+    on_each_device(|device| {
+        let mut trainer = Trainer::new(device, &options).unwrap();
+        assert!(trainer.step(&[0; 16], &[0; 8]).unwrap_err().to_string().contains("0 bytes and 0 labels"));
+        trainer.step(&[], &[]).unwrap();
+        assert!(trainer.metrics().unwrap().loss_d.is_finite());
+        let points = trainer.points(Weights::Raw, &Latents::unlabelled(1, 70)).unwrap();
+        assert!(points.len() == 140 && points.iter().all(|x| x.is_finite()));
+    });
+    assert!(data.is_drawn() && options.loss == Loss::Softmax);
+    let images = TrainerOptions { shape: digits().shape, ..options };
+    let Err(error) = Trainer::new(&Device::host(1).unwrap(), &images) else { panic!("accepted") };
+    assert!(error.to_string().contains("--data ring"), "{error}");
+}
