@@ -20,9 +20,6 @@ pub struct Tuning {
     pub split_pixels: usize,
     /// Columns that one block of a bias gradient sums.
     pub bias_columns: usize,
-    /// Blocks that a weight gradient of a convolution is split into, and the fewest pixels of one.
-    pub split_blocks: usize,
-    pub split_pixels: usize,
     /// Chains of multiply-adds in one block of the peak measurement.
     pub peak_chains: usize,
 }
@@ -38,8 +35,6 @@ pub(super) static HOST: Tuning = Tuning {
     split_blocks: 8,
     split_pixels: 512,
     bias_columns: 64,
-    split_blocks: 8,
-    split_pixels: 512,
     peak_chains: 12 * 16,
 };
 pub(super) static SIMT: Tuning = Tuning {
@@ -53,8 +48,6 @@ pub(super) static SIMT: Tuning = Tuning {
     split_blocks: 128,
     split_pixels: 256,
     bias_columns: 256,
-    split_blocks: 128,
-    split_pixels: 256,
     peak_chains: 16 * 256,
 };
 static CUDA: Tuning = Tuning {
@@ -68,8 +61,6 @@ static CUDA: Tuning = Tuning {
     split_blocks: 128,
     split_pixels: 256,
     bias_columns: 256,
-    split_blocks: 128,
-    split_pixels: 256,
     peak_chains: 16 * 256,
 };
 

@@ -6,7 +6,6 @@ pub mod attention;
 pub mod conv;
 pub mod cross_entropy;
 pub mod elementary;
-pub mod conv;
 pub mod log_partition;
 pub mod losses;
 pub mod matmul;
