@@ -63,31 +63,33 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
         UNROLL
         for (int j = 0; j < TN; j++) acc[i][j] = 0.0f;
 
-    StageA next_a;
-    StageB next_b;
-    next_a.fetch(a, m, k_begin, k_end);
-    next_b.fetch(b, n, k_begin, k_end);
-    for (uint32_t k = k_begin, stage = 0; k < k_end; k += DEPTH, stage ^= 1) {
-        float* here_a = panel_a + stage * DEPTH * A_STRIDE;
-        float* here_b = panel_b + stage * DEPTH * B_STRIDE;
-        // One barrier a step: who writes this panel read it two steps ago, before the last barrier.
-        next_a.put(here_a);
-        next_b.put(here_b);
-        barrier();
-        if (k + DEPTH < k_end) {
-            next_a.fetch(a, m, k + DEPTH, k_end);
-            next_b.fetch(b, n, k + DEPTH, k_end);
+    // Turn j fetches step j into registers, multiplies step j - 1, and puts step j into shared memory: one barrier a turn, for
+    // the panel that is overwritten was read in the turn before.
+    for (uint32_t k = k_begin, stage = 0;; k += DEPTH, stage ^= 1) {
+        StageA next_a;
+        StageB next_b;
+        if (k < k_end) {
+            next_a.fetch(a, m, k, k_end);
+            next_b.fetch(b, n, k, k_end);
         }
-        UNROLL
-        for (int d = 0; d < DEPTH; d++) {
-            float x[TM], y[TN];
-            load_fours<DOWN>(x, here_a + d * A_STRIDE, down);
-            load_fours<ACROSS>(y, here_b + d * B_STRIDE, across);
-            UNROLL
-            for (int i = 0; i < TM; i++)
+        if (k > k_begin) {
+            const float* here_a = panel_a + (stage ^ 1) * DEPTH * A_STRIDE;
+            const float* here_b = panel_b + (stage ^ 1) * DEPTH * B_STRIDE;
+            UNROLL_FOUR
+            for (int d = 0; d < DEPTH; d++) {
+                float x[TM], y[TN];
+                load_fours<DOWN>(x, here_a + d * A_STRIDE, down);
+                load_fours<ACROSS>(y, here_b + d * B_STRIDE, across);
                 UNROLL
-                for (int j = 0; j < TN; j++) acc[i][j] += x[i] * y[j];
+                for (int i = 0; i < TM; i++)
+                    UNROLL
+                    for (int j = 0; j < TN; j++) acc[i][j] += x[i] * y[j];
+            }
         }
+        if (k >= k_end) break;
+        next_a.put(panel_a + stage * DEPTH * A_STRIDE);
+        next_b.put(panel_b + stage * DEPTH * B_STRIDE);
+        barrier();
     }
     constexpr int ROWS = Epilogue::ROWS;
     static_assert(4 % ROWS == 0, "rows that are summed lie in one thread");

@@ -176,7 +176,9 @@ template <class Fetch> DEVICE void copy_elements(float* to, const Fetch& fetch, 
 template <int W, class Fetch> DEVICE void pack_panel(float* panel, const Fetch& fetch, uint32_t v, uint32_t last, uint32_t k, uint32_t depth) {
     constexpr uint32_t WIDTH = W * VECTOR;
     const uint32_t width = least(WIDTH, last - v);
-    if constexpr (Fetch::ALONG_K) {
+    if constexpr (Fetch::PANELS) {
+        fetch.template panel<WIDTH>(panel, v, width, k, depth);
+    } else if constexpr (Fetch::ALONG_K) {
         alignas(64) float square[WIDTH * VECTOR];
         for (uint32_t i = width * VECTOR; i < WIDTH * VECTOR; i++) square[i] = 0.0f;
         for (uint32_t at = 0; at < depth; at += VECTOR) {
@@ -206,6 +208,7 @@ DEVICE void finish_rows(const Epilogue& epilogue, float* acc, uint32_t m, uint32
         float* values = acc + i * WIDTH;
         alignas(64) float sum[WIDTH];
         if constexpr (Epilogue::ROWS == 4) {
+            INDEPENDENT_FEW
             for (uint32_t j = 0; j < WIDTH; j++) sum[j] = (values[j] + values[WIDTH + j]) + (values[2 * WIDTH + j] + values[3 * WIDTH + j]);
             values = sum;
         }
