@@ -145,14 +145,14 @@ struct GradientColumns {
 };
 
 // y
-template <uint32_t SUMMED> struct Output {
-    static constexpr uint32_t ROWS = SUMMED;
+struct Output {
     static constexpr bool READS = false;
     float* RESTRICT y;
     const float* RESTRICT bias;
     const float* RESTRICT residual;
     Activation activation;
     uint32_t K, accumulate;
+    uint32_t rows;  // 4 where it pools
 
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     // One plain loop per part: the compiler would make a copy of a fused one for every combination.
@@ -162,9 +162,9 @@ template <uint32_t SUMMED> struct Output {
         const float* RESTRICT b = bias + k;
         const float* RESTRICT more = residual + at;
         float* RESTRICT v = values;
-        if (ROWS > 1) {
+        if (rows > 1) {
             INDEPENDENT_FEW
-            for (uint32_t i = 0; i < count; i++) v[i] *= 1.0f / float(ROWS);
+            for (uint32_t i = 0; i < count; i++) v[i] *= 0.25f;
         }
         if (bias) {
             INDEPENDENT_FEW
@@ -188,13 +188,13 @@ template <uint32_t SUMMED> struct Output {
 };
 
 // dx
-template <uint32_t SUMMED> struct InputOutput {
-    static constexpr uint32_t ROWS = SUMMED;
+struct InputOutput {
     static constexpr bool READS = false;
     float* RESTRICT dx;
     const float* RESTRICT x;
     float slope;
     uint32_t C, accumulate;
+    uint32_t rows;  // 4 where it sums what one pixel became
 
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t m, uint32_t c, uint32_t count, float* values) const {
@@ -218,7 +218,7 @@ template <uint32_t SUMMED> struct InputOutput {
 
 // dw, or the part of it that this split sums.
 struct FilterOutput {
-    static constexpr uint32_t ROWS = 1;
+    static constexpr uint32_t rows = 1;
     static constexpr bool READS = true;
     float* RESTRICT to;
     uint32_t K, accumulate;
@@ -244,21 +244,21 @@ DEVICE Image image(const float* x, const float* scale, const float* shift, const
     return {x, scale, shift, prologue.activation, window.H, window.W, window.C, prologue.up, prologue.table_stride};
 }
 
-template <int BM, int BN, uint32_t ROWS>
+template <int BM, int BN>
 DEVICE void forward(float* y, const float* x, const float* scale, const float* shift, const float* filters, const float* bias,
                     const float* residual, const PrologueArgument& prologue, Activation activation, uint32_t accumulate, const Window& window, uint32_t K) {
     const WindowFetch<true, Image> a{image(x, scale, shift, prologue, window), window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{filters, K, window.taps()};
-    tiled_matmul<BM, BN>(a, b, Output<ROWS>{y, bias, residual, activation, K, accumulate}, 0, window.taps());
+    tiled_matmul<BM, BN>(a, b, Output{y, bias, residual, activation, K, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
 }
 // The window sees g from the pixels of v: its C is the number of output channels.
-template <int BM, int BN, uint32_t ROWS>
+template <int BM, int BN>
 DEVICE void input_gradient(float* dx, const float* dy, const float* flipped, const float* y, const float* row_scale, const float* x,
                            const GradientArgument& gradient, float slope, uint32_t accumulate, const Window& window, uint32_t C) {
     const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.H, window.W, window.C, gradient.pooled};
     const WindowFetch<true, Gradient> a{g, window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{flipped, C, window.taps()};
-    tiled_matmul<BM, BN>(a, b, InputOutput<ROWS>{dx, x, slope, C, accumulate}, 0, window.taps());
+    tiled_matmul<BM, BN>(a, b, InputOutput{dx, x, slope, C, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
 }
 // Split z = blockIdx.z sums the images from z * images on.
 template <int BM, int BN>
@@ -273,7 +273,7 @@ DEVICE void weight_gradient(float* dweight, float* parts, const float* x, const 
     tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, begin * per_image, end * per_image);
 }
 
-KERNEL conv_forward_f32_64x64(float* RESTRICT y,               // (N, P, Q, K)
+KERNEL conv_forward_f32_64x64(float* RESTRICT y,               // (N, P, Q, K), or halved
     const float* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -281,9 +281,9 @@ KERNEL conv_forward_f32_64x64(float* RESTRICT y,               // (N, P, Q, K)
     const float* RESTRICT bias,      // (K) or null
     const float* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<64, 64, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+    forward<64, 64>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-KERNEL conv_forward_f32_128x128(float* RESTRICT y,               // (N, P, Q, K)
+KERNEL conv_forward_f32_128x128(float* RESTRICT y,               // (N, P, Q, K), or halved
     const float* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -291,9 +291,9 @@ KERNEL conv_forward_f32_128x128(float* RESTRICT y,               // (N, P, Q, K)
     const float* RESTRICT bias,      // (K) or null
     const float* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<128, 128, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+    forward<128, 128>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-KERNEL conv_forward_f32_256x32(float* RESTRICT y,               // (N, P, Q, K)
+KERNEL conv_forward_f32_256x32(float* RESTRICT y,               // (N, P, Q, K), or halved
     const float* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -301,9 +301,9 @@ KERNEL conv_forward_f32_256x32(float* RESTRICT y,               // (N, P, Q, K)
     const float* RESTRICT bias,      // (K) or null
     const float* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 32, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+    forward<256, 32>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-KERNEL conv_forward_f32_256x16(float* RESTRICT y,               // (N, P, Q, K)
+KERNEL conv_forward_f32_256x16(float* RESTRICT y,               // (N, P, Q, K), or halved
     const float* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -311,120 +311,44 @@ KERNEL conv_forward_f32_256x16(float* RESTRICT y,               // (N, P, Q, K)
     const float* RESTRICT bias,      // (K) or null
     const float* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 16, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_pool_f32_64x64(float* RESTRICT y,               // (N, P, Q, K), halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<64, 64, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_pool_f32_128x128(float* RESTRICT y,               // (N, P, Q, K), halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<128, 128, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_pool_f32_256x32(float* RESTRICT y,               // (N, P, Q, K), halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 32, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_pool_f32_256x16(float* RESTRICT y,               // (N, P, Q, K), halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 16, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+    forward<256, 16>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
 
-KERNEL conv_input_gradient_f32_64x64(float* RESTRICT dx,               // (N, H, W, C)
+KERNEL conv_input_gradient_f32_64x64(float* RESTRICT dx,               // (N, H, W, C), or halved
     const float* RESTRICT dy,         // (N, P, Q, K), or halved
     const float* RESTRICT flipped,    // (R, S, K, C)
     const float* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     const float* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<64, 64, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+    input_gradient<64, 64>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_f32_128x128(float* RESTRICT dx,               // (N, H, W, C)
+KERNEL conv_input_gradient_f32_128x128(float* RESTRICT dx,               // (N, H, W, C), or halved
     const float* RESTRICT dy,         // (N, P, Q, K), or halved
     const float* RESTRICT flipped,    // (R, S, K, C)
     const float* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     const float* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<128, 128, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+    input_gradient<128, 128>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_f32_256x32(float* RESTRICT dx,               // (N, H, W, C)
+KERNEL conv_input_gradient_f32_256x32(float* RESTRICT dx,               // (N, H, W, C), or halved
     const float* RESTRICT dy,         // (N, P, Q, K), or halved
     const float* RESTRICT flipped,    // (R, S, K, C)
     const float* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     const float* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 32, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+    input_gradient<256, 32>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_f32_256x16(float* RESTRICT dx,               // (N, H, W, C)
+KERNEL conv_input_gradient_f32_256x16(float* RESTRICT dx,               // (N, H, W, C), or halved
     const float* RESTRICT dy,         // (N, P, Q, K), or halved
     const float* RESTRICT flipped,    // (R, S, K, C)
     const float* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     const float* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 16, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_up_f32_64x64(float* RESTRICT dx,               // (N, H, W, C), halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<64, 64, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_up_f32_128x128(float* RESTRICT dx,               // (N, H, W, C), halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<128, 128, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_up_f32_256x32(float* RESTRICT dx,               // (N, H, W, C), halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 32, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_up_f32_256x16(float* RESTRICT dx,               // (N, H, W, C), halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 16, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+    input_gradient<256, 16>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
 
 KERNEL conv_weight_gradient_f32_64x64(float* RESTRICT dweight,  // (R, S, C, K)

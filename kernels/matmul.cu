@@ -50,7 +50,7 @@ struct Forward {
     const float* RESTRICT bias;
     Activation activation;
     uint32_t K;
-    static constexpr uint32_t ROWS = 1;
+    static constexpr uint32_t rows = 1;
     static constexpr bool READS = false;
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t n, uint32_t k, uint32_t count, float* values) const {
@@ -71,7 +71,7 @@ struct Forward {
 struct Overwrite {
     float* RESTRICT to;
     uint32_t columns;
-    static constexpr uint32_t ROWS = 1;
+    static constexpr uint32_t rows = 1;
     static constexpr bool READS = false;
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t m, uint32_t n, uint32_t count, float* values) const {
@@ -83,7 +83,7 @@ struct Overwrite {
 struct Accumulate {
     float* RESTRICT to;
     uint32_t columns;
-    static constexpr uint32_t ROWS = 1;
+    static constexpr uint32_t rows = 1;
     static constexpr bool READS = true;
     MEMBER Ahead ahead(uint32_t m, uint32_t n, uint32_t count) const { return {to + (uint64_t(m) * columns + n), columns, count}; }
     MEMBER void store(uint32_t m, uint32_t n, uint32_t count, float* values) const {

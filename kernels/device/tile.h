@@ -14,7 +14,7 @@
 //   Epilogue           what happens to a finished tile:
 //     store(m, n, count, values)   C[m][n .. n + count) has these values; called once for each element of
 //                                  C; it may use the place of the values
-//     ROWS                         how many rows of C, neighbours, are summed to one before: m counts those sums
+//     rows                         1, or 4: that many rows of C, neighbours, are summed to one before; m counts those sums
 //     READS, ahead(m, n, count)    whether it adds to what is there; where it will, for rows m .. m + count
 //
 // How a tile is multiplied belongs to the execution, as do the register tile, the step along the depth and the stages:

@@ -91,19 +91,24 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
         next_b.put(panel_b + stage * DEPTH * B_STRIDE);
         barrier();
     }
-    constexpr int ROWS = Epilogue::ROWS;
-    static_assert(4 % ROWS == 0, "rows that are summed lie in one thread");
+    // Four rows lie in one thread.
     UNROLL
-    for (int i = 0; i < TM; i += ROWS) {
-        const uint32_t row = m + 4 * DOWN * (i / 4) + 4 * down + i % 4;
+    for (int i = 0; i < TM; i += 4) {
+        const uint32_t row = m + 4 * DOWN * (i / 4) + 4 * down;
         UNROLL
         for (int j = 0; j < TN; j += 4) {
             const uint32_t column = n + 4 * ACROSS * (j / 4) + 4 * across;
-            if constexpr (ROWS == 4) {
+            if (column >= b.rows) continue;
+            const uint32_t count = least(4, b.rows - column);
+            if (epilogue.rows == 4) {
                 UNROLL
                 for (int x = j; x < j + 4; x++) acc[i][x] = (acc[i][x] + acc[i + 1][x]) + (acc[i + 2][x] + acc[i + 3][x]);
+                if (row < a.rows) epilogue.store(row / 4, column, count, acc[i] + j);
+            } else {
+                UNROLL
+                for (int y = 0; y < 4; y++)
+                    if (row + y < a.rows) epilogue.store(row + y, column, count, acc[i + y] + j);
             }
-            if (row < a.rows && column < b.rows) epilogue.store(row / ROWS, column, least(4, b.rows - column), acc[i] + j);
         }
     }
 }

@@ -151,23 +151,11 @@ const FORWARD: [Tile; 4] = tiles([
     kernel::CONV_FORWARD_F32_256X32,
     kernel::CONV_FORWARD_F32_256X16,
 ]);
-const FORWARD_POOL: [Tile; 4] = tiles([
-    kernel::CONV_FORWARD_POOL_F32_128X128,
-    kernel::CONV_FORWARD_POOL_F32_64X64,
-    kernel::CONV_FORWARD_POOL_F32_256X32,
-    kernel::CONV_FORWARD_POOL_F32_256X16,
-]);
 const INPUT_GRADIENT: [Tile; 4] = tiles([
     kernel::CONV_INPUT_GRADIENT_F32_128X128,
     kernel::CONV_INPUT_GRADIENT_F32_64X64,
     kernel::CONV_INPUT_GRADIENT_F32_256X32,
     kernel::CONV_INPUT_GRADIENT_F32_256X16,
-]);
-const INPUT_GRADIENT_UP: [Tile; 4] = tiles([
-    kernel::CONV_INPUT_GRADIENT_UP_F32_128X128,
-    kernel::CONV_INPUT_GRADIENT_UP_F32_64X64,
-    kernel::CONV_INPUT_GRADIENT_UP_F32_256X32,
-    kernel::CONV_INPUT_GRADIENT_UP_F32_256X16,
 ]);
 const WEIGHT_GRADIENT: [Tile; 4] = tiles([
     kernel::CONV_WEIGHT_GRADIENT_F32_128X128,
@@ -348,8 +336,7 @@ pub fn conv_forward(
     let argument = prologue_argument(what, &sizes, prologue)?;
     let device = y.device();
     let pixels = sizes.n * sizes.p() * sizes.q();
-    let kind = if epilogue.pool { &FORWARD_POOL } else { &FORWARD };
-    let tile = tile(device, device.workers(), kind, pixels, sizes.k);
+    let tile = tile(device, device.workers(), &FORWARD, pixels, sizes.k);
     let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.k)).output(y).input(x);
     let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
     let launch = launch.input(filters).optional(epilogue.bias).optional(epilogue.residual).scalar(argument);
@@ -394,8 +381,7 @@ pub fn conv_input_gradient(
     unsafe { launch.run()? };
 
     let pixels = sizes.n * sizes.h * sizes.w;
-    let kind = if epilogue.upsample { &INPUT_GRADIENT_UP } else { &INPUT_GRADIENT };
-    let tile = tile(device, device.workers(), kind, pixels, sizes.c);
+    let tile = tile(device, device.workers(), &INPUT_GRADIENT, pixels, sizes.c);
     let argument =
         GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
     let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.c)).output(dx).input(gradient.output.dy);
