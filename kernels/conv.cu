@@ -31,7 +31,31 @@ struct Image {
     uint32_t up;           // 1: x has half as many rows and columns
     uint32_t table_stride; // C where each sample has its own scale, else 0
 
-    MEMBER bool whole_rows() const { return !up && !scale; }
+    // Host: v's row h, the first `columns` pixels, each `apart` floats after the one before. One choice of function per row.
+    MEMBER void load_line(float* to, uint32_t n, uint32_t h, uint32_t columns, uint32_t apart) const {
+        const float* from = x + (uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) * C;
+        const float* RESTRICT a = scale + uint64_t(n) * table_stride;
+        const float* RESTRICT b = shift + uint64_t(n) * table_stride;
+        const uint32_t each = C, half = up;
+        const bool scaled = scale != nullptr;
+        with_activation(activation, [=](auto act) {
+            if (!scaled && !half && apart == each) {
+                by_vectors(columns * each, [=](uint64_t i) { to[i] = act(from[i]); });
+            } else if (scaled) {
+                for (uint32_t w = 0; w < columns; w++) {
+                    const float* RESTRICT pixel = from + (w >> half) * each;
+                    float* RESTRICT here = to + w * apart;
+                    by_vectors(each, [=](uint64_t i) { here[i] = act(pixel[i] * a[i] + b[i]); });
+                }
+            } else {
+                for (uint32_t w = 0; w < columns; w++) {
+                    const float* RESTRICT pixel = from + (w >> half) * each;
+                    float* RESTRICT here = to + w * apart;
+                    by_vectors(each, [=](uint64_t i) { here[i] = act(pixel[i]); });
+                }
+            }
+        });
+    }
     template <class Store> MEMBER void load(uint32_t n, uint32_t h, uint32_t w, uint32_t c, uint32_t count, Store store) const {
         const float* RESTRICT from = x + (((uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) + (w >> up)) * C + c);
         const float* RESTRICT a = scale + (uint64_t(n) * table_stride + c);
@@ -39,10 +63,10 @@ struct Image {
         const bool scaled = scale != nullptr;
         with_activation(activation, [=](auto act) {
             if (scaled) {
-                INDEPENDENT
+                INDEPENDENT_FEW
                 for (uint32_t i = 0; i < count; i++) store(i, act(from[i] * a[i] + b[i]));
             } else {
-                INDEPENDENT
+                INDEPENDENT_FEW
                 for (uint32_t i = 0; i < count; i++) store(i, act(from[i]));
             }
         });
@@ -58,14 +82,33 @@ struct Gradient {
     uint32_t P, Q, K;
     uint32_t pooled;  // 1: dy has half as many rows and columns
 
-    MEMBER bool whole_rows() const { return !pooled; }
+    // Host: pixels q on of row p, channels k on: `columns` pixels of `width` channels, `apart` floats from one to the next.
+    template <class Width> MEMBER void load_pixels(float* to, uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t columns, uint32_t apart, Width width) const {
+        const uint64_t at = (uint64_t(n) * (P >> pooled) + (p >> pooled)) * (Q >> pooled) * K + k;
+        const float* from = dy + at;
+        const float* output = y + at;
+        const float share = (row_scale ? row_scale[n] : 1.0f) * (pooled ? 0.25f : 1.0f);
+        const uint32_t each = K, half = pooled;
+        with_derivative(activation, [=](auto derivative) {
+            for (uint32_t w = 0; w < columns; w++) {
+                const float* RESTRICT d = from + ((q + w) >> half) * each;
+                const float* RESTRICT o = output + ((q + w) >> half) * each;
+                float* RESTRICT here = to + w * apart;
+                by_vectors(width(), [=](uint64_t i) { here[i] = d[i] * derivative(o[i]) * share; });
+            }
+        });
+    }
+    MEMBER void load_line(float* to, uint32_t n, uint32_t p, uint32_t columns, uint32_t apart) const {
+        const uint32_t each = K;
+        load_pixels(to, n, p, 0, 0, columns, apart, [=] { return each; });
+    }
     template <class Store> MEMBER void load(uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t count, Store store) const {
         const uint64_t at = ((uint64_t(n) * (P >> pooled) + (p >> pooled)) * (Q >> pooled) + (q >> pooled)) * K + k;
         const float* RESTRICT from = dy + at;
         const float* RESTRICT output = y + at;
         const float share = (row_scale ? row_scale[n] : 1.0f) * (pooled ? 0.25f : 1.0f);
         with_derivative(activation, [=](auto derivative) {
-            INDEPENDENT
+            INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) store(i, from[i] * derivative(output[i]) * share);
         });
     }
@@ -73,10 +116,25 @@ struct Gradient {
 
 // g as columns k by depth n, p, q.
 struct GradientColumns {
-    static constexpr bool ALONG_K = false, PLAIN = false, PATCHED = false;
+    static constexpr bool ALONG_K = false, PLAIN = false, PATCHED = false, PANELS = true;
     Gradient gradient;
     Window window;
     uint32_t rows, depth;
+
+    // Host: panel (depth, WIDTH) = columns v .. v + width from depth k on, by rows of the image.
+    template <uint32_t WIDTH> void panel(float* to, uint32_t v, uint32_t width, uint32_t k, uint32_t count) const {
+        while (count > 0) {
+            const Pixel at = window.pixel(k);
+            const uint32_t some = least(window.Q - at.q, count);
+            if (width == WIDTH) gradient.load_pixels(to, at.n, at.p, at.q, v, some, WIDTH, [] { return WIDTH; });
+            else gradient.load_pixels(to, at.n, at.p, at.q, v, some, WIDTH, [=] { return width; });
+            for (uint32_t i = 0; width < WIDTH && i < some; i++)
+                for (uint32_t j = width; j < WIDTH; j++) to[i * WIDTH + j] = 0.0f;
+            to += some * WIDTH;
+            k += some;
+            count -= some;
+        }
+    }
 
     struct Run { Pixel pixel; uint32_t k, count; };
     MEMBER Run run(uint32_t row, uint32_t k) const { return {window.pixel(k), row, rows - row}; }
@@ -87,14 +145,14 @@ struct GradientColumns {
 };
 
 // y
-template <uint32_t SUMMED> struct Output {
-    static constexpr uint32_t ROWS = SUMMED;
+struct Output {
     static constexpr bool READS = false;
     float* RESTRICT y;
     const float* RESTRICT bias;
     const float* RESTRICT residual;
     Activation activation;
     uint32_t K, accumulate;
+    uint32_t rows;  // 4 where it pools
 
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     // One plain loop per part: the compiler would make a copy of a fused one for every combination.
@@ -104,29 +162,39 @@ template <uint32_t SUMMED> struct Output {
         const float* RESTRICT b = bias + k;
         const float* RESTRICT more = residual + at;
         float* RESTRICT v = values;
-        if (ROWS > 1)
-            for (uint32_t i = 0; i < count; i++) v[i] *= 1.0f / float(ROWS);
-        if (bias)
+        if (rows > 1) {
+            INDEPENDENT_FEW
+            for (uint32_t i = 0; i < count; i++) v[i] *= 0.25f;
+        }
+        if (bias) {
+            INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) v[i] += b[i];
-        if (residual)
+        }
+        if (residual) {
+            INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) v[i] += more[i];
+        }
         with_activation(activation, [=](auto act) {
+            INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) v[i] = act(v[i]);
         });
-        if (accumulate)
+        if (accumulate) {
+            INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) v[i] += to[i];
+        }
+        INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) to[i] = v[i];
     }
 };
 
 // dx
-template <uint32_t SUMMED> struct InputOutput {
-    static constexpr uint32_t ROWS = SUMMED;
+struct InputOutput {
     static constexpr bool READS = false;
     float* RESTRICT dx;
     const float* RESTRICT x;
     float slope;
     uint32_t C, accumulate;
+    uint32_t rows;  // 4 where it sums what one pixel became
 
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t m, uint32_t c, uint32_t count, float* values) const {
@@ -135,17 +203,22 @@ template <uint32_t SUMMED> struct InputOutput {
         const float* RESTRICT before = x + at;
         float* RESTRICT v = values;
         const float below = slope;
-        if (x)
+        if (x) {
+            INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) v[i] *= before[i] > 0.0f ? 1.0f : below;
-        if (accumulate)
+        }
+        if (accumulate) {
+            INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) v[i] += to[i];
+        }
+        INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) to[i] = v[i];
     }
 };
 
 // dw, or the part of it that this split sums.
 struct FilterOutput {
-    static constexpr uint32_t ROWS = 1;
+    static constexpr uint32_t rows = 1;
     static constexpr bool READS = true;
     float* RESTRICT to;
     uint32_t K, accumulate;
@@ -154,8 +227,11 @@ struct FilterOutput {
     MEMBER void store(uint32_t m, uint32_t k, uint32_t count, float* values) const {
         float* RESTRICT here = to + (uint64_t(m) * K + k);
         float* RESTRICT v = values;
-        if (accumulate)
+        if (accumulate) {
+            INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) v[i] += here[i];
+        }
+        INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) here[i] = v[i];
     }
 };
@@ -168,21 +244,21 @@ DEVICE Image image(const float* x, const float* scale, const float* shift, const
     return {x, scale, shift, prologue.activation, window.H, window.W, window.C, prologue.up, prologue.table_stride};
 }
 
-template <int BM, int BN, uint32_t ROWS>
+template <int BM, int BN>
 DEVICE void forward(float* y, const float* x, const float* scale, const float* shift, const float* filters, const float* bias,
                     const float* residual, const PrologueArgument& prologue, Activation activation, uint32_t accumulate, const Window& window, uint32_t K) {
     const WindowFetch<true, Image> a{image(x, scale, shift, prologue, window), window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{filters, K, window.taps()};
-    tiled_matmul<BM, BN>(a, b, Output<ROWS>{y, bias, residual, activation, K, accumulate}, 0, window.taps());
+    tiled_matmul<BM, BN>(a, b, Output{y, bias, residual, activation, K, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
 }
 // The window sees g from the pixels of v: its C is the number of output channels.
-template <int BM, int BN, uint32_t ROWS>
+template <int BM, int BN>
 DEVICE void input_gradient(float* dx, const float* dy, const float* flipped, const float* y, const float* row_scale, const float* x,
                            const GradientArgument& gradient, float slope, uint32_t accumulate, const Window& window, uint32_t C) {
     const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.H, window.W, window.C, gradient.pooled};
     const WindowFetch<true, Gradient> a{g, window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{flipped, C, window.taps()};
-    tiled_matmul<BM, BN>(a, b, InputOutput<ROWS>{dx, x, slope, C, accumulate}, 0, window.taps());
+    tiled_matmul<BM, BN>(a, b, InputOutput{dx, x, slope, C, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
 }
 // Split z = blockIdx.z sums the images from z * images on.
 template <int BM, int BN>
@@ -197,7 +273,7 @@ DEVICE void weight_gradient(float* dweight, float* parts, const float* x, const 
     tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, begin * per_image, end * per_image);
 }
 
-KERNEL conv_forward_f32_64x64(float* RESTRICT y,               // (N, P, Q, K)
+KERNEL conv_forward_f32_64x64(float* RESTRICT y,               // (N, P, Q, K), or halved
     const float* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -205,9 +281,9 @@ KERNEL conv_forward_f32_64x64(float* RESTRICT y,               // (N, P, Q, K)
     const float* RESTRICT bias,      // (K) or null
     const float* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<64, 64, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+    forward<64, 64>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-KERNEL conv_forward_f32_128x64(float* RESTRICT y,               // (N, P, Q, K)
+KERNEL conv_forward_f32_128x128(float* RESTRICT y,               // (N, P, Q, K), or halved
     const float* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -215,9 +291,9 @@ KERNEL conv_forward_f32_128x64(float* RESTRICT y,               // (N, P, Q, K)
     const float* RESTRICT bias,      // (K) or null
     const float* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<128, 64, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+    forward<128, 128>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-KERNEL conv_forward_f32_128x128(float* RESTRICT y,               // (N, P, Q, K)
+KERNEL conv_forward_f32_256x32(float* RESTRICT y,               // (N, P, Q, K), or halved
     const float* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -225,9 +301,9 @@ KERNEL conv_forward_f32_128x128(float* RESTRICT y,               // (N, P, Q, K)
     const float* RESTRICT bias,      // (K) or null
     const float* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<128, 128, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+    forward<256, 32>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-KERNEL conv_forward_f32_256x32(float* RESTRICT y,               // (N, P, Q, K)
+KERNEL conv_forward_f32_256x16(float* RESTRICT y,               // (N, P, Q, K), or halved
     const float* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -235,158 +311,44 @@ KERNEL conv_forward_f32_256x32(float* RESTRICT y,               // (N, P, Q, K)
     const float* RESTRICT bias,      // (K) or null
     const float* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 32, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_f32_256x16(float* RESTRICT y,               // (N, P, Q, K)
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 16, 1>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_pool_f32_64x64(float* RESTRICT y,               // (N, P, Q, K), halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<64, 64, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_pool_f32_128x64(float* RESTRICT y,               // (N, P, Q, K), halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<128, 64, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_pool_f32_128x128(float* RESTRICT y,               // (N, P, Q, K), halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<128, 128, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_pool_f32_256x32(float* RESTRICT y,               // (N, P, Q, K), halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 32, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_pool_f32_256x16(float* RESTRICT y,               // (N, P, Q, K), halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 16, 4>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+    forward<256, 16>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
 
-KERNEL conv_input_gradient_f32_64x64(float* RESTRICT dx,               // (N, H, W, C)
+KERNEL conv_input_gradient_f32_64x64(float* RESTRICT dx,               // (N, H, W, C), or halved
     const float* RESTRICT dy,         // (N, P, Q, K), or halved
     const float* RESTRICT flipped,    // (R, S, K, C)
     const float* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     const float* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<64, 64, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+    input_gradient<64, 64>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_f32_128x64(float* RESTRICT dx,               // (N, H, W, C)
+KERNEL conv_input_gradient_f32_128x128(float* RESTRICT dx,               // (N, H, W, C), or halved
     const float* RESTRICT dy,         // (N, P, Q, K), or halved
     const float* RESTRICT flipped,    // (R, S, K, C)
     const float* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     const float* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<128, 64, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+    input_gradient<128, 128>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_f32_128x128(float* RESTRICT dx,               // (N, H, W, C)
+KERNEL conv_input_gradient_f32_256x32(float* RESTRICT dx,               // (N, H, W, C), or halved
     const float* RESTRICT dy,         // (N, P, Q, K), or halved
     const float* RESTRICT flipped,    // (R, S, K, C)
     const float* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     const float* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<128, 128, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+    input_gradient<256, 32>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_f32_256x32(float* RESTRICT dx,               // (N, H, W, C)
+KERNEL conv_input_gradient_f32_256x16(float* RESTRICT dx,               // (N, H, W, C), or halved
     const float* RESTRICT dy,         // (N, P, Q, K), or halved
     const float* RESTRICT flipped,    // (R, S, K, C)
     const float* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     const float* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 32, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_f32_256x16(float* RESTRICT dx,               // (N, H, W, C)
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 16, 1>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_up_f32_64x64(float* RESTRICT dx,               // (N, H, W, C), halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<64, 64, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_up_f32_128x64(float* RESTRICT dx,               // (N, H, W, C), halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<128, 64, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_up_f32_128x128(float* RESTRICT dx,               // (N, H, W, C), halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<128, 128, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_up_f32_256x32(float* RESTRICT dx,               // (N, H, W, C), halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 32, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_up_f32_256x16(float* RESTRICT dx,               // (N, H, W, C), halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 16, 4>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+    input_gradient<256, 16>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
 
 KERNEL conv_weight_gradient_f32_64x64(float* RESTRICT dweight,  // (R, S, C, K)
@@ -399,17 +361,6 @@ KERNEL conv_weight_gradient_f32_64x64(float* RESTRICT dweight,  // (R, S, C, K)
     const float* RESTRICT row_scale,  // (N) or null
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     weight_gradient<64, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
-}
-KERNEL conv_weight_gradient_f32_128x64(float* RESTRICT dweight,  // (R, S, C, K)
-    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const float* RESTRICT x,          // (N, H, W, C), or halved
-    const float* RESTRICT scale,      // (1 or N, C) or null
-    const float* RESTRICT shift,      // (1 or N, C) or null
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
-    weight_gradient<128, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
 }
 KERNEL conv_weight_gradient_f32_128x128(float* RESTRICT dweight,  // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null

@@ -17,7 +17,7 @@
 
 // g as rows n by depth k (ALONG_DEPTH), or as rows k by depth n.
 template <bool ALONG_DEPTH> struct GradientFetch {
-    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = false;
+    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = false, PANELS = false;
     const float* RESTRICT dy;
     const float* RESTRICT y;  // dy where nobody looks at it
     const float* RESTRICT row_scale;
@@ -36,7 +36,7 @@ template <bool ALONG_DEPTH> struct GradientFetch {
         const float* RESTRICT output = run.y;
         const float scale = run.scale;
         with_derivative(activation, [=](auto derivative) {
-            INDEPENDENT
+            INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) store(i, from[i] * derivative(output[i]) * scale);
         });
     }
@@ -50,7 +50,7 @@ struct Forward {
     const float* RESTRICT bias;
     Activation activation;
     uint32_t K;
-    static constexpr uint32_t ROWS = 1;
+    static constexpr uint32_t rows = 1;
     static constexpr bool READS = false;
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t n, uint32_t k, uint32_t count, float* values) const {
@@ -59,10 +59,10 @@ struct Forward {
         const bool biased = bias != nullptr;
         with_activation(activation, [=](auto act) {
             if (biased) {
-                INDEPENDENT
+                INDEPENDENT_FEW
                 for (uint32_t i = 0; i < count; i++) to[i] = act(values[i] + b[i]);
             } else {
-                INDEPENDENT
+                INDEPENDENT_FEW
                 for (uint32_t i = 0; i < count; i++) to[i] = act(values[i]);
             }
         });
@@ -71,24 +71,24 @@ struct Forward {
 struct Overwrite {
     float* RESTRICT to;
     uint32_t columns;
-    static constexpr uint32_t ROWS = 1;
+    static constexpr uint32_t rows = 1;
     static constexpr bool READS = false;
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t m, uint32_t n, uint32_t count, float* values) const {
         float* RESTRICT here = to + (uint64_t(m) * columns + n);
-        INDEPENDENT
+        INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) here[i] = values[i];
     }
 };
 struct Accumulate {
     float* RESTRICT to;
     uint32_t columns;
-    static constexpr uint32_t ROWS = 1;
+    static constexpr uint32_t rows = 1;
     static constexpr bool READS = true;
     MEMBER Ahead ahead(uint32_t m, uint32_t n, uint32_t count) const { return {to + (uint64_t(m) * columns + n), columns, count}; }
     MEMBER void store(uint32_t m, uint32_t n, uint32_t count, float* values) const {
         float* RESTRICT here = to + (uint64_t(m) * columns + n);
-        INDEPENDENT
+        INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) here[i] += values[i];
     }
 };

@@ -11,9 +11,12 @@ typedef unsigned long long uint64_t;
 #define KERNEL extern "C" __global__ void __launch_bounds__(256)
 #define DEVICE static __device__ __forceinline__
 #define MEMBER __device__ __forceinline__
+#define APART static __device__ __noinline__
 #define RESTRICT __restrict__
 #define INDEPENDENT
+#define INDEPENDENT_FEW
 #define UNROLL _Pragma("unroll")
+#define UNROLL_FOUR _Pragma("unroll 4")
 
 constexpr int BLOCK = 256, WARP = 32, WARPS = BLOCK / WARP;
 

@@ -6,7 +6,7 @@
 //
 // Each of the three headers defines the same names:
 //   KERNEL                 begins a kernel: KERNEL name(arguments) { ... }; extern "C", returns nothing
-//   DEVICE                 begins a function of the device library
+//   DEVICE, APART          begin a function of the device library: inlined everywhere, or nowhere
 //   BLOCK, WARP, WARPS     threads of a block, lanes of a warp, warps of a block
 //   thread()               this thread's number in its block, 0 .. BLOCK - 1
 //   blockIdx, gridDim      as in CUDA
@@ -15,6 +15,7 @@
 //   shuffle_xor(v, mask), shuffle_down(v, delta), vote_any(p)     within a full warp
 //   atomic_add(pointer, value)                                    on uint32_t; returns the old value
 //   INDEPENDENT            before a loop whose iterations do not depend on one another
+//   INDEPENDENT_FEW        the same for a count that may become a small constant: not to be unrolled before it is vectorised
 #pragma once
 
 #if defined(__CUDACC_RTC__)

@@ -9,11 +9,12 @@
 //     load(run, count, store)  store(i, value) for each i < count <= run.count
 //     PLAIN                    whether load(run) is what lies at run.values, run.count of it
 //     PATCHED                  whether the host shall read rows from a patch of images (patch.h) instead
+//     PANELS                   whether the host shall call panel<WIDTH>(to, row, width, k, depth), which packs them all at once
 //     ahead(row, k, count)     where depths k .. k + count will be read from, `row` on; may be nothing
 //   Epilogue           what happens to a finished tile:
 //     store(m, n, count, values)   C[m][n .. n + count) has these values; called once for each element of
 //                                  C; it may use the place of the values
-//     ROWS                         how many rows of C, neighbours, are summed to one before: m counts those sums
+//     rows                         1, or 4: that many rows of C, neighbours, are summed to one before; m counts those sums
 //     READS, ahead(m, n, count)    whether it adds to what is there; where it will, for rows m .. m + count
 //
 // How a tile is multiplied belongs to the execution, as do the register tile, the step along the depth and the stages:
@@ -27,11 +28,21 @@
 // Memory that will be wanted soon, for a processor that is told: `rows` pieces of a row, `stride` floats apart.
 struct Ahead { const float* from; uint64_t stride; uint32_t rows; };
 
+// body(i) for i < count, in runs as long as a vector register: a loop of unknown length pays for its ends at each entry.
+template <class Body> DEVICE void by_vectors(uint32_t count, Body body) {
+    constexpr int LONG = 16;
+    uint64_t i = 0;  // an index of 32 bits might wrap, and would not be vectorised
+    for (; i + LONG <= count; i += LONG) {
+        INDEPENDENT_FEW
+        for (int j = 0; j < LONG; j++) body(i + j);
+    }
+    for (; i < count; i++) body(i);
+}
 DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 // A plain row-major matrix (rows, depth), or (depth, rows) where ALONG_DEPTH is false.
 template <bool ALONG_DEPTH> struct MatrixFetch {
-    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = true, PATCHED = false;
+    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = true, PATCHED = false, PANELS = false;
     const float* RESTRICT values;
     uint32_t rows, depth;
 
@@ -42,7 +53,7 @@ template <bool ALONG_DEPTH> struct MatrixFetch {
     }
     template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
         const float* RESTRICT from = run.values;
-        INDEPENDENT
+        INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) store(i, from[i]);
     }
 };

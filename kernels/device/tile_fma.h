@@ -63,45 +63,52 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
         UNROLL
         for (int j = 0; j < TN; j++) acc[i][j] = 0.0f;
 
-    StageA next_a;
-    StageB next_b;
-    next_a.fetch(a, m, k_begin, k_end);
-    next_b.fetch(b, n, k_begin, k_end);
-    for (uint32_t k = k_begin, stage = 0; k < k_end; k += DEPTH, stage ^= 1) {
-        float* here_a = panel_a + stage * DEPTH * A_STRIDE;
-        float* here_b = panel_b + stage * DEPTH * B_STRIDE;
-        // One barrier a step: who writes this panel read it two steps ago, before the last barrier.
-        next_a.put(here_a);
-        next_b.put(here_b);
-        barrier();
-        if (k + DEPTH < k_end) {
-            next_a.fetch(a, m, k + DEPTH, k_end);
-            next_b.fetch(b, n, k + DEPTH, k_end);
+    // Turn j fetches step j into registers, multiplies step j - 1, and puts step j into shared memory: one barrier a turn, for
+    // the panel that is overwritten was read in the turn before.
+    for (uint32_t k = k_begin, stage = 0;; k += DEPTH, stage ^= 1) {
+        StageA next_a;
+        StageB next_b;
+        if (k < k_end) {
+            next_a.fetch(a, m, k, k_end);
+            next_b.fetch(b, n, k, k_end);
         }
-        UNROLL
-        for (int d = 0; d < DEPTH; d++) {
-            float x[TM], y[TN];
-            load_fours<DOWN>(x, here_a + d * A_STRIDE, down);
-            load_fours<ACROSS>(y, here_b + d * B_STRIDE, across);
-            UNROLL
-            for (int i = 0; i < TM; i++)
+        if (k > k_begin) {
+            const float* here_a = panel_a + (stage ^ 1) * DEPTH * A_STRIDE;
+            const float* here_b = panel_b + (stage ^ 1) * DEPTH * B_STRIDE;
+            UNROLL_FOUR
+            for (int d = 0; d < DEPTH; d++) {
+                float x[TM], y[TN];
+                load_fours<DOWN>(x, here_a + d * A_STRIDE, down);
+                load_fours<ACROSS>(y, here_b + d * B_STRIDE, across);
                 UNROLL
-                for (int j = 0; j < TN; j++) acc[i][j] += x[i] * y[j];
+                for (int i = 0; i < TM; i++)
+                    UNROLL
+                    for (int j = 0; j < TN; j++) acc[i][j] += x[i] * y[j];
+            }
         }
+        if (k >= k_end) break;
+        next_a.put(panel_a + stage * DEPTH * A_STRIDE);
+        next_b.put(panel_b + stage * DEPTH * B_STRIDE);
+        barrier();
     }
-    constexpr int ROWS = Epilogue::ROWS;
-    static_assert(4 % ROWS == 0, "rows that are summed lie in one thread");
+    // Four rows lie in one thread.
     UNROLL
-    for (int i = 0; i < TM; i += ROWS) {
-        const uint32_t row = m + 4 * DOWN * (i / 4) + 4 * down + i % 4;
+    for (int i = 0; i < TM; i += 4) {
+        const uint32_t row = m + 4 * DOWN * (i / 4) + 4 * down;
         UNROLL
         for (int j = 0; j < TN; j += 4) {
             const uint32_t column = n + 4 * ACROSS * (j / 4) + 4 * across;
-            if constexpr (ROWS == 4) {
+            if (column >= b.rows) continue;
+            const uint32_t count = least(4, b.rows - column);
+            if (epilogue.rows == 4) {
                 UNROLL
                 for (int x = j; x < j + 4; x++) acc[i][x] = (acc[i][x] + acc[i + 1][x]) + (acc[i + 2][x] + acc[i + 3][x]);
+                if (row < a.rows) epilogue.store(row / 4, column, count, acc[i] + j);
+            } else {
+                UNROLL
+                for (int y = 0; y < 4; y++)
+                    if (row + y < a.rows) epilogue.store(row + y, column, count, acc[i + y] + j);
             }
-            if (row < a.rows && column < b.rows) epilogue.store(row / ROWS, column, least(4, b.rows - column), acc[i] + j);
         }
     }
 }

@@ -176,7 +176,9 @@ template <class Fetch> DEVICE void copy_elements(float* to, const Fetch& fetch, 
 template <int W, class Fetch> DEVICE void pack_panel(float* panel, const Fetch& fetch, uint32_t v, uint32_t last, uint32_t k, uint32_t depth) {
     constexpr uint32_t WIDTH = W * VECTOR;
     const uint32_t width = least(WIDTH, last - v);
-    if constexpr (Fetch::ALONG_K) {
+    if constexpr (Fetch::PANELS) {
+        fetch.template panel<WIDTH>(panel, v, width, k, depth);
+    } else if constexpr (Fetch::ALONG_K) {
         alignas(64) float square[WIDTH * VECTOR];
         for (uint32_t i = width * VECTOR; i < WIDTH * VECTOR; i++) square[i] = 0.0f;
         for (uint32_t at = 0; at < depth; at += VECTOR) {
@@ -198,20 +200,24 @@ template <int W, class Fetch> DEVICE void pack_panel(float* panel, const Fetch& 
     }
 }
 
-// Finished rows of acc (rows, W vectors) to the epilogue, summed by groups where it wants that.
+// Finished rows of acc (rows, W vectors) to the epilogue, summed by fours where it wants that.
 template <int W, class Epilogue>
 DEVICE void finish_rows(const Epilogue& epilogue, float* acc, uint32_t m, uint32_t rows, uint32_t n, uint32_t width) {
     constexpr uint32_t WIDTH = W * VECTOR;
-    for (uint32_t i = 0; i < rows; i += Epilogue::ROWS) {
-        float* values = acc + i * WIDTH;
-        alignas(64) float sum[WIDTH];
-        if constexpr (Epilogue::ROWS == 4) {
+    const uint32_t sums = rows / epilogue.rows;
+    if (epilogue.rows == 4) {
+        for (uint32_t i = 0; i < sums; i++) {
+            const float* values = acc + 4 * i * WIDTH;
+            float* sum = acc + i * WIDTH;  // not ahead of the values that are still to be read
+            INDEPENDENT_FEW
             for (uint32_t j = 0; j < WIDTH; j++) sum[j] = (values[j] + values[WIDTH + j]) + (values[2 * WIDTH + j] + values[3 * WIDTH + j]);
-            values = sum;
         }
-        if (width == WIDTH) epilogue.store((m + i) / Epilogue::ROWS, n, WIDTH, values);
-        else epilogue.store((m + i) / Epilogue::ROWS, n, width, values);
     }
+    m /= epilogue.rows;
+    if (width == WIDTH)
+        for (uint32_t i = 0; i < sums; i++) epilogue.store(m + i, n, WIDTH, acc + i * WIDTH);
+    else
+        for (uint32_t i = 0; i < sums; i++) epilogue.store(m + i, n, width, acc + i * WIDTH);
 }
 // A finished panel (rows, NR) whose rows are columns of C.
 template <class Epilogue>
@@ -304,7 +310,7 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
                 // What is wanted next: on the last step what the epilogue adds to, else this micro-tile's share of the next panel.
                 const uint32_t from = next_depth * q / micro_tiles, to = next_depth * (q + 1) / micro_tiles;
                 const Ahead ahead = last && Epilogue::READS ? epilogue.ahead(i + some, j, MR) : vectors.ahead(next_v, next_k + from, to - from);
-                float* acc = sums + (one_step && Epilogue::ROWS == 1 ? 0 : q * (MR * WIDTH));
+                float* acc = sums + (one_step && epilogue.rows == 1 ? 0 : q * (MR * WIDTH));
                 if constexpr (Rows::ALONG_K) {
                     const float* pointers[MR];
                     for (uint32_t x = 0; x < MR; x++) {
@@ -324,11 +330,11 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
                     }
                     multiply_columns<W>(acc, columns, stride, segments, count, panels, first, ahead);
                 }
-                if (last && Epilogue::ROWS == 1) finish_rows<W>(epilogue, acc, i, some, j, least(WIDTH, v_end - j));
+                if (last && epilogue.rows == 1) finish_rows<W>(epilogue, acc, i, some, j, least(WIDTH, v_end - j));
                 i += some;
             }
             // A group of rows may lie in two micro-tiles, which follow each other in memory.
-            if (last && Epilogue::ROWS != 1) finish_rows<W>(epilogue, sums, r, r_end - r, j, least(WIDTH, v_end - j));
+            if (last && epilogue.rows != 1) finish_rows<W>(epilogue, sums, r, r_end - r, j, least(WIDTH, v_end - j));
         }
         at += depth;
     } while (at < k_end);
@@ -338,7 +344,7 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
 // part is packed, transposed, for each step; B's rows pass by once.
 template <class Rows, class Vectors, class Epilogue>
 static __attribute__((noinline)) void multiply_transposed(const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
-    static_assert(Rows::PLAIN && Epilogue::ROWS == 1, "nobody has asked for more");
+    static_assert(Rows::PLAIN && Epilogue::rows == 1, "nobody has asked for more");
     Scratch& own = scratch();
     float* const panels = own.panels;
     float* const tile = own.tile;

@@ -43,10 +43,10 @@ struct Window {
 };
 
 // (pixel, tap) as rows and depth (ALONG_DEPTH: neighbours are channels of a tap), or as depth and rows. The source gives
-//   load(n, h, w, c, count, store)   store(i, value of channel c + i) for i < count
-//   whole_rows()                     whether that may run on over the end of a pixel, to the end of the row
+//   load(n, h, w, c, count, store)         store(i, value of channel c + i) for i < count
+//   load_line(to, n, h, columns, apart)    the first pixels of a row, each `apart` floats after the one before
 template <bool ALONG_DEPTH, class Source> struct WindowFetch {
-    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = true;
+    static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = true, PANELS = false;
     Source source;
     Window window;
     uint32_t rows, depth;
@@ -102,15 +102,7 @@ template <bool ALONG_DEPTH, class Source> struct WindowFetch {
                     for (uint32_t i = 0; i < left; i++) to[i] = 0.0f;
                     for (uint32_t i = left + columns * C; i < floats; i++) to[i] = 0.0f;
                 }
-                if (columns > 0 && !window.spread && source.whole_rows()) {
-                    float* RESTRICT here = to + left;
-                    source.load(n, h, 0, 0, columns * C, [=](uint32_t i, float value) { here[i] = value; });
-                } else {
-                    for (uint32_t w = 0; w < columns; w++) {
-                        float* RESTRICT here = to + left + w * apart;
-                        source.load(n, h >> window.spread, w, 0, C, [=](uint32_t i, float value) { here[i] = value; });
-                    }
-                }
+                if (columns > 0) source.load_line(to + left, n, h >> window.spread, columns, apart);
             }
         }
     }

@@ -15,13 +15,18 @@ typedef __UINT64_TYPE__ uint64_t;
 #define KERNEL static void
 #define DEVICE [[maybe_unused]] static inline __attribute__((always_inline))
 #define MEMBER inline __attribute__((always_inline))
+#define APART [[maybe_unused]] static __attribute__((noinline))
 #define RESTRICT __restrict__
 #if defined(__clang__)
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#define INDEPENDENT_FEW INDEPENDENT
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_FOUR _Pragma("clang loop unroll_count(4)")
 #else
 #define INDEPENDENT _Pragma("GCC ivdep")
+#define INDEPENDENT_FEW _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
 #define UNROLL _Pragma("GCC unroll 64")
+#define UNROLL_FOUR _Pragma("GCC unroll 4")
 #endif
 
 struct Index3 { uint32_t x, y, z; };

@@ -135,58 +135,40 @@ struct GradientArgument {
 }
 
 /// Wide tiles first, then those for at most 32 and at most 16 columns.
-const fn tiles(kernels: [crate::device::Kernel; 5]) -> [Tile; 5] {
-    let [a, b, c, d, e] = kernels;
+const fn tiles(kernels: [crate::device::Kernel; 4]) -> [Tile; 4] {
+    let [a, b, c, d] = kernels;
     [
         Tile { rows: 128, columns: 128, kernel: a },
-        Tile { rows: 128, columns: 64, kernel: b },
-        Tile { rows: 64, columns: 64, kernel: c },
-        Tile { rows: 256, columns: 32, kernel: d },
-        Tile { rows: 256, columns: 16, kernel: e },
+        Tile { rows: 64, columns: 64, kernel: b },
+        Tile { rows: 256, columns: 32, kernel: c },
+        Tile { rows: 256, columns: 16, kernel: d },
     ]
 }
 
-const FORWARD: [Tile; 5] = tiles([
+const FORWARD: [Tile; 4] = tiles([
     kernel::CONV_FORWARD_F32_128X128,
-    kernel::CONV_FORWARD_F32_128X64,
     kernel::CONV_FORWARD_F32_64X64,
     kernel::CONV_FORWARD_F32_256X32,
     kernel::CONV_FORWARD_F32_256X16,
 ]);
-const FORWARD_POOL: [Tile; 5] = tiles([
-    kernel::CONV_FORWARD_POOL_F32_128X128,
-    kernel::CONV_FORWARD_POOL_F32_128X64,
-    kernel::CONV_FORWARD_POOL_F32_64X64,
-    kernel::CONV_FORWARD_POOL_F32_256X32,
-    kernel::CONV_FORWARD_POOL_F32_256X16,
-]);
-const INPUT_GRADIENT: [Tile; 5] = tiles([
+const INPUT_GRADIENT: [Tile; 4] = tiles([
     kernel::CONV_INPUT_GRADIENT_F32_128X128,
-    kernel::CONV_INPUT_GRADIENT_F32_128X64,
     kernel::CONV_INPUT_GRADIENT_F32_64X64,
     kernel::CONV_INPUT_GRADIENT_F32_256X32,
     kernel::CONV_INPUT_GRADIENT_F32_256X16,
 ]);
-const INPUT_GRADIENT_UP: [Tile; 5] = tiles([
-    kernel::CONV_INPUT_GRADIENT_UP_F32_128X128,
-    kernel::CONV_INPUT_GRADIENT_UP_F32_128X64,
-    kernel::CONV_INPUT_GRADIENT_UP_F32_64X64,
-    kernel::CONV_INPUT_GRADIENT_UP_F32_256X32,
-    kernel::CONV_INPUT_GRADIENT_UP_F32_256X16,
-]);
-const WEIGHT_GRADIENT: [Tile; 5] = tiles([
+const WEIGHT_GRADIENT: [Tile; 4] = tiles([
     kernel::CONV_WEIGHT_GRADIENT_F32_128X128,
-    kernel::CONV_WEIGHT_GRADIENT_F32_128X64,
     kernel::CONV_WEIGHT_GRADIENT_F32_64X64,
     kernel::CONV_WEIGHT_GRADIENT_F32_256X32,
     kernel::CONV_WEIGHT_GRADIENT_F32_256X16,
 ]);
 
-fn tile(device: &Device, workers: usize, tiles: &'static [Tile; 5], m: usize, n: usize) -> &'static Tile {
+fn tile(device: &Device, workers: usize, tiles: &'static [Tile; 4], m: usize, n: usize) -> &'static Tile {
     match n {
-        0..=16 => &tiles[4],
-        17..=32 => &tiles[3],
-        _ => choose(device, workers, &tiles[..3], m, n),
+        0..=16 => &tiles[3],
+        17..=32 => &tiles[2],
+        _ => choose(device, workers, &tiles[..2], m, n),
     }
 }
 
@@ -354,8 +336,7 @@ pub fn conv_forward(
     let argument = prologue_argument(what, &sizes, prologue)?;
     let device = y.device();
     let pixels = sizes.n * sizes.p() * sizes.q();
-    let kind = if epilogue.pool { &FORWARD_POOL } else { &FORWARD };
-    let tile = tile(device, device.workers(), kind, pixels, sizes.k);
+    let tile = tile(device, device.workers(), &FORWARD, pixels, sizes.k);
     let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.k)).output(y).input(x);
     let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
     let launch = launch.input(filters).optional(epilogue.bias).optional(epilogue.residual).scalar(argument);
@@ -400,8 +381,7 @@ pub fn conv_input_gradient(
     unsafe { launch.run()? };
 
     let pixels = sizes.n * sizes.h * sizes.w;
-    let kind = if epilogue.upsample { &INPUT_GRADIENT_UP } else { &INPUT_GRADIENT };
-    let tile = tile(device, device.workers(), kind, pixels, sizes.c);
+    let tile = tile(device, device.workers(), &INPUT_GRADIENT, pixels, sizes.c);
     let argument =
         GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
     let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.c)).output(dx).input(gradient.output.dy);
