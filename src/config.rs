@@ -21,7 +21,7 @@ pub struct Config {
     #[arg(long, value_name = "NAME", help_heading = "What is trained")]
     pub preset: Preset,
     /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR; ring: points
-    #[arg(long, value_name = "SOURCE", help_heading = "What is trained")]
+    #[arg(long, value_name = "SOURCE", help_heading = "Data")]
     pub data: DataSource,
     /// How the networks meet the labels
     #[arg(long, value_name = "HOW", help_heading = "What is trained")]
@@ -33,10 +33,12 @@ pub struct Config {
     #[arg(long, value_name = "CHANNELS", help_heading = "What is trained")]
     pub width: usize,
     /// Spectral normalisation of D's weights
-    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "What is trained")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(help_heading = "What is trained")]
     pub spectral_norm: bool,
     /// Spectral normalisation of G's weights
-    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set, help_heading = "What is trained")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(help_heading = "What is trained")]
     pub spectral_norm_g: bool,
     /// How D's features are pooled over the pixels
     #[arg(long, value_name = "HOW", help_heading = "What is trained")]
@@ -51,23 +53,23 @@ pub struct Config {
     #[arg(long, value_name = "WEIGHT", help_heading = "What is trained")]
     pub gp_weight: f64,
     /// Classes that the labels of idx:DIR name
-    #[arg(long, value_name = "N", help_heading = "What is trained")]
+    #[arg(long, value_name = "N", help_heading = "Data")]
     pub classes: usize,
     /// Side that images of folder:DIR are cropped and scaled to, in pixels
-    #[arg(long, value_name = "PIXELS", help_heading = "What is trained")]
+    #[arg(long, value_name = "PIXELS", help_heading = "Data")]
     pub size: usize,
     /// Channels of images of folder:DIR: 1 (grey) or 3
-    #[arg(long, value_name = "N", help_heading = "What is trained")]
+    #[arg(long, value_name = "N", help_heading = "Data")]
     pub channels: usize,
     /// A file of folder:DIR that cannot be read: refuse to train, or skip it
-    #[arg(long, value_name = "WHAT", help_heading = "What is trained")]
+    #[arg(long, value_name = "WHAT", help_heading = "Data")]
     pub unreadable: Unreadable,
     /// Most memory for the images of folder:DIR, in MiB; larger folders are streamed
-    #[arg(long, value_name = "MIB", help_heading = "What is trained")]
+    #[arg(long, value_name = "MIB", help_heading = "Data")]
     pub data_memory: usize,
     /// Mirror every other real image, by chance
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
-    #[arg(help_heading = "What is trained")]
+    #[arg(help_heading = "Data")]
     pub flip: bool,
     /// Dimension of the latent z, in numbers
     #[arg(long, value_name = "N", help_heading = "What is trained")]
@@ -90,7 +92,7 @@ pub struct Config {
     #[arg(long, value_name = "STEPS", help_heading = "Training")]
     pub n_dis: usize,
     /// An epoch's last images that fill no batch: drop them, or fill up from the next epoch
-    #[arg(long, value_name = "WHAT", help_heading = "Training")]
+    #[arg(long, value_name = "WHAT", help_heading = "Data")]
     pub last_batch: LastBatch,
     /// All random numbers follow from this one
     #[arg(long, value_name = "N", help_heading = "Training")]
@@ -121,7 +123,7 @@ pub struct Config {
     #[arg(long, value_name = "UPDATES", help_heading = "Training")]
     pub average_from: u32,
     /// Noise U(0, this) on real pixels, which are in [-1, 1]
-    #[arg(long, value_name = "AMPLITUDE", help_heading = "Training")]
+    #[arg(long, value_name = "AMPLITUDE", help_heading = "Data")]
     pub noise: f64,
     /// auto, host, cuda, cuda:N or simt; auto takes the first usable GPU, else the host
     #[arg(long, value_name = "DEVICE", help_heading = "Where it runs")]

@@ -349,7 +349,7 @@ fn settings_come_from_a_file_and_the_command_line_wins() {
 #[test]
 fn a_dry_run_tells_and_writes_nothing() {
     let place = Place::new();
-    place.says("train --preset softmax-gan --dry-run --device host", 0, &["generator", "discriminator", "parameters", "memory", "MiB"]);
+    place.says("train --preset softmax-gan --dry-run --device host", 0, &["settings", "generator", "discriminator", "parameters", "memory", "MiB"]);
     assert!(files(&place.path(".")).is_empty());
     place.says("train --dry-run --device host --batch 20000", 2, &["20000"]);
     place.train("--steps 2 --run a");

@@ -56,7 +56,9 @@ fn command() -> clap::Command {
         let about = train.get_about().cloned().unwrap_or_default();
         let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help("Print this help");
         let train = Config::augment_args_for_update(train).about(about).disable_help_flag(true).arg(help);
-        let train = train.allow_negative_numbers(true);
+        let train = train.allow_negative_numbers(true).after_help(
+            "The defaults are those of preset mnist. Every preset has its own: zgan train --preset NAME --dry-run tells them.",
+        );
         train.mut_args(|arg| {
             let default = arg.get_long().and_then(|name| defaults.get(name));
             let shown = match default {

@@ -172,6 +172,10 @@ impl Train {
         device: &Device,
         plan: &Plan,
     ) -> anyhow::Result<ExitCode> {
+        say("\nsettings");
+        for (name, value) in toml::Table::try_from(config)? {
+            say(format!("  {name:<18}{value}"));
+        }
         say(format!("\ngenerator, {} parameters\n{}", thousands(plan.parameters_g), plan.generator.trim_end()));
         say(format!("\ndiscriminator, {} parameters\n{}", thousands(plan.parameters_d), plan.discriminator.trim_end()));
         say(format!("\nmemory  {:.1} MiB on the device", plan.bytes as f64 / 1_048_576.0));
