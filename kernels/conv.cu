@@ -166,7 +166,11 @@ struct Output {
             INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) v[i] *= 0.25f;
         }
-        if (bias) {
+        if (bias && K == 1) {
+            const float same = b[0];
+            INDEPENDENT_FEW
+            for (uint32_t i = 0; i < count; i++) v[i] += same;
+        } else if (bias) {
             INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) v[i] += b[i];
         }

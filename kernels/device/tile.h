@@ -13,7 +13,8 @@
 //     ahead(row, k, count)     where depths k .. k + count will be read from, `row` on; may be nothing
 //   Epilogue           what happens to a finished tile:
 //     store(m, n, count, values)   C[m][n .. n + count) has these values; called once for each element of
-//                                  C; it may use the place of the values
+//                                  C; it may use the place of the values. Where C has one column, the run goes on
+//                                  with the rows that follow
 //     rows                         1, or 4: that many rows of C, neighbours, are summed to one before; m counts those sums
 //     READS, ahead(m, n, count)    whether it adds to what is there; where it will, for rows m .. m + count
 //

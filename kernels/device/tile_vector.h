@@ -21,9 +21,12 @@ typedef int32_t Lanes32 __attribute__((vector_size(VECTOR_BYTES)));
 constexpr int VECTOR = VECTOR_BYTES / 4, NR = NV * VECTOR;
 
 // The step along the depth: a panel of DEPTH x NR floats fills half of the first-level cache.
-constexpr int DEPTH = 192, MOST_ROWS = 256 + 8 * MR, MOST_VECTORS = 128;
+constexpr int DEPTH = 192, MOST_ROWS = 256 + 64, MOST_VECTORS = 128;
 // Rows of a packed panel lie this far apart, not a power of two: those would share a few sets of the cache.
 constexpr int DEPTH_STRIDE = DEPTH + 16, ROWS_STRIDE = MOST_ROWS + 16;
+
+// The longest depth, filled up to whole vectors, of a product with few columns.
+constexpr int NARROW_DEPTH = 8192;
 
 DEVICE Vector load_vector(const float* from) { return *reinterpret_cast<const VectorInMemory*>(from); }
 DEVICE void store_vector(float* to, Vector value) { *reinterpret_cast<VectorInMemory*>(to) = value; }
@@ -246,6 +249,69 @@ struct Scratch {
 };
 DEVICE Scratch& scratch() { return *static_cast<Scratch*>(zgan_host_scratch(sizeof(Scratch))); }
 
+// acc[i] (VECTOR of them) = the sums of row i's elements times weights, each segment of which fills whole vectors; lanes past its
+// end count as zero, whatever lies there.
+ALONE void multiply_dots(float* acc, const float* patch, const uint32_t* row, const Segment* segments, uint32_t count, const float* weights) {
+    alignas(64) float square[VECTOR * VECTOR];
+    constexpr int AT_ONCE = VECTOR < 8 ? VECTOR : 8;
+    for (int first = 0; first < VECTOR; first += AT_ONCE) {
+        Vector sum[AT_ONCE] = {};
+        const float* w = weights;
+        for (uint32_t s = 0; s < count; s++) {
+            const float* from = patch + segments[s].offset;
+            uint32_t left = segments[s].run;
+            for (; left >= VECTOR; left -= VECTOR, from += VECTOR, w += VECTOR) {
+                UNROLL
+                for (int i = 0; i < AT_ONCE; i++) sum[i] += load_vector(from + row[first + i]) * load_vector(w);
+            }
+            if (left == 0) continue;
+            Lanes32 inside;
+            for (int j = 0; j < VECTOR; j++) inside[j] = j < int(left) ? -1 : 0;
+            UNROLL
+            for (int i = 0; i < AT_ONCE; i++) sum[i] += Vector(Lanes32(load_vector(from + row[first + i])) & inside) * load_vector(w);
+            w += VECTOR;
+        }
+        UNROLL
+        for (int i = 0; i < AT_ONCE; i++) store_vector(square + (first + i) * VECTOR, sum[i]);
+    }
+    transpose_square(square, VECTOR, square, VECTOR);
+    for (int width = VECTOR / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++) store_vector(square + i * VECTOR, load_vector(square + i * VECTOR) + load_vector(square + (i + width) * VECTOR));
+    store_vector(acc, load_vector(square));
+}
+
+// C rows r .. r_end, columns v .. v_end, for so few columns that vectors of them would be empty: the lanes run along the depth.
+// The patch is staged; offset[i] is where row r + i begins in it.
+template <class Rows, class Vectors, class Epilogue>
+static __attribute__((noinline)) void multiply_narrow(Scratch& own, const uint32_t* offset, const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
+    Segment segments[DEPTH + 2];
+    const uint32_t count = rows.segments(segments, k, k_end - k), columns = v_end - v;
+    // A single column is one run of memory.
+    const bool flat = vectors.rows == 1 && epilogue.rows == 1;
+    uint32_t padded = 0;
+    for (uint32_t s = 0, at = k; s < count; s++) {
+        for (uint32_t x = 0; x < segments[s].run; x++, at++) {
+            float weight[VECTOR];
+            copy_any(weight, vectors, v, at, columns);
+            for (uint32_t j = 0; j < columns; j++) own.packed[j * NARROW_DEPTH + padded + x] = weight[j];
+        }
+        const uint32_t end = (padded + segments[s].run + VECTOR - 1) / VECTOR * VECTOR;
+        for (uint32_t x = padded + segments[s].run; x < end; x++)
+            for (uint32_t j = 0; j < columns; j++) own.packed[j * NARROW_DEPTH + x] = 0.0f;
+        padded = end;
+    }
+    for (uint32_t i = 0; i < r_end - r; i += VECTOR) {
+        for (uint32_t j = 0; j < columns; j++) {
+            alignas(64) float sums[VECTOR];
+            multiply_dots(sums, own.patch, offset + i, segments, count, own.packed + j * NARROW_DEPTH);
+            if (flat) store_vector(own.tile + i, load_vector(sums));
+            else for (uint32_t x = 0; x < VECTOR; x++) own.tile[(i + x) * VECTOR + j] = sums[x];
+        }
+    }
+    if (flat) return epilogue.store(r, 0, r_end - r, own.tile);
+    finish_rows<1>(epilogue, own.tile, r, r_end - r, v, columns);
+}
+
 // C rows r .. r_end, columns v .. v_end. A panel is packed, used by all micro-tiles at once, and gone; while it is
 // used, the next is on its way from memory. Not a template of the tile size, so that all sizes share the code.
 template <int W, class Rows, class Vectors, class Epilogue>
@@ -276,7 +342,10 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
     if constexpr (Rows::PATCHED && Rows::ALONG_K) {
         if (patched) {
             rows.stage(patch, r, r_end);
-            rows.places(offset, r, r_end, MR);
+            rows.places(offset, r, r_end, VECTOR);
+            const uint32_t lines = rows.window.R, columns = v_end - v;
+            if (columns < VECTOR / 4 && lines <= DEPTH && k_end - k + lines * VECTOR <= NARROW_DEPTH && k == 0 && k_end == rows.depth)
+                return multiply_narrow(own, offset, rows, vectors, epilogue, r, r_end, v, v_end, k, k_end);
         }
     }
     uint32_t at = k;

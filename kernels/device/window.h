@@ -76,7 +76,9 @@ template <bool ALONG_DEPTH, class Source> struct WindowFetch {
         if (!ALONG_K && used < 2 * window.C) return false;
         const uint64_t images = count / (window.P * window.Q) + 2, more = window.by_windows ? 4 : 2;
         const uint64_t rows_of_pixels = least(count / window.Q + more, images < 3 ? 2 * window.P : 0xffffffffu);
-        return window.pad_h >= 0 && window.pad_w >= 0 && (rows_of_pixels * window.stride + images * window.R) * line_floats() <= most;
+        const uint64_t line = (uint64_t(window.Q - 1) * window.stride + window.S) * window.C;
+        const uint64_t lines = rows_of_pixels * window.stride + images * window.R;
+        return window.pad_h >= 0 && window.pad_w >= 0 && line <= most && lines * line <= most;
     }
     // Where pixel (n, p, q) begins in a patch whose first is `first`.
     MEMBER uint32_t begin(const Pixel& first, const Pixel& pixel) const {
