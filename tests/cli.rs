@@ -544,3 +544,31 @@ fn a_training_that_diverges_keeps_its_last_good_checkpoint() {
     // No file holds a number that is not finite.
     assert!(!place.read("runs/a/metrics.csv").to_lowercase().contains("nan"));
 }
+
+#[test]
+fn classes_are_drawn_by_name_or_number() {
+    let place = Place::new();
+    place.zgan("train --preset mnist --device host --batch 4 --steps 1 --run a", 0);
+    // A row per class: 10 of 7 images.
+    assert_eq!(picture(&place.path("runs/a/samples/step-000001.png")), (7 * 30 + 2, 10 * 30 + 2));
+    let size = |arguments: &str| {
+        place.zgan(&format!("sample --run a --device host --out x.png {arguments}"), 0);
+        picture(&place.path("x.png"))
+    };
+    assert_eq!(size("--class 3,7 --count 6"), (3 * 30 + 2, 2 * 30 + 2));
+    assert_eq!(size("--class 3 --columns 4"), (4 * 30 + 2, 32));
+    assert_eq!(size("--interpolate 3"), (3 * 30 + 2, 10 * 30 + 2));
+    assert_eq!(size("--morph 1:7 --count 10 --columns 5"), (5 * 30 + 2, 2 * 30 + 2));
+    for (wrong, parts) in [
+        ("--class 3,11", ["no class is called 11", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"]),
+        ("--morph 1:cat", ["no class is called cat", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"]),
+        ("--morph 1", ["morph", "A:B"]),
+        ("--out many --morph 1:2", ["many", "no PNG file"]),
+    ] {
+        place.says(&format!("sample --run a {wrong}"), 2, &parts);
+    }
+    place.zgan("sample --run a --device host --class 3,7 --count 5 --out many", 0);
+    assert_eq!(files(&place.path("many")), ["3", "7"]);
+    assert_eq!(files(&place.path("many/3")), ["000000.png", "000001.png", "000002.png"]);
+    assert_eq!(files(&place.path("many/7")), ["000000.png", "000001.png"]);
+}

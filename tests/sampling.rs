@@ -225,3 +225,57 @@ fn the_step_of_the_ring_takes_no_images() {
     let Err(error) = Trainer::new(&Device::host(1).unwrap(), &images) else { panic!("accepted") };
     assert!(error.to_string().contains("--data ring"), "{error}");
 }
+
+/// Preset `mnist` with a generator of some training.
+fn conditional(device: &Device) -> (TrainerOptions, Vec<NamedTensor>) {
+    let config = Config { batch: 8, steps: 10, average: 0.9, average_from: 0, ..Config::preset(Preset::Mnist) };
+    let data = DataSource::Mnist10k.open(Split::Train, &config.data_options()).unwrap();
+    let options = config.trainer_options(&data.info());
+    let tensors = trained(device, &options).tensors().unwrap();
+    (options, tensors)
+}
+
+#[test]
+fn a_morph_goes_from_one_class_to_the_other() {
+    let device = Device::host(2).unwrap();
+    let (options, mut tensors) = conditional(&device);
+    // Norms that tell the classes apart more than two steps can.
+    let mut random = Random(5);
+    let norms = tensors.iter_mut().filter(|t| t.name.starts_with("generator.") && t.shape[0] == 10);
+    let mut count = 0;
+    norms.for_each(|t| {
+        count += 1;
+        t.values.iter_mut().for_each(|x| *x += 0.3 * random.normal() as f32);
+    });
+    assert_eq!(count, 8, "scale and shift of two norms in two blocks");
+    let latents = Latents::by_class(3, &[4], 70);
+    let z = latents.draw(options.latent);
+    for weights in [Weights::Raw, Weights::Average] {
+        let mut generator = Generator::new(&device, &options, &tensors, weights).unwrap();
+        let of = |class: u32| generator.images(&z, &[class; 70]).unwrap();
+        let (four, nine, three) = (of(4), of(9), of(3));
+        assert!(four != nine && nine != three);
+        assert!(four == generator.morph(&z, [4, 9], 0.0).unwrap(), "{weights:?}: at 0 the first class");
+        assert!(nine == generator.morph(&z, [4, 9], 1.0).unwrap(), "{weights:?}: at 1 the second");
+        let half = generator.morph(&z, [4, 9], 0.5).unwrap();
+        assert!(half != four && half != nine);
+        assert!(three == generator.images(&z, &[3; 70]).unwrap(), "the weights themselves stay");
+        let error = generator.morph(&z, [4, 10], 0.5).unwrap_err().to_string();
+        assert!(error.contains("label 10, there are 10 classes"), "{error}");
+    }
+}
+
+#[test]
+fn a_class_conditional_run_wants_a_label_for_each_image() {
+    let device = Device::host(2).unwrap();
+    let (options, tensors) = conditional(&device);
+    let generator = Generator::new(&device, &options, &tensors, Weights::Average).unwrap();
+    let z = Latents::unlabelled(3, 3).draw(options.latent);
+    let fails = |labels: &[u32]| generator.images(&z, labels).unwrap_err().to_string();
+    assert!(fails(&[]).contains("0 labels for 3 images"));
+    assert!(fails(&[1, 2, 10]).contains("label 10, there are 10 classes"));
+    // An image does not depend on its neighbours' labels.
+    let both = |labels: &[u32]| generator.images(&z, labels).unwrap();
+    assert!(both(&[1, 2, 3])[784..1568] == both(&[4, 2, 5])[784..1568]);
+    assert!(both(&[1, 2, 3])[..784] != both(&[4, 2, 5])[..784]);
+}
