@@ -9,6 +9,7 @@
 //! - [`gan`]: the networks of the presets, and the training step;
 //! - [`random`]: the generator of the kernels, on the CPU;
 //! - [`data`]: readers, the embedded digits, the loader;
+//! - [`eval`]: how good generated images are;
 //! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
 
 pub mod checkpoint;
@@ -16,6 +17,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 mod error;
+pub mod eval;
 mod files;
 pub mod gan;
 pub mod nn;

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod eval;
 mod grid;
 mod info;
 mod progress;
@@ -28,6 +29,8 @@ enum Command {
     Train(train::Train),
     /// Draw images from a run or a checkpoint
     Sample(sample::Sample),
+    /// Tell how good the images of a run are
+    Eval(eval::Eval),
     /// Tell about devices and kernels, a run, or a checkpoint
     Info(info::Info),
 }
@@ -40,6 +43,7 @@ pub fn main() -> ExitCode {
     let result = match (&cli.command, matches.subcommand()) {
         (Command::Train(train), Some((_, settings))) => train.run(settings),
         (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
+        (Command::Eval(eval), _) => eval.run().map(|()| ExitCode::SUCCESS),
         (Command::Info(info), _) => info.run().map(|()| ExitCode::SUCCESS),
         (Command::Train(_), None) => Ok(ExitCode::FAILURE),
     };

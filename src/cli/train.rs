@@ -17,7 +17,7 @@ use zgan::run::{self, MetricsLog, Run};
 use zgan::{Error, Result};
 
 use super::progress::{Progress, clock};
-use super::{grid, next_command, say, thousands};
+use super::{eval, grid, next_command, say, thousands};
 
 /// What is not a setting of a run. The settings themselves are the fields of [`Config`].
 #[derive(Args)]
@@ -34,6 +34,9 @@ pub struct Train {
     /// Only tell the networks, their parameters, the memory, and the first error there would be
     #[arg(long)]
     dry_run: bool,
+    /// Do not evaluate the images at the end
+    #[arg(long)]
+    no_eval: bool,
 }
 
 /// A checkpoint that training goes on from.
@@ -96,7 +99,12 @@ impl Train {
             Err(error @ Error::NotFinite { .. }) => return Err(error).context(session.last_good()),
             other => other?,
         };
-        Ok(session.farewell(ended))
+        let code = session.farewell(ended);
+        let Session { trainer, config, .. } = &mut session;
+        if !self.no_eval && trainer.step_number() >= config.steps {
+            eval::at_end(&device, config, &data, trainer, &|| !INTERRUPTED.load(Ordering::SeqCst));
+        }
+        Ok(code)
     }
 
     /// The preset, or the run that is resumed, or a file; then the command line.

@@ -20,6 +20,7 @@ use std::ops::Range;
 pub use arena::Arena;
 pub use attention::Attention;
 pub use conv::ConvOptions;
+pub(crate) use conv::{Conv, Source, Target};
 pub use head::{HeadOptions, ProjectionHead};
 pub use labels::{ConcatEmbedding, ConcatLabels};
 pub use linear::Linear;

@@ -1,0 +1,212 @@
+//! `zgan eval`, and the line at the end of a training.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use zgan::config::Config;
+use zgan::data::{DataInfo, DataSource, Dataset, Split};
+use zgan::device::{Device, DeviceChoice};
+use zgan::eval::{self, Cache, Ready, Report, Request, Tested, Training};
+use zgan::gan::{Trainer, Weights};
+use zgan::{Error, checkpoint, run};
+
+use super::{say, thousands};
+
+/// Real images of each class.
+const REAL: usize = 500;
+
+#[derive(Args)]
+pub struct Eval {
+    /// Evaluate this run, by name or folder: its newest checkpoint
+    #[arg(long, value_name = "RUN", required_unless_present = "checkpoint")]
+    run: Option<String>,
+    /// Evaluate this checkpoint
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Folder of all runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs_dir: PathBuf,
+    /// Where the images are that it was trained on [default: as the run's config.toml says]
+    #[arg(long, value_name = "SOURCE")]
+    data: Option<DataSource>,
+    /// Draw with G's weights of the last step, not their moving average
+    #[arg(long)]
+    raw_weights: bool,
+    /// Images that are drawn of each class
+    #[arg(long, value_name = "IMAGES", default_value_t = 100)]
+    per_class: usize,
+    /// All latents follow from this one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Write one object of JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// auto, host, cuda, cuda:N or simt
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+    /// Threads of the host, 0 for one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+impl Eval {
+    pub fn run(&self) -> anyhow::Result<()> {
+        if self.per_class == 0 || self.per_class > 1 << 16 {
+            return Err(Error::Config(format!("per-class: {}, expected 1 to {}", self.per_class, 1 << 16)).into());
+        }
+        let folder = self.run.as_deref().map(|name| run::find(&self.runs_dir, name)).transpose()?;
+        let path = match (&self.checkpoint, &folder) {
+            (Some(file), _) => file.clone(),
+            (None, folder) => {
+                let name = self.run.as_deref().unwrap_or_default();
+                match folder.as_deref().map(run::checkpoints).transpose()?.unwrap_or_default().pop() {
+                    Some((_, path)) => path,
+                    None => return Err(Error::Config(format!("run {name} has no checkpoint yet")).into()),
+                }
+            }
+        };
+        let (header, tensors) = checkpoint::load(&path)?;
+        let mut config = Config::new(None, &header.config)?;
+        self.find_data(&mut config, &header.data, folder.as_deref(), &path)?;
+        check(&header.data)?;
+        let data = config.data.open(Split::Train, &config.data_options())?;
+        let here = data.info();
+        if here != header.data {
+            let (there, crcs) = (&header.data, [&header.data.crc32, &here.crc32]);
+            let what = format!("{} is of other images: {there}, CRC {} there; {here}, CRC {} here", path.display(), crcs[0], crcs[1]);
+            return Err(Error::Config(what).into());
+        }
+        let (device, _) = Device::open(self.device, self.threads)?;
+        let mut trainer = Trainer::new(&device, &config.trainer_options(&header.data))?;
+        trainer.restore(header.step, &tensors).with_context(|| format!("{} cannot be drawn from", path.display()))?;
+        drop(tensors);
+
+        // With --json the standard output is the object's alone.
+        let mut tell = |line: String| match self.json {
+            true => drop(writeln!(std::io::stderr(), "{line}")),
+            false => say(line),
+        };
+        let Some(ready) = classifier(&device, &config, &data, &mut tell, &|| true)? else { return Ok(()) };
+        let raw = self.raw_weights || config.average == 0.0;
+        let request = Request {
+            weights: if raw { Weights::Raw } else { Weights::Average },
+            seed: self.seed,
+            per_class: self.per_class,
+            real_per_class: REAL,
+        };
+        let report = eval::evaluate(&ready.classifier, &mut trainer, &data, &request)?;
+        if self.json {
+            say(json(&report, &ready.tested, header.step)?);
+        } else {
+            say(format!("{} after step {}; {}", path.display(), header.step, ready.tested));
+            table(&report);
+            say(summary(&report));
+        }
+        Ok(())
+    }
+
+    /// Where the images are: as the command line says, or the run, or inside this program.
+    fn find_data(
+        &self,
+        config: &mut Config,
+        info: &DataInfo,
+        folder: Option<&Path>,
+        checkpoint: &Path,
+    ) -> anyhow::Result<()> {
+        // runs/NAME/checkpoints/step-000001.safetensors
+        let folder = folder.or_else(|| checkpoint.parent()?.parent());
+        let saved = folder.map(run::config_path).filter(|file| file.is_file());
+        let saved = saved.map(|file| Config::read_table(&file)).transpose()?;
+        if let Some(saved) = saved {
+            let Config { data, unreadable, data_memory, .. } = Config::new(None, &saved)?;
+            (config.data, config.unreadable, config.data_memory) = (data, unreadable, data_memory);
+        } else if self.data.is_none() && info.name != config.data.to_string() {
+            let what = format!("{} does not say where its images ({info}) are: --data names them", checkpoint.display());
+            return Err(Error::Config(what).into());
+        }
+        if let Some(data) = &self.data {
+            config.data = data.clone().absolute();
+        }
+        (config.classes, config.size, config.channels) = (info.classes.len(), info.shape.height, info.shape.channels);
+        Ok(())
+    }
+}
+
+/// Whether a classifier can tell anything about such data.
+fn check(info: &DataInfo) -> Result<(), Error> {
+    if info.classes.len() < 2 || info.shape.height.min(info.shape.width) < 4 {
+        return Err(Error::Config(format!("evaluation needs images of two classes or more, not {info}")));
+    }
+    Ok(())
+}
+
+fn classifier(
+    device: &Device,
+    config: &Config,
+    data: &Dataset,
+    tell: &mut dyn FnMut(String),
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<Ready>, Error> {
+    let test = eval::held_out(&config.data, &config.data_options(), data);
+    Cache::of(&config.data).classifier(device, data, test.as_ref(), &Training::new(data.len()), tell, go_on)
+}
+
+/// The summary at the end of a training of labelled images. All is saved by then: what goes wrong here is only told.
+pub fn at_end(device: &Device, config: &Config, data: &Dataset, trainer: &mut Trainer, go_on: &dyn Fn() -> bool) {
+    // Blocks of coroutines are for checking, and would take hours.
+    if check(&data.info()).is_err() || device.execution() == "simt" {
+        return;
+    }
+    let evaluated = classifier(device, config, data, &mut |line| say(line), go_on).and_then(|ready| {
+        let Some(ready) = ready.filter(|_| go_on()) else { return Ok(None) };
+        let weights = if config.average > 0.0 { Weights::Average } else { Weights::Raw };
+        let request = Request { weights, seed: config.seed, per_class: 100, real_per_class: REAL };
+        eval::evaluate(&ready.classifier, trainer, data, &request).map(Some)
+    });
+    match evaluated {
+        Ok(Some(report)) => say(summary(&report)),
+        Ok(None) => say("not evaluated: interrupted; zgan eval does it later"),
+        Err(error) => say(format!("not evaluated: {error}")),
+    }
+}
+
+/// `label accuracy 97.7 %  coverage 0.41  density 0.62  Fréchet distance 21.3 (1,000 generated, 5,000 real)`
+fn summary(report: &Report) -> String {
+    let mut parts = Vec::new();
+    parts.extend(report.label_accuracy.map(|share| format!("label accuracy {:.1} %", 100.0 * share)));
+    parts.extend(report.coverage.map(|share| format!("coverage {share:.2}")));
+    parts.extend(report.density.map(|density| format!("density {density:.2}")));
+    let (generated, real) = (thousands(report.generated), thousands(report.real));
+    parts.push(format!("Fréchet distance {:.2} ({generated} generated, {real} real)", report.frechet_distance));
+    parts.join("  ")
+}
+
+fn table(report: &Report) {
+    let longest = report.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0);
+    let width = longest.clamp(5, 24);
+    let number = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.2}"));
+    if report.label_accuracy.is_none() {
+        say(format!("{:<width$}  labelled", "class"));
+        for class in &report.classes {
+            say(format!("{:<width$}  {:>8}", class.name, thousands(class.labelled)));
+        }
+        return;
+    }
+    say(format!("{:<width$}  accuracy  coverage  density  generated  real", "class"));
+    for class in &report.classes {
+        let accuracy = class.label_accuracy.map_or("-".to_string(), |share| format!("{:.1} %", 100.0 * share));
+        let (coverage, density) = (number(class.coverage), number(class.density));
+        let (generated, real) = (thousands(class.generated), thousands(class.real));
+        let name = &class.name;
+        say(format!("{name:<width$}  {accuracy:>8}  {coverage:>8}  {density:>7}  {generated:>9}  {real:>4}"));
+    }
+}
+
+fn json(report: &Report, classifier: &Tested, step: u64) -> anyhow::Result<String> {
+    let mut object = serde_json::to_value(report)?;
+    object["step"] = step.into();
+    object["classifier"] = serde_json::to_value(classifier)?;
+    Ok(serde_json::to_string_pretty(&object)?)
+}

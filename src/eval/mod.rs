@@ -1,0 +1,161 @@
+//! How good generated images are, as a small classifier sees them: whether they are what was wanted, how much of what
+//! the real images show they cover, and how far their features lie from those of real ones.
+
+mod cache;
+mod classifier;
+pub mod eigen;
+pub mod metrics;
+
+use serde::Serialize;
+
+pub use cache::{Cache, Ready, Tested, held_out};
+pub use classifier::{Classifier, Seen, Training};
+
+use crate::data::Dataset;
+use crate::gan::{Latents, Trainer, Weights};
+use crate::{Error, Result};
+use metrics::{Overlap, Points, frechet_distance, overlap};
+
+/// What is compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    pub weights: Weights,
+    /// All latents follow from it.
+    pub seed: u64,
+    /// Generated images of each class.
+    pub per_class: usize,
+    /// Real images of each class, where there are as many.
+    pub real_per_class: usize,
+}
+
+/// What came out. A number is missing where there were too few images for it, or where it makes no sense.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// Generated images.
+    pub generated: usize,
+    pub real: usize,
+    /// Share of the generated images that the classifier gives their wanted label; only of a run that knows labels.
+    pub label_accuracy: Option<f64>,
+    /// Over all real images: within their class, where the run knows labels.
+    pub coverage: Option<f64>,
+    pub density: Option<f64>,
+    pub frechet_distance: f64,
+    pub classes: Vec<ClassReport>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ClassReport {
+    pub name: String,
+    /// Images that were drawn for this class; none of a run that does not know labels.
+    pub generated: usize,
+    pub real: usize,
+    /// Generated images of any class that the classifier gives this label.
+    pub labelled: usize,
+    pub label_accuracy: Option<f64>,
+    pub coverage: Option<f64>,
+    pub density: Option<f64>,
+}
+
+/// Real images, as the classifier sees them.
+pub struct Real {
+    /// (count)
+    labels: Vec<u32>,
+    features: Points,
+}
+
+impl Real {
+    /// Up to `per_class` of each class, by chance, always the same ones.
+    pub fn new(classifier: &Classifier, data: &Dataset, per_class: usize) -> Result<Real> {
+        let mut by_class = vec![Vec::new(); data.classes().len()];
+        for index in 0..data.len() {
+            by_class[data.label(index) as usize].push(index);
+        }
+        let chosen = by_class.into_iter().enumerate().map(|(k, all)| cache::some_of(all, per_class, k as u32));
+        let indices: Vec<usize> = chosen.flatten().collect();
+        let labels = indices.iter().map(|index| data.label(*index)).collect();
+        Ok(Real { labels, features: classifier.see_data(data, &indices)?.features })
+    }
+}
+
+/// Draws images and compares them with real ones. Images of a run that knows labels are compared class by class.
+pub fn evaluate(classifier: &Classifier, trainer: &mut Trainer, data: &Dataset, request: &Request) -> Result<Report> {
+    let (classes, conditional) = (data.classes().len(), trainer.options().conditional());
+    let latents = if conditional {
+        let all: Vec<u32> = (0..classes as u32).collect();
+        Latents::by_class(request.seed, &all, request.per_class)
+    } else {
+        Latents::unlabelled(request.seed, classes * request.per_class)
+    };
+    let images = trainer.sample(request.weights, &latents)?;
+    let seen = classifier.see(&images)?;
+    let real = Real::new(classifier, data, request.real_per_class)?;
+    compare(&seen, conditional.then_some(latents.labels.as_slice()), &real, data.classes())
+}
+
+/// Compares what was seen of generated images, drawn for the labels `wanted`, with real ones.
+pub fn compare(seen: &Seen, wanted: Option<&[u32]>, real: &Real, classes: &[String]) -> Result<Report> {
+    if let Some(wanted) = wanted.filter(|wanted| wanted.len() != seen.labels.len()) {
+        let (labels, images) = (wanted.len(), seen.labels.len());
+        return Err(Error::Shape(format!("evaluation: {labels} wanted labels for {images} images")));
+    }
+    let mut reports: Vec<ClassReport> = Vec::with_capacity(classes.len());
+    for (class, name) in classes.iter().enumerate() {
+        let class = class as u32;
+        let of = |labels: &[u32]| (0..labels.len()).filter(|i| labels[*i] == class).collect::<Vec<_>>();
+        let (mine, real_mine) = (of(wanted.unwrap_or(&[])), of(&real.labels));
+        let right = mine.iter().filter(|i| seen.labels[**i] == class).count();
+        let points = seen.features.select(mine.iter().copied());
+        let overlap = overlap(&real.features.select(real_mine.iter().copied()), &points);
+        reports.push(ClassReport {
+            name: name.clone(),
+            generated: mine.len(),
+            real: real_mine.len(),
+            labelled: seen.labels.iter().filter(|label| **label == class).count(),
+            label_accuracy: (!mine.is_empty()).then(|| right as f64 / mine.len() as f64),
+            coverage: overlap.map(|o| o.coverage),
+            density: overlap.map(|o| o.density),
+        });
+    }
+    let (label_accuracy, coverage, density) = match wanted {
+        Some(wanted) => {
+            let right = wanted.iter().zip(&seen.labels).filter(|(wanted, label)| wanted == label).count();
+            let all = |part: fn(&ClassReport) -> Option<f64>, weight: fn(&ClassReport) -> usize| mean(&reports, part, weight);
+            (
+                Some(right as f64 / wanted.len().max(1) as f64),
+                all(|c| c.coverage, |c| c.real),
+                all(|c| c.density, |c| c.generated),
+            )
+        }
+        None => {
+            let all: Option<Overlap> = overlap(&real.features, &seen.features);
+            (None, all.map(|o| o.coverage), all.map(|o| o.density))
+        }
+    };
+    Ok(Report {
+        generated: seen.labels.len(),
+        real: real.labels.len(),
+        label_accuracy,
+        coverage,
+        density,
+        frechet_distance: frechet_distance(&real.features, &seen.features)?,
+        classes: reports,
+    })
+}
+
+/// The weighted mean over the classes that have the number.
+fn mean(
+    classes: &[ClassReport],
+    part: fn(&ClassReport) -> Option<f64>,
+    weight: fn(&ClassReport) -> usize,
+) -> Option<f64> {
+    let (mut sum, mut weights) = (0.0, 0.0);
+    for class in classes {
+        if let Some(value) = part(class) {
+            sum += value * weight(class) as f64;
+            weights += weight(class) as f64;
+        }
+    }
+    (weights > 0.0).then(|| sum / weights)
+}
