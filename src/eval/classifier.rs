@@ -271,7 +271,7 @@ impl Classifier {
         let adam_workspace = device.zeros(adam::workspace_len(device, len))?;
         let end = training.steps as u32;
         let state = StateBuffer::new(device, &State::new(training.seed, [training.rate; 2], 0, end))?;
-        let options = LoaderOptions { batch: n, seed: training.seed, last: LastBatch::Fill, flip: false };
+        let options = LoaderOptions { batch: n, seed: training.seed, last: LastBatch::Fill };
         let mut loader = Loader::new(data, options)?;
         let (mut bytes, mut wanted) = (vec![0; n * shape.len()], vec![0; n]);
         let mut line = vec![0; shape.len()];
