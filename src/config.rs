@@ -248,7 +248,9 @@ impl Config {
             Preset::SnganProjection32 => {
                 Config { width: 128, batch_g: Some(128), steps: 50_000, decay_from: Some(0), ..sngan }
             }
-            Preset::SnganProjection64 | Preset::Crcrpar64 => Config { steps: 250_000, decay_from: Some(200_000), ..sngan },
+            Preset::SnganProjection64 | Preset::Crcrpar64 => {
+                Config { steps: 250_000, decay_from: Some(200_000), ..sngan }
+            }
             Preset::SnganProjection128 => Config { steps: 450_000, decay_from: Some(400_000), ..sngan },
             Preset::Sagan64 => Config {
                 spectral_norm_g: true,

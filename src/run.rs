@@ -148,9 +148,7 @@ pub struct MetricsLog {
 impl MetricsLog {
     /// One row, in one write.
     pub fn append(&mut self, m: &Metrics, seconds: f64, images_per_second: f64) -> Result<()> {
-        let numbers = [
-            m.loss_d, m.loss_g, m.kl_d, m.kl_g, m.real_logit, m.fake_logit, m.grad_norm_d, m.grad_norm_g,
-        ];
+        let numbers = [m.loss_d, m.loss_g, m.kl_d, m.kl_g, m.real_logit, m.fake_logit, m.grad_norm_d, m.grad_norm_g];
         // What a loss does not have stays empty.
         let cells = numbers.map(|x| if x.is_nan() { String::new() } else { x.to_string() });
         let row = format!("{},{seconds:.3},{},{images_per_second:.1}\n", m.step, cells.join(","));

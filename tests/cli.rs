@@ -153,7 +153,11 @@ fn data_files_that_are_wrong_are_named() {
     place.says("train --data idx:digits", 1, &["train-images-idx3-ubyte", "offset 1000", "3152"]);
     std::fs::write(folder.join("train-images-idx3-ubyte"), &images).unwrap();
     place.says("train --data idx:digits", 1, &["train-labels-idx1-ubyte", "offset 11", "label 12"]);
-    place.says("train --preset softmax-gan --data idx:digits --classes 13 --batch 4 --steps 2 --device host --run a", 0, &["13 classes"]);
+    place.says(
+        "train --preset softmax-gan --data idx:digits --classes 13 --batch 4 --steps 2 --device host --run a",
+        0,
+        &["13 classes"],
+    );
     // The labels were right: without them on the second try, it is another data set.
     std::fs::write(folder.join("train-labels-idx1-ubyte"), [header(&[0x801, 4]), vec![0, 1, 2, 3]].concat()).unwrap();
     place.says("train --resume a --steps 3", 2, &["other images"]);
@@ -353,13 +357,25 @@ fn settings_come_from_a_file_and_the_command_line_wins() {
 #[test]
 fn a_dry_run_tells_and_writes_nothing() {
     let place = Place::new();
-    place.says("train --preset softmax-gan --dry-run --device host", 0, &["settings", "generator", "discriminator", "parameters", "memory", "MiB"]);
+    place.says(
+        "train --preset softmax-gan --dry-run --device host",
+        0,
+        &["settings", "generator", "discriminator", "parameters", "memory", "MiB"],
+    );
     assert!(files(&place.path(".")).is_empty());
     place.says("train --dry-run --device host --batch 20000", 2, &["20000"]);
     place.train("--steps 2 --run a");
     let before = tree(&place.path("."));
-    place.says("train --preset softmax-gan --dry-run --device host --run a", 2, &["generator", "memory", "a is there already"]);
-    place.says("train --preset softmax-gan --dry-run --device host --runs-dir /proc/none", 1, &["generator", "error: /proc"]);
+    place.says(
+        "train --preset softmax-gan --dry-run --device host --run a",
+        2,
+        &["generator", "memory", "a is there already"],
+    );
+    place.says(
+        "train --preset softmax-gan --dry-run --device host --runs-dir /proc/none",
+        1,
+        &["generator", "error: /proc"],
+    );
     place.says("train --dry-run --resume a --batch 3", 2, &["batch is 16 there"]);
     assert_eq!(before, tree(&place.path(".")));
 }

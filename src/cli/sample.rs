@@ -119,7 +119,10 @@ impl Sample {
             return Err(Error::Config(format!("trunc: {most}, expected 0.01 to 100")));
         }
         if !grid && (self.interpolate.is_some() || self.morph.is_some() || self.columns.is_some()) {
-            let what = format!("out: {} is no PNG file, and --interpolate, --morph and --columns draw a grid", self.out.display());
+            let what = format!(
+                "out: {} is no PNG file, and --interpolate, --morph and --columns draw a grid",
+                self.out.display()
+            );
             return Err(Error::Config(what));
         }
         Ok(())
@@ -188,7 +191,9 @@ impl Job<'_> {
     fn ends(&self, morph: &str) -> Result<[u32; 2], Error> {
         if !self.options.conditional() {
             let preset = self.options.preset;
-            return Err(Error::Config(format!("morph: the run draws without labels (preset {preset}, conditioning none)")));
+            return Err(Error::Config(format!(
+                "morph: the run draws without labels (preset {preset}, conditioning none)"
+            )));
         }
         let names = &self.header.data.classes;
         let mut wrong = Error::Config(format!("morph: {morph:?}, expected two classes, as A:B"));

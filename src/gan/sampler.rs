@@ -48,19 +48,10 @@ impl Sampler {
         Ok((Sampler::build(device, options, &mut arena, &mut layouts)?, layouts))
     }
 
-    fn build(
-        device: &Device,
-        options: &TrainerOptions,
-        arena: &mut Arena,
-        layouts: &mut Layouts,
-    ) -> Result<Sampler> {
+    fn build(device: &Device, options: &TrainerOptions, arena: &mut Arena, layouts: &mut Layouts) -> Result<Sampler> {
         let ImageShape { height: h, width: w, channels: c } = options.shape;
-        let mut build = Builder {
-            parameters: &mut layouts.parameters,
-            running: &mut layouts.running,
-            arena,
-            gradients: false,
-        };
+        let mut build =
+            Builder { parameters: &mut layouts.parameters, running: &mut layouts.running, arena, gradients: false };
         let latent = Latent { z: build.value(BATCH, 1, 1, options.latent)?, labels: build.arena.take(BATCH)? };
         let image = build.value(BATCH, h, w, c)?;
         let network = networks::generator(options, &mut build, &latent, &image)?;
