@@ -8,10 +8,14 @@ use std::collections::hash_map::DefaultHasher;
 use std::fmt::Write as _;
 use std::fs;
 use std::hash::{Hash, Hasher};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 
 #[path = "src/device/nvrtc.rs"]
 #[allow(dead_code)]
@@ -216,12 +220,14 @@ fn compile_cuda(sources: &[Source], out: &Path) -> Vec<(String, Vec<PathBuf>)> {
     in_parallel(sources.len() * targets.len(), |i| {
         let (source, target) = (&sources[i / targets.len()], targets[i % targets.len()]);
         let image = file(target, source);
-        unless_unchanged(&image, &(&source.text, target, compiler.version(), nvrtc::FLAGS), || {
+        unless_unchanged(&image, &("zlib", &source.text, target, compiler.version(), nvrtc::FLAGS), || {
             let (code, warnings) = compiler.compile(&source.module, &source.text, target)?;
             if !warnings.is_empty() {
                 return Err(format!("{}.cu for {target}: warnings are errors here\n{warnings}", source.module));
             }
-            fs::write(&image, code).map_err(|e| e.to_string())
+            // Two thirds of machine code with line numbers is text.
+            let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
+            packed.write_all(&code).and_then(|()| fs::write(&image, packed.finish()?)).map_err(|e| e.to_string())
         })
     });
     targets.iter().map(|t| (t.to_string(), sources.iter().map(|s| file(t, s)).collect())).collect()
@@ -335,7 +341,7 @@ fn table(sources: &[Source], variants: &[Variant], images: &[(String, Vec<PathBu
         names.join(", ")
     );
     text.push_str(
-        "/// Machine code for GPUs: (target, one image per module).\npub(in crate::device) static IMAGES: &[(&str, &[&[u8]])] = &[\n",
+        "/// Machine code for GPUs: (target, one image per module), packed with zlib.\npub(in crate::device) static IMAGES: &[(&str, &[&[u8]])] = &[\n",
     );
     for (target, files) in images {
         let _ = writeln!(text, "    ({target:?}, &[");

@@ -3,8 +3,10 @@
 //! Each test runs its body in a process of its own that finds the stand-in, with its own settings.
 
 mod common;
+#[path = "common/stand_in.rs"]
+mod stand_in;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -15,23 +17,6 @@ use cudarc::nvrtc::Ptx;
 use zgan::Error;
 use zgan::device::{Buffer, Device, embedded_images, kernel, nvrtc};
 use zgan::ops::log_partition::{self, Evaluation};
-
-/// The folder of `libcuda.so`. `cargo test` builds it; `cargo test --test cuda_driver` does not.
-fn stand_in() -> PathBuf {
-    let folder = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples");
-    let age = |path: &Path| path.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let built = age(&folder.join("libcuda.so"));
-    let made_from = [
-        PathBuf::from(env!("OUT_DIR")).join("libzgan_kernels.a"),
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver/libcuda.rs"),
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver/image.rs"),
-    ];
-    for source in &made_from {
-        let build = "cargo build --release --example cuda";
-        assert!(age(source) <= built, "the stand-in driver is older than {}: run `{build}`", source.display());
-    }
-    folder
-}
 
 /// Runs `body` in a process of its own on the stand-in with these settings, and returns what it said on stderr; None
 /// in that process itself. `test` is the name of the calling test.
@@ -47,7 +32,7 @@ fn on_stand_in(test: &str, settings: &str, variables: &[(&str, &str)], body: imp
     }
     let output = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
-        .env("LD_LIBRARY_PATH", stand_in())
+        .env("LD_LIBRARY_PATH", stand_in::folder())
         .env("ZGAN_STAND_IN", settings)
         .env(CHILD, format!("{test} {settings}"))
         .envs(variables.iter().copied())

@@ -8,6 +8,7 @@
 
 use std::ffi::c_void;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaContext, CudaEvent as Event, CudaFunction, CudaStream, PinnedHostSlice, result, sys};
 use cudarc::nvrtc::Ptx;
+use flate2::read::ZlibDecoder;
 
 use super::buffer::size;
 use super::kernels::{Kernel, kernel};
@@ -323,8 +325,12 @@ fn load(context: &Arc<CudaContext>, device: &str, capability: (i32, i32)) -> Res
     let mut refused = Vec::new();
     for target in fitting(&embedded, capability) {
         let Some((_, images)) = kernel::IMAGES.iter().find(|(t, _)| *t == target) else { continue };
+        let unpacked = |image: &[u8]| {
+            let mut code = Vec::new();
+            ZlibDecoder::new(image).read_to_end(&mut code).map(|_| code).map_err(|e| e.to_string())
+        };
         let functions: std::result::Result<Functions, _> =
-            images.iter().enumerate().map(|(m, image)| functions(context, m, image.to_vec())).collect();
+            images.iter().enumerate().map(|(m, image)| functions(context, m, unpacked(image)?)).collect();
         match functions {
             Ok(functions) => return Ok((target.into(), functions)),
             Err(reason) => refused.push(format!("the driver refuses the code for {target}: {reason}")),

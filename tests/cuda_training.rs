@@ -1,0 +1,128 @@
+//! `zgan train --device cuda` on the driver that stands in for libcuda (`tests/driver`).
+
+#[path = "common/stand_in.rs"]
+mod stand_in;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use zgan::device::embedded_images;
+
+/// Trains as `name` in `runs`; `settings` are the stand-in's.
+fn train(runs: &Path, name: &str, device: &str, settings: &str, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_zgan"))
+        .args(["train", "--device", device, "--run", name, "--seed", "3"])
+        .arg("--runs-dir")
+        .arg(runs)
+        .args(arguments)
+        .env("LD_LIBRARY_PATH", stand_in::folder())
+        .env("ZGAN_STAND_IN", settings)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn trained(output: Output) {
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !complaints.contains("stand-in driver:"), "{complaints}");
+}
+
+fn checkpoint(runs: &Path, name: &str, step: u32) -> Vec<u8> {
+    std::fs::read(runs.join(name).join(format!("checkpoints/step-{step:06}.safetensors"))).unwrap()
+}
+
+/// Whether this build has code for the stand-in to load; says so where it has none.
+fn has_code(test: &str) -> bool {
+    let has = !embedded_images().is_empty();
+    if !has {
+        println!("left out: {test}: this build has no GPU code to load (NVRTC was not found)");
+    }
+    has
+}
+
+#[test]
+fn steps_are_the_hosts_to_the_bit() {
+    if !has_code("steps_are_the_hosts_to_the_bit") {
+        return;
+    }
+    let runs = tempfile::tempdir().unwrap();
+    for (name, steps, arguments) in [
+        ("simultaneous", 20, &["--preset", "softmax-gan", "--batch", "16"][..]),
+        ("alternating", 20, &["--preset", "softmax-gan", "--batch", "16", "--update", "alternating"]),
+        ("mnist", 5, &["--preset", "mnist", "--batch", "8"]),
+    ] {
+        let count = steps.to_string();
+        let arguments = [arguments, &["--steps", &count]].concat();
+        let (cuda, host) = (format!("{name}-cuda"), format!("{name}-host"));
+        trained(train(runs.path(), &cuda, "cuda", "host", &arguments));
+        trained(train(runs.path(), &host, "host", "host", &arguments));
+        let same = checkpoint(runs.path(), &cuda, steps) == checkpoint(runs.path(), &host, steps);
+        assert!(same, "{name}: the checkpoints differ");
+    }
+}
+
+/// The losses of the last line of `metrics.csv`.
+fn losses(runs: &Path, name: &str) -> [f64; 2] {
+    let table = std::fs::read_to_string(runs.join(name).join("metrics.csv")).unwrap();
+    let (head, last) = (table.lines().next().unwrap(), table.lines().last().unwrap());
+    ["loss_d", "loss_g"].map(|column| {
+        let place = head.split(',').position(|name| name == column).unwrap();
+        last.split(',').nth(place).unwrap().parse().unwrap()
+    })
+}
+
+#[test]
+fn a_step_on_real_thread_blocks_is_the_hosts_to_tolerance() {
+    if !has_code("a_step_on_real_thread_blocks_is_the_hosts_to_tolerance") {
+        return;
+    }
+    let runs = tempfile::tempdir().unwrap();
+    let arguments = ["--preset", "softmax-gan", "--batch", "4", "--steps", "1", "--log-every", "1"];
+    trained(train(runs.path(), "simt", "cuda", "simt", &arguments));
+    trained(train(runs.path(), "host", "host", "host", &arguments));
+    for (found, expected) in losses(runs.path(), "simt").into_iter().zip(losses(runs.path(), "host")) {
+        assert!((found - expected).abs() <= 1e-5 * expected.abs(), "{found} for {expected}");
+    }
+}
+
+/// Whatever the driver reports ends the run with a status that is not 0, and leaves the last checkpoint to go on from.
+#[test]
+fn a_failure_leaves_the_last_checkpoint() {
+    if !has_code("a_failure_leaves_the_last_checkpoint") {
+        return;
+    }
+    let runs = tempfile::tempdir().unwrap();
+    let arguments = ["--preset", "softmax-gan", "--batch", "8", "--steps", "8"];
+    trained(train(runs.path(), "whole", "cuda", "host", &arguments));
+
+    let half = [&arguments[..], &["--stop-at", "4"]].concat();
+    trained(train(runs.path(), "broken", "cuda", "host", &half));
+    let kept = checkpoint(runs.path(), "broken", 4);
+    for (settings, part) in [
+        ("launch=20", "illegal memory access"),
+        ("allocation=3", "asked for"),
+        ("memory=1000000", "asked for"),
+        ("devices=0", "sees no GPU"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_zgan"))
+            .args(["train", "--device", "cuda", "--resume", "broken", "--runs-dir"])
+            .arg(runs.path())
+            .env("LD_LIBRARY_PATH", stand_in::folder())
+            .env("ZGAN_STAND_IN", settings)
+            .output()
+            .unwrap();
+        let complaints = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{settings}: {complaints}");
+        assert!(complaints.contains(part), "{settings}: {complaints}");
+        assert!(checkpoint(runs.path(), "broken", 4) == kept, "{settings}: the checkpoint changed");
+    }
+    let resumed = Command::new(env!("CARGO_BIN_EXE_zgan"))
+        .args(["train", "--device", "cuda", "--resume", "broken", "--runs-dir"])
+        .arg(runs.path())
+        .env("LD_LIBRARY_PATH", stand_in::folder())
+        .env("ZGAN_STAND_IN", "host")
+        .output()
+        .unwrap();
+    trained(resumed);
+    assert!(checkpoint(runs.path(), "broken", 8) == checkpoint(runs.path(), "whole", 8), "the resumed run differs");
+}
