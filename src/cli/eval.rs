@@ -75,7 +75,12 @@ impl Eval {
         let here = data.info();
         if here != header.data {
             let (there, crcs) = (&header.data, [&header.data.crc32, &here.crc32]);
-            let what = format!("{} is of other images: {there}, CRC {} there; {here}, CRC {} here", path.display(), crcs[0], crcs[1]);
+            let what = format!(
+                "{} is of other images: {there}, CRC {} there; {here}, CRC {} here",
+                path.display(),
+                crcs[0],
+                crcs[1]
+            );
             return Err(Error::Config(what).into());
         }
         let (device, _) = Device::open(self.device, self.threads)?;
@@ -123,7 +128,8 @@ impl Eval {
             let Config { data, unreadable, data_memory, .. } = Config::new(None, &saved)?;
             (config.data, config.unreadable, config.data_memory) = (data, unreadable, data_memory);
         } else if self.data.is_none() && info.name != config.data.to_string() {
-            let what = format!("{} does not say where its images ({info}) are: --data names them", checkpoint.display());
+            let what =
+                format!("{} does not say where its images ({info}) are: --data names them", checkpoint.display());
             return Err(Error::Config(what).into());
         }
         if let Some(data) = &self.data {

@@ -246,7 +246,11 @@ impl Classifier {
         let mut tensors = Vec::new();
         for (layout, flat) in [(&self.layouts.parameters, &self.values), (&self.layouts.running, &self.running)] {
             let named = layout.read(flat)?.into_iter();
-            tensors.extend(named.map(|(e, values)| NamedTensor { name: e.name.clone(), shape: e.shape.clone(), values }));
+            tensors.extend(named.map(|(e, values)| NamedTensor {
+                name: e.name.clone(),
+                shape: e.shape.clone(),
+                values,
+            }));
         }
         Ok(tensors)
     }

@@ -59,8 +59,7 @@ pub fn symmetric(matrix: &Matrix) -> (Vec<f64>, Matrix) {
     let all: f64 = a.values.iter().map(|x| x * x).sum();
     for _ in 0..SWEEPS {
         let outside: f64 = (0..n).flat_map(|i| (0..i).map(move |j| (i, j))).map(|(i, j)| a.at(i, j).powi(2)).sum();
-        // Written so that NaN ends it too.
-        if !(outside > 1e-30 * all) {
+        if outside <= 1e-30 * all || outside.is_nan() {
             break;
         }
         for p in 0..n {

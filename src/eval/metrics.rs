@@ -109,7 +109,10 @@ pub fn frechet_distance(a: &Points, b: &Points) -> Result<f64> {
     if a.dimensions != b.dimensions || a.len() < 2 || b.len() < 2 {
         let sizes = [a.len(), a.dimensions, b.len(), b.dimensions];
         let what = "expected 2 or more on both sides, and one dimension";
-        return Err(Error::Shape(format!("Fréchet distance: {} points of {}, {} of {}; {what}", sizes[0], sizes[1], sizes[2], sizes[3])));
+        return Err(Error::Shape(format!(
+            "Fréchet distance: {} points of {}, {} of {}; {what}",
+            sizes[0], sizes[1], sizes[2], sizes[3]
+        )));
     }
     let ((mean_a, cov_a), (mean_b, cov_b)) = (moments(a), moments(b));
     let between: f64 = mean_a.iter().zip(&mean_b).map(|(x, y)| (x - y).powi(2)).sum();

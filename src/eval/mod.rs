@@ -121,7 +121,8 @@ pub fn compare(seen: &Seen, wanted: Option<&[u32]>, real: &Real, classes: &[Stri
     let (label_accuracy, coverage, density) = match wanted {
         Some(wanted) => {
             let right = wanted.iter().zip(&seen.labels).filter(|(wanted, label)| wanted == label).count();
-            let all = |part: fn(&ClassReport) -> Option<f64>, weight: fn(&ClassReport) -> usize| mean(&reports, part, weight);
+            let all =
+                |part: fn(&ClassReport) -> Option<f64>, weight: fn(&ClassReport) -> usize| mean(&reports, part, weight);
             (
                 Some(right as f64 / wanted.len().max(1) as f64),
                 all(|c| c.coverage, |c| c.real),
