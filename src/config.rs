@@ -46,12 +46,6 @@ pub struct Config {
     /// Factor on the pooled features
     #[arg(long, value_name = "FACTOR", help_heading = "What is trained")]
     pub pool_factor: f64,
-    /// Weight of AC-GAN's classification loss
-    #[arg(long, value_name = "WEIGHT", help_heading = "What is trained")]
-    pub ac_weight: f64,
-    /// Weight of the gradient penalty of wasserstein-gp
-    #[arg(long, value_name = "WEIGHT", help_heading = "What is trained")]
-    pub gp_weight: f64,
     /// Classes that the labels of idx:DIR name
     #[arg(long, value_name = "N", help_heading = "Data")]
     pub classes: usize,
@@ -189,8 +183,6 @@ impl Config {
             spectral_norm_g: false,
             pool: Pool::Mean,
             pool_factor: 4.0,
-            ac_weight: 1.0,
-            gp_weight: 10.0,
             classes: 10,
             latent: 64,
             steps: 1500,
@@ -369,8 +361,6 @@ impl Config {
         within("n-dis", self.n_dis, 1, 1000)?;
         within("width", self.width, 1, 4096)?;
         within("pool-factor", self.pool_factor, 1e-9, 1e9)?;
-        within("ac-weight", self.ac_weight, 0.0, 1e9)?;
-        within("gp-weight", self.gp_weight, 0.0, 1e9)?;
         within("noise", self.noise, 0.0, 1.0)?;
         for (name, rate) in [("lr-g", self.lr_g), ("lr-d", self.lr_d)] {
             within(name, rate, 0.0, 1e9)?;
@@ -421,8 +411,6 @@ impl Config {
             pool: self.pool,
             pool_factor: self.pool_factor as f32,
             loss: self.loss,
-            ac_weight: self.ac_weight as f32,
-            gp_weight: self.gp_weight as f32,
             batch: self.batch,
             batch_g: self.batch_g.unwrap_or(self.batch),
             n_dis: self.n_dis,

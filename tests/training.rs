@@ -134,9 +134,9 @@ impl Golden {
         let (mut trainer, begin) = self.trainer(device, update);
         let losses = numbers(&file, &format!("{rule}.losses"));
         // Where PyTorch's own float32 run strays further, from rounding that Adam magnifies, twice as far.
-        let allowed = file.tensor(&format!("{rule}.losses.float32")).map_or(1e-5, |_| {
-            strict(device, (2.0 * numbers(&file, &format!("{rule}.losses.float32"))[0]).max(1e-5))
-        });
+        let allowed = file
+            .tensor(&format!("{rule}.losses.float32"))
+            .map_or(1e-5, |_| strict(device, (2.0 * numbers(&file, &format!("{rule}.losses.float32"))[0]).max(1e-5)));
         let strayed = |name: &str| numbers(&file, &format!("{rule}.{name}.float32"))[0];
         let tensors = begin.iter().map(|t| t.name.as_str()).filter(|name| self.is_compared(&file, rule, name));
         let worst = tensors.map(strayed).fold(0.0, f64::max);
@@ -167,7 +167,10 @@ impl Golden {
             let off = distance(&to, &expected) / distance(&from, &expected);
             println!("{name}: {off:.2e} of the way off, PyTorch in float32 {pytorch:.2e}");
             // Twice the worst of PyTorch's own tensors: which of them stray is a matter of chance.
-            assert!(off <= strict(device, 2.0 * worst), "{name}: {off:.2e} of the way off, PyTorch at most {worst:.2e}");
+            assert!(
+                off <= strict(device, 2.0 * worst),
+                "{name}: {off:.2e} of the way off, PyTorch at most {worst:.2e}"
+            );
         }
         assert_eq!(compared, self.compared);
     }

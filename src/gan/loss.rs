@@ -7,8 +7,7 @@ use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses;
 
 impl Loss {
-    /// What `log_partition` must be told: 1 where a low logit means real, as in Softmax GAN's own networks, -1 where a
-    /// high one does, as in a projection head.
+    /// Floats of workspace that [`Loss::evaluate`] wants for so many logits.
     pub fn workspace_len(self, device: &Device, logits: usize) -> usize {
         match self {
             Loss::Softmax => log_partition::workspace_len(device, logits),
@@ -35,7 +34,7 @@ impl Loss {
             Loss::NonSaturating => losses::Loss::NonSaturating,
             Loss::Minimax => losses::Loss::Minimax,
             Loss::LeastSquares => losses::Loss::LeastSquares,
-            Loss::Wasserstein | Loss::WassersteinGp => losses::Loss::Wasserstein,
+            Loss::Wasserstein => losses::Loss::Wasserstein,
             Loss::RelativisticAverage => losses::Loss::RelativisticAverage,
         };
         losses::fused(out, real, fake, other)

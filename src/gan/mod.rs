@@ -12,8 +12,6 @@ mod sampler;
 mod trainer;
 
 pub use latents::{Latents, interpolate};
-pub use options::{
-    Conditioning, Loss, Metrics, Plan, Pool, Preset, TrainerOptions, Update, Weights,
-};
+pub use options::{Conditioning, Loss, Metrics, Plan, Pool, Preset, TrainerOptions, Update, Weights};
 pub use sampler::Generator;
 pub use trainer::Trainer;

@@ -64,8 +64,6 @@ pub enum Conditioning {
     InputConcat,
     /// D sees an embedding of the label beside the features of a hidden layer
     HiddenConcat,
-    /// D classifies too
-    AcGan,
     /// D adds the inner product of the label's embedding and the features
     Projection,
 }
@@ -82,10 +80,8 @@ pub enum Loss {
     /// Goodfellow's original game
     Minimax,
     LeastSquares,
-    /// Wasserstein without a penalty
+    /// The difference of the means, without a penalty
     Wasserstein,
-    /// Wasserstein with gradient penalty
-    WassersteinGp,
     /// Relativistic average, with the logistic loss
     RelativisticAverage,
 }
@@ -124,10 +120,6 @@ pub struct TrainerOptions {
     /// On the pooled features.
     pub pool_factor: f32,
     pub loss: Loss,
-    /// Weight of the auxiliary classifier's loss.
-    pub ac_weight: f32,
-    /// Weight of the gradient penalty.
-    pub gp_weight: f32,
     /// Real images of a D step, and fakes.
     pub batch: usize,
     /// Fakes of a G step.

@@ -86,7 +86,7 @@ impl Player {
         let generator = name == "generator";
         let averaged = generator && options.average > 0.0;
         let normalised = if generator { options.spectral_norm_g } else { options.spectral_norm };
-        Ok(Player {
+        let player = Player {
             name,
             values: device.upload(&initial)?,
             gradients: device.zeros(len)?,
@@ -100,7 +100,10 @@ impl Player {
             average_decay: options.average,
             average_from: options.average_from,
             layouts,
-        })
+        };
+        // One iteration, so that a pass that makes none of its own finds a norm.
+        player.normalise(true)?;
+        Ok(player)
     }
 
     /// The parameters that draw: their average, if there is one and it is wanted.

@@ -78,13 +78,9 @@ impl Spec {
                 down.push((16 * ch, false));
                 Spec { size: 128, up: times(&[16, 8, 4, 2, 1]), down, ..sngan }
             }
-            Preset::Crcrpar64 => Spec {
-                upsampling: Upsampling::Bilinear,
-                last: 1,
-                eps: 1e-5,
-                conv_g: ConvOptions::pytorch,
-                ..sngan
-            },
+            Preset::Crcrpar64 => {
+                Spec { upsampling: Upsampling::Bilinear, last: 1, eps: 1e-5, conv_g: ConvOptions::pytorch, ..sngan }
+            }
             Preset::Sagan64 => Spec { attention: true, ..sngan },
             Preset::SnganProjection64 | Preset::Ring | Preset::SoftmaxGan => sngan,
         }

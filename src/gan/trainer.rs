@@ -154,7 +154,9 @@ impl Trainer {
             discriminator: d.table(),
             parameters_g: g.parameters.count(),
             parameters_d: d.parameters.count(),
-            bytes: arena + g.bytes(options.average > 0.0, options.spectral_norm_g) + d.bytes(false, options.spectral_norm),
+            bytes: arena
+                + g.bytes(options.average > 0.0, options.spectral_norm_g)
+                + d.bytes(false, options.spectral_norm),
         })
     }
 
@@ -270,13 +272,16 @@ impl Trainer {
             }
             None => self.draw_latent(&self.workspace.latent, 0)?,
         }
+        self.generator.normalise(true)?;
         self.generate(&self.workspace.generator, z.n)
     }
 
     fn draw_for_d(&self, stream: u32) -> Result<()> {
         let w = &self.workspace;
-        let (network, latent) = w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
+        let (network, latent) =
+            w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
         self.draw_latent(latent, stream)?;
+        self.generator.normalise(false)?;
         self.generate(network, latent.z.n)
     }
 
@@ -392,7 +397,8 @@ impl Trainer {
 
     /// In the order in which a step computes them, the first tensor with a value that is not finite.
     fn first_not_finite(&self) -> Result<String> {
-        let sides = [(&self.generator, &self.workspace.generator), (&self.discriminator, &self.workspace.discriminator)];
+        let sides =
+            [(&self.generator, &self.workspace.generator), (&self.discriminator, &self.workspace.discriminator)];
         for (player, network) in sides {
             if let Some(name) = first_not_finite(&player.layouts.parameters, &player.values)? {
                 return Ok(format!("{}.{name} is not finite", player.name));
@@ -493,7 +499,10 @@ fn start(options: &TrainerOptions, step: u64) -> State {
 fn check(options: &TrainerOptions) -> Result<()> {
     let refuse = |what: String| Err(Error::Config(what));
     if options.update == Update::Simultaneous && options.n_dis > 1 {
-        return refuse(format!("n-dis {} with update simultaneous: both networks move once a step; --update alternating takes more D steps", options.n_dis));
+        return refuse(format!(
+            "n-dis {} with update simultaneous: both networks move once a step; --update alternating takes more D steps",
+            options.n_dis
+        ));
     }
     if options.update == Update::Simultaneous && options.batch != options.batch_g {
         return refuse(format!(

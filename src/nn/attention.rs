@@ -59,7 +59,12 @@ impl Pooled {
 }
 
 impl Attention {
-    pub fn new(build: &mut Builder, name: &str, x: &Value, conv: fn(usize, usize, usize) -> ConvOptions) -> Result<Attention> {
+    pub fn new(
+        build: &mut Builder,
+        name: &str,
+        x: &Value,
+        conv: fn(usize, usize, usize) -> ConvOptions,
+    ) -> Result<Attention> {
         let (c, few, half) = (x.c, (x.c / 8).max(1), (x.c / 2).max(1));
         let make = |build: &mut Builder, part: &str, c, k, from: &Value| {
             let options = ConvOptions { bias: None, ..conv(1, c, k) };
@@ -118,7 +123,8 @@ impl Layer for Attention {
         let (Some(dx), Some(dy), Some(da), Some(d_o), Some(dq)) = (&x.dx, &y.dx, &a.dx, &o.dx, &q.dx) else {
             return Ok(());
         };
-        let (Some(dk), Some(dv), Some(dk_full), Some(dv_full)) = (&k.half.dx, &v.half.dx, &k.full.dx, &v.full.dx) else {
+        let (Some(dk), Some(dv), Some(dk_full), Some(dv_full)) = (&k.half.dx, &v.half.dx, &k.full.dx, &v.full.dx)
+        else {
             return Ok(());
         };
         let dgamma = pass.gradients.map(|gradients| self.gamma.of(gradients));

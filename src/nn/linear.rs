@@ -3,8 +3,8 @@
 use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
 use crate::Result;
 use crate::ops::Activation;
-use crate::ops::spectral_norm::Outputs;
 use crate::ops::matmul::{self, OutputGradient};
+use crate::ops::spectral_norm::Outputs;
 
 pub struct Linear {
     name: String,

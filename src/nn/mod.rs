@@ -12,8 +12,8 @@ mod head;
 mod labels;
 mod linear;
 mod norm;
-mod residual;
 pub mod parameters;
+mod residual;
 
 use std::ops::Range;
 
@@ -25,8 +25,8 @@ pub use head::{HeadOptions, ProjectionHead};
 pub use labels::{ConcatEmbedding, ConcatLabels};
 pub use linear::Linear;
 pub use norm::{BatchNorm, Norm, NormOptions};
-pub use residual::{DownBlock, DownOptions, ToImage, UpBlock, UpOptions};
 pub use parameters::{Init, Layout, Parameter};
+pub use residual::{DownBlock, DownOptions, ToImage, UpBlock, UpOptions};
 
 use crate::Result;
 use crate::device::Buffer;
@@ -68,7 +68,9 @@ impl Value {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Mode {
     /// From the batch; the running statistics follow with this momentum.
-    Train { momentum: f32 },
+    Train {
+        momentum: f32,
+    },
     Evaluate,
 }
 

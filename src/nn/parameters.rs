@@ -11,10 +11,18 @@ use crate::{Error, Result};
 pub enum Init {
     Constant(f32),
     /// U(-b, b) with b = 1 / sqrt(fan_in): PyTorch's default for a linear or convolution layer and its bias.
-    FanIn { fan_in: usize },
+    FanIn {
+        fan_in: usize,
+    },
     /// U(-b, b) with b = gain * sqrt(6 / (fan_in + fan_out)): Glorot and Bengio, 2010.
-    GlorotUniform { fan_in: usize, fan_out: usize, gain: f32 },
-    Normal { deviation: f32 },
+    GlorotUniform {
+        fan_in: usize,
+        fan_out: usize,
+        gain: f32,
+    },
+    Normal {
+        deviation: f32,
+    },
 }
 
 /// One tensor of a flat buffer.
