@@ -137,7 +137,7 @@ impl Layers {
         classes: usize,
         training: Option<&Training>,
     ) -> Result<Layers> {
-        let mut measuring = Arena::measuring();
+        let mut measuring = Arena::measuring(device);
         Layers::build(&mut measuring, layouts, shape, classes, training)?;
         Layers::build(&mut Arena::new(device, measuring.used())?, layouts, shape, classes, training)
     }

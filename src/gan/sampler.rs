@@ -42,7 +42,7 @@ struct Source<'a> {
 impl Sampler {
     pub fn new(device: &Device, options: &TrainerOptions) -> Result<(Sampler, Layouts)> {
         let mut layouts = Layouts::default();
-        let mut measuring = Arena::measuring();
+        let mut measuring = Arena::measuring(device);
         Sampler::build(device, options, &mut measuring, &mut layouts)?;
         let mut arena = Arena::new(device, measuring.used())?;
         Ok((Sampler::build(device, options, &mut arena, &mut layouts)?, layouts))

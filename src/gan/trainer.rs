@@ -526,7 +526,7 @@ fn check(options: &TrainerOptions) -> Result<()> {
 /// some workspaces, are the device's.
 fn measure(device: &Device, options: &TrainerOptions) -> Result<(Players, usize)> {
     let mut players = Players::default();
-    let mut arena = Arena::measuring();
+    let mut arena = Arena::measuring(device);
     Workspace::build(options, device, &mut players, &mut arena)?;
     Ok((players, arena.used()))
 }

@@ -15,9 +15,9 @@ pub struct Arena {
 const ALIGNMENT: usize = 256;
 
 impl Arena {
-    /// Hands out buffers without memory, and counts.
-    pub fn measuring() -> Arena {
-        Arena { device: Device::unbacked(), memory: None, used: 0 }
+    /// Hands out buffers without memory, and counts. Some workspaces depend on the device's block sizes.
+    pub fn measuring(device: &Device) -> Arena {
+        Arena { device: device.clone(), memory: None, used: 0 }
     }
 
     /// An arena of `bytes`, as [`Arena::used`] of a measuring one gave them.
@@ -41,7 +41,7 @@ impl Arena {
         self.used += bytes.next_multiple_of(ALIGNMENT);
         match &self.memory {
             Some(memory) => Ok(memory.view(start..start + bytes).cast()),
-            None => self.device.zeros(len),
+            None => Device::unbacked().zeros(len),
         }
     }
 }
