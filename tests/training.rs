@@ -9,6 +9,9 @@ use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, Split};
 use zgan::device::Device;
 use zgan::gan::{Latents, Preset, Trainer, TrainerOptions, Update, Weights};
+use zgan::nn::{Arena, Backward, Builder, Forward, Init, Layout, Linear, Mode, Network};
+use zgan::ops::Activation;
+use zgan::ops::log_partition::{self, Evaluation};
 
 const BATCH: usize = 64;
 
@@ -311,4 +314,75 @@ fn a_loss_that_is_not_finite_names_the_step_and_the_tensor() {
     for (a, b) in after.iter().zip(&tensors).filter(|(a, _)| !a.name.contains("running")) {
         assert!(a.name == "discriminator.linear2.weight" || a == b, "{} moved", a.name);
     }
+}
+
+/// One backward pass with seed 1 per sample, against one pass per player with that player's seeds.
+#[test]
+fn one_backward_pass_serves_both_players() {
+    const N: usize = 3;
+    const M: usize = 5;
+    on_each_device(|device| {
+        // The second factor makes some q_j underflow: their seed in L_D is 0, that in L_G is not.
+        for scale in [1.0, 400.0] {
+            let mut layout = Layout::default();
+            let mut running = Layout::default();
+            let mut arena = Arena::new(device, 1 << 16).unwrap();
+            let (parameters, running_layout) = (&mut layout, &mut running);
+            let mut build = Builder { parameters, running: running_layout, arena: &mut arena, gradients: true };
+            let values = [7, 9, 4, 1].map(|c| build.value(N + M, 1, 1, c).unwrap());
+            let mut network = Network::default();
+            for (i, pair) in values.windows(2).enumerate() {
+                let init = Init::FanIn { fan_in: pair[0].c };
+                let act = if i == 2 { Activation::Identity } else { Activation::LeakyRelu(0.2) };
+                let layer = Linear::into(&mut build, &format!("l{i}"), (&pair[0], &pair[1]), i < 2, act, init);
+                network.layers.push(Box::new(layer));
+            }
+            let (x, logits) = (&values[0], &values[3]);
+            let mut random = Random(5);
+            x.x.write(&random.normals(x.x.len())).unwrap();
+            let mut initial = layout.initial_values(3);
+            layout.entries().iter().filter(|e| e.name == "l2.weight").for_each(|e| {
+                let at = e.at.offset()..e.at.offset() + e.at.len();
+                initial[at].iter_mut().for_each(|w| *w *= scale);
+            });
+            let weights = device.upload(&initial).unwrap();
+            let no_running = device.zeros(0).unwrap();
+            let mode = Mode::Train { momentum: 0.1 };
+            network.forward(&Forward { weights: &weights, running: &no_running, mode, rows: 0..N + M }).unwrap();
+            let (statistics, seed_d, seed_g) =
+                (device.zeros(4).unwrap(), device.zeros(N + M).unwrap(), device.zeros(M).unwrap());
+            let seeds = Evaluation { statistics, seed_d, seed_g };
+            let (real, fake) = (logits.x.view(0..N), logits.x.view(N..N + M));
+            log_partition::fused(&seeds, &real, &fake, 1.0, &device.zeros(0).unwrap()).unwrap();
+
+            let pass = |dlogits: &[f32], scaled: bool| {
+                logits.dx.as_ref().unwrap().write(dlogits).unwrap();
+                let gradients = device.zeros(layout.len()).unwrap();
+                network
+                    .backward(&Backward {
+                        weights: &weights,
+                        gradients: Some(&gradients),
+                        parameter_scale: scaled.then_some(&seeds.seed_d),
+                        signal_scale: None,
+                        rows: 0..N + M,
+                        input_rows: 0..N + M,
+                    })
+                    .unwrap();
+                (gradients.read().unwrap(), x.rows(&(N..N + M)).dx.unwrap().read().unwrap())
+            };
+            let (seed_d, seed_g) = (seeds.seed_d.read().unwrap(), seeds.seed_g.read().unwrap());
+            assert_eq!(scale > 1.0, seed_d[N..].contains(&0.0), "whether a q underflows: {seed_d:?}");
+            assert!(seed_g.iter().all(|s| *s != 0.0));
+            let (once, signal) = pass(&[1.0; N + M], true);
+            let (for_d, _) = pass(&seed_d, false);
+            let mut of_g = vec![0.0; N];
+            of_g.extend(&seed_g);
+            let (_, for_g) = pass(&of_g, false);
+            let signal: Vec<f32> = signal.iter().enumerate().map(|(i, s)| s * seed_g[i / x.c]).collect();
+            for (name, found, expected) in [("gradients of D", once, for_d), ("signal to G", signal, for_g)] {
+                let error = relative_error(&found, &to_f64(&expected), 1e-30);
+                assert!(error <= 1e-6, "{name}, logits times {scale}: {error:.1e}");
+            }
+        }
+    });
 }
