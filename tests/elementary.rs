@@ -1,4 +1,5 @@
-//! `kernels/device/math.h` against f64, in units in the last place: the bounds in its comments.
+//! `kernels/elementary.cu`, and through it `kernels/device/math.h` against f64, in units in the last place: the bounds in
+//! its comments.
 
 mod common;
 
@@ -119,3 +120,30 @@ const EXP: f64 = 1.2;
 const LOG: f64 = 0.84;
 const TANH: f64 = 1.37;
 const SINE_COSINE: f64 = 1.1e-7;
+
+#[test]
+fn sums_maxima_and_arithmetic_are_exact_where_the_numbers_are() {
+    on_each_device(|device| {
+        for n in [1, 31, 33, 1000, 20_001] {
+            let mut random = Random(n as u64);
+            // Small whole numbers: every sum is exact in any order.
+            let mut whole = || -> Vec<f32> { (0..n).map(|_| random.below(64) as f32 - 32.0).collect() };
+            let (a, b) = (whole(), whole());
+            let (x1, x2) = (device.upload(&a).unwrap(), device.upload(&b).unwrap());
+            let y: Buffer<f32> = device.zeros(n).unwrap();
+            let one: Buffer<f32> = device.zeros(1).unwrap();
+            let workspace = device.zeros(elementary::workspace_len(device, n)).unwrap();
+            elementary::add(&y, &x1, &x2).unwrap();
+            assert_eq!(y.read().unwrap(), a.iter().zip(&b).map(|(a, b)| a + b).collect::<Vec<_>>());
+            elementary::affine(&y, &x1, 2.0, -3.0).unwrap();
+            assert_eq!(y.read().unwrap(), a.iter().map(|a| 2.0 * a - 3.0).collect::<Vec<_>>());
+            elementary::maximum(&one, &x1, &workspace).unwrap();
+            assert_eq!(one.read().unwrap(), [a.iter().copied().fold(f32::NEG_INFINITY, f32::max)]);
+            elementary::sum(&one, &x1, &workspace).unwrap();
+            let sum: f32 = a.iter().sum();
+            assert_eq!(one.read().unwrap(), [sum]);
+            elementary::subtract(&y, &x1, &one).unwrap();
+            assert_eq!(y.read().unwrap(), a.iter().map(|a| a - sum).collect::<Vec<_>>());
+        }
+    });
+}
