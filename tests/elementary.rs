@@ -30,7 +30,7 @@ fn worst(x: &[f32], found: &[f32], exact: impl Fn(f64) -> f64) -> (f64, f32) {
     let mut worst = (0.0, 0.0);
     for (x, found) in x.iter().zip(found) {
         let error = ulps(*found, exact(f64::from(*x)));
-        if !(error <= worst.0) {
+        if error > worst.0 || error.is_nan() {
             worst = (error, *x);
         }
     }

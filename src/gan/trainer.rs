@@ -200,11 +200,11 @@ impl Trainer {
             )));
         }
         let part = |i: usize| (&images[i * size..(i + 1) * size], &labels[i * labelled..(i + 1) * labelled]);
-        let batches = (0..n_dis).map(part).enumerate();
+        let batches = (0..n_dis).map(part);
         let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
         match self.options.update {
             Update::Simultaneous => {
-                for (_, (images, labels)) in batches {
+                for (images, labels) in batches {
                     self.load(images, labels, 0)?;
                 }
                 self.draw_for_g(given)?;
@@ -216,7 +216,7 @@ impl Trainer {
                 self.generator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
             }
             Update::Alternating if self.options.n_dis == 1 && m_d == m_g => {
-                for (_, (images, labels)) in batches {
+                for (images, labels) in batches {
                     self.load(images, labels, 0)?;
                 }
                 self.draw_for_g(given)?;
@@ -229,7 +229,7 @@ impl Trainer {
             }
             Update::Alternating => {
                 // As the projection discriminator's authors do: G first, then every D step with fakes of its own.
-                for (i, (images, labels)) in batches {
+                for (i, (images, labels)) in batches.enumerate() {
                     self.load(images, labels, i as u32 * STREAMS)?;
                     if i == 0 {
                         self.draw_for_g(given)?;

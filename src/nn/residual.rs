@@ -206,14 +206,14 @@ impl UpBlock {
     }
 
     /// What conv1 reads.
-    fn into_conv1(&self) -> Source<'_> {
+    fn conv1_source(&self) -> Source<'_> {
         match &self.smooth {
             Some([_, up]) => Source::plain(up),
             None => Source::normalised(&self.a1, &self.x, &self.norm1, true),
         }
     }
 
-    fn into_conv2(&self) -> Source<'_> {
+    fn conv2_source(&self) -> Source<'_> {
         Source::normalised(&self.a2, &self.h, &self.norm2, false)
     }
 }
@@ -225,22 +225,22 @@ impl Layer for UpBlock {
             self.norm1.apply(&activated.x)?;
             resample::upsample(&up.x, &activated.x, image(activated), self.upsampling)?;
         }
-        self.conv1.forward(pass, &self.into_conv1(), &Target::new(&self.h))?;
+        self.conv1.forward(pass, &self.conv1_source(), &Target::new(&self.h))?;
         self.norm2.prepare(pass)?;
         self.shortcut.forward(pass, &Source::plain(&self.x), &Target::new(&self.s))?;
         resample::upsample(&self.y.x, &self.s.x, image(&self.s), self.upsampling)?;
-        self.conv2.forward(pass, &self.into_conv2(), &Target { accumulate: true, ..Target::new(&self.y) })
+        self.conv2.forward(pass, &self.conv2_source(), &Target { accumulate: true, ..Target::new(&self.y) })
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
         let (Some(dy), Some(ds)) = (&self.y.dx, &self.s.dx) else { return Ok(()) };
         let (to_h, to_y, to_s) = (Target::new(&self.h), Target::new(&self.y), Target::new(&self.s));
-        self.conv2.backward_parameters(pass, &self.into_conv2(), &to_y)?;
-        self.conv2.backward_input(pass, &self.into_conv2(), &to_y, false)?;
+        self.conv2.backward_parameters(pass, &self.conv2_source(), &to_y)?;
+        self.conv2.backward_input(pass, &self.conv2_source(), &to_y, false)?;
         self.norm2.backward(pass, &self.a2)?;
 
-        self.conv1.backward_parameters(pass, &self.into_conv1(), &to_h)?;
-        self.conv1.backward_input(pass, &self.into_conv1(), &to_h, false)?;
+        self.conv1.backward_parameters(pass, &self.conv1_source(), &to_h)?;
+        self.conv1.backward_input(pass, &self.conv1_source(), &to_h, false)?;
         match &self.smooth {
             Some([activated, up]) => {
                 if let (Some(dactivated), Some(dup)) = (&activated.dx, &up.dx) {
