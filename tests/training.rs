@@ -136,13 +136,16 @@ impl Golden {
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let (mut trainer, begin) = self.trainer(device, update);
         let losses = numbers(&file, &format!("{rule}.losses"));
-        // Where PyTorch's own float32 run strays further, from rounding that Adam magnifies, twice as far.
-        let allowed = file
-            .tensor(&format!("{rule}.losses.float32"))
-            .map_or(1e-5, |_| strict(device, (2.0 * numbers(&file, &format!("{rule}.losses.float32"))[0]).max(1e-5)));
-        let strayed = |name: &str| numbers(&file, &format!("{rule}.{name}.float32"))[0];
+        // How far PyTorch's own float32 runs stray from its float64 ones, at the worst: rounding that Adam's first steps
+        // magnify, so that it is a matter of chance which tensor and which rule stray. Twice that is allowed.
+        let rules = ["simultaneous", "alternating"];
+        let strays = |name: &str| {
+            let of = rules.map(|r| format!("{r}.{name}.float32"));
+            of.iter().filter(|n| file.tensor(n).is_ok()).map(|n| numbers(&file, n)[0]).fold(0.0, f64::max)
+        };
+        let allowed = strict(device, (2.0 * strays("losses")).max(1e-5));
         let tensors = begin.iter().map(|t| t.name.as_str()).filter(|name| self.is_compared(&file, rule, name));
-        let worst = tensors.map(strayed).fold(0.0, f64::max);
+        let worst = tensors.map(strays).fold(0.0, f64::max);
         for step in 0..10 {
             let (images, labels, latents, wanted) = self.inputs(step);
             trainer.step_given(&images, &labels, &latents, &wanted).unwrap();

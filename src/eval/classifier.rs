@@ -1,8 +1,10 @@
 //! A small classifier, whose features the metrics compare images in.
 //!
-//!     conv3x3 - batch norm - relu - 2x2 average pool     16, 32, 64, ... channels, until 8 pixels or fewer are left
-//!     linear - batch norm - relu                         the features
-//!     linear                                             a logit per class
+//! ```text
+//! conv3x3 - batch norm - relu - 2x2 average pool     16, 32, 64, ... channels, until 8 pixels or fewer are left
+//! linear - batch norm - relu                         the features
+//! linear                                             a logit per class
+//! ```
 
 use super::metrics::Points;
 use crate::checkpoint::NamedTensor;

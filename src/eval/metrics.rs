@@ -102,7 +102,9 @@ fn moments(points: &Points) -> (Vec<f64>, Matrix) {
 
 /// Fréchet distance (squared, as it is usually given) between the Gaussians of the means and covariances of two sets:
 ///
-///     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)),   tr (S1 S2)^(1/2) = sum of the roots of eig(S1^(1/2) S2 S1^(1/2))
+/// ```text
+/// |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)),   tr (S1 S2)^(1/2) = sum of the roots of eig(S1^(1/2) S2 S1^(1/2))
+/// ```
 ///
 /// Few points make it larger than it is.
 pub fn frechet_distance(a: &Points, b: &Points) -> Result<f64> {

@@ -12,7 +12,9 @@ fn image(value: &Value) -> Image {
 
 /// A block of D:
 ///
-///     h = conv1(relu(x))      y = pool(conv2(relu(h))) + shortcut(pool(x))
+/// ```text
+/// h = conv1(relu(x))      y = pool(conv2(relu(h))) + shortcut(pool(x))
+/// ```
 ///
 /// The first block of a network has no relu before conv1. The shortcut is a 1x1 convolution, or the identity where
 /// widths are equal and nothing is pooled. (The original pools after the 1x1 convolution in all but the first block:
@@ -137,7 +139,9 @@ impl Layer for DownBlock {
 
 /// A block of G, which doubles height and width:
 ///
-///     h = conv1(up(relu(norm1(x))))      y = conv2(relu(norm2(h))) + up(shortcut(x))
+/// ```text
+/// h = conv1(up(relu(norm1(x))))      y = conv2(relu(norm2(h))) + up(shortcut(x))
+/// ```
 ///
 /// with the hidden width that of the output. Nearest upsampling happens as conv1 reads its input; bilinear is a
 /// tensor of its own. (The shortcut's 1x1 convolution before the upsampling gives the same numbers as after it.)
