@@ -53,7 +53,7 @@ impl Problem {
             );
             for (i, (x, seed)) in all().zip(self.out.seed_d.read().unwrap()).enumerate() {
                 let expected = if i < real.len() { 1.0 / n } else { 0.0 } - (-x - lse).exp();
-                assert!((f64::from(seed) - expected).abs() < 1e-6 / n, "seed {i}: {seed}, not {expected}");
+                assert!((f64::from(seed) - expected).abs() < 4e-6 / n, "seed {i}: {seed}, not {expected}");
             }
         }
     }
