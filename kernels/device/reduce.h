@@ -25,7 +25,7 @@ template <class Join, int K> struct Lanes {
     float lane[K][LANES];
     MEMBER void fill(float value) { for (int k = 0; k < K; k++) for (int l = 0; l < LANES; l++) lane[k][l] = value; }
     template <class Value> MEMBER void add(Index i, const Value& value) {
-        INDEPENDENT
+        INDEPENDENT_FEW
         for (int l = 0; l < LANES; l++) {
             float v[K];
             value(i + l, v);

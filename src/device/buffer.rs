@@ -217,7 +217,12 @@ impl<T: Element> Buffer<T> {
         match &*self.memory.device.0 {
             _ if bytes == 0 => Ok(()),
             // SAFETY: the range lies inside the live allocation.
-            Backend::Host(_) | Backend::Simt(_) => unsafe {
+            Backend::Host(host) => unsafe {
+                host.zero(self.address(), bytes);
+                Ok(())
+            },
+            // SAFETY: as above.
+            Backend::Simt(_) => unsafe {
                 std::ptr::write_bytes(self.address() as *mut u8, 0, bytes);
                 Ok(())
             },

@@ -75,6 +75,34 @@ impl Host {
         unsafe { self.pool.run(job) };
         Ok(())
     }
+
+    /// Sets `bytes` bytes from `address` on to zero, all threads together: one alone reaches half the memory's speed.
+    ///
+    /// # Safety
+    /// They belong to one live allocation.
+    pub unsafe fn zero(&self, address: u64, bytes: usize) {
+        let bytes = bytes as u64;
+        let arguments: [*const c_void; 2] = [(&raw const address).cast(), (&raw const bytes).cast()];
+        let blocks = bytes.div_ceil(CLEARED as u64) as u32;
+        let job = Job { entry: clear, arguments: arguments.as_ptr(), grid: [blocks, 1, 1] };
+        // SAFETY: the caller's; block b clears the b-th part of the range and no byte beyond it.
+        unsafe { self.pool.run(job) };
+    }
+}
+
+/// Bytes that a block of [`clear`] sets to zero.
+const CLEARED: usize = 1 << 17;
+
+/// Blocks `first .. last` of [`Host::zero`]: arguments are the address and the bytes.
+///
+/// # Safety
+/// As [`Host::zero`].
+unsafe extern "C" fn clear(arguments: *const *const c_void, _grid: *const u32, first: u32, last: u32) {
+    // SAFETY: `Host::zero` passes these two.
+    let (address, bytes) = unsafe { (*(*arguments).cast::<u64>(), *(*arguments.add(1)).cast::<u64>() as usize) };
+    let (begin, end) = (first as usize * CLEARED, bytes.min(last as usize * CLEARED));
+    // SAFETY: the caller's; begin < end <= bytes.
+    unsafe { std::ptr::write_bytes((address as *mut u8).add(begin), 0, end - begin) };
 }
 
 thread_local! {
