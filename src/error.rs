@@ -25,6 +25,9 @@ pub enum Error {
     /// The training diverged.
     #[error("step {step}: {what}")]
     NotFinite { step: u64, what: String },
+    /// Two computations that must agree do not.
+    #[error("{0}")]
+    Check(String),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
 }

@@ -10,8 +10,10 @@
 //! - [`random`]: the generator of the kernels, on the CPU;
 //! - [`data`]: readers, the embedded digits, the loader;
 //! - [`eval`]: how good generated images are;
+//! - [`bench`]: operations and steps timed beside what the machine can do;
 //! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod bench;
 mod eval;
 mod grid;
 mod info;
@@ -31,6 +32,8 @@ enum Command {
     Sample(sample::Sample),
     /// Tell how good the images of a run are
     Eval(eval::Eval),
+    /// Time the operations beside what the machine can do
+    Bench(bench::Bench),
     /// Tell about devices and kernels, a run, or a checkpoint
     Info(info::Info),
 }
@@ -44,6 +47,7 @@ pub fn main() -> ExitCode {
         (Command::Train(train), Some((_, settings))) => train.run(settings),
         (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
         (Command::Eval(eval), _) => eval.run().map(|()| ExitCode::SUCCESS),
+        (Command::Bench(bench), _) => bench.run().map(|()| ExitCode::SUCCESS),
         (Command::Info(info), _) => info.run().map(|()| ExitCode::SUCCESS),
         (Command::Train(_), None) => Ok(ExitCode::FAILURE),
     };

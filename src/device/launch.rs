@@ -1,5 +1,6 @@
 //! Starting a kernel: one array of argument pointers, whatever the execution.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::ops::Range;
 
@@ -25,6 +26,24 @@ pub(crate) struct Launch<'a> {
     touched: [(u64, u64, Access); MOST_ARGUMENTS],
     pointers: usize,
     problem: Option<String>,
+}
+
+/// What was launched so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub launches: u64,
+    /// Of the buffers that the launches were given: what they must move at least, were each read or written whole and
+    /// once.
+    pub bytes: u64,
+}
+
+thread_local! {
+    static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic { launches: 0, bytes: 0 }) };
+}
+
+/// By the calling thread, on all devices.
+pub fn traffic() -> Traffic {
+    TRAFFIC.get()
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -131,6 +150,9 @@ impl<'a> Launch<'a> {
             *pointer = (&raw const self.slots[start as usize]).cast();
         }
         let pointers = &pointers[..self.arguments];
+        let bytes = self.touched[..self.pointers].iter().map(|(start, end, _)| end - start).sum::<u64>();
+        let Traffic { launches, bytes: before } = TRAFFIC.get();
+        TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes });
         // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
         unsafe { self.device.launch_raw(self.kernel, self.grid, pointers) }
     }

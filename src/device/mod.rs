@@ -19,6 +19,7 @@ mod tuning;
 pub use buffer::{Buffer, Element};
 pub use kernels::{Kernel, Module, kernel};
 pub(crate) use launch::Launch;
+pub use launch::{Traffic, traffic};
 pub use tuning::Tuning;
 
 use std::ffi::c_void;

@@ -191,7 +191,8 @@ impl Conv {
         self.n * self.h * self.w * self.c / if upsample { 4 } else { 1 }
     }
 
-    fn output_len(&self, pool: bool) -> usize {
+    /// Elements of y.
+    pub fn output_len(&self, pool: bool) -> usize {
         self.n * self.p() * self.q() * self.k / if pool { 4 } else { 1 }
     }
 

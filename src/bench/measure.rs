@@ -1,0 +1,95 @@
+//! Timing the forms of a problem in turns.
+
+use std::time::{Duration, Instant};
+
+use super::Problem;
+use crate::Result;
+use crate::device::{Buffer, Device, traffic};
+use crate::ops::elementary;
+
+/// What lies in the caches when a run starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caches {
+    /// Nothing of the problem: other memory was walked through in between.
+    Cold,
+    /// What the run before left.
+    Warm,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub caches: Caches,
+    /// For all forms of a problem together, once each form had three turns.
+    pub time: Duration,
+}
+
+/// Of one form.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub form: &'static str,
+    /// Median over the turns.
+    pub seconds: f64,
+    /// Distance of the quartiles, relative to the median.
+    pub spread: f64,
+    pub turns: usize,
+    pub launches: u64,
+    /// That its launches read and wrote, each buffer once a launch; none for another library.
+    pub bytes: u64,
+}
+
+/// Time between two marks in the device's queue, for one run of `body`.
+pub(super) fn seconds(device: &Device, body: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let start = device.event()?;
+    body()?;
+    Ok(device.event()?.since(&start)?.as_secs_f64())
+}
+
+/// A turn of a warm measurement lasts so long at least, in seconds: a clock is read in some 30 nanoseconds.
+const TURN: f64 = 1e-4;
+/// 32 MiB a buffer: two of them push a core's own cache out.
+const SWEPT: usize = 1 << 23;
+
+/// Checks the forms against each other, then times them in turns.
+pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result<Vec<Measured>> {
+    problem.check()?;
+    let sweep: Option<[Buffer<f32>; 2]> = match settings.caches {
+        Caches::Warm => None,
+        Caches::Cold => Some([device.zeros(SWEPT)?, device.zeros(SWEPT)?]),
+    };
+    let mut repeats = Vec::new();
+    let mut measured = Vec::new();
+    for form in &problem.forms {
+        let before = traffic();
+        let once = seconds(device, || form.run())?;
+        let after = traffic();
+        repeats.push(if sweep.is_some() { 1 } else { (TURN / once).clamp(1.0, 10_000.0) as usize });
+        measured.push(Measured {
+            form: form.name,
+            seconds: 0.0,
+            spread: 0.0,
+            turns: 0,
+            launches: after.launches - before.launches,
+            bytes: after.bytes - before.bytes,
+        });
+    }
+    let mut times = vec![Vec::new(); problem.forms.len()];
+    let start = Instant::now();
+    while times[0].len() < 3 || start.elapsed() < settings.time {
+        for ((form, &repeat), times) in problem.forms.iter().zip(&repeats).zip(&mut times) {
+            if let Some([to, from]) = &sweep {
+                elementary::affine(to, from, 1.0, 0.0)?;
+                device.synchronize()?;
+            }
+            let time = seconds(device, || (0..repeat).try_for_each(|_| form.run()))?;
+            times.push(time / repeat as f64);
+        }
+    }
+    for (measured, times) in measured.iter_mut().zip(&mut times) {
+        times.sort_by(f64::total_cmp);
+        let at = |quarter: usize| times[(times.len() - 1) * quarter / 4];
+        measured.seconds = at(2);
+        measured.spread = (at(3) - at(1)) / at(2);
+        measured.turns = times.len();
+    }
+    Ok(measured)
+}

@@ -1,0 +1,127 @@
+//! What `zgan bench` and the benches of criterion time: every operation at the sizes of the presets, in each of its
+//! forms, beside what the machine can do at most, measured in the same run.
+//!
+//! A [`Problem`] is an operation at one size; its [`Form`]s (fused; from separate kernels; another library's) compute
+//! the same, which is checked before anything is timed. They are timed in turns, so that noise meets all of them.
+
+mod ceilings;
+mod measure;
+mod operations;
+mod report;
+
+pub use ceilings::Ceilings;
+pub use measure::{Caches, Measured, Settings, measure};
+pub use operations::{Maker, problems};
+pub use report::{Row, csv, heading, json, table};
+
+use crate::device::{Buffer, Device};
+use crate::random::Random;
+use crate::{Error, Result};
+
+/// An operation at one size.
+pub struct Problem {
+    /// As `kernels/` calls it.
+    pub operation: &'static str,
+    pub sizes: String,
+    /// Multiplications and additions of the products it cannot do without; 0 where memory is all it waits for.
+    pub flops: f64,
+    /// Largest difference between two forms' outputs, relative to the largest value of the output.
+    pub tolerance: f32,
+    /// The first is the one that training runs.
+    pub forms: Vec<Form>,
+}
+
+type Run = Box<dyn Fn() -> Result<()>>;
+
+/// One way to compute a problem.
+pub struct Form {
+    pub name: &'static str,
+    run: Run,
+    /// What the forms must agree on, in the same order in each.
+    outputs: Vec<Output>,
+}
+
+/// Something that a form wrote.
+pub enum Output {
+    Buffer(Buffer<f32>),
+    /// Of another library.
+    Read(Box<dyn Fn() -> Vec<f32>>),
+}
+
+impl Form {
+    pub fn new(name: &'static str, outputs: &[&Buffer<f32>], run: impl Fn() -> Result<()> + 'static) -> Form {
+        let outputs = outputs.iter().map(|b| Output::Buffer((*b).clone())).collect();
+        Form { name, run: Box::new(run), outputs }
+    }
+
+    pub fn run(&self) -> Result<()> {
+        (self.run)()
+    }
+
+    /// Runs once, from outputs of zero, and reads them.
+    fn results(&self) -> Result<Vec<Vec<f32>>> {
+        for output in &self.outputs {
+            if let Output::Buffer(buffer) = output {
+                buffer.zero()?;
+            }
+        }
+        self.run()?;
+        self.outputs
+            .iter()
+            .map(|output| match output {
+                Output::Buffer(buffer) => buffer.read(),
+                Output::Read(read) => Ok(read()),
+            })
+            .collect()
+    }
+}
+
+impl Problem {
+    /// `operation sizes`, what a filter is compared with.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.operation, self.sizes)
+    }
+
+    /// That all forms compute the same, and numbers.
+    pub fn check(&self) -> Result<()> {
+        let mut first: Option<Vec<Vec<f32>>> = None;
+        for form in &self.forms {
+            let results = form.results()?;
+            let wrong = |what: String| Error::Check(format!("{}, {}: {what}", self.name(), form.name));
+            if results.iter().flatten().any(|x| !x.is_finite()) {
+                return Err(wrong("not every result is a finite number".into()));
+            }
+            let Some(expected) = &first else {
+                first = Some(results);
+                continue;
+            };
+            for (i, (found, expected)) in results.iter().zip(expected).enumerate() {
+                let difference = distance(found, expected);
+                if difference.is_nan() || difference > self.tolerance {
+                    let tolerance = self.tolerance;
+                    return Err(wrong(format!(
+                        "output {i} is {difference:.1e} off the first form's, more than {tolerance:.0e}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The largest difference, relative to the largest value; NaN where the lengths differ.
+fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    if found.len() != expected.len() {
+        return f32::NAN;
+    }
+    let scale = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let difference = found.iter().zip(expected).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+    if difference == 0.0 { 0.0 } else { difference / scale }
+}
+
+/// The same numbers on every run, between -1 and 1.
+pub fn numbers(device: &Device, len: usize, seed: u64) -> Result<Buffer<f32>> {
+    let mut values = vec![0.0; len];
+    Random::new(seed, 0, 0).fill_uniform(&mut values, -1.0, 1.0);
+    device.upload(&values)
+}
