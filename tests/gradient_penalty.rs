@@ -201,12 +201,8 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
             let mut arena = Arena::new(device, 1 << 20).unwrap();
             let labels = device.zeros(TANGENTS.end).unwrap();
             labels.view(POINTS).write(&golden.labels("labels")).unwrap();
-            let mut builder = Builder {
-                parameters: &mut parameters,
-                running: &mut running,
-                arena: &mut arena,
-                gradients: true,
-            };
+            let mut builder =
+                Builder { parameters: &mut parameters, running: &mut running, arena: &mut arena, gradients: true };
             let (input, network, logits) = build(kind, &mut builder, &labels);
             let weights = device.zeros::<f32>(parameters.len()).unwrap();
             let ours = |name: &str| kind == "ac-gan" && name.starts_with("classes.");

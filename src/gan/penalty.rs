@@ -11,7 +11,8 @@ use crate::ops::random;
 use crate::ops::state::{self, StateBuffer};
 use crate::{Error, Result};
 
-/// Point i lies between the i-th real image and the i-th fake, and has the label of the real one.
+/// Point i lies between the i-th real image and the i-th fake, and has the label of the real one, for which the fake
+/// was drawn too.
 pub struct GradientPenalty {
     weight: f32,
     /// (N): how much of each point is real.

@@ -284,7 +284,10 @@ impl Trainer {
                 z.x.write(latents)?;
                 labels.write(wanted)?;
             }
-            None => self.draw_latent(&self.workspace.latent, 0)?,
+            None => {
+                let for_d = self.workspace.drawing.is_none() && self.options.n_dis == 1;
+                self.draw_latent(&self.workspace.latent, 0, for_d)?;
+            }
         }
         self.generator.normalise(true)?;
         self.generate(&self.workspace.generator, z.n)
@@ -294,13 +297,18 @@ impl Trainer {
         let w = &self.workspace;
         let (network, latent) =
             w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
-        self.draw_latent(latent, stream)?;
+        self.draw_latent(latent, stream, true)?;
         self.generator.normalise(self.options.sn_policy == PowerIterations::PerForward)?;
         self.generate(network, latent.z.n)
     }
 
-    fn draw_latent(&self, latent: &Latent, stream: u32) -> Result<()> {
+    /// Whether D will judge these fakes to learn from them. With a gradient penalty they then have the labels of the
+    /// real images: its points lie between a real image and a fake of one class.
+    fn draw_latent(&self, latent: &Latent, stream: u32, for_d: bool) -> Result<()> {
         random::normal(&latent.z.x, &self.state, LATENTS + stream)?;
+        if for_d && self.workspace.penalty.is_some() {
+            return latent.labels.copy_from(&self.workspace.labels.view(0..latent.z.n));
+        }
         random::labels(&latent.labels, &self.state, LABELS + stream, self.options.classes as u32)
     }
 
