@@ -72,8 +72,9 @@ KERNEL gradient_penalty_mask_f32(float* RESTRICT a,        // (n)
                                  const float* RESTRICT x,  // (n)
                                  float slope, uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, count = n - first < chunk ? n - first : chunk;
+    const uint64_t at = first;  // a 32-bit sum may wrap, which would keep the loop scalar
     for_each_element(1, count, [&](uint32_t) {
-        return [=](uint32_t i) { a[first + i] = (x[first + i] > 0.0f ? 1.0f : slope) * t[first + i]; };
+        return [=](uint32_t i) { a[at + i] = (x[at + i] > 0.0f ? 1.0f : slope) * t[at + i]; };
     });
 }
 
