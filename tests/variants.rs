@@ -449,3 +449,17 @@ fn only_a_run_with_such_terms_reports_them() {
     let all = ["class_loss_d", "class_loss_g", "gradient_penalty", "gradient_norm"];
     assert_eq!(names(Conditioning::AcGan, Loss::WassersteinGp), all);
 }
+
+/// The points of a penalty lie between a real image and a fake of one class.
+#[test]
+fn with_a_penalty_fakes_are_drawn_for_the_labels_of_the_real_images() {
+    let device = Device::host(0).unwrap();
+    let fakes = |loss, label| {
+        let mut trainer =
+            Trainer::new(&device, &options(Conditioning::Projection, loss, Update::Simultaneous)).unwrap();
+        trainer.step(&batch(0).0, &[label; BATCH]).unwrap();
+        trainer.fakes().unwrap()
+    };
+    assert!(fakes(Loss::WassersteinGp, 3) != fakes(Loss::WassersteinGp, 5));
+    assert_eq!(fakes(Loss::Wasserstein, 3), fakes(Loss::Wasserstein, 5));
+}
