@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{DataInfo, DataOptions, DataSource, LastBatch, LoaderOptions, Unreadable};
 use crate::device::DeviceChoice;
-use crate::gan::{Conditioning, Loss, Pool, Preset, TrainerOptions, Update};
+use crate::gan::{Conditioning, Loss, Pool, PowerIterations, Preset, TrainerOptions, Update};
 use crate::{Error, Result};
 
 /// All settings of a training run.
@@ -29,6 +29,15 @@ pub struct Config {
     /// What the players minimise
     #[arg(long, value_name = "LOSS", help_heading = "What is trained")]
     pub loss: Loss,
+    /// Factor on the class loss of conditioning ac-gan in D's loss
+    #[arg(long, value_name = "FACTOR", help_heading = "What is trained")]
+    pub aux_weight_d: f64,
+    /// The same in G's loss
+    #[arg(long, value_name = "FACTOR", help_heading = "What is trained")]
+    pub aux_weight_g: f64,
+    /// Factor on the gradient penalty of loss wasserstein-gp
+    #[arg(long, value_name = "FACTOR", help_heading = "What is trained")]
+    pub gp_weight: f64,
     /// Base width of the residual networks, in channels
     #[arg(long, value_name = "CHANNELS", help_heading = "What is trained")]
     pub width: usize,
@@ -40,6 +49,9 @@ pub struct Config {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     #[arg(help_heading = "What is trained")]
     pub spectral_norm_g: bool,
+    /// When spectral normalisation makes a power iteration
+    #[arg(long, value_name = "WHEN", help_heading = "What is trained")]
+    pub sn_policy: PowerIterations,
     /// How D's features are pooled over the pixels
     #[arg(long, value_name = "HOW", help_heading = "What is trained")]
     pub pool: Pool,
@@ -178,9 +190,15 @@ impl Config {
             data: DataSource::Mnist10k,
             conditioning: Conditioning::Projection,
             loss: Loss::Softmax,
+            // As in Gulrajani et al. 2017, for both: a G that follows the class loss as much as D's opinion draws what
+            // is easy to classify.
+            aux_weight_d: 1.0,
+            aux_weight_g: 0.1,
+            gp_weight: 10.0,
             width: 16,
             spectral_norm: false,
             spectral_norm_g: false,
+            sn_policy: PowerIterations::PerStep,
             pool: Pool::Mean,
             pool_factor: 4.0,
             classes: 10,
@@ -361,6 +379,11 @@ impl Config {
         within("n-dis", self.n_dis, 1, 1000)?;
         within("width", self.width, 1, 4096)?;
         within("pool-factor", self.pool_factor, 1e-9, 1e9)?;
+        for (name, weight) in
+            [("aux-weight-d", self.aux_weight_d), ("aux-weight-g", self.aux_weight_g), ("gp-weight", self.gp_weight)]
+        {
+            within(name, weight, 0.0, 1e9)?;
+        }
         within("noise", self.noise, 0.0, 1.0)?;
         for (name, rate) in [("lr-g", self.lr_g), ("lr-d", self.lr_d)] {
             within(name, rate, 0.0, 1e9)?;
@@ -408,9 +431,13 @@ impl Config {
             width: self.width,
             spectral_norm: self.spectral_norm,
             spectral_norm_g: self.spectral_norm_g,
+            sn_policy: self.sn_policy,
             pool: self.pool,
             pool_factor: self.pool_factor as f32,
             loss: self.loss,
+            aux_weight_d: self.aux_weight_d as f32,
+            aux_weight_g: self.aux_weight_g as f32,
+            gp_weight: self.gp_weight as f32,
             batch: self.batch,
             batch_g: self.batch_g.unwrap_or(self.batch),
             n_dis: self.n_dis,

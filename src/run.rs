@@ -93,19 +93,21 @@ impl Run {
     }
 
     /// `metrics.csv`, with the rows up to `step`; new ones are appended. The second value is the seconds they took.
-    pub fn metrics(&self, step: u64) -> Result<(MetricsLog, f64)> {
+    /// `more` names what the metrics of this run have besides those of all.
+    pub fn metrics(&self, step: u64, more: &[&str]) -> Result<(MetricsLog, f64)> {
         let path = self.folder.join(METRICS);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => return Err(Error::io(&path)(error)),
         };
-        let mut kept = format!("{COLUMNS}\n");
+        let columns: Vec<&str> = COLUMNS.iter().chain(more).chain(&[LAST_COLUMN]).copied().collect();
+        let mut kept = format!("{}\n", columns.join(","));
         let mut seconds = 0.0;
         for row in text.lines().skip(1) {
             let fields: Vec<&str> = row.split(',').collect();
             // A row that a crash cut off has fewer fields.
-            if fields.len() != COLUMNS.split(',').count() || fields[0].parse::<u64>().map_or(true, |s| s > step) {
+            if fields.len() != columns.len() || fields[0].parse::<u64>().map_or(true, |s| s > step) {
                 break;
             }
             seconds = fields[1].parse().unwrap_or(seconds);
@@ -136,8 +138,10 @@ impl Run {
     }
 }
 
-pub const COLUMNS: &str =
-    "step,seconds,loss_d,loss_g,kl_d,kl_g,real_logit,fake_logit,grad_norm_d,grad_norm_g,images_per_second";
+/// Columns that every run has, before those of its own.
+const COLUMNS: &[&str] =
+    &["step", "seconds", "loss_d", "loss_g", "kl_d", "kl_g", "real_logit", "fake_logit", "grad_norm_d", "grad_norm_g"];
+const LAST_COLUMN: &str = "images_per_second";
 
 /// The open `metrics.csv`.
 pub struct MetricsLog {
@@ -150,7 +154,8 @@ impl MetricsLog {
     pub fn append(&mut self, m: &Metrics, seconds: f64, images_per_second: f64) -> Result<()> {
         let numbers = [m.loss_d, m.loss_g, m.kl_d, m.kl_g, m.real_logit, m.fake_logit, m.grad_norm_d, m.grad_norm_g];
         // What a loss does not have stays empty.
-        let cells = numbers.map(|x| if x.is_nan() { String::new() } else { x.to_string() });
+        let cell = |x: f32| if x.is_nan() { String::new() } else { x.to_string() };
+        let cells: Vec<String> = numbers.into_iter().chain(m.more.iter().map(|m| m.1)).map(cell).collect();
         let row = format!("{},{seconds:.3},{},{images_per_second:.1}\n", m.step, cells.join(","));
         self.file.write_all(row.as_bytes()).map_err(Error::io(&self.path))
     }

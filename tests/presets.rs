@@ -93,4 +93,10 @@ fn pairs_that_cannot_work_are_refused_with_the_reason() {
     assert!(message.starts_with("batch-g 32 with update simultaneous"), "{message}");
     let message = refused(&TrainerOptions { preset: Preset::SnganProjection32, ..options });
     assert_eq!(message, "preset sngan-projection-32 makes 32x32 images, the data has 28x28");
+    let sagan = Config { loss: Loss::WassersteinGp, ..Config::preset(Preset::Sagan64) };
+    let message = refused(&sagan.trainer_options(&data(64, 3)));
+    assert!(message.starts_with("loss wasserstein-gp with preset sagan-64: layer attention of D"), "{message}");
+    let labelled = Config { conditioning: Conditioning::AcGan, ..Config::preset(Preset::SoftmaxGan) };
+    let message = refused(&labelled.trainer_options(&data(28, 1)));
+    assert!(message.starts_with("preset softmax-gan has no networks that know labels"), "{message}");
 }

@@ -89,8 +89,9 @@ fn tell_checkpoint(path: &Path) -> anyhow::Result<()> {
 fn tell_run(folder: &Path) -> anyhow::Result<()> {
     say(format!("run {}", folder.display()));
     let metrics = std::fs::read_to_string(run::metrics_path(folder)).unwrap_or_default();
-    if let Some(row) = metrics.lines().skip(1).last() {
-        let pairs = run::COLUMNS.split(',').zip(row.split(','));
+    let mut lines = metrics.lines();
+    if let (Some(columns), Some(row)) = (lines.next(), lines.last()) {
+        let pairs = columns.split(',').zip(row.split(','));
         let pairs: Vec<String> = pairs.map(|(name, value)| format!("{name} {value}")).collect();
         say(format!("last    {}", pairs.join(", ")));
     }

@@ -44,8 +44,10 @@ impl Progress {
                 let each = self.begun.elapsed().as_secs_f64() / (m.step - self.first).max(1) as f64;
                 let left = Duration::try_from_secs_f64(each * (self.end - m.step) as f64).unwrap_or_default();
                 let kl = if m.kl_d.is_nan() { String::new() } else { format!("KL D {:.4} G {:.4}  ", m.kl_d, m.kl_g) };
+                let more: String =
+                    m.more.iter().map(|(name, x)| format!("{} {x:.4}  ", name.replace('_', " "))).collect();
                 say(format!(
-                    "step {}/{}  loss D {:.4} G {:.4}  {kl}{images_per_second:.0} images/s  {} left",
+                    "step {}/{}  loss D {:.4} G {:.4}  {kl}{more}{images_per_second:.0} images/s  {} left",
                     m.step,
                     self.end,
                     m.loss_d,

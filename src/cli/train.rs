@@ -86,7 +86,7 @@ impl Train {
             None => Run::create(config.runs_dir(), config.run.as_deref(), &config.preset.to_string(), self.force)?,
         };
         run.save_config(&config)?;
-        let (log, seconds_before) = run.metrics(first)?;
+        let (log, seconds_before) = run.metrics(first, &options.more_metrics())?;
         say(format!("run     {}, steps {first} to {end} of {}", run.folder().display(), config.steps));
 
         let numbers = config.numbers()?;
@@ -155,7 +155,9 @@ impl Train {
             // No rate depends on the length of the training: the run may be made longer.
             numbers.insert("steps".into(), steps.clone());
         }
-        let differing = differences(&header.config, &numbers);
+        // Settings that are younger than the checkpoint have their preset's value there.
+        let there = Config::new(None, &header.config)?.numbers()?;
+        let differing = differences(&there, &numbers);
         if !differing.is_empty() {
             let what = format!("{} is of other settings: {}", path.display(), differing.join("; "));
             return Err(Error::Config(what).into());

@@ -34,10 +34,15 @@ impl Loss {
             Loss::NonSaturating => losses::Loss::NonSaturating,
             Loss::Minimax => losses::Loss::Minimax,
             Loss::LeastSquares => losses::Loss::LeastSquares,
-            Loss::Wasserstein => losses::Loss::Wasserstein,
+            Loss::Wasserstein | Loss::WassersteinGp => losses::Loss::Wasserstein,
             Loss::RelativisticAverage => losses::Loss::RelativisticAverage,
         };
         losses::fused(out, real, fake, other)
+    }
+
+    /// Whether D's loss has a gradient penalty.
+    pub fn is_penalised(self) -> bool {
+        self == Loss::WassersteinGp
     }
 
     /// Whether the generator's loss looks at the real logits.

@@ -1,10 +1,12 @@
 //! GANs: the networks of the presets, the losses, and the training step.
 
+mod classes;
 mod latents;
 mod loss;
 mod mlp;
 mod networks;
 mod options;
+mod penalty;
 mod player;
 mod resnet;
 pub mod ring;
@@ -12,6 +14,6 @@ mod sampler;
 mod trainer;
 
 pub use latents::{Latents, interpolate};
-pub use options::{Conditioning, Loss, Metrics, Plan, Pool, Preset, TrainerOptions, Update, Weights};
+pub use options::{Conditioning, Loss, Metrics, Plan, Pool, PowerIterations, Preset, TrainerOptions, Update, Weights};
 pub use sampler::Generator;
 pub use trainer::Trainer;

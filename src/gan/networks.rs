@@ -32,18 +32,27 @@ pub fn generator(options: &TrainerOptions, build: &mut Builder, from: &Latent, i
     }
 }
 
-/// The discriminator of images and their labels, and its logits.
+/// A discriminator and its outputs.
+pub struct Discriminator {
+    pub network: Network,
+    pub logits: Value,
+    /// AC-GAN's class logits.
+    pub classes: Option<Value>,
+}
+
+/// The discriminator of images and their labels.
 pub fn discriminator(
     options: &TrainerOptions,
     build: &mut Builder,
     image: &Value,
     labels: &Buffer<u32>,
-) -> Result<(Network, Value)> {
-    match options.preset {
-        Preset::SoftmaxGan => mlp::discriminator(build, &[512, 256], 0.2, image),
-        Preset::Ring => mlp::discriminator(build, &[options.width; 2], 0.0, image),
-        _ => resnet::discriminator(options, build, image, labels),
-    }
+) -> Result<Discriminator> {
+    let (network, logits) = match options.preset {
+        Preset::SoftmaxGan => mlp::discriminator(build, &[512, 256], 0.2, image)?,
+        Preset::Ring => mlp::discriminator(build, &[options.width; 2], 0.0, image)?,
+        _ => return resnet::discriminator(options, build, image, labels),
+    };
+    Ok(Discriminator { network, logits, classes: None })
 }
 
 /// Whether a low logit of D means real.

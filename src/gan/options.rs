@@ -64,6 +64,8 @@ pub enum Conditioning {
     InputConcat,
     /// D sees an embedding of the label beside the features of a hidden layer
     HiddenConcat,
+    /// D classifies beside telling real from fake; both players want fakes taken for their label
+    AcGan,
     /// D adds the inner product of the label's embedding and the features
     Projection,
 }
@@ -82,8 +84,20 @@ pub enum Loss {
     LeastSquares,
     /// The difference of the means, without a penalty
     Wasserstein,
+    /// The same, and D's gradient between real images and fakes is to have norm 1
+    WassersteinGp,
     /// Relativistic average, with the logistic loss
     RelativisticAverage,
+}
+
+/// When the estimate of a weight's largest singular value, which spectral normalisation divides by, is improved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerIterations {
+    /// One power iteration a step of the network itself
+    PerStep,
+    /// One for each time that a training step judges samples with it: real ones, fakes, and fakes again for G
+    PerForward,
 }
 
 /// How D's features are pooled over the pixels.
@@ -116,10 +130,16 @@ pub struct TrainerOptions {
     /// Spectral normalisation of D, and of G.
     pub spectral_norm: bool,
     pub spectral_norm_g: bool,
+    pub sn_policy: PowerIterations,
     pub pool: Pool,
     /// On the pooled features.
     pub pool_factor: f32,
     pub loss: Loss,
+    /// On AC-GAN's class loss, in the losses of D and of G.
+    pub aux_weight_d: f32,
+    pub aux_weight_g: f32,
+    /// On the gradient penalty.
+    pub gp_weight: f32,
     /// Real images of a D step, and fakes.
     pub batch: usize,
     /// Fakes of a G step.
@@ -151,6 +171,23 @@ impl TrainerOptions {
     /// Whether images are drawn for a wanted label.
     pub fn conditional(&self) -> bool {
         self.conditioning != Conditioning::None
+    }
+
+    /// Rows of D's batch: real images, and the fakes of a D step or a G step.
+    pub(super) fn samples(&self) -> usize {
+        self.batch + self.batch.max(self.batch_g)
+    }
+
+    /// The names of what [`Metrics::more`] has of such a run.
+    pub fn more_metrics(&self) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        if self.conditioning == Conditioning::AcGan {
+            names.extend(["class_loss_d", "class_loss_g"]);
+        }
+        if self.loss.is_penalised() {
+            names.extend(["gradient_penalty", "gradient_norm"]);
+        }
+        names
     }
 
     /// Whether real samples are points that are drawn on the device, not images.
@@ -185,6 +222,9 @@ pub struct Metrics {
     pub fake_logit: f32,
     pub grad_norm_d: f32,
     pub grad_norm_g: f32,
+    /// What AC-GAN's class loss and the gradient penalty add to the losses above, with their weights, and the mean norm
+    /// of the gradients that are penalised: [`TrainerOptions::more_metrics`] and their values.
+    pub more: Vec<(&'static str, f32)>,
 }
 
 /// Which of G's weights draw.

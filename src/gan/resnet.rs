@@ -1,12 +1,13 @@
 //! The residual networks: the projection discriminator's own (32, 64 and 128 pixels), its PyTorch port, SAGAN's, and
 //! the small ones for digits.
 
-use super::networks::{Latent, latent_inputs};
+use super::networks::{Discriminator, Latent, latent_inputs};
 use super::options::{Conditioning, Pool, Preset, TrainerOptions};
 use crate::device::Buffer;
 use crate::nn::{
-    Attention, Builder, ConcatEmbedding, ConcatLabels, ConvOptions, DownBlock, DownOptions, HeadOptions, Init, Layer,
-    Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions, Value,
+    Attention, Builder, ClassHead, ClassHeadOptions, ConcatEmbedding, ConcatLabels, ConvOptions, DownBlock,
+    DownOptions, HeadOptions, Init, Layer, Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions,
+    Value,
 };
 use crate::ops::Activation;
 use crate::ops::resample::Upsampling;
@@ -143,13 +144,13 @@ pub fn generator(options: &TrainerOptions, build: &mut Builder, from: &Latent, i
 /// Numbers of a label's embedding beside the features of a hidden layer.
 const EMBEDDING: usize = 128;
 
-/// Blocks that halve the image, and the head. The last value is the logits.
+/// Blocks that halve the image, and the head.
 pub fn discriminator(
     options: &TrainerOptions,
     build: &mut Builder,
     image: &Value,
     labels: &Buffer<u32>,
-) -> Result<(Network, Value)> {
+) -> Result<Discriminator> {
     let spec = Spec::of(options);
     spec.check(options)?;
     let mut network = Network::default();
@@ -182,10 +183,17 @@ pub fn discriminator(
         Pool::Sum => options.pool_factor,
         Pool::Mean => options.pool_factor / (x.h * x.w) as f32,
     };
+    if options.conditioning == Conditioning::AcGan {
+        let head = ClassHeadOptions { classes: options.classes, bias: spec.head_bias, factor, init: glorot };
+        let head = ClassHead::new(build, &x, &head)?;
+        let (logits, classes) = (head.output().clone(), Some(head.classes().clone()));
+        network.layers.push(Box::new(head));
+        return Ok(Discriminator { network, logits, classes });
+    }
     let classes = if options.conditioning == Conditioning::Projection { options.classes } else { 0 };
     let head = HeadOptions { labels, classes, bias: spec.head_bias, factor, init: glorot };
     let head = ProjectionHead::new(build, "head", &x, &head)?;
     let logits = head.output().clone();
     network.layers.push(Box::new(head));
-    Ok((network, logits))
+    Ok(Discriminator { network, logits, classes: None })
 }

@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::classes::ClassLoss;
 use super::latents::Latents;
-use super::networks::{self, Latent};
-use super::options::{Metrics, Plan, Preset, TrainerOptions, Update, Weights};
+use super::networks::{self, Discriminator, Latent};
+use super::options::{Metrics, Plan, PowerIterations, Preset, TrainerOptions, Update, Weights};
+use super::penalty::GradientPenalty;
 use super::player::{Player, Players};
 use super::ring;
 use super::sampler::Sampler;
@@ -29,6 +31,7 @@ use crate::{Error, Result};
 pub(super) const LATENTS: u32 = 0;
 pub(super) const LABELS: u32 = 1;
 const PIXELS: u32 = 2;
+const SHARES: u32 = 3;
 const STREAMS: u32 = 8;
 
 /// The running statistics' momentum while training, PyTorch's default.
@@ -44,11 +47,14 @@ struct Workspace {
     discriminator: Network,
     /// (N, H, W, C) as the loader gives them; none where points are drawn here.
     images: Buffer<u8>,
-    /// (N + M, H, W, C): real ones, then fakes.
+    /// (N + M, H, W, C): real ones, then fakes; then the rows of a gradient penalty.
     batch: Value,
     labels: Buffer<u32>,
-    /// Its gradient is 1 everywhere: the seed of the one backward pass.
+    /// Its gradient is 1 everywhere, the seed of the one backward pass; with a class loss, that of either player at the
+    /// real images and the fakes.
     logits: Value,
+    classes: Option<ClassLoss>,
+    penalty: Option<GradientPenalty>,
     /// Of the last D step and the last G step.
     of_d: Evaluation,
     of_g: Evaluation,
@@ -62,16 +68,20 @@ impl Workspace {
     fn build(options: &TrainerOptions, device: &Device, players: &mut Players, arena: &mut Arena) -> Result<Workspace> {
         let ImageShape { height: h, width: w, channels: c } = options.shape;
         let (n, m_d, m_g) = (options.batch, options.batch, options.batch_g);
-        let most = n + m_d.max(m_g);
+        let most = options.samples();
+        let rows = most + GradientPenalty::rows(options);
         let mut build = Builder {
             parameters: &mut players.discriminator.parameters,
             running: &mut players.discriminator.running,
             arena,
             gradients: true,
         };
-        let batch = build.value(most, h, w, c)?;
-        let labels = build.arena.take(most)?;
-        let (discriminator, logits) = networks::discriminator(options, &mut build, &batch, &labels)?;
+        let batch = build.value(rows, h, w, c)?;
+        let labels = build.arena.take(rows)?;
+        let Discriminator { network: discriminator, logits, classes } =
+            networks::discriminator(options, &mut build, &batch, &labels)?;
+        let classes = classes.map(|logits| ClassLoss::new(options, arena, logits, &labels)).transpose()?;
+        let penalty = GradientPenalty::new(options, arena, &discriminator, most)?;
         let mut generator = |fakes: usize, gradients| -> Result<(Network, Latent)> {
             let mut build = Builder {
                 parameters: &mut players.generator.parameters,
@@ -102,6 +112,8 @@ impl Workspace {
             batch,
             labels,
             logits,
+            classes,
+            penalty,
             of_d,
             of_g,
             loss_workspace: arena.take(options.loss.workspace_len(device, most))?,
@@ -208,9 +220,13 @@ impl Trainer {
                     self.load(images, labels, 0)?;
                 }
                 self.draw_for_g(given)?;
-                self.normalise(true)?;
+                self.normalise_for_d()?;
                 self.judge(0..n + m_g, &self.workspace.of_d)?;
-                self.learn_d(all_d)?;
+                self.learn_d(all_d, 0)?;
+                // Without a class loss the one backward pass has left the signal at the fakes.
+                if self.workspace.classes.is_some() {
+                    self.take_signal(fakes_g, &self.workspace.of_d)?;
+                }
                 self.learn_g(&self.workspace.of_d)?;
                 self.discriminator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
                 self.generator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
@@ -220,11 +236,10 @@ impl Trainer {
                     self.load(images, labels, 0)?;
                 }
                 self.draw_for_g(given)?;
-                self.normalise(true)?;
+                self.normalise_for_d()?;
                 self.judge(all_d.clone(), &self.workspace.of_d)?;
-                self.learn_d(all_d)?;
+                self.learn_d(all_d, 0)?;
                 self.discriminator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
-                self.normalise(false)?;
                 self.move_g(fakes_g)?;
             }
             Update::Alternating => {
@@ -233,13 +248,12 @@ impl Trainer {
                     self.load(images, labels, i as u32 * STREAMS)?;
                     if i == 0 {
                         self.draw_for_g(given)?;
-                        self.normalise(false)?;
                         self.move_g(fakes_g.clone())?;
                     }
                     self.draw_for_d((i as u32 + 1) * STREAMS)?;
-                    self.normalise(true)?;
+                    self.normalise_for_d()?;
                     self.judge(all_d.clone(), &self.workspace.of_d)?;
-                    self.learn_d(all_d.clone())?;
+                    self.learn_d(all_d.clone(), i as u32 * STREAMS)?;
                     self.discriminator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
                 }
             }
@@ -270,7 +284,10 @@ impl Trainer {
                 z.x.write(latents)?;
                 labels.write(wanted)?;
             }
-            None => self.draw_latent(&self.workspace.latent, 0)?,
+            None => {
+                let for_d = self.workspace.drawing.is_none() && self.options.n_dis == 1;
+                self.draw_latent(&self.workspace.latent, 0, for_d)?;
+            }
         }
         self.generator.normalise(true)?;
         self.generate(&self.workspace.generator, z.n)
@@ -280,13 +297,18 @@ impl Trainer {
         let w = &self.workspace;
         let (network, latent) =
             w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
-        self.draw_latent(latent, stream)?;
-        self.generator.normalise(false)?;
+        self.draw_latent(latent, stream, true)?;
+        self.generator.normalise(self.options.sn_policy == PowerIterations::PerForward)?;
         self.generate(network, latent.z.n)
     }
 
-    fn draw_latent(&self, latent: &Latent, stream: u32) -> Result<()> {
+    /// Whether D will judge these fakes to learn from them. With a gradient penalty they then have the labels of the
+    /// real images: its points lie between a real image and a fake of one class.
+    fn draw_latent(&self, latent: &Latent, stream: u32, for_d: bool) -> Result<()> {
         random::normal(&latent.z.x, &self.state, LATENTS + stream)?;
+        if for_d && self.workspace.penalty.is_some() {
+            return latent.labels.copy_from(&self.workspace.labels.view(0..latent.z.n));
+        }
         random::labels(&latent.labels, &self.state, LABELS + stream, self.options.classes as u32)
     }
 
@@ -299,9 +321,14 @@ impl Trainer {
         })
     }
 
-    /// Spectral normalisation of D's weights as they are now, after a power iteration where wanted.
-    fn normalise(&self, iterate: bool) -> Result<()> {
-        self.discriminator.normalise(iterate)
+    /// Spectral normalisation of D's weights as they are now, after a power iteration. Per forward it is one for the
+    /// real images, the fakes and a penalty's points each, before the pass that they share here.
+    fn normalise_for_d(&self) -> Result<()> {
+        let iterations = match self.options.sn_policy {
+            PowerIterations::PerStep => 1,
+            PowerIterations::PerForward => 2 + usize::from(self.workspace.penalty.is_some()),
+        };
+        (0..iterations).try_for_each(|_| self.discriminator.normalise(true))
     }
 
     /// The logits of these samples, and, where real ones are among them, the losses and their seeds.
@@ -319,26 +346,45 @@ impl Trainer {
         state::check(&self.state, &evaluation.statistics)
     }
 
-    /// The backward pass of D with seed 1 per sample; each sample's part in the parameters' gradients is scaled by its
-    /// seed in L_D. Leaves the signal at the fakes.
-    fn learn_d(&self, rows: Range<usize>) -> Result<()> {
-        self.discriminator.gradients.zero()?;
-        self.workspace.discriminator.backward(&Backward {
-            weights: self.discriminator.weights(),
-            gradients: Some(&self.discriminator.gradients),
-            parameter_scale: Some(&self.workspace.of_d.seed_d),
+    /// The backward pass of D, all contributions to its gradients.
+    ///
+    /// With seed 1 per sample; each sample's part in the parameters' gradients is scaled by its seed in L_D. In a
+    /// simultaneous update that leaves the signal at the fakes. With a class loss the seeds of the two heads are no
+    /// multiples of those of G, so they go in from the start, and the signal takes a pass of its own.
+    fn learn_d(&self, rows: Range<usize>, stream: u32) -> Result<()> {
+        let (w, player, real) = (&self.workspace, &self.discriminator, 0..self.options.batch);
+        player.gradients.zero()?;
+        let fakes = real.end..rows.end;
+        if let Some(classes) = &w.classes {
+            self.seed_logits(rows.clone(), &w.of_d.seed_d)?;
+            classes.seed_d(real, fakes.clone(), &self.state)?;
+        }
+        let one_pass = w.classes.is_none();
+        let leaves_signal = one_pass && self.options.update == Update::Simultaneous;
+        w.discriminator.backward(&Backward {
+            weights: player.weights(),
+            gradients: Some(&player.gradients),
+            parameter_scale: one_pass.then_some(&w.of_d.seed_d),
             signal_scale: None,
-            input_rows: self.options.batch..rows.end,
+            input_rows: if leaves_signal { fakes } else { 0..0 },
             rows,
         })?;
-        self.discriminator.finish_gradient()
+        if let Some(penalty) = &w.penalty {
+            penalty.add(&w.discriminator, player, &w.batch, &w.labels, &self.state, SHARES + stream)?;
+        }
+        player.finish_gradient()
     }
 
-    /// A G step of its own: judges the fakes anew, and takes the signal through D without its parameters.
-    fn move_g(&self, fakes: Range<usize>) -> Result<()> {
-        // The real logits are those of the last pass where the loss does not look at them.
-        let rows = if self.options.loss.couples_the_batch() { 0..fakes.end } else { fakes.clone() };
-        self.judge(rows, &self.workspace.of_g)?;
+    fn seed_logits(&self, rows: Range<usize>, seeds: &Buffer<f32>) -> Result<()> {
+        self.workspace.logits.rows(&rows).dx.map_or(Ok(()), |to| to.copy_from(seeds))
+    }
+
+    /// The signal at the fakes, through D without its parameters: with seed 1, or, with a class loss, G's seeds.
+    fn take_signal(&self, fakes: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+        if let Some(classes) = &self.workspace.classes {
+            self.seed_logits(fakes.clone(), &evaluation.seed_g)?;
+            classes.seed_g(fakes.clone(), &self.state)?;
+        }
         self.workspace.discriminator.backward(&Backward {
             weights: self.discriminator.weights(),
             gradients: None,
@@ -346,12 +392,22 @@ impl Trainer {
             signal_scale: None,
             rows: fakes.clone(),
             input_rows: fakes,
-        })?;
+        })
+    }
+
+    /// A G step of its own, which judges the fakes anew.
+    fn move_g(&self, fakes: Range<usize>) -> Result<()> {
+        self.discriminator.normalise(self.options.sn_policy == PowerIterations::PerForward)?;
+        // The real logits are those of the last pass where the loss does not look at them.
+        let rows = if self.options.loss.couples_the_batch() { 0..fakes.end } else { fakes.clone() };
+        self.judge(rows, &self.workspace.of_g)?;
+        self.take_signal(fakes, &self.workspace.of_g)?;
         self.learn_g(&self.workspace.of_g)?;
         self.generator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)
     }
 
-    /// From the signal at the fakes, each scaled by its seed in L_G, to the generator's gradients.
+    /// From the signal at the fakes, each scaled by its seed in L_G where that is not in it yet, to the generator's
+    /// gradients.
     fn learn_g(&self, evaluation: &Evaluation) -> Result<()> {
         self.generator.gradients.zero()?;
         let rows = 0..self.workspace.latent.z.n;
@@ -359,7 +415,7 @@ impl Trainer {
             weights: self.generator.weights(),
             gradients: Some(&self.generator.gradients),
             parameter_scale: None,
-            signal_scale: Some(&evaluation.seed_g),
+            signal_scale: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
             rows: rows.clone(),
             input_rows: rows,
         })?;
@@ -382,6 +438,9 @@ impl Trainer {
         let norms = w.norms.read()?;
         let floors = self.options.loss.floors(self.options.batch, self.options.batch_g);
         let (floor_d, floor_g) = floors.unwrap_or((f64::NAN, f64::NAN));
+        let mut more = Vec::new();
+        more.extend(w.classes.as_ref().map(ClassLoss::read).transpose()?.into_iter().flatten());
+        more.extend(w.penalty.as_ref().map(GradientPenalty::read).transpose()?.into_iter().flatten());
         Ok(Metrics {
             step: self.step,
             loss_d: of_d[0],
@@ -392,6 +451,7 @@ impl Trainer {
             fake_logit: of_d[3],
             grad_norm_g: norms[0],
             grad_norm_d: norms[1],
+            more: self.options.more_metrics().into_iter().zip(more).collect(),
         })
     }
 
@@ -408,6 +468,11 @@ impl Trainer {
                     return Ok(format!("the output of {}.{} is not finite", player.name, layer.name()));
                 }
             }
+        }
+        if let Some(classes) = &self.workspace.classes
+            && classes.logits.x.read()?.iter().any(|x| !x.is_finite())
+        {
+            return Ok("a class logit is not finite".into());
         }
         Ok("the loss is not finite, though every logit is".into())
     }
@@ -454,7 +519,7 @@ impl Trainer {
 
     /// The logits of the last step, the real ones first.
     pub fn logits(&self) -> Result<Vec<f32>> {
-        self.workspace.logits.x.read()
+        self.workspace.logits.rows(&(0..self.options.samples())).x.read()
     }
 
     /// Draws images, (count, H, W, C) bytes.

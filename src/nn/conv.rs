@@ -1,6 +1,6 @@
 //! A convolution with what is fused into its reading and its writing.
 
-use super::{Backward, Builder, Forward, Init, Norm, Parameter, Value};
+use super::{Backward, Builder, Forward, Init, Norm, Parameter, Tangent, Value};
 use crate::Result;
 use crate::device::Buffer;
 use crate::ops::Activation;
@@ -151,10 +151,28 @@ impl Conv {
     }
 
     pub fn forward(&self, pass: &Forward, from: &Source, to: &Target) -> Result<()> {
-        let (weight, bias) = (self.weight.of(pass.weights), self.bias.map(|bias| bias.of(pass.weights)));
+        self.apply(pass.weights, self.bias, from, to)
+    }
+
+    fn apply(&self, weights: &Buffer<f32>, bias: Option<Parameter>, from: &Source, to: &Target) -> Result<()> {
+        let (weight, bias) = (self.weight.of(weights), bias.map(|bias| bias.of(weights)));
         let Target { residual, activation, pool, accumulate, .. } = *to;
         let epilogue = Epilogue { bias: bias.as_ref(), residual, activation, pool, accumulate };
         conv::conv_forward(self.sizes(from), &to.y.x, from.x, &weight, &from.prologue(), &epilogue)
+    }
+
+    /// From the tangent of what is read to that of what is written; a bias has none. Adds to the gradient of the
+    /// filters, with the backward signal in `to`.
+    pub fn tangent(&self, pass: &Tangent, from: &Source, to: &Target) -> Result<()> {
+        self.apply(pass.weights, None, from, to)?;
+        to.y.dx.as_ref().map_or(Ok(()), |dy| self.filters_gradient(pass.gradients, from, &to.gradient(dy, None)))
+    }
+
+    fn filters_gradient(&self, gradients: &Buffer<f32>, from: &Source, gradient: &ConvGradient) -> Result<()> {
+        let (sizes, device) = (self.sizes(from), gradients.device());
+        let parts = self.weight_parts.view(0..conv::weight_gradient_workspace_len(device, &sizes));
+        let (dfilters, prologue) = (self.weight.of(gradients), from.prologue());
+        conv::conv_weight_gradient(sizes, &dfilters, from.x, &prologue, gradient, &parts)
     }
 
     /// Adds to the gradients of the filters and the bias, where they are wanted. `from` and `to` are the pass's rows.
@@ -163,9 +181,7 @@ impl Conv {
         let (sizes, device) = (self.sizes(from), dy.device());
         let scale = pass.scale_of_parameters();
         let gradient = to.gradient(dy, scale.as_ref());
-        let parts = self.weight_parts.view(0..conv::weight_gradient_workspace_len(device, &sizes));
-        let prologue = from.prologue();
-        conv::conv_weight_gradient(sizes, &self.weight.of(gradients), from.x, &prologue, &gradient, &parts)?;
+        self.filters_gradient(gradients, from, &gradient)?;
         let Some(bias) = self.bias else { return Ok(()) };
         let parts = self.bias_parts.view(0..conv::bias_gradient_workspace_len(device, &sizes));
         conv::conv_bias_gradient(sizes, &bias.of(gradients), &gradient, &parts)

@@ -1,8 +1,9 @@
 //! The projection discriminator's head: f = V[y] . h + w . h, h the pooled features.
 
-use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
+use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
 use crate::device::Buffer;
+use crate::ops::gradient_penalty;
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 use crate::ops::spectral_norm::Outputs;
 
@@ -81,6 +82,20 @@ impl Layer for ProjectionHead {
         let (w, v) = (self.w.of(pass.weights), self.v.map(|v| v.of(pass.weights)));
         let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: None, factor: self.factor };
         projection::backward_data(dx, &x.x, &head, pass.rows.len(), df)
+    }
+
+    /// Nothing follows the logits: their own tangent is not needed.
+    fn tangent(&self, pass: &Tangent) -> Result<()> {
+        let (x, h, logits) = (pass.of(&self.x), self.features(&pass.into), self.logits.rows(&pass.rows));
+        gradient_penalty::pool(&h, &x.x, &pass.saved(&self.x), x.n, self.factor)?;
+        let (dw, dv) = (self.w.of(pass.gradients), self.v.map(|v| v.of(pass.gradients)));
+        let out = Gradients { dw: &dw, dv: dv.as_ref(), dbias: None };
+        let labels = self.labels.view(pass.rows.clone());
+        projection::backward_parameters(out, &h, Some(&labels), Seeds { df: logits.dx.as_ref(), scale: None })
+    }
+
+    fn piecewise_linear(&self) -> bool {
+        true
     }
 
     fn output(&self) -> &Value {

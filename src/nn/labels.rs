@@ -1,6 +1,6 @@
 //! Labels as channels: one plane per class behind an image's own channels, or an embedding at every pixel.
 
-use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
+use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
 use crate::device::Buffer;
 use crate::ops::resample::{self, Image};
@@ -8,6 +8,12 @@ use crate::ops::spectral_norm::Outputs;
 
 fn image(value: &Value) -> Image {
     Image { n: value.n, h: value.h, w: value.w, c: value.c }
+}
+
+/// A label is no function of the image: the tangent of what stands for it is 0.
+fn appended_zeros(pass: &Tangent, x: &Value, y: &Value, labels: &Buffer<u32>) -> Result<()> {
+    let (x, y, labels) = (pass.of(x), pass.of(y), labels.view(pass.rows.clone()));
+    resample::concat_labels(&y.x, &x.x, &labels, image(&x), y.c - x.c, 0.0)
 }
 
 /// y = x and one plane per class, `at` in the label's plane and 0 in the others.
@@ -33,9 +39,20 @@ impl Layer for ConcatLabels {
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
+        if pass.input_rows.is_empty() {
+            return Ok(());
+        }
         let (x, y) = (self.x.rows(&pass.input_rows), self.y.rows(&pass.input_rows));
         let (Some(dx), Some(dy)) = (&x.dx, &y.dx) else { return Ok(()) };
         resample::concat_backward(dx, dy, image(&x), self.classes, false)
+    }
+
+    fn tangent(&self, pass: &Tangent) -> Result<()> {
+        appended_zeros(pass, &self.x, &self.y, &self.labels)
+    }
+
+    fn piecewise_linear(&self) -> bool {
+        true
     }
 
     fn output(&self) -> &Value {
@@ -94,6 +111,14 @@ impl Layer for ConcatEmbedding {
             resample::concat_embedding_backward(&out, dy, &labels, scale, image(&x), self.width, &workspace)?;
         }
         x.dx.as_ref().map_or(Ok(()), |dx| resample::concat_backward(dx, dy, image(&x), self.width, false))
+    }
+
+    fn tangent(&self, pass: &Tangent) -> Result<()> {
+        appended_zeros(pass, &self.x, &self.y, &self.labels)
+    }
+
+    fn piecewise_linear(&self) -> bool {
+        true
     }
 
     fn output(&self) -> &Value {

@@ -1,8 +1,9 @@
 //! y = act(x W + b).
 
-use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
+use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
 use crate::ops::Activation;
+use crate::ops::gradient_penalty::mask;
 use crate::ops::matmul::{self, OutputGradient};
 use crate::ops::spectral_norm::Outputs;
 
@@ -62,6 +63,9 @@ impl Layer for Linear {
                 matmul::linear_bias_gradient(sizes, &bias.of(gradients), &dy)?;
             }
         }
+        if pass.input_rows.is_empty() {
+            return Ok(());
+        }
         let (x, y) = (self.x.rows(&pass.input_rows), self.y.rows(&pass.input_rows));
         if let (Some(dx), Some(dy)) = (&x.dx, &y.dx) {
             let scale = pass.scale_of_signal(&pass.input_rows);
@@ -69,6 +73,27 @@ impl Layer for Linear {
             matmul::linear_input_gradient(self.sizes(x.n), dx, &dy, &self.weight.of(pass.weights))?;
         }
         Ok(())
+    }
+
+    fn tangent(&self, pass: &Tangent) -> Result<()> {
+        let (x, y, out) = (pass.of(&self.x), pass.of(&self.y), pass.saved(&self.y));
+        let (sizes, weight) = (self.sizes(x.n), self.weight.of(pass.weights));
+        match self.activation {
+            // The output's sign tells the input's.
+            Activation::LeakyRelu(slope) => {
+                let Some(before_mask) = pass.scratch(&self.y) else { return Ok(()) };
+                matmul::linear_forward(sizes, &before_mask.x, &x.x, &weight, None, Activation::Identity)?;
+                mask(&y.x, &before_mask.x, &out, slope)?;
+            }
+            _ => matmul::linear_forward(sizes, &y.x, &x.x, &weight, None, Activation::Identity)?,
+        }
+        let Some(dy) = &y.dx else { return Ok(()) };
+        let dy = OutputGradient { dy, y: Some(&out), activation: self.activation, row_scale: None };
+        matmul::linear_weight_gradient(sizes, &self.weight.of(pass.gradients), &x.x, &dy)
+    }
+
+    fn piecewise_linear(&self) -> bool {
+        self.activation != Activation::Tanh
     }
 
     fn output(&self) -> &Value {

@@ -7,6 +7,7 @@
 
 mod arena;
 mod attention;
+mod class_head;
 mod conv;
 mod head;
 mod labels;
@@ -14,11 +15,13 @@ mod linear;
 mod norm;
 pub mod parameters;
 mod residual;
+mod tangent;
 
 use std::ops::Range;
 
 pub use arena::Arena;
 pub use attention::Attention;
+pub use class_head::{ClassHead, ClassHeadOptions};
 pub use conv::ConvOptions;
 pub(crate) use conv::{Conv, Source, Target};
 pub use head::{HeadOptions, ProjectionHead};
@@ -27,9 +30,10 @@ pub use linear::Linear;
 pub use norm::{BatchNorm, Norm, NormOptions};
 pub use parameters::{Init, Layout, Parameter};
 pub use residual::{DownBlock, DownOptions, ToImage, UpBlock, UpOptions};
+pub use tangent::Tangent;
 
-use crate::Result;
 use crate::device::Buffer;
+use crate::{Error, Result};
 
 /// A tensor between two layers, (N, H, W, C) or, for linear layers, (N, 1, 1, C).
 #[derive(Clone)]
@@ -97,7 +101,7 @@ pub struct Backward<'a> {
     pub signal_scale: Option<&'a Buffer<f32>>,
     /// The samples that take part.
     pub rows: Range<usize>,
-    /// The samples whose input gradient is wanted.
+    /// The samples whose input gradient is wanted; none where the range is empty.
     pub input_rows: Range<usize>,
 }
 
@@ -118,6 +122,17 @@ pub trait Layer: Send {
     fn forward(&self, pass: &Forward) -> Result<()>;
 
     fn backward(&self, pass: &Backward) -> Result<()>;
+
+    /// Pushes a tangent on and adds its part of the parameters' gradients, see [`Tangent`]. Only for layers that are
+    /// [`Layer::piecewise_linear`].
+    fn tangent(&self, _pass: &Tangent) -> Result<()> {
+        Err(Error::Config(format!("layer {} is not piecewise linear: it has no tangent here", self.name())))
+    }
+
+    /// Whether the output is piecewise linear in the input, sample by sample.
+    fn piecewise_linear(&self) -> bool {
+        false
+    }
 
     fn output(&self) -> &Value;
 
@@ -149,6 +164,11 @@ impl Network {
             })?;
         }
         Ok(())
+    }
+
+    /// Pushes a tangent through all layers.
+    pub fn tangent(&self, pass: &Tangent) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.tangent(pass))
     }
 }
 

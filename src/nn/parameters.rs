@@ -163,7 +163,8 @@ pub fn restore<'a>(
     prefix: &str,
     find: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>,
 ) -> Result<()> {
-    let mut values = vec![0.0; layout.len()];
+    // The buffer may end with its last tensor, without the gap that a layout leaves there.
+    let mut values = vec![0.0; flat.len()];
     for entry in layout.entries() {
         let name = format!("{prefix}{}", entry.name);
         let (shape, tensor) = find(&name).ok_or_else(|| Error::Shape(format!("tensor {name} is missing")))?;

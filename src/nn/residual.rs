@@ -1,9 +1,10 @@
 //! The residual blocks of the projection discriminator's paper (its Chainer code), of both networks.
 
 use super::conv::{Conv, ConvOptions, Source, Target};
-use super::{Backward, Builder, Forward, Layer, Norm, NormOptions, Value};
+use super::{Backward, Builder, Forward, Layer, Norm, NormOptions, Tangent, Value};
 use crate::Result;
 use crate::ops::Activation;
+use crate::ops::gradient_penalty::mask;
 use crate::ops::resample::{self, Image, Upsampling};
 
 fn image(value: &Value) -> Image {
@@ -104,6 +105,9 @@ impl Layer for DownBlock {
         }
 
         let rows = &pass.input_rows;
+        if rows.is_empty() {
+            return Ok(());
+        }
         let [x, h, y] = [&self.x, &self.h, &self.y].map(|value| value.rows(rows));
         let (Some(dx), Some(dy)) = (&x.dx, &y.dx) else { return Ok(()) };
         let into = Source::activated(&x, self.before);
@@ -126,6 +130,40 @@ impl Layer for DownBlock {
                 }
             }
         }
+    }
+
+    fn tangent(&self, pass: &Tangent) -> Result<()> {
+        let [x, h, y] = [&self.x, &self.h, &self.y].map(|value| pass.of(value));
+        let [Some(masked), Some(before_mask)] = [&self.x, &self.h].map(|value| pass.scratch(value)) else {
+            return Ok(());
+        };
+        let into = match self.before {
+            Activation::LeakyRelu(slope) => {
+                mask(&masked.x, &x.x, &pass.saved(&self.x), slope)?;
+                &masked
+            }
+            _ => &x,
+        };
+        self.conv1.tangent(pass, &Source::plain(into), &Target::new(&before_mask))?;
+        mask(&h.x, &before_mask.x, &pass.saved(&self.h), 0.0)?;
+        let through = Source::plain(&h);
+        let Some(shortcut) = &self.shortcut else {
+            return self.conv2.tangent(pass, &through, &Target { residual: Some(&x.x), ..Target::new(&y) });
+        };
+        let from = match &self.pooled {
+            Some(pooled) => {
+                let pooled = pass.of(pooled);
+                resample::average_pool(&pooled.x, &x.x, image(&x))?;
+                pooled
+            }
+            None => x,
+        };
+        shortcut.tangent(pass, &Source::plain(&from), &Target::new(&y))?;
+        self.conv2.tangent(pass, &through, &Target { pool: self.pool, accumulate: true, ..Target::new(&y) })
+    }
+
+    fn piecewise_linear(&self) -> bool {
+        true
     }
 
     fn output(&self) -> &Value {

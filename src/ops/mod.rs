@@ -6,6 +6,7 @@ pub mod attention;
 pub mod conv;
 pub mod cross_entropy;
 pub mod elementary;
+pub mod gradient_penalty;
 pub mod log_partition;
 pub mod losses;
 pub mod matmul;

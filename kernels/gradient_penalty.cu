@@ -1,0 +1,96 @@
+// The gradient penalty of Wasserstein GANs (Gulrajani et al., Improved Training of Wasserstein GANs, 2017), and what a
+// tangent needs besides the kernels of the layers it passes.
+//
+//   xhat[n] = fake[n] + share[n] (real[n] - fake[n])     share (N) in [0, 1); images of F numbers
+//   g (N, F)  the gradient of D's logit with respect to xhat
+//   P         = weight / N * sum over n of (|g[n]| - 1)^2
+//   v[n]      = dP/dg[n] = weight / N * 2 (|g[n]| - 1) / |g[n]| * g[n]       0 where |g[n]| is 0, as in PyTorch
+//
+// The gradient of P with respect to D's weights needs no second derivative. D's logit is piecewise linear in xhat: with
+// the masks of its (leaky) ReLUs held, g is a product of the layers' matrices, and for each weight W of a layer
+//
+//   dP/dW = t (x) delta      delta: the backward signal of seed 1 at the layer's output, which gave g
+//                            t: v pushed forward through the same layers and masks, without biases, at its input
+//
+//   mask      a = t * (x > 0 ? 1 : slope)                     any shape; x decided the mask
+//   pool      h[n,c] = factor * sum over p of (x[n,p,c] > 0) t[n,p,c]     the tangent of projection.cu's pooling
+//
+// All outputs overwrite. Memory traffic: every input and output once, but the direction, which reads g twice.
+#include "device/execution.h"
+#include "device/math.h"
+#include "device/reduce.h"
+#include "device/rows.h"
+
+// Grid (N, ranges of `chunk` numbers).
+KERNEL gradient_penalty_mix_f32(float* RESTRICT mixed,        // (N, F)
+                                const float* RESTRICT real,   // (N, F)
+                                const float* RESTRICT fake,   // (N, F)
+                                const float* RESTRICT share,  // (N)
+                                uint32_t F, uint32_t chunk) {
+    const uint32_t first = blockIdx.y * chunk, count = F - first < chunk ? F - first : chunk;
+    const uint64_t at = uint64_t(blockIdx.x) * F + first;
+    const float s = share[blockIdx.x];
+    for_each_element(1, count, [&](uint32_t) {
+        return [=](uint32_t i) { mixed[at + i] = fake[at + i] + s * (real[at + i] - fake[at + i]); };
+    });
+}
+
+// Grid (N): a block is a sample.
+KERNEL gradient_penalty_direction_f32(float* RESTRICT v,        // (N, F)
+                                      float* RESTRICT norms,    // (N): |g|
+                                      const float* RESTRICT g,  // (N, F)
+                                      float scale,              // weight / N
+                                      uint32_t F) {
+    const uint64_t at = uint64_t(blockIdx.x) * F;
+    const float* const from = g + at;
+    float sum[1];
+    block_sum(sum, F, [&](auto i, float* value) { value[0] = from[i] * from[i]; });
+    const float norm = square_root(sum[0]), factor = norm > 0.0f ? 2.0f * scale * (norm - 1.0f) / norm : 0.0f;
+    for_each_element(1, F, [&](uint32_t) { return [=](uint32_t i) { v[at + i] = factor * from[i]; }; });
+    if (thread() == 0) norms[blockIdx.x] = norm;
+}
+
+// Grid (1).
+KERNEL gradient_penalty_sum_f32(float* RESTRICT statistics,   // (2): P, the mean norm
+                                const float* RESTRICT norms,  // (N)
+                                float scale,                  // weight / N
+                                uint32_t N) {
+    float sums[2];
+    block_sum(sums, N, [&](auto n, float* value) {
+        const float off = norms[n] - 1.0f;
+        value[0] = off * off;
+        value[1] = norms[n];
+    });
+    if (thread() == 0) {
+        statistics[0] = scale * sums[0];
+        statistics[1] = sums[1] / float(N);
+    }
+}
+
+KERNEL gradient_penalty_mask_f32(float* RESTRICT a,        // (n)
+                                 const float* RESTRICT t,  // (n)
+                                 const float* RESTRICT x,  // (n)
+                                 float slope, uint32_t n, uint32_t chunk) {
+    const uint32_t first = blockIdx.x * chunk, count = n - first < chunk ? n - first : chunk;
+    const uint64_t at = first;  // a 32-bit sum may wrap, which would keep the loop scalar
+    for_each_element(1, count, [&](uint32_t) {
+        return [=](uint32_t i) { a[at + i] = (x[at + i] > 0.0f ? 1.0f : slope) * t[at + i]; };
+    });
+}
+
+// Grid (N, column ranges).
+KERNEL gradient_penalty_pool_f32(float* RESTRICT h,        // (N, C)
+                                 const float* RESTRICT t,  // (N, P, C)
+                                 const float* RESTRICT x,  // (N, P, C)
+                                 float factor, uint32_t P, uint32_t C, uint32_t columns) {
+    const uint32_t first = blockIdx.y * columns, last = first + columns < C ? first + columns : C;
+    const float* const tangent = t + uint64_t(blockIdx.x) * P * C;
+    const float* const mask = x + uint64_t(blockIdx.x) * P * C;
+    float* const to = h + uint64_t(blockIdx.x) * C;
+    column_sums(first, last, P, Everything(),
+                [&](uint32_t p, auto c) {
+                    const uint64_t at = uint64_t(p) * C + c;
+                    return mask[at] > 0.0f ? tangent[at] : 0.0f;
+                },
+                [&](uint32_t c, float sum) { to[c] = factor * sum; });
+}

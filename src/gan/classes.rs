@@ -1,0 +1,67 @@
+//! AC-GAN's class loss (Odena et al., 2017): the cross entropy of the labels, of real images and of fakes, which both
+//! players want small. D learns from both, `aux-weight-d (CE(real, label) + CE(fake, wanted label))`; G moves the fakes
+//! alone: `aux-weight-g CE(fake, wanted label)`.
+
+use std::ops::Range;
+
+use super::options::TrainerOptions;
+use crate::Result;
+use crate::device::Buffer;
+use crate::nn::{Arena, Value};
+use crate::ops::cross_entropy::{self, Evaluation};
+use crate::ops::state::{self, StateBuffer};
+
+pub struct ClassLoss {
+    /// The class logits; their gradient is the seed of the next backward pass.
+    pub logits: Value,
+    labels: Buffer<u32>,
+    weight_d: f32,
+    weight_g: f32,
+    /// Of the last D step, on real images and on fakes, and of the last G step: the weighted loss, and how many were
+    /// right.
+    real: Buffer<f32>,
+    fake: Buffer<f32>,
+    of_g: Buffer<f32>,
+    workspace: Buffer<f32>,
+}
+
+impl ClassLoss {
+    pub fn new(options: &TrainerOptions, arena: &mut Arena, logits: Value, labels: &Buffer<u32>) -> Result<ClassLoss> {
+        let most = options.batch.max(options.batch_g);
+        Ok(ClassLoss {
+            logits,
+            labels: labels.clone(),
+            weight_d: options.aux_weight_d,
+            weight_g: options.aux_weight_g,
+            real: arena.take(2)?,
+            fake: arena.take(2)?,
+            of_g: arena.take(2)?,
+            workspace: arena.take(cross_entropy::workspace_len(most))?,
+        })
+    }
+
+    fn evaluate(&self, statistics: &Buffer<f32>, weight: f32, rows: Range<usize>, state: &StateBuffer) -> Result<()> {
+        let logits = self.logits.rows(&rows);
+        let Some(dx) = &logits.dx else { return Ok(()) };
+        let workspace = self.workspace.view(0..cross_entropy::workspace_len(rows.len()));
+        let out = Evaluation { statistics, dx };
+        cross_entropy::evaluate(&out, &logits.x, &self.labels.view(rows), weight, &workspace)?;
+        state::check(state, statistics)
+    }
+
+    /// Seeds D's backward pass.
+    pub fn seed_d(&self, real: Range<usize>, fake: Range<usize>, state: &StateBuffer) -> Result<()> {
+        self.evaluate(&self.real, self.weight_d, real, state)?;
+        self.evaluate(&self.fake, self.weight_d, fake, state)
+    }
+
+    /// Seeds the pass that takes the signal to G.
+    pub fn seed_g(&self, fake: Range<usize>, state: &StateBuffer) -> Result<()> {
+        self.evaluate(&self.of_g, self.weight_g, fake, state)
+    }
+
+    /// What the last step added to the losses of D and G.
+    pub fn read(&self) -> Result<[f32; 2]> {
+        Ok([self.real.read()?[0] + self.fake.read()?[0], self.of_g.read()?[0]])
+    }
+}

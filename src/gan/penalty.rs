@@ -1,0 +1,111 @@
+//! The gradient penalty of a D step: D's gradient at points between real images and fakes is to have norm 1.
+
+use std::ops::Range;
+
+use super::options::TrainerOptions;
+use super::player::Player;
+use crate::device::Buffer;
+use crate::nn::{Arena, Backward, Forward, Mode, Network, Tangent, Value};
+use crate::ops::gradient_penalty::{self, Direction};
+use crate::ops::random;
+use crate::ops::state::{self, StateBuffer};
+use crate::{Error, Result};
+
+/// Point i lies between the i-th real image and the i-th fake, and has the label of the real one, for which the fake
+/// was drawn too.
+pub struct GradientPenalty {
+    weight: f32,
+    /// (N): how much of each point is real.
+    share: Buffer<f32>,
+    norms: Buffer<f32>,
+    /// (2): the penalty, and the mean norm.
+    statistics: Buffer<f32>,
+    /// The rows of D's batch that hold the points, and their tangents.
+    points: Range<usize>,
+    tangents: Range<usize>,
+}
+
+impl GradientPenalty {
+    /// Rows of D's batch that it takes, besides the samples.
+    pub fn rows(options: &TrainerOptions) -> usize {
+        if options.loss.is_penalised() { 2 * options.batch } else { 0 }
+    }
+
+    /// On the rows of D's batch from `first` on. None where the loss has no penalty.
+    pub fn new(
+        options: &TrainerOptions,
+        arena: &mut Arena,
+        discriminator: &Network,
+        first: usize,
+    ) -> Result<Option<GradientPenalty>> {
+        if !options.loss.is_penalised() {
+            return Ok(None);
+        }
+        if let Some(layer) = discriminator.layers.iter().find(|layer| !layer.piecewise_linear()) {
+            return Err(Error::Config(format!(
+                "loss wasserstein-gp with preset {}: layer {} of D is not piecewise linear in the image, which the \
+                 penalty's gradient is computed by; --loss wasserstein has no penalty",
+                options.preset,
+                layer.name()
+            )));
+        }
+        let n = options.batch;
+        Ok(Some(GradientPenalty {
+            weight: options.gp_weight,
+            share: arena.take(n)?,
+            norms: arena.take(n)?,
+            statistics: arena.take(2)?,
+            points: first..first + n,
+            tangents: first + n..first + 2 * n,
+        }))
+    }
+
+    /// Adds its part to the gradients of D's (normalised) weights. `batch` has N real images, then N fakes; the logits'
+    /// gradients at the points are 1.
+    pub fn add(
+        &self,
+        network: &Network,
+        player: &Player,
+        batch: &Value,
+        labels: &Buffer<u32>,
+        state: &StateBuffer,
+        stream: u32,
+    ) -> Result<()> {
+        let n = self.share.len();
+        let [real, fake] = [0..n, n..2 * n].map(|rows| batch.rows(&rows).x);
+        let (points, v) = (batch.rows(&self.points), batch.rows(&self.tangents).x);
+        random::uniform(&self.share, state, stream, 0.0, 1.0)?;
+        gradient_penalty::mix(&points.x, &real, &fake, &self.share)?;
+        labels.view(self.points.clone()).copy_from(&labels.view(0..n))?;
+        network.forward(&Forward {
+            weights: player.weights(),
+            running: &player.running,
+            mode: Mode::Evaluate,
+            rows: self.points.clone(),
+        })?;
+        network.backward(&Backward {
+            weights: player.weights(),
+            gradients: None,
+            parameter_scale: None,
+            signal_scale: None,
+            rows: self.points.clone(),
+            input_rows: self.points.clone(),
+        })?;
+        let Some(g) = &points.dx else { return Ok(()) };
+        let out = Direction { v: &v, norms: &self.norms, statistics: &self.statistics };
+        gradient_penalty::direction(out, g, self.weight)?;
+        state::check(state, &self.statistics)?;
+        network.tangent(&Tangent {
+            weights: player.weights(),
+            gradients: &player.gradients,
+            rows: self.points.clone(),
+            into: self.tangents.clone(),
+        })
+    }
+
+    /// What the last D step added to D's loss, and the mean norm.
+    pub fn read(&self) -> Result<[f32; 2]> {
+        let statistics = self.statistics.read()?;
+        Ok([statistics[0], statistics[1]])
+    }
+}

@@ -1,0 +1,83 @@
+//! The gradient penalty: what it is taken of, its value and direction, and the kernels that a tangent needs besides
+//! those of the layers. The formulas are in `kernels/gradient_penalty.cu`.
+
+use super::{expect_len, size32};
+use crate::device::{Buffer, kernel};
+use crate::{Error, Result};
+
+/// Columns that one block sums.
+const COLUMNS: u32 = 128;
+
+/// What [`direction`] gives; all of it overwrites.
+#[derive(Clone, Copy)]
+pub struct Direction<'a> {
+    /// (N, F): the gradient of the penalty with respect to `g`.
+    pub v: &'a Buffer<f32>,
+    /// (N): the norms of the rows of `g`.
+    pub norms: &'a Buffer<f32>,
+    /// (2): the penalty, and the mean norm.
+    pub statistics: &'a Buffer<f32>,
+}
+
+/// Rows of the same length, at least one.
+fn features(what: &str, name: &str, len: usize, n: usize) -> Result<usize> {
+    if n == 0 || len == 0 || !len.is_multiple_of(n) {
+        return Err(Error::Shape(format!("{what}: {name} has {len} elements, expected N * F with N = {n}")));
+    }
+    Ok(len / n)
+}
+
+/// `mixed` (N, F): row n is `share[n]` of the way from `fake` to `real`.
+pub fn mix(mixed: &Buffer<f32>, real: &Buffer<f32>, fake: &Buffer<f32>, share: &Buffer<f32>) -> Result<()> {
+    let (what, n) = ("mix", share.len());
+    let f = features(what, "mixed", mixed.len(), n)?;
+    expect_len(what, "real", real.len(), mixed.len())?;
+    expect_len(what, "fake", fake.len(), mixed.len())?;
+    let (n, f, chunk) = (size32(what, n)?, size32(what, f)?, mixed.device().tuning().elements as u32);
+    let launch = mixed.device().launch(kernel::GRADIENT_PENALTY_MIX_F32, [n, f.div_ceil(chunk), 1]);
+    let launch = launch.output(mixed).input(real).input(fake).input(share);
+    // SAFETY: every length was compared with N * F and N above; the grid covers (N, F).
+    unsafe { launch.scalar(f).scalar(chunk).run() }
+}
+
+/// The penalty `weight / N * sum (|g| - 1)^2` of `g` (N, F), and its gradient.
+pub fn direction(out: Direction, g: &Buffer<f32>, weight: f32) -> Result<()> {
+    let (what, n) = ("gradient penalty", out.norms.len());
+    let f = size32(what, features(what, "g", g.len(), n)?)?;
+    expect_len(what, "v", out.v.len(), g.len())?;
+    expect_len(what, "statistics", out.statistics.len(), 2)?;
+    let (n32, scale, device) = (size32(what, n)?, weight / n as f32, g.device());
+    let launch = device.launch(kernel::GRADIENT_PENALTY_DIRECTION_F32, [n32, 1, 1]);
+    // SAFETY: every length was compared with N * F and N above; here and below.
+    unsafe { launch.output(out.v).output(out.norms).input(g).scalar(scale).scalar(f).run()? };
+    let launch = device.launch(kernel::GRADIENT_PENALTY_SUM_F32, [1, 1, 1]);
+    // SAFETY: as above.
+    unsafe { launch.output(out.statistics).input(out.norms).scalar(scale).scalar(n32).run() }
+}
+
+/// `a = t` where `x` is above 0, and `slope * t` elsewhere.
+pub fn mask(a: &Buffer<f32>, t: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
+    let what = "mask";
+    expect_len(what, "t", t.len(), a.len())?;
+    expect_len(what, "x", x.len(), a.len())?;
+    let (n, chunk) = (size32(what, a.len())?, a.device().tuning().elements as u32);
+    let launch = a.device().launch(kernel::GRADIENT_PENALTY_MASK_F32, [n.div_ceil(chunk), 1, 1]);
+    // SAFETY: all three have n elements, which the grid covers.
+    unsafe { launch.output(a).input(t).input(x).scalar(slope).scalar(n).scalar(chunk).run() }
+}
+
+/// `h` (N, C) `= factor * sum over p of (x > 0) t`, of `x` and `t` (N, P, C).
+pub fn pool(h: &Buffer<f32>, t: &Buffer<f32>, x: &Buffer<f32>, n: usize, factor: f32) -> Result<()> {
+    let what = "pool of tangents";
+    let c = features(what, "h", h.len(), n)?;
+    if t.is_empty() || !t.len().is_multiple_of(n * c) {
+        let found = t.len();
+        return Err(Error::Shape(format!("{what}: t has {found} elements, expected N * P * C with N = {n}, C = {c}")));
+    }
+    expect_len(what, "x", x.len(), t.len())?;
+    let p = size32(what, t.len() / n)? / c as u32;
+    let (n, c) = (size32(what, n)?, c as u32);
+    let launch = h.device().launch(kernel::GRADIENT_PENALTY_POOL_F32, [n, c.div_ceil(COLUMNS), 1]);
+    // SAFETY: every length was compared with N, P and C above; the grid covers (N, C).
+    unsafe { launch.output(h).input(t).input(x).scalar(factor).scalar(p).scalar(c).scalar(COLUMNS).run() }
+}
