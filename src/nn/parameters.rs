@@ -172,5 +172,7 @@ pub fn restore<'a>(
         }
         values[entry.at.offset..entry.at.offset + entry.at.len].copy_from_slice(tensor);
     }
+    // A buffer of one tensor ends with it: the gap behind has no memory there.
+    values.truncate(flat.len());
     flat.write(&values)
 }

@@ -189,6 +189,11 @@ impl Golden {
             .collect()
     }
 
+    pub fn names(&self) -> Vec<String> {
+        let tensors = safetensors::SafeTensors::deserialize(&self.bytes).unwrap();
+        tensors.names().into_iter().map(String::from).collect()
+    }
+
     pub fn i32(&self, tensor: &str) -> Vec<i32> {
         self.data(tensor, safetensors::Dtype::I32)
             .chunks(4)
