@@ -3,12 +3,8 @@
 use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
 use crate::Result;
 use crate::device::Buffer;
-use crate::ops::resample::{self, Image};
+use crate::ops::resample;
 use crate::ops::spectral_norm::Outputs;
-
-fn image(value: &Value) -> Image {
-    Image { n: value.n, h: value.h, w: value.w, c: value.c }
-}
 
 /// y = x and one plane per class, `at` in the label's plane and 0 in the others.
 pub struct ConcatLabels {
@@ -29,13 +25,13 @@ impl ConcatLabels {
 impl Layer for ConcatLabels {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
-        resample::concat_labels(&y.x, &x.x, &labels, image(&x), self.classes, self.at)
+        resample::concat_labels(&y.x, &x.x, &labels, x.image(), self.classes, self.at)
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
         let (x, y) = (self.x.rows(&pass.input_rows), self.y.rows(&pass.input_rows));
         let (Some(dx), Some(dy)) = (&x.dx, &y.dx) else { return Ok(()) };
-        resample::concat_backward(dx, dy, image(&x), self.classes, false)
+        resample::concat_backward(dx, dy, x.image(), self.classes, false)
     }
 
     fn output(&self) -> &Value {
@@ -81,7 +77,7 @@ impl Layer for ConcatEmbedding {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
         let embedding = self.embedding.of(pass.weights);
-        resample::concat_embedding(&y.x, &x.x, &embedding, &labels, image(&x), self.width)
+        resample::concat_embedding(&y.x, &x.x, &embedding, &labels, x.image(), self.width)
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
@@ -91,9 +87,9 @@ impl Layer for ConcatEmbedding {
             let (scale, out) = (pass.scale_of_parameters(), self.embedding.of(gradients));
             let workspace = self.workspace.view(0..x.n * self.width);
             let scale = scale.as_ref();
-            resample::concat_embedding_backward(&out, dy, &labels, scale, image(&x), self.width, &workspace)?;
+            resample::concat_embedding_backward(&out, dy, &labels, scale, x.image(), self.width, &workspace)?;
         }
-        x.dx.as_ref().map_or(Ok(()), |dx| resample::concat_backward(dx, dy, image(&x), self.width, false))
+        x.dx.as_ref().map_or(Ok(()), |dx| resample::concat_backward(dx, dy, x.image(), self.width, false))
     }
 
     fn output(&self) -> &Value {

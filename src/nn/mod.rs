@@ -30,6 +30,7 @@ pub use residual::{DownBlock, DownOptions, ToImage, UpBlock, UpOptions};
 
 use crate::Result;
 use crate::device::Buffer;
+use crate::ops::resample::Image;
 
 /// A tensor between two layers, (N, H, W, C) or, for linear layers, (N, 1, 1, C).
 #[derive(Clone)]
@@ -48,6 +49,11 @@ impl Value {
     /// Numbers per sample.
     pub fn features(&self) -> usize {
         self.h * self.w * self.c
+    }
+
+    /// The shape, as the operations on pixels take it.
+    pub(crate) fn image(&self) -> Image {
+        Image { n: self.n, h: self.h, w: self.w, c: self.c }
     }
 
     /// Some of the samples.
