@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use zgan::checkpoint::NamedTensor;
 use zgan::config::Config;
-use zgan::data::{DataSource, Split};
+use zgan::data::{DataSource, ImageShape, Split};
 use zgan::device::{Buffer, Device};
 use zgan::gan::{Generator, Latents, Loss, Preset, Trainer, TrainerOptions, Weights, interpolate, ring};
 use zgan::ops::random;
@@ -263,6 +263,27 @@ fn a_morph_goes_from_one_class_to_the_other() {
         let error = generator.morph(&z, [4, 10], 0.5).unwrap_err().to_string();
         assert!(error.contains("label 10, there are 10 classes"), "{error}");
     }
+}
+
+/// Where the weights that draw are normalised ones, and only norms know the label.
+#[test]
+fn a_morph_through_normalised_weights_ends_at_the_classes() {
+    let device = Device::host(2).unwrap();
+    let config = Config { width: 4, batch: 2, steps: 10, ..Config::preset(Preset::Sagan64) };
+    let data = DataSource::Mnist10k.open(Split::Train, &config.data_options()).unwrap();
+    let shape = ImageShape { height: 64, width: 64, channels: 3 };
+    let options = TrainerOptions { shape, ..config.trainer_options(&data.info()) };
+    let mut tensors = trained(&device, &options).tensors().unwrap();
+    let mut random = Random(5);
+    for norm in tensors.iter_mut().filter(|t| t.name.starts_with("generator.block") && t.name.contains("norm")) {
+        norm.values.iter_mut().for_each(|x| *x += 0.3 * random.normal() as f32);
+    }
+    let z = Latents::by_class(3, &[4], 2).draw(options.latent);
+    let mut generator = Generator::new(&device, &options, &tensors, Weights::Raw).unwrap();
+    let of = |class: u32| generator.images(&z, &[class; 2]).unwrap();
+    let (four, nine) = (of(4), of(9));
+    assert!(four != nine);
+    assert!(four == generator.morph(&z, [4, 9], 0.0).unwrap() && nine == generator.morph(&z, [4, 9], 1.0).unwrap());
 }
 
 #[test]

@@ -29,7 +29,14 @@ fn preset(preset: Preset, update: Update) -> TrainerOptions {
 struct Golden {
     preset: Preset,
     file: &'static str,
-    /// The first tensor's seed; the others count on.
+    /// What names in the file start with.
+    case: &'static str,
+    width: usize,
+    batch: usize,
+    /// Allowed of the losses under the simultaneous and the alternating rule, and of a tensor's way; without it twice
+    /// what PyTorch's own float32 strays, at the worst, and 1e-5 of the losses at least.
+    bounds: Option<([f64; 2], f64)>,
+    /// The first tensor's seed; the others count on. A draw's number comes to it, and to the seeds of inputs.
     seed: u64,
     /// A tensor's start: U(middle - bound, middle + bound).
     start: fn(&str, &[usize]) -> (f64, f64),
@@ -44,6 +51,10 @@ struct Golden {
 const SOFTMAX_GAN: Golden = Golden {
     preset: Preset::SoftmaxGan,
     file: "tests/goldens/softmax_gan_steps.safetensors",
+    case: "",
+    width: 16,
+    batch: BATCH,
+    bounds: None,
     seed: 1000,
     start: |name, shape| {
         if name.contains("norm") {
@@ -63,6 +74,12 @@ const SOFTMAX_GAN: Golden = Golden {
 const MNIST: Golden = Golden {
     preset: Preset::Mnist,
     file: "tests/goldens/mnist_steps.safetensors",
+    case: "whole.",
+    width: 16,
+    batch: BATCH,
+    // Some ReLUs take the other side after the first step. PyTorch's float32 losses under the alternating rule are 1e-5 off
+    // for this draw and were 4e-5 off for another; ours are 4e-6 to 4e-5 off, by instruction set.
+    bounds: Some(([1e-5, 1e-4], 0.05)),
     seed: 2000,
     start: |name, shape| match *shape {
         _ if name.contains("norm") => (if name.ends_with("weight") { 1.0 } else { 0.0 }, 0.2),
@@ -84,10 +101,24 @@ const MNIST: Golden = Golden {
     compared: 38,
 };
 
+/// So few activations that draws could be found for which none comes near a ReLU's kink in any of the ten steps. (One
+/// that takes the other side moves gradients by 1e-4 to 3e-3, whoever rounds it there; of the whole preset's six million
+/// only the first step's could be kept clear.)
+const SMALL_MNIST: Golden = Golden { case: "small.", width: 8, batch: 4, bounds: Some(([1e-5; 2], 2e-3)), ..MNIST };
+
 impl Golden {
-    fn start(&self, trainer: &Trainer) -> Vec<NamedTensor> {
+    fn options(&self, update: Update) -> TrainerOptions {
+        TrainerOptions { width: self.width, batch: self.batch, batch_g: self.batch, ..preset(self.preset, update) }
+    }
+
+    /// What comes to all seeds.
+    fn draw(&self, file: &SafeTensors, rule: &str) -> u64 {
+        file.tensor(&format!("{}{rule}.draw", self.case)).map_or(0, |t| 100_000 * u64::from(t.data()[0]))
+    }
+
+    fn start(&self, trainer: &Trainer, draw: u64) -> Vec<NamedTensor> {
         let mut tensors = trainer.tensors().unwrap();
-        let mut seed = self.seed;
+        let mut seed = draw + self.seed;
         for tensor in &mut tensors {
             tensor.values.fill(0.0);
             let plain = tensor.name.starts_with("generator.") || tensor.name.starts_with("discriminator.");
@@ -103,16 +134,16 @@ impl Golden {
     }
 
     /// The n-th batch and its labels, the latents and the labels of the fakes.
-    fn inputs(&self, step: usize) -> (Vec<u8>, Vec<u32>, Vec<f32>, Vec<u32>) {
+    fn inputs(&self, step: usize, draw: u64) -> (Vec<u8>, Vec<u32>, Vec<f32>, Vec<u32>) {
         let data = dataset();
-        let rows = step * BATCH..(step + 1) * BATCH;
+        let rows = step * self.batch..(step + 1) * self.batch;
         let images = rows.clone().flat_map(|i| image(&data, i)).collect();
-        let mut random = Random(7000 + step as u64);
+        let mut random = Random(draw + 7000 + step as u64);
         (
             images,
             rows.map(|i| data.label(i)).collect(),
-            Random(5000 + step as u64).normals(BATCH * self.latent),
-            (0..BATCH).map(|_| (random.uniform() * 10.0) as u32).collect(),
+            Random(draw + 5000 + step as u64).normals(self.batch * self.latent),
+            (0..self.batch).map(|_| (random.uniform() * 10.0) as u32).collect(),
         )
     }
 
@@ -120,48 +151,56 @@ impl Golden {
         values.iter().step_by((values.len() / self.sample).max(1)).map(|x| f64::from(*x)).collect()
     }
 
-    fn trainer(&self, device: &Device, update: Update) -> (Trainer, Vec<NamedTensor>) {
-        let mut trainer = Trainer::new(device, &preset(self.preset, update)).unwrap();
-        let begin = self.start(&trainer);
+    fn trainer(&self, device: &Device, update: Update, draw: u64) -> (Trainer, Vec<NamedTensor>) {
+        let mut trainer = Trainer::new(device, &self.options(update)).unwrap();
+        let begin = self.start(&trainer, draw);
         trainer.restore(0, &begin).unwrap();
         (trainer, begin)
     }
 
     fn is_compared(&self, file: &SafeTensors, rule: &str, name: &str) -> bool {
-        file.tensor(&format!("{rule}.{name}")).is_ok() && !self.without_gradient.contains(&name)
+        file.tensor(&format!("{}{rule}.{name}", self.case)).is_ok() && !self.without_gradient.contains(&name)
     }
 
     fn ten_steps(&self, device: &Device, update: Update, rule: &str) {
         let bytes = std::fs::read(self.file).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        let (mut trainer, begin) = self.trainer(device, update);
-        let losses = numbers(&file, &format!("{rule}.losses"));
-        // How far PyTorch's own float32 runs stray from its float64 ones, at the worst: rounding that Adam's first steps
-        // magnify, so that it is a matter of chance which tensor and which rule stray. Twice that is allowed.
-        let rules = ["simultaneous", "alternating"];
+        let (case, draw) = (self.case, self.draw(&file, rule));
+        let (mut trainer, begin) = self.trainer(device, update, draw);
+        let losses = numbers(&file, &format!("{case}{rule}.losses"));
+        // Rounding that kinks and Adam's first steps magnify, so that it is a matter of chance which tensor and which rule
+        // stray.
         let strays = |name: &str| {
-            let of = rules.map(|r| format!("{r}.{name}.float32"));
+            let of = ["simultaneous", "alternating"].map(|rule| format!("{case}{rule}.{name}.float32"));
             of.iter().filter(|n| file.tensor(n).is_ok()).map(|n| numbers(&file, n)[0]).fold(0.0, f64::max)
         };
-        let loosened = |tolerance| if self.preset == Preset::Mnist { strict(device, tolerance) } else { tolerance };
-        let allowed = loosened((2.0 * strays("losses")).max(1e-5));
         let tensors = begin.iter().map(|t| t.name.as_str()).filter(|name| self.is_compared(&file, rule, name));
         let worst = tensors.map(strays).fold(0.0, f64::max);
+        let (of_losses, of_the_way) = match self.bounds {
+            Some((of_losses, of_the_way)) => (of_losses[usize::from(update == Update::Alternating)], of_the_way),
+            None => ((2.0 * strays("losses")).max(1e-5), 2.0 * worst),
+        };
+        let mut farthest = 0.0f64;
         for step in 0..10 {
-            let (images, labels, latents, wanted) = self.inputs(step);
+            let (images, labels, latents, wanted) = self.inputs(step, draw);
             trainer.step_given(&images, &labels, &latents, &wanted).unwrap();
             let metrics = trainer.metrics().unwrap();
             for (name, found, expected) in
                 [("loss_d", metrics.loss_d, losses[2 * step]), ("loss_g", metrics.loss_g, losses[2 * step + 1])]
             {
                 let error = (f64::from(found) - expected).abs() / expected.abs();
-                assert!(error <= allowed, "{rule} step {step} {name}: {found}, PyTorch {expected}, {error:.1e} apart");
+                farthest = farthest.max(error);
+                assert!(
+                    error <= of_losses,
+                    "{rule} step {step} {name}: {found}, PyTorch {expected}, {error:.1e} apart"
+                );
             }
         }
+        println!("{case}{rule}: losses {farthest:.1e} off, at most {of_losses:.1e} allowed");
         let end = trainer.tensors().unwrap();
         let mut compared = 0;
         for (b, e) in begin.iter().zip(&end) {
-            let name = format!("{rule}.{}", e.name);
+            let name = format!("{case}{rule}.{}", e.name);
             if !self.is_compared(&file, rule, &e.name) {
                 continue;
             }
@@ -173,10 +212,36 @@ impl Golden {
             let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt();
             let off = distance(&to, &expected) / distance(&from, &expected);
             println!("{name}: {off:.2e} of the way off, PyTorch in float32 {pytorch:.2e}");
-            // Twice the worst of PyTorch's own tensors: which of them stray is a matter of chance.
-            assert!(off <= loosened(2.0 * worst), "{name}: {off:.2e} of the way off, PyTorch at most {worst:.2e}");
+            assert!(off <= of_the_way, "{name}: {off:.2e} of the way off, PyTorch at most {worst:.2e}");
         }
         assert_eq!(compared, self.compared);
+    }
+
+    fn first_step(&self, device: &Device) {
+        let bytes = std::fs::read(self.file).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let draw = self.draw(&file, "simultaneous");
+        let (mut trainer, _) = self.trainer(device, Update::Simultaneous, draw);
+        let (images, labels, latents, wanted) = self.inputs(0, draw);
+        trainer.step_given(&images, &labels, &latents, &wanted).unwrap();
+        let mut found =
+            vec![("fake".to_string(), trainer.fakes().unwrap()), ("logits".to_string(), trainer.logits().unwrap())];
+        for player in [trainer.generator(), trainer.discriminator()] {
+            let gradients = player.layouts.parameters.read(&player.gradients).unwrap().into_iter();
+            let named = gradients.map(|(entry, gradient)| (format!("{}.{}", player.name, entry.name), gradient));
+            let compared = named.filter(|(name, _)| !self.without_gradient.contains(&name.as_str()));
+            found.extend(compared.map(|(name, gradient)| (format!("gradient.{name}"), gradient)));
+        }
+        assert_eq!(found.len(), 2 + self.compared);
+        let mut farthest = 0.0f64;
+        for (name, values) in found {
+            let expected = numbers(&file, &format!("{}start.{name}", self.case));
+            let picked: Vec<f32> = self.pick(&values).iter().map(|x| *x as f32).collect();
+            let error = relative_error(&picked, &expected, 1e-30);
+            farthest = farthest.max(error);
+            assert!(error <= 2e-5, "{}{name} on {}: {error:.1e}", self.case, device.description());
+        }
+        println!("{}start: at most {farthest:.1e} off", self.case);
     }
 }
 
@@ -193,12 +258,6 @@ fn image(data: &Dataset, index: usize) -> Vec<u8> {
     let mut bytes = vec![0; 784];
     data.read(index, &mut bytes).unwrap();
     bytes
-}
-
-/// The instruction set without fused multiply-adds gets ten times as much: some gradients of `mnist` are 1e-4 to 4e-4
-/// off there and 1e-6 on the others. A ReLU that takes the other side at zero would do that; it was not shown that one does.
-fn strict(device: &Device, tolerance: f64) -> f64 {
-    if device.description().ends_with("base") { 10.0 * tolerance } else { tolerance }
 }
 
 /// The first embedded digits, (count, 28, 28, 1).
@@ -227,34 +286,20 @@ fn ten_alternating_steps_of_mnist_are_pytorchs() {
     on_fast_devices(|device| MNIST.ten_steps(device, Update::Alternating, "alternating"));
 }
 
-/// Outputs and all gradients of the `mnist` networks before the first update.
+#[test]
+fn ten_steps_of_a_small_mnist_clear_of_kinks_are_pytorchs() {
+    on_fast_devices(|device| {
+        SMALL_MNIST.ten_steps(device, Update::Simultaneous, "simultaneous");
+        SMALL_MNIST.ten_steps(device, Update::Alternating, "alternating");
+    });
+}
+
+/// Outputs and all gradients of the `mnist` networks before the first update, at the preset's own size and small.
 #[test]
 fn the_networks_of_mnist_are_pytorchs() {
     on_fast_devices(|device| {
-        let bytes = std::fs::read(MNIST.file).unwrap();
-        let file = SafeTensors::deserialize(&bytes).unwrap();
-        let (mut trainer, _) = MNIST.trainer(device, Update::Simultaneous);
-        let (images, labels, latents, wanted) = MNIST.inputs(0);
-        trainer.step_given(&images, &labels, &latents, &wanted).unwrap();
-        for player in [trainer.generator(), trainer.discriminator()] {
-            let gradients = player.layouts.parameters.read(&player.gradients).unwrap();
-            for (entry, gradient) in gradients {
-                let name = format!("{}.{}", player.name, entry.name);
-                if MNIST.without_gradient.contains(&name.as_str()) {
-                    continue;
-                }
-                let expected = numbers(&file, &format!("start.gradient.{name}"));
-                let found: Vec<f32> = MNIST.pick(&gradient).iter().map(|x| *x as f32).collect();
-                let error = relative_error(&found, &expected, 1e-30);
-                assert!(error <= strict(device, 1e-4), "{name}: {error:.1e}");
-            }
-        }
-        for (name, value) in [("start.fake", trainer.fakes().unwrap()), ("start.logits", trainer.logits().unwrap())] {
-            let expected = numbers(&file, name);
-            let found: Vec<f32> = MNIST.pick(&value).iter().map(|x| *x as f32).collect();
-            let error = relative_error(&found, &expected, 1e-30);
-            assert!(error <= 1e-4, "{name}: {error:.1e}");
-        }
+        MNIST.first_step(device);
+        SMALL_MNIST.first_step(device);
     });
 }
 

@@ -8,7 +8,7 @@ use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
 use crate::Result;
 use crate::device::Buffer;
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
-use crate::ops::resample::{self, Image};
+use crate::ops::resample;
 
 pub struct Attention {
     name: String,
@@ -51,10 +51,6 @@ impl Pooled {
         let half = self.half.rows(rows);
         let f = half.features();
         Pooled { full: self.full.rows(rows), which: self.which.view(rows.start * f..rows.end * f), half }
-    }
-
-    fn image(&self) -> Image {
-        Image { n: self.full.n, h: self.full.h, w: self.full.w, c: self.full.c }
     }
 }
 
@@ -109,7 +105,7 @@ impl Layer for Attention {
         self.query.forward(pass, &Source::plain(&x), &Target::new(&q))?;
         for (conv, pooled) in [(&self.key, &k), (&self.value, &v)] {
             conv.forward(pass, &Source::plain(&x), &Target::new(&pooled.full))?;
-            resample::max_pool(&pooled.half.x, &pooled.which, &pooled.full.x, pooled.image())?;
+            resample::max_pool(&pooled.half.x, &pooled.which, &pooled.full.x, pooled.full.image())?;
         }
         let inputs = Inputs { q: &q.x, k: &k.half.x, v: &v.half.x };
         attention::forward(&o.x, &self.pixels(&self.lse, &pass.rows), inputs, self.shape(x.n))?;
@@ -137,8 +133,8 @@ impl Layer for Attention {
         let inputs = Inputs { q: &q.x, k: &k.half.x, v: &v.half.x };
         let (lse, workspace) = (self.pixels(&self.lse, &pass.rows), self.pixels(&self.workspace, &pass.rows));
         attention::backward(Gradients { dq, dk, dv }, d_o, &o.x, inputs, &lse, self.shape(x.n), &workspace)?;
-        resample::max_pool_backward(dk_full, dk, &k.which, k.image(), false)?;
-        resample::max_pool_backward(dv_full, dv, &v.which, v.image(), false)?;
+        resample::max_pool_backward(dk_full, dk, &k.which, k.full.image(), false)?;
+        resample::max_pool_backward(dv_full, dv, &v.which, v.full.image(), false)?;
         dx.copy_from(dy)?;
         let from = Source::plain(&x);
         for (conv, value) in [(&self.query, &q), (&self.key, &k.full), (&self.value, &v.full)] {

@@ -3,17 +3,13 @@
 use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
 use crate::device::Buffer;
-use crate::ops::resample::{self, Image};
+use crate::ops::resample;
 use crate::ops::spectral_norm::Outputs;
-
-fn image(value: &Value) -> Image {
-    Image { n: value.n, h: value.h, w: value.w, c: value.c }
-}
 
 /// A label is no function of the image: the tangent of what stands for it is 0.
 fn appended_zeros(pass: &Tangent, x: &Value, y: &Value, labels: &Buffer<u32>) -> Result<()> {
     let (x, y, labels) = (pass.of(x), pass.of(y), labels.view(pass.rows.clone()));
-    resample::concat_labels(&y.x, &x.x, &labels, image(&x), y.c - x.c, 0.0)
+    resample::concat_labels(&y.x, &x.x, &labels, x.image(), y.c - x.c, 0.0)
 }
 
 /// y = x and one plane per class, `at` in the label's plane and 0 in the others.
@@ -35,7 +31,7 @@ impl ConcatLabels {
 impl Layer for ConcatLabels {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
-        resample::concat_labels(&y.x, &x.x, &labels, image(&x), self.classes, self.at)
+        resample::concat_labels(&y.x, &x.x, &labels, x.image(), self.classes, self.at)
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
@@ -44,7 +40,7 @@ impl Layer for ConcatLabels {
         }
         let (x, y) = (self.x.rows(&pass.input_rows), self.y.rows(&pass.input_rows));
         let (Some(dx), Some(dy)) = (&x.dx, &y.dx) else { return Ok(()) };
-        resample::concat_backward(dx, dy, image(&x), self.classes, false)
+        resample::concat_backward(dx, dy, x.image(), self.classes, false)
     }
 
     fn tangent(&self, pass: &Tangent) -> Result<()> {
@@ -98,7 +94,7 @@ impl Layer for ConcatEmbedding {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
         let embedding = self.embedding.of(pass.weights);
-        resample::concat_embedding(&y.x, &x.x, &embedding, &labels, image(&x), self.width)
+        resample::concat_embedding(&y.x, &x.x, &embedding, &labels, x.image(), self.width)
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
@@ -108,9 +104,9 @@ impl Layer for ConcatEmbedding {
             let (scale, out) = (pass.scale_of_parameters(), self.embedding.of(gradients));
             let workspace = self.workspace.view(0..x.n * self.width);
             let scale = scale.as_ref();
-            resample::concat_embedding_backward(&out, dy, &labels, scale, image(&x), self.width, &workspace)?;
+            resample::concat_embedding_backward(&out, dy, &labels, scale, x.image(), self.width, &workspace)?;
         }
-        x.dx.as_ref().map_or(Ok(()), |dx| resample::concat_backward(dx, dy, image(&x), self.width, false))
+        x.dx.as_ref().map_or(Ok(()), |dx| resample::concat_backward(dx, dy, x.image(), self.width, false))
     }
 
     fn tangent(&self, pass: &Tangent) -> Result<()> {

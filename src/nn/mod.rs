@@ -34,6 +34,7 @@ pub use tangent::Tangent;
 
 use crate::device::Buffer;
 use crate::{Error, Result};
+use crate::ops::resample::Image;
 
 /// A tensor between two layers, (N, H, W, C) or, for linear layers, (N, 1, 1, C).
 #[derive(Clone)]
@@ -52,6 +53,11 @@ impl Value {
     /// Numbers per sample.
     pub fn features(&self) -> usize {
         self.h * self.w * self.c
+    }
+
+    /// The shape, as the operations on pixels take it.
+    pub(crate) fn image(&self) -> Image {
+        Image { n: self.n, h: self.h, w: self.w, c: self.c }
     }
 
     /// Some of the samples.

@@ -5,11 +5,7 @@ use super::{Backward, Builder, Forward, Layer, Norm, NormOptions, Tangent, Value
 use crate::Result;
 use crate::ops::Activation;
 use crate::ops::gradient_penalty::mask;
-use crate::ops::resample::{self, Image, Upsampling};
-
-fn image(value: &Value) -> Image {
-    Image { n: value.n, h: value.h, w: value.w, c: value.c }
-}
+use crate::ops::resample::{self, Upsampling};
 
 /// A block of D:
 ///
@@ -83,7 +79,7 @@ impl Layer for DownBlock {
         let from = match &self.pooled {
             Some(pooled) => {
                 let pooled = pooled.rows(&pass.rows);
-                resample::average_pool(&pooled.x, &x.x, image(&x))?;
+                resample::average_pool(&pooled.x, &x.x, x.image())?;
                 pooled
             }
             None => x,
@@ -125,7 +121,7 @@ impl Layer for DownBlock {
                 self.conv1.backward_input(pass, &into, &Target::new(&h), false)?;
                 shortcut.backward_input(pass, &Source::plain(&pooled), &Target::new(&y), false)?;
                 match &pooled.dx {
-                    Some(dpooled) => resample::average_pool_backward(dx, dpooled, image(&x), true),
+                    Some(dpooled) => resample::average_pool_backward(dx, dpooled, x.image(), true),
                     None => Ok(()),
                 }
             }
@@ -153,7 +149,7 @@ impl Layer for DownBlock {
         let from = match &self.pooled {
             Some(pooled) => {
                 let pooled = pass.of(pooled);
-                resample::average_pool(&pooled.x, &x.x, image(&x))?;
+                resample::average_pool(&pooled.x, &x.x, x.image())?;
                 pooled
             }
             None => x,
@@ -265,12 +261,12 @@ impl Layer for UpBlock {
         self.norm1.prepare(pass)?;
         if let Some([activated, up]) = &self.smooth {
             self.norm1.apply(&activated.x)?;
-            resample::upsample(&up.x, &activated.x, image(activated), self.upsampling)?;
+            resample::upsample(&up.x, &activated.x, activated.image(), self.upsampling)?;
         }
         self.conv1.forward(pass, &self.conv1_source(), &Target::new(&self.h))?;
         self.norm2.prepare(pass)?;
         self.shortcut.forward(pass, &Source::plain(&self.x), &Target::new(&self.s))?;
-        resample::upsample(&self.y.x, &self.s.x, image(&self.s), self.upsampling)?;
+        resample::upsample(&self.y.x, &self.s.x, self.s.image(), self.upsampling)?;
         self.conv2.forward(pass, &self.conv2_source(), &Target { accumulate: true, ..Target::new(&self.y) })
     }
 
@@ -286,14 +282,14 @@ impl Layer for UpBlock {
         match &self.smooth {
             Some([activated, up]) => {
                 if let (Some(dactivated), Some(dup)) = (&activated.dx, &up.dx) {
-                    resample::upsample_backward(dactivated, dup, image(activated), self.upsampling, false)?;
+                    resample::upsample_backward(dactivated, dup, activated.image(), self.upsampling, false)?;
                 }
                 self.norm1.backward(pass, activated)?;
             }
             None => self.norm1.backward(pass, &self.a1)?,
         }
 
-        resample::upsample_backward(ds, dy, image(&self.s), self.upsampling, false)?;
+        resample::upsample_backward(ds, dy, self.s.image(), self.upsampling, false)?;
         let from = Source::plain(&self.x);
         self.shortcut.backward_parameters(pass, &from, &to_s)?;
         self.shortcut.backward_input(pass, &from, &to_s, true)

@@ -80,6 +80,45 @@ impl Random {
     }
 }
 
+/// The seed of what is called `name`: FNV-1a. Goldens of whole networks store no inputs; tests/goldens/resnet.py draws
+/// the same ones by the same formulas.
+pub fn seed_of(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// U(middle - bound, middle + bound).
+pub fn draw(name: &str, len: usize, (middle, bound): (f64, f64)) -> Vec<f32> {
+    let mut random = Random(seed_of(name));
+    (0..len).map(|_| (middle + (2.0 * random.uniform() - 1.0) * bound) as f32).collect()
+}
+
+/// Whole numbers in 0 .. n.
+pub fn draw_below(name: &str, len: usize, n: usize) -> Vec<u32> {
+    let mut random = Random(seed_of(name));
+    (0..len).map(|_| (random.uniform() * n as f64) as u32).collect()
+}
+
+/// Middle and bound of a parameter of a residual network, as `start` in tests/goldens/resnet.py.
+pub fn start_of(name: &str, shape: &[usize]) -> (f64, f64) {
+    let has = |start: &str| name.split('.').any(|part| part.starts_with(start));
+    match *shape {
+        _ if has("norm") => (if name.ends_with("weight") { 1.0 } else { 0.0 }, 0.3),
+        _ if name.ends_with("gamma") => (0.7, 0.2),
+        _ if has("head") => (0.0, 0.25),
+        [r, s, c, _] => (0.0, (3.0 / (r * s * c) as f64).sqrt()),
+        [c, _] => (0.0, (3.0 / c as f64).sqrt()),
+        _ => (0.0, 0.1),
+    }
+}
+
+/// ||found - expected|| / ||expected||, or over `floor` where that is larger.
+pub fn relative_distance(found: &[f32], expected: &[f64], floor: f64) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let norm = |of: &mut dyn Iterator<Item = f64>| of.map(|x| x * x).sum::<f64>().sqrt();
+    let off = norm(&mut found.iter().zip(expected).map(|(f, e)| f64::from(*f) - e));
+    off / norm(&mut expected.iter().copied()).max(floor)
+}
+
 /// The largest absolute difference over the largest absolute expected value (at least `floor`).
 pub fn relative_error(found: &[f32], expected: &[f64], floor: f64) -> f64 {
     assert_eq!(found.len(), expected.len());
@@ -147,6 +186,18 @@ impl Golden {
         self.data(tensor, safetensors::Dtype::F64)
             .chunks(8)
             .map(|b| f64::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let tensors = safetensors::SafeTensors::deserialize(&self.bytes).unwrap();
+        tensors.names().into_iter().map(String::from).collect()
+    }
+
+    pub fn i32(&self, tensor: &str) -> Vec<i32> {
+        self.data(tensor, safetensors::Dtype::I32)
+            .chunks(4)
+            .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
             .collect()
     }
 

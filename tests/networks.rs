@@ -1,0 +1,203 @@
+//! Whole networks beside PyTorch's (tests/goldens/networks.py): outputs, losses and the gradients of all parameters, at
+//! reduced width; and the spectral norm of all weights of a network.
+
+mod common;
+
+use common::*;
+use zgan::config::Config;
+use zgan::data::{DataSource, ImageShape, Split};
+use zgan::device::Device;
+use zgan::gan::{Conditioning, Pool, Preset, Trainer, TrainerOptions, Update};
+use zgan::ops::spectral_norm::{Matrix, Outputs};
+
+const CLASSES: usize = 5;
+const LATENT: usize = 8;
+const SAMPLE: usize = 256;
+
+fn options(preset: Preset, size: usize, width: usize, batch: usize) -> TrainerOptions {
+    let digits = DataSource::Mnist10k.open(Split::Train, &Config::default().data_options()).unwrap();
+    let channels = if preset == Preset::Mnist { 1 } else { 3 };
+    let shape = ImageShape { height: size, width: size, channels };
+    TrainerOptions {
+        shape,
+        classes: CLASSES,
+        latent: LATENT,
+        width,
+        batch,
+        batch_g: batch,
+        n_dis: 1,
+        update: Update::Simultaneous,
+        decay_from: None,
+        noise: 0.0,
+        flips: false,
+        ..Config::preset(preset).trainer_options(&digits.info())
+    }
+}
+
+fn mnist() -> TrainerOptions {
+    options(Preset::Mnist, 28, 4, 4)
+}
+
+fn of_32() -> TrainerOptions {
+    options(Preset::SnganProjection32, 32, 4, 3)
+}
+
+/// One step from what the golden's script drew, and all that can be seen of it.
+fn check(case: &str, tolerance: f64, options: &TrainerOptions, on: impl Fn(&dyn Fn(&Device))) {
+    let golden = Golden::open("networks");
+    let at = format!("{case}/{}/", golden.i32(&format!("{case}.seed"))[0]);
+    let worst = std::cell::RefCell::new((0.0f64, String::new(), 0.0f64));
+    on(&|device| {
+        let mut trainer = Trainer::new(device, options).unwrap();
+        let mut tensors = trainer.tensors().unwrap();
+        for tensor in &mut tensors {
+            let player = tensor.name.starts_with("generator.") || tensor.name.starts_with("discriminator.");
+            let bounds = match tensor.name.rsplit('.').next().unwrap() {
+                "running_mean" | "running_var" | "spectral_v" => continue,
+                "spectral_u" => (0.0, 1.0),
+                _ if player => start_of(&tensor.name, &tensor.shape),
+                _ => continue,
+            };
+            tensor.values = draw(&format!("{at}{}", tensor.name), tensor.values.len(), bounds);
+        }
+        trainer.restore(0, &tensors).unwrap();
+        let n = options.batch;
+        let images = draw_below(&format!("{at}images"), n * options.shape.len(), 256);
+        let images: Vec<u8> = images.into_iter().map(|byte| byte as u8).collect();
+        let latents = draw(&format!("{at}latents"), n * LATENT, (0.0, 1.7));
+        let [labels, wanted] = ["labels", "wanted"].map(|name| draw_below(&format!("{at}{name}"), n, CLASSES));
+        trainer.step_given(&images, &labels, &latents, &wanted).unwrap();
+
+        let metrics = trainer.metrics().unwrap();
+        let mut found = vec![
+            ("losses".to_string(), vec![metrics.loss_d, metrics.loss_g]),
+            ("fakes".to_string(), trainer.fakes().unwrap()),
+            ("logits".to_string(), trainer.logits().unwrap()),
+        ];
+        for player in [trainer.generator(), trainer.discriminator()] {
+            for (entry, gradient) in player.layouts.parameters.read(&player.gradients).unwrap() {
+                found.push((format!("gradient.{}.{}", player.name, entry.name), gradient));
+            }
+        }
+        let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let expect = |name: &str| match name {
+            "losses" => golden.f64(&format!("{case}.{name}")),
+            _ => to_f64(&golden.f32(&format!("{case}.{name}"))),
+        };
+        for (name, values) in &found {
+            let expected = expect(name);
+            let some: Vec<f32> = values.iter().copied().step_by((values.len() / SAMPLE).max(1)).collect();
+            // A bias before a batch norm has no gradient; what rounding leaves is small against its filters'.
+            let filters = name.strip_suffix(".bias").map(|layer| norm(&expect(&format!("{layer}.weight"))));
+            let floor = filters.filter(|f| norm(&expected) < 1e-6 * f).unwrap_or(0.0);
+            let mut off = relative_distance(&some, &expected, floor);
+            if name.starts_with("gradient") && some.len() < values.len() {
+                let [whole, product] = golden.f64(&format!("{case}.{name}.norm_and_product"))[..] else { panic!() };
+                let weights = draw(&format!("{case}.{name}"), values.len(), (0.0, 1.0));
+                let dot: f64 = values.iter().zip(&weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                off = off.max((dot - product).abs() / whole).max((norm(&to_f64(values)) / whole - 1.0).abs());
+            }
+            let pytorch = golden.f64(&format!("{case}.{name}.float32"))[0];
+            assert!(
+                off <= tolerance,
+                "{case}, {name}, on {}: {off:.1e}, PyTorch's float32 {pytorch:.1e}",
+                device.description()
+            );
+            let mut worst = worst.borrow_mut();
+            if off > worst.0 {
+                *worst = (off, format!("{name} on {}", device.description()), pytorch);
+            }
+        }
+        let extra = [".float32", ".norm_and_product", ".seed"];
+        let own = golden.names().into_iter().filter(|n| n.starts_with(&format!("{case}.")));
+        assert_eq!(found.len(), own.filter(|n| !extra.iter().any(|e| n.ends_with(e))).count());
+    });
+    let (off, name, pytorch) = worst.into_inner();
+    println!("{case}: at most {off:.1e} off ({name}; PyTorch's float32 {pytorch:.1e})");
+}
+
+#[test]
+fn networks_for_28_pixels_are_pytorchs() {
+    for (case, conditioning) in [
+        ("mnist", Conditioning::Projection),
+        ("mnist-hidden-concat", Conditioning::HiddenConcat),
+        ("mnist-input-concat", Conditioning::InputConcat),
+    ] {
+        check(case, 1e-4, &TrainerOptions { conditioning, ..mnist() }, |body| on_fast_devices(body));
+    }
+}
+
+#[test]
+fn networks_for_32_pixels_are_pytorchs() {
+    check("sngan-projection-32", 1e-4, &of_32(), |body| on_fast_devices(body));
+    for (case, conditioning) in [
+        ("sngan-projection-32-hidden-concat", Conditioning::HiddenConcat),
+        ("sngan-projection-32-input-concat", Conditioning::InputConcat),
+    ] {
+        let options = TrainerOptions { conditioning, pool: Pool::Mean, pool_factor: 4.0, ..of_32() };
+        check(case, 1e-4, &options, |body| on_fast_devices(body));
+    }
+}
+
+#[test]
+fn networks_for_64_pixels_are_pytorchs() {
+    for (case, preset, width) in [
+        ("sngan-projection-64", Preset::SnganProjection64, 4),
+        ("crcrpar-64", Preset::Crcrpar64, 4),
+        ("sagan-64", Preset::Sagan64, 8),
+    ] {
+        check(case, 1e-4, &options(preset, 64, width, 2), |body| on_fast_devices(body));
+    }
+}
+
+/// On real thread blocks, racecheck and all.
+#[test]
+fn networks_on_real_thread_blocks_are_pytorchs() {
+    check("mnist", 1e-4, &mnist(), |body| body(&Device::simt(7)));
+}
+
+/// The largest singular value, by the power method in float64.
+fn largest_singular_value(matrix: &Matrix, weights: &[f32]) -> f64 {
+    let Matrix { offset, rows, columns, .. } = *matrix;
+    let at = |r: usize, c: usize| f64::from(weights[offset + r * columns + c]);
+    let mut v: Vec<f64> = to_f64(&Random(offset as u64).normals(columns));
+    let mut sigma = 0.0;
+    for _ in 0..1000 {
+        let u: Vec<f64> = (0..rows).map(|r| (0..columns).map(|c| at(r, c) * v[c]).sum()).collect();
+        let norm = u.iter().map(|x| x * x).sum::<f64>().sqrt();
+        v = (0..columns).map(|c| (0..rows).map(|r| at(r, c) * u[r]).sum::<f64>() / norm).collect();
+        let before = std::mem::replace(&mut sigma, v.iter().map(|x| x * x).sum::<f64>().sqrt());
+        if (sigma - before).abs() < 1e-9 * sigma {
+            break;
+        }
+        v.iter_mut().for_each(|x| *x /= sigma);
+    }
+    sigma
+}
+
+/// Every weight that is to be normalised is, in both networks: filters, linear layers, embeddings, heads, attention.
+#[test]
+fn frozen_weights_reach_norm_1_in_200_iterations() {
+    let hidden = TrainerOptions { conditioning: Conditioning::HiddenConcat, ..of_32() };
+    for (options, wanted) in [(options(Preset::Sagan64, 64, 8, 2), [18, 21]), (hidden, [0, 13])] {
+        on_fast_devices(|device| {
+            let trainer = Trainer::new(device, &options).unwrap();
+            for (player, wanted) in [trainer.generator(), trainer.discriminator()].into_iter().zip(wanted) {
+                for _ in 0..200 {
+                    player.normalise(true).unwrap();
+                }
+                let (weights, raw) = (player.weights().read().unwrap(), player.values.read().unwrap());
+                let mut count = 0;
+                for entry in player.layouts.parameters.entries() {
+                    let Some(matrix) = entry.matrix().filter(|_| wanted > 0) else { continue };
+                    let name = format!("{}.{}, {:?}", player.name, entry.name, entry.shape);
+                    assert_eq!(matrix.outputs == Outputs::Rows, entry.name.ends_with("embedding"), "{name}");
+                    let [of_raw, found] = [&raw, &weights].map(|w| largest_singular_value(&matrix, w));
+                    assert!((found - 1.0).abs() < 0.01, "{name}: {found}, {of_raw} before");
+                    count += 1;
+                }
+                assert_eq!(count, wanted, "{}", player.name);
+            }
+        });
+    }
+}
