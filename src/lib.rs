@@ -10,6 +10,7 @@
 //! - [`random`]: the generator of the kernels, on the CPU;
 //! - [`data`]: readers, the embedded digits, the loader;
 //! - [`eval`]: how good generated images are;
+//! - [`gate`]: what the compiler made of the kernels for GPUs, and the most they may take;
 //! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
 
 pub mod checkpoint;
@@ -20,6 +21,7 @@ mod error;
 pub mod eval;
 mod files;
 pub mod gan;
+pub mod gate;
 pub mod nn;
 pub mod ops;
 pub mod picture;
