@@ -67,7 +67,7 @@ pub struct Device(Arc<Backend>);
 enum Backend {
     Host(host::Host),
     Simt(simt::Simt),
-    Cuda(cuda::Cuda),
+    Cuda(Box<cuda::Cuda>),
     /// Measures: its buffers have a length and no memory (`crate::nn::Arena`).
     Unbacked,
 }
@@ -150,7 +150,7 @@ impl Device {
 
     /// The GPU of this number.
     pub fn cuda(ordinal: usize) -> Result<Device> {
-        Ok(Device(Arc::new(Backend::Cuda(cuda::Cuda::new(ordinal)?))))
+        Ok(Device(Arc::new(Backend::Cuda(Box::new(cuda::Cuda::new(ordinal)?)))))
     }
 
     pub(crate) fn unbacked() -> Device {
