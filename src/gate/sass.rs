@@ -41,7 +41,8 @@ impl Disassembler {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut programs = roots.chain(std::env::split_paths(&path)).map(|folder| folder.join("nvdisasm"));
         programs.find(|program| program.is_file()).map(|program| Disassembler { program }).ok_or_else(|| {
-            "nvdisasm was not found in NVDISASM, CUDA_HOME, CUDA_PATH or PATH; nvidia-cuda-nvdisasm on PyPI has it"
+            "nvdisasm was not found in NVDISASM, CUDA_HOME, CUDA_PATH or PATH; nvidia-cuda-nvdisasm on PyPI has it, and \
+             NVDISASM may name the file"
                 .into()
         })
     }
