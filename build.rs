@@ -97,8 +97,8 @@ fn main() {
         _ => OTHER,
     };
     compile_cpp(&sources, variants, &out);
-    let images = compile_cuda(&sources, &out);
-    fs::write(out.join("kernels.rs"), table(&sources, variants, &images, &out)).expect("write kernels.rs");
+    let (version, images) = compile_cuda(&sources, &out);
+    fs::write(out.join("kernels.rs"), table(&sources, variants, version, &images, &out)).expect("write kernels.rs");
 }
 
 fn read_sources(folder: &Path) -> Vec<Source> {
@@ -204,15 +204,17 @@ fn compile_cpp(sources: &[Source], variants: &[Variant], out: &Path) {
     archive.compile("zgan_kernels");
 }
 
-/// `(architecture, one file per source)`; empty where NVRTC was not found.
-fn compile_cuda(sources: &[Source], out: &Path) -> Vec<(String, Vec<PathBuf>)> {
+type Images = Vec<(String, Vec<PathBuf>)>;
+
+/// NVRTC's version, and `(architecture, one file per source)`; nothing where NVRTC was not found.
+fn compile_cuda(sources: &[Source], out: &Path) -> (Option<(i32, i32)>, Images) {
     let compiler = match nvrtc::Compiler::find() {
         Ok(compiler) => compiler,
         Err(reason) => {
             println!(
                 "cargo:warning=no GPU code embedded ({reason}); on a machine with a GPU the binary compiles its kernels when it starts"
             );
-            return Vec::new();
+            return (None, Vec::new());
         }
     };
     let targets = nvrtc::TARGETS;
@@ -221,16 +223,19 @@ fn compile_cuda(sources: &[Source], out: &Path) -> Vec<(String, Vec<PathBuf>)> {
         let (source, target) = (&sources[i / targets.len()], targets[i % targets.len()]);
         let image = file(target, source);
         unless_unchanged(&image, &("zlib", &source.text, target, compiler.version(), nvrtc::FLAGS), || {
-            let (code, warnings) = compiler.compile(&source.module, &source.text, target)?;
-            if !warnings.is_empty() {
-                return Err(format!("{}.cu for {target}: warnings are errors here\n{warnings}", source.module));
+            let (code, log) = compiler.compile(&source.module, &source.text, target)?;
+            if !log.warnings.is_empty() {
+                return Err(format!("{}.cu for {target}: warnings are errors here\n{}", source.module, log.warnings));
             }
+            let assembled: String = log.kernels.iter().map(|kernel| format!("{kernel}\n")).collect();
+            fs::write(image.with_extension("assembled"), assembled).map_err(|e| e.to_string())?;
             // Two thirds of machine code with line numbers is text.
             let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
             packed.write_all(&code).and_then(|()| fs::write(&image, packed.finish()?)).map_err(|e| e.to_string())
         })
     });
-    targets.iter().map(|t| (t.to_string(), sources.iter().map(|s| file(t, s)).collect())).collect()
+    let images = targets.iter().map(|t| (t.to_string(), sources.iter().map(|s| file(t, s)).collect())).collect();
+    (Some(compiler.version()), images)
 }
 
 /// Runs `job` for 0 .. n on all cores; the build ends with every message of those that failed.
@@ -277,7 +282,13 @@ fn unless_unchanged(file: &Path, inputs: &impl Hash, make: impl FnOnce() -> Resu
 }
 
 /// The Rust side: a constant per kernel, the entry tables, the sources and images.
-fn table(sources: &[Source], variants: &[Variant], images: &[(String, Vec<PathBuf>)], out: &Path) -> String {
+fn table(
+    sources: &[Source],
+    variants: &[Variant],
+    nvrtc: Option<(i32, i32)>,
+    images: &[(String, Vec<PathBuf>)],
+    out: &Path,
+) -> String {
     let mut text = String::from("// Written by build.rs from kernels/*.cu.\n");
     for (m, source) in sources.iter().enumerate() {
         let path = out.join(format!("{}.flat.cu", source.module));
@@ -340,13 +351,18 @@ fn table(sources: &[Source], variants: &[Variant], images: &[(String, Vec<PathBu
         "/// From the least to the most capable instruction set.\npub(in crate::device) static HOST: &[&EntryTable] = &[{}];",
         names.join(", ")
     );
+    let _ = writeln!(text, "pub(in crate::device) const NVRTC: Option<(i32, i32)> = {nvrtc:?};");
     text.push_str(
-        "/// Machine code for GPUs: (target, one image per module), packed with zlib.\npub(in crate::device) static IMAGES: &[(&str, &[&[u8]])] = &[\n",
+        "/// Code for GPUs: (target, one image per module).\npub(in crate::device) static IMAGES: &[(&str, &[Image])] = &[\n",
     );
     for (target, files) in images {
         let _ = writeln!(text, "    ({target:?}, &[");
         for file in files {
-            let _ = writeln!(text, "        include_bytes!({file:?}),");
+            let assembled = file.with_extension("assembled");
+            let _ = writeln!(
+                text,
+                "        Image {{ packed: include_bytes!({file:?}), assembled: include_str!({assembled:?}) }},"
+            );
         }
         text.push_str("    ]),\n");
     }

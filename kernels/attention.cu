@@ -85,6 +85,8 @@ KERNEL attention_forward_f32(float* RESTRICT o,        // (N, L, Dv)
 }
 
 // 1 of 2. Grid (N, tiles of queries).
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 4
 KERNEL attention_backward_queries_f32(float* RESTRICT dq,            // (N, L, Dk)
                                       float* RESTRICT delta,         // (N, L)
                                       const float* RESTRICT d_o,     // (N, L, Dv)
@@ -122,6 +124,8 @@ KERNEL attention_backward_queries_f32(float* RESTRICT dq,            // (N, L, D
         barrier();
     }
 }
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 0
 
 // 2 of 2. Grid (N, tiles of keys). S and G are transposed here: rows are keys.
 KERNEL attention_backward_keys_f32(float* RESTRICT dk,            // (N, Lk, Dk)

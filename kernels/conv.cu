@@ -307,6 +307,8 @@ KERNEL conv_forward_f32_256x32(float* RESTRICT y,               // (N, P, Q, K),
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<256, 32>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 4
 KERNEL conv_forward_f32_256x16(float* RESTRICT y,               // (N, P, Q, K), or halved
     const float* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
@@ -317,6 +319,8 @@ KERNEL conv_forward_f32_256x16(float* RESTRICT y,               // (N, P, Q, K),
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<256, 16>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 0
 
 KERNEL conv_input_gradient_f32_64x64(float* RESTRICT dx,               // (N, H, W, C), or halved
     const float* RESTRICT dy,         // (N, P, Q, K), or halved

@@ -103,6 +103,8 @@ DEVICE void class_gradient(float* RESTRICT dV, const float* RESTRICT h, const ui
 }
 
 // Grid (1 + N, column ranges): blocks (0, .) are for w and bias, blocks (1 + n, .) for the label of sample n.
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 4
 KERNEL projection_backward_parameters_f32(float* RESTRICT dw,               // (C)
                                           float* RESTRICT dV,               // (classes, C)
                                           float* RESTRICT dbias,            // (1) or null
@@ -119,6 +121,8 @@ KERNEL projection_backward_parameters_f32(float* RESTRICT dw,               // (
         class_gradient(dV, h, labels, df, scale, N, C, classes, blockIdx.x - 1, first, last);
     }
 }
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 0
 
 // Pooling alone, for the heads that do something else with h. Grid (N, column ranges).
 KERNEL projection_pool_f32(float* RESTRICT h,        // (N, C)

@@ -151,6 +151,8 @@ DEVICE void divide(float* RESTRICT effective, const float* RESTRICT weights, con
 }
 
 // Everything in one launch. Grid (entries).
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 4
 KERNEL spectral_norm_fused_f32(float* RESTRICT effective,        // (parameters)
                                float* RESTRICT sigma,            // (entries)
                                float* RESTRICT u,                // (sum of outputs)
@@ -170,6 +172,8 @@ KERNEL spectral_norm_fused_f32(float* RESTRICT effective,        // (parameters)
     }
     divide(effective, weights, e, e.kind == 0 ? 1.0f : sigma[blockIdx.x], 0, e.rows);
 }
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 0
 
 // 1 of 3. Grid (tiles).
 KERNEL spectral_norm_products_f32(float* RESTRICT work,            // as above
@@ -186,6 +190,8 @@ KERNEL spectral_norm_products_f32(float* RESTRICT work,            // as above
 }
 
 // 2 of 3. Grid (entries).
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 4
 KERNEL spectral_norm_finish_f32(float* RESTRICT sigma,           // (entries)
                                 float* RESTRICT u,               // (sum of outputs)
                                 float* RESTRICT v,               // (sum of inputs)
@@ -201,6 +207,8 @@ KERNEL spectral_norm_finish_f32(float* RESTRICT sigma,           // (entries)
         finish(sigma + blockIdx.x, u + e.u, v + e.v, mine, weights + e.offset, e, iterate);
     }
 }
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 0
 
 // 3 of 3. Grid (tiles).
 KERNEL spectral_norm_divide_f32(float* RESTRICT effective,       // (parameters)

@@ -11,6 +11,7 @@
 //! - [`data`]: readers, the embedded digits, the loader;
 //! - [`eval`]: how good generated images are;
 //! - [`bench`]: operations and steps timed beside what the machine can do;
+//! - [`gate`]: what the compiler made of the kernels for GPUs, and the most they may take;
 //! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
 
 pub mod bench;
@@ -22,6 +23,7 @@ mod error;
 pub mod eval;
 mod files;
 pub mod gan;
+pub mod gate;
 pub mod nn;
 pub mod ops;
 pub mod picture;

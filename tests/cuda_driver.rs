@@ -334,9 +334,10 @@ fn what_a_driver_refuses_is_refused() {
         let module = context.load_module(log_partition_code("sm_80")).unwrap();
         refused(module.load_function("no_such_kernel"), CUresult::CUDA_ERROR_NOT_FOUND);
         let function = module.load_function("log_partition_one_f32").unwrap();
-        let launch = |threads: u32, pointer: u64| {
+        // With dynamic shared memory, and only the first of the arguments; the others are null.
+        let launch_with = |threads: u32, shared: u32, pointer: u64, given: usize| {
             let (sign, n) = (1.0f32, 1u32);
-            let arguments: [*const std::ffi::c_void; 8] = [
+            let mut arguments: [*const std::ffi::c_void; 8] = [
                 (&raw const pointer).cast(),
                 (&raw const pointer).cast(),
                 (&raw const pointer).cast(),
@@ -346,13 +347,32 @@ fn what_a_driver_refuses_is_refused() {
                 (&raw const n).cast(),
                 (&raw const n).cast(),
             ];
+            arguments[given..].fill(std::ptr::null());
             let arguments = arguments.as_ptr().cast_mut().cast();
             // SAFETY: eight arguments of the kernel's types; the launches that are not refused are never run.
             unsafe {
                 let (f, none) = (function.cu_function(), std::ptr::null_mut());
-                sys::cuLaunchKernel(f, 1, 1, 1, threads, 1, 1, 0, queue, arguments, none).result()
+                sys::cuLaunchKernel(f, 1, 1, 1, threads, 1, 1, shared, queue, arguments, none).result()
             }
         };
+        let launch = |threads, pointer| launch_with(threads, 0, pointer, 8);
+
+        // Kernels that are not those of the host.
+        let compiled = |text: &str| {
+            let (code, _) = nvrtc::Compiler::find().unwrap().compile("planted", text, "sm_80").unwrap();
+            context.load_module(Ptx::from_binary(code))
+        };
+        let fewer = "extern \"C\" __global__ void log_partition_one_f32(float* x) { x[0] = 1; }";
+        refused(compiled(fewer), CUresult::CUDA_ERROR_INVALID_IMAGE);
+        refused(compiled(&fewer.replace("log_partition_one_f32", "unknown")), CUresult::CUDA_ERROR_INVALID_IMAGE);
+        // SAFETY: what is refused is not run; a function that is none is what is asked about.
+        refused(
+            unsafe {
+                let (no_function, none) = (std::ptr::without_provenance_mut(0x77), std::ptr::null_mut());
+                sys::cuLaunchKernel(no_function, 1, 1, 1, 256, 1, 1, 0, queue, none, none).result()
+            },
+            CUresult::CUDA_ERROR_INVALID_HANDLE,
+        );
 
         // SAFETY: the ranges that are not refused are inside what was allocated.
         unsafe {
@@ -372,15 +392,24 @@ fn what_a_driver_refuses_is_refused() {
             refused(result::malloc_async(queue, 2 << 30), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
             refused(launch(257, memory), CUresult::CUDA_ERROR_INVALID_VALUE);
             refused(launch(128, memory), CUresult::CUDA_ERROR_NOT_SUPPORTED);
+            refused(launch_with(256, 49 << 10, memory, 8), CUresult::CUDA_ERROR_INVALID_VALUE);
+            // Together with the kernel's own it is more than 48 KiB.
+            refused(launch_with(256, 48 << 10, memory, 8), CUresult::CUDA_ERROR_INVALID_VALUE);
+            refused(launch_with(256, 0, memory, 7), CUresult::CUDA_ERROR_INVALID_VALUE);
 
             stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
             refused(result::malloc_async(queue, 16), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+            refused(result::malloc_host(16, 0), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
             refused(stream.synchronize(), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-            drop(stream.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap());
+            result::memset_d8_async(memory, 0, 8, queue).unwrap();
+            let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap().unwrap();
+            graph.launch().unwrap();
 
             result::free_async(memory, queue).unwrap();
             refused(result::free_async(memory, queue), CUresult::CUDA_ERROR_INVALID_VALUE);
             refused(result::memset_d8_async(memory, 0, 8, queue), CUresult::CUDA_ERROR_INVALID_VALUE);
+            // What it works on is gone.
+            refused(graph.launch(), CUresult::CUDA_ERROR_INVALID_VALUE);
             refused(launch(256, memory), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
             // As on a GPU, nothing goes after that.
             refused(stream.synchronize(), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
@@ -391,6 +420,12 @@ fn what_a_driver_refuses_is_refused() {
         assert!(told.contains(what), "{what:?} is not in {told}");
     }
     for what in ["memory that was freed", "[257, 1, 1] threads", "an allocation while a stream captures"] {
+        assert!(told.contains(what), "{what:?} is not in {told}");
+    }
+    for what in ["1 parameters on the GPU, 8 here", "unknown: no such kernel", "7 arguments, it takes 8"] {
+        assert!(told.contains(what), "{what:?} is not in {told}");
+    }
+    for what in ["there is no function 0x77", "bytes of dynamic and 1", "memset of a graph"] {
         assert!(told.contains(what), "{what:?} is not in {told}");
     }
 }
@@ -444,4 +479,51 @@ fn a_captured_graph_is_replayed() {
         }
     });
     assert!(told.is_none_or(|told| !told.contains("stand-in driver:")));
+}
+
+/// What our own device captures: it works on what is in memory at each launch, keeps that memory, and has in it what
+/// this thread queued meanwhile, and nothing else.
+#[test]
+fn a_device_captures_what_one_thread_queues() {
+    quietly_on_stand_in("a_device_captures_what_one_thread_queues", "host", || {
+        let cuda = Device::cuda(0).unwrap();
+        let (from, to, other) =
+            (cuda.upload(&[1.0f32; 8]).unwrap(), cuda.zeros(8).unwrap(), cuda.upload(&[5.0f32; 8]).unwrap());
+        let mut beside = None;
+        let graph = cuda.capture(|| {
+            let theirs = other.clone();
+            beside = Some(std::thread::spawn(move || theirs.zero().unwrap()));
+            // Long enough for that thread to queue its work, if nothing held it back.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            to.copy_from(&from)
+        });
+        let graph = graph.unwrap().expect("a GPU captures");
+        beside.unwrap().join().unwrap();
+        assert_eq!((to.read().unwrap(), other.read().unwrap()), (vec![0.0; 8], vec![0.0; 8]));
+        other.write(&[6.0; 8]).unwrap();
+        from.write(&[2.0; 8]).unwrap();
+        drop(from);
+        graph.launch().unwrap();
+        assert_eq!((to.read().unwrap(), other.read().unwrap()), (vec![2.0; 8], vec![6.0; 8]));
+        // Others have nothing to capture.
+        assert!(Device::host(1).unwrap().capture(|| panic!("is not called")).unwrap().is_none());
+    });
+}
+
+#[test]
+fn what_a_graph_cannot_do_again_is_refused_while_it_is_captured() {
+    quietly_on_stand_in("what_a_graph_cannot_do_again_is_refused_while_it_is_captured", "host", || {
+        let cuda = Device::cuda(0).unwrap();
+        let buffer: Buffer<f32> = cuda.upload(&[1.0; 8]).unwrap();
+        let during = ["cuda:0 (zgan stand-in, host): ", " while a graph is captured"];
+        says(cuda.capture(|| cuda.zeros::<f32>(8).map(drop)).err(), &[&during[..], &["an allocation"]].concat());
+        says(cuda.capture(|| buffer.write(&[2.0; 8])).err(), &[&during[..], &["from the host"]].concat());
+        says(cuda.capture(|| buffer.read().map(drop)).err(), &[&during[..], &["to the host"]].concat());
+        says(cuda.capture(|| cuda.synchronize()).err(), &[&during[..], &["waiting"]].concat());
+        says(cuda.capture(|| cuda.event().map(drop)).err(), &[&during[..], &["an event"]].concat());
+        says(cuda.capture(|| cuda.capture(|| Ok(())).map(drop)).err(), &[&during[..], &["another capture"]].concat());
+        // The device is none the worse for it.
+        assert_eq!(buffer.read().unwrap(), [1.0; 8]);
+        equal_to_the_bit(&cuda, &Device::host(0).unwrap(), &SIZES[..1]);
+    });
 }

@@ -4,6 +4,7 @@ mod bench;
 mod eval;
 mod grid;
 mod info;
+mod kernels;
 mod progress;
 mod sample;
 mod train;
@@ -36,6 +37,8 @@ enum Command {
     Bench(bench::Bench),
     /// Tell about devices and kernels, a run, or a checkpoint
     Info(info::Info),
+    /// Tell what the kernels take on each generation of GPUs, and hold them to their budget
+    Kernels(kernels::Kernels),
 }
 
 /// Exit codes: 0 all done, 1 something failed, 2 the command line or a setting is wrong, 130 stopped by Ctrl-C with
@@ -49,6 +52,7 @@ pub fn main() -> ExitCode {
         (Command::Eval(eval), _) => eval.run().map(|()| ExitCode::SUCCESS),
         (Command::Bench(bench), _) => bench.run().map(|()| ExitCode::SUCCESS),
         (Command::Info(info), _) => info.run().map(|()| ExitCode::SUCCESS),
+        (Command::Kernels(kernels), _) => kernels.run(),
         (Command::Train(_), None) => Ok(ExitCode::FAILURE),
     };
     result.unwrap_or_else(|error| {

@@ -34,6 +34,9 @@ pub struct Train {
     /// Only tell the networks, their parameters, the memory, and the first error there would be
     #[arg(long)]
     dry_run: bool,
+    /// On a GPU, launch the kernels of a step one by one instead of as one captured graph
+    #[arg(long)]
+    no_graph: bool,
     /// Do not evaluate the images at the end
     #[arg(long)]
     no_eval: bool,
@@ -72,6 +75,7 @@ impl Train {
         }
 
         let mut trainer = Trainer::new(&device, &options)?;
+        trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
             trainer.restore(start.header.step, &start.tensors)?;
         }

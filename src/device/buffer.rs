@@ -146,6 +146,11 @@ impl<T: Element> Buffer<T> {
         }
     }
 
+    /// Before something is queued that works on this buffer.
+    pub(super) fn hold(&self) {
+        self.memory.device.hold(&self.memory);
+    }
+
     pub(super) fn address(&self) -> u64 {
         self.memory.address + (self.offset * size_of::<T>()) as u64
     }
@@ -199,6 +204,8 @@ impl<T: Element> Buffer<T> {
             return Err(Error::Device("copy: the two buffers are on different devices".into()));
         }
         let bytes = self.len * size_of::<T>();
+        self.hold();
+        source.hold();
         match &*self.memory.device.0 {
             _ if bytes == 0 => Ok(()),
             // SAFETY: both ranges lie inside live allocations; `copy` allows them to overlap.
@@ -214,6 +221,7 @@ impl<T: Element> Buffer<T> {
     /// Sets every byte to zero.
     pub fn zero(&self) -> Result<()> {
         let bytes = self.len * size_of::<T>();
+        self.hold();
         match &*self.memory.device.0 {
             _ if bytes == 0 => Ok(()),
             // SAFETY: the range lies inside the live allocation.

@@ -1,24 +1,26 @@
 //! The `cuda` execution: an NVIDIA GPU, through cudarc.
 //!
 //! All work goes to one stream of our own, in order, and the program waits for it only where it reads something
-//! back. Not the default stream, and no events of cudarc's: a stretch of this stream can be captured as a graph.
+//! back. Not the default stream, and no events of cudarc's: a stretch of this stream can be captured as a graph, and
+//! started again and again with one call.
 //!
 //! The machine code is what `build.rs` embedded for this generation of GPUs, or PTX that the driver translates, or
 //! else what NVRTC makes of the embedded sources when the device is opened; that is kept in the user's cache folder.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use cudarc::driver::{CudaContext, CudaEvent as Event, CudaFunction, CudaStream, PinnedHostSlice, result, sys};
+use cudarc::driver::{
+    CudaContext, CudaEvent as Event, CudaFunction, CudaGraph, CudaStream, PinnedHostSlice, result, sys,
+};
 use cudarc::nvrtc::Ptx;
-use flate2::read::ZlibDecoder;
 
-use super::buffer::size;
+use super::buffer::{Memory, size};
 use super::kernels::{Kernel, kernel};
 use super::nvrtc;
 use super::tuning::{self, Tuning};
@@ -45,6 +47,21 @@ pub(super) struct Cuda {
     /// By module and index. None where the code has no such kernel: what needs a later generation is absent.
     functions: Vec<Vec<Option<CudaFunction>>>,
     staging: Mutex<Staging>,
+    /// Read by whoever queues something, written by a capture: what another thread queued meanwhile would be captured too.
+    capture: RwLock<()>,
+    /// What the work that is being captured names.
+    held: Mutex<Vec<Arc<Memory>>>,
+}
+
+thread_local! {
+    /// The device that this thread captures, by its address.
+    static CAPTURING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Launches that were captured, to be started as one, and the memory they work on.
+pub(super) struct CapturedGraph {
+    graph: CudaGraph,
+    _memory: Vec<Arc<Memory>>,
 }
 
 /// Pinned memory between the caller's slices and the GPU. A copy from pinned memory does not wait for the work that is
@@ -151,6 +168,8 @@ impl Cuda {
             stream,
             functions,
             staging,
+            capture: RwLock::new(()),
+            held: Mutex::new(Vec::new()),
         })
     }
 
@@ -163,17 +182,19 @@ impl Cuda {
     }
 
     pub fn synchronize(&self) -> Result<()> {
+        let _turn = self.outside_capture("waiting")?;
         self.stream.synchronize().map_err(self.said("waiting"))
     }
 
     pub fn event(&self) -> Result<CudaEvent> {
+        let _turn = self.outside_capture("an event")?;
         // The default is an event without timing.
         let event = self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(self.said("event"))?;
         Ok(CudaEvent { device: self.device.clone(), event })
     }
 
     pub fn zeros(&self, bytes: usize) -> Result<u64> {
-        self.bind()?;
+        let turn = self.outside_capture("an allocation")?;
         // SAFETY: the context is current and the stream its own; what is allocated is written below before it is read.
         let address = unsafe {
             if self.context.has_async_alloc() {
@@ -187,6 +208,7 @@ impl Cuda {
             Err(result::DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => return Err(self.full(bytes)),
             Err(e) => return Err(self.said(format!("allocating {}", size(bytes)))(e)),
         };
+        drop(turn);
         self.zero(address, bytes).inspect_err(|_| self.free(address))?;
         Ok(address)
     }
@@ -206,7 +228,7 @@ impl Cuda {
 
     /// Returns as soon as `values` may change; the GPU may still be busy with what was queued before.
     pub fn write(&self, address: u64, values: &[u8]) -> Result<()> {
-        self.bind()?;
+        let _turn = self.outside_capture("a copy from the host")?;
         let mut staging = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut to = address;
         for part in values.chunks(STAGING_BYTES) {
@@ -229,7 +251,7 @@ impl Cuda {
 
     /// Waits for all work queued so far.
     pub fn read(&self, address: u64, values: &mut [u8]) -> Result<()> {
-        self.bind()?;
+        let _turn = self.outside_capture("a copy to the host")?;
         let bytes = values.len();
         // SAFETY: the range on the device is inside a live allocation (`Buffer::read_into`), and `values` stays
         // borrowed until the copy has ended.
@@ -240,14 +262,14 @@ impl Cuda {
     }
 
     pub fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        self.bind()?;
+        let _turn = self.bind()?;
         // SAFETY: both ranges are inside live allocations (`Buffer::copy_from`).
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(self.said(format!("copying {}", size(bytes))))
     }
 
     pub fn zero(&self, address: u64, bytes: usize) -> Result<()> {
-        self.bind()?;
+        let _turn = self.bind()?;
         // SAFETY: the range is inside a live allocation (`Buffer::zero`, `zeros`).
         unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
             .map_err(self.said(format!("zeroing {}", size(bytes))))
@@ -262,7 +284,7 @@ impl Cuda {
                 self.device, kernel.name, self.target
             )));
         };
-        self.bind()?;
+        let _turn = self.bind()?;
         // SAFETY: the caller's for the arguments, which the driver copies before it returns; the module of the
         // function lives as long as `self`.
         let launched = unsafe {
@@ -283,9 +305,62 @@ impl Cuda {
         launched.result().map_err(self.said(format!("{} of {grid:?} blocks", kernel.name)))
     }
 
-    /// The driver's calls act on the context of the calling thread.
-    fn bind(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(self.said("an earlier call"))
+    /// Captures what `work` queues here, without doing it.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CapturedGraph> {
+        const HINT: &str = "capturing a step as a graph (--no-graph launches its kernels one by one)";
+        drop(self.outside_capture("another capture")?);
+        let _alone = self.capture.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.context.bind_to_thread().map_err(self.said("an earlier call"))?;
+        // Of this thread: what is unsafe during a capture, such as an allocation, the driver refuses to it alone.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(self.said(HINT))?;
+        CAPTURING.set(std::ptr::from_ref(self) as usize);
+        let done = work();
+        CAPTURING.set(0);
+        let memory = std::mem::take(&mut *self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        // What failed inside is the reason for what the driver says of the whole.
+        done?;
+        match graph.map_err(self.said(HINT))? {
+            Some(graph) => Ok(CapturedGraph { graph, _memory: memory }),
+            None => Err(Error::Device(format!("{}: {HINT}: nothing was captured", self.device))),
+        }
+    }
+
+    pub fn launch_graph(&self, graph: &CapturedGraph) -> Result<()> {
+        let _turn = self.bind()?;
+        graph.graph.launch().map_err(self.said("launching a captured graph"))
+    }
+
+    /// The driver's calls act on the context of the calling thread. What is returned is held while something is queued.
+    fn bind(&self) -> Result<Option<RwLockReadGuard<'_, ()>>> {
+        let turn = || self.capture.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let turn = if self.captures() { None } else { Some(turn()) };
+        self.context.bind_to_thread().map_err(self.said("an earlier call"))?;
+        Ok(turn)
+    }
+
+    /// Called with the memory of everything that is queued: a graph keeps what it works on.
+    pub fn hold(&self, memory: &Arc<Memory>) {
+        if self.captures() {
+            let mut held = self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if !held.iter().any(|known| Arc::ptr_eq(known, memory)) {
+                held.push(memory.clone());
+            }
+        }
+    }
+
+    /// Whether this thread is within `capture`.
+    fn captures(&self) -> bool {
+        CAPTURING.get() == std::ptr::from_ref(self) as usize
+    }
+
+    /// As `bind`, for what cannot be done again by a graph.
+    fn outside_capture(&self, what: &str) -> Result<Option<RwLockReadGuard<'_, ()>>> {
+        if self.captures() {
+            return Err(Error::Device(format!("{}: {what} while a graph is captured", self.device)));
+        }
+        self.bind()
     }
 
     fn said(&self, what: impl std::fmt::Display) -> impl FnOnce(result::DriverError) -> Error {
@@ -300,6 +375,9 @@ impl Cuda {
         Error::OutOfMemory { device: self.device.clone(), asked: size(bytes), free }
     }
 }
+
+// SAFETY: the handles belong to no thread, and a graph is not shared: `Graph` is not `Sync`.
+unsafe impl Send for CapturedGraph {}
 
 impl Drop for Cuda {
     fn drop(&mut self) {
@@ -325,12 +403,8 @@ fn load(context: &Arc<CudaContext>, device: &str, capability: (i32, i32)) -> Res
     let mut refused = Vec::new();
     for target in fitting(&embedded, capability) {
         let Some((_, images)) = kernel::IMAGES.iter().find(|(t, _)| *t == target) else { continue };
-        let unpacked = |image: &[u8]| {
-            let mut code = Vec::new();
-            ZlibDecoder::new(image).read_to_end(&mut code).map(|_| code).map_err(|e| e.to_string())
-        };
         let functions: std::result::Result<Functions, _> =
-            images.iter().enumerate().map(|(m, image)| functions(context, m, unpacked(image)?)).collect();
+            images.iter().enumerate().map(|(m, image)| functions(context, m, image.unpack()?)).collect();
         match functions {
             Ok(functions) => return Ok((target.into(), functions)),
             Err(reason) => refused.push(format!("the driver refuses the code for {target}: {reason}")),

@@ -1,5 +1,9 @@
 //! The kernels that `build.rs` found, compiled and listed.
 
+use std::io::Read;
+
+use flate2::read::ZlibDecoder;
+
 /// A kernel: its place in the entry tables, and its name in GPU code. The constants are in [`kernel`].
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
@@ -15,6 +19,25 @@ pub struct Module {
     /// Its text with our includes expanded: what NVRTC gets at run time.
     pub source: &'static str,
     pub kernels: &'static [Kernel],
+}
+
+/// Code of a module for one GPU target.
+pub(super) struct Image {
+    /// A cubin or PTX, packed with zlib.
+    packed: &'static [u8],
+    /// What the assembler said, a line per kernel (`nvrtc::Assembled`); empty for PTX.
+    pub assembled: &'static str,
+}
+
+impl Image {
+    pub fn packed_len(&self) -> usize {
+        self.packed.len()
+    }
+
+    pub fn unpack(&self) -> Result<Vec<u8>, String> {
+        let mut code = Vec::new();
+        ZlibDecoder::new(self.packed).read_to_end(&mut code).map(|_| code).map_err(|e| e.to_string())
+    }
 }
 
 /// How blocks of a kernel are run on a CPU: the mirror of `Entry` in `kernels/host/entry.h`. The argument array is
@@ -36,6 +59,6 @@ impl EntryTable {
 
 /// One constant per kernel, the name in capitals: a misspelt one does not compile.
 pub mod kernel {
-    use super::{EntryTable, HostEntry, Kernel, Module};
+    use super::{EntryTable, HostEntry, Image, Kernel, Module};
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }

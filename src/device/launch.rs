@@ -113,6 +113,7 @@ impl<'a> Launch<'a> {
         if !buffer.device().same(self.device) {
             self.problem = Some(format!("argument {} is on another device", self.arguments));
         }
+        buffer.hold();
         let Range { start, end } = buffer.byte_range();
         for &(s, e, a) in &self.touched[..self.pointers] {
             if start < e && s < end && (access == Access::Written || a == Access::Written) {

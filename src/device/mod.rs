@@ -30,7 +30,35 @@ use crate::{Error, Result};
 
 /// The GPU targets that this binary holds code for, and its bytes; none where it was built without NVRTC.
 pub fn embedded_images() -> Vec<(&'static str, usize)> {
-    kernel::IMAGES.iter().map(|(target, images)| (*target, images.iter().map(|i| i.len()).sum())).collect()
+    kernel::IMAGES.iter().map(|(target, images)| (*target, images.iter().map(|i| i.packed_len()).sum())).collect()
+}
+
+/// The version of NVRTC that made the embedded code.
+pub fn embedded_compiler() -> Option<(i32, i32)> {
+    kernel::NVRTC
+}
+
+/// A module's code for one GPU target, as the binary holds it.
+pub struct EmbeddedImage {
+    pub target: &'static str,
+    pub module: &'static Module,
+    /// A cubin, or PTX.
+    pub code: Vec<u8>,
+    /// What the assembler said of each kernel; nothing of PTX.
+    pub assembled: Vec<nvrtc::Assembled>,
+}
+
+/// All embedded code, unpacked, target by target.
+pub fn embedded_code() -> std::result::Result<Vec<EmbeddedImage>, String> {
+    let images = kernel::IMAGES.iter().flat_map(|(target, images)| {
+        let modules = kernel::MODULES.iter();
+        modules.zip(*images).map(|(module, image)| (*target, module, image))
+    });
+    let unpacked = |(target, module, image): (&'static str, &'static Module, &kernels::Image)| {
+        let assembled = image.assembled.lines().filter_map(nvrtc::Assembled::parse).collect();
+        Ok(EmbeddedImage { target, module, code: image.unpack()?, assembled })
+    };
+    images.map(unpacked).collect()
 }
 
 /// A handle on a device; clones share it.
@@ -40,7 +68,7 @@ pub struct Device(Arc<Backend>);
 enum Backend {
     Host(host::Host),
     Simt(simt::Simt),
-    Cuda(cuda::Cuda),
+    Cuda(Box<cuda::Cuda>),
     /// Measures: its buffers have a length and no memory (`crate::nn::Arena`).
     Unbacked,
 }
@@ -123,7 +151,7 @@ impl Device {
 
     /// The GPU of this number.
     pub fn cuda(ordinal: usize) -> Result<Device> {
-        Ok(Device(Arc::new(Backend::Cuda(cuda::Cuda::new(ordinal)?))))
+        Ok(Device(Arc::new(Backend::Cuda(Box::new(cuda::Cuda::new(ordinal)?)))))
     }
 
     pub(crate) fn unbacked() -> Device {
@@ -188,6 +216,16 @@ impl Device {
         }
     }
 
+    /// Captures what `work` queues on this device, without doing it; None where everything is launched directly, on all
+    /// devices but GPUs. `work` may launch kernels, copy between buffers and zero them. It may not allocate, wait, or
+    /// copy from or to the host. The graph keeps the memory that it works on.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Graph>> {
+        match &*self.0 {
+            Backend::Cuda(cuda) => Ok(Some(Graph { graph: cuda.capture(work)?, device: self.clone() })),
+            _ => Ok(None),
+        }
+    }
+
     /// A mark in the device's queue, for timing.
     pub fn event(&self) -> Result<Event> {
         match &*self.0 {
@@ -218,8 +256,30 @@ impl Device {
         }
     }
 
+    /// Tells the device of memory that is named by what is about to be queued.
+    fn hold(&self, memory: &Arc<buffer::Memory>) {
+        if let Backend::Cuda(cuda) = &*self.0 {
+            cuda.hold(memory);
+        }
+    }
+
     pub(crate) fn same(&self, other: &Device) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// Work that was captured ([`Device::capture`]), to be done again and again at the price of one launch.
+pub struct Graph {
+    graph: cuda::CapturedGraph,
+    device: Device,
+}
+
+impl Graph {
+    pub fn launch(&self) -> Result<()> {
+        match &*self.device.0 {
+            Backend::Cuda(cuda) => cuda.launch_graph(&self.graph),
+            _ => Ok(()),
+        }
     }
 }
 

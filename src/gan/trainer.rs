@@ -2,7 +2,8 @@
 //!
 //! Everything is placed when the trainer is made: the fakes are written straight into the discriminator's batch behind
 //! the real images, and its gradient there is the generator's output gradient. A step allocates nothing and does not
-//! wait for the device; what changes from step to step (its number, learning rates, random numbers) lives there.
+//! wait for the device; what changes from step to step (its number, learning rates, random numbers) lives there. So a
+//! GPU can do it again and again as one captured graph; only the batches of real images are copied before it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,7 +18,7 @@ use super::ring;
 use super::sampler::Sampler;
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Graph};
 use crate::nn::parameters::first_not_finite;
 use crate::nn::{Arena, Backward, Builder, Forward, Mode, Network, Value};
 use crate::ops::adam;
@@ -45,8 +46,9 @@ struct Workspace {
     /// M of a D step, where that is another.
     drawing: Option<(Network, Latent)>,
     discriminator: Network,
-    /// (N, H, W, C) as the loader gives them; none where points are drawn here.
+    /// (n_dis, N, H, W, C) and (n_dis, N) as the loader gives them; none where points are drawn here.
     images: Buffer<u8>,
+    image_labels: Buffer<u32>,
     /// (N + M, H, W, C): real ones, then fakes; then the rows of a gradient penalty.
     batch: Value,
     labels: Buffer<u32>,
@@ -101,6 +103,7 @@ impl Workspace {
             Ok(Evaluation { statistics, seed_d, seed_g })
         };
         let (of_d, of_g) = (evaluation(m_d)?, evaluation(m_g)?);
+        let loaded = if options.draws_points() { 0 } else { options.n_dis * n };
         let updated = [&players.generator, &players.discriminator];
         let adam_len = updated.map(|p| adam::workspace_len(device, p.parameters.len()));
         Ok(Workspace {
@@ -108,7 +111,8 @@ impl Workspace {
             latent,
             drawing,
             discriminator,
-            images: arena.take(if options.draws_points() { 0 } else { n * h * w * c })?,
+            images: arena.take(loaded * h * w * c)?,
+            image_labels: arena.take(loaded)?,
             batch,
             labels,
             logits,
@@ -132,6 +136,16 @@ pub struct Trainer {
     discriminator: Player,
     workspace: Workspace,
     sampler: Option<Sampler>,
+    way: Way,
+}
+
+/// How a step is started.
+enum Way {
+    /// Launch by launch.
+    Launched,
+    /// So for the first time, for a driver may load code then, which it cannot do in a capture; then captured.
+    ToCapture,
+    Captured(Graph),
 }
 
 impl Trainer {
@@ -152,6 +166,7 @@ impl Trainer {
             discriminator: Player::new(device, "discriminator", players.discriminator, options, seed_d)?,
             workspace,
             sampler: None,
+            way: Way::ToCapture,
             options: options.clone(),
         })
     }
@@ -198,27 +213,45 @@ impl Trainer {
         self.update(images, labels, Some((latents, wanted)))
     }
 
+    /// Whether a GPU is to do a step as one captured graph, as it does unless told otherwise; the numbers are the same.
+    pub fn set_graph(&mut self, graph: bool) {
+        self.way = if graph { Way::ToCapture } else { Way::Launched };
+    }
+
     fn update(&mut self, images: &[u8], labels: &[u32], given: Option<(&[f32], &[u32])>) -> Result<()> {
-        let (n, m_d, m_g) = (self.options.batch, self.options.batch, self.options.batch_g);
-        let n_dis = self.options.n_dis;
-        let (size, labelled) = (self.workspace.images.len(), if self.options.draws_points() { 0 } else { n });
-        if images.len() != n_dis * size || labels.len() != n_dis * labelled {
+        let w = &self.workspace;
+        if images.len() != w.images.len() || labels.len() != w.image_labels.len() {
             return Err(Error::Shape(format!(
                 "a step takes {} bytes and {} labels; it was given {} bytes and {} labels",
-                n_dis * size,
-                n_dis * labelled,
+                w.images.len(),
+                w.image_labels.len(),
                 images.len(),
                 labels.len()
             )));
         }
-        let part = |i: usize| (&images[i * size..(i + 1) * size], &labels[i * labelled..(i + 1) * labelled]);
-        let batches = (0..n_dis).map(part);
+        w.images.write(images)?;
+        w.image_labels.write(labels)?;
+        match &self.way {
+            Way::Captured(graph) if given.is_none() => graph.launch()?,
+            Way::ToCapture if given.is_none() => {
+                self.launch(None)?;
+                let graph = self.device.capture(|| self.launch(None))?;
+                self.way = graph.map_or(Way::Launched, Way::Captured);
+            }
+            _ => self.launch(given)?,
+        }
+        self.step += 1;
+        Ok(())
+    }
+
+    /// What a step does on the device, but for the copies of images.
+    fn launch(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
+        let (n, m_d, m_g) = (self.options.batch, self.options.batch, self.options.batch_g);
+        let n_dis = self.options.n_dis;
         let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
         match self.options.update {
             Update::Simultaneous => {
-                for (images, labels) in batches {
-                    self.load(images, labels, 0)?;
-                }
+                self.load(0)?;
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
                 self.judge(0..n + m_g, &self.workspace.of_d)?;
@@ -232,9 +265,7 @@ impl Trainer {
                 self.generator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
             }
             Update::Alternating if self.options.n_dis == 1 && m_d == m_g => {
-                for (images, labels) in batches {
-                    self.load(images, labels, 0)?;
-                }
+                self.load(0)?;
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
                 self.judge(all_d.clone(), &self.workspace.of_d)?;
@@ -244,8 +275,8 @@ impl Trainer {
             }
             Update::Alternating => {
                 // As the projection discriminator's authors do: G first, then every D step with fakes of its own.
-                for (i, (images, labels)) in batches.enumerate() {
-                    self.load(images, labels, i as u32 * STREAMS)?;
+                for i in 0..n_dis {
+                    self.load(i)?;
                     if i == 0 {
                         self.draw_for_g(given)?;
                         self.move_g(fakes_g.clone())?;
@@ -258,23 +289,21 @@ impl Trainer {
                 }
             }
         }
-        state::advance(&self.state)?;
-        self.step += 1;
-        Ok(())
+        state::advance(&self.state)
     }
 
-    /// Real images (or points) and labels into the first part of the batch.
-    fn load(&self, images: &[u8], labels: &[u32], stream: u32) -> Result<()> {
+    /// The real images (or points) and labels of D's step `i` into the first part of the batch.
+    fn load(&self, i: usize) -> Result<()> {
         let (w, n) = (&self.workspace, self.options.batch);
-        let real = w.batch.rows(&(0..n));
+        let (real, stream) = (w.batch.rows(&(0..n)), i as u32 * STREAMS);
         if self.options.draws_points() {
             return random::ring(&real.x, &self.state, PIXELS + stream);
         }
-        w.images.write(images)?;
-        w.labels.view(0..n).write(labels)?;
+        w.labels.view(0..n).copy_from(&w.image_labels.view(i * n..(i + 1) * n))?;
+        let images = w.images.view(i * real.x.len()..(i + 1) * real.x.len());
         let augment = Augment { noise: self.options.noise, flip: self.options.flips };
         let shape = [n, real.h, real.w, real.c];
-        pixels::load(&real.x, &w.images, &self.state, PIXELS + stream, augment, shape)
+        pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)
     }
 
     fn draw_for_g(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {

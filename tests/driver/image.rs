@@ -17,6 +17,8 @@ pub struct ImageKernel {
     /// Bytes of each parameter, in order.
     pub parameters: Vec<usize>,
     pub most_threads: u32,
+    /// Bytes of static shared memory, as far as the image tells: PTX does not.
+    pub shared: u32,
 }
 
 /// # Safety
@@ -54,7 +56,11 @@ fn cubin(bytes: &[u8]) -> Option<Image> {
     for section in file.sections() {
         let Some(name) = section.name().ok()?.strip_prefix(".text.") else { continue };
         let about = file.section_by_name(&format!(".nv.info.{name}"))?;
-        kernels.push(attributes(name, about.data().ok()?)?);
+        // From sm_90 on it begins with a kibibyte that the system keeps.
+        let reserved = if target >= (9, 0) { 1024 } else { 0 };
+        let shared = file.section_by_name(&format!(".nv.shared.{name}")).map_or(0, |shared| shared.size());
+        let kernel = attributes(name, about.data().ok()?)?;
+        kernels.push(ImageKernel { shared: shared.saturating_sub(reserved) as u32, ..kernel });
     }
     Some(Image { target, ptx: false, kernels })
 }
@@ -80,7 +86,7 @@ fn attributes(name: &str, mut bytes: &[u8]) -> Option<ImageKernel> {
     }
     parameters.sort();
     let parameters = parameters.into_iter().map(|(_, bytes)| bytes as usize).collect();
-    Some(ImageKernel { name: name.into(), parameters, most_threads })
+    Some(ImageKernel { name: name.into(), parameters, most_threads, shared: 0 })
 }
 
 fn ptx(text: &str) -> Option<Image> {
@@ -95,7 +101,7 @@ fn ptx(text: &str) -> Option<Image> {
             list.split(',').map(|n| n.trim().parse::<u32>().ok()).try_fold(1, |product, n| Some(product * n?))
         })?;
         let parameters = list.split(',').filter(|p| !p.trim().is_empty()).map(parameter).collect::<Option<_>>()?;
-        kernels.push(ImageKernel { name: name.trim().into(), parameters, most_threads });
+        kernels.push(ImageKernel { name: name.trim().into(), parameters, most_threads, shared: 0 });
     }
     Some(Image { target: capability(digits.parse().ok()?), ptx: true, kernels })
 }

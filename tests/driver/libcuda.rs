@@ -16,7 +16,8 @@
 //!     ptx=0              refuses PTX, as a driver older than the compiler does
 //!     exact=1            takes machine code of its very own capability only
 //!     allocation=N       the N-th allocation finds the memory full
-//!     launch=N           the N-th launch runs into an illegal address
+//!     launch=N           the N-th launch runs into an illegal address; those of a graph count each time
+//!     counts             tells at the end, on stderr, how many launches and graphs were started
 
 // The functions have the driver's own names and are all `extern "C"`; what each pointer must be is in its manual.
 #![allow(non_snake_case, clippy::missing_safety_doc)]
@@ -50,6 +51,7 @@ struct Settings {
     exact: bool,
     failing_allocation: Option<usize>,
     failing_launch: Option<usize>,
+    counts: bool,
 }
 
 impl Settings {
@@ -66,6 +68,7 @@ impl Settings {
             exact: false,
             failing_allocation: None,
             failing_launch: None,
+            counts: false,
         };
         for setting in list.split(',').filter(|s| !s.is_empty()) {
             let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
@@ -84,6 +87,7 @@ impl Settings {
                 "exact" => settings.exact = number() != 0,
                 "allocation" => settings.failing_allocation = Some(number()),
                 "launch" => settings.failing_launch = Some(number()),
+                "counts" => settings.counts = true,
                 _ => panic!("ZGAN_STAND_IN: there is no setting {setting:?}"),
             }
         }
@@ -102,6 +106,7 @@ struct Function {
     /// Bytes of each parameter, and whether it is a pointer.
     parameters: Vec<(usize, bool)>,
     most_threads: u32,
+    shared: u32,
 }
 
 struct Event {
@@ -113,7 +118,7 @@ struct Event {
 /// What a stream is told to do.
 #[derive(Clone)]
 enum Work {
-    Launch { kernel: Kernel, grid: [u32; 3], arguments: Vec<Vec<u64>>, fails: bool },
+    Launch { kernel: Kernel, grid: [u32; 3], arguments: Vec<Vec<u64>>, pointers: Vec<u64>, fails: bool },
     Fill { to: u64, value: u8, bytes: usize },
     Copy { to: u64, from: u64, bytes: usize },
     Upload { to: u64, values: Vec<u8> },
@@ -139,6 +144,9 @@ struct Driver {
     handles: Handle,
     allocations: usize,
     launches: usize,
+    /// Launches that were not of a graph, and graphs.
+    direct: usize,
+    replays: usize,
     /// After a fault on the GPU every call answers with it.
     fault: Option<CUresult>,
 }
@@ -160,6 +168,8 @@ static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
         handles: 0x1000,
         allocations: 0,
         launches: 0,
+        direct: 0,
+        replays: 0,
         fault: None,
     })
 });
@@ -289,10 +299,14 @@ impl Driver {
         self.streams.values().any(Option::is_some)
     }
 
-    fn queue(&mut self, stream: Handle, work: Work) -> Answer {
+    fn queue(&mut self, stream: Handle, mut work: Work) -> Answer {
         match self.streams.get_mut(&stream) {
             None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no stream {stream:#x}")),
             Some(None) => {
+                if let Work::Launch { fails, .. } = &mut work {
+                    self.launches += 1;
+                    *fails = self.settings.failing_launch == Some(self.launches);
+                }
                 self.queue.push_back(work);
                 Ok(())
             }
@@ -305,6 +319,25 @@ impl Driver {
                     Ok(())
                 }
             },
+        }
+    }
+
+    /// What a graph works on must still be there when it is started again: a GPU would stumble over it.
+    fn check_again(&self, work: &Work) -> Answer {
+        match work {
+            Work::Launch { kernel, pointers, .. } => {
+                pointers.iter().try_for_each(|p| self.check(&format!("{} of a graph", kernel.name), *p, 0))
+            }
+            Work::Fill { to, bytes, .. } => self.check("memset of a graph", *to, *bytes),
+            Work::Upload { to, values } => self.check("copy of a graph", *to, values.len()),
+            // One side may be pinned memory.
+            Work::Copy { to, from, bytes } => [to, from]
+                .into_iter()
+                .filter(|address| {
+                    self.pinned.range(..=**address).next_back().is_none_or(|(s, n)| **address >= s + *n as u64)
+                })
+                .try_for_each(|address| self.check("copy of a graph", *address, *bytes)),
+            Work::Free { .. } | Work::Record { .. } => Ok(()),
         }
     }
 
@@ -386,6 +419,7 @@ impl Driver {
                 kernel: *kernel,
                 parameters: found.parameters.into_iter().zip(pointers).collect(),
                 most_threads: found.most_threads,
+                shared: found.shared,
             };
             let handle = self.handle();
             self.functions.insert(handle, function);
@@ -407,7 +441,7 @@ impl Driver {
         stream: Handle,
         arguments: *const *const c_void,
     ) -> Answer {
-        let Some(Function { kernel, parameters, most_threads }) = self.functions.get(&function) else {
+        let Some(Function { kernel, parameters, most_threads, shared: own }) = self.functions.get(&function) else {
             return refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no function {function:#x}"));
         };
         let name = kernel.name;
@@ -419,32 +453,41 @@ impl Driver {
         if grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1] > 65_535 || grid[2] > 65_535 {
             return refuse(CUDA_ERROR_INVALID_VALUE, format!("{name}: a grid of {grid:?}"));
         }
-        if shared > 48 * 1024 {
-            return refuse(CUDA_ERROR_INVALID_VALUE, format!("{name}: {shared} bytes of dynamic shared memory"));
+        if shared + own > 48 * 1024 {
+            let what = format!("{name}: {shared} bytes of dynamic and {own} of static shared memory are too much");
+            return refuse(CUDA_ERROR_INVALID_VALUE, what);
         }
         if block != [256, 1, 1] || shared != 0 {
             let what = format!("{name}: {block:?} threads and {shared} bytes of shared memory cannot be run here");
             return refuse(CUDA_ERROR_NOT_SUPPORTED, what);
         }
-        let mut values = Vec::new();
+        if arguments.is_null() && !parameters.is_empty() {
+            return refuse(CUDA_ERROR_INVALID_VALUE, format!("{name}: no arguments, it takes {}", parameters.len()));
+        }
+        let (mut values, mut pointers) = (Vec::new(), Vec::new());
         for (i, &(bytes, pointer)) in parameters.iter().enumerate() {
+            // SAFETY: the caller's.
+            let argument = unsafe { *arguments.add(i) };
+            if argument.is_null() {
+                let what = format!("{name}: {i} arguments, it takes {}", parameters.len());
+                return refuse(CUDA_ERROR_INVALID_VALUE, what);
+            }
             let mut words = vec![0u64; bytes.div_ceil(8)];
             // SAFETY: the caller's; the words have room for that many bytes.
-            unsafe {
-                let argument = *arguments.add(i);
-                std::ptr::copy_nonoverlapping(argument.cast::<u8>(), words.as_mut_ptr().cast::<u8>(), bytes);
-            }
+            unsafe { std::ptr::copy_nonoverlapping(argument.cast::<u8>(), words.as_mut_ptr().cast::<u8>(), bytes) };
             // A null pointer stands for an argument that is left out.
             if pointer && words[0] != 0 && self.check(&format!("{name}, argument {i}"), words[0], 0).is_err() {
                 self.fault = Some(CUDA_ERROR_ILLEGAL_ADDRESS);
                 return Err(CUDA_ERROR_ILLEGAL_ADDRESS);
             }
+            if pointer && words[0] != 0 {
+                pointers.push(words[0]);
+            }
             values.push(words);
         }
-        self.launches += 1;
-        let fails = self.settings.failing_launch == Some(self.launches);
         let kernel = *kernel;
-        self.queue(stream, Work::Launch { kernel, grid, arguments: values, fails })
+        self.direct += usize::from(matches!(self.streams.get(&stream), Some(None)));
+        self.queue(stream, Work::Launch { kernel, grid, arguments: values, pointers, fails: false })
     }
 
     /// What was not given back by the time the last user of the context leaves.
@@ -593,6 +636,9 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(_device: c_int) -> CUresul
         if driver.retained == 0 && !driver.left().is_empty() && driver.fault.is_none() {
             return refuse(CUDA_ERROR_INVALID_VALUE, format!("not given back: {}", driver.left()));
         }
+        if driver.retained == 0 && driver.settings.counts {
+            eprintln!("stand-in counts: {} launches, {} graphs", driver.direct, driver.replays);
+        }
         Ok(())
     })
 }
@@ -679,7 +725,11 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(made: *mut Handle, graph: H
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphLaunch(graph: Handle, stream: Handle) -> CUresult {
     current(|driver| match driver.graphs.get(&graph).cloned() {
-        Some(work) => work.into_iter().try_for_each(|work| driver.queue(stream, work)),
+        Some(work) => {
+            work.iter().try_for_each(|work| driver.check_again(work))?;
+            driver.replays += 1;
+            work.into_iter().try_for_each(|work| driver.queue(stream, work))
+        }
         None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no graph {graph:#x}")),
     })
 }
@@ -802,6 +852,9 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(pointer: *mut u64, bytes: usize, _flags: c_uint) -> CUresult {
     current(|driver| {
+        if driver.capturing() {
+            return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an allocation while a stream captures");
+        }
         // SAFETY: no caller asks for 0 bytes; `cuMemFreeHost` frees it with the same layout.
         let memory = unsafe {
             let memory = std::alloc::alloc(layout(bytes));

@@ -1,0 +1,212 @@
+//! How much each kernel may take: `kernels/budget.toml`. A change that makes a kernel take more must say so in that file.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::KernelCode;
+use crate::{Error, Result};
+
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// The version of NVRTC whose registers these are; another may take more or fewer.
+    compiler: String,
+    kernels: BTreeMap<String, Allowed>,
+}
+
+/// The most over all generations.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Allowed {
+    registers: u32,
+    /// Bytes of static shared memory of a block.
+    shared: u32,
+    /// Bytes of local memory of a thread: an exception, with its reason.
+    #[serde(default)]
+    local: u32,
+    #[serde(default)]
+    reason: String,
+}
+
+const HEAD: &str = "\
+# What each kernel may take at most, over all generations of GPUs: registers of a thread, bytes of static shared memory of
+# a block. `zgan kernels --check` compares, `zgan kernels --renew-budget` writes this file anew. No kernel may use local
+# memory, and so none may spill, unless its line says how many bytes (`local`) and why (`reason`), by hand.
+";
+
+impl Budget {
+    pub fn read(path: &Path) -> Result<Budget> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let budget: Budget =
+            toml::from_str(&text).map_err(|e| Error::Config(format!("{}: {}", path.display(), e.message())))?;
+        for (kernel, allowed) in &budget.kernels {
+            if allowed.local > 0 && allowed.reason.is_empty() {
+                let what = format!("{}: {kernel} may use local memory, but for no reason", path.display());
+                return Err(Error::Config(what));
+            }
+        }
+        Ok(budget)
+    }
+
+    /// What these kernels take, compiled by NVRTC of this version. Exceptions are taken over from `older`: new ones are
+    /// not made.
+    pub fn of(kernels: &[KernelCode], compiler: &str, older: Option<&Budget>) -> Budget {
+        let mut budget = Budget { compiler: compiler.into(), kernels: BTreeMap::new() };
+        for code in kernels {
+            let allowed = budget.kernels.entry(code.kernel.clone()).or_default();
+            allowed.registers = allowed.registers.max(code.registers);
+            allowed.shared = allowed.shared.max(code.shared);
+            allowed.local = allowed.local.max(code.local);
+        }
+        for (kernel, allowed) in &mut budget.kernels {
+            let excused = older.and_then(|older| older.kernels.get(kernel)).cloned().unwrap_or_default();
+            allowed.local = allowed.local.min(excused.local);
+            if allowed.local > 0 {
+                allowed.reason = excused.reason;
+            }
+        }
+        budget
+    }
+
+    pub fn write(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, self.text()).map_err(Error::io(path))
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{HEAD}compiler = \"{}\"\n\n[kernels]\n", self.compiler);
+        for (kernel, Allowed { registers, shared, local, reason }) in &self.kernels {
+            let _ = write!(text, "{kernel} = {{ registers = {registers}, shared = {shared}");
+            if *local > 0 {
+                let reason = toml::Value::String(reason.clone());
+                let _ = write!(text, ", local = {local}, reason = {reason}");
+            }
+            text.push_str(" }\n");
+        }
+        text
+    }
+
+    /// What is wrong with these kernels, compiled by NVRTC of this version: a line each. `all` of the kernels are there.
+    pub fn check(&self, kernels: &[KernelCode], compiler: &str, all: bool) -> Vec<String> {
+        let mut problems = Vec::new();
+        for code in kernels {
+            let KernelCode { kernel, arch, registers, shared, local, spill_stores, spill_loads, .. } = code;
+            let Some(allowed) = self.kernels.get(kernel) else {
+                problems.push(format!("{kernel} is not in the budget"));
+                continue;
+            };
+            let mut over = |what: &str, found: u32, limit: u32| {
+                if found > limit {
+                    let more = found - limit;
+                    problems.push(format!("{kernel} for {arch}: {found} {what}, {more} more than the {limit} it may"));
+                }
+            };
+            // Another compiler gives out registers differently, and that is no fault of the kernel.
+            if self.is_of(compiler) {
+                over("registers", *registers, allowed.registers);
+            }
+            over("bytes of shared memory", *shared, allowed.shared);
+            over("bytes of local memory", *local, allowed.local);
+            // What is excused covers its spills.
+            let spilled = spill_stores + spill_loads;
+            if spilled > 0 && *local > allowed.local {
+                problems.push(format!(
+                    "{kernel} for {arch}: registers ran out, {spill_stores} bytes are spilled and {spill_loads} loaded again"
+                ));
+            }
+        }
+        if all {
+            let gone = self.kernels.keys().filter(|name| !kernels.iter().any(|code| code.kernel == **name));
+            problems.extend(gone.map(|name| format!("{name} is in the budget, and there is no such kernel")));
+        }
+        problems.dedup();
+        problems
+    }
+
+    /// Whether its registers are those that this version of NVRTC gives out.
+    pub fn is_of(&self, compiler: &str) -> bool {
+        self.compiler == compiler
+    }
+
+    pub fn compiler(&self) -> &str {
+        &self.compiler
+    }
+
+    /// The kernels that may use local memory: (name, bytes, reason).
+    pub fn exceptions(&self) -> impl Iterator<Item = (&str, u32, &str)> {
+        let excused = self.kernels.iter().filter(|(_, allowed)| allowed.local > 0);
+        excused.map(|(name, allowed)| (name.as_str(), allowed.local, allowed.reason.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(kernel: &str, arch: &'static str, [registers, shared, local]: [u32; 3]) -> KernelCode {
+        KernelCode {
+            module: "m",
+            kernel: kernel.into(),
+            arch,
+            registers,
+            spill_stores: local / 2,
+            spill_loads: local / 2,
+            local,
+            shared,
+            blocks: 1,
+            occupancy: 1,
+            instructions: None,
+        }
+    }
+
+    #[test]
+    fn what_is_over_budget_is_told_with_how_much() {
+        let before = [code("a", "sm_80", [32, 64, 0]), code("a", "sm_90", [30, 128, 0]), code("b", "sm_80", [8, 0, 0])];
+        let budget = Budget::of(&before, "12.9", None);
+        assert_eq!(budget.check(&before, "12.9", true), [""; 0]);
+
+        let more = [code("a", "sm_80", [35, 64, 0]), code("a", "sm_90", [30, 144, 8]), code("c", "sm_80", [8, 0, 0])];
+        let expected = [
+            "a for sm_80: 35 registers, 3 more than the 32 it may",
+            "a for sm_90: 144 bytes of shared memory, 16 more than the 128 it may",
+            "a for sm_90: 8 bytes of local memory, 8 more than the 0 it may",
+            "a for sm_90: registers ran out, 4 bytes are spilled and 4 loaded again",
+            "c is not in the budget",
+            "b is in the budget, and there is no such kernel",
+        ];
+        assert_eq!(budget.check(&more, "12.9", true), expected);
+        // A part of the kernels, and another compiler's registers.
+        assert_eq!(budget.check(&more[..1], "12.9", false), expected[..1]);
+        assert_eq!(budget.check(&more[..1], "12.4", false), [""; 0]);
+        assert_eq!(budget.check(&more[1..2], "12.4", false), expected[1..4]);
+    }
+
+    #[test]
+    fn exceptions_are_written_by_hand_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("budget.toml");
+        let spilling = [code("a", "sm_80", [32, 64, 16])];
+        // Renewing does not excuse.
+        let budget = Budget::of(&spilling, "12.9", None);
+        assert_eq!(budget.check(&spilling, "12.9", true).len(), 2);
+        budget.write(&path).unwrap();
+        assert_eq!(Budget::read(&path).unwrap(), budget);
+
+        let line = "a = { registers = 32, shared = 64, local = 24, reason = \"it is \\\"small\\\"\" }";
+        let text = |line: &str| format!("compiler = \"12.9\"\n[kernels]\n{line}\n");
+        std::fs::write(&path, text(line)).unwrap();
+        let excusing = Budget::read(&path).unwrap();
+        assert_eq!(excusing.check(&spilling, "12.9", true), [""; 0]);
+        let renewed = Budget::of(&spilling, "12.9", Some(&excusing));
+        renewed.write(&path).unwrap();
+        assert_eq!(Budget::read(&path).unwrap(), renewed);
+        assert_eq!(renewed.exceptions().collect::<Vec<_>>(), [("a", 16, "it is \"small\"")]);
+
+        std::fs::write(&path, text("a = { registers = 32, shared = 64, local = 24 }")).unwrap();
+        assert!(Budget::read(&path).unwrap_err().to_string().contains("for no reason"));
+        std::fs::write(&path, text("a = { regs = 32 }")).unwrap();
+        assert!(Budget::read(&path).unwrap_err().to_string().contains("budget.toml"));
+    }
+}

@@ -1,0 +1,177 @@
+//! The code gate: what the compiler made of the kernels for each GPU, which can be known where there is none.
+//!
+//! Registers, local and shared memory come from the embedded cubins themselves, spills from the assembler's log, which
+//! `build.rs` keeps beside them; instructions from `nvdisasm`, where it is installed. [`Budget`] says how much each
+//! kernel may take.
+
+mod budget;
+mod cubin;
+mod occupancy;
+mod sass;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::Serialize;
+
+pub use budget::Budget;
+pub use cubin::{Resources, kernels as resources};
+pub use occupancy::{Occupancy, occupancy};
+pub use sass::{Disassembler, Instructions};
+
+use crate::device::{EmbeddedImage, embedded_code};
+use crate::{Error, Result};
+
+/// One kernel as one generation of GPUs has it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KernelCode {
+    pub module: &'static str,
+    pub kernel: String,
+    /// `sm_90`
+    pub arch: &'static str,
+    pub registers: u32,
+    /// Bytes of a thread, stored and loaded because registers ran out.
+    pub spill_stores: u32,
+    pub spill_loads: u32,
+    /// Bytes of a thread: what was spilled, and arrays that registers cannot hold.
+    pub local: u32,
+    /// Bytes of a block.
+    pub shared: u32,
+    /// Blocks that a multiprocessor holds, and their share of its warps in percent.
+    pub blocks: u32,
+    pub occupancy: u32,
+    /// None where they were not asked for.
+    pub instructions: Option<Instructions>,
+}
+
+/// The kernels whose name or file contains `filter`, for `arch` alone or for all generations; their instructions too
+/// where there is a disassembler.
+pub fn kernels(filter: &str, arch: Option<&str>, disassembler: Option<&Disassembler>) -> Result<Vec<KernelCode>> {
+    let images = machine_code(arch)?;
+    let wanted = |image: &&EmbeddedImage| {
+        image.module.name.contains(filter) || image.module.kernels.iter().any(|k| k.name.contains(filter))
+    };
+    let images: Vec<&EmbeddedImage> = images.iter().filter(wanted).collect();
+    // Disassembling a large module takes a second.
+    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
+            scope.spawn(|| {
+                while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let of_image = of_image(image, filter, disassembler);
+                    rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(of_image);
+                }
+            });
+        }
+    });
+    let rows = rows.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut rows: Vec<KernelCode> = rows.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    if rows.is_empty() {
+        return Err(Error::Config(format!("no kernel's name contains {filter:?}; zgan info has them all")));
+    }
+    rows.sort_by(|a, b| (a.module, &a.kernel, number(a.arch)).cmp(&(b.module, &b.kernel, number(b.arch))));
+    Ok(rows)
+}
+
+fn of_image(image: &EmbeddedImage, filter: &str, disassembler: Option<&Disassembler>) -> Result<Vec<KernelCode>> {
+    let arch = number(image.target);
+    let said = |what: String| Error::Device(format!("{}.cu for {}: {what}", image.module.name, image.target));
+    let code = disassembler.map(|d| d.disassemble(&image.code)).transpose().map_err(said)?;
+    let mut rows = Vec::new();
+    for Resources { name, registers, local, shared } in resources(&image.code, arch).map_err(said)? {
+        if !(name.contains(filter) || image.module.name.contains(filter)) {
+            continue;
+        }
+        let Some(assembled) = image.assembled.iter().find(|kernel| kernel.name == name) else {
+            return Err(said(format!("the assembler's log does not tell of {name}")));
+        };
+        if (assembled.registers, assembled.stack) != (registers, local) {
+            return Err(said(format!(
+                "{name}: {registers} registers and {local} bytes of local memory in the code, {} and {} in the log",
+                assembled.registers, assembled.stack
+            )));
+        }
+        let Some(Occupancy { blocks, percent }) = occupancy(arch, registers, shared) else {
+            return Err(said("its limits are not known here".into()));
+        };
+        let instructions = code.as_ref().map(|code| {
+            let own = code.iter().find(|(kernel, _)| *kernel == name);
+            own.map(|(_, text)| Instructions::count(text)).unwrap_or_default()
+        });
+        rows.push(KernelCode {
+            module: image.module.name,
+            kernel: name,
+            arch: image.target,
+            registers,
+            spill_stores: assembled.spill_stores,
+            spill_loads: assembled.spill_loads,
+            local,
+            shared,
+            blocks,
+            occupancy: percent,
+            instructions,
+        });
+    }
+    Ok(rows)
+}
+
+/// The machine code of a kernel for `arch`.
+pub fn sass(kernel: &str, arch: &str, disassembler: &Disassembler) -> Result<String> {
+    let image = image_of(kernel, machine_code(Some(arch))?)?;
+    let code = disassembler.disassemble(&image.code).map_err(Error::Device)?;
+    let own = code.into_iter().find(|(name, _)| name == kernel).map(|(_, text)| text);
+    own.ok_or_else(|| Error::Config(format!("{kernel} is not in the code for {arch}: it needs a later generation")))
+}
+
+/// The PTX of a kernel.
+pub fn ptx(kernel: &str) -> Result<String> {
+    let images = embedded()?.into_iter().filter(|image| image.target.starts_with("compute_")).collect();
+    let image = image_of(kernel, images)?;
+    let text = String::from_utf8_lossy(&image.code);
+    let own = text.split(".visible .entry ").skip(1).find(|entry| entry.split('(').next() == Some(kernel));
+    let body = own.and_then(|entry| Some(&entry[..entry.find("\n}")? + 2]));
+    let target = text.lines().filter(|line| line.starts_with(".version") || line.starts_with(".target"));
+    let head: Vec<&str> = target.collect();
+    body.map(|body| format!("{}\n\n.visible .entry {body}\n", head.join("\n")))
+        .ok_or_else(|| Error::Config(format!("{kernel} is not in the PTX for {}", image.target)))
+}
+
+fn embedded() -> Result<Vec<EmbeddedImage>> {
+    let images = embedded_code().map_err(Error::Device)?;
+    if images.is_empty() {
+        return Err(Error::Config(
+            "this binary holds no GPU code: NVRTC was not found when it was built. Install nvidia-cuda-nvrtc-cu12 from \
+             PyPI, set NVRTC_LIB_DIR to its folder nvidia/cuda_nvrtc/lib, and build again (scripts/test does that)"
+                .into(),
+        ));
+    }
+    Ok(images)
+}
+
+/// The cubins for `arch`, or for all generations.
+fn machine_code(arch: Option<&str>) -> Result<Vec<EmbeddedImage>> {
+    let mut images = embedded()?;
+    images.retain(|image| image.target.starts_with("sm_"));
+    let Some(arch) = arch else { return Ok(images) };
+    let mut there: Vec<&str> = images.iter().map(|image| image.target).collect();
+    there.dedup();
+    if !there.contains(&arch) {
+        return Err(Error::Config(format!("there is no code for {arch}, only for {}", there.join(", "))));
+    }
+    images.retain(|image| image.target == arch);
+    Ok(images)
+}
+
+/// The image of the module that has this kernel.
+fn image_of(kernel: &str, images: Vec<EmbeddedImage>) -> Result<EmbeddedImage> {
+    let names = || images.iter().flat_map(|image| image.module.kernels).map(|k| k.name);
+    let near = |name: &&str| (strsim::jaro_winkler(kernel, name) * 1e6) as u64;
+    let nearest = names().max_by_key(near).unwrap_or_default();
+    let found = images.into_iter().find(|image| image.module.kernels.iter().any(|k| k.name == kernel));
+    found.ok_or_else(|| Error::Config(format!("no kernel is called {kernel:?}; is {nearest} meant?")))
+}
+
+/// 90 of `sm_90`.
+fn number(target: &str) -> u32 {
+    target.split_once('_').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,89 @@
+//! How many blocks a multiprocessor holds at a time, from what one takes.
+
+/// Threads of a block: `BLOCK` in `kernels/device/cuda.h`.
+const THREADS: u32 = 256;
+const WARP: u32 = 32;
+/// Of each multiprocessor of every generation here.
+const REGISTERS: u32 = 65_536;
+
+/// What a multiprocessor has.
+struct Limits {
+    arch: u32,
+    warps: u32,
+    blocks: u32,
+    /// Bytes of shared memory, the steps in which it is given to blocks, and what the system takes of each.
+    shared: u32,
+    shared_step: u32,
+    reserved: u32,
+}
+
+const fn limits(arch: u32, warps: u32, blocks: u32, shared_kib: u32) -> Limits {
+    let (shared_step, reserved) = if arch < 80 { (256, 0) } else { (128, 1024) };
+    Limits { arch, warps, blocks, shared: shared_kib * 1024, shared_step, reserved }
+}
+
+/// NVIDIA, CUDA C++ Programming Guide 12.9, section "Technical Specifications per Compute Capability"; the steps are
+/// those of its header `cuda_occupancy.h`.
+const TABLE: &[Limits] = &[
+    limits(75, 32, 16, 64),
+    limits(80, 64, 32, 164),
+    limits(86, 48, 16, 100),
+    limits(89, 48, 24, 100),
+    limits(90, 64, 32, 228),
+    limits(100, 64, 32, 228),
+    limits(120, 48, 24, 100),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occupancy {
+    /// That run on a multiprocessor at the same time.
+    pub blocks: u32,
+    /// Their warps, in percent of those that a multiprocessor can hold.
+    pub percent: u32,
+}
+
+/// None for a generation that is not in the table.
+pub fn occupancy(arch: u32, registers: u32, shared: u32) -> Option<Occupancy> {
+    let limits = TABLE.iter().find(|limits| limits.arch == arch)?;
+    let warps = THREADS / WARP;
+    // Registers are given to warps in steps of 256, to four warps at a time.
+    let of_warp = (registers.max(1) * WARP).next_multiple_of(256);
+    let by_registers = REGISTERS / of_warp / 4 * 4 / warps;
+    let of_block = (shared + limits.reserved).next_multiple_of(limits.shared_step);
+    let by_shared = limits.shared.checked_div(of_block).unwrap_or(u32::MAX);
+    let blocks = by_registers.min(by_shared).min(limits.blocks).min(limits.warps / warps);
+    Some(Occupancy { blocks, percent: blocks * warps * 100 / limits.warps })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::nvrtc;
+
+    /// As NVIDIA's occupancy calculator has them, for 256 threads.
+    #[test]
+    fn blocks_of_a_multiprocessor() {
+        let found = |arch, registers, shared| occupancy(arch, registers, shared).map(|o| (o.blocks, o.percent));
+        // Few of both: the warps are the limit.
+        assert_eq!(found(75, 32, 0), Some((4, 100)));
+        assert_eq!(found(80, 32, 0), Some((8, 100)));
+        assert_eq!(found(86, 40, 0), Some((6, 100)));
+        // Registers: 33 count as 40, 128 let two blocks in, 129 count as 136 and let one.
+        assert_eq!(found(80, 33, 0), Some((6, 75)));
+        assert_eq!(found(90, 128, 0), Some((2, 25)));
+        assert_eq!(found(90, 129, 0), Some((1, 12)));
+        assert_eq!(found(120, 255, 0), Some((1, 16)));
+        // Shared memory, with the kibibyte that the system takes from sm_80 on.
+        assert_eq!(found(75, 32, 32 * 1024), Some((2, 50)));
+        assert_eq!(found(86, 32, 32 * 1024), Some((3, 50)));
+        assert_eq!(found(80, 32, 40 * 1024), Some((4, 50)));
+        assert_eq!(found(70, 32, 0), None);
+    }
+
+    #[test]
+    fn every_embedded_generation_has_limits() {
+        for target in nvrtc::TARGETS.iter().filter_map(|target| target.strip_prefix("sm_")) {
+            assert!(occupancy(target.parse().unwrap(), 32, 0).is_some(), "sm_{target}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Machine code as text, by NVIDIA's `nvdisasm`, and its instructions of interest.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::Serialize;
+
+/// How often a kernel's code has each; how often they run is another matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Instructions {
+    pub all: u32,
+    /// Of the tensor cores: HMMA, IMMA and their like.
+    pub matrix: u32,
+    /// From global to shared memory past the registers: LDGSTS.
+    pub async_copy: u32,
+    /// Fragments from shared memory: LDSM.
+    pub ldsm: u32,
+    /// Loads of 16 bytes.
+    pub vector_loads: u32,
+    pub ffma: u32,
+    /// Loads from and stores to local memory.
+    pub local: u32,
+}
+
+/// A disassembler that was found.
+pub struct Disassembler {
+    program: PathBuf,
+}
+
+impl Disassembler {
+    /// Looks at the environment variable `NVDISASM`, under `CUDA_HOME` and `CUDA_PATH`, then in `PATH`.
+    pub fn find() -> Result<Disassembler, String> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(program) = variable("NVDISASM") {
+            let there = program.is_file();
+            let missing = format!("NVDISASM names {}, which is no file", program.display());
+            return if there { Ok(Disassembler { program }) } else { Err(missing) };
+        }
+        let roots = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(variable).map(|root| root.join("bin"));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut programs = roots.chain(std::env::split_paths(&path)).map(|folder| folder.join("nvdisasm"));
+        programs.find(|program| program.is_file()).map(|program| Disassembler { program }).ok_or_else(|| {
+            "nvdisasm was not found in NVDISASM, CUDA_HOME, CUDA_PATH or PATH; nvidia-cuda-nvdisasm on PyPI has it, and \
+             NVDISASM may name the file"
+                .into()
+        })
+    }
+
+    /// The code of each kernel of a cubin: (name, text).
+    pub fn disassemble(&self, cubin: &[u8]) -> Result<Vec<(String, String)>, String> {
+        // It reads files only.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("zgan-{}-{}.cubin", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let file = std::env::temp_dir().join(name);
+        let text =
+            std::fs::write(&file, cubin).map_err(|e| format!("{}: {e}", file.display())).and_then(|()| self.run(&file));
+        let _ = std::fs::remove_file(&file);
+        Ok(kernels(&text?))
+    }
+
+    fn run(&self, file: &Path) -> Result<String, String> {
+        let program = self.program.display();
+        let output = Command::new(&self.program).arg("-c").arg(file).output().map_err(|e| format!("{program}: {e}"))?;
+        if !output.status.success() {
+            return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// A kernel's code begins with a line `//---- .text.NAME ----`.
+fn kernels(text: &str) -> Vec<(String, String)> {
+    let mut kernels: Vec<(String, String)> = Vec::new();
+    for line in text.lines() {
+        if let Some(name) =
+            line.strip_prefix("//---").and_then(|l| l.trim_start_matches('-').trim().strip_prefix(".text."))
+        {
+            kernels.push((name.trim_end_matches('-').trim().into(), String::new()));
+        }
+        if let Some((_, code)) = kernels.last_mut() {
+            code.push_str(line);
+            code.push('\n');
+        }
+    }
+    kernels
+}
+
+impl Instructions {
+    pub fn count(code: &str) -> Instructions {
+        let mut count = Instructions::default();
+        for opcode in code.lines().filter_map(opcode) {
+            let mut parts = opcode.split('.');
+            let name = parts.next().unwrap_or_default();
+            count.all += 1;
+            // HFMA2.MMA is half-precision arithmetic of one lane.
+            count.matrix += u32::from(name.ends_with("MMA"));
+            count.async_copy += u32::from(name == "LDGSTS");
+            count.ldsm += u32::from(name == "LDSM");
+            count.vector_loads += u32::from(matches!(name, "LD" | "LDG" | "LDS") && parts.any(|part| part == "128"));
+            // FFMA2 does two at once, from sm_100 on.
+            count.ffma += u32::from(name.starts_with("FFMA"));
+            count.local += u32::from(matches!(name, "LDL" | "STL"));
+        }
+        count
+    }
+}
+
+/// `        /*0110*/              @!P0 FADD R3, R3, R4 ;` has FADD. A line of the encoding alone has none.
+fn opcode(line: &str) -> Option<&str> {
+    let (_, rest) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
+    let rest = rest.trim_start();
+    let rest = if rest.starts_with('@') { rest.split_once(' ')?.1.trim_start() } else { rest };
+    let opcode = rest.split([' ', ';']).next()?;
+    opcode.starts_with(|c: char| c.is_ascii_uppercase()).then_some(opcode)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_are_counted_by_their_names() {
+        let text = "\t.headerflags\t@\"EF_CUDA_SM80\"\n\
+            //--------------------- .text.one     --------------------------\n\
+            one:\n\
+            .text.one:\n        /*0000*/                   MOV R1, c[0x0][0x28] ;\n        \
+            /*0010*/                   HFMA2.MMA R3, -RZ, RZ, 0, 0 ;\n        \
+            /*0020*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;\n        \
+            /*0030*/              @!P0 LDG.E.128.CONSTANT R4, [R2.64] ;\n        \
+            /*0040*/               @P1 LDG.E.CONSTANT R4, [R2.64] ;\n        \
+            /*0050*/                   LDS.128 R4, [R2] ;\n        \
+            /*0060*/                   LDGSTS.E.BYPASS.128 [R5], [R2.64] ;\n        \
+            /*0070*/                   LDSM.16.M88.4 R4, [R2] ;\n.L_x_1:\n        \
+            /*0080*/                   FFMA R3, R3, R4, R5 ;\n        \
+            /*0090*/                   STL [R1], R0 ;\n\
+            //--------------------- .text.two --------------------------\n        \
+            /*0000*/                   FFMA.FTZ R3, R3, R4, R5 ;\n        \
+            /*0010*/                   EXIT ;\n";
+        let kernels = kernels(text);
+        assert_eq!(kernels.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+        let first = Instructions { all: 10, matrix: 1, async_copy: 1, ldsm: 1, vector_loads: 2, ffma: 1, local: 1 };
+        assert_eq!(Instructions::count(&kernels[0].1), first);
+        assert_eq!(Instructions::count(&kernels[1].1), Instructions { all: 2, ffma: 1, ..Instructions::default() });
+    }
+}
