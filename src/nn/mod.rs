@@ -33,8 +33,8 @@ pub use residual::{DownBlock, DownOptions, ToImage, UpBlock, UpOptions};
 pub use tangent::Tangent;
 
 use crate::device::Buffer;
-use crate::{Error, Result};
 use crate::ops::resample::Image;
+use crate::{Error, Result};
 
 /// A tensor between two layers, (N, H, W, C) or, for linear layers, (N, 1, 1, C).
 #[derive(Clone)]
