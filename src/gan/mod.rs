@@ -11,9 +11,12 @@ mod player;
 mod resnet;
 pub mod ring;
 mod sampler;
+mod step;
 mod trainer;
+mod workspace;
 
 pub use latents::{Latents, interpolate};
 pub use options::{Conditioning, Loss, Metrics, Plan, Pool, PowerIterations, Preset, TrainerOptions, Update, Weights};
 pub use sampler::Generator;
+pub use step::Phase;
 pub use trainer::Trainer;

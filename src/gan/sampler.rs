@@ -6,7 +6,7 @@ use super::latents::Latents;
 use super::networks::{self, Latent};
 use super::options::{TrainerOptions, Weights};
 use super::player::{Layouts, Player};
-use super::trainer::{LABELS, LATENTS};
+use super::step::{LABELS, LATENTS};
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};

@@ -5,138 +5,38 @@
 //! wait for the device; what changes from step to step (its number, learning rates, random numbers) lives there. So a
 //! GPU can do it again and again as one captured graph; only the batches of real images are copied before it.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ops::Range;
+use std::time::Duration;
 
 use super::classes::ClassLoss;
 use super::latents::Latents;
-use super::networks::{self, Discriminator, Latent};
-use super::options::{Metrics, Plan, PowerIterations, Preset, TrainerOptions, Update, Weights};
+use super::options::{Metrics, Plan, Preset, TrainerOptions, Update, Weights};
 use super::penalty::GradientPenalty;
 use super::player::{Player, Players};
 use super::ring;
 use super::sampler::Sampler;
+use super::step::Phase;
+use super::workspace::Workspace;
 use crate::checkpoint::NamedTensor;
-use crate::data::ImageShape;
-use crate::device::{Buffer, Device, Graph};
+use crate::device::{Device, Event, Graph};
+use crate::nn::Arena;
 use crate::nn::parameters::first_not_finite;
-use crate::nn::{Arena, Backward, Builder, Forward, Mode, Network, Value};
-use crate::ops::adam;
-use crate::ops::log_partition::Evaluation;
-use crate::ops::pixels::{self, Augment};
-use crate::ops::random;
 use crate::ops::state::{self, State, StateBuffer};
 use crate::{Error, Result};
 
-/// Each use of random numbers in a step has its own stream; the draws of a step are this many streams apart.
-pub(super) const LATENTS: u32 = 0;
-pub(super) const LABELS: u32 = 1;
-const PIXELS: u32 = 2;
-const SHARES: u32 = 3;
-const STREAMS: u32 = 8;
-
-/// The running statistics' momentum while training, PyTorch's default.
-const MOMENTUM: f32 = 0.1;
-
-/// All that a step reads and writes, but for the parameters.
-struct Workspace {
-    /// M of the G step; it has gradients.
-    generator: Network,
-    latent: Latent,
-    /// M of a D step, where that is another.
-    drawing: Option<(Network, Latent)>,
-    discriminator: Network,
-    /// (n_dis, N, H, W, C) and (n_dis, N) as the loader gives them; none where points are drawn here.
-    images: Buffer<u8>,
-    image_labels: Buffer<u32>,
-    /// (N + M, H, W, C): real ones, then fakes; then the rows of a gradient penalty.
-    batch: Value,
-    labels: Buffer<u32>,
-    /// Its gradient is 1 everywhere, the seed of the one backward pass; with a class loss, that of either player at the
-    /// real images and the fakes.
-    logits: Value,
-    classes: Option<ClassLoss>,
-    penalty: Option<GradientPenalty>,
-    /// Of the last D step and the last G step.
-    of_d: Evaluation,
-    of_g: Evaluation,
-    loss_workspace: Buffer<f32>,
-    /// (2): the gradients' norms of G and D.
-    norms: Buffer<f32>,
-    adam_workspace: Buffer<f32>,
-}
-
-impl Workspace {
-    fn build(options: &TrainerOptions, device: &Device, players: &mut Players, arena: &mut Arena) -> Result<Workspace> {
-        let ImageShape { height: h, width: w, channels: c } = options.shape;
-        let (n, m_d, m_g) = (options.batch, options.batch, options.batch_g);
-        let most = options.samples();
-        let rows = most + GradientPenalty::rows(options);
-        let mut build = Builder {
-            parameters: &mut players.discriminator.parameters,
-            running: &mut players.discriminator.running,
-            arena,
-            gradients: true,
-        };
-        let batch = build.value(rows, h, w, c)?;
-        let labels = build.arena.take(rows)?;
-        let Discriminator { network: discriminator, logits, classes } =
-            networks::discriminator(options, &mut build, &batch, &labels)?;
-        let classes = classes.map(|logits| ClassLoss::new(options, arena, logits, &labels)).transpose()?;
-        let penalty = GradientPenalty::new(options, arena, &discriminator, most)?;
-        let mut generator = |fakes: usize, gradients| -> Result<(Network, Latent)> {
-            let mut build = Builder {
-                parameters: &mut players.generator.parameters,
-                running: &mut players.generator.running,
-                arena,
-                gradients,
-            };
-            let z = Value { dx: None, ..build.value(fakes, 1, 1, options.latent)? };
-            let latent = Latent { z, labels: labels.view(n..n + fakes) };
-            let network = networks::generator(options, &mut build, &latent, &batch.rows(&(n..n + fakes)))?;
-            Ok((network, latent))
-        };
-        let (of_step, latent) = generator(m_g, true)?;
-        let drawing = if m_d == m_g { None } else { Some(generator(m_d, false)?) };
-        let mut evaluation = |fakes: usize| -> Result<Evaluation> {
-            let (statistics, seed_d, seed_g) = (arena.take(4)?, arena.take(n + fakes)?, arena.take(fakes)?);
-            Ok(Evaluation { statistics, seed_d, seed_g })
-        };
-        let (of_d, of_g) = (evaluation(m_d)?, evaluation(m_g)?);
-        let loaded = if options.draws_points() { 0 } else { options.n_dis * n };
-        let updated = [&players.generator, &players.discriminator];
-        let adam_len = updated.map(|p| adam::workspace_len(device, p.parameters.len()));
-        Ok(Workspace {
-            generator: of_step,
-            latent,
-            drawing,
-            discriminator,
-            images: arena.take(loaded * h * w * c)?,
-            image_labels: arena.take(loaded)?,
-            batch,
-            labels,
-            logits,
-            classes,
-            penalty,
-            of_d,
-            of_g,
-            loss_workspace: arena.take(options.loss.workspace_len(device, most))?,
-            norms: arena.take(2)?,
-            adam_workspace: arena.take(adam_len[0].max(adam_len[1]))?,
-        })
-    }
-}
-
 pub struct Trainer {
-    options: TrainerOptions,
-    device: Device,
-    state: StateBuffer,
+    pub(super) options: TrainerOptions,
+    pub(super) device: Device,
+    pub(super) state: StateBuffer,
     step: u64,
-    generator: Player,
-    discriminator: Player,
-    workspace: Workspace,
+    pub(super) generator: Player,
+    pub(super) discriminator: Player,
+    pub(super) workspace: Workspace,
     sampler: Option<Sampler>,
     way: Way,
+    /// Where the phases of a step began in the device's queue, in one that is timed.
+    pub(super) marks: Option<RefCell<Vec<(Phase, Event)>>>,
 }
 
 /// How a step is started.
@@ -167,6 +67,7 @@ impl Trainer {
             workspace,
             sampler: None,
             way: Way::ToCapture,
+            marks: None,
             options: options.clone(),
         })
     }
@@ -218,6 +119,23 @@ impl Trainer {
         self.way = if graph { Way::ToCapture } else { Way::Launched };
     }
 
+    /// One training step, launched kernel by kernel, and the time that the device took for each phase of it, in the order
+    /// of [`Phase::ALL`]. Waits for the device.
+    pub fn time_step(&mut self, images: &[u8], labels: &[u32]) -> Result<[Duration; Phase::ALL.len()]> {
+        self.marks = Some(RefCell::default());
+        let way = std::mem::replace(&mut self.way, Way::Launched);
+        let done = self.update(images, labels, None).and_then(|()| self.device.event());
+        self.way = way;
+        let marks = self.marks.take().map(RefCell::into_inner).unwrap_or_default();
+        let end = done?;
+        let mut times = [Duration::ZERO; Phase::ALL.len()];
+        for (i, (phase, start)) in marks.iter().enumerate() {
+            let next = marks.get(i + 1).map_or(&end, |(_, event)| event);
+            times[*phase as usize] += next.since(start)?;
+        }
+        Ok(times)
+    }
+
     fn update(&mut self, images: &[u8], labels: &[u32], given: Option<(&[f32], &[u32])>) -> Result<()> {
         let w = &self.workspace;
         if images.len() != w.images.len() || labels.len() != w.image_labels.len() {
@@ -242,213 +160,6 @@ impl Trainer {
         }
         self.step += 1;
         Ok(())
-    }
-
-    /// What a step does on the device, but for the copies of images.
-    fn launch(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
-        let (n, m_d, m_g) = (self.options.batch, self.options.batch, self.options.batch_g);
-        let n_dis = self.options.n_dis;
-        let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
-        match self.options.update {
-            Update::Simultaneous => {
-                self.load(0)?;
-                self.draw_for_g(given)?;
-                self.normalise_for_d()?;
-                self.judge(0..n + m_g, &self.workspace.of_d)?;
-                self.learn_d(all_d, 0)?;
-                // Without a class loss the one backward pass has left the signal at the fakes.
-                if self.workspace.classes.is_some() {
-                    self.take_signal(fakes_g, &self.workspace.of_d)?;
-                }
-                self.learn_g(&self.workspace.of_d)?;
-                self.discriminator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
-                self.generator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
-            }
-            Update::Alternating if self.options.n_dis == 1 && m_d == m_g => {
-                self.load(0)?;
-                self.draw_for_g(given)?;
-                self.normalise_for_d()?;
-                self.judge(all_d.clone(), &self.workspace.of_d)?;
-                self.learn_d(all_d, 0)?;
-                self.discriminator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
-                self.move_g(fakes_g)?;
-            }
-            Update::Alternating => {
-                // As the projection discriminator's authors do: G first, then every D step with fakes of its own.
-                for i in 0..n_dis {
-                    self.load(i)?;
-                    if i == 0 {
-                        self.draw_for_g(given)?;
-                        self.move_g(fakes_g.clone())?;
-                    }
-                    self.draw_for_d((i as u32 + 1) * STREAMS)?;
-                    self.normalise_for_d()?;
-                    self.judge(all_d.clone(), &self.workspace.of_d)?;
-                    self.learn_d(all_d.clone(), i as u32 * STREAMS)?;
-                    self.discriminator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)?;
-                }
-            }
-        }
-        state::advance(&self.state)
-    }
-
-    /// The real images (or points) and labels of D's step `i` into the first part of the batch.
-    fn load(&self, i: usize) -> Result<()> {
-        let (w, n) = (&self.workspace, self.options.batch);
-        let (real, stream) = (w.batch.rows(&(0..n)), i as u32 * STREAMS);
-        if self.options.draws_points() {
-            return random::ring(&real.x, &self.state, PIXELS + stream);
-        }
-        w.labels.view(0..n).copy_from(&w.image_labels.view(i * n..(i + 1) * n))?;
-        let images = w.images.view(i * real.x.len()..(i + 1) * real.x.len());
-        let augment = Augment { noise: self.options.noise, flip: self.options.flips };
-        let shape = [n, real.h, real.w, real.c];
-        pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)
-    }
-
-    fn draw_for_g(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
-        let Latent { z, labels } = &self.workspace.latent;
-        match given {
-            Some((latents, wanted)) => {
-                z.x.write(latents)?;
-                labels.write(wanted)?;
-            }
-            None => {
-                let for_d = self.workspace.drawing.is_none() && self.options.n_dis == 1;
-                self.draw_latent(&self.workspace.latent, 0, for_d)?;
-            }
-        }
-        self.generator.normalise(true)?;
-        self.generate(&self.workspace.generator, z.n)
-    }
-
-    fn draw_for_d(&self, stream: u32) -> Result<()> {
-        let w = &self.workspace;
-        let (network, latent) =
-            w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
-        self.draw_latent(latent, stream, true)?;
-        self.generator.normalise(self.options.sn_policy == PowerIterations::PerForward)?;
-        self.generate(network, latent.z.n)
-    }
-
-    /// Whether D will judge these fakes to learn from them. With a gradient penalty they then have the labels of the
-    /// real images: its points lie between a real image and a fake of one class.
-    fn draw_latent(&self, latent: &Latent, stream: u32, for_d: bool) -> Result<()> {
-        random::normal(&latent.z.x, &self.state, LATENTS + stream)?;
-        if for_d && self.workspace.penalty.is_some() {
-            return latent.labels.copy_from(&self.workspace.labels.view(0..latent.z.n));
-        }
-        random::labels(&latent.labels, &self.state, LABELS + stream, self.options.classes as u32)
-    }
-
-    fn generate(&self, network: &Network, fakes: usize) -> Result<()> {
-        network.forward(&Forward {
-            weights: self.generator.weights(),
-            running: &self.generator.running,
-            mode: Mode::Train { momentum: MOMENTUM },
-            rows: 0..fakes,
-        })
-    }
-
-    /// Spectral normalisation of D's weights as they are now, after a power iteration. Per forward it is one for the
-    /// real images, the fakes and a penalty's points each, before the pass that they share here.
-    fn normalise_for_d(&self) -> Result<()> {
-        let iterations = match self.options.sn_policy {
-            PowerIterations::PerStep => 1,
-            PowerIterations::PerForward => 2 + usize::from(self.workspace.penalty.is_some()),
-        };
-        (0..iterations).try_for_each(|_| self.discriminator.normalise(true))
-    }
-
-    /// The logits of these samples, and, where real ones are among them, the losses and their seeds.
-    fn judge(&self, rows: Range<usize>, evaluation: &Evaluation) -> Result<()> {
-        let (w, n) = (&self.workspace, self.options.batch);
-        w.discriminator.forward(&Forward {
-            weights: self.discriminator.weights(),
-            running: &self.discriminator.running,
-            mode: Mode::Train { momentum: MOMENTUM },
-            rows: rows.clone(),
-        })?;
-        let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..rows.end));
-        let real_is_low = networks::real_is_low(&self.options);
-        self.options.loss.evaluate(evaluation, &real, &fake, real_is_low, &w.loss_workspace)?;
-        state::check(&self.state, &evaluation.statistics)
-    }
-
-    /// The backward pass of D, all contributions to its gradients.
-    ///
-    /// With seed 1 per sample; each sample's part in the parameters' gradients is scaled by its seed in L_D. In a
-    /// simultaneous update that leaves the signal at the fakes. With a class loss the seeds of the two heads are no
-    /// multiples of those of G, so they go in from the start, and the signal takes a pass of its own.
-    fn learn_d(&self, rows: Range<usize>, stream: u32) -> Result<()> {
-        let (w, player, real) = (&self.workspace, &self.discriminator, 0..self.options.batch);
-        player.gradients.zero()?;
-        let fakes = real.end..rows.end;
-        if let Some(classes) = &w.classes {
-            self.seed_logits(rows.clone(), &w.of_d.seed_d)?;
-            classes.seed_d(real, fakes.clone(), &self.state)?;
-        }
-        let one_pass = w.classes.is_none();
-        let leaves_signal = one_pass && self.options.update == Update::Simultaneous;
-        w.discriminator.backward(&Backward {
-            weights: player.weights(),
-            gradients: Some(&player.gradients),
-            parameter_scale: one_pass.then_some(&w.of_d.seed_d),
-            signal_scale: None,
-            input_rows: if leaves_signal { fakes } else { 0..0 },
-            rows,
-        })?;
-        if let Some(penalty) = &w.penalty {
-            penalty.add(&w.discriminator, player, &w.batch, &w.labels, &self.state, SHARES + stream)?;
-        }
-        player.finish_gradient()
-    }
-
-    fn seed_logits(&self, rows: Range<usize>, seeds: &Buffer<f32>) -> Result<()> {
-        self.workspace.logits.rows(&rows).dx.map_or(Ok(()), |to| to.copy_from(seeds))
-    }
-
-    /// The signal at the fakes, through D without its parameters: with seed 1, or, with a class loss, G's seeds.
-    fn take_signal(&self, fakes: Range<usize>, evaluation: &Evaluation) -> Result<()> {
-        if let Some(classes) = &self.workspace.classes {
-            self.seed_logits(fakes.clone(), &evaluation.seed_g)?;
-            classes.seed_g(fakes.clone(), &self.state)?;
-        }
-        self.workspace.discriminator.backward(&Backward {
-            weights: self.discriminator.weights(),
-            gradients: None,
-            parameter_scale: None,
-            signal_scale: None,
-            rows: fakes.clone(),
-            input_rows: fakes,
-        })
-    }
-
-    /// A G step of its own, which judges the fakes anew.
-    fn move_g(&self, fakes: Range<usize>) -> Result<()> {
-        self.discriminator.normalise(self.options.sn_policy == PowerIterations::PerForward)?;
-        // The real logits are those of the last pass where the loss does not look at them.
-        let rows = if self.options.loss.couples_the_batch() { 0..fakes.end } else { fakes.clone() };
-        self.judge(rows, &self.workspace.of_g)?;
-        self.take_signal(fakes, &self.workspace.of_g)?;
-        self.learn_g(&self.workspace.of_g)?;
-        self.generator.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)
-    }
-
-    /// From the signal at the fakes, each scaled by its seed in L_G where that is not in it yet, to the generator's
-    /// gradients.
-    fn learn_g(&self, evaluation: &Evaluation) -> Result<()> {
-        self.generator.gradients.zero()?;
-        let rows = 0..self.workspace.latent.z.n;
-        self.workspace.generator.backward(&Backward {
-            weights: self.generator.weights(),
-            gradients: Some(&self.generator.gradients),
-            parameter_scale: None,
-            signal_scale: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
-            rows: rows.clone(),
-            input_rows: rows,
-        })?;
-        self.generator.finish_gradient()
     }
 
     /// Waits for the device. [`Error::NotFinite`] once a loss was not finite: from that step on nothing was updated.

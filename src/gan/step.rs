@@ -1,0 +1,291 @@
+//! What a training step does on the device, in its order.
+
+use std::ops::Range;
+
+use super::networks::{self, Latent};
+use super::options::{PowerIterations, Update};
+use super::player::Player;
+use super::trainer::Trainer;
+use crate::Result;
+use crate::device::Buffer;
+use crate::nn::{Backward, Forward, Mode, Network};
+use crate::ops::log_partition::Evaluation;
+use crate::ops::pixels::{self, Augment};
+use crate::ops::random;
+use crate::ops::state;
+
+/// Each use of random numbers in a step has its own stream; the draws of a step are this many streams apart.
+pub(super) const LATENTS: u32 = 0;
+pub(super) const LABELS: u32 = 1;
+const PIXELS: u32 = 2;
+const SHARES: u32 = 3;
+const STREAMS: u32 = 8;
+
+/// The running statistics' momentum while training, PyTorch's default.
+const MOMENTUM: f32 = 0.1;
+
+/// The parts of a step that [`Trainer::time_step`] tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// From bytes to the batch, with noise and flips.
+    Data,
+    GeneratorForward,
+    /// With the losses and the spectral normalisation.
+    DiscriminatorForward,
+    DiscriminatorBackward,
+    GeneratorBackward,
+    Optimiser,
+}
+
+impl Phase {
+    pub const ALL: [Phase; 6] = [
+        Phase::Data,
+        Phase::GeneratorForward,
+        Phase::DiscriminatorForward,
+        Phase::DiscriminatorBackward,
+        Phase::GeneratorBackward,
+        Phase::Optimiser,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Data => "data",
+            Phase::GeneratorForward => "G forward",
+            Phase::DiscriminatorForward => "D forward",
+            Phase::DiscriminatorBackward => "D backward",
+            Phase::GeneratorBackward => "G backward",
+            Phase::Optimiser => "optimiser",
+        }
+    }
+}
+
+impl Trainer {
+    /// What a step does on the device, but for the copies of images.
+    pub(super) fn launch(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
+        let (n, m_d, m_g) = (self.options.batch, self.options.batch, self.options.batch_g);
+        let n_dis = self.options.n_dis;
+        let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
+        match self.options.update {
+            Update::Simultaneous => {
+                self.load(0)?;
+                self.draw_for_g(given)?;
+                self.normalise_for_d()?;
+                self.judge(0..n + m_g, &self.workspace.of_d)?;
+                self.learn_d(all_d, 0)?;
+                // Without a class loss the one backward pass has left the signal at the fakes.
+                if self.workspace.classes.is_some() {
+                    self.take_signal(fakes_g, &self.workspace.of_d)?;
+                }
+                self.learn_g(&self.workspace.of_d)?;
+                self.optimise(&self.discriminator)?;
+                self.optimise(&self.generator)?;
+            }
+            Update::Alternating if self.options.n_dis == 1 && m_d == m_g => {
+                self.load(0)?;
+                self.draw_for_g(given)?;
+                self.normalise_for_d()?;
+                self.judge(all_d.clone(), &self.workspace.of_d)?;
+                self.learn_d(all_d, 0)?;
+                self.optimise(&self.discriminator)?;
+                self.move_g(fakes_g)?;
+            }
+            Update::Alternating => {
+                // As the projection discriminator's authors do: G first, then every D step with fakes of its own.
+                for i in 0..n_dis {
+                    self.load(i)?;
+                    if i == 0 {
+                        self.draw_for_g(given)?;
+                        self.move_g(fakes_g.clone())?;
+                    }
+                    self.draw_for_d((i as u32 + 1) * STREAMS)?;
+                    self.normalise_for_d()?;
+                    self.judge(all_d.clone(), &self.workspace.of_d)?;
+                    self.learn_d(all_d.clone(), i as u32 * STREAMS)?;
+                    self.optimise(&self.discriminator)?;
+                }
+            }
+        }
+        state::advance(&self.state)
+    }
+
+    /// The real images (or points) and labels of D's step `i` into the first part of the batch.
+    fn load(&self, i: usize) -> Result<()> {
+        self.enter(Phase::Data)?;
+        let (w, n) = (&self.workspace, self.options.batch);
+        let (real, stream) = (w.batch.rows(&(0..n)), i as u32 * STREAMS);
+        if self.options.draws_points() {
+            return random::ring(&real.x, &self.state, PIXELS + stream);
+        }
+        w.labels.view(0..n).copy_from(&w.image_labels.view(i * n..(i + 1) * n))?;
+        let images = w.images.view(i * real.x.len()..(i + 1) * real.x.len());
+        let augment = Augment { noise: self.options.noise, flip: self.options.flips };
+        let shape = [n, real.h, real.w, real.c];
+        pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)
+    }
+
+    fn draw_for_g(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
+        self.enter(Phase::GeneratorForward)?;
+        let Latent { z, labels } = &self.workspace.latent;
+        match given {
+            Some((latents, wanted)) => {
+                z.x.write(latents)?;
+                labels.write(wanted)?;
+            }
+            None => {
+                let for_d = self.workspace.drawing.is_none() && self.options.n_dis == 1;
+                self.draw_latent(&self.workspace.latent, 0, for_d)?;
+            }
+        }
+        self.generator.normalise(true)?;
+        self.generate(&self.workspace.generator, z.n)
+    }
+
+    fn draw_for_d(&self, stream: u32) -> Result<()> {
+        self.enter(Phase::GeneratorForward)?;
+        let w = &self.workspace;
+        let (network, latent) =
+            w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
+        self.draw_latent(latent, stream, true)?;
+        self.generator.normalise(self.options.sn_policy == PowerIterations::PerForward)?;
+        self.generate(network, latent.z.n)
+    }
+
+    /// Whether D will judge these fakes to learn from them. With a gradient penalty they then have the labels of the
+    /// real images: its points lie between a real image and a fake of one class.
+    fn draw_latent(&self, latent: &Latent, stream: u32, for_d: bool) -> Result<()> {
+        random::normal(&latent.z.x, &self.state, LATENTS + stream)?;
+        if for_d && self.workspace.penalty.is_some() {
+            return latent.labels.copy_from(&self.workspace.labels.view(0..latent.z.n));
+        }
+        random::labels(&latent.labels, &self.state, LABELS + stream, self.options.classes as u32)
+    }
+
+    fn generate(&self, network: &Network, fakes: usize) -> Result<()> {
+        network.forward(&Forward {
+            weights: self.generator.weights(),
+            running: &self.generator.running,
+            mode: Mode::Train { momentum: MOMENTUM },
+            rows: 0..fakes,
+        })
+    }
+
+    /// Spectral normalisation of D's weights as they are now, after a power iteration. Per forward it is one for the
+    /// real images, the fakes and a penalty's points each, before the pass that they share here.
+    fn normalise_for_d(&self) -> Result<()> {
+        self.enter(Phase::DiscriminatorForward)?;
+        let iterations = match self.options.sn_policy {
+            PowerIterations::PerStep => 1,
+            PowerIterations::PerForward => 2 + usize::from(self.workspace.penalty.is_some()),
+        };
+        (0..iterations).try_for_each(|_| self.discriminator.normalise(true))
+    }
+
+    /// The logits of these samples, and, where real ones are among them, the losses and their seeds.
+    fn judge(&self, rows: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+        self.enter(Phase::DiscriminatorForward)?;
+        let (w, n) = (&self.workspace, self.options.batch);
+        w.discriminator.forward(&Forward {
+            weights: self.discriminator.weights(),
+            running: &self.discriminator.running,
+            mode: Mode::Train { momentum: MOMENTUM },
+            rows: rows.clone(),
+        })?;
+        let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..rows.end));
+        let real_is_low = networks::real_is_low(&self.options);
+        self.options.loss.evaluate(evaluation, &real, &fake, real_is_low, &w.loss_workspace)?;
+        state::check(&self.state, &evaluation.statistics)
+    }
+
+    /// The backward pass of D, all contributions to its gradients.
+    ///
+    /// With seed 1 per sample; each sample's part in the parameters' gradients is scaled by its seed in L_D. In a
+    /// simultaneous update that leaves the signal at the fakes. With a class loss the seeds of the two heads are no
+    /// multiples of those of G, so they go in from the start, and the signal takes a pass of its own.
+    fn learn_d(&self, rows: Range<usize>, stream: u32) -> Result<()> {
+        self.enter(Phase::DiscriminatorBackward)?;
+        let (w, player, real) = (&self.workspace, &self.discriminator, 0..self.options.batch);
+        player.gradients.zero()?;
+        let fakes = real.end..rows.end;
+        if let Some(classes) = &w.classes {
+            self.seed_logits(rows.clone(), &w.of_d.seed_d)?;
+            classes.seed_d(real, fakes.clone(), &self.state)?;
+        }
+        let one_pass = w.classes.is_none();
+        let leaves_signal = one_pass && self.options.update == Update::Simultaneous;
+        w.discriminator.backward(&Backward {
+            weights: player.weights(),
+            gradients: Some(&player.gradients),
+            parameter_scale: one_pass.then_some(&w.of_d.seed_d),
+            signal_scale: None,
+            input_rows: if leaves_signal { fakes } else { 0..0 },
+            rows,
+        })?;
+        if let Some(penalty) = &w.penalty {
+            penalty.add(&w.discriminator, player, &w.batch, &w.labels, &self.state, SHARES + stream)?;
+        }
+        player.finish_gradient()
+    }
+
+    fn seed_logits(&self, rows: Range<usize>, seeds: &Buffer<f32>) -> Result<()> {
+        self.workspace.logits.rows(&rows).dx.map_or(Ok(()), |to| to.copy_from(seeds))
+    }
+
+    /// The signal at the fakes, through D without its parameters: with seed 1, or, with a class loss, G's seeds.
+    fn take_signal(&self, fakes: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+        self.enter(Phase::DiscriminatorBackward)?;
+        if let Some(classes) = &self.workspace.classes {
+            self.seed_logits(fakes.clone(), &evaluation.seed_g)?;
+            classes.seed_g(fakes.clone(), &self.state)?;
+        }
+        self.workspace.discriminator.backward(&Backward {
+            weights: self.discriminator.weights(),
+            gradients: None,
+            parameter_scale: None,
+            signal_scale: None,
+            rows: fakes.clone(),
+            input_rows: fakes,
+        })
+    }
+
+    /// A G step of its own, which judges the fakes anew.
+    fn move_g(&self, fakes: Range<usize>) -> Result<()> {
+        self.enter(Phase::DiscriminatorForward)?;
+        self.discriminator.normalise(self.options.sn_policy == PowerIterations::PerForward)?;
+        // The real logits are those of the last pass where the loss does not look at them.
+        let rows = if self.options.loss.couples_the_batch() { 0..fakes.end } else { fakes.clone() };
+        self.judge(rows, &self.workspace.of_g)?;
+        self.take_signal(fakes, &self.workspace.of_g)?;
+        self.learn_g(&self.workspace.of_g)?;
+        self.optimise(&self.generator)
+    }
+
+    /// From the signal at the fakes, each scaled by its seed in L_G where that is not in it yet, to the generator's
+    /// gradients.
+    fn learn_g(&self, evaluation: &Evaluation) -> Result<()> {
+        self.enter(Phase::GeneratorBackward)?;
+        self.generator.gradients.zero()?;
+        let rows = 0..self.workspace.latent.z.n;
+        self.workspace.generator.backward(&Backward {
+            weights: self.generator.weights(),
+            gradients: Some(&self.generator.gradients),
+            parameter_scale: None,
+            signal_scale: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
+            rows: rows.clone(),
+            input_rows: rows,
+        })?;
+        self.generator.finish_gradient()
+    }
+
+    fn optimise(&self, player: &Player) -> Result<()> {
+        self.enter(Phase::Optimiser)?;
+        player.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)
+    }
+
+    /// Notes where in the device's queue a phase begins, in a step that is timed.
+    fn enter(&self, phase: Phase) -> Result<()> {
+        if let Some(marks) = &self.marks {
+            marks.borrow_mut().push((phase, self.device.event()?));
+        }
+        Ok(())
+    }
+}

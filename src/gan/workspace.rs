@@ -1,0 +1,107 @@
+//! What a training step works on, placed once.
+
+use super::classes::ClassLoss;
+use super::networks::{self, Discriminator, Latent};
+use super::options::TrainerOptions;
+use super::penalty::GradientPenalty;
+use super::player::Players;
+use crate::Result;
+use crate::data::ImageShape;
+use crate::device::{Buffer, Device};
+use crate::nn::{Arena, Builder, Network, Value};
+use crate::ops::adam;
+use crate::ops::log_partition::Evaluation;
+
+/// All that a step reads and writes, but for the parameters.
+pub(super) struct Workspace {
+    /// M of the G step; it has gradients.
+    pub generator: Network,
+    pub latent: Latent,
+    /// M of a D step, where that is another.
+    pub drawing: Option<(Network, Latent)>,
+    pub discriminator: Network,
+    /// (n_dis, N, H, W, C) and (n_dis, N) as the loader gives them; none where points are drawn here.
+    pub images: Buffer<u8>,
+    pub image_labels: Buffer<u32>,
+    /// (N + M, H, W, C): real ones, then fakes; then the rows of a gradient penalty.
+    pub batch: Value,
+    pub labels: Buffer<u32>,
+    /// Its gradient is 1 everywhere, the seed of the one backward pass; with a class loss, that of either player at the
+    /// real images and the fakes.
+    pub logits: Value,
+    pub classes: Option<ClassLoss>,
+    pub penalty: Option<GradientPenalty>,
+    /// Of the last D step and the last G step.
+    pub of_d: Evaluation,
+    pub of_g: Evaluation,
+    pub loss_workspace: Buffer<f32>,
+    /// (2): the gradients' norms of G and D.
+    pub norms: Buffer<f32>,
+    pub adam_workspace: Buffer<f32>,
+}
+
+impl Workspace {
+    pub fn build(
+        options: &TrainerOptions,
+        device: &Device,
+        players: &mut Players,
+        arena: &mut Arena,
+    ) -> Result<Workspace> {
+        let ImageShape { height: h, width: w, channels: c } = options.shape;
+        let (n, m_d, m_g) = (options.batch, options.batch, options.batch_g);
+        let most = options.samples();
+        let rows = most + GradientPenalty::rows(options);
+        let mut build = Builder {
+            parameters: &mut players.discriminator.parameters,
+            running: &mut players.discriminator.running,
+            arena,
+            gradients: true,
+        };
+        let batch = build.value(rows, h, w, c)?;
+        let labels = build.arena.take(rows)?;
+        let Discriminator { network: discriminator, logits, classes } =
+            networks::discriminator(options, &mut build, &batch, &labels)?;
+        let classes = classes.map(|logits| ClassLoss::new(options, arena, logits, &labels)).transpose()?;
+        let penalty = GradientPenalty::new(options, arena, &discriminator, most)?;
+        let mut generator = |fakes: usize, gradients| -> Result<(Network, Latent)> {
+            let mut build = Builder {
+                parameters: &mut players.generator.parameters,
+                running: &mut players.generator.running,
+                arena,
+                gradients,
+            };
+            let z = Value { dx: None, ..build.value(fakes, 1, 1, options.latent)? };
+            let latent = Latent { z, labels: labels.view(n..n + fakes) };
+            let network = networks::generator(options, &mut build, &latent, &batch.rows(&(n..n + fakes)))?;
+            Ok((network, latent))
+        };
+        let (of_step, latent) = generator(m_g, true)?;
+        let drawing = if m_d == m_g { None } else { Some(generator(m_d, false)?) };
+        let mut evaluation = |fakes: usize| -> Result<Evaluation> {
+            let (statistics, seed_d, seed_g) = (arena.take(4)?, arena.take(n + fakes)?, arena.take(fakes)?);
+            Ok(Evaluation { statistics, seed_d, seed_g })
+        };
+        let (of_d, of_g) = (evaluation(m_d)?, evaluation(m_g)?);
+        let loaded = if options.draws_points() { 0 } else { options.n_dis * n };
+        let updated = [&players.generator, &players.discriminator];
+        let adam_len = updated.map(|p| adam::workspace_len(device, p.parameters.len()));
+        Ok(Workspace {
+            generator: of_step,
+            latent,
+            drawing,
+            discriminator,
+            images: arena.take(loaded * h * w * c)?,
+            image_labels: arena.take(loaded)?,
+            batch,
+            labels,
+            logits,
+            classes,
+            penalty,
+            of_d,
+            of_g,
+            loss_workspace: arena.take(options.loss.workspace_len(device, most))?,
+            norms: arena.take(2)?,
+            adam_workspace: arena.take(adam_len[0].max(adam_len[1]))?,
+        })
+    }
+}
