@@ -1,12 +1,14 @@
-//! Every operation at the sizes of the presets, in each of its forms: the table of `zgan bench`, for criterion.
+//! The tables of `zgan bench` for criterion: every operation in each of its forms, and the steps of the digits' presets.
 //!
-//!     cargo bench --bench operations -- log_partition
+//!     cargo bench -- log_partition
+//!     cargo bench -- step
 
 use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
-use zgan::bench;
+use zgan::bench::{self, Stepper};
 use zgan::device::{Device, DeviceChoice};
+use zgan::gan::Preset;
 
 fn operations(c: &mut Criterion) {
     let (device, _) = Device::open(DeviceChoice::Auto, 0).expect("a device");
@@ -33,5 +35,23 @@ fn operations(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, operations);
+fn steps(c: &mut Criterion) {
+    let (device, _) = Device::open(DeviceChoice::Auto, 0).expect("a device");
+    let mut group: BenchmarkGroup<WallTime> = c.benchmark_group("step");
+    group.sample_size(20);
+    let digits = [Preset::SoftmaxGan, Preset::Mnist];
+    for problem in bench::steps(false).iter().filter(|problem| digits.contains(&problem.options.preset)) {
+        let mut stepper = None;
+        group.bench_function(&problem.name, |b| {
+            let stepper = stepper.get_or_insert_with(|| Stepper::new(&device, problem).expect("finite losses"));
+            b.iter(|| {
+                stepper.run().expect("a step");
+                device.synchronize().expect("a device that answers");
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, operations, steps);
 criterion_main!(benches);

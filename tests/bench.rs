@@ -49,7 +49,6 @@ fn forms_that_disagree_are_not_timed() {
     let problem = |second: [f32; 2]| Problem {
         operation: "test",
         sizes: "2".into(),
-        flops: 0.0,
         tolerance: 1e-3,
         forms: vec![form("first", [1.0, 2.0]), form("second", second)],
     };
@@ -58,6 +57,21 @@ fn forms_that_disagree_are_not_timed() {
     assert!(error.contains("test 2, second: output 0 is 5.0e-3 off"), "{error}");
     let error = problem([f32::NAN, 2.0]).check().unwrap_err().to_string();
     assert!(error.contains("finite"), "{error}");
+}
+
+#[test]
+fn the_phases_of_a_step_are_its_whole() {
+    let device = Device::host(1).unwrap();
+    let settings = Settings { caches: Caches::Warm, time: Duration::ZERO };
+    let mut alternating = 0;
+    for problem in bench::steps(true) {
+        let step = bench::measure_step(&device, &problem, settings).unwrap();
+        assert!(step.flops > 0 && step.bytes > 0 && step.launches > 20 && step.memory > 0, "{step:?}");
+        let phases: f64 = step.phases.iter().sum();
+        assert!(step.phases.iter().all(|&time| time > 0.0) && phases > 0.0, "{step:?}");
+        alternating += usize::from(step.name.contains("n_dis 5"));
+    }
+    assert_eq!(alternating, 4);
 }
 
 #[test]
@@ -78,12 +92,19 @@ fn the_program_prints_a_table_csv_and_json() {
     let (csv, _) = run("--csv", 0);
     let columns = csv.lines().next().unwrap().split(',').count();
     assert!(csv.lines().count() > 15 && columns == 12, "{csv}");
+    assert!(csv.contains("\nstep,median_ms,") && csv.contains("\n\"step, ring, batch 2, simultaneous\","), "{csv}");
 
     let (json, _) = run("--json matmul", 0);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let rows = json["operations"].as_array().unwrap();
     assert_eq!(rows.len(), 4, "{json}");
     assert!(rows.iter().all(|row| row["median_us"].as_f64().unwrap() > 0.0 && row["operation"] == "matmul"), "{json}");
+
+    let (json, _) = run("--json mnist", 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let steps = json["steps"].as_array().unwrap();
+    assert_eq!((steps.len(), json["operations"].as_array().unwrap().len()), (2, 0), "{json}");
+    assert!(steps.iter().all(|step| step["phases_ms"]["D backward"].as_f64().unwrap() > 0.0), "{json}");
 
     let (_, error) = run("nonsense", 2);
     assert!(error.contains("\"nonsense\""), "{error}");

@@ -35,6 +35,8 @@ pub struct Measured {
     pub launches: u64,
     /// That its launches read and wrote, each buffer once a launch; none for another library.
     pub bytes: u64,
+    /// Multiplications and additions of its products, 0 where it has none; none for another library.
+    pub flops: u64,
 }
 
 /// Time between two marks in the device's queue, for one run of `body`.
@@ -70,6 +72,7 @@ pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result
             turns: 0,
             launches: after.launches - before.launches,
             bytes: after.bytes - before.bytes,
+            flops: after.flops - before.flops,
         });
     }
     let mut times = vec![Vec::new(); problem.forms.len()];
@@ -85,11 +88,15 @@ pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result
         }
     }
     for (measured, times) in measured.iter_mut().zip(&mut times) {
-        times.sort_by(f64::total_cmp);
-        let at = |quarter: usize| times[(times.len() - 1) * quarter / 4];
-        measured.seconds = at(2);
-        measured.spread = (at(3) - at(1)) / at(2);
+        (measured.seconds, measured.spread) = median_and_spread(times);
         measured.turns = times.len();
     }
     Ok(measured)
+}
+
+/// The spread is the distance of the quartiles, relative to the median.
+pub(super) fn median_and_spread(times: &mut [f64]) -> (f64, f64) {
+    times.sort_by(f64::total_cmp);
+    let at = |quarter: usize| times[(times.len() - 1) * quarter / 4];
+    (at(2), (at(3) - at(1)) / at(2))
 }

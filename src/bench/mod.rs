@@ -8,11 +8,13 @@ mod ceilings;
 mod measure;
 mod operations;
 mod report;
+mod steps;
 
 pub use ceilings::Ceilings;
 pub use measure::{Caches, Measured, Settings, measure};
 pub use operations::{Maker, problems};
 pub use report::{Row, csv, heading, json, table};
+pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps};
 
 use crate::device::{Buffer, Device};
 use crate::random::Random;
@@ -23,8 +25,6 @@ pub struct Problem {
     /// As `kernels/` calls it.
     pub operation: &'static str,
     pub sizes: String,
-    /// Multiplications and additions of the products it cannot do without; 0 where memory is all it waits for.
-    pub flops: f64,
     /// Largest difference between two forms' outputs, relative to the largest value of the output.
     pub tolerance: f32,
     /// The first is the one that training runs.

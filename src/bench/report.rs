@@ -1,23 +1,22 @@
 //! The table of `zgan bench`, for people, as CSV and as JSON.
 
-use super::{Ceilings, Measured, Problem};
+use super::{Ceilings, Measured, MeasuredStep, Problem};
 
 /// A problem's forms as measured.
 pub struct Row {
     pub operation: &'static str,
     pub sizes: String,
-    pub flops: f64,
     pub forms: Vec<Measured>,
 }
 
 impl Row {
     pub fn new(problem: &Problem, forms: Vec<Measured>) -> Row {
-        Row { operation: problem.operation, sizes: problem.sizes.clone(), flops: problem.flops, forms }
+        Row { operation: problem.operation, sizes: problem.sizes.clone(), forms }
     }
 
     fn columns(&self, form: &Measured, ceilings: &Ceilings) -> Columns {
         let positive = |x: f64| (x > 0.0).then_some(x);
-        let rate = positive(self.flops / form.seconds);
+        let rate = positive(self.forms[0].flops as f64 / form.seconds);
         let bandwidth = positive(form.bytes as f64 / form.seconds);
         Columns {
             microseconds: form.seconds * 1e6,
@@ -116,8 +115,8 @@ pub fn csv(rows: &[Row], ceilings: &Ceilings) -> String {
     text
 }
 
-/// One object: the device, its ceilings, and every form of every problem.
-pub fn json(device: &str, rows: &[Row], ceilings: &Ceilings) -> serde_json::Value {
+/// One object: the device, its ceilings, every form of every problem, and every step.
+pub fn json(device: &str, rows: &[Row], steps: &[MeasuredStep], ceilings: &Ceilings) -> serde_json::Value {
     let forms = rows.iter().flat_map(|row| {
         row.forms.iter().map(move |form| {
             let c = row.columns(form, ceilings);
@@ -143,5 +142,6 @@ pub fn json(device: &str, rows: &[Row], ceilings: &Ceilings) -> serde_json::Valu
         "peak_gflops": ceilings.flops * 1e-9,
         "copy_gb_per_s": ceilings.bandwidth * 1e-9,
         "operations": forms.collect::<Vec<_>>(),
+        "steps": steps.iter().map(|step| step.json(ceilings)).collect::<Vec<_>>(),
     })
 }

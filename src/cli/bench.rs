@@ -10,7 +10,7 @@ use super::say;
 
 #[derive(Args)]
 pub struct Bench {
-    /// Only problems whose name (operation and sizes) holds this text
+    /// Only what holds this text: an operation with its sizes, or "step" with a preset
     #[arg(value_name = "TEXT")]
     filter: Option<String>,
     /// auto, host, cuda, cuda:N or simt
@@ -52,28 +52,48 @@ impl Bench {
                 ceilings.bandwidth * 1e-9,
                 if self.warm { "warm" } else { "cold" }
             ));
-            say(bench::heading());
         }
-        let mut rows = Vec::new();
+        let settings = Settings { caches, time };
+        let wanted = |name: &str| self.filter.as_ref().is_none_or(|text| name.contains(text.as_str()));
+        let (mut rows, mut steps) = (Vec::new(), Vec::new());
         for make in bench::problems(self.tiny) {
             let problem = make(&device)?;
-            if self.filter.as_ref().is_some_and(|text| !problem.name().contains(text.as_str())) {
+            if !wanted(&problem.name()) {
                 continue;
             }
-            let row = Row::new(&problem, bench::measure(&device, &problem, Settings { caches, time })?);
+            let row = Row::new(&problem, bench::measure(&device, &problem, settings)?);
             if for_people {
+                if rows.is_empty() {
+                    say(bench::heading());
+                }
                 say(bench::table(&row, &ceilings));
             }
             rows.push(row);
         }
-        if rows.is_empty() {
+        for problem in bench::steps(self.tiny).iter().filter(|problem| wanted(&problem.name)) {
+            let step = bench::measure_step(&device, problem, settings)?;
+            if for_people {
+                if steps.is_empty() {
+                    say(bench::step_heading());
+                }
+                say(step.row(&ceilings));
+            }
+            steps.push(step);
+        }
+        if rows.is_empty() && steps.is_empty() {
             let filter = self.filter.as_deref().unwrap_or_default();
-            return Err(zgan::Error::Config(format!("no problem is called {filter:?}; zgan bench lists all")).into());
+            return Err(zgan::Error::Config(format!("nothing is called {filter:?}; zgan bench lists all")).into());
         }
         if self.json {
-            say(serde_json::to_string_pretty(&bench::json(&device.description(), &rows, &ceilings))?);
+            say(serde_json::to_string_pretty(&bench::json(&device.description(), &rows, &steps, &ceilings))?);
         } else if self.csv {
-            say(bench::csv(&rows, &ceilings).trim_end());
+            if !rows.is_empty() {
+                say(bench::csv(&rows, &ceilings).trim_end());
+            }
+            if !steps.is_empty() {
+                say(bench::MeasuredStep::csv_header());
+                steps.iter().for_each(|step| say(step.csv(&ceilings)));
+            }
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ pub(crate) struct Launch<'a> {
     /// Memory read and memory written, to refuse an output that overlaps something else.
     touched: [(u64, u64, Access); MOST_ARGUMENTS],
     pointers: usize,
+    flops: u64,
     problem: Option<String>,
 }
 
@@ -35,10 +36,12 @@ pub struct Traffic {
     /// Of the buffers that the launches were given: what they must move at least, were each read or written whole and
     /// once.
     pub bytes: u64,
+    /// Multiplications and additions of their products.
+    pub flops: u64,
 }
 
 thread_local! {
-    static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic { launches: 0, bytes: 0 }) };
+    static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic { launches: 0, bytes: 0, flops: 0 }) };
 }
 
 /// By the calling thread, on all devices.
@@ -64,8 +67,15 @@ impl<'a> Launch<'a> {
             arguments: 0,
             touched: [(0, 0, Access::Read); MOST_ARGUMENTS],
             pointers: 0,
+            flops: 0,
             problem: None,
         }
+    }
+
+    /// That the kernel is a product of so many multiplications and additions.
+    pub fn product(mut self, flops: usize) -> Self {
+        self.flops = flops as u64;
+        self
     }
 
     /// A buffer that the kernel writes, and may read.
@@ -152,8 +162,8 @@ impl<'a> Launch<'a> {
         }
         let pointers = &pointers[..self.arguments];
         let bytes = self.touched[..self.pointers].iter().map(|(start, end, _)| end - start).sum::<u64>();
-        let Traffic { launches, bytes: before } = TRAFFIC.get();
-        TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes });
+        let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
+        TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
         // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
         unsafe { self.device.launch_raw(self.kernel, self.grid, pointers) }
     }

@@ -48,6 +48,11 @@ impl Shape {
         self.n * self.l * self.dv
     }
 
+    /// Of so many products over the keys' width, and over the values'.
+    fn flops(self, keys: usize, values: usize) -> usize {
+        2 * self.n * self.l * self.lk * (keys * self.dk + values * self.dv)
+    }
+
     /// Of `lse`, and of the workspace of [`backward`].
     pub fn rows(self) -> usize {
         self.n * self.l
@@ -79,6 +84,7 @@ pub fn forward(o: &Buffer<f32>, lse: &Buffer<f32>, inputs: Inputs, shape: Shape)
         ],
     )?;
     let launch = o.device().launch(kernel::ATTENTION_FORWARD_F32, [n, l.div_ceil(TILE), 1]);
+    let launch = launch.product(shape.flops(1, 1));
     let launch = launch.output(o).output(lse).input(q).input(k).input(v);
     // SAFETY: `check` compared every length with the shape.
     unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run() }
@@ -120,10 +126,12 @@ pub fn backward(
     )?;
     let device = o.device();
     let launch = device.launch(kernel::ATTENTION_BACKWARD_QUERIES_F32, [n, l.div_ceil(TILE), 1]);
+    let launch = launch.product(shape.flops(2, 1));
     let launch = launch.output(out.dq).output(workspace).input(d_o).input(o).input(q).input(k).input(v).input(lse);
     // SAFETY: `check` compared every length with the shape; here and below.
     unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run()? };
     let launch = device.launch(kernel::ATTENTION_BACKWARD_KEYS_F32, [n, lk.div_ceil(TILE), 1]);
+    let launch = launch.product(shape.flops(2, 2));
     let launch = launch.output(out.dk).output(out.dv).input(d_o).input(q).input(k).input(v).input(lse).input(workspace);
     // SAFETY: as above.
     unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run() }

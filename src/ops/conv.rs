@@ -191,6 +191,11 @@ impl Conv {
         self.n * self.h * self.w * self.c / if upsample { 4 } else { 1 }
     }
 
+    /// Of each of the three passes.
+    pub fn flops(&self) -> usize {
+        2 * self.n * self.p() * self.q() * self.r * self.s * self.c * self.k
+    }
+
     /// Elements of y.
     pub fn output_len(&self, pool: bool) -> usize {
         self.n * self.p() * self.q() * self.k / if pool { 4 } else { 1 }
@@ -338,7 +343,7 @@ pub fn conv_forward(
     let device = y.device();
     let pixels = sizes.n * sizes.p() * sizes.q();
     let tile = tile(device, device.workers(), &FORWARD, pixels, sizes.k);
-    let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.k)).output(y).input(x);
+    let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.k)).product(sizes.flops()).output(y).input(x);
     let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
     let launch = launch.input(filters).optional(epilogue.bias).optional(epilogue.residual).scalar(argument);
     let launch = launch.scalar(ActivationArgument::from(epilogue.activation)).scalar(u32::from(epilogue.accumulate));
@@ -385,7 +390,8 @@ pub fn conv_input_gradient(
     let tile = tile(device, device.workers(), &INPUT_GRADIENT, pixels, sizes.c);
     let argument =
         GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
-    let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.c)).output(dx).input(gradient.output.dy);
+    let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.c)).product(sizes.flops());
+    let launch = launch.output(dx).input(gradient.output.dy);
     let launch = launch.input(workspace).optional(gradient.output.saved_output()).optional(gradient.output.row_scale);
     let launch = launch.optional(epilogue.mask.map(|m| m.0)).scalar(argument);
     let launch = launch.scalar(epilogue.mask.map_or(1.0, |m| m.1)).scalar(u32::from(epilogue.accumulate));
@@ -420,7 +426,7 @@ pub fn conv_weight_gradient(
     let (images, parts) = sizes.weight_gradient_split(device);
     let [across, down, _] = tile.grid(sizes.r * sizes.s * sizes.c, sizes.k);
     let dy = GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
-    let launch = device.launch(tile.kernel, [across, down, parts as u32]).output(dfilters);
+    let launch = device.launch(tile.kernel, [across, down, parts as u32]).product(sizes.flops()).output(dfilters);
     let launch = launch.optional_output((parts > 1).then_some(workspace)).input(x);
     let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
     let launch = launch.input(gradient.output.dy).optional(gradient.output.saved_output());

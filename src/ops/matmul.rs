@@ -60,7 +60,7 @@ pub fn linear_forward(
         expect_len(what, "bias (K)", bias.len(), sizes.k)?;
     }
     let tile = choose(y.device(), y.device().workers(), &FORWARD, sizes.n, sizes.k);
-    let launch = y.device().launch(tile.kernel, tile.grid(sizes.n, sizes.k));
+    let launch = y.device().launch(tile.kernel, tile.grid(sizes.n, sizes.k)).product(sizes.flops());
     let launch = launch.output(y).input(x).input(weight).optional(bias).scalar(ActivationArgument::from(activation));
     // SAFETY: every length was compared with N, C and K above; the grid covers (N, K).
     unsafe { launch.scalar(n).scalar(c).scalar(k).run() }
@@ -79,7 +79,7 @@ pub fn linear_input_gradient(
     expect_len(what, "dx (N, C)", dx.len(), sizes.n * sizes.c)?;
     expect_len(what, "weight (C, K)", weight.len(), sizes.c * sizes.k)?;
     let tile = choose(dx.device(), dx.device().workers(), &INPUT_GRADIENT, sizes.n, sizes.c);
-    let launch = dx.device().launch(tile.kernel, tile.grid(sizes.n, sizes.c));
+    let launch = dx.device().launch(tile.kernel, tile.grid(sizes.n, sizes.c)).product(sizes.flops());
     let launch = launch.output(dx).input(gradient.dy).input(weight).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
     // SAFETY: every length was compared with N, C and K above; the grid covers (N, C).
@@ -99,7 +99,7 @@ pub fn linear_weight_gradient(
     expect_len(what, "dweight (C, K)", dweight.len(), sizes.c * sizes.k)?;
     expect_len(what, "x (N, C)", x.len(), sizes.n * sizes.c)?;
     let tile = choose(dweight.device(), dweight.device().workers(), &WEIGHT_GRADIENT, sizes.c, sizes.k);
-    let launch = dweight.device().launch(tile.kernel, tile.grid(sizes.c, sizes.k));
+    let launch = dweight.device().launch(tile.kernel, tile.grid(sizes.c, sizes.k)).product(sizes.flops());
     let launch = launch.output(dweight).input(x).input(gradient.dy).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
     // SAFETY: every length was compared with N, C and K above; the grid covers (C, K).
@@ -122,6 +122,11 @@ pub fn linear_bias_gradient(sizes: Linear, dbias: &Buffer<f32>, gradient: &Outpu
 }
 
 impl Linear {
+    /// Of each of the three products.
+    pub fn flops(&self) -> usize {
+        2 * self.n * self.c * self.k
+    }
+
     fn check(self, what: &str) -> Result<[u32; 3]> {
         if self.n == 0 || self.c == 0 || self.k == 0 {
             return Err(Error::Shape(format!("{what}: N={} C={} K={}, none may be 0", self.n, self.c, self.k)));

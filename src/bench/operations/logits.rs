@@ -43,7 +43,6 @@ fn log_partition(device: &Device, each: usize) -> Result<Problem> {
     Ok(Problem {
         operation: "log_partition",
         sizes: format!("{each}+{each}"),
-        flops: 0.0,
         tolerance: 1e-5,
         forms: vec![form("fused", true)?, form("unfused", false)?],
     })
@@ -54,13 +53,7 @@ fn hinge(device: &Device, each: usize) -> Result<Problem> {
     let out = evaluation(device, each)?;
     let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
     let fused = Form::new("fused", &outputs.each_ref(), move || losses::fused(&out, &real, &fake, Loss::Hinge));
-    Ok(Problem {
-        operation: "losses",
-        sizes: format!("hinge {each}+{each}"),
-        flops: 0.0,
-        tolerance: 0.0,
-        forms: vec![fused],
-    })
+    Ok(Problem { operation: "losses", sizes: format!("hinge {each}+{each}"), tolerance: 0.0, forms: vec![fused] })
 }
 
 /// Forward, backward to the pixels, backward to the parameters.
@@ -100,7 +93,6 @@ fn head(device: &Device, [n, p, c, classes]: [usize; 4]) -> Result<Problem> {
     Ok(Problem {
         operation: "projection",
         sizes: format!("{n} samples of {p} pixels, C {c}, {classes} classes"),
-        flops: 0.0,
         tolerance: 1e-5,
         forms: vec![form("fused", true)?, form("unfused", false)?],
     })

@@ -77,7 +77,6 @@ fn conditional_norm(device: &Device, [n, h, w, c]: [usize; 4]) -> Result<Problem
     Ok(Problem {
         operation: "norm",
         sizes: format!("conditional, ReLU, x2: {n} of {h}x{w}, C {c}"),
-        flops: 0.0,
         tolerance: 1e-4,
         forms: vec![form("fused", true)?, form("unfused", false)?],
     })
@@ -102,7 +101,6 @@ fn adam_with_average(device: &Device, parameters: usize) -> Result<Problem> {
     Ok(Problem {
         operation: "adam",
         sizes: format!("with average, {parameters} parameters"),
-        flops: 0.0,
         tolerance: 0.0,
         forms: vec![fused],
     })
@@ -133,7 +131,6 @@ fn spectral(device: &Device, width: usize) -> Result<Problem> {
     Ok(Problem {
         operation: "spectral_norm",
         sizes: format!("D of sngan-projection-32, width {width}, {parameters} parameters"),
-        flops: 0.0,
         tolerance: 0.0,
         forms: vec![fused],
     })

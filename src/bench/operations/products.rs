@@ -119,13 +119,7 @@ fn linear(device: &Device, sizes: Linear, pass: Pass) -> Result<Problem> {
     if matches!(pass, Pass::Forward) {
         forms.push(form("unfused", false)?);
     }
-    Ok(Problem {
-        operation: "matmul",
-        sizes: format!("{n} x {c} x {k} {}", pass.name()),
-        flops: 2.0 * (n * c * k) as f64,
-        tolerance: 1e-5,
-        forms,
-    })
+    Ok(Problem { operation: "matmul", sizes: format!("{n} x {c} x {k} {}", pass.name()), tolerance: 1e-5, forms })
 }
 
 /// Nothing fused in: the product alone.
@@ -157,7 +151,6 @@ fn convolution(device: &Device, sizes: Conv, pass: Pass) -> Result<Problem> {
     Ok(Problem {
         operation: "conv",
         sizes: format!("3x3, {n} of {h}x{w}, {c} to {k} {}", pass.name()),
-        flops: 2.0 * (n * h * w * 9 * c * k) as f64,
         tolerance: 1e-4,
         forms: vec![plain],
     })
@@ -194,7 +187,6 @@ fn generator_convolution(device: &Device, n: usize, side: usize, c: usize, k: us
     Ok(Problem {
         operation: "conv",
         sizes: format!("G: norm, ReLU, x2, 3x3, bias: {n} of {side}x{side}, {c} to {k}"),
-        flops: 2.0 * (n * 4 * side * side * 9 * c * k) as f64,
         tolerance: 1e-4,
         forms: vec![form("fused", true)?, form("unfused", false)?],
     })
@@ -231,7 +223,6 @@ fn discriminator_convolution(device: &Device, n: usize, side: usize, c: usize, k
     Ok(Problem {
         operation: "conv",
         sizes: format!("D: ReLU, 3x3, bias, pool, residual: {n} of {side}x{side}, {c} to {k}"),
-        flops: 2.0 * (n * side * side * 9 * c * k) as f64,
         tolerance: 1e-4,
         forms: vec![form("fused", true)?, form("unfused", false)?],
     })
@@ -256,9 +247,6 @@ fn attention(device: &Device, shape: Shape) -> Result<Problem> {
     Ok(Problem {
         operation: "attention",
         sizes: format!("{n} of {l} queries, {lk} keys, {dk} and {dv} wide"),
-        // Forward q k and p v; backward q k again, and the four gradients' products. (The kernels compute two of these
-        // twice, once for each of the two backward passes.)
-        flops: 2.0 * (n * l * lk) as f64 * (4 * dk + 3 * dv) as f64,
         tolerance: 1e-4,
         forms: vec![Form::new("fused", &outputs.each_ref(), streaming)],
     })

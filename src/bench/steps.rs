@@ -1,0 +1,217 @@
+//! Whole training steps of the presets, and the time that each phase of them takes.
+
+use std::time::Instant;
+
+use super::Ceilings;
+use super::measure::{Settings, median_and_spread, seconds};
+use crate::Result;
+use crate::config::Config;
+use crate::data::{DataInfo, ImageShape};
+use crate::device::{Device, traffic};
+use crate::gan::{Phase, Preset, Trainer, TrainerOptions, Update};
+
+/// A preset under one update rule.
+pub struct StepProblem {
+    pub name: String,
+    pub options: TrainerOptions,
+}
+
+#[derive(Clone, Debug)]
+pub struct MeasuredStep {
+    pub name: String,
+    /// Median over the turns.
+    pub seconds: f64,
+    /// Distance of the quartiles, relative to the median.
+    pub spread: f64,
+    /// Medians, in the order of [`Phase::ALL`], of steps launched kernel by kernel.
+    pub phases: [f64; Phase::ALL.len()],
+    pub launches: u64,
+    /// That the launches read and wrote, each buffer once a launch.
+    pub bytes: u64,
+    /// Multiplications and additions of the products.
+    pub flops: u64,
+    /// Device memory of the whole trainer, in bytes.
+    pub memory: usize,
+}
+
+/// Presets, widths and batches. Those of 64 and 128 pixels are narrowed, so that a CPU does a step within seconds.
+const PRESETS: [(Preset, usize, usize); 9] = [
+    (Preset::SoftmaxGan, 0, 64),
+    (Preset::Ring, 128, 256),
+    (Preset::Mnist, 16, 64),
+    (Preset::SnganProjection32, 32, 32),
+    (Preset::SnganProjection32, 64, 32),
+    (Preset::SnganProjection64, 16, 8),
+    (Preset::SnganProjection128, 16, 4),
+    (Preset::Crcrpar64, 16, 8),
+    (Preset::Sagan64, 16, 8),
+];
+
+/// Every preset under both rules; the alternating one with the preset's own number of D steps. `tiny` shrinks them to
+/// sizes that only try the program.
+pub fn steps(tiny: bool) -> Vec<StepProblem> {
+    let mut problems = Vec::new();
+    for (preset, width, batch) in PRESETS {
+        let (width, batch) = if tiny { (4, 2) } else { (width, batch) };
+        let config = Config { width, batch, batch_g: None, ..Config::preset(preset) };
+        for (update, n_dis) in [(Update::Simultaneous, 1), (Update::Alternating, config.n_dis)] {
+            let options = Config { update, n_dis, ..config.clone() }.trainer_options(&data(preset));
+            let rule = match update {
+                Update::Simultaneous => "simultaneous".to_string(),
+                Update::Alternating if n_dis == 1 => "alternating".to_string(),
+                Update::Alternating => format!("alternating, n_dis {n_dis}"),
+            };
+            let width = match preset {
+                Preset::SoftmaxGan | Preset::Ring => String::new(),
+                _ => format!(" width {width},"),
+            };
+            problems.push(StepProblem { name: format!("step, {preset},{width} batch {batch}, {rule}"), options });
+        }
+    }
+    problems
+}
+
+fn data(preset: Preset) -> DataInfo {
+    let image = |side, channels| ImageShape { height: side, width: side, channels };
+    let shape = match preset {
+        Preset::SoftmaxGan | Preset::Mnist => image(28, 1),
+        Preset::SnganProjection32 => image(32, 3),
+        Preset::SnganProjection64 | Preset::Crcrpar64 | Preset::Sagan64 => image(64, 3),
+        Preset::SnganProjection128 => image(128, 3),
+        Preset::Ring => crate::gan::ring::SHAPE,
+    };
+    let classes = (0..10).map(|class| class.to_string()).collect();
+    DataInfo { name: "grey".into(), images: 1, shape, classes, crc32: String::new() }
+}
+
+/// A trainer with grey images for its steps, after some steps that nobody times.
+pub struct Stepper {
+    trainer: Trainer,
+    images: Vec<u8>,
+    labels: Vec<u32>,
+}
+
+impl Stepper {
+    pub fn new(device: &Device, problem: &StepProblem) -> Result<Stepper> {
+        let trainer = Trainer::new(device, &problem.options)?;
+        let labelled = if problem.options.draws_points() { 0 } else { trainer.images_per_step() };
+        let ImageShape { height, width, channels } = problem.options.shape;
+        let (images, labels) = (vec![128; labelled * height * width * channels], vec![0; labelled]);
+        let mut stepper = Stepper { trainer, images, labels };
+        stepper.run()?;
+        stepper.run()?;
+        // A step of numbers that are not finite is no step.
+        stepper.trainer.metrics()?;
+        Ok(stepper)
+    }
+
+    pub fn run(&mut self) -> Result<()> {
+        self.trainer.step(&self.images, &self.labels)
+    }
+
+    /// Of each phase, in seconds.
+    fn phases(&mut self) -> Result<[f64; Phase::ALL.len()]> {
+        Ok(self.trainer.time_step(&self.images, &self.labels)?.map(|time| time.as_secs_f64()))
+    }
+}
+
+/// Times whole steps, and steps phase by phase, in turns.
+pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) -> Result<MeasuredStep> {
+    let mut stepper = Stepper::new(device, problem)?;
+    let before = traffic();
+    stepper.phases()?;
+    let after = traffic();
+    let mut phases = vec![Vec::new(); Phase::ALL.len()];
+    let mut times = Vec::new();
+    let start = Instant::now();
+    while times.len() < 3 || start.elapsed() < settings.time {
+        times.push(seconds(device, || stepper.run())?);
+        for (times, time) in phases.iter_mut().zip(stepper.phases()?) {
+            times.push(time);
+        }
+    }
+    let (seconds, spread) = median_and_spread(&mut times);
+    Ok(MeasuredStep {
+        name: problem.name.clone(),
+        seconds,
+        spread,
+        phases: std::array::from_fn(|i| median_and_spread(&mut phases[i]).0),
+        launches: after.launches - before.launches,
+        bytes: after.bytes - before.bytes,
+        flops: after.flops - before.flops,
+        memory: Trainer::plan(&problem.options)?.bytes,
+    })
+}
+
+/// The heading of [`MeasuredStep::row`].
+pub fn step_heading() -> String {
+    let phases: String = Phase::ALL.iter().map(|phase| format!("{:>11}", phase.name())).collect();
+    format!(
+        "{:>9} {:>5}{phases} {:>8} {:>7} {:>8} {:>8} {:>9}",
+        "median ms", "+-", "GFLOP/s", "of peak", "launches", "GB moved", "memory MB"
+    )
+}
+
+impl MeasuredStep {
+    fn rate(&self) -> f64 {
+        self.flops as f64 / self.seconds
+    }
+
+    /// Two lines: the name, and times in milliseconds.
+    pub fn row(&self, ceilings: &Ceilings) -> String {
+        let phases: String = self.phases.iter().map(|time| format!("{:>11.2}", time * 1e3)).collect();
+        format!(
+            "{}\n{:>9.2} {:>3.0} %{phases} {:>8.1} {:>5.0} % {:>8} {:>8.3} {:>9.1}",
+            self.name,
+            self.seconds * 1e3,
+            100.0 * self.spread,
+            self.rate() * 1e-9,
+            100.0 * self.rate() / ceilings.flops,
+            self.launches,
+            self.bytes as f64 * 1e-9,
+            self.memory as f64 * 1e-6
+        )
+    }
+
+    pub fn json(&self, ceilings: &Ceilings) -> serde_json::Value {
+        let phases: serde_json::Map<String, serde_json::Value> = Phase::ALL
+            .iter()
+            .zip(self.phases)
+            .map(|(phase, time)| (phase.name().into(), (time * 1e3).into()))
+            .collect();
+        serde_json::json!({
+            "step": self.name,
+            "median_ms": self.seconds * 1e3,
+            "spread": self.spread,
+            "phases_ms": phases,
+            "gflops": self.rate() * 1e-9,
+            "of_peak": self.rate() / ceilings.flops,
+            "launches": self.launches,
+            "bytes": self.bytes,
+            "flops": self.flops,
+            "memory_bytes": self.memory,
+        })
+    }
+
+    /// As the header `step,median_ms,spread,` then the phases, `gflops,of_peak,launches,bytes,flops,memory_bytes`.
+    pub fn csv(&self, ceilings: &Ceilings) -> String {
+        let phases: String = self.phases.iter().map(|time| format!("{:.5},", time * 1e3)).collect();
+        format!(
+            "\"{}\",{:.5},{:.4},{phases}{:.3},{:.4},{},{},{},{}",
+            self.name,
+            self.seconds * 1e3,
+            self.spread,
+            self.rate() * 1e-9,
+            self.rate() / ceilings.flops,
+            self.launches,
+            self.bytes,
+            self.flops,
+            self.memory
+        )
+    }
+
+    pub fn csv_header() -> String {
+        let phases: String = Phase::ALL.iter().map(|phase| format!("{}_ms,", phase.name().replace(' ', "_"))).collect();
+        format!("step,median_ms,spread,{phases}gflops,of_peak,launches,bytes,flops,memory_bytes")
+    }
+}
