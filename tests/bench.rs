@@ -71,7 +71,7 @@ fn the_phases_of_a_step_are_its_whole() {
         assert!(step.phases.iter().all(|&time| time > 0.0) && phases > 0.0, "{step:?}");
         alternating += usize::from(step.name.contains("n_dis 5"));
     }
-    assert_eq!(alternating, 4);
+    assert_eq!(alternating, 5);
 }
 
 #[test]

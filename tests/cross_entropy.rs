@@ -1,11 +1,8 @@
 //! `kernels/cross_entropy.cu` against an f64 loop, central differences of it, and PyTorch.
 
 mod common;
-#[path = "common/golden.rs"]
-mod golden;
 
 use common::*;
-use golden::Golden;
 use zgan::device::{Buffer, Device};
 use zgan::ops::cross_entropy::{self, Evaluation, workspace_len};
 

@@ -77,6 +77,8 @@ fn fifty_replayed_steps_are_launched_steps_to_the_bit() {
         ("convolutions", &small, &["--noise", "0.1", "--flip"]),
         ("convolutions-alternating", &small, &alternating),
         ("convolutions-own-fakes", &small, &["--update", "alternating", "--n-dis", "2", "--batch-g", "3"]),
+        ("classes", &small, &["--conditioning", "ac-gan"]),
+        ("penalty", &small, &["--loss", "wasserstein-gp", "--update", "alternating", "--n-dis", "2"]),
     ] {
         let arguments = [preset, more, &["--steps", "51", "--no-eval"]].concat();
         let (graph, launched) = (format!("{name}-graph"), format!("{name}-launched"));

@@ -2,11 +2,8 @@
 //! against PyTorch's double backward.
 
 mod common;
-#[path = "common/golden.rs"]
-mod golden;
 
 use common::*;
-use golden::Golden;
 use zgan::device::{Buffer, Device};
 use zgan::nn::{
     Arena, Attention, Backward, Builder, ClassHead, ClassHeadOptions, ConcatEmbedding, ConcatLabels, ConvOptions,

@@ -1,11 +1,8 @@
 //! `kernels/losses.cu` against an f64 loop, central differences of it, and PyTorch.
 
 mod common;
-#[path = "common/golden.rs"]
-mod golden;
 
 use common::*;
-use golden::Golden;
 use zgan::device::Device;
 use zgan::ops::log_partition::Evaluation;
 use zgan::ops::losses::{self, Loss};

@@ -1,11 +1,8 @@
 //! `kernels/projection.cu` against an f64 loop, central differences of it, and PyTorch.
 
 mod common;
-#[path = "common/golden.rs"]
-mod golden;
 
 use common::*;
-use golden::Golden;
 use zgan::device::{Buffer, Device};
 use zgan::ops::projection::{self, ABSENT, Gradients, Head, Seeds, plain};
 

@@ -1,11 +1,8 @@
 //! `kernels/resample.cu` against an f64 loop, its transpose, and PyTorch.
 
 mod common;
-#[path = "common/golden.rs"]
-mod golden;
 
 use common::*;
-use golden::Golden;
 use zgan::device::{Buffer, Device};
 use zgan::ops::resample::{self, Image, Upsampling};
 

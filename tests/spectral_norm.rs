@@ -1,11 +1,8 @@
 //! `kernels/spectral_norm.cu` against an f64 loop, central differences, PyTorch, and the true largest singular value.
 
 mod common;
-#[path = "common/golden.rs"]
-mod golden;
 
 use common::*;
-use golden::Golden;
 use zgan::device::{Buffer, Device};
 use zgan::ops::spectral_norm::{self, Matrix, Outputs, Plan, State};
 

@@ -2,12 +2,9 @@
 //! projection discriminator, power iterations, and that an interrupted training goes on to the same bits.
 
 mod common;
-#[path = "common/golden.rs"]
-mod golden;
 
 use clap::ValueEnum;
 use common::*;
-use golden::Golden;
 use zgan::checkpoint::NamedTensor;
 use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, Split};
