@@ -47,7 +47,7 @@ const X86_64: &[Variant] = &[
 ];
 const AARCH64: &[Variant] = &[Variant { name: "neon", flags: &["-DZGAN_HOST"] }];
 const OTHER: &[Variant] = &[Variant { name: "base", flags: &["-DZGAN_HOST"] }];
-const SIMT: Variant = Variant { name: "simt", flags: &["-DZGAN_SIMT", "-O1", "-fno-builtin", "-fno-inline-functions"] };
+const SIMT: Variant = Variant { name: "simt", flags: &["-DZGAN_SIMT", "-O1", "-fno-builtin", "-fno-inline-functions", "-fsanitize=thread"] };
 
 /// No reassociation: a compensated sum must stay one. No traps or errno: they would keep loops scalar.
 const FLAGS: &[&str] = &[
@@ -183,6 +183,10 @@ fn compile_cpp(sources: &[Source], variants: &[Variant], out: &Path) {
             jobs.push((stem, text, command));
         }
     }
+    let text = fs::read_to_string("kernels/host/simt.cpp").expect("kernels/host/simt.cpp");
+    let mut command = Command::new(compiler.path());
+    command.args(compiler.args()).args(FLAGS).arg("-x").arg("c++").arg("-c");
+    jobs.push((out.join("callbacks_simt"), text, command));
     let objects: Vec<PathBuf> = jobs.iter().map(|(stem, ..)| stem.with_extension("o")).collect();
     in_parallel(jobs.len(), |i| {
         let (stem, text, command) = &jobs[i];

@@ -10,8 +10,10 @@
 //! - [`random`]: the generator of the kernels, on the CPU;
 //! - [`data`]: readers, the embedded digits, the loader;
 //! - [`eval`]: how good generated images are;
+//! - [`check`]: every kernel as thread blocks, under checkers that see each access to memory;
 //! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
 
+pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod check;
 mod eval;
 mod grid;
 mod info;
@@ -33,6 +34,8 @@ enum Command {
     Eval(eval::Eval),
     /// Tell about devices and kernels, a run, or a checkpoint
     Info(info::Info),
+    /// Run every kernel as real thread blocks under checkers: races, barriers, bounds, memory nobody wrote
+    Check(check::Check),
 }
 
 /// Exit codes: 0 all done, 1 something failed, 2 the command line or a setting is wrong, 130 stopped by Ctrl-C with
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
         (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
         (Command::Eval(eval), _) => eval.run().map(|()| ExitCode::SUCCESS),
         (Command::Info(info), _) => info.run().map(|()| ExitCode::SUCCESS),
+        (Command::Check(check), _) => check.run(),
         (Command::Train(_), None) => Ok(ExitCode::FAILURE),
     };
     result.unwrap_or_else(|error| {

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::ops::Range;
 
+use super::simt::View;
 use super::{Buffer, Device, Element, Kernel};
 use crate::{Error, Result};
 
@@ -22,15 +23,9 @@ pub(crate) struct Launch<'a> {
     starts: [u8; MOST_ARGUMENTS],
     arguments: usize,
     /// Memory read and memory written, to refuse an output that overlaps something else.
-    touched: [(u64, u64, Access); MOST_ARGUMENTS],
+    touched: [View; MOST_ARGUMENTS],
     pointers: usize,
     problem: Option<String>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Access {
-    Read,
-    Written,
 }
 
 impl<'a> Launch<'a> {
@@ -43,7 +38,7 @@ impl<'a> Launch<'a> {
             used: 0,
             starts: [0; MOST_ARGUMENTS],
             arguments: 0,
-            touched: [(0, 0, Access::Read); MOST_ARGUMENTS],
+            touched: [View { start: 0, end: 0, written: false, argument: 0 }; MOST_ARGUMENTS],
             pointers: 0,
             problem: None,
         }
@@ -51,12 +46,12 @@ impl<'a> Launch<'a> {
 
     /// A buffer that the kernel writes, and may read.
     pub fn output<T: Element>(self, buffer: &Buffer<T>) -> Self {
-        self.pointer(buffer, Access::Written)
+        self.pointer(buffer, true)
     }
 
     /// A buffer that the kernel reads.
     pub fn input<T: Element>(self, buffer: &Buffer<T>) -> Self {
-        self.pointer(buffer, Access::Read)
+        self.pointer(buffer, false)
     }
 
     /// A buffer that the kernel reads, or a null pointer.
@@ -90,18 +85,18 @@ impl<'a> Launch<'a> {
         self
     }
 
-    fn pointer<T: Element>(mut self, buffer: &Buffer<T>, access: Access) -> Self {
+    fn pointer<T: Element>(mut self, buffer: &Buffer<T>, written: bool) -> Self {
         if !buffer.device().same(self.device) {
             self.problem = Some(format!("argument {} is on another device", self.arguments));
         }
         let Range { start, end } = buffer.byte_range();
-        for &(s, e, a) in &self.touched[..self.pointers] {
-            if start < e && s < end && (access == Access::Written || a == Access::Written) {
+        for view in &self.touched[..self.pointers] {
+            if start < view.end && view.start < end && (written || view.written) {
                 self.problem = Some(format!("argument {} overlaps an earlier one that is written", self.arguments));
             }
         }
         if self.pointers < MOST_ARGUMENTS {
-            self.touched[self.pointers] = (start, end, access);
+            self.touched[self.pointers] = View { start, end, written, argument: self.arguments };
             self.pointers += 1;
         }
         self.scalar(buffer.address())
@@ -132,6 +127,6 @@ impl<'a> Launch<'a> {
         }
         let pointers = &pointers[..self.arguments];
         // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
-        unsafe { self.device.launch_raw(self.kernel, self.grid, pointers) }
+        unsafe { self.device.start(self.kernel, self.grid, pointers, &self.touched[..self.pointers]) }
     }
 }
