@@ -97,6 +97,8 @@ fn main() {
         _ => OTHER,
     };
     compile_cpp(&sources, variants, &out);
+    // Kernels that a test loads call what this crate defines.
+    println!("cargo:rustc-link-arg-tests=-rdynamic");
     let images = compile_cuda(&sources, &out);
     fs::write(out.join("kernels.rs"), table(&sources, variants, &images, &out)).expect("write kernels.rs");
 }
@@ -165,6 +167,9 @@ fn compile_cpp(sources: &[Source], variants: &[Variant], out: &Path) {
     let mut build = cc::Build::new();
     build.cpp(true).warnings(false).inherit_rustflags(false);
     let compiler = build.get_compiler();
+    // Local variables that nobody has set hold garbage, and the same on every run.
+    let garbage = "-ftrivial-auto-var-init=pattern";
+    let garbage = build.is_flag_supported(garbage).unwrap_or(false).then_some(garbage);
     let tail = fs::read_to_string("kernels/host/entry.h").expect("kernels/host/entry.h");
 
     let mut jobs = Vec::new();
@@ -180,6 +185,13 @@ fn compile_cpp(sources: &[Source], variants: &[Variant], out: &Path) {
             let stem = out.join(format!("{}_{}", source.module, variant.name));
             let mut command = Command::new(compiler.path());
             command.args(compiler.args()).args(FLAGS).args(variant.flags).arg("-x").arg("c++").arg("-c");
+            if variant.name == SIMT.name {
+                command.args(garbage);
+                // For tests that compile kernels of their own.
+                let words: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
+                let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+                fs::write(out.join("simt.command"), words.join("\n")).expect("write simt.command");
+            }
             jobs.push((stem, text, command));
         }
     }

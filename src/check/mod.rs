@@ -124,8 +124,9 @@ fn run(case: &Case, device: &Device) -> Result<Vec<Output>> {
     tray.finish()
 }
 
-/// Runs a case on the host and, under each schedule, on `simt` devices.
-fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen>, Vec<String>) {
+/// Runs a case on the host and, under each schedule, on checking `simt` devices: what these saw, and what is wrong with the
+/// results.
+pub fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen>, Vec<String>) {
     let mut wrong = Vec::new();
     let expected = match run(case, host) {
         Ok(expected) => expected,
@@ -158,12 +159,6 @@ fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen>, V
 
 /// Runs the cases that the options ask for, on all cores. An error where there are none.
 pub fn run_all(options: &Options) -> Result<Report> {
-    let devices = |seed: &u64| (*seed, Device::simt_checked(*seed));
-    run_with(options, || options.schedule_seeds.iter().map(devices).collect())
-}
-
-/// The same on devices of the caller's, one set for each core.
-pub fn run_with(options: &Options, devices: impl Fn() -> Vec<(u64, Device)> + Sync) -> Result<Report> {
     let start = Instant::now();
     let wanted = |case: &&Case| {
         let filter = options.filter.as_deref().unwrap_or("");
@@ -182,7 +177,8 @@ pub fn run_with(options: &Options, devices: impl Fn() -> Vec<(u64, Device)> + Sy
     let results = Mutex::new(BTreeMap::new());
     let work = || -> Result<()> {
         let host = Device::host(1)?;
-        let devices = devices();
+        let devices: Vec<_> =
+            options.schedule_seeds.iter().map(|seed| (*seed, Device::simt_checked(*seed))).collect();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(case) = list.get(at) else { return Ok(()) };

@@ -15,7 +15,7 @@ const LINEAR: [[usize; 3]; 7] =
     [[1, 1, 1], [3, 5, 7], [31, 33, 17], [64, 64, 64], [65, 63, 65], [128, 128, 128], [127, 257, 129]];
 
 pub fn matmul(cases: &mut Cases) {
-    for [n, c, k] in LINEAR.into_iter().chain([[130, 40, 64], [64, 130, 63]]) {
+    for [n, c, k] in LINEAR.into_iter().chain([[130, 40, 64], [64, 130, 63], [3, 128, 64], [128, 256, 9]]) {
         let sizes = Linear { n, c, k };
         for (activation, fused) in [(Activation::Identity, false), (LEAKY, true), (Activation::Tanh, true)] {
             cases.add(format!("forward, {n} x {c} x {k}, {activation:?}"), move |t| {
@@ -148,7 +148,7 @@ pub fn conv(cases: &mut Cases) {
     }
     // Tiles of 128 x 128, weight gradients in several parts, and the one so large that it gets such tiles.
     let wide = square(2, 8, 128, 128, 3, 1);
-    cases.add_large(format!("forward, {}", name(&wide, Everything)), move |t| forward(t, wide, Everything));
+    cases.add(format!("forward, {}", name(&wide, Everything)), move |t| forward(t, wide, Everything));
     let tile = square(2, 8, 128, 9, 3, 1);
     cases.add(format!("input gradient, {}", name(&tile, Everything)), move |t| backward(t, tile, Everything, &['x']));
     let parts = square(8, 12, 10, 12, 3, 1);

@@ -12,6 +12,8 @@ pub struct Tray<'a> {
     outputs: Vec<(String, Kind)>,
     /// The largest difference from the host that is allowed, relative to the largest value of an output.
     pub tolerance: f32,
+    /// What that value counts as at least: for outputs that may be nothing but rounding errors.
+    pub scale: f32,
 }
 
 enum Kind {
@@ -26,6 +28,7 @@ pub struct Output {
     values: Vec<f32>,
     /// 0 for whole numbers.
     tolerance: f32,
+    scale: f32,
 }
 
 impl Output {
@@ -35,7 +38,7 @@ impl Output {
         if self.values.len() != expected.values.len() {
             return Some(format!("{name} has {} elements, the host's {}", self.values.len(), expected.values.len()));
         }
-        let scale = expected.values.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let scale = expected.values.iter().fold(self.scale, |m, x| m.max(x.abs()));
         let allowed = self.tolerance * scale;
         let mut pairs = self.values.iter().zip(&expected.values).enumerate();
         // Not `d > allowed`: neither may be NaN.
@@ -54,7 +57,7 @@ impl Output {
 impl Tray<'_> {
     pub fn new<'a>(device: &'a Device, case: &str) -> Tray<'a> {
         let seed = case.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Tray { device, random: Random::new(seed, 0, 0), outputs: Vec::new(), tolerance: 2e-5 }
+        Tray { device, random: Random::new(seed, 0, 0), outputs: Vec::new(), tolerance: 2e-5, scale: 0.0 }
     }
 
     pub fn device(&self) -> &Device {
@@ -146,19 +149,15 @@ impl Tray<'_> {
     }
 
     pub fn finish(self) -> Result<Vec<Output>> {
-        self.outputs
-            .into_iter()
-            .map(|(name, kind)| {
-                Ok(match kind {
-                    Kind::Floats(buffer) => Output { name, values: buffer.read()?, tolerance: self.tolerance },
-                    Kind::Words(buffer) => {
-                        Output { name, values: buffer.read()?.iter().map(|x| *x as f32).collect(), tolerance: 0.0 }
-                    }
-                    Kind::Bytes(buffer) => {
-                        Output { name, values: buffer.read()?.iter().map(|x| f32::from(*x)).collect(), tolerance: 0.0 }
-                    }
-                })
-            })
-            .collect()
+        let Tray { tolerance, scale, outputs, .. } = self;
+        let output = |(name, kind)| {
+            let (values, tolerance) = match kind {
+                Kind::Floats(buffer) => (buffer.read()?, tolerance),
+                Kind::Words(buffer) => (buffer.read()?.iter().map(|x| *x as f32).collect(), 0.0),
+                Kind::Bytes(buffer) => (buffer.read()?.iter().map(|x| f32::from(*x)).collect(), 0.0),
+            };
+            Ok(Output { name, values, tolerance, scale })
+        };
+        outputs.into_iter().map(output).collect()
     }
 }

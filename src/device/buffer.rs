@@ -154,6 +154,12 @@ impl<T: Element> Buffer<T> {
         }
     }
 
+    /// For tests that launch kernels past the wrappers.
+    #[doc(hidden)]
+    pub fn raw_address(&self) -> u64 {
+        self.address()
+    }
+
     pub(super) fn address(&self) -> u64 {
         self.memory.address + (self.offset * size_of::<T>()) as u64
     }

@@ -126,6 +126,19 @@ impl Device {
         Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, true, None))))
     }
 
+    /// The same with another build of one file's kernels (`tests/planted_defects.rs`).
+    ///
+    /// # Safety
+    /// `entries` must be the table that a build of this module's kernels for `simt` defines, and stay loaded.
+    #[doc(hidden)]
+    pub unsafe fn simt_with_module(schedule_seed: u64, module: &str, entries: *const c_void) -> Result<Device> {
+        let found = kernel::MODULES.iter().position(|m| m.name == module);
+        let index = found.ok_or_else(|| Error::Device(format!("simt: there is no kernel file {module}")))?;
+        // SAFETY: the caller's; the table has an entry for each kernel of the file.
+        let entries = unsafe { std::slice::from_raw_parts(entries.cast(), kernel::MODULES[index].kernels.len()) };
+        Ok(Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, true, Some((index, entries)))))))
+    }
+
     /// What a checking device has seen since it was made, or last asked.
     pub fn seen(&self) -> Seen {
         match &*self.0 {

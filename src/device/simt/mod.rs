@@ -127,10 +127,6 @@ impl Simt {
         Simt { schedule_seed, workshop: Mutex::default(), checker, replaced }
     }
 
-    pub fn checks(&self) -> bool {
-        self.checker.is_some()
-    }
-
     pub fn seen(&self) -> Seen {
         let Some(checker) = &self.checker else { return Seen::default() };
         let (findings, kernels) = lock(checker).take();
@@ -420,7 +416,7 @@ extern "C" fn zgan_simt_run_block(
     let stacks = threads
         .into_iter()
         .map(|mut thread| {
-            if thread.started() && !thread.done() {
+            if !thread.done() {
                 // SAFETY: kernels own nothing that needs a destructor.
                 unsafe { thread.force_reset() };
             }

@@ -334,6 +334,9 @@ impl Checker {
         if let Some((view, _)) = launch.views.iter().find(|(v, _)| v.start <= address && address + bytes <= v.end) {
             return format!("byte {} of {}, which the kernel is to read only", address - view.start, self.argument_name(view));
         }
+        if self.freed.iter().any(|freed| freed.start <= address && address < freed.end) {
+            return "in a buffer that was freed".into();
+        }
         let shared = launch.shared.iter().map(|(name, r)| (r.start, r.end, format!("shared array {name}")));
         let views = launch.views.iter().map(|(v, _)| (v.start, v.end, self.argument_name(v)));
         let distance = |start: u64, end: u64| start.saturating_sub(address).max((address + bytes).saturating_sub(end));
@@ -345,9 +348,6 @@ impl Checker {
             } else {
                 format!("{} bytes past the end of {name} of {} bytes", address + bytes - end, end - start)
             };
-        }
-        if self.freed.iter().any(|freed| freed.start <= address && address < freed.end) {
-            return "in a buffer that was freed".into();
         }
         "outside every live buffer".into()
     }
