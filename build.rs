@@ -47,7 +47,19 @@ const X86_64: &[Variant] = &[
 ];
 const AARCH64: &[Variant] = &[Variant { name: "neon", flags: &["-DZGAN_HOST"] }];
 const OTHER: &[Variant] = &[Variant { name: "base", flags: &["-DZGAN_HOST"] }];
-const SIMT: Variant = Variant { name: "simt", flags: &["-DZGAN_SIMT", "-O1", "-fno-builtin", "-fno-inline-functions", "-fsanitize=thread"] };
+/// Instrumented for the checkers, and with the names of inlined callers in its debug information, for their reports.
+const SIMT: Variant = Variant {
+    name: "simt",
+    flags: &[
+        "-DZGAN_SIMT",
+        "-O1",
+        "-fno-builtin",
+        "-fno-inline-functions",
+        "-fsanitize=thread",
+        "-g",
+        "-fno-var-tracking",
+    ],
+};
 
 /// No reassociation: a compensated sum must stay one. No traps or errno: they would keep loops scalar.
 const FLAGS: &[&str] = &[

@@ -3,7 +3,7 @@
 use super::Cases;
 use crate::ops::elementary::{Function, add, affine, function, maximum, sine_cosine, subtract, sum};
 use crate::ops::pixels::Augment;
-use crate::ops::state::Network;
+use crate::ops::state::{Network, State, StateBuffer};
 use crate::ops::{self, elementary as ops_elementary};
 
 /// One, odd, around the 1,024 elements that a block walks, several blocks.
@@ -38,7 +38,7 @@ pub fn elementary(cases: &mut Cases) {
 }
 
 pub fn pixels(cases: &mut Cases) {
-    for shape @ [n, h, w, c] in [[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [5, 28, 28, 1]] {
+    for shape @ [n, h, w, c] in [[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [5, 28, 28, 1], [2, 3, 180, 3], [1, 2, 3, 300]] {
         let len = n * h * w * c;
         for (noise, flip) in [(0.0, false), (0.1, true)] {
             cases.add(format!("load, {shape:?}, noise {noise}, flip {flip}"), move |t| {
@@ -54,6 +54,11 @@ pub fn pixels(cases: &mut Cases) {
 }
 
 pub fn random(cases: &mut Cases) {
+    cases.add_large("uniform, normal, 300000".into(), |t| {
+        let (u, z, state) = (t.out("uniform", 300_000)?, t.out("normal", 300_000)?, t.state()?);
+        ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
+        ops::random::normal(&z, &state, 2)
+    });
     for n in SIZES {
         cases.add(format!("uniform, normal, {n}"), move |t| {
             let (u, z, state) = (t.out("uniform", n)?, t.out("normal", n)?, t.state()?);
@@ -69,11 +74,17 @@ pub fn random(cases: &mut Cases) {
 }
 
 pub fn state(cases: &mut Cases) {
-    cases.add("advance".into(), |t| {
-        let state = t.state()?;
-        t.compare_state(&state);
-        ops::state::advance(&state)
-    });
+    // Before the decay, at its first and last steps, after it, without one, and halted.
+    for (step, decay) in [(2, [4, 20]), (3, [4, 20]), (4, [4, 20]), (19, [4, 20]), (30, [4, 20]), (7, [0, 0])] {
+        for halted in [0, 1] {
+            cases.add(format!("advance, step {step}, decay {decay:?}, halted {halted}"), move |t| {
+                let state = State { step, halted, ..State::new(1, [1e-3, 2e-3], decay[0], decay[1]) };
+                let state = StateBuffer::new(t.device(), &state)?;
+                t.compare_state(&state);
+                ops::state::advance(&state)
+            });
+        }
+    }
     for n in [1, 4, 300] {
         for spoilt in [false, true] {
             cases.add(format!("check, {n}, spoilt {spoilt}"), move |t| {
@@ -91,13 +102,15 @@ pub fn state(cases: &mut Cases) {
 
 pub fn adam(cases: &mut Cases) {
     for n in SIZES {
-        for averaged in [false, true] {
-            cases.add(format!("update, {n}, average {averaged}"), move |t| {
+        // Copied to the average, averaged, no average, halted.
+        for (averaged, start, halted) in [(true, 9, 0), (true, 2, 0), (false, 0, 0), (true, 2, 1)] {
+            cases.add(format!("update, {n}, average {averaged} from {start}, halted {halted}"), move |t| {
                 let (parameters, first) = (t.update("parameters", n)?, t.update("first moment", n)?);
                 let second = t.uniforms(n, 0.1, 1.0)?;
                 t.compare("second moment", &second);
                 let (average, gradient, norm) = (t.update("average", n)?, t.numbers(n)?, t.out("norm", 1)?);
                 let state = t.state()?;
+                state.write(&State { halted, ..state.read()? })?;
                 t.compare_state(&state);
                 let workspace = t.scratch(ops::adam::workspace_len(t.device(), n))?;
                 let buffers = ops::adam::Buffers {
@@ -106,10 +119,11 @@ pub fn adam(cases: &mut Cases) {
                     second_moment: &second,
                     gradient: &gradient,
                 };
-                let average = ops::adam::Average { values: &average, decay: 0.9, start: 2 };
+                let average = ops::adam::Average { values: &average, decay: 0.9, start };
                 let adam = ops::adam::Adam { beta1: 0.5, beta2: 0.999, eps: 1e-8 };
                 let average = averaged.then_some(&average);
-                ops::adam::update(&buffers, average, &norm, &state, Network::Discriminator, &adam, &workspace)
+                let network = if averaged { Network::Discriminator } else { Network::Generator };
+                ops::adam::update(&buffers, average, &norm, &state, network, &adam, &workspace)
             });
         }
     }

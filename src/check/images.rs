@@ -6,11 +6,16 @@ use crate::ops::projection::{self, Head, Seeds};
 use crate::ops::resample::{self, Image, Upsampling};
 
 pub fn attention(cases: &mut Cases) {
-    for [n, l, lk, dk, dv] in
-        [[1, 1, 1, 1, 1], [2, 5, 3, 7, 9], [1, 64, 64, 16, 16], [2, 65, 63, 5, 33], [1, 130, 33, 17, 65]]
-    {
+    for [n, l, lk, dk, dv] in [
+        [1, 1, 1, 1, 1],
+        [2, 5, 3, 7, 9],
+        [1, 64, 64, 16, 16],
+        [2, 65, 63, 5, 33],
+        [1, 130, 33, 17, 65],
+        [1, 1024, 256, 8, 32],
+    ] {
         let shape = Shape { n, l, lk, dk, dv };
-        cases.add(format!("forward and backward, {shape:?}"), move |t| {
+        cases.add_sized(format!("forward and backward, {shape:?}"), l > 1000, move |t| {
             t.tolerance = 1e-4;
             let (q, k, v) = (t.numbers(n * l * dk)?, t.numbers(n * lk * dk)?, t.numbers(n * lk * dv)?);
             let (o, lse, d_o) = (t.out("o", n * l * dv)?, t.out("lse", n * l)?, t.numbers(n * l * dv)?);

@@ -15,16 +15,19 @@ fn evaluation(t: &mut Tray, n: usize, m: usize) -> Result<Evaluation> {
     Ok(Evaluation { statistics: t.out("statistics", 4)?, seed_d: t.out("seed_d", n + m)?, seed_g: t.out("seed_g", m)? })
 }
 
+fn fused(t: &mut Tray, n: usize, m: usize, sign: f32) -> Result<()> {
+    let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);
+    let workspace = t.scratch(log_partition::workspace_len(t.device(), n + m))?;
+    log_partition::fused(&out, &real, &fake, sign, &workspace)
+}
+
 pub fn log_partition(cases: &mut Cases) {
     for (n, m) in SIZES.into_iter().chain([MANY]) {
         for sign in [1.0, -1.0] {
-            cases.add(format!("fused, {n} + {m}, sign {sign}"), move |t| {
-                let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);
-                let workspace = t.scratch(log_partition::workspace_len(t.device(), n + m))?;
-                log_partition::fused(&out, &real, &fake, sign, &workspace)
-            });
+            cases.add(format!("fused, {n} + {m}, sign {sign}"), move |t| fused(t, n, m, sign));
         }
     }
+    cases.add_large("fused, 70000 + 60000".into(), |t| fused(t, 70_000, 60_000, 1.0));
     for (n, m) in [(33, 31), (900, 1200)] {
         cases.add(format!("plain, {n} + {m}"), move |t| {
             let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);

@@ -21,13 +21,15 @@ use crate::device::{Device, Finding, Seen, kernel};
 use crate::{Error, Result};
 use tray::{Output, Tray};
 
+type Run = Box<dyn Fn(&mut Tray) -> Result<()> + Send + Sync>;
+
 /// An operation at one shape.
 pub struct Case {
     /// `matmul: forward, 1 x 31 x 33`; begins with the kernel file's name.
     pub name: String,
     /// Left out of a quick run.
     pub large: bool,
-    run: Box<dyn Fn(&mut Tray) -> Result<()> + Send + Sync>,
+    run: Run,
 }
 
 /// The table, as the files of this folder fill it.
@@ -39,15 +41,21 @@ struct Cases {
 
 impl Cases {
     fn add(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.list.push(Case { name: format!("{}: {name}", self.module), large: false, run: Box::new(run) });
+        self.add_sized(name, false, run);
     }
 
     /// A case that takes too long for every test run.
     fn add_large(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.add(name, run);
-        if let Some(case) = self.list.last_mut() {
-            case.large = true;
-        }
+        self.add_sized(name, true, run);
+    }
+
+    fn add_sized(
+        &mut self,
+        name: String,
+        large: bool,
+        run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static,
+    ) {
+        self.list.push(Case { name: format!("{}: {name}", self.module), large, run: Box::new(run) });
     }
 }
 

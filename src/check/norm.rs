@@ -18,13 +18,14 @@ pub fn norm(cases: &mut Cases) {
         Shape { upsample: true, ..image(3, 3, 5, 9) },
         Shape { upsample: true, ..image(1, 20, 14, 16) },
     ];
-    for shape in shapes {
+    let large = Shape { upsample: true, ..image(16, 16, 16, 64) };
+    for shape in shapes.into_iter().chain([large]) {
         let Shape { n, h, w, c, upsample } = shape;
         for conditional in [false, true] {
             let rows = if conditional { n } else { 1 };
             let classes = if conditional { CLASSES } else { 1 };
             let what = format!("{n} x {h} x {w} x {c}, upsample {upsample}, conditional {conditional}");
-            cases.add(format!("forward, {what}"), move |t| {
+            cases.add_sized(format!("forward, {what}"), shape == large, move |t| {
                 t.tolerance = 1e-4;
                 let (x, y) = (t.numbers(shape.input_len())?, t.out("y", shape.output_len())?);
                 let (mean, rstd) = (t.out("mean", c)?, t.out("rstd", c)?);
@@ -46,7 +47,8 @@ pub fn norm(cases: &mut Cases) {
                 norm::apply(&t.out("running y", shape.output_len())?, &x, tables, Activation::Tanh, shape)
             });
             for accumulate in [false, true] {
-                cases.add(format!("backward, {what}, accumulate {accumulate}"), move |t| {
+                let name = format!("backward, {what}, accumulate {accumulate}");
+                cases.add_sized(name, shape == large, move |t| {
                     t.tolerance = 1e-4;
                     let (x, dy) = (t.numbers(shape.input_len())?, t.numbers(shape.output_len())?);
                     let (mean, rstd) = (t.numbers(c)?, t.uniforms(c, 0.5, 2.0)?);

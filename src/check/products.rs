@@ -15,6 +15,11 @@ const LINEAR: [[usize; 3]; 7] =
     [[1, 1, 1], [3, 5, 7], [31, 33, 17], [64, 64, 64], [65, 63, 65], [128, 128, 128], [127, 257, 129]];
 
 pub fn matmul(cases: &mut Cases) {
+    cases.add_large("forward, 300 x 1000 x 520".into(), |t| {
+        let sizes = Linear { n: 300, c: 1000, k: 520 };
+        let (y, x, weight) = (t.out("y", 300 * 520)?, t.numbers(300 * 1000)?, t.numbers(1000 * 520)?);
+        matmul::linear_forward(sizes, &y, &x, &weight, None, LEAKY)
+    });
     for [n, c, k] in LINEAR.into_iter().chain([[130, 40, 64], [64, 130, 63], [3, 128, 64], [128, 256, 9]]) {
         let sizes = Linear { n, c, k };
         for (activation, fused) in [(Activation::Identity, false), (LEAKY, true), (Activation::Tanh, true)] {
@@ -149,6 +154,9 @@ pub fn conv(cases: &mut Cases) {
     // Tiles of 128 x 128, weight gradients in several parts, and the one so large that it gets such tiles.
     let wide = square(2, 8, 128, 128, 3, 1);
     cases.add(format!("forward, {}", name(&wide, Everything)), move |t| forward(t, wide, Everything));
+    let large = square(8, 16, 64, 130, 3, 1);
+    cases.add_large(format!("forward, {}", name(&large, Pooled)), move |t| forward(t, large, Pooled));
+    cases.add_large(format!("backward, {}", name(&large, Pooled)), move |t| backward(t, large, Pooled, &['x', 'w', 'b']));
     let tile = square(2, 8, 128, 9, 3, 1);
     cases.add(format!("input gradient, {}", name(&tile, Everything)), move |t| backward(t, tile, Everything, &['x']));
     let parts = square(8, 12, 10, 12, 3, 1);

@@ -33,6 +33,29 @@ pub fn compile(folder: &Path, name: &str, text: &str, debug: bool) -> Result<Pat
     if output.status.success() { Ok(object) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
+/// `(file, line)` of the lines that the preprocessor leaves something of.
+pub fn active_lines(folder: &Path, text: &str) -> std::collections::HashSet<(String, usize)> {
+    let source = folder.join("preprocess.cpp");
+    std::fs::write(&source, text).unwrap();
+    let output = compiler().arg("-w").arg(&source).args(["-E", "-o", "-"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (mut file, mut line) = (String::new(), 0);
+    let mut active = std::collections::HashSet::new();
+    for text in String::from_utf8_lossy(&output.stdout).lines() {
+        // # 12 "kernels/adam.cu" 2
+        if let Some((number, name)) = text.strip_prefix("# ").and_then(|mark| mark.split_once(' ')) {
+            line = number.parse().unwrap();
+            file = name.split('"').nth(1).unwrap_or("").to_string();
+            continue;
+        }
+        if !text.trim().is_empty() {
+            active.insert((file.clone(), line));
+        }
+        line += 1;
+    }
+    active
+}
+
 pub fn link(object: &Path) -> PathBuf {
     let library = object.with_extension("so");
     let status =

@@ -39,7 +39,7 @@ pub struct Finding {
     /// (x, y, z) in the grid.
     pub block: [u32; 3],
     pub thread: u32,
-    /// `kernels/device/reduce.h:81`; empty where there is no debug information.
+    /// `kernels/device/reduce.h:81 in kernels/adam.cu:66`; empty where there is no debug information.
     pub source: String,
     /// `write of 4 bytes`
     pub what: String,
@@ -98,11 +98,10 @@ pub(super) fn in_words(raw: Vec<Raw>) -> Vec<Finding> {
             let other = raw.other.map(|(block, thread, kind, place)| {
                 let line = lines.of(place);
                 let at = if line.is_empty() { String::new() } else { format!(" at {line}") };
-                let doing = if raw.check == Check::Synccheck { "waits not with it" } else { kind_name(kind) };
-                if raw.check == Check::Synccheck {
-                    format!("thread {thread} {doing}{at}")
-                } else {
-                    format!("{doing} by thread {thread} of block {:?}{at}", index(block))
+                match raw.check {
+                    Check::Synccheck if line.is_empty() => format!("thread {thread} has ended"),
+                    Check::Synccheck => format!("thread {thread} waits{at}"),
+                    _ => format!("{} by thread {thread} of block {:?}{at}", kind_name(kind), index(block)),
                 }
             });
             Finding {
@@ -138,16 +137,28 @@ impl Lines {
         let Some((file, base)) = file_of(maps, place) else { return String::new() };
         let loader = self.loaders.entry(file.clone()).or_insert_with(|| Loader::new(&file).ok());
         let probe = place - 1 - base;
-        let location = loader.as_ref().and_then(|loader| loader.find_location(probe).ok().flatten());
-        match location {
-            Some(location) => {
-                let file = location.file.unwrap_or("?");
-                // The compiler writes names relative to the folder it ran in.
-                let file = file.rfind("kernels/").map_or(file, |at| &file[at..]);
-                format!("{file}:{}", location.line.unwrap_or(0))
-            }
-            None => String::new(),
+        loader.as_ref().map_or(String::new(), |loader| frames(loader, probe))
+    }
+}
+
+/// The line in question, and the kernel's own that it was inlined into: `kernels/device/reduce.h:79 in kernels/adam.cu:66`.
+fn frames(loader: &Loader, probe: u64) -> String {
+    let Ok(mut frames) = loader.find_frames(probe) else { return String::new() };
+    let mut lines = Vec::new();
+    while let Ok(Some(frame)) = frames.next() {
+        if let Some(location) = frame.location {
+            let file = location.file.unwrap_or("?");
+            // The compiler writes names relative to the folder it ran in.
+            let file = file.rfind("kernels/").map_or(file, |at| &file[at..]);
+            lines.push(format!("{file}:{}", location.line.unwrap_or(0)));
         }
+    }
+    // Barriers and shuffles are inlined into what calls them, and kernels into the table's entry.
+    let kernels: Vec<_> = lines.iter().filter(|line| !line.starts_with("kernels/host/")).collect();
+    match kernels[..] {
+        [] => lines.into_iter().next().unwrap_or_default(),
+        [line] => line.clone(),
+        [line, .., outer] => format!("{line} in {outer}"),
     }
 }
 

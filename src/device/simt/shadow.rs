@@ -18,6 +18,8 @@ pub(super) const READ: u32 = 0;
 pub(super) const WRITE: u32 = 1;
 pub(super) const ATOMIC: u32 = 2;
 
+/// The place of a thread that has ended.
+const NOWHERE: u32 = i32::MIN as u32;
 /// Freed buffers that are remembered, to tell them from memory that never was one.
 const MOST_FREED: usize = 1000;
 /// How far past a buffer an address is still said to be past that buffer.
@@ -275,7 +277,7 @@ impl Checker {
     pub fn stuck(&mut self, thread: usize, place: u64, what: String, other: Option<(usize, u64)>) {
         let other = other.map(|(thread, place)| Access {
             interval: self.launch.interval,
-            place: place.wrapping_sub(self.launch.entry) as u32,
+            place: if place == 0 { NOWHERE } else { place.wrapping_sub(self.launch.entry) as u32 },
             thread: thread as u8,
             ..Access::default()
         });
@@ -291,7 +293,7 @@ impl Checker {
     fn report(&mut self, check: Check, thread: usize, address: u64, what: String, place: u64, other: Option<Access>) {
         let Some(kernel) = self.launch.kernel else { return };
         let other = other.map(|other| {
-            let place = self.launch.entry.wrapping_add(other.place as i32 as u64);
+            let place = if other.place == NOWHERE { 0 } else { self.launch.entry.wrapping_add(other.place as i32 as u64) };
             (self.block_of(other.interval), u32::from(other.thread), u32::from(other.kind), place)
         });
         let key = (check, kernel.name, place, other.map_or(0, |other| other.3));
