@@ -56,6 +56,7 @@ const SIMT: Variant = Variant {
         "-fno-builtin",
         "-fno-inline-functions",
         "-fsanitize=thread",
+        "-fsanitize=bounds",
         "-g",
         "-fno-var-tracking",
     ],

@@ -16,10 +16,10 @@ struct Forty { uint32_t word[10]; };
 struct __attribute__((packed)) Odd { uint8_t head; float value; };
 template <class T> DEVICE void form(void* to, const void* from) { *static_cast<T*>(to) = *static_cast<const T*>(from); }
 // Out of line: the compiler must not see that only one element is used.
-APART void local(float* out, uint32_t n) {
+APART void local(float* out, uint32_t at, uint32_t count) {
     float values[64];
-    for (uint32_t i = 0; i < 64; i++) values[(i * n) % 64] = float(i);
-    if (thread() == 0) out[0] = values[n % 64];
+    for (uint32_t i = 0; i < count; i++) values[i] = float(i);
+    if (thread() == 0) out[0] = values[at];
 }
 KERNEL probe(float* out, const float* in, uint32_t which) {
     SHARED(float, numbers, BLOCK);
@@ -37,7 +37,7 @@ KERNEL probe(float* out, const float* in, uint32_t which) {
     case 9: if (t == 0) __builtin_memset(out, 0, 32); break;
     case 10: if (t == 0) atomic_add(reinterpret_cast<uint32_t*>(out), 1); break;
     case 11: if (t == 0) static_cast<volatile float*>(out)[0] = static_cast<const volatile float*>(in)[0]; break;
-    case 12: local(out, which); break;
+    case 12: local(out, which, 64); break;
     // What is right
     case 20: numbers[t] = in[t]; barrier(); out[t] = numbers[BLOCK - 1 - t]; break;
     case 21: numbers[t] = in[t]; warp_barrier(); out[t] = numbers[warp * WARP + (t + 1) % WARP]; break;
@@ -63,6 +63,8 @@ KERNEL probe(float* out, const float* in, uint32_t which) {
     case 54: if (t == 5) form<Sixteen>(out + 1, in); break;
     case 55: if (t == 7) *reinterpret_cast<float*>(uint64_t(16)) = 1.0f; break;
     case 56: if (t == 7) out[1 << 24] = 1.0f; break;
+    case 57: local(out, 64 + 3, 64); break;
+    case 58: local(out, 3, 65); break;
     // Threads that do not come
     case 60: if (t != 3) barrier(); break;
     case 61: if (t < 7) barrier(); else warp_barrier(); break;
@@ -213,6 +215,8 @@ fn bounds() {
         (54, "misaligned: write of 16 bytes"),
         (55, "write of 4 bytes, a null pointer"),
         (56, "write of 4 bytes, outside every live buffer"),
+        (57, "index 67 of an array"),
+        (58, "index 64 of an array"),
     ] {
         let finding = found(which, 1, Check::Memcheck);
         assert!(finding.what.starts_with(words), "{which}: {finding}");

@@ -7,7 +7,7 @@
 #[path = "common/simt_module.rs"]
 mod simt_module;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -20,6 +20,8 @@ use zgan::device::{Device, kernel};
 /// Mutants of an ordinary run.
 const SOME: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(120);
+/// In how many modules at most a header's mutant is tried.
+const MODULES: usize = 4;
 /// How a worker process ends.
 const FOUND: i32 = 10;
 const MISSED: i32 = 11;
@@ -93,14 +95,14 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
         let smaller = code[at..].find(" ? ").is_some_and(|question| {
             let chosen = operand(&code[at + question + 3..], false);
             let between = &code[at + 3..at + question];
+            let name = |text: &str| text.split(|c| !is_word(c)).find(|w| !w.is_empty()).unwrap_or("").to_string();
+            let left = code[..at].rsplit(['=', '(', ',', '{']).next().unwrap_or("");
             !between.contains("&&")
-                && (chosen == operand(&code[..at], true) || chosen == operand(between, false) || {
-                    let left = code[..at].rsplit(['=', '(', ',', '{']).next().unwrap_or("").trim();
-                    !left.is_empty() && code[at + question + 3..].trim_start().starts_with(left)
-                })
+                && (name(left) == name(&chosen) || chosen == operand(&code[..at], true) || chosen == operand(between, false))
         });
         // A number like 0.5 is no bound of an array.
-        let number = code[at + 3..].trim_start_matches('-').split([' ', ')', ';']).next().unwrap_or("").contains('.');
+        let number = code[at + 3..].trim_start_matches('-').split([' ', ')', ';']).next().unwrap_or("");
+        let number = number.contains('.') || number == "INFINITY";
         if !smaller && !number {
             found.push(("< to <=", replace(line, at, " < ", " <= ")));
         }
@@ -276,22 +278,26 @@ fn planted_defects_are_found() {
     }
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(BTreeMap::new());
-    let done = Mutex::new(HashSet::new());
+    // By file, line and text: a header's line is tried in several modules until it is found in one.
+    let tried: Mutex<HashMap<_, (usize, bool)>> = Mutex::default();
     let work = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(mutant) = mutants.get(number) else { return };
-            // A header's line is tried in one module: the first whose code it changes.
             let key = (mutant.file.clone(), mutant.line, mutant.after.clone());
-            if done.lock().unwrap().contains(&key) {
+            if tried.lock().unwrap().get(&key).is_some_and(|(modules, found)| *found || *modules == MODULES) {
                 continue;
             }
             let outcome = try_out(mutant, number, folder.path(), &originals);
             if outcome == Outcome::Missed {
                 eprintln!("missed in {}: {}, line {}", mutant.module, mutant.name(), mutant.line);
             }
-            if outcome != Outcome::None && done.lock().unwrap().insert(key) {
-                outcomes.lock().unwrap().insert(number, outcome);
+            if outcome != Outcome::None {
+                let mut tried = tried.lock().unwrap();
+                let (modules, found) = tried.entry(key).or_default();
+                *modules += 1;
+                *found |= outcome == Outcome::Found;
+                outcomes.lock().unwrap().insert((&mutant.file, mutant.line, &mutant.after), (*found, mutant));
             }
         }
     };
@@ -301,14 +307,13 @@ fn planted_defects_are_found() {
     let outcomes = outcomes.into_inner().unwrap();
     let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     let mut missed = Vec::new();
-    for (number, outcome) in &outcomes {
-        let mutant = &mutants[*number];
+    for (found, mutant) in outcomes.values() {
         let kind = kinds.entry(mutant.kind).or_default();
         kind.1 += 1;
-        if *outcome == Outcome::Found {
+        if *found {
             kind.0 += 1;
         } else {
-            missed.push(mutant);
+            missed.push(*mutant);
         }
     }
     let found = outcomes.len() - missed.len();

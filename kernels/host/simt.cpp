@@ -23,6 +23,7 @@ extern "C" {
 void zgan_simt_access(uint64_t address, uint64_t bytes, uint64_t alignment, uint32_t kind, uint64_t place);
 void zgan_simt_wait(uint32_t reason, uint64_t place);
 uint64_t zgan_simt_exchange_at(uint64_t value, int32_t from, uint64_t place);
+void zgan_simt_out_of_bounds(uint64_t index, uint64_t place);
 
 void* zgan_simt_gate() { return &gate; }
 
@@ -67,6 +68,10 @@ void* __tsan_memset(void* to, int value, uint64_t bytes) {
     ACCESS(to, bytes, 1, WRITE);
     return __builtin_memset(to, value, bytes);
 }
+
+// An index that is not one of an array whose length the compiler knows: local arrays are checked by this alone.
+void __ubsan_handle_out_of_bounds(void*, uint64_t index) { zgan_simt_out_of_bounds(index, PLACE); }
+void __ubsan_handle_out_of_bounds_abort(void*, uint64_t index) { zgan_simt_out_of_bounds(index, PLACE); }
 
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

@@ -84,11 +84,12 @@ impl Tray<'_> {
         self.device.upload(&values)
     }
 
-    /// Labels of `classes` classes; with more than two samples, one has none.
+    /// Labels of `classes` classes; with more than three samples, two are none.
     pub fn labels(&mut self, n: usize, classes: usize) -> Result<Buffer<u32>> {
         let mut labels = self.below(n, classes)?.read()?;
-        if n > 2 {
+        if n > 3 {
             labels[n / 2] = crate::ops::projection::ABSENT;
+            labels[n / 2 + 1] = classes as u32;
         }
         self.device.upload(&labels)
     }

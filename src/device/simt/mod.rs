@@ -295,6 +295,22 @@ extern "C" fn zgan_simt_access(address: u64, bytes: u64, alignment: u64, kind: u
     }
 }
 
+/// Called where an index is not one of a local array's.
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_out_of_bounds(index: u64, place: u64) {
+    let running = running();
+    let what = format!("index {} of an array that has no such element", index as i64);
+    // SAFETY: alive for the whole launch; the references end before the thread waits.
+    unsafe {
+        let thread = (*running).current;
+        if let Some(checker) = checker(running) {
+            checker.out_of_bounds(thread, what.clone(), place);
+        }
+        (*running).problem = Some(format!("memcheck: thread {thread}: {what}"));
+    }
+    wait(Wait::Stopped, place);
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn zgan_simt_shared(declaration: *const c_char, bytes: u64, element_bytes: u64) -> *mut c_void {
     // SAFETY: alive for the whole launch, and no other reference to it exists: coroutines run one at a time.

@@ -273,6 +273,10 @@ impl Checker {
         Ok(())
     }
 
+    pub fn out_of_bounds(&mut self, thread: usize, what: String, place: u64) {
+        self.report(Check::Memcheck, thread, 0, what, place, None);
+    }
+
     /// Threads that wait for ever; the other is where one of those stands that do not come.
     pub fn stuck(&mut self, thread: usize, place: u64, what: String, other: Option<(usize, u64)>) {
         let other = other.map(|(thread, place)| Access {
