@@ -39,11 +39,18 @@ fn objects_share_nothing() {
             if symbol.is_weak() {
                 problems.push(format!("{file}: {name} is weak"));
             } else if symbol.is_undefined() {
-                let given: &[_] = if file.contains("_simt.") { &["zgan_simt_", "__tsan_", "__ubsan_handle_out_of_bounds"] } else { &["zgan_host_"] };
+                let given: &[_] = if file.contains("_simt.") {
+                    &["zgan_simt_", "__tsan_", "__ubsan_handle_out_of_bounds"]
+                } else {
+                    &["zgan_host_"]
+                };
                 if !(name.is_empty() || given.iter().any(|given| name.starts_with(given)) || allowed.contains(&name)) {
                     problems.push(format!("{file}: {name} is not defined in it"));
                 }
-            } else if symbol.is_global() && symbol.is_definition() && !(name.starts_with("zgan_") || file.contains("callbacks_simt.")) {
+            } else if symbol.is_global()
+                && symbol.is_definition()
+                && !(name.starts_with("zgan_") || file.contains("callbacks_simt."))
+            {
                 problems.push(format!("{file}: {name} is visible to other objects"));
             }
         }

@@ -38,7 +38,9 @@ pub fn elementary(cases: &mut Cases) {
 }
 
 pub fn pixels(cases: &mut Cases) {
-    for shape @ [n, h, w, c] in [[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [5, 28, 28, 1], [2, 3, 180, 3], [1, 2, 3, 300]] {
+    for shape @ [n, h, w, c] in
+        [[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [5, 28, 28, 1], [2, 3, 180, 3], [1, 2, 3, 300]]
+    {
         let len = n * h * w * c;
         for (noise, flip) in [(0.0, false), (0.1, true)] {
             cases.add(format!("load, {shape:?}, noise {noise}, flip {flip}"), move |t| {
@@ -103,7 +105,7 @@ pub fn state(cases: &mut Cases) {
 pub fn adam(cases: &mut Cases) {
     for n in SIZES {
         // Copied to the average, averaged, no average, halted.
-        for (averaged, start, halted) in [(true, 9, 0), (true, 2, 0), (false, 0, 0), (true, 2, 1)] {
+        for (averaged, start, halted) in [(true, 9, 0), (true, 5, 0), (false, 0, 0), (true, 2, 1)] {
             cases.add(format!("update, {n}, average {averaged} from {start}, halted {halted}"), move |t| {
                 let (parameters, first) = (t.update("parameters", n)?, t.update("first moment", n)?);
                 let second = t.uniforms(n, 0.1, 1.0)?;

@@ -12,6 +12,7 @@ pub fn attention(cases: &mut Cases) {
         [1, 64, 64, 16, 16],
         [2, 65, 63, 5, 33],
         [1, 130, 33, 17, 65],
+        [2, 33, 130, 5, 31],
         [1, 1024, 256, 8, 32],
     ] {
         let shape = Shape { n, l, lk, dk, dv };
@@ -61,11 +62,8 @@ pub fn projection(cases: &mut Cases) {
                 let head = Head { w: &w, v: labelled.then_some(&v), labels, bias, factor: 0.5 };
                 let (f, h, dx) = (t.out("f", n)?, t.out("h", n * c)?, t.out("dx", n * p * c)?);
                 let (dw, dv, dbias) = (t.update("dw", c)?, t.update("dv", CLASSES * c)?, t.update("dbias", 1)?);
-                let out = projection::Gradients {
-                    dw: &dw,
-                    dv: labelled.then_some(&dv),
-                    dbias: labelled.then_some(&dbias),
-                };
+                let out =
+                    projection::Gradients { dw: &dw, dv: labelled.then_some(&dv), dbias: labelled.then_some(&dbias) };
                 let seeds = if labelled { Seeds { df: Some(&df), scale: Some(&scale) } } else { Seeds::default() };
                 let work = t.scratch(projection::plain::workspace_len(n * p * c, n))?;
                 let dh = t.scratch(n * c)?;
@@ -117,14 +115,7 @@ pub fn resample(cases: &mut Cases) {
             cases.add(format!("concat, {n} x {h} x {w} x {c}, accumulate {accumulate}"), move |t| {
                 let (x, labels, table) = (t.numbers(full)?, t.labels(n, CLASSES)?, t.numbers(CLASSES * width)?);
                 let (pixels, wide) = (n * h * w, n * h * w * (c + width));
-                resample::concat_labels(
-                    &t.out("planes", pixels * (c + CLASSES))?,
-                    &x,
-                    &labels,
-                    image,
-                    CLASSES,
-                    2.0,
-                )?;
+                resample::concat_labels(&t.out("planes", pixels * (c + CLASSES))?, &x, &labels, image, CLASSES, 2.0)?;
                 resample::concat_embedding(&t.out("embedded", wide)?, &x, &table, &labels, image, width)?;
                 let (dy, scale, workspace) = (t.numbers(wide)?, t.numbers(n)?, t.scratch(n * width)?);
                 let dx = t.either("dx", full, accumulate)?;

@@ -49,12 +49,7 @@ impl Cases {
         self.add_sized(name, true, run);
     }
 
-    fn add_sized(
-        &mut self,
-        name: String,
-        large: bool,
-        run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static,
-    ) {
+    fn add_sized(&mut self, name: String, large: bool, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
         self.list.push(Case { name: format!("{}: {name}", self.module), large, run: Box::new(run) });
     }
 }
@@ -157,9 +152,13 @@ pub fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen
         }));
         match &first {
             None => first = Some(found),
-            Some(first) => wrong.extend(first.iter().zip(&found).filter(|(a, b)| !a.same_bits(b)).map(|(_, b)| {
-                format!("{}: schedule seed {seed} gives other bits than {}", b.name, devices[0].0)
-            })),
+            Some(first) => {
+                wrong.extend(
+                    first.iter().zip(&found).filter(|(a, b)| !a.same_bits(b)).map(|(_, b)| {
+                        format!("{}: schedule seed {seed} gives other bits than {}", b.name, devices[0].0)
+                    }),
+                )
+            }
         }
     }
     (seen, wrong)
@@ -185,8 +184,7 @@ pub fn run_all(options: &Options) -> Result<Report> {
     let results = Mutex::new(BTreeMap::new());
     let work = || -> Result<()> {
         let host = Device::host(1)?;
-        let devices: Vec<_> =
-            options.schedule_seeds.iter().map(|seed| (*seed, Device::simt_checked(*seed))).collect();
+        let devices: Vec<_> = options.schedule_seeds.iter().map(|seed| (*seed, Device::simt_checked(*seed))).collect();
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(case) = list.get(at) else { return Ok(()) };

@@ -12,6 +12,7 @@ pub fn norm(cases: &mut Cases) {
     let shapes = [
         Shape::features(1, 1),
         Shape::features(5, 17),
+        Shape::features(200, 15),
         Shape::features(257, 15),
         image(3, 5, 7, 16),
         image(2, 16, 17, 33),
@@ -21,6 +22,20 @@ pub fn norm(cases: &mut Cases) {
     let large = Shape { upsample: true, ..image(16, 16, 16, 64) };
     for shape in shapes.into_iter().chain([large]) {
         let Shape { n, h, w, c, upsample } = shape;
+        if shape.n > 100 {
+            // An offset much larger than the deviation, so that the mean is rounded.
+            cases.add(format!("statistics, {n} x {c}, offset"), move |t| {
+                t.tolerance = 1e-4;
+                let x: Vec<f32> = t.numbers(n * c)?.read()?.iter().map(|x| x + 1e5).collect();
+                let x = t.device().upload(&x)?;
+                let (mean, rstd) = (t.out("mean", c)?, t.out("rstd", c)?);
+                let (scale, shift) = (t.scratch(c)?, t.scratch(c)?);
+                let affine = Affine { gamma: &t.numbers(c)?, beta: &t.numbers(c)?, labels: None };
+                let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables: Tables { scale: &scale, shift: &shift } };
+                let workspace = t.scratch(norm::workspace_len(t.device(), shape, false))?;
+                norm::statistics(batch, None, affine, 1e-5, shape, &workspace)
+            });
+        }
         for conditional in [false, true] {
             let rows = if conditional { n } else { 1 };
             let classes = if conditional { CLASSES } else { 1 };

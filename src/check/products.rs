@@ -153,10 +153,14 @@ pub fn conv(cases: &mut Cases) {
     }
     // Tiles of 128 x 128, weight gradients in several parts, and the one so large that it gets such tiles.
     let wide = square(2, 8, 128, 128, 3, 1);
-    cases.add(format!("forward, {}", name(&wide, Everything)), move |t| forward(t, wide, Everything));
+    for around in [Everything, Pooled] {
+        cases.add(format!("forward, {}", name(&wide, around)), move |t| forward(t, wide, around));
+    }
     let large = square(8, 16, 64, 130, 3, 1);
     cases.add_large(format!("forward, {}", name(&large, Pooled)), move |t| forward(t, large, Pooled));
-    cases.add_large(format!("backward, {}", name(&large, Pooled)), move |t| backward(t, large, Pooled, &['x', 'w', 'b']));
+    cases.add_large(format!("backward, {}", name(&large, Pooled)), move |t| {
+        backward(t, large, Pooled, &['x', 'w', 'b'])
+    });
     let tile = square(2, 8, 128, 9, 3, 1);
     cases.add(format!("input gradient, {}", name(&tile, Everything)), move |t| backward(t, tile, Everything, &['x']));
     let parts = square(8, 12, 10, 12, 3, 1);

@@ -101,7 +101,8 @@ impl Tray<'_> {
 
     /// A training's state, some steps on.
     pub fn state(&mut self) -> Result<StateBuffer> {
-        let state = State { step: 7, updates: [3, 5], ..State::new(u64::from(self.random.word()), [1e-3, 2e-3], 4, 20) };
+        let state =
+            State { step: 7, updates: [3, 5], ..State::new(u64::from(self.random.word()), [1e-3, 2e-3], 4, 20) };
         StateBuffer::new(self.device, &state)
     }
 

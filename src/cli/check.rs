@@ -42,7 +42,10 @@ impl Check {
 
 fn print(report: &Report, options: &Options) {
     let width = report.kernels.keys().map(|name| name.len()).max().unwrap_or(0).max("kernel".len());
-    say(format_args!("{:width$}  {:>6}  {:>8}  {:>13}  {:>8}  {:>8}", "kernel", "shapes", "launches", "accesses", "findings", "seconds"));
+    say(format_args!(
+        "{:width$}  {:>6}  {:>8}  {:>13}  {:>8}  {:>8}",
+        "kernel", "shapes", "launches", "accesses", "findings", "seconds"
+    ));
     let mut accesses = 0;
     for (name, row) in &report.kernels {
         accesses += row.accesses;

@@ -15,11 +15,8 @@ impl Kernel {
         let source = kernel::MODULES[self.module].source;
         let list = source.split_once(&format!("\nKERNEL {}(", self.name)).and_then(|(_, rest)| rest.split_once(") {"));
         // Comments between parameters may hold commas.
-        let list: String = list
-            .map_or("", |(list, _)| list)
-            .lines()
-            .map(|line| line.split("//").next().unwrap_or(""))
-            .collect();
+        let list: String =
+            list.map_or("", |(list, _)| list).lines().map(|line| line.split("//").next().unwrap_or("")).collect();
         let parameter = list.split(',').nth(index).unwrap_or("").trim();
         parameter.rsplit([' ', '*', '&']).next().unwrap_or("").to_string()
     }

@@ -18,8 +18,8 @@ mod tuning;
 
 pub use buffer::{Buffer, Element};
 pub use kernels::{Kernel, Module, kernel};
-pub use simt::{Check, Finding, Seen, Tally};
 pub(crate) use launch::Launch;
+pub use simt::{Check, Finding, Seen, Tally};
 pub use tuning::Tuning;
 
 use std::ffi::c_void;

@@ -166,15 +166,8 @@ impl Checker {
             found = self.live.iter().enumerate().map(all).collect();
         }
         let interval = self.launch.interval + 1;
-        self.launch = Launch {
-            kernel: Some(kernel),
-            grid,
-            entry,
-            views: found,
-            start: interval,
-            interval,
-            ..Launch::default()
-        };
+        self.launch =
+            Launch { kernel: Some(kernel), grid, entry, views: found, start: interval, interval, ..Launch::default() };
     }
 
     pub fn end(&mut self, time: Duration) {
@@ -209,7 +202,15 @@ impl Checker {
     }
 
     /// Checks one access, before it happens.
-    pub fn access(&mut self, thread: usize, address: u64, bytes: u64, alignment: u64, kind: u32, place: u64) -> Result<(), Stop> {
+    pub fn access(
+        &mut self,
+        thread: usize,
+        address: u64,
+        bytes: u64,
+        alignment: u64,
+        kind: u32,
+        place: u64,
+    ) -> Result<(), Stop> {
         if bytes == 0 {
             return Ok(());
         }
@@ -217,12 +218,14 @@ impl Checker {
         launch.accesses += 1;
         let block_start = launch.blocks.last().map_or(launch.start, |block| block.0);
         if address % alignment != 0 {
-            let what = format!("misaligned: {} at an address that is not a multiple of {alignment}", describe(kind, bytes));
+            let what =
+                format!("misaligned: {} at an address that is not a multiple of {alignment}", describe(kind, bytes));
             return Err(self.stop(thread, address, bytes, what, place));
         }
-        let view = launch.views.iter().find(|(view, _)| {
-            view.start <= address && address + bytes <= view.end && (view.written || kind == READ)
-        });
+        let view = launch
+            .views
+            .iter()
+            .find(|(view, _)| view.start <= address && address + bytes <= view.end && (view.written || kind == READ));
         let region = match view {
             Some((_, at)) => &mut self.live[*at],
             None => match launch.shared.iter_mut().find(|(_, region)| region.contains(address, bytes)) {
@@ -297,7 +300,8 @@ impl Checker {
     fn report(&mut self, check: Check, thread: usize, address: u64, what: String, place: u64, other: Option<Access>) {
         let Some(kernel) = self.launch.kernel else { return };
         let other = other.map(|other| {
-            let place = if other.place == NOWHERE { 0 } else { self.launch.entry.wrapping_add(other.place as i32 as u64) };
+            let place =
+                if other.place == NOWHERE { 0 } else { self.launch.entry.wrapping_add(other.place as i32 as u64) };
             (self.block_of(other.interval), u32::from(other.thread), u32::from(other.kind), place)
         });
         let key = (check, kernel.name, place, other.map_or(0, |other| other.3));
@@ -308,7 +312,18 @@ impl Checker {
         self.known.insert(key, self.findings.len());
         let memory = if address == 0 { None } else { self.describe_memory(address) };
         let (grid, block) = (self.launch.grid, self.block_of(self.launch.interval));
-        self.findings.push(Raw { check, kernel, grid, block, thread: thread as u32, what, memory, place, other, times: 1 });
+        self.findings.push(Raw {
+            check,
+            kernel,
+            grid,
+            block,
+            thread: thread as u32,
+            what,
+            memory,
+            place,
+            other,
+            times: 1,
+        });
     }
 
     fn block_of(&self, interval: u32) -> u32 {
@@ -338,7 +353,11 @@ impl Checker {
         }
         let launch = &self.launch;
         if let Some((view, _)) = launch.views.iter().find(|(v, _)| v.start <= address && address + bytes <= v.end) {
-            return format!("byte {} of {}, which the kernel is to read only", address - view.start, self.argument_name(view));
+            return format!(
+                "byte {} of {}, which the kernel is to read only",
+                address - view.start,
+                self.argument_name(view)
+            );
         }
         if self.freed.iter().any(|freed| freed.start <= address && address < freed.end) {
             return "in a buffer that was freed".into();
