@@ -47,7 +47,19 @@ const X86_64: &[Variant] = &[
 ];
 const AARCH64: &[Variant] = &[Variant { name: "neon", flags: &["-DZGAN_HOST"] }];
 const OTHER: &[Variant] = &[Variant { name: "base", flags: &["-DZGAN_HOST"] }];
-const SIMT: Variant = Variant { name: "simt", flags: &["-DZGAN_SIMT", "-O1", "-fno-builtin", "-fno-inline-functions"] };
+/// Instrumented for the checkers, and with the names of inlined callers in its debug information, for their reports.
+const SIMT: Variant = Variant {
+    name: "simt",
+    flags: &[
+        "-DZGAN_SIMT",
+        "-O1",
+        "-fno-builtin",
+        "-fno-inline-functions",
+        "-fsanitize=thread",
+        "-fsanitize=bounds",
+        "-g",
+    ],
+};
 
 /// No reassociation: a compensated sum must stay one. No traps or errno: they would keep loops scalar.
 const FLAGS: &[&str] = &[
@@ -99,6 +111,8 @@ fn main() {
     compile_cpp(&sources, variants, &out);
     let (version, images) = compile_cuda(&sources, &out);
     fs::write(out.join("kernels.rs"), table(&sources, variants, version, &images, &out)).expect("write kernels.rs");
+    // Kernels that a test loads call what this crate defines.
+    println!("cargo:rustc-link-arg-tests=-rdynamic");
 }
 
 fn read_sources(folder: &Path) -> Vec<Source> {
@@ -165,6 +179,12 @@ fn compile_cpp(sources: &[Source], variants: &[Variant], out: &Path) {
     let mut build = cc::Build::new();
     build.cpp(true).warnings(false).inherit_rustflags(false);
     let compiler = build.get_compiler();
+    let mut simt_flags = Vec::new();
+    // Local variables that nobody has set hold garbage, and the same on every run.
+    let garbage = "-ftrivial-auto-var-init=pattern";
+    simt_flags.extend(build.is_flag_supported(garbage).unwrap_or(false).then_some(garbage));
+    // Reports name lines, not variables: a third of the debug information.
+    simt_flags.extend((!compiler.is_like_clang()).then_some("-fno-var-tracking"));
     let tail = fs::read_to_string("kernels/host/entry.h").expect("kernels/host/entry.h");
 
     let mut jobs = Vec::new();
@@ -180,9 +200,20 @@ fn compile_cpp(sources: &[Source], variants: &[Variant], out: &Path) {
             let stem = out.join(format!("{}_{}", source.module, variant.name));
             let mut command = Command::new(compiler.path());
             command.args(compiler.args()).args(FLAGS).args(variant.flags).arg("-x").arg("c++").arg("-c");
+            if variant.name == SIMT.name {
+                command.args(&simt_flags);
+                // For tests that compile kernels of their own.
+                let words: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
+                let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+                fs::write(out.join("simt.command"), words.join("\n")).expect("write simt.command");
+            }
             jobs.push((stem, text, command));
         }
     }
+    let text = fs::read_to_string("kernels/host/simt.cpp").expect("kernels/host/simt.cpp");
+    let mut command = Command::new(compiler.path());
+    command.args(compiler.args()).args(FLAGS).arg("-x").arg("c++").arg("-c");
+    jobs.push((out.join("callbacks_simt"), text, command));
     let objects: Vec<PathBuf> = jobs.iter().map(|(stem, ..)| stem.with_extension("o")).collect();
     in_parallel(jobs.len(), |i| {
         let (stem, text, command) = &jobs[i];

@@ -12,9 +12,11 @@
 //! - [`eval`]: how good generated images are;
 //! - [`bench`]: operations and steps timed beside what the machine can do;
 //! - [`gate`]: what the compiler made of the kernels for GPUs, and the most they may take;
+//! - [`check`]: every kernel as thread blocks, under checkers that see each access to memory;
 //! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
 
 pub mod bench;
+pub mod check;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

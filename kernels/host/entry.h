@@ -15,14 +15,14 @@ template <class T> struct Plain<const T> { typedef T Type; };
 
 template <class Kernel, Kernel* kernel> struct Invoke;
 template <class... P, void (*kernel)(P...)> struct Invoke<void(P...), kernel> {
-    template <unsigned... I> static void call(void* const* arguments, Indices<I...>) {
+    template <unsigned... I> UNCHECKED static void call(void* const* arguments, Indices<I...>) {
         kernel(*static_cast<typename Plain<P>::Type*>(arguments[I])...);
     }
     static void run(void* const* arguments, const uint32_t* grid, uint32_t first, uint32_t last) {
         gridDim = {grid[0], grid[1], grid[2]};
         for (uint32_t block = first; block < last; block++) {
             blockIdx = {block % grid[0], block / grid[0] % grid[1], block / grid[0] / grid[1]};
-            run_block([&] { call(arguments, typename MakeIndices<sizeof...(P)>::Type()); });
+            run_block([&]() UNCHECKED { call(arguments, typename MakeIndices<sizeof...(P)>::Type()); });
         }
     }
 };

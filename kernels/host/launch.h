@@ -17,6 +17,11 @@ typedef __UINT64_TYPE__ uint64_t;
 #define MEMBER inline __attribute__((always_inline))
 #define APART [[maybe_unused]] static __attribute__((noinline))
 #define RESTRICT __restrict__
+#if defined(ZGAN_SIMT)
+#define UNCHECKED __attribute__((no_sanitize("thread")))  // no kernel's doing: the checkers of `simt` do not see it
+#else
+#define UNCHECKED
+#endif
 #if defined(__clang__)
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #define INDEPENDENT_FEW INDEPENDENT

@@ -1,5 +1,8 @@
-// The `simt` execution: a block is BLOCK stackful coroutines, scheduled by src/device/simt.rs. A barrier or
+// The `simt` execution: a block is BLOCK stackful coroutines, scheduled by src/device/simt/mod.rs. A barrier or
 // a warp operation hands control to the next coroutine until all that must arrive have arrived.
+//
+// This text is compiled with the thread sanitizer's instrumentation: before every access to memory it calls one of the
+// functions in simt.cpp, where the checkers stand. What the compiler expands without a call is led through one here.
 #pragma once
 
 #include "launch.h"
@@ -7,34 +10,37 @@
 constexpr int BLOCK = 256, WARP = 32, WARPS = BLOCK / WARP;
 
 extern "C" {
-// src/device/simt.rs
+// src/device/simt/mod.rs and, where the place of the call matters, simt.cpp
 uint32_t zgan_simt_thread();
 void zgan_simt_barrier();
 void zgan_simt_warp_barrier();
-void* zgan_simt_shared(const void* declaration, uint64_t bytes);
-uint64_t* zgan_simt_exchange();  // one slot per lane of the calling thread's warp
-void zgan_simt_run_block(void (*body)(void*), void* closure);
+// One array per block and declaration. A fresh block finds it filled with signalling NaNs (0xff bytes), as the GPU leaves
+// it undefined.
+void* zgan_simt_shared(const char* declaration, uint64_t bytes, uint64_t element_bytes);
+uint64_t zgan_simt_exchange(uint64_t value, int32_t from);  // the value of lane `from`; its own where there is none
+void zgan_simt_run_block(void (*body)(void*), void* closure, const void* block_index, const void* grid_size);
+// Before an access that is seen by no instrumentation.
+void zgan_simt_read(const void* pointer, uint64_t bytes);
+void zgan_simt_write(void* pointer, uint64_t bytes);
+void zgan_simt_atomic(void* pointer, uint64_t bytes);
 }
 
 DEVICE int thread() { return int(zgan_simt_thread()); }
 DEVICE void barrier() { zgan_simt_barrier(); }
 DEVICE void warp_barrier() { zgan_simt_warp_barrier(); }
 
-// One array per block and declaration, found by the address of a marker that belongs to the declaration.
-// A fresh block finds it filled with signalling NaNs (0xff bytes), as the GPU leaves it undefined.
-#define SHARED(T, name, N)                    \
-    static const char name##_declaration = 0; \
-    T* const name = static_cast<T*>(zgan_simt_shared(&name##_declaration, sizeof(T) * (N)))
+// Found by the address of its name, of which each declaration has one of its own.
+#define SHARED(T, name, N)                       \
+    static const char name##_declared[] = #name; \
+    T* const name = static_cast<T*>(zgan_simt_shared(name##_declared, sizeof(T) * (N), sizeof(T)))
 
 template <class T> DEVICE T exchange(T value, int from) {
     static_assert(sizeof(T) <= 8, "a shuffle moves at most eight bytes");
-    uint64_t* slots = zgan_simt_exchange();
-    __builtin_memcpy(&slots[thread() % WARP], &value, sizeof(T));
-    warp_barrier();
-    T result = value;
-    if (from < WARP) __builtin_memcpy(&result, &slots[from], sizeof(T));
-    warp_barrier();
-    return result;
+    uint64_t bits = 0;
+    __builtin_memcpy(&bits, &value, sizeof(T));
+    bits = zgan_simt_exchange(bits, from);
+    __builtin_memcpy(&value, &bits, sizeof(T));
+    return value;
 }
 template <class T> DEVICE T shuffle_xor(T value, int mask) { return exchange(value, (thread() % WARP) ^ mask); }
 template <class T> DEVICE T shuffle_down(T value, int delta) { return exchange(value, thread() % WARP + delta); }
@@ -44,8 +50,26 @@ DEVICE bool vote_any(bool predicate) {
     return any != 0;
 }
 // One coroutine runs at a time, so a plain addition is atomic.
-DEVICE uint32_t atomic_add(uint32_t* pointer, uint32_t value) { uint32_t old = *pointer; *pointer = old + value; return old; }
+UNCHECKED static uint32_t add_unseen(uint32_t* pointer, uint32_t value) { uint32_t old = *pointer; *pointer = old + value; return old; }
+DEVICE uint32_t atomic_add(uint32_t* pointer, uint32_t value) {
+    zgan_simt_atomic(pointer, 4);
+    return add_unseen(pointer, value);
+}
+
+// A kernel's own copies: of a fixed size, they would be expanded without a call.
+DEVICE void copy_seen(void* to, const void* from, uint64_t bytes) {
+    zgan_simt_read(from, bytes);
+    zgan_simt_write(to, bytes);
+    __builtin_memmove(to, from, bytes);
+}
+DEVICE void fill_seen(void* to, int value, uint64_t bytes) {
+    zgan_simt_write(to, bytes);
+    __builtin_memset(to, value, bytes);
+}
+#define __builtin_memcpy copy_seen
+#define __builtin_memmove copy_seen
+#define __builtin_memset fill_seen
 
 template <class Body> DEVICE void run_block(Body body) {
-    zgan_simt_run_block([](void* closure) { (*static_cast<Body*>(closure))(); }, &body);
+    zgan_simt_run_block([](void* closure) UNCHECKED { (*static_cast<Body*>(closure))(); }, &body, &blockIdx, &gridDim);
 }

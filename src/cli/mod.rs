@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod bench;
+mod check;
 mod eval;
 mod grid;
 mod info;
@@ -39,6 +40,8 @@ enum Command {
     Info(info::Info),
     /// Tell what the kernels take on each generation of GPUs, and hold them to their budget
     Kernels(kernels::Kernels),
+    /// Run every kernel as real thread blocks under checkers: races, barriers, bounds, memory nobody wrote
+    Check(check::Check),
 }
 
 /// Exit codes: 0 all done, 1 something failed, 2 the command line or a setting is wrong, 130 stopped by Ctrl-C with
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         (Command::Bench(bench), _) => bench.run().map(|()| ExitCode::SUCCESS),
         (Command::Info(info), _) => info.run().map(|()| ExitCode::SUCCESS),
         (Command::Kernels(kernels), _) => kernels.run(),
+        (Command::Check(check), _) => check.run(),
         (Command::Train(_), None) => Ok(ExitCode::FAILURE),
     };
     result.unwrap_or_else(|error| {

@@ -38,10 +38,15 @@ pub(super) struct Memory {
 pub(crate) const ALIGNMENT: usize = 256;
 
 impl Memory {
-    fn zeros(device: &Device, bytes: usize) -> Result<Memory> {
+    fn zeros(device: &Device, bytes: usize, element_bytes: usize) -> Result<Memory> {
         let address = match &*device.0 {
             _ if bytes == 0 => 0,
-            Backend::Host(_) | Backend::Simt(_) => host_zeros(bytes)?,
+            Backend::Host(_) => host_zeros(bytes)?,
+            Backend::Simt(simt) => {
+                let address = host_zeros(bytes)?;
+                simt.allocated(address, bytes, element_bytes);
+                address
+            }
             Backend::Cuda(cuda) => cuda.zeros(bytes)?,
             Backend::Unbacked => 0,
         };
@@ -67,6 +72,9 @@ impl Drop for Memory {
     fn drop(&mut self) {
         if self.address == 0 {
             return;
+        }
+        if let Backend::Simt(simt) = &*self.device.0 {
+            simt.freed(self.address);
         }
         match &*self.device.0 {
             Backend::Host(_) | Backend::Simt(_) => {
@@ -96,7 +104,7 @@ impl<T: Element> Buffer<T> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| {
             Error::Device(format!("{}: a buffer of {len} elements is more than memory can hold", device.execution()))
         })?;
-        let memory = Arc::new(Memory::zeros(device, bytes)?);
+        let memory = Arc::new(Memory::zeros(device, bytes, size_of::<T>())?);
         Ok(Buffer { memory, offset: 0, len, element: PhantomData })
     }
 
@@ -151,6 +159,12 @@ impl<T: Element> Buffer<T> {
         self.memory.device.hold(&self.memory);
     }
 
+    /// For tests that launch kernels past the wrappers.
+    #[doc(hidden)]
+    pub fn raw_address(&self) -> u64 {
+        self.address()
+    }
+
     pub(super) fn address(&self) -> u64 {
         self.memory.address + (self.offset * size_of::<T>()) as u64
     }
@@ -159,9 +173,17 @@ impl<T: Element> Buffer<T> {
         self.address()..self.address() + (self.len * size_of::<T>()) as u64
     }
 
+    /// For the checkers of `simt`: this memory has been written, or is to count as never written.
+    pub(super) fn mark(&self, written: bool) {
+        if let Backend::Simt(simt) = &*self.memory.device.0 {
+            simt.mark(self.byte_range(), written);
+        }
+    }
+
     /// Copies `values` here; the lengths must agree.
     pub fn write(&self, values: &[T]) -> Result<()> {
         self.expect_len("write", values.len())?;
+        self.mark(true);
         match &*self.memory.device.0 {
             _ if self.len == 0 => Ok(()),
             // SAFETY: `len` elements at `address` lie inside the live allocation (`view`, `cast`); a slice that the
@@ -203,6 +225,7 @@ impl<T: Element> Buffer<T> {
         if !self.memory.device.same(&source.memory.device) {
             return Err(Error::Device("copy: the two buffers are on different devices".into()));
         }
+        self.mark(true);
         let bytes = self.len * size_of::<T>();
         self.hold();
         source.hold();
@@ -220,6 +243,7 @@ impl<T: Element> Buffer<T> {
 
     /// Sets every byte to zero.
     pub fn zero(&self) -> Result<()> {
+        self.mark(true);
         let bytes = self.len * size_of::<T>();
         self.hold();
         match &*self.memory.device.0 {

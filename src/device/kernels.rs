@@ -13,6 +13,19 @@ pub struct Kernel {
     pub parameters: usize,
 }
 
+impl Kernel {
+    /// What the kernel's text calls its parameter of this index.
+    pub(super) fn parameter_name(self, index: usize) -> String {
+        let source = kernel::MODULES[self.module].source;
+        let list = source.split_once(&format!("\nKERNEL {}(", self.name)).and_then(|(_, rest)| rest.split_once(") {"));
+        // Comments between parameters may hold commas.
+        let list: String =
+            list.map_or("", |(list, _)| list).lines().map(|line| line.split("//").next().unwrap_or("")).collect();
+        let parameter = list.split(',').nth(index).unwrap_or("").trim();
+        parameter.rsplit([' ', '*', '&']).next().unwrap_or("").to_string()
+    }
+}
+
 /// A kernel file.
 pub struct Module {
     pub name: &'static str,

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ops::Range;
 
+use super::simt::View;
 use super::{Buffer, Device, Element, Kernel};
 use crate::{Error, Result};
 
@@ -23,7 +24,7 @@ pub(crate) struct Launch<'a> {
     starts: [u8; MOST_ARGUMENTS],
     arguments: usize,
     /// Memory read and memory written, to refuse an output that overlaps something else.
-    touched: [(u64, u64, Access); MOST_ARGUMENTS],
+    touched: [View; MOST_ARGUMENTS],
     pointers: usize,
     flops: u64,
     problem: Option<String>,
@@ -49,12 +50,6 @@ pub fn traffic() -> Traffic {
     TRAFFIC.get()
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Access {
-    Read,
-    Written,
-}
-
 impl<'a> Launch<'a> {
     pub(super) fn new(device: &'a Device, kernel: Kernel, grid: [u32; 3]) -> Self {
         Launch {
@@ -65,7 +60,7 @@ impl<'a> Launch<'a> {
             used: 0,
             starts: [0; MOST_ARGUMENTS],
             arguments: 0,
-            touched: [(0, 0, Access::Read); MOST_ARGUMENTS],
+            touched: [View { start: 0, end: 0, written: false, argument: 0 }; MOST_ARGUMENTS],
             pointers: 0,
             flops: 0,
             problem: None,
@@ -80,12 +75,12 @@ impl<'a> Launch<'a> {
 
     /// A buffer that the kernel writes, and may read.
     pub fn output<T: Element>(self, buffer: &Buffer<T>) -> Self {
-        self.pointer(buffer, Access::Written)
+        self.pointer(buffer, true)
     }
 
     /// A buffer that the kernel reads.
     pub fn input<T: Element>(self, buffer: &Buffer<T>) -> Self {
-        self.pointer(buffer, Access::Read)
+        self.pointer(buffer, false)
     }
 
     /// A buffer that the kernel reads, or a null pointer.
@@ -119,19 +114,19 @@ impl<'a> Launch<'a> {
         self
     }
 
-    fn pointer<T: Element>(mut self, buffer: &Buffer<T>, access: Access) -> Self {
+    fn pointer<T: Element>(mut self, buffer: &Buffer<T>, written: bool) -> Self {
         if !buffer.device().same(self.device) {
             self.problem = Some(format!("argument {} is on another device", self.arguments));
         }
         buffer.hold();
         let Range { start, end } = buffer.byte_range();
-        for &(s, e, a) in &self.touched[..self.pointers] {
-            if start < e && s < end && (access == Access::Written || a == Access::Written) {
+        for view in &self.touched[..self.pointers] {
+            if start < view.end && view.start < end && (written || view.written) {
                 self.problem = Some(format!("argument {} overlaps an earlier one that is written", self.arguments));
             }
         }
         if self.pointers < MOST_ARGUMENTS {
-            self.touched[self.pointers] = (start, end, access);
+            self.touched[self.pointers] = View { start, end, written, argument: self.arguments };
             self.pointers += 1;
         }
         self.scalar(buffer.address())
@@ -161,10 +156,10 @@ impl<'a> Launch<'a> {
             *pointer = (&raw const self.slots[start as usize]).cast();
         }
         let pointers = &pointers[..self.arguments];
-        let bytes = self.touched[..self.pointers].iter().map(|(start, end, _)| end - start).sum::<u64>();
+        let bytes = self.touched[..self.pointers].iter().map(|view| view.end - view.start).sum::<u64>();
         let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
         TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
         // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
-        unsafe { self.device.launch_raw(self.kernel, self.grid, pointers) }
+        unsafe { self.device.start(self.kernel, self.grid, pointers, &self.touched[..self.pointers]) }
     }
 }

@@ -20,6 +20,7 @@ pub use buffer::{Buffer, Element};
 pub use kernels::{Kernel, Module, kernel};
 pub(crate) use launch::Launch;
 pub use launch::{Traffic, traffic};
+pub use simt::{Check, Finding, Seen, Tally};
 pub use tuning::Tuning;
 
 use std::ffi::c_void;
@@ -146,7 +147,33 @@ impl Device {
 
     /// Thread blocks as coroutines; `schedule_seed` shuffles the order in which the threads of a block run, 0 leaves it.
     pub fn simt(schedule_seed: u64) -> Device {
-        Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed))))
+        Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, false, None))))
+    }
+
+    /// The same under the four checkers of `zgan check`: [`Device::seen`] tells what they found. Slow.
+    pub fn simt_checked(schedule_seed: u64) -> Device {
+        Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, true, None))))
+    }
+
+    /// The same with another build of one file's kernels (`tests/planted_defects.rs`).
+    ///
+    /// # Safety
+    /// `entries` must be the table that a build of this module's kernels for `simt` defines, and stay loaded.
+    #[doc(hidden)]
+    pub unsafe fn simt_with_module(schedule_seed: u64, module: &str, entries: *const c_void) -> Result<Device> {
+        let found = kernel::MODULES.iter().position(|m| m.name == module);
+        let index = found.ok_or_else(|| Error::Device(format!("simt: there is no kernel file {module}")))?;
+        // SAFETY: the caller's; the table has an entry for each kernel of the file.
+        let entries = unsafe { std::slice::from_raw_parts(entries.cast(), kernel::MODULES[index].kernels.len()) };
+        Ok(Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, true, Some((index, entries)))))))
+    }
+
+    /// What a checking device has seen since it was made, or last asked.
+    pub fn seen(&self) -> Seen {
+        match &*self.0 {
+            Backend::Simt(simt) => simt.seen(),
+            _ => Seen::default(),
+        }
     }
 
     /// The GPU of this number.
@@ -201,6 +228,14 @@ impl Device {
         Buffer::zeros(self, len)
     }
 
+    /// A new buffer that counts as never written: each of its bytes is 0xff, which makes a float not a number.
+    pub(crate) fn unwritten<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        let buffer = Buffer::zeros(self, len)?;
+        buffer.write(&vec![bytemuck::pod_read_unaligned(&[0xff; 16][..size_of::<T>()]); len])?;
+        buffer.mark(false);
+        Ok(buffer)
+    }
+
     /// A new buffer with these values.
     pub fn upload<T: Element>(&self, values: &[T]) -> Result<Buffer<T>> {
         let buffer = Buffer::zeros(self, values.len())?;
@@ -246,10 +281,25 @@ impl Device {
     #[doc(hidden)]
     pub unsafe fn launch_raw(&self, kernel: Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
         // SAFETY: the caller's.
+        unsafe { self.start(kernel, grid, arguments, &[]) }
+    }
+
+    /// `views`: the buffers among the arguments, for the checkers.
+    ///
+    /// # Safety
+    /// As [`Device::launch_raw`].
+    unsafe fn start(
+        &self,
+        kernel: Kernel,
+        grid: [u32; 3],
+        arguments: &[*const c_void],
+        views: &[simt::View],
+    ) -> Result<()> {
+        // SAFETY: the caller's.
         unsafe {
             match &*self.0 {
                 Backend::Host(host) => host.launch(kernel, grid, arguments),
-                Backend::Simt(simt) => simt.launch(kernel, grid, arguments),
+                Backend::Simt(simt) => simt.launch(kernel, grid, arguments, views),
                 Backend::Cuda(cuda) => cuda.launch(kernel, grid, arguments),
                 Backend::Unbacked => Ok(()),
             }

@@ -1,0 +1,142 @@
+//! What walks flat buffers: elementary operations, bytes, random numbers, the optimiser.
+
+use super::Cases;
+use crate::ops::elementary::{Function, add, affine, function, maximum, sine_cosine, subtract, sum};
+use crate::ops::pixels::Augment;
+use crate::ops::state::{Network, State, StateBuffer};
+use crate::ops::{self, elementary as ops_elementary};
+
+/// One, odd, around the 1,024 elements that a block walks, several blocks.
+const SIZES: [usize; 6] = [1, 33, 1000, 1024, 1025, 5003];
+
+pub fn elementary(cases: &mut Cases) {
+    for n in SIZES {
+        for f in [Function::Exp, Function::Log, Function::Tanh] {
+            cases.add(format!("{f:?}, {n}"), move |t| {
+                let (y, x) = (t.out("y", n)?, t.uniforms(n, 0.1, 3.0)?);
+                function(f, &y, &x)
+            });
+        }
+        cases.add(format!("affine, add, subtract, {n}"), move |t| {
+            let (y, z, w) = (t.out("affine", n)?, t.out("sum", n)?, t.out("difference", n)?);
+            let (x, s) = (t.numbers(n)?, t.numbers(1)?);
+            affine(&y, &x, 3.0, -1.0)?;
+            add(&z, &x, &y)?;
+            subtract(&w, &x, &s)
+        });
+        cases.add(format!("sine and cosine, {n}"), move |t| {
+            let (sine, cosine, u) = (t.out("sine", n)?, t.out("cosine", n)?, t.uniforms(n, 0.0, 0.999)?);
+            sine_cosine(&sine, &cosine, &u)
+        });
+        cases.add(format!("sum, maximum, {n}"), move |t| {
+            let (total, most, x) = (t.out("sum", 1)?, t.out("maximum", 1)?, t.uniforms(n, 1.0, 2.0)?);
+            let workspace = t.scratch(ops_elementary::workspace_len(t.device(), n))?;
+            sum(&total, &x, &workspace)?;
+            maximum(&most, &x, &workspace)
+        });
+    }
+}
+
+pub fn pixels(cases: &mut Cases) {
+    for shape @ [n, h, w, c] in
+        [[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [5, 28, 28, 1], [2, 3, 180, 3], [1, 2, 3, 300]]
+    {
+        let len = n * h * w * c;
+        for (noise, flip) in [(0.0, false), (0.1, true)] {
+            cases.add(format!("load, {shape:?}, noise {noise}, flip {flip}"), move |t| {
+                let (x, bytes, state) = (t.out("x", len)?, t.bytes(len)?, t.state()?);
+                ops::pixels::load(&x, &bytes, &state, 3, Augment { noise, flip }, shape)
+            });
+        }
+        cases.add(format!("store, {shape:?}"), move |t| {
+            let (bytes, x) = (t.out_bytes("bytes", len)?, t.uniforms(len, -1.5, 1.5)?);
+            ops::pixels::store(&bytes, &x)
+        });
+    }
+}
+
+pub fn random(cases: &mut Cases) {
+    cases.add_large("uniform, normal, 300000".into(), |t| {
+        let (u, z, state) = (t.out("uniform", 300_000)?, t.out("normal", 300_000)?, t.state()?);
+        ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
+        ops::random::normal(&z, &state, 2)
+    });
+    for n in SIZES {
+        cases.add(format!("uniform, normal, {n}"), move |t| {
+            let (u, z, state) = (t.out("uniform", n)?, t.out("normal", n)?, t.state()?);
+            ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
+            ops::random::normal(&z, &state, 2)
+        });
+        cases.add(format!("ring, labels, {n}"), move |t| {
+            let (points, labels, state) = (t.out("points", 2 * n)?, t.out_words("labels", n)?, t.state()?);
+            ops::random::ring(&points, &state, 3)?;
+            ops::random::labels(&labels, &state, 4, 10)
+        });
+    }
+}
+
+pub fn state(cases: &mut Cases) {
+    // Before the decay, at its first and last steps, after it, without one, and halted.
+    for (step, decay) in [(2, [4, 20]), (3, [4, 20]), (4, [4, 20]), (19, [4, 20]), (30, [4, 20]), (7, [0, 0])] {
+        for halted in [0, 1] {
+            cases.add(format!("advance, step {step}, decay {decay:?}, halted {halted}"), move |t| {
+                let state = State { step, halted, ..State::new(1, [1e-3, 2e-3], decay[0], decay[1]) };
+                let state = StateBuffer::new(t.device(), &state)?;
+                t.compare_state(&state);
+                ops::state::advance(&state)
+            });
+        }
+    }
+    for n in [1, 4, 300] {
+        for spoilt in [false, true] {
+            cases.add(format!("check, {n}, spoilt {spoilt}"), move |t| {
+                let (state, mut values) = (t.state()?, t.numbers(n)?.read()?);
+                if spoilt {
+                    values[n - 1] = f32::NAN;
+                }
+                let values = t.device().upload(&values)?;
+                t.compare_state(&state);
+                ops::state::check(&state, &values)
+            });
+        }
+    }
+}
+
+pub fn adam(cases: &mut Cases) {
+    for n in SIZES {
+        // Copied to the average, averaged, no average, halted.
+        for (averaged, start, halted) in [(true, 9, 0), (true, 5, 0), (false, 0, 0), (true, 2, 1)] {
+            cases.add(format!("update, {n}, average {averaged} from {start}, halted {halted}"), move |t| {
+                let (parameters, first) = (t.update("parameters", n)?, t.update("first moment", n)?);
+                let second = t.uniforms(n, 0.1, 1.0)?;
+                t.compare("second moment", &second);
+                let (average, gradient, norm) = (t.update("average", n)?, t.numbers(n)?, t.out("norm", 1)?);
+                let state = t.state()?;
+                state.write(&State { halted, ..state.read()? })?;
+                t.compare_state(&state);
+                let workspace = t.scratch(ops::adam::workspace_len(t.device(), n))?;
+                let buffers = ops::adam::Buffers {
+                    parameters: &parameters,
+                    first_moment: &first,
+                    second_moment: &second,
+                    gradient: &gradient,
+                };
+                let average = ops::adam::Average { values: &average, decay: 0.9, start };
+                let adam = ops::adam::Adam { beta1: 0.5, beta2: 0.999, eps: 1e-8 };
+                let average = averaged.then_some(&average);
+                let network = if averaged { Network::Discriminator } else { Network::Generator };
+                ops::adam::update(&buffers, average, &norm, &state, network, &adam, &workspace)
+            });
+        }
+    }
+}
+
+pub fn peak(cases: &mut Cases) {
+    // Chains differ between devices: a block of each, compared where both have one.
+    cases.add("3 steps".into(), |t| {
+        let chains = t.scratch(2 * ops::peak::per_block(t.device()))?;
+        ops::peak::peak(&chains, 3)?;
+        let first = t.out("chains", 64)?;
+        first.copy_from(&chains.view(0..64))
+    });
+}

@@ -1,0 +1,61 @@
+//! Losses of logits.
+
+use super::Cases;
+use super::tray::Tray;
+use crate::Result;
+use crate::ops::log_partition::{self, Evaluation};
+use crate::ops::losses::Loss;
+use crate::ops::{cross_entropy, losses as ops};
+
+const SIZES: [(usize, usize); 6] = [(1, 1), (1, 31), (33, 1), (255, 257), (300, 5), (4096, 4096)];
+/// Past the 8,192 logits of one block.
+const MANY: (usize, usize) = (8000, 200);
+
+fn evaluation(t: &mut Tray, n: usize, m: usize) -> Result<Evaluation> {
+    Ok(Evaluation { statistics: t.out("statistics", 4)?, seed_d: t.out("seed_d", n + m)?, seed_g: t.out("seed_g", m)? })
+}
+
+fn fused(t: &mut Tray, n: usize, m: usize, sign: f32) -> Result<()> {
+    let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);
+    let workspace = t.scratch(log_partition::workspace_len(t.device(), n + m))?;
+    log_partition::fused(&out, &real, &fake, sign, &workspace)
+}
+
+pub fn log_partition(cases: &mut Cases) {
+    for (n, m) in SIZES.into_iter().chain([MANY]) {
+        for sign in [1.0, -1.0] {
+            cases.add(format!("fused, {n} + {m}, sign {sign}"), move |t| fused(t, n, m, sign));
+        }
+    }
+    cases.add_large("fused, 70000 + 60000".into(), |t| fused(t, 70_000, 60_000, 1.0));
+    for (n, m) in [(33, 31), (900, 1200)] {
+        cases.add(format!("plain, {n} + {m}"), move |t| {
+            let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);
+            let workspace = t.scratch(log_partition::plain_workspace_len(t.device(), n + m))?;
+            log_partition::plain(&out, &real, &fake, 1.0, &workspace)
+        });
+    }
+}
+
+pub fn losses(cases: &mut Cases) {
+    for loss in Loss::ALL {
+        for (n, m) in SIZES {
+            cases.add(format!("{loss:?}, {n} + {m}"), move |t| {
+                let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);
+                ops::fused(&out, &real, &fake, loss)
+            });
+        }
+    }
+}
+
+pub fn cross_entropy(cases: &mut Cases) {
+    for (n, classes) in [(1, 1), (1, 10), (63, 10), (65, 33), (130, 100)] {
+        cases.add(format!("{n} x {classes}"), move |t| {
+            let out = (t.out("statistics", 2)?, t.out("dx", n * classes)?);
+            let (x, labels) = (t.numbers(n * classes)?, t.labels(n, classes)?);
+            let workspace = t.scratch(cross_entropy::workspace_len(n))?;
+            let out = cross_entropy::Evaluation { statistics: &out.0, dx: &out.1 };
+            cross_entropy::evaluate(&out, &x, &labels, 0.7, &workspace)
+        });
+    }
+}

@@ -1,0 +1,250 @@
+//! `zgan check`: every kernel as real thread blocks under the four checkers, over a table of cases, and its results
+//! compared with what the host computes.
+//!
+//! A case is an operation at one shape, written once and run on any device: it takes its inputs and outputs from a
+//! [`Tray`]. Outputs and workspaces start as memory that nobody has written. Each schedule seed must give the same bits, and
+//! those must agree with the host's to rounding.
+
+mod elementwise;
+mod images;
+mod losses;
+mod norm;
+mod products;
+mod tray;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::device::{Device, Finding, Seen, kernel};
+use crate::{Error, Result};
+use tray::{Output, Tray};
+
+type Run = Box<dyn Fn(&mut Tray) -> Result<()> + Send + Sync>;
+
+/// An operation at one shape.
+pub struct Case {
+    /// `matmul: forward, 1 x 31 x 33`; begins with the kernel file's name.
+    pub name: String,
+    /// Left out of a quick run.
+    pub large: bool,
+    run: Run,
+}
+
+/// The table, as the files of this folder fill it.
+#[derive(Default)]
+struct Cases {
+    module: &'static str,
+    list: Vec<Case>,
+}
+
+impl Cases {
+    fn add(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
+        self.add_sized(name, false, run);
+    }
+
+    /// A case that takes too long for every test run.
+    fn add_large(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
+        self.add_sized(name, true, run);
+    }
+
+    fn add_sized(&mut self, name: String, large: bool, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
+        self.list.push(Case { name: format!("{}: {name}", self.module), large, run: Box::new(run) });
+    }
+}
+
+/// Every case.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Cases::default();
+    for (module, fill) in [
+        ("adam", elementwise::adam as fn(&mut Cases)),
+        ("attention", images::attention),
+        ("conv", products::conv),
+        ("cross_entropy", losses::cross_entropy),
+        ("elementary", elementwise::elementary),
+        ("log_partition", losses::log_partition),
+        ("losses", losses::losses),
+        ("matmul", products::matmul),
+        ("norm", norm::norm),
+        ("peak", elementwise::peak),
+        ("pixels", elementwise::pixels),
+        ("projection", images::projection),
+        ("random", elementwise::random),
+        ("resample", images::resample),
+        ("spectral_norm", norm::spectral_norm),
+        ("state", elementwise::state),
+    ] {
+        cases.module = module;
+        fill(&mut cases);
+    }
+    cases.list
+}
+
+/// What is checked, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Part of the name of a case, or of a kernel.
+    pub filter: Option<String>,
+    pub schedule_seeds: Vec<u64>,
+    /// Without the large cases.
+    pub quick: bool,
+}
+
+/// One kernel.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Row {
+    pub cases: usize,
+    pub launches: u64,
+    pub accesses: u64,
+    /// Of the checkers, and cases with wrong results in which it was launched.
+    pub findings: usize,
+    pub time: Duration,
+}
+
+#[derive(Debug, Default)]
+pub struct Report {
+    /// By the name of the kernel.
+    pub kernels: BTreeMap<&'static str, Row>,
+    /// With the case in which each was seen first.
+    pub findings: Vec<(String, Finding)>,
+    /// Results that are not the host's, or differ between schedules, and cases that failed: the case, and what is wrong.
+    pub differences: Vec<(String, String)>,
+    pub cases: usize,
+    pub time: Duration,
+}
+
+impl Report {
+    pub fn clean(&self) -> bool {
+        self.findings.is_empty() && self.differences.is_empty()
+    }
+}
+
+/// A case on a device: what it computed, or why it could not.
+fn run(case: &Case, device: &Device) -> Result<Vec<Output>> {
+    let mut tray = Tray::new(device, &case.name);
+    (case.run)(&mut tray)?;
+    tray.finish()
+}
+
+/// Runs a case on the host and, under each schedule, on checking `simt` devices: what these saw, and what is wrong with the
+/// results.
+pub fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen>, Vec<String>) {
+    let mut wrong = Vec::new();
+    let expected = match run(case, host) {
+        Ok(expected) => expected,
+        Err(error) => return (Vec::new(), vec![format!("on the host: {error}")]),
+    };
+    let mut seen = Vec::new();
+    let mut first: Option<Vec<Output>> = None;
+    for (seed, device) in devices {
+        let found = run(case, device);
+        seen.push(device.seen());
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                wrong.push(format!("schedule seed {seed}: {error}"));
+                break;
+            }
+        };
+        wrong.extend(expected.iter().zip(&found).filter_map(|(expected, found)| {
+            found.difference(expected).map(|difference| format!("schedule seed {seed}: {difference}"))
+        }));
+        match &first {
+            None => first = Some(found),
+            Some(first) => {
+                wrong.extend(
+                    first.iter().zip(&found).filter(|(a, b)| !a.same_bits(b)).map(|(_, b)| {
+                        format!("{}: schedule seed {seed} gives other bits than {}", b.name, devices[0].0)
+                    }),
+                )
+            }
+        }
+    }
+    (seen, wrong)
+}
+
+/// Runs the cases that the options ask for, on all cores. An error where there are none.
+pub fn run_all(options: &Options) -> Result<Report> {
+    let start = Instant::now();
+    let wanted = |case: &&Case| {
+        let filter = options.filter.as_deref().unwrap_or("");
+        let module = case.name.split(':').next().unwrap_or("");
+        !(options.quick && case.large) && (case.name.contains(filter) || filter.starts_with(module))
+    };
+    let all = cases();
+    let list: Vec<&Case> = all.iter().filter(wanted).collect();
+    if list.is_empty() {
+        let filter = options.filter.as_deref().unwrap_or("");
+        let names: BTreeSet<&str> = all.iter().filter_map(|case| case.name.split(':').next()).collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        return Err(Error::Config(format!("no case has {filter:?} in its name; there are {}", names.join(", "))));
+    }
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(BTreeMap::new());
+    let work = || -> Result<()> {
+        let host = Device::host(1)?;
+        let devices: Vec<_> = options.schedule_seeds.iter().map(|seed| (*seed, Device::simt_checked(*seed))).collect();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(case) = list.get(at) else { return Ok(()) };
+            let result = check(case, &host, &devices);
+            results.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(at, result);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(list.len());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })?;
+    let mut report = Report { cases: list.len(), ..Report::default() };
+    let results = results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for (at, (seen, differences)) in results {
+        report.add(&list[at].name, seen, differences);
+    }
+    if let Some(filter) = options.filter.as_deref().filter(|filter| kernel_names().any(|name| name.contains(filter))) {
+        report.kernels.retain(|name, _| name.contains(filter));
+    }
+    report.time = start.elapsed();
+    Ok(report)
+}
+
+/// The name of every kernel there is.
+pub fn kernel_names() -> impl Iterator<Item = &'static str> {
+    kernel::MODULES.iter().flat_map(|module| module.kernels.iter().map(|kernel| kernel.name))
+}
+
+impl Report {
+    fn add(&mut self, case: &str, seen: Vec<Seen>, differences: Vec<String>) {
+        let mut launched = BTreeSet::new();
+        for Seen { findings, kernels } in seen {
+            for (name, tally) in kernels {
+                let row = self.kernels.entry(name).or_default();
+                row.launches += tally.launches;
+                row.accesses += tally.accesses;
+                row.time += tally.time;
+                row.cases += usize::from(launched.insert(name));
+            }
+            for finding in findings {
+                // Another case, or another schedule, may meet the same mistake.
+                let same = |(_, known): &&mut (String, Finding)| {
+                    (known.check, known.kernel, &known.source) == (finding.check, finding.kernel, &finding.source)
+                };
+                match self.findings.iter_mut().find(same) {
+                    Some((_, known)) => known.times += finding.times,
+                    None => {
+                        self.kernels.entry(finding.kernel).or_default().findings += 1;
+                        self.findings.push((case.to_string(), finding));
+                    }
+                }
+            }
+        }
+        if !differences.is_empty() {
+            launched.iter().for_each(|name| self.kernels.entry(name).or_default().findings += 1);
+        }
+        self.differences.extend(differences.into_iter().map(|difference| (case.to_string(), difference)));
+    }
+}

@@ -1,0 +1,165 @@
+//! What a case takes its buffers from, and what is compared of it.
+
+use crate::Result;
+use crate::device::{Buffer, Device};
+use crate::ops::state::{State, StateBuffer};
+use crate::random::Random;
+
+/// A case's inputs are the same numbers on every device.
+pub struct Tray<'a> {
+    device: &'a Device,
+    random: Random,
+    outputs: Vec<(String, Kind)>,
+    /// The largest difference from the host that is allowed, relative to the largest value of an output.
+    pub tolerance: f32,
+    /// What that value counts as at least: for outputs that may be nothing but rounding errors.
+    pub scale: f32,
+}
+
+enum Kind {
+    Floats(Buffer<f32>),
+    Words(Buffer<u32>),
+    Bytes(Buffer<u8>),
+}
+
+/// What a case computed.
+pub struct Output {
+    pub name: String,
+    values: Vec<f32>,
+    /// 0 for whole numbers.
+    tolerance: f32,
+    scale: f32,
+}
+
+impl Output {
+    /// What is wrong with it, if anything is.
+    pub fn difference(&self, expected: &Output) -> Option<String> {
+        let name = &self.name;
+        if self.values.len() != expected.values.len() {
+            return Some(format!("{name} has {} elements, the host's {}", self.values.len(), expected.values.len()));
+        }
+        let scale = expected.values.iter().fold(self.scale, |m, x| m.max(x.abs()));
+        let allowed = self.tolerance * scale;
+        let mut pairs = self.values.iter().zip(&expected.values).enumerate();
+        // Not `d > allowed`: neither may be NaN.
+        let (i, (found, expected)) = pairs.find(|(_, (f, e))| {
+            let d = (*f - *e).abs();
+            d.is_nan() || d > allowed
+        })?;
+        Some(format!("{name}[{i}] of {} is {found}, the host's {expected}", self.values.len()))
+    }
+
+    pub fn same_bits(&self, other: &Output) -> bool {
+        self.values.iter().map(|x| x.to_bits()).eq(other.values.iter().map(|x| x.to_bits()))
+    }
+}
+
+impl Tray<'_> {
+    pub fn new<'a>(device: &'a Device, case: &str) -> Tray<'a> {
+        let seed = case.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        Tray { device, random: Random::new(seed, 0, 0), outputs: Vec::new(), tolerance: 2e-5, scale: 0.0 }
+    }
+
+    pub fn device(&self) -> &Device {
+        self.device
+    }
+
+    /// An input between `low` and `high`.
+    pub fn uniforms(&mut self, n: usize, low: f32, high: f32) -> Result<Buffer<f32>> {
+        let mut values = vec![0.0; n];
+        self.random.fill_uniform(&mut values, low, high);
+        self.device.upload(&values)
+    }
+
+    /// An input of numbers around 0.
+    pub fn numbers(&mut self, n: usize) -> Result<Buffer<f32>> {
+        let mut values = vec![0.0; n];
+        self.random.fill_normal(&mut values, 1.0);
+        self.device.upload(&values)
+    }
+
+    /// Whole numbers below `below`.
+    pub fn below(&mut self, n: usize, below: usize) -> Result<Buffer<u32>> {
+        let values: Vec<u32> = (0..n).map(|_| self.random.below(below as u32)).collect();
+        self.device.upload(&values)
+    }
+
+    /// Labels of `classes` classes; with more than three samples, two are none.
+    pub fn labels(&mut self, n: usize, classes: usize) -> Result<Buffer<u32>> {
+        let mut labels = self.below(n, classes)?.read()?;
+        if n > 3 {
+            labels[n / 2] = crate::ops::projection::ABSENT;
+            labels[n / 2 + 1] = classes as u32;
+        }
+        self.device.upload(&labels)
+    }
+
+    pub fn bytes(&mut self, n: usize) -> Result<Buffer<u8>> {
+        let values: Vec<u8> = (0..n).map(|_| self.random.word() as u8).collect();
+        self.device.upload(&values)
+    }
+
+    /// A training's state, some steps on.
+    pub fn state(&mut self) -> Result<StateBuffer> {
+        let state =
+            State { step: 7, updates: [3, 5], ..State::new(u64::from(self.random.word()), [1e-3, 2e-3], 4, 20) };
+        StateBuffer::new(self.device, &state)
+    }
+
+    /// An output that the operation overwrites.
+    pub fn out(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
+        let buffer = self.device.unwritten(n)?;
+        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
+        Ok(buffer)
+    }
+
+    pub fn out_words(&mut self, name: &str, n: usize) -> Result<Buffer<u32>> {
+        let buffer = self.device.unwritten(n)?;
+        self.outputs.push((name.into(), Kind::Words(buffer.clone())));
+        Ok(buffer)
+    }
+
+    pub fn out_bytes(&mut self, name: &str, n: usize) -> Result<Buffer<u8>> {
+        let buffer = self.device.unwritten(n)?;
+        self.outputs.push((name.into(), Kind::Bytes(buffer.clone())));
+        Ok(buffer)
+    }
+
+    /// An output that the operation adds to, or changes.
+    pub fn update(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
+        let buffer = self.numbers(n)?;
+        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
+        Ok(buffer)
+    }
+
+    /// [`Tray::update`] where `accumulate`, else [`Tray::out`].
+    pub fn either(&mut self, name: &str, n: usize, accumulate: bool) -> Result<Buffer<f32>> {
+        if accumulate { self.update(name, n) } else { self.out(name, n) }
+    }
+
+    /// An input that the operation also changes.
+    pub fn compare(&mut self, name: &str, buffer: &Buffer<f32>) {
+        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
+    }
+
+    pub fn compare_state(&mut self, state: &StateBuffer) {
+        self.outputs.push(("state".into(), Kind::Words(state.words().clone())));
+    }
+
+    pub fn scratch(&mut self, n: usize) -> Result<Buffer<f32>> {
+        self.device.unwritten(n)
+    }
+
+    pub fn finish(self) -> Result<Vec<Output>> {
+        let Tray { tolerance, scale, outputs, .. } = self;
+        let output = |(name, kind)| {
+            let (values, tolerance) = match kind {
+                Kind::Floats(buffer) => (buffer.read()?, tolerance),
+                Kind::Words(buffer) => (buffer.read()?.iter().map(|x| *x as f32).collect(), 0.0),
+                Kind::Bytes(buffer) => (buffer.read()?.iter().map(|x| f32::from(*x)).collect(), 0.0),
+            };
+            Ok(Output { name, values, tolerance, scale })
+        };
+        outputs.into_iter().map(output).collect()
+    }
+}

@@ -1,0 +1,502 @@
+//! The `simt` execution: every thread of a block is a coroutine with a stack of its own, and a barrier or a warp
+//! operation hands control to the next one. The C++ side is `kernels/host/simt.h` and `simt.cpp`.
+//!
+//! A barrier that not all threads reach, or a deadlock, is an error of the launch that names the kernel and block. A
+//! device made to check ([`super::Device::simt_checked`]) also sees every access to memory before it happens ([`shadow`])
+//! and keeps what it finds ([`report`]).
+
+mod report;
+mod shadow;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use corosensei::stack::{DefaultStack, Stack};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+
+use super::kernels::{HostEntry, Kernel, kernel};
+use crate::{Error, Result};
+pub use report::{Check, Finding};
+pub use shadow::Tally;
+pub(super) use shadow::View;
+use shadow::{Checker, Region};
+
+const BLOCK: usize = 256;
+const WARP: usize = 32;
+const STACK_BYTES: usize = 128 * 1024;
+
+/// The most static shared memory of a block, as on every GPU.
+const SHARED_BYTES: usize = 48 * 1024;
+/// Between shared arrays, in words of 16 bytes: what runs past one does not land in another.
+const RED_ZONE: usize = 4096;
+const MOST_ARRAYS: usize = 64;
+
+pub(super) struct Simt {
+    schedule_seed: u64,
+    /// One launch at a time; what is made once is used again.
+    workshop: Mutex<Workshop>,
+    checker: Option<Mutex<Checker>>,
+    /// Another build of a module's kernels, instead of this program's own.
+    replaced: Option<(usize, &'static [HostEntry])>,
+}
+
+#[derive(Default)]
+struct Workshop {
+    stacks: Vec<DefaultStack>,
+    /// Shared memory, in words of 16 bytes.
+    arena: Vec<u128>,
+}
+
+/// What a checking device saw since it was last asked.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub findings: Vec<Finding>,
+    /// By the name of the kernel.
+    pub kernels: BTreeMap<&'static str, Tally>,
+}
+
+/// Why a thread stopped.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Wait {
+    No,
+    Barrier,
+    WarpBarrier,
+    Shuffle,
+    Ended,
+    /// A checker forbade it to go on.
+    Stopped,
+}
+
+/// An array of this block: its declaration, and where in the arena it begins.
+struct Shared {
+    declaration: *const c_char,
+    start: usize,
+}
+
+/// The block that runs on this operating-system thread.
+struct Running {
+    current: usize,
+    yielders: [*const Yielder<(), Wait>; BLOCK],
+    /// Two slots a lane, used in turn: a warp passes one wait between writing and reading, and the next operation's writes
+    /// go to the other slot.
+    exchange: [[[u64; WARP]; 2]; BLOCK / WARP],
+    turn: [usize; BLOCK],
+    /// Where each thread waits.
+    places: [u64; BLOCK],
+    shared: Vec<Shared>,
+    shared_bytes: usize,
+    arena_used: usize,
+    /// How many barriers each warp operation or block barrier of this launch let pass; mixes the schedule.
+    releases: u64,
+    schedule_seed: u64,
+    block: u32,
+    workshop: Workshop,
+    checker: *mut Checker,
+    problem: Option<String>,
+}
+
+thread_local! {
+    static RUNNING: Cell<*mut Running> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Accesses to `low .. low + span` are not reported: the mirror of `Gate` in `kernels/host/simt.cpp`.
+#[repr(C)]
+struct Gate {
+    low: u64,
+    span: u64,
+}
+
+unsafe extern "C" {
+    /// The calling operating-system thread's own.
+    fn zgan_simt_gate() -> *mut Gate;
+}
+
+const CLOSED: Gate = Gate { low: 0, span: u64::MAX };
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Simt {
+    pub fn new(schedule_seed: u64, checked: bool, replaced: Option<(usize, &'static [HostEntry])>) -> Simt {
+        let checker = checked.then(|| Mutex::new(Checker::default()));
+        Simt { schedule_seed, workshop: Mutex::default(), checker, replaced }
+    }
+
+    pub fn seen(&self) -> Seen {
+        let Some(checker) = &self.checker else { return Seen::default() };
+        let (findings, kernels) = lock(checker).take();
+        Seen { findings: report::in_words(findings), kernels }
+    }
+
+    pub fn allocated(&self, address: u64, bytes: usize, element_bytes: usize) {
+        if let Some(checker) = &self.checker {
+            lock(checker).allocated(address, bytes as u64, element_bytes as u64);
+        }
+    }
+
+    pub fn freed(&self, address: u64) {
+        if let Some(checker) = &self.checker {
+            lock(checker).freed(address);
+        }
+    }
+
+    /// The program wrote this memory, or wants it to count as never written.
+    pub fn mark(&self, range: Range<u64>, written: bool) {
+        if let Some(checker) = &self.checker {
+            lock(checker).mark(range, written);
+        }
+    }
+
+    /// `views`: the buffers among the arguments; none where they are not known.
+    ///
+    /// # Safety
+    /// As [`super::Launch::run`].
+    pub unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        grid: [u32; 3],
+        arguments: &[*const c_void],
+        views: &[View],
+    ) -> Result<()> {
+        let mut workshop = lock(&self.workshop);
+        while workshop.stacks.len() < BLOCK {
+            let stack = DefaultStack::new(STACK_BYTES).map_err(|e| {
+                Error::Device(format!("simt: no memory for {BLOCK} stacks of {STACK_BYTES} bytes: {e}"))
+            })?;
+            workshop.stacks.push(stack);
+        }
+        if workshop.arena.is_empty() {
+            workshop.arena = vec![u128::MAX; SHARED_BYTES / 16 + (MOST_ARRAYS + 1) * RED_ZONE];
+        }
+        let entry = match self.replaced {
+            Some((module, entries)) if module == kernel.module => entries[kernel.index],
+            _ => kernel::SIMT.entry(kernel),
+        };
+        let start = Instant::now();
+        let mut checker = self.checker.as_ref().map(lock);
+        if let Some(checker) = &mut checker {
+            checker.begin(kernel, grid, entry as usize as u64, views);
+        }
+        let mut running = Running {
+            current: 0,
+            yielders: [std::ptr::null(); BLOCK],
+            exchange: [[[0; WARP]; 2]; BLOCK / WARP],
+            turn: [0; BLOCK],
+            places: [0; BLOCK],
+            shared: Vec::new(),
+            shared_bytes: 0,
+            arena_used: 0,
+            releases: 0,
+            schedule_seed: self.schedule_seed,
+            block: 0,
+            workshop: std::mem::take(&mut *workshop),
+            checker: checker.as_mut().map_or(std::ptr::null_mut(), |checker| &raw mut **checker),
+            problem: None,
+        };
+        let mut blocks: Vec<u32> = (0..grid.iter().product()).collect();
+        shuffle(&mut blocks, self.schedule_seed, u64::MAX);
+        RUNNING.set(&raw mut running);
+        for block in blocks {
+            running.block = block;
+            // SAFETY: the caller's for the arguments; `running` outlives the call and is reached only through the
+            // thread-local pointer while it runs.
+            unsafe { entry(arguments.as_ptr(), grid.as_ptr(), block, block + 1) };
+            if let Some(problem) = &running.problem {
+                running.problem = Some(format!("{}, block {block} of {grid:?}: {problem}", kernel.name));
+                break;
+            }
+        }
+        RUNNING.set(std::ptr::null_mut());
+        *workshop = running.workshop;
+        if let Some(checker) = &mut checker {
+            checker.end(start.elapsed());
+        }
+        match running.problem {
+            None => Ok(()),
+            Some(problem) => Err(Error::Device(format!("simt: {problem}"))),
+        }
+    }
+}
+
+/// The block that runs now. Only called from inside `Simt::launch`.
+fn running() -> *mut Running {
+    let running = RUNNING.get();
+    assert!(!running.is_null(), "a simt kernel runs outside a launch");
+    running
+}
+
+/// Stops the calling coroutine.
+fn wait(reason: Wait, place: u64) {
+    let running = running();
+    // SAFETY: `running` is alive for the whole launch, and the yielder of the current coroutine for as long as its
+    // body runs. No reference into `running` is kept across the switch.
+    unsafe {
+        (*running).places[(*running).current] = place;
+        let yielder = (*running).yielders[(*running).current];
+        (*yielder).suspend(reason);
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_thread() -> u32 {
+    // SAFETY: alive for the whole launch.
+    unsafe { (*running()).current as u32 }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_wait(reason: u32, place: u64) {
+    wait(if reason == 1 { Wait::Barrier } else { Wait::WarpBarrier }, place);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_exchange_at(value: u64, from: i32, place: u64) -> u64 {
+    let running = running();
+    // SAFETY: alive for the whole launch, and no reference to it is kept; the warp's number is below BLOCK / WARP.
+    let (thread, turn) = unsafe {
+        let thread = (*running).current;
+        let turn = (*running).turn[thread];
+        (*running).turn[thread] ^= 1;
+        (*running).exchange[thread / WARP][turn][thread % WARP] = value;
+        (thread, turn)
+    };
+    wait(Wait::Shuffle, place);
+    let from = usize::try_from(from).ok().filter(|from| *from < WARP).unwrap_or(thread % WARP);
+    // SAFETY: as above.
+    unsafe { (*running).exchange[thread / WARP][turn][from] }
+}
+
+/// The checker, where one is at work.
+///
+/// # Safety
+/// The reference must be gone before the coroutine is switched.
+unsafe fn checker<'a>(running: *mut Running) -> Option<&'a mut Checker> {
+    // SAFETY: `running` is alive for the whole launch, which holds the checker's lock; coroutines run one at a time.
+    unsafe { (*running).checker.as_mut() }
+}
+
+/// Called before an access that is not to the calling thread's own stack.
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_access(address: u64, bytes: u64, alignment: u64, kind: u32, place: u64) {
+    let running = running();
+    // SAFETY: alive for the whole launch; the references end before the thread waits.
+    let stop = unsafe {
+        let thread = (*running).current;
+        checker(running).and_then(|checker| checker.access(thread, address, bytes, alignment, kind, place).err())
+    };
+    if let Some(stop) = stop {
+        // SAFETY: alive for the whole launch.
+        unsafe { (*running).problem = Some(stop.0) };
+        wait(Wait::Stopped, place);
+    }
+}
+
+/// Called where an index is not one of a local array's.
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_out_of_bounds(index: u64, place: u64) {
+    let running = running();
+    let what = format!("index {} of an array that has no such element", index as i64);
+    // SAFETY: alive for the whole launch; the references end before the thread waits.
+    unsafe {
+        let thread = (*running).current;
+        if let Some(checker) = checker(running) {
+            checker.out_of_bounds(thread, what.clone(), place);
+        }
+        (*running).problem = Some(format!("memcheck: thread {thread}: {what}"));
+    }
+    wait(Wait::Stopped, place);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_shared(declaration: *const c_char, bytes: u64, element_bytes: u64) -> *mut c_void {
+    // SAFETY: alive for the whole launch, and no other reference to it exists: coroutines run one at a time.
+    let running = unsafe { &mut *running() };
+    if let Some(shared) = running.shared.iter().find(|shared| shared.declaration == declaration) {
+        return (&raw mut running.workshop.arena[shared.start]).cast();
+    }
+    running.shared_bytes += bytes as usize;
+    if running.shared_bytes > SHARED_BYTES || running.shared.len() == MOST_ARRAYS {
+        running.problem = Some(format!(
+            "{} bytes of shared memory in {} arrays, at most {SHARED_BYTES} in {MOST_ARRAYS}",
+            running.shared_bytes,
+            running.shared.len() + 1
+        ));
+        wait(Wait::Stopped, 0);
+    }
+    let words = (bytes as usize).div_ceil(16);
+    let start = running.arena_used + RED_ZONE;
+    running.arena_used = start + words;
+    running.shared.push(Shared { declaration, start });
+    running.workshop.arena[start..start + words].fill(u128::MAX);
+    let address = &raw mut running.workshop.arena[start];
+    // SAFETY: the checker is another object than `running`.
+    if let Some(checker) = unsafe { running.checker.as_mut() } {
+        // SAFETY: kernels/host/simt.h passes the name of the array.
+        let name = unsafe { CStr::from_ptr(declaration) }.to_string_lossy().into_owned();
+        checker.declare(name, Region::new(address as u64, bytes, element_bytes, false));
+    }
+    address.cast()
+}
+
+#[derive(Clone, Copy)]
+struct Body {
+    function: extern "C" fn(*mut c_void),
+    closure: *mut c_void,
+}
+
+/// `block_index` and `grid_size` are the kernel's blockIdx and gridDim, three numbers each.
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_run_block(
+    function: extern "C" fn(*mut c_void),
+    closure: *mut c_void,
+    block_index: *const c_void,
+    grid_size: *const c_void,
+) {
+    let running = running();
+    let body = Body { function, closure };
+    // SAFETY: alive for the whole launch; borrowed only between switches. The gate is this operating-system thread's.
+    let (stacks, gate, checks) = unsafe {
+        (*running).shared.clear();
+        (*running).shared_bytes = 0;
+        (*running).arena_used = 0;
+        let given = [block_index, grid_size].map(|pointer| pointer as u64..pointer as u64 + 12);
+        let block = (*running).block;
+        let checks = checker(running).map(|checker| checker.begin_block(block, &given)).is_some();
+        (std::mem::take(&mut (*running).workshop.stacks), zgan_simt_gate(), checks)
+    };
+    let own: Vec<Gate> = stacks
+        .iter()
+        .map(|stack| {
+            let (low, high) = (stack.limit().get() as u64, stack.base().get() as u64);
+            Gate { low, span: high - low }
+        })
+        .collect();
+    let mut threads: Vec<Coroutine<(), Wait, (), DefaultStack>> = stacks
+        .into_iter()
+        .enumerate()
+        .map(|(thread, stack)| {
+            Coroutine::with_stack(stack, move |yielder: &Yielder<(), Wait>, ()| {
+                // SAFETY: alive for the whole launch, as is the closure that the C++ side keeps on its stack.
+                unsafe { (*running).yielders[thread] = yielder };
+                (body.function)(body.closure);
+            })
+        })
+        .collect();
+    let mut waits = [Wait::No; BLOCK];
+    let mut order: Vec<usize> = (0..BLOCK).collect();
+    'block: loop {
+        // SAFETY: alive for the whole launch.
+        unsafe { shuffle(&mut order, (*running).schedule_seed, (*running).releases) };
+        for &thread in &order {
+            if waits[thread] != Wait::No {
+                continue;
+            }
+            // SAFETY: alive for the whole launch; no reference is held across the switch.
+            unsafe {
+                (*running).current = thread;
+                if checks {
+                    gate.write(Gate { ..own[thread] });
+                }
+            }
+            waits[thread] = match threads[thread].resume(()) {
+                CoroutineResult::Yield(reason) => reason,
+                CoroutineResult::Return(()) => Wait::Ended,
+            };
+            if waits[thread] == Wait::Stopped {
+                break 'block;
+            }
+        }
+        // SAFETY: alive for the whole launch.
+        unsafe { (*running).releases += 1 };
+        if waits.iter().all(|w| *w == Wait::Ended) {
+            break;
+        }
+        // SAFETY: the reference is gone before the next switch.
+        let (places, mut checker) = unsafe { ((*running).places, checker(running)) };
+        if !release(&mut waits, checker.as_deref_mut()) {
+            let what = stuck(&waits);
+            if let Some(checker) = checker {
+                report_stuck(checker, &waits, &places, what.clone());
+            }
+            // SAFETY: alive for the whole launch.
+            unsafe { (*running).problem = Some(format!("synccheck: {what}")) };
+            break;
+        }
+    }
+    // SAFETY: this thread's own.
+    unsafe { gate.write(CLOSED) };
+    let stacks = threads
+        .into_iter()
+        .map(|mut thread| {
+            if !thread.done() {
+                // SAFETY: kernels own nothing that needs a destructor.
+                unsafe { thread.force_reset() };
+            }
+            thread.into_stack()
+        })
+        .collect();
+    // SAFETY: alive for the whole launch.
+    unsafe { (*running).workshop.stacks = stacks };
+}
+
+/// Lets the threads go on that have all arrived; false where none may.
+fn release(waits: &mut [Wait; BLOCK], mut checker: Option<&mut Checker>) -> bool {
+    if waits.iter().all(|w| *w == Wait::Barrier) {
+        waits.fill(Wait::No);
+        if let Some(checker) = checker {
+            checker.barrier();
+        }
+        return true;
+    }
+    let mut any = false;
+    for (number, warp) in waits.chunks_mut(WARP).enumerate() {
+        let reason = warp[0];
+        if matches!(reason, Wait::WarpBarrier | Wait::Shuffle) && warp.iter().all(|w| *w == reason) {
+            warp.fill(Wait::No);
+            any = true;
+            if let (Wait::WarpBarrier, Some(checker)) = (reason, checker.as_deref_mut()) {
+                checker.warp_barrier(number);
+            }
+        }
+    }
+    any
+}
+
+fn stuck(waits: &[Wait; BLOCK]) -> String {
+    let count = |wait| waits.iter().filter(|w| **w == wait).count();
+    format!(
+        "of {BLOCK} threads {} wait at a barrier, {} at a warp's, {} at a shuffle, and {} have ended",
+        count(Wait::Barrier),
+        count(Wait::WarpBarrier),
+        count(Wait::Shuffle),
+        count(Wait::Ended)
+    )
+}
+
+/// A thread that waits, and one that will not come: of the same warp where that is what it waits for.
+fn report_stuck(checker: &mut Checker, waits: &[Wait; BLOCK], places: &[u64; BLOCK], what: String) {
+    let waits_in_warp = |wait: &Wait| matches!(wait, Wait::WarpBarrier | Wait::Shuffle);
+    let waiting = waits.iter().position(waits_in_warp).or(waits.iter().position(|wait| *wait == Wait::Barrier));
+    let Some(waiting) = waiting else { return };
+    let warp = waiting / WARP * WARP;
+    let among = if waits_in_warp(&waits[waiting]) { warp..warp + WARP } else { 0..BLOCK };
+    let absent = among.into_iter().find(|thread| waits[*thread] != waits[waiting]);
+    let other = absent.map(|thread| (thread, if waits[thread] == Wait::Ended { 0 } else { places[thread] }));
+    checker.stuck(waiting, places[waiting], what, other);
+}
+
+/// A permutation that follows from the seed and the round; seed 0 keeps the order.
+fn shuffle<T>(order: &mut [T], seed: u64, round: u64) {
+    if seed == 0 {
+        return;
+    }
+    let mut state = seed ^ round.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for i in (1..order.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(i, (state >> 33) as usize % (i + 1));
+    }
+}
