@@ -3,7 +3,7 @@
 //!
 //! Each mutant is compiled as build.rs compiles for `simt`, and counts where that changes the machine code. A process of its
 //! own runs it: a mutant may never end. A few mutants are tried in every run; with `ZGAN_PLANTED=all`, all of them; with
-//! another value, those with it in their names.
+//! other values, one a line, those with one of them in their names.
 
 #[path = "common/simt_module.rs"]
 mod simt_module;
@@ -22,7 +22,7 @@ use zgan::device::{Device, kernel};
 const SOME: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// In how many modules at most a header's mutant is tried.
-const MODULES: usize = 4;
+const MODULES: usize = 8;
 /// How a worker process ends.
 const FOUND: i32 = 10;
 const MISSED: i32 = 11;
@@ -85,7 +85,7 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let code = code(line);
     let trimmed = code.trim_start();
-    if trimmed.starts_with('#') || trimmed.starts_with("static_assert") || trimmed.starts_with("template") {
+    if ["#", "static_assert", "template", "struct"].iter().any(|start| trimmed.starts_with(start)) {
         return found;
     }
     for barrier in ["barrier();", "warp_barrier();"] {
@@ -115,8 +115,7 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
         }
     }
     let mut index = None;
-    let declares =
-        ["SHARED(", "float ", "uint32_t ", "constexpr ", "const char"].iter().any(|t| trimmed.starts_with(t));
+    let declares = ["SHARED(", "float ", "uint32_t ", "constexpr ", "Chain "].iter().any(|t| trimmed.starts_with(t));
     for (open, _) in code.match_indices('[') {
         let before = code[..open].chars().next_back();
         // Not a lambda's list, and not an array's length.
@@ -165,7 +164,10 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
     if let Some(start) = words(code, "SHARED(").next()
         && let Some(end) = code[start..].find(");")
     {
-        found.push(("array one short", replace(line, start + end, ");", " - 1);")));
+        // Where rows have a pitch, the last element is padding: a row is left out.
+        let end = start + end;
+        let pitch = ["PITCH", "A_STRIDE", "B_STRIDE"].into_iter().find(|pitch| code[..end].ends_with(pitch));
+        found.push(("array one short", replace(line, end, ");", &format!(" - {});", pitch.unwrap_or("1")))));
     }
     found.retain(|(_, after)| after != line);
     found
@@ -275,7 +277,7 @@ fn planted_defects_are_found() {
     let mut mutants = mutants(folder.path());
     let total = mutants.len();
     if let Some(part) = wanted.as_deref().filter(|wanted| *wanted != "all") {
-        mutants.retain(|mutant| mutant.name().contains(part));
+        mutants.retain(|mutant| part.lines().any(|part| mutant.name().contains(part)));
     }
     if wanted.is_none() {
         // Every so-many-th: all files and kinds have their share, and the choice changes with the kernels only.

@@ -6,8 +6,8 @@ use crate::ops::pixels::Augment;
 use crate::ops::state::{Network, State, StateBuffer};
 use crate::ops::{self, elementary as ops_elementary};
 
-/// One, odd, around the 1,024 elements that a block walks, several blocks.
-const SIZES: [usize; 6] = [1, 33, 1000, 1024, 1025, 5003];
+/// One, odd, around the 2,048 elements that a block walks, several blocks.
+const SIZES: [usize; 6] = [1, 33, 1000, 2048, 2049, 5003];
 
 pub fn elementary(cases: &mut Cases) {
     for n in SIZES {

@@ -168,5 +168,5 @@ pub fn conv(cases: &mut Cases) {
     let huge = square(1, 2, 1280, 1280, 1, 0);
     cases.add(format!("weight gradient, {}", name(&huge, Nothing)), move |t| backward(t, huge, Nothing, &['w']));
     let bias = square(5, 4, 3, 300, 1, 0);
-    cases.add(format!("bias gradient, {}", name(&bias, Added)), move |t| backward(t, bias, Added, &['b']));
+    cases.add(format!("backward, {}", name(&bias, Added)), move |t| backward(t, bias, Added, &['x', 'b']));
 }

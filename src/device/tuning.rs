@@ -38,7 +38,7 @@ pub(super) static HOST: Tuning = Tuning {
     peak_chains: 12 * 16,
 };
 pub(super) static SIMT: Tuning = Tuning {
-    elements: 1024,
+    elements: 2048,
     logits: 8192,
     logit_blocks: 1024,
     reduce_blocks: 1024,
