@@ -1,8 +1,9 @@
-//! Losses of logits.
+//! Losses of logits, and the gradient penalty.
 
 use super::Cases;
 use super::tray::Tray;
 use crate::Result;
+use crate::ops::gradient_penalty::{self, Direction};
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses::Loss;
 use crate::ops::{cross_entropy, losses as ops};
@@ -56,6 +57,32 @@ pub fn cross_entropy(cases: &mut Cases) {
             let workspace = t.scratch(cross_entropy::workspace_len(n))?;
             let out = cross_entropy::Evaluation { statistics: &out.0, dx: &out.1 };
             cross_entropy::evaluate(&out, &x, &labels, 0.7, &workspace)
+        });
+    }
+}
+
+pub fn gradient_penalty(cases: &mut Cases) {
+    for (n, f) in [(1, 1), (3, 31), (5, 784), (33, 257), (2, 5000)] {
+        cases.add(format!("mix and direction, {n} x {f}"), move |t| {
+            let (mixed, v, norms, statistics) =
+                (t.out("mixed", n * f)?, t.out("v", n * f)?, t.out("norms", n)?, t.out("statistics", 2)?);
+            let (real, fake, share) = (t.numbers(n * f)?, t.numbers(n * f)?, t.uniforms(n, 0.0, 1.0)?);
+            let g = t.numbers(n * f)?;
+            gradient_penalty::mix(&mixed, &real, &fake, &share)?;
+            let out = Direction { v: &v, norms: &norms, statistics: &statistics };
+            gradient_penalty::direction(out, &g, 10.0)
+        });
+    }
+    for n in [1, 255, 1000, 9000] {
+        cases.add(format!("mask, {n}"), move |t| {
+            let (a, tangent, x) = (t.out("a", n)?, t.numbers(n)?, t.numbers(n)?);
+            gradient_penalty::mask(&a, &tangent, &x, 0.2)
+        });
+    }
+    for (n, p, c) in [(1, 1, 1), (3, 49, 32), (2, 5, 129), (7, 300, 3)] {
+        cases.add(format!("pool, {n} x {p} x {c}"), move |t| {
+            let (h, tangent, x) = (t.out("h", n * c)?, t.numbers(n * p * c)?, t.numbers(n * p * c)?);
+            gradient_penalty::pool(&h, &tangent, &x, n, 0.25)
         });
     }
 }

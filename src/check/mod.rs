@@ -63,6 +63,7 @@ pub fn cases() -> Vec<Case> {
         ("conv", products::conv),
         ("cross_entropy", losses::cross_entropy),
         ("elementary", elementwise::elementary),
+        ("gradient_penalty", losses::gradient_penalty),
         ("log_partition", losses::log_partition),
         ("losses", losses::losses),
         ("matmul", products::matmul),
