@@ -114,7 +114,6 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
             found.push(("< to <=", replace(line, at, " < ", " <= ")));
         }
     }
-    let mut index = None;
     let declares = ["SHARED(", "float ", "uint32_t ", "constexpr ", "Chain "].iter().any(|t| trimmed.starts_with(t));
     for (open, _) in code.match_indices('[') {
         let before = code[..open].chars().next_back();
@@ -128,11 +127,9 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
             depth == 0
         });
         if let Some((length, _)) = close {
-            index = Some(("index off by one", replace(line, open + length, "]", " + 1]")));
+            found.push(("index off by one", replace(line, open + length, "]", " + 1]")));
         }
     }
-    // The last of a line.
-    found.extend(index);
     for (old, new) in
         [(" = 0.0f;", ";"), (" = {};", ";"), (" = empty;", ";"), (" = -INFINITY;", ";"), (" = 0.0f, ", ", ")]
     {
