@@ -72,7 +72,7 @@ fn words<'a>(line: &'a str, what: &'a str) -> impl Iterator<Item = usize> + 'a {
         let before = line[..*at].chars().next_back();
         let after = line[at + what.len()..].chars().next();
         let joined = what.starts_with(is_word) && before.is_some_and(is_word);
-        !joined && !(what.ends_with(is_word) && after.is_some_and(is_word))
+        !(joined || what.ends_with(is_word) && after.is_some_and(is_word))
     })
 }
 
