@@ -71,8 +71,8 @@ fn words<'a>(line: &'a str, what: &'a str) -> impl Iterator<Item = usize> + 'a {
     line.match_indices(what).map(|(at, _)| at).filter(move |at| {
         let before = line[..*at].chars().next_back();
         let after = line[at + what.len()..].chars().next();
-        !(what.starts_with(is_word) && before.is_some_and(is_word))
-            && !(what.ends_with(is_word) && after.is_some_and(is_word))
+        let joined = what.starts_with(is_word) && before.is_some_and(is_word);
+        !(joined || what.ends_with(is_word) && after.is_some_and(is_word))
     })
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Simt {
     schedule_seed: u64,
     /// One launch at a time; what is made once is used again.
     workshop: Mutex<Workshop>,
-    checker: Option<Mutex<Checker>>,
+    checker: Option<Box<Mutex<Checker>>>,
     /// Another build of a module's kernels, instead of this program's own.
     replaced: Option<(usize, &'static [HostEntry])>,
 }
@@ -123,7 +123,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Simt {
     pub fn new(schedule_seed: u64, checked: bool, replaced: Option<(usize, &'static [HostEntry])>) -> Simt {
-        let checker = checked.then(|| Mutex::new(Checker::default()));
+        let checker = checked.then(Box::default);
         Simt { schedule_seed, workshop: Mutex::default(), checker, replaced }
     }
 
@@ -178,7 +178,7 @@ impl Simt {
             _ => kernel::SIMT.entry(kernel),
         };
         let start = Instant::now();
-        let mut checker = self.checker.as_ref().map(lock);
+        let mut checker = self.checker.as_deref().map(lock);
         if let Some(checker) = &mut checker {
             checker.begin(kernel, grid, entry as usize as u64, views);
         }

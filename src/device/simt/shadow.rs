@@ -65,7 +65,8 @@ impl Region {
     }
 
     fn mark(&mut self, range: &Range<u64>, written: bool) {
-        let (first, end) = (range.start - self.start >> self.shift, (range.end - self.start).div_ceil(1 << self.shift));
+        let (first, end) =
+            ((range.start - self.start) >> self.shift, (range.end - self.start).div_ceil(1 << self.shift));
         for cell in &mut self.cells[first as usize..end as usize] {
             cell.written = if written { u8::MAX } else { 0 };
         }
@@ -217,7 +218,7 @@ impl Checker {
         let launch = &mut self.launch;
         launch.accesses += 1;
         let block_start = launch.blocks.last().map_or(launch.start, |block| block.0);
-        if address % alignment != 0 {
+        if !address.is_multiple_of(alignment) {
             let what =
                 format!("misaligned: {} at an address that is not a multiple of {alignment}", describe(kind, bytes));
             return Err(self.stop(thread, address, bytes, what, place));
