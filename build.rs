@@ -113,6 +113,11 @@ fn main() {
     fs::write(out.join("kernels.rs"), table(&sources, variants, version, &images, &out)).expect("write kernels.rs");
     // Kernels that a test loads call what this crate defines.
     println!("cargo:rustc-link-arg-tests=-rdynamic");
+    // The driver that stands in for libcuda has kernels of its own, which are to call its own, not those of the test that
+    // loads it. Cargo has no such flag for the library of an example; to programs it does nothing.
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        println!("cargo:rustc-link-arg=-Wl,-Bsymbolic");
+    }
 }
 
 fn read_sources(folder: &Path) -> Vec<Source> {
