@@ -13,16 +13,16 @@ use zgan::gan::Preset;
 fn operations(c: &mut Criterion) {
     let (device, _) = Device::open(DeviceChoice::Auto, 0).expect("a device");
     println!("{}", device.description());
-    for make in bench::problems(false) {
-        let problem = make(&device).expect("memory for a problem");
+    for problem in bench::problems(false) {
+        let forms = (problem.make)(&device).expect("memory for a problem");
         let mut group: BenchmarkGroup<WallTime> = c.benchmark_group(problem.name());
         group.sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
-        for form in &problem.forms {
-            let mut checked = false;
+        let mut checked = false;
+        for form in &forms {
             group.bench_function(form.name, |b| {
                 // Once, and only where criterion's filter wants it.
                 if !checked {
-                    problem.check().expect("forms that agree");
+                    problem.check(&forms).expect("forms that agree");
                     checked = true;
                 }
                 b.iter(|| {

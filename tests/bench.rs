@@ -12,10 +12,9 @@ use zgan::device::{Buffer, Device};
 fn the_forms_of_every_problem_agree_on_every_device() {
     common::on_each_device(|device| {
         let settings = Settings { caches: Caches::Warm, time: Duration::ZERO };
-        for make in bench::problems(true) {
-            let problem = make(device).unwrap();
+        for problem in bench::problems(true) {
             let measured = bench::measure(device, &problem, settings).unwrap();
-            assert_eq!(measured.len(), problem.forms.len());
+            assert_eq!(measured.len(), (problem.make)(device).unwrap().len());
             for form in measured {
                 assert!(form.seconds > 0.0 && form.launches > 0 && form.bytes > 0, "{}: {form:?}", problem.name());
             }
@@ -28,8 +27,8 @@ fn separate_kernels_launch_and_move_more() {
     let device = Device::host(1).unwrap();
     let settings = Settings { caches: Caches::Warm, time: Duration::ZERO };
     let mut compared = 0;
-    for make in bench::problems(true) {
-        let measured = bench::measure(&device, &make(&device).unwrap(), settings).unwrap();
+    for problem in bench::problems(true) {
+        let measured = bench::measure(&device, &problem, settings).unwrap();
         if let [fused, unfused] = &measured[..] {
             assert!(fused.launches < unfused.launches && fused.bytes < unfused.bytes, "{fused:?} {unfused:?}");
             compared += 1;
@@ -41,21 +40,25 @@ fn separate_kernels_launch_and_move_more() {
 #[test]
 fn forms_that_disagree_are_not_timed() {
     let device = Device::host(1).unwrap();
-    let form = |name, values: [f32; 2]| {
+    fn form(device: &Device, name: &'static str, values: [f32; 2]) -> Form {
         let y: Buffer<f32> = device.zeros(2).unwrap();
         let outputs = [y.clone()];
         Form::new(name, &outputs.each_ref(), move || y.write(&values))
-    };
+    }
     let problem = |second: [f32; 2]| Problem {
         operation: "test",
         sizes: "2".into(),
         tolerance: 1e-3,
-        forms: vec![form("first", [1.0, 2.0]), form("second", second)],
+        make: Box::new(move |device| Ok(vec![form(device, "first", [1.0, 2.0]), form(device, "second", second)])),
     };
-    problem([1.001, 2.0]).check().unwrap();
-    let error = problem([1.01, 2.0]).check().unwrap_err().to_string();
+    let check = |second| {
+        let problem = problem(second);
+        problem.check(&(problem.make)(&device).unwrap())
+    };
+    check([1.001, 2.0]).unwrap();
+    let error = check([1.01, 2.0]).unwrap_err().to_string();
     assert!(error.contains("test 2, second: output 0 is 5.0e-3 off"), "{error}");
-    let error = problem([f32::NAN, 2.0]).check().unwrap_err().to_string();
+    let error = check([f32::NAN, 2.0]).unwrap_err().to_string();
     assert!(error.contains("finite"), "{error}");
 }
 

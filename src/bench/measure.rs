@@ -51,16 +51,17 @@ const TURN: f64 = 1e-4;
 /// 32 MiB a buffer: two of them push a core's own cache out.
 const SWEPT: usize = 1 << 23;
 
-/// Checks the forms against each other, then times them in turns.
+/// Makes the forms, checks them against each other, then times them in turns.
 pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result<Vec<Measured>> {
-    problem.check()?;
+    let forms = (problem.make)(device)?;
+    problem.check(&forms)?;
     let sweep: Option<[Buffer<f32>; 2]> = match settings.caches {
         Caches::Warm => None,
         Caches::Cold => Some([device.zeros(SWEPT)?, device.zeros(SWEPT)?]),
     };
     let mut repeats = Vec::new();
     let mut measured = Vec::new();
-    for form in &problem.forms {
+    for form in &forms {
         let before = traffic();
         let once = seconds(device, || form.run())?;
         let after = traffic();
@@ -75,10 +76,10 @@ pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result
             flops: after.flops - before.flops,
         });
     }
-    let mut times = vec![Vec::new(); problem.forms.len()];
+    let mut times = vec![Vec::new(); forms.len()];
     let start = Instant::now();
     while times[0].len() < 3 || start.elapsed() < settings.time {
-        for ((form, &repeat), times) in problem.forms.iter().zip(&repeats).zip(&mut times) {
+        for ((form, &repeat), times) in forms.iter().zip(&repeats).zip(&mut times) {
             if let Some([to, from]) = &sweep {
                 elementary::affine(to, from, 1.0, 0.0)?;
                 device.synchronize()?;

@@ -12,7 +12,7 @@ mod steps;
 
 pub use ceilings::Ceilings;
 pub use measure::{Caches, Measured, Settings, measure};
-pub use operations::{Maker, problems};
+pub use operations::problems;
 pub use report::{Row, csv, heading, json, table};
 pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps};
 
@@ -27,9 +27,12 @@ pub struct Problem {
     pub sizes: String,
     /// Largest difference between two forms' outputs, relative to the largest value of the output.
     pub tolerance: f32,
-    /// The first is the one that training runs.
-    pub forms: Vec<Form>,
+    /// Its forms, with their buffers: made when they are to run, so that memory holds one problem at a time. The first is
+    /// the one that training runs.
+    pub make: Make,
 }
+
+pub type Make = Box<dyn Fn(&Device) -> Result<Vec<Form>>>;
 
 type Run = Box<dyn Fn() -> Result<()>>;
 
@@ -83,9 +86,9 @@ impl Problem {
     }
 
     /// That all forms compute the same, and numbers.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, forms: &[Form]) -> Result<()> {
         let mut first: Option<Vec<Vec<f32>>> = None;
-        for form in &self.forms {
+        for form in forms {
             let results = form.results()?;
             let wrong = |what: String| Error::Check(format!("{}, {}: {what}", self.name(), form.name));
             if results.iter().flatten().any(|x| !x.is_finite()) {

@@ -56,12 +56,8 @@ impl Bench {
         let settings = Settings { caches, time };
         let wanted = |name: &str| self.filter.as_ref().is_none_or(|text| name.contains(text.as_str()));
         let (mut rows, mut steps) = (Vec::new(), Vec::new());
-        for make in bench::problems(self.tiny) {
-            let problem = make(&device)?;
-            if !wanted(&problem.name()) {
-                continue;
-            }
-            let row = Row::new(&problem, bench::measure(&device, &problem, settings)?);
+        for problem in bench::problems(self.tiny).iter().filter(|problem| wanted(&problem.name())) {
+            let row = Row::new(problem, bench::measure(&device, problem, settings)?);
             if for_people {
                 if rows.is_empty() {
                     say(bench::heading());

@@ -1,28 +1,28 @@
 //! What ends a discriminator: its head and the loss.
 
 use super::super::{Form, Problem, numbers};
-use super::{Maker, labels};
+use super::labels;
 use crate::Result;
 use crate::device::{Buffer, Device};
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses::{self, Loss};
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 
-pub fn problems(tiny: bool) -> Vec<Maker> {
-    let mut makers: Vec<Maker> = Vec::new();
+pub fn problems(tiny: bool) -> Vec<Problem> {
+    let mut problems = Vec::new();
     let logits: &[usize] = if tiny { &[5] } else { &[64, 256, 65_536] };
     for &each in logits {
-        makers.push(Box::new(move |device| log_partition(device, each)));
+        problems.push(log_partition(each));
     }
     let each = if tiny { 5 } else { 64 };
-    makers.push(Box::new(move |device| hinge(device, each)));
+    problems.push(hinge(each));
     // mnist; sngan-projection-32 at width 64, batch 32; sngan-projection-64 at batch 8.
     let heads: &[[usize; 4]] =
         if tiny { &[[4, 6, 8, 3]] } else { &[[128, 49, 32, 10], [64, 64, 64, 10], [16, 4, 1024, 1000]] };
     for &sizes in heads {
-        makers.push(Box::new(move |device| head(device, sizes)));
+        problems.push(head(sizes));
     }
-    makers
+    problems
 }
 
 fn evaluation(device: &Device, each: usize) -> Result<Evaluation> {
@@ -30,70 +30,81 @@ fn evaluation(device: &Device, each: usize) -> Result<Evaluation> {
 }
 
 /// Both losses and all their gradients.
-fn log_partition(device: &Device, each: usize) -> Result<Problem> {
-    let form = |name, fused: bool| -> Result<Form> {
-        let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
-        let out = evaluation(device, each)?;
-        let len = if fused { log_partition::workspace_len } else { log_partition::plain_workspace_len };
-        let workspace: Buffer<f32> = device.zeros(len(device, 2 * each))?;
-        let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
-        let compute = if fused { log_partition::fused } else { log_partition::plain };
-        Ok(Form::new(name, &outputs.each_ref(), move || compute(&out, &real, &fake, 1.0, &workspace)))
-    };
-    Ok(Problem {
+fn log_partition(each: usize) -> Problem {
+    Problem {
         operation: "log_partition",
         sizes: format!("{each}+{each}"),
         tolerance: 1e-5,
-        forms: vec![form("fused", true)?, form("unfused", false)?],
-    })
+        make: Box::new(move |device| {
+            let form = |name, fused: bool| -> Result<Form> {
+                let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
+                let out = evaluation(device, each)?;
+                let len = if fused { log_partition::workspace_len } else { log_partition::plain_workspace_len };
+                let workspace: Buffer<f32> = device.zeros(len(device, 2 * each))?;
+                let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
+                let compute = if fused { log_partition::fused } else { log_partition::plain };
+                Ok(Form::new(name, &outputs.each_ref(), move || compute(&out, &real, &fake, 1.0, &workspace)))
+            };
+            Ok(vec![form("fused", true)?, form("unfused", false)?])
+        }),
+    }
 }
 
-fn hinge(device: &Device, each: usize) -> Result<Problem> {
-    let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
-    let out = evaluation(device, each)?;
-    let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
-    let fused = Form::new("fused", &outputs.each_ref(), move || losses::fused(&out, &real, &fake, Loss::Hinge));
-    Ok(Problem { operation: "losses", sizes: format!("hinge {each}+{each}"), tolerance: 0.0, forms: vec![fused] })
+fn hinge(each: usize) -> Problem {
+    Problem {
+        operation: "losses",
+        sizes: format!("hinge {each}+{each}"),
+        tolerance: 0.0,
+        make: Box::new(move |device| {
+            let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
+            let out = evaluation(device, each)?;
+            let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
+            let fused = Form::new("fused", &outputs.each_ref(), move || losses::fused(&out, &real, &fake, Loss::Hinge));
+            Ok(vec![fused])
+        }),
+    }
 }
 
 /// Forward, backward to the pixels, backward to the parameters.
-fn head(device: &Device, [n, p, c, classes]: [usize; 4]) -> Result<Problem> {
-    let form = |name, fused: bool| -> Result<Form> {
-        let (x, df) = (numbers(device, n * p * c, 1)?, numbers(device, n, 2)?);
-        let (w, v) = (numbers(device, c, 3)?, numbers(device, classes * c, 4)?);
-        let labels = labels(device, n, classes as u32)?;
-        let [f, h, dx, dw, dv]: [Buffer<f32>; 5] = [
-            device.zeros(n)?,
-            device.zeros(n * c)?,
-            device.zeros(n * p * c)?,
-            device.zeros(c)?,
-            device.zeros(classes * c)?,
-        ];
-        let workspace: Buffer<f32> = device.zeros(projection::plain::workspace_len(x.len(), n))?;
-        let dh: Buffer<f32> = device.zeros(n * c)?;
-        let outputs = [&f, &h, &dx, &dw, &dv].map(Buffer::clone);
-        Ok(Form::new(name, &outputs.each_ref(), move || {
-            let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
-            let gradients = Gradients { dw: &dw, dv: Some(&dv), dbias: None };
-            let seeds = Seeds { df: Some(&df), scale: None };
-            // The parameters' gradients accumulate.
-            dw.zero()?;
-            dv.zero()?;
-            if fused {
-                projection::forward(&f, &h, &x, &head)?;
-                projection::backward_data(&dx, &x, &head, n, Some(&df))?;
-                projection::backward_parameters(gradients, &h, Some(&labels), seeds)
-            } else {
-                projection::plain::forward(&f, &h, &x, &head, &workspace)?;
-                projection::plain::backward_data(&dx, &x, &head, n, Some(&df), &dh)?;
-                projection::plain::backward_parameters(gradients, &h, Some(&labels), seeds)
-            }
-        }))
-    };
-    Ok(Problem {
+fn head([n, p, c, classes]: [usize; 4]) -> Problem {
+    Problem {
         operation: "projection",
         sizes: format!("{n} samples of {p} pixels, C {c}, {classes} classes"),
         tolerance: 1e-5,
-        forms: vec![form("fused", true)?, form("unfused", false)?],
-    })
+        make: Box::new(move |device| {
+            let form = |name, fused: bool| -> Result<Form> {
+                let (x, df) = (numbers(device, n * p * c, 1)?, numbers(device, n, 2)?);
+                let (w, v) = (numbers(device, c, 3)?, numbers(device, classes * c, 4)?);
+                let labels = labels(device, n, classes as u32)?;
+                let [f, h, dx, dw, dv]: [Buffer<f32>; 5] = [
+                    device.zeros(n)?,
+                    device.zeros(n * c)?,
+                    device.zeros(n * p * c)?,
+                    device.zeros(c)?,
+                    device.zeros(classes * c)?,
+                ];
+                let workspace: Buffer<f32> = device.zeros(projection::plain::workspace_len(x.len(), n))?;
+                let dh: Buffer<f32> = device.zeros(n * c)?;
+                let outputs = [&f, &h, &dx, &dw, &dv].map(Buffer::clone);
+                Ok(Form::new(name, &outputs.each_ref(), move || {
+                    let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
+                    let gradients = Gradients { dw: &dw, dv: Some(&dv), dbias: None };
+                    let seeds = Seeds { df: Some(&df), scale: None };
+                    // The parameters' gradients accumulate.
+                    dw.zero()?;
+                    dv.zero()?;
+                    if fused {
+                        projection::forward(&f, &h, &x, &head)?;
+                        projection::backward_data(&dx, &x, &head, n, Some(&df))?;
+                        projection::backward_parameters(gradients, &h, Some(&labels), seeds)
+                    } else {
+                        projection::plain::forward(&f, &h, &x, &head, &workspace)?;
+                        projection::plain::backward_data(&dx, &x, &head, n, Some(&df), &dh)?;
+                        projection::plain::backward_parameters(gradients, &h, Some(&labels), seeds)
+                    }
+                }))
+            };
+            Ok(vec![form("fused", true)?, form("unfused", false)?])
+        }),
+    }
 }

@@ -1,9 +1,9 @@
 //! What waits for memory: conditional batch norm, Adam, spectral normalisation.
 
 use super::super::{Form, Problem, numbers};
-use super::{Maker, labels};
+use super::labels;
 use crate::Result;
-use crate::device::{Buffer, Device};
+use crate::device::Buffer;
 use crate::ops::Activation;
 use crate::ops::adam::{self, Adam, Average, Buffers};
 use crate::ops::norm::{self, Affine, Batch, Gradients, Shape, Tables};
@@ -14,8 +14,8 @@ use crate::ops::state::{self, State, StateBuffer};
 
 const CLASSES: usize = 10;
 
-pub fn problems(tiny: bool) -> Vec<Maker> {
-    let mut makers: Vec<Maker> = Vec::new();
+pub fn problems(tiny: bool) -> Vec<Problem> {
+    let mut problems = Vec::new();
     // G of mnist; of sngan-projection-32 at width 64, batch 32.
     let norms: &[[usize; 4]] = if tiny {
         &[[3, 4, 4, 5]]
@@ -23,91 +23,96 @@ pub fn problems(tiny: bool) -> Vec<Maker> {
         &[[64, 7, 7, 32], [64, 14, 14, 32], [32, 4, 4, 128], [32, 8, 8, 128], [32, 16, 16, 128]]
     };
     for &sizes in norms {
-        makers.push(Box::new(move |device| conditional_norm(device, sizes)));
+        problems.push(conditional_norm(sizes));
     }
     // G of mnist, of softmax-gan, of sngan-projection-32.
     let parameters: &[usize] = if tiny { &[1000] } else { &[147_041, 1_510_032, 4_304_387] };
     for &parameters in parameters {
-        makers.push(Box::new(move |device| adam_with_average(device, parameters)));
+        problems.push(adam_with_average(parameters));
     }
     let width = if tiny { 4 } else { 128 };
-    makers.push(Box::new(move |device| spectral(device, width)));
-    makers
+    problems.push(spectral(width));
+    problems
 }
 
 /// Statistics, scale and shift of each sample's class, ReLU, nearest x2; and all gradients.
-fn conditional_norm(device: &Device, [n, h, w, c]: [usize; 4]) -> Result<Problem> {
-    let form = |name, fused: bool| -> Result<Form> {
-        let shape = Shape { n, h, w, c, upsample: fused };
-        let (small, large) = (n * h * w * c, 4 * n * h * w * c);
-        let (x, dy) = (numbers(device, small, 1)?, numbers(device, large, 2)?);
-        let (gamma, beta) = (numbers(device, CLASSES * c, 3)?, numbers(device, CLASSES * c, 4)?);
-        let labels = labels(device, n, CLASSES as u32)?;
-        let zeros = |len: usize| device.zeros::<f32>(len);
-        let (mean, rstd, scale, shift) = (zeros(c)?, zeros(c)?, zeros(n * c)?, zeros(n * c)?);
-        let (y, dx, dgamma, dbeta) = (zeros(large)?, zeros(small)?, zeros(CLASSES * c)?, zeros(CLASSES * c)?);
-        let workspace = zeros(norm::workspace_len(device, shape, true))?;
-        // Of the separate kernels: normalised, after the ReLU, and the gradients there.
-        let [z, a, da, dz] = [zeros(small)?, zeros(small)?, zeros(small)?, zeros(small)?];
-        let (ones, none) = (device.upload(&vec![1.0f32; c])?, zeros(c)?);
-        let outputs = [&y, &dx, &dgamma, &dbeta].map(Buffer::clone);
-        Ok(Form::new(name, &outputs.each_ref(), move || {
-            let tables = Tables { scale: &scale, shift: &shift };
-            let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
-            let affine = Affine { gamma: &gamma, beta: &beta, labels: Some(&labels) };
-            let gradients = Gradients { dx: &dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta };
-            // They accumulate.
-            dgamma.zero()?;
-            dbeta.zero()?;
-            norm::statistics(batch, None, affine, 1e-5, shape, &workspace)?;
-            if fused {
-                norm::apply(&y, &x, tables, Activation::RELU, shape)?;
-                return norm::backward(gradients, &dy, batch, affine, Activation::RELU, shape, &workspace);
-            }
-            let image = Image { n, h, w, c };
-            norm::apply(&z, &x, tables, Activation::Identity, shape)?;
-            norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
-            resample::upsample(&y, &a, image, Upsampling::Nearest)?;
-            resample::upsample_backward(&da, &dy, image, Upsampling::Nearest, false)?;
-            // Over samples of one pixel, the backward of a pooling is that of a ReLU.
-            projection::pool_backward(&dz, &z, &da, n * h * w, 1.0)?;
-            norm::backward(gradients, &dz, batch, affine, Activation::Identity, shape, &workspace)
-        }))
-    };
-    Ok(Problem {
+fn conditional_norm([n, h, w, c]: [usize; 4]) -> Problem {
+    Problem {
         operation: "norm",
         sizes: format!("conditional, ReLU, x2: {n} of {h}x{w}, C {c}"),
         tolerance: 1e-4,
-        forms: vec![form("fused", true)?, form("unfused", false)?],
-    })
+        make: Box::new(move |device| {
+            let form = |name, fused: bool| -> Result<Form> {
+                let shape = Shape { n, h, w, c, upsample: fused };
+                let (small, large) = (n * h * w * c, 4 * n * h * w * c);
+                let (x, dy) = (numbers(device, small, 1)?, numbers(device, large, 2)?);
+                let (gamma, beta) = (numbers(device, CLASSES * c, 3)?, numbers(device, CLASSES * c, 4)?);
+                let labels = labels(device, n, CLASSES as u32)?;
+                let zeros = |len: usize| device.zeros::<f32>(len);
+                let (mean, rstd, scale, shift) = (zeros(c)?, zeros(c)?, zeros(n * c)?, zeros(n * c)?);
+                let (y, dx, dgamma, dbeta) = (zeros(large)?, zeros(small)?, zeros(CLASSES * c)?, zeros(CLASSES * c)?);
+                let workspace = zeros(norm::workspace_len(device, shape, true))?;
+                // Of the separate kernels: normalised, after the ReLU, and the gradients there.
+                let [z, a, da, dz] = [zeros(small)?, zeros(small)?, zeros(small)?, zeros(small)?];
+                let (ones, none) = (device.upload(&vec![1.0f32; c])?, zeros(c)?);
+                let outputs = [&y, &dx, &dgamma, &dbeta].map(Buffer::clone);
+                Ok(Form::new(name, &outputs.each_ref(), move || {
+                    let tables = Tables { scale: &scale, shift: &shift };
+                    let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
+                    let affine = Affine { gamma: &gamma, beta: &beta, labels: Some(&labels) };
+                    let gradients = Gradients { dx: &dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta };
+                    // They accumulate.
+                    dgamma.zero()?;
+                    dbeta.zero()?;
+                    norm::statistics(batch, None, affine, 1e-5, shape, &workspace)?;
+                    if fused {
+                        norm::apply(&y, &x, tables, Activation::RELU, shape)?;
+                        return norm::backward(gradients, &dy, batch, affine, Activation::RELU, shape, &workspace);
+                    }
+                    let image = Image { n, h, w, c };
+                    norm::apply(&z, &x, tables, Activation::Identity, shape)?;
+                    norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
+                    resample::upsample(&y, &a, image, Upsampling::Nearest)?;
+                    resample::upsample_backward(&da, &dy, image, Upsampling::Nearest, false)?;
+                    // Over samples of one pixel, the backward of a pooling is that of a ReLU.
+                    projection::pool_backward(&dz, &z, &da, n * h * w, 1.0)?;
+                    norm::backward(gradients, &dz, batch, affine, Activation::Identity, shape, &workspace)
+                }))
+            };
+            Ok(vec![form("fused", true)?, form("unfused", false)?])
+        }),
+    }
 }
 
 /// With the moving average and the norm of the gradient.
-fn adam_with_average(device: &Device, parameters: usize) -> Result<Problem> {
-    let [values, gradient] = [numbers(device, parameters, 1)?, numbers(device, parameters, 2)?];
-    let zeros = |len: usize| device.zeros::<f32>(len);
-    let (first, second, average, norm) = (zeros(parameters)?, zeros(parameters)?, zeros(parameters)?, zeros(1)?);
-    let workspace = zeros(adam::workspace_len(device, parameters))?;
-    let state = StateBuffer::new(device, &State::new(1, [1e-3; 2], 0, 0))?;
-    let settings = Adam { beta1: 0.5, beta2: 0.999, eps: 1e-8 };
-    let outputs = [norm.clone()];
-    let fused = Form::new("fused", &outputs.each_ref(), move || {
-        let buffers =
-            Buffers { parameters: &values, first_moment: &first, second_moment: &second, gradient: &gradient };
-        let average = Average { values: &average, decay: 0.995, start: 0 };
-        let generator = state::Network::Generator;
-        adam::update(&buffers, Some(&average), &norm, &state, generator, &settings, &workspace)
-    });
-    Ok(Problem {
+fn adam_with_average(parameters: usize) -> Problem {
+    Problem {
         operation: "adam",
         sizes: format!("with average, {parameters} parameters"),
         tolerance: 0.0,
-        forms: vec![fused],
-    })
+        make: Box::new(move |device| {
+            let [values, gradient] = [numbers(device, parameters, 1)?, numbers(device, parameters, 2)?];
+            let zeros = |len: usize| device.zeros::<f32>(len);
+            let (first, second, average, norm) =
+                (zeros(parameters)?, zeros(parameters)?, zeros(parameters)?, zeros(1)?);
+            let workspace = zeros(adam::workspace_len(device, parameters))?;
+            let state = StateBuffer::new(device, &State::new(1, [1e-3; 2], 0, 0))?;
+            let settings = Adam { beta1: 0.5, beta2: 0.999, eps: 1e-8 };
+            let outputs = [norm.clone()];
+            let fused = Form::new("fused", &outputs.each_ref(), move || {
+                let buffers =
+                    Buffers { parameters: &values, first_moment: &first, second_moment: &second, gradient: &gradient };
+                let average = Average { values: &average, decay: 0.995, start: 0 };
+                let generator = state::Network::Generator;
+                adam::update(&buffers, Some(&average), &norm, &state, generator, &settings, &workspace)
+            });
+            Ok(vec![fused])
+        }),
+    }
 }
 
 /// The weights of sngan-projection-32's D: a power iteration with the division, and the gradient's correction.
-fn spectral(device: &Device, width: usize) -> Result<Problem> {
+fn spectral(width: usize) -> Problem {
     let (inner, first) = ((9 * width, width), (27, width));
     let shapes = [first, inner, (3, width), inner, inner, (width, width), inner, inner, inner, inner, (width, 1)];
     let mut matrices = Vec::new();
@@ -116,22 +121,24 @@ fn spectral(device: &Device, width: usize) -> Result<Problem> {
         matrices.push(Matrix { offset: parameters, rows, columns, outputs: Outputs::Columns });
         parameters += rows * columns;
     }
-    let plan = Plan::new(device, parameters, &matrices)?;
-    let weights = numbers(device, parameters, 1)?;
-    let u = numbers(device, plan.u_len(), 2)?;
-    let zeros = |len: usize| device.zeros::<f32>(len);
-    let (v, sigma, workspace) = (zeros(plan.v_len())?, zeros(plan.sigma_len())?, zeros(plan.workspace_len())?);
-    let (effective, gradient) = (zeros(parameters)?, numbers(device, parameters, 3)?);
-    let outputs = [effective.clone()];
-    let fused = Form::new("fused", &outputs.each_ref(), move || {
-        let state = spectral_norm::State { u: &u, v: &v, sigma: &sigma, workspace: &workspace };
-        spectral_norm::forward(&plan, &effective, &weights, state, true)?;
-        spectral_norm::backward(&plan, &gradient, &effective, state)
-    });
-    Ok(Problem {
+    Problem {
         operation: "spectral_norm",
         sizes: format!("D of sngan-projection-32, width {width}, {parameters} parameters"),
         tolerance: 0.0,
-        forms: vec![fused],
-    })
+        make: Box::new(move |device| {
+            let plan = Plan::new(device, parameters, &matrices)?;
+            let weights = numbers(device, parameters, 1)?;
+            let u = numbers(device, plan.u_len(), 2)?;
+            let zeros = |len: usize| device.zeros::<f32>(len);
+            let (v, sigma, workspace) = (zeros(plan.v_len())?, zeros(plan.sigma_len())?, zeros(plan.workspace_len())?);
+            let (effective, gradient) = (zeros(parameters)?, numbers(device, parameters, 3)?);
+            let outputs = [effective.clone()];
+            let fused = Form::new("fused", &outputs.each_ref(), move || {
+                let state = spectral_norm::State { u: &u, v: &v, sigma: &sigma, workspace: &workspace };
+                spectral_norm::forward(&plan, &effective, &weights, state, true)?;
+                spectral_norm::backward(&plan, &gradient, &effective, state)
+            });
+            Ok(vec![fused])
+        }),
+    }
 }

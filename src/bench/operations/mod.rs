@@ -8,15 +8,12 @@ use super::Problem;
 use crate::Result;
 use crate::device::{Buffer, Device};
 
-/// Makes one problem, with its buffers; called only where the filter wants it, so that memory holds one at a time.
-pub type Maker = Box<dyn Fn(&Device) -> Result<Problem>>;
-
 /// All problems, in the order of the table. `tiny` shrinks them to sizes that only try the program.
-pub fn problems(tiny: bool) -> Vec<Maker> {
-    let mut makers = logits::problems(tiny);
-    makers.extend(memory::problems(tiny));
-    makers.extend(products::problems(tiny));
-    makers
+pub fn problems(tiny: bool) -> Vec<Problem> {
+    let mut problems = logits::problems(tiny);
+    problems.extend(memory::problems(tiny));
+    problems.extend(products::problems(tiny));
+    problems
 }
 
 /// Labels 0 .. classes, over and over.

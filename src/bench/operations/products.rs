@@ -1,9 +1,8 @@
 //! Matrix products and convolutions, and attention.
 
 use super::super::{Form, Problem, numbers};
-use super::Maker;
 use crate::Result;
-use crate::device::{Buffer, Device};
+use crate::device::Buffer;
 use crate::ops::Activation;
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
@@ -12,8 +11,8 @@ use crate::ops::matmul::{self, Linear, OutputGradient};
 use crate::ops::norm::{self, Tables};
 use crate::ops::resample::{self, Image, Upsampling};
 
-pub fn problems(tiny: bool) -> Vec<Maker> {
-    let mut makers: Vec<Maker> = Vec::new();
+pub fn problems(tiny: bool) -> Vec<Problem> {
+    let mut problems = Vec::new();
     // softmax-gan: G on 64 samples, D on 128.
     let linears: &[[usize; 3]] = if tiny {
         &[[5, 7, 9]]
@@ -22,7 +21,7 @@ pub fn problems(tiny: bool) -> Vec<Maker> {
     };
     for &[n, c, k] in linears {
         for pass in PASSES {
-            makers.push(Box::new(move |device| linear(device, Linear { n, c, k }, pass)));
+            problems.push(linear(Linear { n, c, k }, pass));
         }
     }
     // N, H = W, C, K of mnist; of sngan-projection-32 at width 64, batch 32; of sngan-projection-64 at batch 8.
@@ -45,14 +44,14 @@ pub fn problems(tiny: bool) -> Vec<Maker> {
     for &[n, side, c, k] in convolutions {
         let sizes = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
         for pass in PASSES {
-            makers.push(Box::new(move |device| convolution(device, sizes, pass)));
+            problems.push(convolution(sizes, pass));
         }
     }
     let blocks: &[[usize; 4]] =
         if tiny { &[[2, 4, 5, 7]] } else { &[[64, 14, 32, 16], [32, 16, 64, 64], [32, 8, 128, 128]] };
     for &[n, side, c, k] in blocks {
-        makers.push(Box::new(move |device| generator_convolution(device, n, side, c, k)));
-        makers.push(Box::new(move |device| discriminator_convolution(device, n, 2 * side, c, k)));
+        problems.push(generator_convolution(n, side, c, k));
+        problems.push(discriminator_convolution(n, 2 * side, c, k));
     }
     // sagan-64 at 32x32 with 128 channels.
     let shape = if tiny {
@@ -60,8 +59,8 @@ pub fn problems(tiny: bool) -> Vec<Maker> {
     } else {
         Shape { n: 8, l: 1024, lk: 256, dk: 16, dv: 64 }
     };
-    makers.push(Box::new(move |device| attention(device, shape)));
-    makers
+    problems.push(attention(shape));
+    problems
 }
 
 #[derive(Clone, Copy)]
@@ -84,170 +83,201 @@ impl Pass {
 }
 
 /// Of leaky ReLU layers with a bias; the gradients go through the activation as they are read.
-fn linear(device: &Device, sizes: Linear, pass: Pass) -> Result<Problem> {
+fn linear(sizes: Linear, pass: Pass) -> Problem {
     let Linear { n, c, k } = sizes;
-    let activation = Activation::LeakyRelu(0.2);
-    let form = |name, fused: bool| -> Result<Form> {
-        let (x, weight, bias) = (numbers(device, n * c, 1)?, numbers(device, c * k, 2)?, numbers(device, k, 3)?);
-        let (y, dy) = (numbers(device, n * k, 4)?, numbers(device, n * k, 5)?);
-        let zeros = |len: usize| device.zeros::<f32>(len);
-        let (product, ones) = (zeros(n * k)?, device.upload(&vec![1.0f32; k])?);
-        let out = zeros(match pass {
-            Pass::Forward => n * k,
-            Pass::InputGradient => n * c,
-            Pass::WeightGradient => c * k,
-        })?;
-        let outputs = [out.clone()];
-        Ok(Form::new(name, &outputs.each_ref(), move || {
-            let gradient = OutputGradient { dy: &dy, y: Some(&y), activation, row_scale: None };
-            match pass {
-                Pass::Forward if fused => matmul::linear_forward(sizes, &out, &x, &weight, Some(&bias), activation),
-                Pass::Forward => {
-                    matmul::linear_forward(sizes, &product, &x, &weight, None, Activation::Identity)?;
-                    let tables = Tables { scale: &ones, shift: &bias };
-                    norm::apply(&out, &product, tables, activation, norm::Shape::features(n, k))
-                }
-                Pass::InputGradient => matmul::linear_input_gradient(sizes, &out, &gradient, &weight),
-                Pass::WeightGradient => {
-                    out.zero()?;
-                    matmul::linear_weight_gradient(sizes, &out, &x, &gradient)
-                }
+    Problem {
+        operation: "matmul",
+        sizes: format!("{n} x {c} x {k} {}", pass.name()),
+        tolerance: 1e-5,
+        make: Box::new(move |device| {
+            let activation = Activation::LeakyRelu(0.2);
+            let form = |name, fused: bool| -> Result<Form> {
+                let (x, weight, bias) =
+                    (numbers(device, n * c, 1)?, numbers(device, c * k, 2)?, numbers(device, k, 3)?);
+                let (y, dy) = (numbers(device, n * k, 4)?, numbers(device, n * k, 5)?);
+                let zeros = |len: usize| device.zeros::<f32>(len);
+                let (product, ones) = (zeros(n * k)?, device.upload(&vec![1.0f32; k])?);
+                let out = zeros(match pass {
+                    Pass::Forward => n * k,
+                    Pass::InputGradient => n * c,
+                    Pass::WeightGradient => c * k,
+                })?;
+                let outputs = [out.clone()];
+                Ok(Form::new(name, &outputs.each_ref(), move || {
+                    let gradient = OutputGradient { dy: &dy, y: Some(&y), activation, row_scale: None };
+                    match pass {
+                        Pass::Forward if fused => {
+                            matmul::linear_forward(sizes, &out, &x, &weight, Some(&bias), activation)
+                        }
+                        Pass::Forward => {
+                            matmul::linear_forward(sizes, &product, &x, &weight, None, Activation::Identity)?;
+                            let tables = Tables { scale: &ones, shift: &bias };
+                            norm::apply(&out, &product, tables, activation, norm::Shape::features(n, k))
+                        }
+                        Pass::InputGradient => matmul::linear_input_gradient(sizes, &out, &gradient, &weight),
+                        Pass::WeightGradient => {
+                            out.zero()?;
+                            matmul::linear_weight_gradient(sizes, &out, &x, &gradient)
+                        }
+                    }
+                }))
+            };
+            let mut forms = vec![form("fused", true)?];
+            if matches!(pass, Pass::Forward) {
+                forms.push(form("unfused", false)?);
             }
-        }))
-    };
-    let mut forms = vec![form("fused", true)?];
-    if matches!(pass, Pass::Forward) {
-        forms.push(form("unfused", false)?);
+            Ok(forms)
+        }),
     }
-    Ok(Problem { operation: "matmul", sizes: format!("{n} x {c} x {k} {}", pass.name()), tolerance: 1e-5, forms })
 }
 
 /// Nothing fused in: the product alone.
-fn convolution(device: &Device, sizes: Conv, pass: Pass) -> Result<Problem> {
+fn convolution(sizes: Conv, pass: Pass) -> Problem {
     let Conv { n, h, w, c, k, .. } = sizes;
-    let zeros = |len: usize| device.zeros::<f32>(len);
-    let (x, dy) = (numbers(device, n * h * w * c, 1)?, numbers(device, n * h * w * k, 2)?);
-    let filters = numbers(device, 9 * c * k, 3)?;
-    let (out, workspace) = match pass {
-        Pass::Forward => (zeros(n * h * w * k)?, zeros(0)?),
-        Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(&sizes))?),
-        Pass::WeightGradient => (zeros(9 * c * k)?, zeros(conv::weight_gradient_workspace_len(device, &sizes))?),
-    };
-    let outputs = [out.clone()];
-    let plain = Form::new("fused", &outputs.each_ref(), move || {
-        let output = OutputGradient { dy: &dy, y: None, activation: Activation::Identity, row_scale: None };
-        let gradient = ConvGradient { output, pooled: false };
-        match pass {
-            Pass::Forward => conv::conv_forward(sizes, &out, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
-            Pass::InputGradient => {
-                conv::conv_input_gradient(sizes, &out, &gradient, &filters, &InputEpilogue::NONE, &workspace)
-            }
-            Pass::WeightGradient => {
-                out.zero()?;
-                conv::conv_weight_gradient(sizes, &out, &x, &Prologue::NONE, &gradient, &workspace)
-            }
-        }
-    });
-    Ok(Problem {
+    Problem {
         operation: "conv",
         sizes: format!("3x3, {n} of {h}x{w}, {c} to {k} {}", pass.name()),
         tolerance: 1e-4,
-        forms: vec![plain],
-    })
+        make: Box::new(move |device| {
+            let zeros = |len: usize| device.zeros::<f32>(len);
+            let (x, dy) = (numbers(device, n * h * w * c, 1)?, numbers(device, n * h * w * k, 2)?);
+            let filters = numbers(device, 9 * c * k, 3)?;
+            let (out, workspace) = match pass {
+                Pass::Forward => (zeros(n * h * w * k)?, zeros(0)?),
+                Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(&sizes))?),
+                Pass::WeightGradient => {
+                    (zeros(9 * c * k)?, zeros(conv::weight_gradient_workspace_len(device, &sizes))?)
+                }
+            };
+            let outputs = [out.clone()];
+            let plain = Form::new("fused", &outputs.each_ref(), move || {
+                let output = OutputGradient { dy: &dy, y: None, activation: Activation::Identity, row_scale: None };
+                let gradient = ConvGradient { output, pooled: false };
+                match pass {
+                    Pass::Forward => conv::conv_forward(sizes, &out, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
+                    Pass::InputGradient => {
+                        conv::conv_input_gradient(sizes, &out, &gradient, &filters, &InputEpilogue::NONE, &workspace)
+                    }
+                    Pass::WeightGradient => {
+                        out.zero()?;
+                        conv::conv_weight_gradient(sizes, &out, &x, &Prologue::NONE, &gradient, &workspace)
+                    }
+                }
+            });
+            Ok(vec![plain])
+        }),
+    }
 }
 
 /// G's: scale and shift of each sample, ReLU, nearest x2, 3x3, bias.
-fn generator_convolution(device: &Device, n: usize, side: usize, c: usize, k: usize) -> Result<Problem> {
+fn generator_convolution(n: usize, side: usize, c: usize, k: usize) -> Problem {
     let sizes = Conv { n, h: 2 * side, w: 2 * side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
-    let small = n * side * side * c;
-    let form = |name, fused: bool| -> Result<Form> {
-        let (x, filters, bias) = (numbers(device, small, 1)?, numbers(device, 9 * c * k, 2)?, numbers(device, k, 3)?);
-        let (scale, shift) = (numbers(device, n * c, 4)?, numbers(device, n * c, 5)?);
-        let zeros = |len: usize| device.zeros::<f32>(len);
-        let (z, a, up) = (zeros(small)?, zeros(small)?, zeros(4 * small)?);
-        let (product, y) = (zeros(sizes.output_len(false))?, zeros(sizes.output_len(false))?);
-        let (ones, many, none) = (device.upload(&vec![1.0f32; c])?, device.upload(&vec![1.0f32; k])?, zeros(c)?);
-        let outputs = [y.clone()];
-        Ok(Form::new(name, &outputs.each_ref(), move || {
-            if fused {
-                let scale_shift = Some((&scale, &shift));
-                let prologue = Prologue { scale_shift, activation: Activation::RELU, upsample: true };
-                let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::NONE };
-                return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
-            }
-            let shape = norm::Shape { n, h: side, w: side, c, upsample: false };
-            norm::apply(&z, &x, Tables { scale: &scale, shift: &shift }, Activation::Identity, shape)?;
-            norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
-            resample::upsample(&up, &a, Image { n, h: side, w: side, c }, Upsampling::Nearest)?;
-            conv::conv_forward(sizes, &product, &up, &filters, &Prologue::NONE, &Epilogue::NONE)?;
-            let wide = norm::Shape { n, h: sizes.h, w: sizes.w, c: k, upsample: false };
-            norm::apply(&y, &product, Tables { scale: &many, shift: &bias }, Activation::Identity, wide)
-        }))
-    };
-    Ok(Problem {
+    Problem {
         operation: "conv",
         sizes: format!("G: norm, ReLU, x2, 3x3, bias: {n} of {side}x{side}, {c} to {k}"),
         tolerance: 1e-4,
-        forms: vec![form("fused", true)?, form("unfused", false)?],
-    })
+        make: Box::new(move |device| {
+            let small = n * side * side * c;
+            let form = |name, fused: bool| -> Result<Form> {
+                let (x, filters, bias) =
+                    (numbers(device, small, 1)?, numbers(device, 9 * c * k, 2)?, numbers(device, k, 3)?);
+                let (scale, shift) = (numbers(device, n * c, 4)?, numbers(device, n * c, 5)?);
+                let zeros = |len: usize| device.zeros::<f32>(len);
+                let (z, a, up) = (zeros(small)?, zeros(small)?, zeros(4 * small)?);
+                let (product, y) = (zeros(sizes.output_len(false))?, zeros(sizes.output_len(false))?);
+                let (ones, many, none) =
+                    (device.upload(&vec![1.0f32; c])?, device.upload(&vec![1.0f32; k])?, zeros(c)?);
+                let outputs = [y.clone()];
+                Ok(Form::new(name, &outputs.each_ref(), move || {
+                    if fused {
+                        let scale_shift = Some((&scale, &shift));
+                        let prologue = Prologue { scale_shift, activation: Activation::RELU, upsample: true };
+                        let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::NONE };
+                        return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
+                    }
+                    let shape = norm::Shape { n, h: side, w: side, c, upsample: false };
+                    norm::apply(&z, &x, Tables { scale: &scale, shift: &shift }, Activation::Identity, shape)?;
+                    norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
+                    resample::upsample(&up, &a, Image { n, h: side, w: side, c }, Upsampling::Nearest)?;
+                    conv::conv_forward(sizes, &product, &up, &filters, &Prologue::NONE, &Epilogue::NONE)?;
+                    let wide = norm::Shape { n, h: sizes.h, w: sizes.w, c: k, upsample: false };
+                    norm::apply(&y, &product, Tables { scale: &many, shift: &bias }, Activation::Identity, wide)
+                }))
+            };
+            Ok(vec![form("fused", true)?, form("unfused", false)?])
+        }),
+    }
 }
 
 /// D's: ReLU, 3x3, bias, 2x2 average pool, residual.
-fn discriminator_convolution(device: &Device, n: usize, side: usize, c: usize, k: usize) -> Result<Problem> {
+fn discriminator_convolution(n: usize, side: usize, c: usize, k: usize) -> Problem {
     let sizes = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
-    let form = |name, fused: bool| -> Result<Form> {
-        let x = numbers(device, n * side * side * c, 1)?;
-        let (filters, bias) = (numbers(device, 9 * c * k, 2)?, numbers(device, k, 3)?);
-        let pooled = sizes.output_len(true);
-        let residual = numbers(device, pooled, 4)?;
-        let zeros = |len: usize| device.zeros::<f32>(len);
-        let (a, product, biased) = (zeros(x.len())?, zeros(sizes.output_len(false))?, zeros(sizes.output_len(false))?);
-        let (mean, y) = (zeros(pooled)?, zeros(pooled)?);
-        let (ones, many, none) = (device.upload(&vec![1.0f32; c])?, device.upload(&vec![1.0f32; k])?, zeros(c)?);
-        let outputs = [y.clone()];
-        Ok(Form::new(name, &outputs.each_ref(), move || {
-            if fused {
-                let prologue = Prologue { scale_shift: None, activation: Activation::RELU, upsample: false };
-                let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual), pool: true, ..Epilogue::NONE };
-                return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
-            }
-            let image = Image { n, h: side, w: side, c };
-            let shape = |c: usize| norm::Shape { n, h: side, w: side, c, upsample: false };
-            norm::apply(&a, &x, Tables { scale: &ones, shift: &none }, Activation::RELU, shape(c))?;
-            conv::conv_forward(sizes, &product, &a, &filters, &Prologue::NONE, &Epilogue::NONE)?;
-            norm::apply(&biased, &product, Tables { scale: &many, shift: &bias }, Activation::Identity, shape(k))?;
-            resample::average_pool(&mean, &biased, Image { c: k, ..image })?;
-            elementary::add(&y, &mean, &residual)
-        }))
-    };
-    Ok(Problem {
+    Problem {
         operation: "conv",
         sizes: format!("D: ReLU, 3x3, bias, pool, residual: {n} of {side}x{side}, {c} to {k}"),
         tolerance: 1e-4,
-        forms: vec![form("fused", true)?, form("unfused", false)?],
-    })
+        make: Box::new(move |device| {
+            let form = |name, fused: bool| -> Result<Form> {
+                let x = numbers(device, n * side * side * c, 1)?;
+                let (filters, bias) = (numbers(device, 9 * c * k, 2)?, numbers(device, k, 3)?);
+                let pooled = sizes.output_len(true);
+                let residual = numbers(device, pooled, 4)?;
+                let zeros = |len: usize| device.zeros::<f32>(len);
+                let (a, product, biased) =
+                    (zeros(x.len())?, zeros(sizes.output_len(false))?, zeros(sizes.output_len(false))?);
+                let (mean, y) = (zeros(pooled)?, zeros(pooled)?);
+                let (ones, many, none) =
+                    (device.upload(&vec![1.0f32; c])?, device.upload(&vec![1.0f32; k])?, zeros(c)?);
+                let outputs = [y.clone()];
+                Ok(Form::new(name, &outputs.each_ref(), move || {
+                    if fused {
+                        let prologue = Prologue { scale_shift: None, activation: Activation::RELU, upsample: false };
+                        let epilogue =
+                            Epilogue { bias: Some(&bias), residual: Some(&residual), pool: true, ..Epilogue::NONE };
+                        return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
+                    }
+                    let image = Image { n, h: side, w: side, c };
+                    let shape = |c: usize| norm::Shape { n, h: side, w: side, c, upsample: false };
+                    norm::apply(&a, &x, Tables { scale: &ones, shift: &none }, Activation::RELU, shape(c))?;
+                    conv::conv_forward(sizes, &product, &a, &filters, &Prologue::NONE, &Epilogue::NONE)?;
+                    norm::apply(
+                        &biased,
+                        &product,
+                        Tables { scale: &many, shift: &bias },
+                        Activation::Identity,
+                        shape(k),
+                    )?;
+                    resample::average_pool(&mean, &biased, Image { c: k, ..image })?;
+                    elementary::add(&y, &mean, &residual)
+                }))
+            };
+            Ok(vec![form("fused", true)?, form("unfused", false)?])
+        }),
+    }
 }
 
 /// Forward and backward.
-fn attention(device: &Device, shape: Shape) -> Result<Problem> {
+fn attention(shape: Shape) -> Problem {
     let Shape { n, l, lk, dk, dv } = shape;
-    let (q, k, v) =
-        (numbers(device, n * l * dk, 1)?, numbers(device, n * lk * dk, 2)?, numbers(device, n * lk * dv, 3)?);
-    let zeros = |len: usize| device.zeros::<f32>(len);
-    let (o, lse, d_o) = (zeros(n * l * dv)?, zeros(n * l)?, numbers(device, n * l * dv, 4)?);
-    let (dq, d_k, d_v) = (zeros(n * l * dk)?, zeros(n * lk * dk)?, zeros(n * lk * dv)?);
-    let workspace = zeros(shape.rows())?;
-    let outputs = [&o, &dq, &d_k, &d_v].map(Buffer::clone);
-    let streaming: Box<dyn Fn() -> Result<()>> = Box::new(move || {
-        let inputs = Inputs { q: &q, k: &k, v: &v };
-        attention::forward(&o, &lse, inputs, shape)?;
-        let gradients = Gradients { dq: &dq, dk: &d_k, dv: &d_v };
-        attention::backward(gradients, &d_o, &o, inputs, &lse, shape, &workspace)
-    });
-    Ok(Problem {
+    Problem {
         operation: "attention",
         sizes: format!("{n} of {l} queries, {lk} keys, {dk} and {dv} wide"),
         tolerance: 1e-4,
-        forms: vec![Form::new("fused", &outputs.each_ref(), streaming)],
-    })
+        make: Box::new(move |device| {
+            let (q, k, v) =
+                (numbers(device, n * l * dk, 1)?, numbers(device, n * lk * dk, 2)?, numbers(device, n * lk * dv, 3)?);
+            let zeros = |len: usize| device.zeros::<f32>(len);
+            let (o, lse, d_o) = (zeros(n * l * dv)?, zeros(n * l)?, numbers(device, n * l * dv, 4)?);
+            let (dq, d_k, d_v) = (zeros(n * l * dk)?, zeros(n * lk * dk)?, zeros(n * lk * dv)?);
+            let workspace = zeros(shape.rows())?;
+            let outputs = [&o, &dq, &d_k, &d_v].map(Buffer::clone);
+            let streaming = Form::new("fused", &outputs.each_ref(), move || {
+                let inputs = Inputs { q: &q, k: &k, v: &v };
+                attention::forward(&o, &lse, inputs, shape)?;
+                let gradients = Gradients { dq: &dq, dk: &d_k, dv: &d_v };
+                attention::backward(gradients, &d_o, &o, inputs, &lse, shape, &workspace)
+            });
+            Ok(vec![streaming])
+        }),
+    }
 }
