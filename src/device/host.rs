@@ -2,6 +2,7 @@
 
 use std::cell::{RefCell, UnsafeCell};
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -142,6 +143,9 @@ impl Job {
 
 /// Threads that share the blocks of one launch at a time. Launches come every few microseconds, so an idle worker
 /// spins for a while before it sleeps, and the launching thread works too.
+///
+/// Each thread has its own share, a run of neighbours, and helps the others once it is done: from launch to launch the same
+/// part of a tensor so tends to be in the cache of the core that comes back to it.
 struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -149,12 +153,16 @@ struct Pool {
     launching: Mutex<()>,
 }
 
+/// Alone in its cache line: what several threads write does not slow down what lies next to it.
+#[repr(align(64))]
+struct Lonely<T>(T);
+
 struct Shared {
     /// Odd while a job is open. Each launch adds two.
     turn: AtomicU64,
     job: UnsafeCell<Job>,
-    /// The next block that nobody has taken, and how many a worker takes at once.
-    next: AtomicU32,
+    /// Of each thread's share, the next block that nobody has taken; and how many are taken at once.
+    next: Box<[Lonely<AtomicU32>]>,
     stride: AtomicU32,
     /// Workers that may be reading `job` or running a block of it.
     inside: AtomicUsize,
@@ -179,7 +187,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             turn: AtomicU64::new(0),
             job: UnsafeCell::new(Job { entry: nothing, arguments: std::ptr::null(), grid: [0; 3] }),
-            next: AtomicU32::new(0),
+            next: (0..threads).map(|_| Lonely(AtomicU32::new(0))).collect(),
             stride: AtomicU32::new(1),
             inside: AtomicUsize::new(0),
             asleep: AtomicUsize::new(0),
@@ -192,7 +200,7 @@ impl Pool {
                 let shared = shared.clone();
                 std::thread::Builder::new()
                     .name(format!("zgan-{i}"))
-                    .spawn(move || shared.work())
+                    .spawn(move || shared.work(i))
                     .map_err(|e| Error::Device(format!("host: thread {i} of {threads} could not be started: {e}")))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -214,7 +222,9 @@ impl Pool {
         let shared = &*self.shared;
         // SAFETY: the turn is even and nobody is inside: the last launch saw to both before it returned.
         unsafe { *shared.job.get() = job };
-        shared.next.store(0, SeqCst);
+        for (thread, next) in shared.next.iter().enumerate() {
+            next.0.store(shared.share(blocks, thread).start, SeqCst);
+        }
         shared.stride.store((blocks / (16 * (self.workers.len() as u32 + 1))).max(1), SeqCst);
         shared.turn.fetch_add(1, SeqCst);
         if shared.asleep.load(SeqCst) > 0 {
@@ -222,7 +232,7 @@ impl Pool {
             shared.wake.notify_all();
         }
         // SAFETY: the caller's.
-        unsafe { shared.take_blocks(&job) };
+        unsafe { shared.take_blocks(&job, 0) };
         shared.turn.fetch_add(1, SeqCst);
         let mut spins = 0;
         while shared.inside.load(SeqCst) > 0 {
@@ -233,21 +243,32 @@ impl Pool {
 }
 
 impl Shared {
+    /// A thread's part of the blocks.
+    fn share(&self, blocks: u32, thread: usize) -> Range<u32> {
+        let bound = |i: usize| (u64::from(blocks) * i as u64 / self.next.len() as u64) as u32;
+        bound(thread)..bound(thread + 1)
+    }
+
+    /// First of this thread's own share, then of the others'.
+    ///
     /// # Safety
     /// As [`super::Launch::run`], for `job`.
-    unsafe fn take_blocks(&self, job: &Job) {
-        let (blocks, stride) = (job.blocks(), self.stride.load(SeqCst));
-        loop {
-            let first = self.next.fetch_add(stride, SeqCst);
-            if first >= blocks {
-                return;
+    unsafe fn take_blocks(&self, job: &Job, thread: usize) {
+        let (blocks, stride, threads) = (job.blocks(), self.stride.load(SeqCst), self.next.len());
+        for owner in (thread..threads).chain(0..thread) {
+            let end = self.share(blocks, owner).end;
+            loop {
+                let first = self.next[owner].0.fetch_add(stride, SeqCst);
+                if first >= end {
+                    break;
+                }
+                // SAFETY: the caller's; each block is taken once.
+                unsafe { (job.entry)(job.arguments, job.grid.as_ptr(), first, end.min(first.saturating_add(stride))) };
             }
-            // SAFETY: the caller's; each block is taken once.
-            unsafe { (job.entry)(job.arguments, job.grid.as_ptr(), first, blocks.min(first.saturating_add(stride))) };
         }
     }
 
-    fn work(&self) {
+    fn work(&self, thread: usize) {
         let mut seen = 0;
         loop {
             let mut spins = 0;
@@ -274,7 +295,7 @@ impl Shared {
                 // returns: the job and its arguments are alive.
                 unsafe {
                     let job = *self.job.get();
-                    self.take_blocks(&job);
+                    self.take_blocks(&job, thread);
                 }
             }
             self.inside.fetch_sub(1, SeqCst);
