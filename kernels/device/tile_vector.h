@@ -22,6 +22,8 @@ constexpr int VECTOR = VECTOR_BYTES / 4, NR = NV * VECTOR;
 
 // The step along the depth: a panel of DEPTH x NR floats fills half of the first-level cache.
 constexpr int DEPTH = 192, MOST_ROWS = 256 + 64, MOST_VECTORS = 128;
+// A tall tile: the sums of so many rows by MOST_VECTORS fill half of the second-level cache, and are gone through once a step.
+constexpr int MOST_TALL = 1152 + 64;
 // Rows of a packed panel lie this far apart, not a power of two: those would share a few sets of the cache.
 constexpr int DEPTH_STRIDE = DEPTH + 16, ROWS_STRIDE = MOST_ROWS + 16;
 
@@ -243,7 +245,7 @@ constexpr int larger_of(int a, int b) { return a > b ? a : b; }
 constexpr int PATCH_FLOATS = 128 * 1024;
 struct Scratch {
     alignas(64) float panels[DEPTH * (MOST_VECTORS + NR)];
-    alignas(64) float tile[(MOST_ROWS + VECTOR) * (MOST_VECTORS + NR)];
+    alignas(64) float tile[(MOST_TALL + VECTOR) * (MOST_VECTORS + NR)];
     alignas(64) float packed[larger_of(DEPTH * ROWS_STRIDE, MOST_ROWS * DEPTH_STRIDE)];
     alignas(64) float patch[PATCH_FLOATS + 64];
 };
@@ -335,9 +337,17 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
     };
     uint32_t micro_tiles = 0;
     for (uint32_t i = r; i < r_end; i += rows_at(i)) micro_tiles++;
-    if (micro_tiles * MR > MOST_ROWS) {
+    if (micro_tiles * MR > (Rows::ALONG_K ? MOST_ROWS : MOST_TALL)) {
         patched = false;
         micro_tiles = (r_end - r + MR - 1) / MR;
+    }
+    if constexpr (!Rows::ALONG_K) {
+        // Too tall to be packed.
+        constexpr uint32_t SOME = 256;
+        if (!patched && r_end - r > MOST_ROWS) {
+            for (; r < r_end; r += SOME) multiply_tile<W>(rows, vectors, epilogue, r, least(r + SOME, r_end), v, v_end, k, k_end);
+            return;
+        }
     }
     if constexpr (Rows::PATCHED && Rows::ALONG_K) {
         if (patched) {
@@ -433,11 +443,20 @@ static __attribute__((noinline)) void multiply_transposed(const Rows& rows, cons
         finish_columns(epilogue, tile + p * micro_tiles * (MR * NR), r, r_end - r, j, least(NR, v_end - j));
 }
 
-// Tile (blockIdx.y, blockIdx.x) of C, summed over depths k .. k_end.
+// Tile (blockIdx.y, blockIdx.x) of C, summed over depths k .. k_end. Where the grid has one row of tiles, a block does all rows of C:
+// of an A that is staged as a patch, the taps of a weight gradient, then nothing is packed twice.
 template <int BM, int BN, class A, class B, class Epilogue>
 DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t k, uint32_t k_end) {
     const uint32_t m = blockIdx.y * BM, n = blockIdx.x * BN;
     const uint32_t m_end = least(m + BM, a.rows), n_end = least(n + BN, b.rows);
+    if constexpr (A::PATCHED && !A::ALONG_K) {
+        if (gridDim.y == 1) {
+            const uint32_t parts = (a.rows + 1151) / 1152, each = ((a.rows + parts - 1) / parts + 7) / 8 * 8;
+            for (uint32_t r = 0; r < a.rows; r += each)
+                multiply_tile<(BN > VECTOR ? NV : 1)>(a, b, epilogue, r, least(r + each, a.rows), n, n_end, k, k_end);
+            return;
+        }
+    }
     static_assert((B::ALONG_K ? BN : BM) + MR <= MOST_ROWS && (B::ALONG_K ? BM : BN) <= MOST_VECTORS, "the scratch is this large");
     if constexpr (B::ALONG_K) multiply_transposed(b, a, epilogue, n, n_end, m, m_end, k, k_end);
     else multiply_tile<(BN > VECTOR ? NV : 1)>(a, b, epilogue, m, m_end, n, n_end, k, k_end);

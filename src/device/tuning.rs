@@ -15,6 +15,8 @@ pub struct Tuning {
     /// Rows that one block of a kernel over a matrix walks, and its columns (`COLUMNS` in `kernels/device/columns.h`).
     pub rows: usize,
     pub columns: usize,
+    /// Whether one block of a weight gradient of a convolution sums all taps, not a tile of them.
+    pub all_taps: bool,
     /// Blocks that a weight gradient of a convolution is split into, and the fewest pixels of one.
     pub split_blocks: usize,
     pub split_pixels: usize,
@@ -32,8 +34,9 @@ pub(super) static HOST: Tuning = Tuning {
     rows: 256,
     columns: 64,
     partial_tiles: true,
+    all_taps: true,
     split_blocks: 8,
-    split_pixels: 512,
+    split_pixels: 1024,
     bias_columns: 64,
     peak_chains: 12 * 16,
 };
@@ -45,6 +48,7 @@ pub(super) static SIMT: Tuning = Tuning {
     rows: 256,
     columns: 16,
     partial_tiles: false,
+    all_taps: false,
     split_blocks: 128,
     split_pixels: 256,
     bias_columns: 256,
@@ -58,6 +62,7 @@ static CUDA: Tuning = Tuning {
     rows: 256,
     columns: 16,
     partial_tiles: false,
+    all_taps: false,
     split_blocks: 128,
     split_pixels: 256,
     bias_columns: 256,

@@ -263,8 +263,14 @@ impl Conv {
         tile(device, device.tuning().split_blocks, &WEIGHT_GRADIENT, self.r * self.s * self.c, self.k)
     }
 
-    fn weight_gradient_split(&self, device: &Device) -> (usize, usize) {
+    /// Tiles of K and of the taps.
+    fn weight_gradient_grid(&self, device: &Device) -> [u32; 2] {
         let [x, y, _] = self.weight_gradient_tile(device).grid(self.r * self.s * self.c, self.k);
+        [x, if device.tuning().all_taps { 1 } else { y }]
+    }
+
+    fn weight_gradient_split(&self, device: &Device) -> (usize, usize) {
+        let [x, y] = self.weight_gradient_grid(device);
         self.split(device, x as usize * y as usize)
     }
 }
@@ -424,7 +430,7 @@ pub fn conv_weight_gradient(
     expect_len(what, "workspace", workspace.len(), weight_gradient_workspace_len(device, &sizes))?;
     let tile = sizes.weight_gradient_tile(device);
     let (images, parts) = sizes.weight_gradient_split(device);
-    let [across, down, _] = tile.grid(sizes.r * sizes.s * sizes.c, sizes.k);
+    let [across, down] = sizes.weight_gradient_grid(device);
     let dy = GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
     let launch = device.launch(tile.kernel, [across, down, parts as u32]).product(sizes.flops()).output(dfilters);
     let launch = launch.optional_output((parts > 1).then_some(workspace)).input(x);
