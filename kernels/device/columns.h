@@ -50,30 +50,29 @@ template <class Body> DEVICE void each(const Tile& tile, Body body) {
 
 // sums[k * COLUMNS + j] = sum over the tile's rows of the k-th value that value(row, column, v) stores in
 // v[0 .. K - 1], column = tile.column + j. Every thread sees the sums.
-template <int K, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value) {
-    uint32_t group = 0;
-    for (; group + LANES <= tile.columns; group += LANES) {
-        float lane[K][LANES] = {};
-        for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
+template <int GROUPS, int WIDTH, int K, class Value> DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Value value) {
+    float lane[GROUPS][K][WIDTH] = {};
+    for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
+        UNROLL
+        for (int group = 0; group < GROUPS; group++) {
             INDEPENDENT
-            for (int l = 0; l < LANES; l++) {
+            for (int l = 0; l < WIDTH; l++) {
                 float v[K];
-                value(row, tile.column + group + l, v);
-                for (int k = 0; k < K; k++) lane[k][l] += v[k];
+                value(row, tile.column + first + group * WIDTH + l, v);
+                for (int k = 0; k < K; k++) lane[group][k][l] += v[k];
             }
         }
+    }
+    for (int group = 0; group < GROUPS; group++)
         for (int k = 0; k < K; k++)
-            for (int l = 0; l < LANES; l++) sums[k * COLUMNS + group + l] = lane[k][l];
-    }
-    for (; group < tile.columns; group++) {
-        float sum[K] = {};
-        for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
-            float v[K];
-            value(row, tile.column + group, v);
-            for (int k = 0; k < K; k++) sum[k] += v[k];
-        }
-        for (int k = 0; k < K; k++) sums[k * COLUMNS + group] = sum[k];
-    }
+            for (int l = 0; l < WIDTH; l++) sums[k * COLUMNS + first + group * WIDTH + l] = lane[group][k][l];
+}
+// Rows whole where they fill the tile: memory likes neighbours.
+template <int K, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value) {
+    uint32_t first = 0;
+    if (tile.columns == COLUMNS) return column_sum_of<COLUMNS / LANES, LANES, K>(sums, tile, 0, value);
+    for (; first + LANES <= tile.columns; first += LANES) column_sum_of<1, LANES, K>(sums, tile, first, value);
+    for (; first < tile.columns; first++) column_sum_of<1, 1, K>(sums, tile, first, value);
 }
 
 // body(j) for j < count <= COLUMNS.
