@@ -11,6 +11,7 @@ mod measure;
 mod operations;
 mod report;
 mod rivals;
+mod scaling;
 mod steps;
 
 pub use ceilings::Ceilings;
@@ -18,6 +19,7 @@ pub use measure::{Caches, Measured, Settings, measure};
 pub use operations::problems;
 pub use report::{Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;
+pub use scaling::{Axis, Sweep, Timed, exponent, sweeps};
 pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps};
 
 use crate::device::{Buffer, Device};

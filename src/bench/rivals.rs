@@ -35,6 +35,9 @@ pub struct MeasuredRival {
     pub spread: f64,
 }
 
+/// The name of the trainer's step with two backward passes of D.
+pub const TWO_BACKWARDS: &str = "two D backwards";
+
 /// Two backward passes of D in place of the one, where there is one; and another library's steps.
 pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     let options = &problem.options;
@@ -42,10 +45,13 @@ pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     if options.update == Update::Simultaneous && options.conditioning != Conditioning::AcGan {
         let mut stepper = Stepper::new(device, problem)?;
         stepper.set_two_backwards();
-        rivals.push(Rival::new("two D backwards", false, move || stepper.run()));
+        rivals.push(Rival::new(TWO_BACKWARDS, false, move || stepper.run()));
     }
     #[cfg(feature = "libtorch")]
-    rivals.extend(super::libtorch::rivals(device, problem)?);
+    {
+        rivals.extend(super::libtorch::step(device, problem)?);
+        rivals.extend(super::libtorch::reference_step(device, problem)?);
+    }
     for rival in &mut rivals {
         rival.run()?;
     }

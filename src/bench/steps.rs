@@ -84,6 +84,14 @@ pub fn steps(tiny: bool) -> Vec<StepProblem> {
     problems
 }
 
+/// A preset's simultaneous step at one size.
+pub(super) fn step_of(preset: Preset, width: usize, batch: usize) -> StepProblem {
+    let base = Config::preset(preset);
+    let config = Config { width, batch, batch_g: None, update: Update::Simultaneous, n_dis: 1, ..base };
+    let name = format!("step, {preset}, width {width}, batch {batch}, simultaneous");
+    StepProblem { name, options: config.trainer_options(&data(preset)) }
+}
+
 fn data(preset: Preset) -> DataInfo {
     let image = |side, channels| ImageShape { height: side, width: side, channels };
     let shape = match preset {

@@ -19,6 +19,7 @@ mod native;
 mod networks;
 mod products;
 mod steps;
+mod table;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,7 +27,8 @@ use std::rc::Rc;
 pub use logits::{head, hinge, log_partition};
 pub use memory::{adam_with_average, conditional_norm, spectral};
 pub use products::{attention, convolution, discriminator_convolution, generator_convolution, linear};
-pub use steps::rivals;
+pub use steps::{has, reference_step, step};
+pub use table::markdown;
 
 use tch::{Kind, Tensor};
 
@@ -36,6 +38,8 @@ use crate::{Error, Result};
 
 /// The name of its forms.
 pub const NAME: &str = "libtorch";
+/// The name of the step as the implementation does it that the Softmax GAN note points at.
+const REFERENCE: &str = "libtorch, the reference's way";
 
 /// Where libtorch runs.
 #[derive(Clone, Copy)]

@@ -27,8 +27,6 @@ enum Way {
     Reference,
 }
 
-const REFERENCE: &str = "libtorch, the reference's way";
-
 /// Where a step's latents and labels come from.
 #[derive(Clone, Copy)]
 enum Draws {
@@ -205,21 +203,27 @@ impl Peer {
     }
 }
 
-/// libtorch's ways to do this step, after each was checked against ours; none where they are not written.
-pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
-    let options = &problem.options;
-    let written = matches!(
-        options.preset,
-        Preset::SoftmaxGan | Preset::Mnist | Preset::SnganProjection32 | Preset::SnganProjection64
-    );
-    if !written {
-        return Ok(Vec::new());
+/// Whether this step is written here.
+pub fn has(options: &TrainerOptions) -> bool {
+    let sngan = matches!(options.preset, Preset::SnganProjection32 | Preset::SnganProjection64);
+    sngan || matches!(options.preset, Preset::SoftmaxGan | Preset::Mnist)
+}
+
+/// libtorch's way to do this step, after it was checked against ours; none where it is not written.
+pub fn step(device: &Device, problem: &StepProblem) -> Result<Option<Rival>> {
+    if !has(&problem.options) {
+        return Ok(None);
     }
-    let mut ways = vec![(super::NAME, Way::Asked)];
-    if options.preset == Preset::SoftmaxGan && options.update == Update::Simultaneous && options.loss == Loss::Softmax {
-        ways.push((REFERENCE, Way::Reference));
+    rival(device, problem, super::NAME, Way::Asked).map(Some)
+}
+
+/// The same for the step of PyTorch-GAN's Softmax GAN.
+pub fn reference_step(device: &Device, problem: &StepProblem) -> Result<Option<Rival>> {
+    let TrainerOptions { preset, update, loss, .. } = problem.options;
+    if (preset, update, loss) != (Preset::SoftmaxGan, Update::Simultaneous, Loss::Softmax) {
+        return Ok(None);
     }
-    ways.into_iter().map(|(name, way)| rival(device, problem, name, way)).collect()
+    rival(device, problem, super::REFERENCE, Way::Reference).map(Some)
 }
 
 /// Steps of both from the same parameters, images and random numbers: so many, that a mistake in a gradient or an
