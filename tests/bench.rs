@@ -142,6 +142,16 @@ fn libtorch_agrees_with_every_operation_and_step() {
     assert_eq!([Preset::SoftmaxGan, Preset::Mnist, Preset::SnganProjection32].map(count), [3, 2, 4]);
 }
 
+#[cfg(feature = "libtorch")]
+#[test]
+fn every_aim_is_for_something_that_is_measured() {
+    let mut names: Vec<String> = bench::problems(false).iter().map(bench::Problem::name).collect();
+    names.extend(bench::steps(false).into_iter().map(|step| step.name));
+    for start in bench::libtorch::aimed_at() {
+        assert!(names.iter().any(|name| name.starts_with(start)), "{start}");
+    }
+}
+
 #[test]
 fn the_program_prints_a_table_csv_and_json() {
     let run = |arguments: &str, code: i32| -> (String, String) {
@@ -187,6 +197,11 @@ fn the_program_prints_a_table_csv_and_json() {
     let (csv, _) = run("--scaling softmax-gan --csv --threads 1", 0);
     assert!(csv.contains("\"softmax-gan against batch\",batch,4,1,zgan,"), "{csv}");
     run("--scaling nonsense", 2);
+
+    if cfg!(feature = "libtorch") {
+        let (markdown, _) = run("--markdown hinge", 0);
+        assert!(markdown.contains("libtorch 2.13") && markdown.contains("\n| losses hinge 5+5 | "), "{markdown}");
+    }
 
     let (_, error) = run("nonsense", 2);
     assert!(error.contains("\"nonsense\""), "{error}");

@@ -28,7 +28,7 @@ pub use logits::{head, hinge, log_partition};
 pub use memory::{adam_with_average, conditional_norm, spectral};
 pub use products::{attention, convolution, discriminator_convolution, generator_convolution, linear};
 pub use steps::{has, reference_step, step};
-pub use table::markdown;
+pub use table::{aimed_at, markdown};
 
 use tch::{Kind, Tensor};
 
@@ -50,8 +50,8 @@ struct Torch {
 impl Torch {
     /// Beside this device, with as many threads.
     fn new(device: &Device) -> Result<Torch> {
-        tch::set_num_threads(device.workers() as i32);
         if device.execution() != "cuda" {
+            tch::set_num_threads(device.workers() as i32);
             return Ok(Torch { device: tch::Device::Cpu });
         }
         if !tch::Cuda::is_available() {

@@ -68,9 +68,14 @@ bool zgan_torch_adam(const Tensor* const* parameters, const Tensor* const* gradi
                      double beta2, double eps, char* why, size_t room) {
     return guarded(why, room, [&] {
         at::NoGradGuard no_grad;
-        auto counters = list(steps, n);
+        auto counters = list(steps, n), moved = list(gradients, n);
+        // The fused update walks memory. Where a gradient lies otherwise than its parameter, autograd would have copied it
+        // on accumulating it.
+        for (size_t i = 0; i < n; i++) {
+            if (moved[i].strides() != parameters[i]->strides()) moved[i] = at::empty_like(*parameters[i]).copy_(moved[i]);
+        }
         at::_foreach_add_(counters, 1);
-        at::_fused_adam_(list(parameters, n), list(gradients, n), list(first, n), list(second, n), {}, counters, rate,
+        at::_fused_adam_(list(parameters, n), moved, list(first, n), list(second, n), {}, counters, rate,
                          beta1, beta2, 0.0, eps, false, false);
     });
 }

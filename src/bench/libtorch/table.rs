@@ -23,6 +23,11 @@ const AIM_OF_REFERENCE: f64 = 2.5;
 /// Of the geometric mean over all 3x3 convolutions alone.
 const AIM_OF_CONVOLUTIONS: f64 = 1.0;
 
+/// What the names start with that something is aimed at for.
+pub fn aimed_at() -> impl Iterator<Item = &'static str> {
+    AIMS.iter().map(|(start, _)| *start)
+}
+
 fn aim(name: &str) -> Option<f64> {
     AIMS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, aim)| *aim)
 }
