@@ -121,6 +121,9 @@ fn main() {
     if !linted {
         compile_cpp(&sources, variants, &out);
     }
+    if std::env::var_os("CARGO_FEATURE_LIBTORCH").is_some() {
+        compile_libtorch_peer(!linted);
+    }
     let (version, images) = compile_cuda(&sources, &out);
     fs::write(out.join("kernels.rs"), table(&sources, variants, version, &images, &out)).expect("write kernels.rs");
     // Kernels that a test loads call what this crate defines.
@@ -292,6 +295,32 @@ fn compile_cpp(sources: &[Source], variants: &[Variant], out: &Path) {
         archive.object(object);
     }
     archive.compile("zgan_kernels");
+}
+
+/// What the comparison with libtorch needs beyond the crate tch, and where programs find that libtorch.
+fn compile_libtorch_peer(compile: bool) {
+    const FILE: &str = "src/bench/libtorch/native.cpp";
+    println!("cargo:rerun-if-changed={FILE}");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    let Some(libtorch) = std::env::var_os("LIBTORCH").map(PathBuf::from) else {
+        eprintln!("the feature libtorch needs LIBTORCH, the folder of a libtorch 2.13: eval \"$(scripts/libtorch)\"");
+        std::process::exit(1);
+    };
+    if compile {
+        let include = libtorch.join("include");
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++20").warnings(false).debug(false).file(FILE);
+        build.include(&include).include(include.join("torch/csrc/api/include")).compile("zgan_libtorch");
+    }
+    let lib = libtorch.join("lib").display().to_string();
+    println!("cargo:rustc-link-search=native={lib}");
+    println!("cargo:rustc-link-lib=dylib=torch_cpu");
+    println!("cargo:rustc-link-lib=dylib=c10");
+    // Found without LD_LIBRARY_PATH, its own dependencies too; and linked though nothing names a symbol of it, for its
+    // CUDA half registers itself when it is loaded.
+    for argument in [&format!("-Wl,-rpath,{lib}"), "-Wl,--disable-new-dtags", "-Wl,--no-as-needed", "-ltorch"] {
+        println!("cargo:rustc-link-arg={argument}");
+    }
 }
 
 type Images = Vec<(String, Vec<PathBuf>)>;

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use zgan::bench::{self, Caches, Form, Problem, Settings};
 use zgan::device::{Buffer, Device};
+#[cfg(feature = "libtorch")]
+use zgan::gan::Preset;
+use zgan::gan::{Trainer, Update};
 
 #[test]
 fn the_forms_of_every_problem_agree_on_every_device() {
@@ -16,7 +19,8 @@ fn the_forms_of_every_problem_agree_on_every_device() {
             let measured = bench::measure(device, &problem, settings).unwrap();
             assert_eq!(measured.len(), (problem.make)(device).unwrap().len());
             for form in measured {
-                assert!(form.seconds > 0.0 && form.launches > 0 && form.bytes > 0, "{}: {form:?}", problem.name());
+                let counted = form.launches > 0 && form.bytes > 0;
+                assert!(form.seconds > 0.0 && (counted || form.form == "libtorch"), "{}: {form:?}", problem.name());
             }
         }
     });
@@ -29,7 +33,9 @@ fn separate_kernels_launch_and_move_more() {
     let mut compared = 0;
     for problem in bench::problems(true) {
         let measured = bench::measure(&device, &problem, settings).unwrap();
-        if let [fused, unfused] = &measured[..] {
+        if let [fused, unfused, ..] = &measured[..]
+            && unfused.form == "unfused"
+        {
             assert!(fused.launches < unfused.launches && fused.bytes < unfused.bytes, "{fused:?} {unfused:?}");
             compared += 1;
         }
@@ -72,9 +78,78 @@ fn the_phases_of_a_step_are_its_whole() {
         assert!(step.flops > 0 && step.bytes > 0 && step.launches > 20 && step.memory > 0, "{step:?}");
         let phases: f64 = step.phases.iter().sum();
         assert!(step.phases.iter().all(|&time| time > 0.0) && phases > 0.0, "{step:?}");
+        let two = step.rivals.iter().find(|rival| rival.name == "two D backwards");
+        assert_eq!(two.is_some_and(|two| two.seconds > 0.0), step.name.ends_with("simultaneous"), "{step:?}");
         alternating += usize::from(step.name.contains("n_dis 5"));
     }
     assert_eq!(alternating, 5);
+}
+
+#[test]
+fn two_backward_passes_of_d_are_the_same_step() {
+    let device = Device::host(2).unwrap();
+    let mut compared = 0;
+    for problem in bench::steps(true) {
+        let options = &problem.options;
+        if options.update != Update::Simultaneous || options.draws_points() {
+            continue;
+        }
+        let shape = options.shape;
+        let images: Vec<u8> =
+            (0..options.batch * shape.height * shape.width * shape.channels).map(|i| (i * 37 % 251) as u8).collect();
+        let labels: Vec<u32> = (0..options.batch as u32).collect();
+        let run = |two: bool| {
+            let mut trainer = Trainer::new(&device, options).unwrap();
+            trainer.set_two_backwards(two);
+            for _ in 0..3 {
+                trainer.step(&images, &labels).unwrap();
+            }
+            let metrics = trainer.metrics().unwrap();
+            [metrics.loss_d, metrics.loss_g, metrics.grad_norm_d, metrics.grad_norm_g]
+        };
+        for (one, two) in run(false).into_iter().zip(run(true)) {
+            assert!((one - two).abs() <= 1e-4 * one.abs().max(1.0), "{}: {one} and {two}", problem.name);
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 8);
+}
+
+#[test]
+fn a_power_law_is_found_again() {
+    let points: Vec<(f64, f64)> = [16.0, 32.0, 128.0, 512.0].map(|x: f64| (x, 3e-4 * x.powf(0.8))).into();
+    assert!((bench::exponent(&points).unwrap() - 0.8).abs() < 1e-9);
+    assert_eq!(bench::exponent(&points[..1]), None);
+}
+
+/// Timing a problem or a step checks every form of it against the first.
+#[cfg(feature = "libtorch")]
+#[test]
+fn libtorch_agrees_with_every_operation_and_step() {
+    let device = Device::host(2).unwrap();
+    let settings = Settings { caches: Caches::Warm, time: Duration::ZERO };
+    for problem in bench::problems(true) {
+        let measured = bench::measure(&device, &problem, settings).unwrap();
+        assert!(measured.iter().any(|form| form.form == "libtorch"), "{}", problem.name());
+    }
+    let mut ways = Vec::new();
+    for problem in bench::steps(true) {
+        let step = bench::measure_step(&device, &problem, settings).unwrap();
+        let found = step.rivals.iter().filter(|rival| rival.name.starts_with("libtorch")).count();
+        ways.push((problem.options.preset, found));
+    }
+    let count = |preset| ways.iter().filter(|(of, _)| *of == preset).map(|(_, found)| found).sum::<usize>();
+    assert_eq!([Preset::SoftmaxGan, Preset::Mnist, Preset::SnganProjection32].map(count), [3, 2, 4]);
+}
+
+#[cfg(feature = "libtorch")]
+#[test]
+fn every_aim_is_for_something_that_is_measured() {
+    let mut names: Vec<String> = bench::problems(false).iter().map(bench::Problem::name).collect();
+    names.extend(bench::steps(false).into_iter().map(|step| step.name));
+    for start in bench::libtorch::aimed_at() {
+        assert!(names.iter().any(|name| name.starts_with(start)), "{start}");
+    }
 }
 
 #[test]
@@ -101,7 +176,8 @@ fn the_program_prints_a_table_csv_and_json() {
 
     let (json, _) = run("--json matmul", 0);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let rows = json["operations"].as_array().unwrap();
+    let mut rows = json["operations"].as_array().unwrap().clone();
+    rows.retain(|row| row["form"] != "libtorch");
     assert_eq!(rows.len(), 4, "{json}");
     assert!(rows.iter().all(|row| row["median_us"].as_f64().unwrap() > 0.0 && row["operation"] == "matmul"), "{json}");
 
@@ -110,6 +186,22 @@ fn the_program_prints_a_table_csv_and_json() {
     let steps = json["steps"].as_array().unwrap();
     assert_eq!((steps.len(), json["operations"].as_array().unwrap().len()), (2, 0), "{json}");
     assert!(steps.iter().all(|step| step["phases_ms"]["D backward"].as_f64().unwrap() > 0.0), "{json}");
+
+    let (table, _) = run("--scaling mnist --threads 2", 0);
+    assert!(table.contains("batch    2   zgan") && table.contains("zgan as batch^"), "{table}");
+    assert!(table.contains("zgan as threads^") && !table.contains("width"), "{table}");
+    let (json, _) = run("--scaling width --json --threads 1", 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let fit = &json["sweeps"][0]["exponents"][0]["fits"][0];
+    assert!(fit["form"] == "zgan" && fit["exponent"].is_f64(), "{json}");
+    let (csv, _) = run("--scaling softmax-gan --csv --threads 1", 0);
+    assert!(csv.contains("\"softmax-gan against batch\",batch,4,1,zgan,"), "{csv}");
+    run("--scaling nonsense", 2);
+
+    if cfg!(feature = "libtorch") {
+        let (markdown, _) = run("--markdown hinge", 0);
+        assert!(markdown.contains("libtorch 2.13") && markdown.contains("\n| losses hinge 5+5 | "), "{markdown}");
+    }
 
     let (_, error) = run("nonsense", 2);
     assert!(error.contains("\"nonsense\""), "{error}");

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::Problem;
+use super::rivals::settle;
+use super::{Form, Problem};
 use crate::Result;
 use crate::device::{Buffer, Device, traffic};
 use crate::ops::elementary;
@@ -77,12 +78,18 @@ pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result
         });
     }
     let mut times = vec![Vec::new(); forms.len()];
+    let mut before = true;
+    let foreign = forms.iter().any(Form::foreign);
     let start = Instant::now();
     while times[0].len() < 3 || start.elapsed() < settings.time {
         for ((form, &repeat), times) in forms.iter().zip(&repeats).zip(&mut times) {
             if let Some([to, from]) = &sweep {
                 elementary::affine(to, from, 1.0, 0.0)?;
                 device.synchronize()?;
+            }
+            if foreign {
+                settle(before);
+                before = form.foreign();
             }
             let time = seconds(device, || (0..repeat).try_for_each(|_| form.run()))?;
             times.push(time / repeat as f64);

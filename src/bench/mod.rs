@@ -5,15 +5,21 @@
 //! the same, which is checked before anything is timed. They are timed in turns, so that noise meets all of them.
 
 mod ceilings;
+#[cfg(feature = "libtorch")]
+pub mod libtorch;
 mod measure;
 mod operations;
 mod report;
+mod rivals;
+mod scaling;
 mod steps;
 
 pub use ceilings::Ceilings;
 pub use measure::{Caches, Measured, Settings, measure};
 pub use operations::problems;
 pub use report::{Row, csv, heading, json, table};
+pub use rivals::MeasuredRival;
+pub use scaling::{Axis, Sweep, Timed, exponent, sweeps};
 pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps};
 
 use crate::device::{Buffer, Device};
@@ -59,6 +65,11 @@ impl Form {
 
     pub fn run(&self) -> Result<()> {
         (self.run)()
+    }
+
+    /// Whether it is another library's.
+    fn foreign(&self) -> bool {
+        matches!(self.outputs.first(), Some(Output::Read(_)))
     }
 
     /// Runs once, from outputs of zero, and reads them.
@@ -124,7 +135,11 @@ fn distance(found: &[f32], expected: &[f32]) -> f32 {
 
 /// The same numbers on every run, between -1 and 1.
 pub fn numbers(device: &Device, len: usize, seed: u64) -> Result<Buffer<f32>> {
+    device.upload(&values(len, seed))
+}
+
+fn values(len: usize, seed: u64) -> Vec<f32> {
     let mut values = vec![0.0; len];
     Random::new(seed, 0, 0).fill_uniform(&mut values, -1.0, 1.0);
-    device.upload(&values)
+    values
 }

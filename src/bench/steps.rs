@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::Ceilings;
 use super::measure::{Settings, median_and_spread, seconds};
+use super::rivals::{self, MeasuredRival, settle};
 use crate::Result;
 use crate::config::Config;
 use crate::data::{DataInfo, ImageShape};
@@ -14,6 +15,16 @@ use crate::gan::{Phase, Preset, Trainer, TrainerOptions, Update};
 pub struct StepProblem {
     pub name: String,
     pub options: TrainerOptions,
+}
+
+impl StepProblem {
+    /// Grey images for a step, and their labels.
+    pub(super) fn batch(&self, trainer: &Trainer) -> (Vec<u8>, Vec<u32>) {
+        let labelled = if self.options.draws_points() { 0 } else { trainer.images_per_step() };
+        let ImageShape { height, width, channels } = self.options.shape;
+        let labels = (0..labelled as u32).map(|i| i % self.options.classes.max(1) as u32).collect();
+        (vec![128; labelled * height * width * channels], labels)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -32,6 +43,8 @@ pub struct MeasuredStep {
     pub flops: u64,
     /// Device memory of the whole trainer, in bytes.
     pub memory: usize,
+    /// Other ways to do the same step.
+    pub rivals: Vec<MeasuredRival>,
 }
 
 /// Presets, widths and batches. Those of 64 and 128 pixels are narrowed, so that a CPU does a step within seconds.
@@ -71,6 +84,14 @@ pub fn steps(tiny: bool) -> Vec<StepProblem> {
     problems
 }
 
+/// A preset's simultaneous step at one size.
+pub(super) fn step_of(preset: Preset, width: usize, batch: usize) -> StepProblem {
+    let base = Config::preset(preset);
+    let config = Config { width, batch, batch_g: None, update: Update::Simultaneous, n_dis: 1, ..base };
+    let name = format!("step, {preset}, width {width}, batch {batch}, simultaneous");
+    StepProblem { name, options: config.trainer_options(&data(preset)) }
+}
+
 fn data(preset: Preset) -> DataInfo {
     let image = |side, channels| ImageShape { height: side, width: side, channels };
     let shape = match preset {
@@ -94,15 +115,18 @@ pub struct Stepper {
 impl Stepper {
     pub fn new(device: &Device, problem: &StepProblem) -> Result<Stepper> {
         let trainer = Trainer::new(device, &problem.options)?;
-        let labelled = if problem.options.draws_points() { 0 } else { trainer.images_per_step() };
-        let ImageShape { height, width, channels } = problem.options.shape;
-        let (images, labels) = (vec![128; labelled * height * width * channels], vec![0; labelled]);
+        let (images, labels) = problem.batch(&trainer);
         let mut stepper = Stepper { trainer, images, labels };
         stepper.run()?;
         stepper.run()?;
         // A step of numbers that are not finite is no step.
         stepper.trainer.metrics()?;
         Ok(stepper)
+    }
+
+    /// D's backward pass from now on twice, see [`Trainer::set_two_backwards`].
+    pub(super) fn set_two_backwards(&mut self) {
+        self.trainer.set_two_backwards(true);
     }
 
     pub fn run(&mut self) -> Result<()> {
@@ -115,7 +139,7 @@ impl Stepper {
     }
 }
 
-/// Times whole steps, and steps phase by phase, in turns.
+/// Times whole steps, steps phase by phase, and other ways to do them, in turns.
 pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) -> Result<MeasuredStep> {
     let mut stepper = Stepper::new(device, problem)?;
     let before = traffic();
@@ -123,13 +147,25 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
     let after = traffic();
     let mut phases = vec![Vec::new(); Phase::ALL.len()];
     let mut times = Vec::new();
+    let mut rivals = rivals::rivals(device, problem)?;
+    let mut of_rivals = vec![Vec::new(); rivals.len()];
+    settle(true);
     let start = Instant::now();
     while times.len() < 3 || start.elapsed() < settings.time {
         times.push(seconds(device, || stepper.run())?);
         for (times, time) in phases.iter_mut().zip(stepper.phases()?) {
             times.push(time);
         }
+        for (rival, times) in rivals.iter_mut().zip(&mut of_rivals) {
+            settle(false);
+            times.push(seconds(device, || rival.run())?);
+            settle(rival.foreign);
+        }
     }
+    let rivals = rivals.iter().zip(&mut of_rivals).map(|(rival, times)| {
+        let (seconds, spread) = median_and_spread(times);
+        MeasuredRival { name: rival.name, seconds, spread }
+    });
     let (seconds, spread) = median_and_spread(&mut times);
     Ok(MeasuredStep {
         name: problem.name.clone(),
@@ -140,6 +176,7 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
         bytes: after.bytes - before.bytes,
         flops: after.flops - before.flops,
         memory: Trainer::plan(&problem.options)?.bytes,
+        rivals: rivals.collect(),
     })
 }
 
@@ -157,11 +194,19 @@ impl MeasuredStep {
         self.flops as f64 / self.seconds
     }
 
-    /// Two lines: the name, and times in milliseconds.
+    /// The name, times in milliseconds, and a line for each other way, with its time by ours.
     pub fn row(&self, ceilings: &Ceilings) -> String {
+        let rivals: String = self
+            .rivals
+            .iter()
+            .map(|rival| {
+                let (time, spread, ratio) = (rival.seconds * 1e3, 100.0 * rival.spread, rival.seconds / self.seconds);
+                format!("\n{time:>9.2} {spread:>3.0} %   {}: {ratio:.2} times", rival.name)
+            })
+            .collect();
         let phases: String = self.phases.iter().map(|time| format!("{:>11.2}", time * 1e3)).collect();
         format!(
-            "{}\n{:>9.2} {:>3.0} %{phases} {:>8.1} {:>5.0} % {:>8} {:>8.3} {:>9.1}",
+            "{}\n{:>9.2} {:>3.0} %{phases} {:>8.1} {:>5.0} % {:>8} {:>8.3} {:>9.1}{rivals}",
             self.name,
             self.seconds * 1e3,
             100.0 * self.spread,
@@ -190,14 +235,22 @@ impl MeasuredStep {
             "bytes": self.bytes,
             "flops": self.flops,
             "memory_bytes": self.memory,
+            "others": self.rivals.iter().map(|rival| serde_json::json!({
+                "form": rival.name,
+                "median_ms": rival.seconds * 1e3,
+                "spread": rival.spread,
+                "ratio": rival.seconds / self.seconds,
+            })).collect::<Vec<_>>(),
         })
     }
 
-    /// As the header `step,median_ms,spread,` then the phases, `gflops,of_peak,launches,bytes,flops,memory_bytes`.
+    /// As the header `step,median_ms,spread,` then the phases, `gflops,of_peak,launches,bytes,flops,memory_bytes`,
+    /// and the other ways as `name: milliseconds; ...`.
     pub fn csv(&self, ceilings: &Ceilings) -> String {
         let phases: String = self.phases.iter().map(|time| format!("{:.5},", time * 1e3)).collect();
+        let rivals: Vec<String> = self.rivals.iter().map(|r| format!("{}: {:.5}", r.name, r.seconds * 1e3)).collect();
         format!(
-            "\"{}\",{:.5},{:.4},{phases}{:.3},{:.4},{},{},{},{}",
+            "\"{}\",{:.5},{:.4},{phases}{:.3},{:.4},{},{},{},{},\"{}\"",
             self.name,
             self.seconds * 1e3,
             self.spread,
@@ -206,12 +259,13 @@ impl MeasuredStep {
             self.launches,
             self.bytes,
             self.flops,
-            self.memory
+            self.memory,
+            rivals.join("; ")
         )
     }
 
     pub fn csv_header() -> String {
         let phases: String = Phase::ALL.iter().map(|phase| format!("{}_ms,", phase.name().replace(' ', "_"))).collect();
-        format!("step,median_ms,spread,{phases}gflops,of_peak,launches,bytes,flops,memory_bytes")
+        format!("step,median_ms,spread,{phases}gflops,of_peak,launches,bytes,flops,memory_bytes,others_ms")
     }
 }

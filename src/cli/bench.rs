@@ -6,19 +6,19 @@ use clap::Args;
 use zgan::bench::{self, Caches, Ceilings, Row, Settings};
 use zgan::device::{Device, DeviceChoice};
 
-use super::say;
+use super::{say, scaling};
 
 #[derive(Args)]
 pub struct Bench {
     /// Only what holds this text: an operation with its sizes, or "step" with a preset
     #[arg(value_name = "TEXT")]
-    filter: Option<String>,
+    pub filter: Option<String>,
     /// auto, host, cuda, cuda:N or simt
     #[arg(long, default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
+    pub device: DeviceChoice,
     /// Threads of the host, 0 for one a core
     #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    pub threads: usize,
     /// Let each run find in the caches what the run before left there
     #[arg(long)]
     warm: bool,
@@ -27,13 +27,20 @@ pub struct Bench {
     time: f64,
     /// Sizes that only try the program; their times say nothing
     #[arg(long)]
-    tiny: bool,
+    pub tiny: bool,
     /// Print one JSON object instead of the table
     #[arg(long, conflicts_with = "csv")]
-    json: bool,
+    pub json: bool,
     /// Print CSV instead of the table
     #[arg(long)]
-    csv: bool,
+    pub csv: bool,
+    /// Step time against batch, width and threads instead, with the exponents of power laws that fit
+    #[arg(long)]
+    scaling: bool,
+    /// Print what is compared with libtorch as a table in Markdown, with what was aimed at
+    #[cfg(feature = "libtorch")]
+    #[arg(long, conflicts_with_all = ["json", "csv", "scaling"])]
+    markdown: bool,
 }
 
 impl Bench {
@@ -42,8 +49,16 @@ impl Bench {
         let time = Duration::try_from_secs_f64(self.time)
             .map_err(|_| zgan::Error::Config(format!("--time {}: a number of seconds, 0 or more", self.time)))?;
         let caches = if self.warm { Caches::Warm } else { Caches::Cold };
+        let settings = Settings { caches, time };
+        if self.scaling {
+            return scaling::run(self, settings);
+        }
         let ceilings = Ceilings::measure(&device)?;
-        let for_people = !self.json && !self.csv;
+        #[cfg(not(feature = "libtorch"))]
+        let markdown = false;
+        #[cfg(feature = "libtorch")]
+        let markdown = self.markdown;
+        let for_people = !self.json && !self.csv && !markdown;
         if for_people {
             say(device.description());
             say(format!(
@@ -52,8 +67,9 @@ impl Bench {
                 ceilings.bandwidth * 1e-9,
                 if self.warm { "warm" } else { "cold" }
             ));
+            #[cfg(feature = "libtorch")]
+            say(bench::libtorch::description(&device)?);
         }
-        let settings = Settings { caches, time };
         let wanted = |name: &str| self.filter.as_ref().is_none_or(|text| name.contains(text.as_str()));
         let (mut rows, mut steps) = (Vec::new(), Vec::new());
         for problem in bench::problems(self.tiny).iter().filter(|problem| wanted(&problem.name())) {
@@ -66,7 +82,11 @@ impl Bench {
             }
             rows.push(row);
         }
-        for problem in bench::steps(self.tiny).iter().filter(|problem| wanted(&problem.name)) {
+        let mut problems = bench::steps(self.tiny);
+        problems.retain(|problem| wanted(&problem.name));
+        #[cfg(feature = "libtorch")]
+        problems.retain(|problem| !markdown || bench::libtorch::has(&problem.options));
+        for problem in &problems {
             let step = bench::measure_step(&device, problem, settings)?;
             if for_people {
                 if steps.is_empty() {
@@ -79,6 +99,10 @@ impl Bench {
         if rows.is_empty() && steps.is_empty() {
             let filter = self.filter.as_deref().unwrap_or_default();
             return Err(zgan::Error::Config(format!("nothing is called {filter:?}; zgan bench lists all")).into());
+        }
+        #[cfg(feature = "libtorch")]
+        if markdown {
+            say(bench::libtorch::markdown(&device, &ceilings, &rows, &steps)?.trim_end());
         }
         if self.json {
             say(serde_json::to_string_pretty(&bench::json(&device.description(), &rows, &steps, &ceilings))?);

@@ -8,6 +8,7 @@ mod info;
 mod kernels;
 mod progress;
 mod sample;
+mod scaling;
 mod train;
 
 use std::io::Write;

@@ -4,14 +4,14 @@ mod classes;
 mod latents;
 mod loss;
 mod mlp;
-mod networks;
+pub(crate) mod networks;
 mod options;
 mod penalty;
 mod player;
 mod resnet;
 pub mod ring;
 mod sampler;
-mod step;
+pub(crate) mod step;
 mod trainer;
 mod workspace;
 

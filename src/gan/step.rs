@@ -15,11 +15,11 @@ use crate::ops::random;
 use crate::ops::state;
 
 /// Each use of random numbers in a step has its own stream; the draws of a step are this many streams apart.
-pub(super) const LATENTS: u32 = 0;
-pub(super) const LABELS: u32 = 1;
+pub(crate) const LATENTS: u32 = 0;
+pub(crate) const LABELS: u32 = 1;
 const PIXELS: u32 = 2;
 const SHARES: u32 = 3;
-const STREAMS: u32 = 8;
+pub(crate) const STREAMS: u32 = 8;
 
 /// The running statistics' momentum while training, PyTorch's default.
 const MOMENTUM: f32 = 0.1;
@@ -73,7 +73,7 @@ impl Trainer {
                 self.judge(0..n + m_g, &self.workspace.of_d)?;
                 self.learn_d(all_d, 0)?;
                 // Without a class loss the one backward pass has left the signal at the fakes.
-                if self.workspace.classes.is_some() {
+                if self.workspace.classes.is_some() || self.two_backwards {
                     self.take_signal(fakes_g, &self.workspace.of_d)?;
                 }
                 self.learn_g(&self.workspace.of_d)?;
@@ -211,7 +211,7 @@ impl Trainer {
             classes.seed_d(real, fakes.clone(), &self.state)?;
         }
         let one_pass = w.classes.is_none();
-        let leaves_signal = one_pass && self.options.update == Update::Simultaneous;
+        let leaves_signal = one_pass && self.options.update == Update::Simultaneous && !self.two_backwards;
         w.discriminator.backward(&Backward {
             weights: player.weights(),
             gradients: Some(&player.gradients),

@@ -37,6 +37,8 @@ pub struct Trainer {
     way: Way,
     /// Where the phases of a step began in the device's queue, in one that is timed.
     pub(super) marks: Option<RefCell<Vec<(Phase, Event)>>>,
+    /// Of D in a simultaneous step, where one would do.
+    pub(super) two_backwards: bool,
 }
 
 /// How a step is started.
@@ -68,6 +70,7 @@ impl Trainer {
             sampler: None,
             way: Way::ToCapture,
             marks: None,
+            two_backwards: false,
             options: options.clone(),
         })
     }
@@ -117,6 +120,15 @@ impl Trainer {
     /// Whether a GPU is to do a step as one captured graph, as it does unless told otherwise; the numbers are the same.
     pub fn set_graph(&mut self, graph: bool) {
         self.way = if graph { Way::ToCapture } else { Way::Launched };
+    }
+
+    /// Whether a simultaneous step is to find the signal at the fakes by a second backward pass of D, as it would without
+    /// the pass that serves both players; the numbers are the same. To see what that one saves.
+    pub fn set_two_backwards(&mut self, two: bool) {
+        self.two_backwards = two;
+        if !matches!(self.way, Way::Launched) {
+            self.way = Way::ToCapture;
+        }
     }
 
     /// One training step, launched kernel by kernel, and the time that the device took for each phase of it, in the order

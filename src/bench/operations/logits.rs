@@ -1,5 +1,7 @@
 //! What ends a discriminator: its head and the loss.
 
+#[cfg(feature = "libtorch")]
+use super::super::libtorch;
 use super::super::{Form, Problem, numbers};
 use super::labels;
 use crate::Result;
@@ -45,7 +47,12 @@ fn log_partition(each: usize) -> Problem {
                 let compute = if fused { log_partition::fused } else { log_partition::plain };
                 Ok(Form::new(name, &outputs.each_ref(), move || compute(&out, &real, &fake, 1.0, &workspace)))
             };
-            Ok(vec![form("fused", true)?, form("unfused", false)?])
+            Ok(vec![
+                form("fused", true)?,
+                form("unfused", false)?,
+                #[cfg(feature = "libtorch")]
+                libtorch::log_partition(device, each)?,
+            ])
         }),
     }
 }
@@ -54,13 +61,17 @@ fn hinge(each: usize) -> Problem {
     Problem {
         operation: "losses",
         sizes: format!("hinge {each}+{each}"),
-        tolerance: 0.0,
+        tolerance: 1e-5,
         make: Box::new(move |device| {
             let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
             let out = evaluation(device, each)?;
             let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
             let fused = Form::new("fused", &outputs.each_ref(), move || losses::fused(&out, &real, &fake, Loss::Hinge));
-            Ok(vec![fused])
+            Ok(vec![
+                fused,
+                #[cfg(feature = "libtorch")]
+                libtorch::hinge(device, each)?,
+            ])
         }),
     }
 }
@@ -104,7 +115,12 @@ fn head([n, p, c, classes]: [usize; 4]) -> Problem {
                     }
                 }))
             };
-            Ok(vec![form("fused", true)?, form("unfused", false)?])
+            Ok(vec![
+                form("fused", true)?,
+                form("unfused", false)?,
+                #[cfg(feature = "libtorch")]
+                libtorch::head(device, [n, p, c, classes])?,
+            ])
         }),
     }
 }

@@ -1,5 +1,7 @@
 //! What waits for memory: conditional batch norm, Adam, spectral normalisation.
 
+#[cfg(feature = "libtorch")]
+use super::super::libtorch;
 use super::super::{Form, Problem, numbers};
 use super::labels;
 use crate::Result;
@@ -79,7 +81,12 @@ fn conditional_norm([n, h, w, c]: [usize; 4]) -> Problem {
                     norm::backward(gradients, &dz, batch, affine, Activation::Identity, shape, &workspace)
                 }))
             };
-            Ok(vec![form("fused", true)?, form("unfused", false)?])
+            Ok(vec![
+                form("fused", true)?,
+                form("unfused", false)?,
+                #[cfg(feature = "libtorch")]
+                libtorch::conditional_norm(device, [n, h, w, c], CLASSES)?,
+            ])
         }),
     }
 }
@@ -89,7 +96,7 @@ fn adam_with_average(parameters: usize) -> Problem {
     Problem {
         operation: "adam",
         sizes: format!("with average, {parameters} parameters"),
-        tolerance: 0.0,
+        tolerance: 1e-5,
         make: Box::new(move |device| {
             let [values, gradient] = [numbers(device, parameters, 1)?, numbers(device, parameters, 2)?];
             let zeros = |len: usize| device.zeros::<f32>(len);
@@ -98,7 +105,8 @@ fn adam_with_average(parameters: usize) -> Problem {
             let workspace = zeros(adam::workspace_len(device, parameters))?;
             let state = StateBuffer::new(device, &State::new(1, [1e-3; 2], 0, 0))?;
             let settings = Adam { beta1: 0.5, beta2: 0.999, eps: 1e-8 };
-            let outputs = [norm.clone()];
+            // All are 0 at the start, as they are before a comparison.
+            let outputs = [&first, &second, &average].map(Buffer::clone);
             let fused = Form::new("fused", &outputs.each_ref(), move || {
                 let buffers =
                     Buffers { parameters: &values, first_moment: &first, second_moment: &second, gradient: &gradient };
@@ -106,7 +114,11 @@ fn adam_with_average(parameters: usize) -> Problem {
                 let generator = state::Network::Generator;
                 adam::update(&buffers, Some(&average), &norm, &state, generator, &settings, &workspace)
             });
-            Ok(vec![fused])
+            Ok(vec![
+                fused,
+                #[cfg(feature = "libtorch")]
+                libtorch::adam_with_average(device, parameters)?,
+            ])
         }),
     }
 }
@@ -124,7 +136,7 @@ fn spectral(width: usize) -> Problem {
     Problem {
         operation: "spectral_norm",
         sizes: format!("D of sngan-projection-32, width {width}, {parameters} parameters"),
-        tolerance: 0.0,
+        tolerance: 1e-4,
         make: Box::new(move |device| {
             let plan = Plan::new(device, parameters, &matrices)?;
             let weights = numbers(device, parameters, 1)?;
@@ -138,7 +150,11 @@ fn spectral(width: usize) -> Problem {
                 spectral_norm::forward(&plan, &effective, &weights, state, true)?;
                 spectral_norm::backward(&plan, &gradient, &effective, state)
             });
-            Ok(vec![fused])
+            Ok(vec![
+                fused,
+                #[cfg(feature = "libtorch")]
+                libtorch::spectral(device, parameters, &matrices)?,
+            ])
         }),
     }
 }

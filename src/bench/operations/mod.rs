@@ -4,6 +4,9 @@ mod logits;
 mod memory;
 mod products;
 
+#[cfg(feature = "libtorch")]
+pub(super) use products::Pass;
+
 use super::Problem;
 use crate::Result;
 use crate::device::{Buffer, Device};

@@ -1,5 +1,7 @@
 //! Matrix products and convolutions, and attention.
 
+#[cfg(feature = "libtorch")]
+use super::super::libtorch;
 use super::super::{Form, Problem, numbers};
 use crate::Result;
 use crate::device::Buffer;
@@ -64,7 +66,7 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
 }
 
 #[derive(Clone, Copy)]
-enum Pass {
+pub enum Pass {
     Forward,
     InputGradient,
     WeightGradient,
@@ -126,6 +128,8 @@ fn linear(sizes: Linear, pass: Pass) -> Problem {
             if matches!(pass, Pass::Forward) {
                 forms.push(form("unfused", false)?);
             }
+            #[cfg(feature = "libtorch")]
+            forms.push(libtorch::linear(device, sizes, pass)?);
             Ok(forms)
         }),
     }
@@ -164,7 +168,11 @@ fn convolution(sizes: Conv, pass: Pass) -> Problem {
                     }
                 }
             });
-            Ok(vec![plain])
+            Ok(vec![
+                plain,
+                #[cfg(feature = "libtorch")]
+                libtorch::convolution(device, sizes, pass)?,
+            ])
         }),
     }
 }
@@ -204,7 +212,12 @@ fn generator_convolution(n: usize, side: usize, c: usize, k: usize) -> Problem {
                     norm::apply(&y, &product, Tables { scale: &many, shift: &bias }, Activation::Identity, wide)
                 }))
             };
-            Ok(vec![form("fused", true)?, form("unfused", false)?])
+            Ok(vec![
+                form("fused", true)?,
+                form("unfused", false)?,
+                #[cfg(feature = "libtorch")]
+                libtorch::generator_convolution(device, [n, side, c, k])?,
+            ])
         }),
     }
 }
@@ -251,7 +264,12 @@ fn discriminator_convolution(n: usize, side: usize, c: usize, k: usize) -> Probl
                     elementary::add(&y, &mean, &residual)
                 }))
             };
-            Ok(vec![form("fused", true)?, form("unfused", false)?])
+            Ok(vec![
+                form("fused", true)?,
+                form("unfused", false)?,
+                #[cfg(feature = "libtorch")]
+                libtorch::discriminator_convolution(device, [n, side, c, k])?,
+            ])
         }),
     }
 }
@@ -277,7 +295,11 @@ fn attention(shape: Shape) -> Problem {
                 let gradients = Gradients { dq: &dq, dk: &d_k, dv: &d_v };
                 attention::backward(gradients, &d_o, &o, inputs, &lse, shape, &workspace)
             });
-            Ok(vec![streaming])
+            Ok(vec![
+                streaming,
+                #[cfg(feature = "libtorch")]
+                libtorch::attention(device, shape)?,
+            ])
         }),
     }
 }

@@ -1,0 +1,165 @@
+//! libtorch beside us, behind the feature `libtorch`: the operations and training steps of the tables, written the way a
+//! good user of PyTorch writes them, timed in turns with ours in one process, and checked against ours before.
+//!
+//! Like with like: the same sizes, f32, as many threads; activations and filters channels last; `logsumexp`; nothing
+//! that a loss does not ask for is differentiated; the fused Adam; gradients dropped, not cleared. Forward and backward
+//! go through autograd where a step's would, else through the passes alone. Inputs lie on the device from the start.
+//! Where a choice had to be made it is libtorch's gain: its Adam does not measure the gradient, its images are floats
+//! already, and no interpreter stands between it and us.
+//!
+//! On a GPU cuDNN may search for its fastest convolutions (`cudnn.benchmark`), and every run waits for the device. There
+//! is no captured graph of libtorch's: tch has no such call. That half has never run.
+//!
+//! `native.rs` is the one place outside `src/device/` and `src/ops/` that says `unsafe`: tch lacks some calls. tch's own
+//! calls panic where libtorch refuses: shapes here are fixed, so that is a mistake in these files or a lack of memory.
+
+mod logits;
+mod memory;
+mod native;
+mod networks;
+mod products;
+mod steps;
+mod table;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+pub use logits::{head, hinge, log_partition};
+pub use memory::{adam_with_average, conditional_norm, spectral};
+pub use products::{attention, convolution, discriminator_convolution, generator_convolution, linear};
+pub use steps::{has, reference_step, step};
+pub use table::{aimed_at, markdown};
+
+use tch::{Kind, Tensor};
+
+use super::{Form, Output, values};
+use crate::device::Device;
+use crate::{Error, Result};
+
+/// The name of its forms.
+pub const NAME: &str = "libtorch";
+/// The name of the step as the implementation does it that the Softmax GAN note points at.
+const REFERENCE: &str = "libtorch, the reference's way";
+
+/// Where libtorch runs.
+#[derive(Clone, Copy)]
+struct Torch {
+    device: tch::Device,
+}
+
+impl Torch {
+    /// Beside this device, with as many threads.
+    fn new(device: &Device) -> Result<Torch> {
+        if device.execution() != "cuda" {
+            tch::set_num_threads(device.workers() as i32);
+            return Ok(Torch { device: tch::Device::Cpu });
+        }
+        if !tch::Cuda::is_available() {
+            let what = "this libtorch finds no GPU: build with LIBTORCH set to one that has CUDA";
+            return Err(Error::Device(what.into()));
+        }
+        tch::Cuda::cudnn_set_benchmark(true);
+        Ok(Torch { device: tch::Device::Cuda(0) })
+    }
+
+    /// The numbers that ours start from.
+    fn numbers(self, shape: &[usize], seed: u64) -> Tensor {
+        self.tensor(&values(shape.iter().product(), seed), shape)
+    }
+
+    fn tensor(self, values: &[f32], shape: &[usize]) -> Tensor {
+        let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        Tensor::from_slice(values).view(shape.as_slice()).to_device(self.device)
+    }
+
+    /// (N, H, W, C) as libtorch's (N, C, H, W), channels last.
+    fn image(self, shape: [usize; 4], seed: u64) -> Tensor {
+        self.numbers(&shape, seed).permute([0, 3, 1, 2])
+    }
+
+    /// (R, S, C, K) as libtorch's (K, C, R, S), channels last.
+    fn filters(self, shape: [usize; 4], seed: u64) -> Tensor {
+        filters(&self.numbers(&shape, seed))
+    }
+
+    fn labels(self, labels: impl Iterator<Item = u32>) -> Tensor {
+        let labels: Vec<i64> = labels.map(i64::from).collect();
+        Tensor::from_slice(&labels).to_device(self.device)
+    }
+
+    fn wait(self) {
+        if let tch::Device::Cuda(ordinal) = self.device {
+            tch::Cuda::synchronize(ordinal as i64);
+        }
+    }
+
+    /// A form that `run` computes; each of `reads` finds one output among what it returns.
+    fn form(self, reads: Vec<Read>, run: impl Fn() -> Result<Vec<Tensor>> + 'static) -> Form {
+        let slot = Rc::new(RefCell::new(Vec::new()));
+        let outputs = reads.into_iter().map(|read| {
+            let slot = slot.clone();
+            Output::Read(Box::new(move || read(&slot.borrow())))
+        });
+        let outputs = outputs.collect();
+        let run = move || {
+            let results = run()?;
+            self.wait();
+            *slot.borrow_mut() = results;
+            Ok(())
+        };
+        Form { name: NAME, run: Box::new(run), outputs }
+    }
+}
+
+fn filters(rsck: &Tensor) -> Tensor {
+    rsck.permute([3, 0, 1, 2]).contiguous().permute([0, 3, 1, 2])
+}
+
+/// Makes an input of it whose gradient is wanted.
+fn leaf(tensor: Tensor) -> Tensor {
+    tensor.set_requires_grad(true)
+}
+
+type Read = Box<dyn Fn(&[Tensor]) -> Vec<f32>>;
+
+/// The dimensions of libtorch's tensors in the order that ours have.
+const PLAIN: &[i64] = &[];
+const NHWC: &[i64] = &[0, 2, 3, 1];
+const RSCK: &[i64] = &[2, 3, 1, 0];
+const TURNED: &[i64] = &[1, 0];
+
+/// Result `i`, as our buffers hold it.
+fn read(i: usize, order: &'static [i64]) -> Read {
+    Box::new(move |results| {
+        floats(&if order.is_empty() { results[i].shallow_clone() } else { results[i].permute(order) })
+    })
+}
+
+fn floats(tensor: &Tensor) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.numel()];
+    tensor.to_device(tch::Device::Cpu).contiguous().copy_data(&mut values, tensor.numel());
+    values
+}
+
+/// One line: what it is, and what may differ from run to run.
+pub fn description(device: &Device) -> Result<String> {
+    let torch = Torch::new(device)?;
+    let threads = tch::get_num_threads();
+    Ok(match torch.device {
+        tch::Device::Cuda(_) => {
+            let (products, convolutions) = native::tf32();
+            let on = |on| if on { "on" } else { "off" };
+            format!(
+                "libtorch 2.13 (tch 0.26) on the GPU: cudnn.benchmark on, TF32 {} in products and {} in convolutions, no graph",
+                on(products),
+                on(convolutions)
+            )
+        }
+        _ => format!("libtorch 2.13 (tch 0.26) on the CPU, {threads} threads"),
+    })
+}
+
+/// A scalar's value.
+fn scalar(tensor: &Tensor) -> f32 {
+    tensor.to_kind(Kind::Float).double_value(&[]) as f32
+}

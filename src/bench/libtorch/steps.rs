@@ -1,0 +1,260 @@
+//! Whole training steps.
+
+use tch::{Kind, Tensor};
+
+use super::logits::losses;
+use super::native::{Adam, gradients, lerp};
+use super::networks::{Discriminator, Generator};
+use super::{Torch, scalar};
+use crate::bench::StepProblem;
+use crate::bench::rivals::Rival;
+use crate::checkpoint::NamedTensor;
+use crate::data::ImageShape;
+use crate::device::Device;
+use crate::gan::networks::real_is_low;
+use crate::gan::step::{LABELS, LATENTS, STREAMS};
+use crate::gan::{Loss, Preset, Trainer, TrainerOptions, Update};
+use crate::random::Random;
+use crate::{Error, Result};
+
+/// Who is differentiated how in a simultaneous step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// What each loss is for, by `autograd.grad` from one forward pass.
+    Asked,
+    /// As PyTorch-GAN's Softmax GAN, in an order that is legal: log(Z + 1e-8), and both losses' `backward` through the one
+    /// graph, each to all parameters of both networks.
+    Reference,
+}
+
+/// Where a step's latents and labels come from.
+#[derive(Clone, Copy)]
+enum Draws {
+    /// libtorch's generator.
+    Own,
+    /// The numbers of our step of this number.
+    Ours(u32),
+}
+
+struct Peer {
+    torch: Torch,
+    options: TrainerOptions,
+    way: Way,
+    generator: Generator,
+    discriminator: Discriminator,
+    adams: [Adam; 2],
+    average: Vec<Tensor>,
+    /// For each D step of a step: images, channels last, and their labels.
+    real: Vec<(Tensor, Tensor)>,
+}
+
+/// Of one step; the last D step's.
+struct Losses {
+    d: Tensor,
+    g: Tensor,
+}
+
+impl Peer {
+    /// From the tensors of a trainer, and a step's images and labels.
+    fn new(
+        torch: Torch,
+        (options, way): (&TrainerOptions, Way),
+        tensors: &[NamedTensor],
+        (images, labels): (&[u8], &[u32]),
+    ) -> Result<Peer> {
+        let generator = Generator::new(torch, options, tensors)?;
+        let discriminator = Discriminator::new(torch, options, tensors)?;
+        let betas = [options.beta1, options.beta2];
+        let adam = |parameters: &[Tensor], rate: f32| Adam::new(parameters, rate.into(), betas);
+        let adams =
+            [adam(&generator.parameters.leaves, options.lr_g), adam(&discriminator.parameters.leaves, options.lr_d)];
+        let averaged = generator.parameters.leaves.iter().filter(|_| options.average > 0.0);
+        let average = averaged.map(|leaf| leaf.detach().copy()).collect();
+        let (n, ImageShape { height, width, channels }) = (options.batch, options.shape);
+        let size = height * width * channels;
+        let batch = |i: usize| {
+            let bytes = &images[i * n * size..(i + 1) * n * size];
+            let pixels: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+            let images = match options.preset {
+                Preset::SoftmaxGan => torch.tensor(&pixels, &[n, size]),
+                _ => torch.tensor(&pixels, &[n, height, width, channels]).permute([0, 3, 1, 2]),
+            };
+            (images, torch.labels(labels[i * n..(i + 1) * n].iter().copied()))
+        };
+        let real = (0..options.n_dis).map(batch).collect();
+        Ok(Peer { torch, options: options.clone(), way, generator, discriminator, adams, average, real })
+    }
+
+    /// Latents and wanted labels of the use `i` of random numbers in a step.
+    fn draw(&self, draws: Draws, i: u32) -> (Tensor, Tensor) {
+        let (m, latent, classes) = (self.options.batch_g, self.options.latent, self.options.classes);
+        let on = |kind| (kind, self.torch.device);
+        match draws {
+            Draws::Own => (
+                Tensor::randn([m as i64, latent as i64], on(Kind::Float)),
+                Tensor::randint(classes as i64, [m as i64], on(Kind::Int64)),
+            ),
+            Draws::Ours(step) => {
+                let random = |stream| Random::new(self.options.seed, i * STREAMS + stream, step);
+                let mut z = vec![0.0; m * latent];
+                random(LATENTS).fill_normal(&mut z, 1.0);
+                let mut labels = random(LABELS);
+                let wanted = (0..m).map(|_| labels.below(classes as u32));
+                (self.torch.tensor(&z, &[m, latent]), self.torch.labels(wanted))
+            }
+        }
+    }
+
+    fn losses(&self, logits: &Tensor) -> Result<[Tensor; 2]> {
+        let n = self.options.batch as i64;
+        if self.way == Way::Reference {
+            let log_z = (logits.neg().exp().sum(Kind::Float) + 1e-8).log();
+            return Ok([logits.narrow(0, 0, n).mean(Kind::Float) + &log_z, logits.mean(Kind::Float) + log_z]);
+        }
+        losses(self.options.loss, logits, n, real_is_low(&self.options))
+    }
+
+    fn step(&self, draws: Draws) -> Result<Losses> {
+        let losses = match self.options.update {
+            Update::Simultaneous => self.together(draws)?,
+            Update::Alternating if self.options.n_dis == 1 => {
+                let (z, wanted) = self.draw(draws, 0);
+                let fake = self.generator.forward(&z, &wanted)?;
+                let d = self.move_d(&self.real[0], &fake.detach(), &wanted)?;
+                Losses { d, g: self.move_g(&fake, &wanted)? }
+            }
+            // G first, then every D step with fakes of its own.
+            Update::Alternating => {
+                let (z, wanted) = self.draw(draws, 0);
+                let g = self.move_g(&self.generator.forward(&z, &wanted)?, &wanted)?;
+                let mut d = g.shallow_clone();
+                for (real, i) in self.real.iter().zip(1..) {
+                    let (z, wanted) = self.draw(draws, i);
+                    let fake = tch::no_grad(|| self.generator.forward(&z, &wanted))?;
+                    d = self.move_d(real, &fake, &wanted)?;
+                }
+                Losses { d, g }
+            }
+        };
+        self.torch.wait();
+        Ok(losses)
+    }
+
+    /// Both players from one forward pass.
+    fn together(&self, draws: Draws) -> Result<Losses> {
+        let (images, labels) = &self.real[0];
+        let (z, wanted) = self.draw(draws, 0);
+        let fake = self.generator.forward(&z, &wanted)?;
+        let weights = self.discriminator.weights(true);
+        let both = Tensor::cat(&[images, &fake], 0);
+        let logits = self.discriminator.forward(&weights, &both, &Tensor::cat(&[labels, &wanted], 0))?;
+        let [d, g] = self.losses(&logits)?;
+        let (of_g, of_d) = (&self.generator.parameters.leaves, &self.discriminator.parameters.leaves);
+        let (by_g, by_d) = match self.way {
+            Way::Asked => {
+                let by_d = gradients(&d, None, of_d, true)?;
+                (gradients(&g, None, of_g, false)?, by_d)
+            }
+            Way::Reference => {
+                let all: Vec<Tensor> = of_g.iter().chain(of_d).map(Tensor::shallow_clone).collect();
+                let mut by_g = gradients(&g, None, &all, true)?;
+                by_g.truncate(of_g.len());
+                (by_g, gradients(&d, None, &all, false)?.split_off(of_g.len()))
+            }
+        };
+        self.adams[1].step(of_d, &by_d)?;
+        self.update_g(&by_g)?;
+        Ok(Losses { d, g })
+    }
+
+    fn move_d(&self, (images, labels): &(Tensor, Tensor), fake: &Tensor, wanted: &Tensor) -> Result<Tensor> {
+        let weights = self.discriminator.weights(true);
+        let both = Tensor::cat(&[images, fake], 0);
+        let logits = self.discriminator.forward(&weights, &both, &Tensor::cat(&[labels, wanted], 0))?;
+        let [d, _] = self.losses(&logits)?;
+        let leaves = &self.discriminator.parameters.leaves;
+        self.adams[1].step(leaves, &gradients(&d, None, leaves, false)?)?;
+        Ok(d)
+    }
+
+    /// D's parameters, and the real images, get no gradient.
+    fn move_g(&self, fake: &Tensor, wanted: &Tensor) -> Result<Tensor> {
+        let weights: Vec<Tensor> =
+            tch::no_grad(|| self.discriminator.weights(false)).iter().map(Tensor::detach).collect();
+        let of_fakes = self.discriminator.forward(&weights, fake, wanted)?;
+        let (images, labels) = &self.real[0];
+        let of_real = if self.options.loss.couples_the_batch() {
+            tch::no_grad(|| self.discriminator.forward(&weights, images, labels))?
+        } else {
+            of_fakes.detach()
+        };
+        let [_, g] = self.losses(&Tensor::cat(&[of_real, of_fakes], 0))?;
+        self.update_g(&gradients(&g, None, &self.generator.parameters.leaves, false)?)?;
+        Ok(g)
+    }
+
+    fn update_g(&self, gradients: &[Tensor]) -> Result<()> {
+        let leaves = &self.generator.parameters.leaves;
+        self.adams[0].step(leaves, gradients)?;
+        if self.average.is_empty() {
+            return Ok(());
+        }
+        lerp(&self.average, leaves, 1.0 - f64::from(self.options.average))
+    }
+}
+
+/// Whether this step is written here.
+pub fn has(options: &TrainerOptions) -> bool {
+    let sngan = matches!(options.preset, Preset::SnganProjection32 | Preset::SnganProjection64);
+    sngan || matches!(options.preset, Preset::SoftmaxGan | Preset::Mnist)
+}
+
+/// libtorch's way to do this step, after it was checked against ours; none where it is not written.
+pub fn step(device: &Device, problem: &StepProblem) -> Result<Option<Rival>> {
+    if !has(&problem.options) {
+        return Ok(None);
+    }
+    rival(device, problem, super::NAME, Way::Asked).map(Some)
+}
+
+/// The same for the step of PyTorch-GAN's Softmax GAN.
+pub fn reference_step(device: &Device, problem: &StepProblem) -> Result<Option<Rival>> {
+    let TrainerOptions { preset, update, loss, .. } = problem.options;
+    if (preset, update, loss) != (Preset::SoftmaxGan, Update::Simultaneous, Loss::Softmax) {
+        return Ok(None);
+    }
+    rival(device, problem, super::REFERENCE, Way::Reference).map(Some)
+}
+
+/// Steps of both from the same parameters, images and random numbers: so many, that a mistake in a gradient or an
+/// update shows in the losses of the next.
+const CHECKED: u32 = 3;
+/// The largest difference of a loss, relative to it (to 1 where it is smaller).
+const TOLERANCE: f32 = 2e-3;
+
+fn rival(device: &Device, problem: &StepProblem, name: &'static str, way: Way) -> Result<Rival> {
+    let torch = Torch::new(device)?;
+    // Noise on the images is drawn on our device alone.
+    let options = TrainerOptions { noise: 0.0, flips: false, ..problem.options.clone() };
+    let mut trainer = Trainer::new(device, &options)?;
+    let (mut images, labels) = problem.batch(&trainer);
+    let mut random = Random::new(1, 0, 0);
+    images.fill_with(|| random.word() as u8);
+    let peer = Peer::new(torch, (&options, way), &trainer.tensors()?, (&images, &labels))?;
+    for step in 0..CHECKED {
+        trainer.step(&images, &labels)?;
+        let ours = trainer.metrics()?;
+        let theirs = peer.step(Draws::Ours(step))?;
+        for (player, ours, theirs) in [("D", ours.loss_d, scalar(&theirs.d)), ("G", ours.loss_g, scalar(&theirs.g))] {
+            let difference = (ours - theirs).abs() / ours.abs().max(1.0);
+            if difference.is_nan() || difference > TOLERANCE {
+                return Err(Error::Check(format!(
+                    "{}, {name}: the loss of {player} in step {} is {theirs}, ours {ours}",
+                    problem.name,
+                    step + 1
+                )));
+            }
+        }
+    }
+    Ok(Rival::new(name, true, move || peer.step(Draws::Own).map(|_| ())))
+}
