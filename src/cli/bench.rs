@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use zgan::bench::{self, Caches, Ceilings, Row, Settings};
 use zgan::device::{Device, DeviceChoice};
+use zgan::nn::Fusion;
 
 use super::say;
 
@@ -22,6 +23,9 @@ pub struct Bench {
     /// Let each run find in the caches what the run before left there
     #[arg(long)]
     warm: bool,
+    /// Time steps also with these from separate kernels, each beside its fused form
+    #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
+    unfused: Vec<Fusion>,
     /// Seconds for each problem
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     time: f64,
@@ -66,7 +70,12 @@ impl Bench {
             }
             rows.push(row);
         }
-        for problem in bench::steps(self.tiny).iter().filter(|problem| wanted(&problem.name)) {
+        let fused = bench::steps(self.tiny).into_iter().filter(|problem| wanted(&problem.name));
+        let both = fused.flat_map(|problem| {
+            let unfused = problem.unfused(&self.unfused);
+            [Some(problem), unfused]
+        });
+        for problem in &both.flatten().collect::<Vec<_>>() {
             let step = bench::measure_step(&device, problem, settings)?;
             if for_people {
                 if steps.is_empty() {

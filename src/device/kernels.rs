@@ -34,6 +34,25 @@ pub struct Module {
     pub kernels: &'static [Kernel],
 }
 
+/// A kernel's own text with the comment above it, without the functions that it calls.
+pub fn kernel_text(name: &str) -> Option<&'static str> {
+    let module = kernel::MODULES.iter().find(|module| module.kernels.iter().any(|kernel| kernel.name == name))?;
+    let source = module.source;
+    let head = source.find(&format!("\nKERNEL {name}("))? + 1;
+    let above = source[..head].split_inclusive('\n').rev().take_while(|line| line.starts_with("//"));
+    let first = head - above.map(str::len).sum::<usize>();
+    let mut depth = 0;
+    for (i, character) in source[head..].char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 1 => return Some(&source[first..=head + i]),
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Code of a module for one GPU target.
 pub(super) struct Image {
     /// A cubin or PTX, packed with zlib.
