@@ -201,7 +201,7 @@ pub struct Bar {
 
 /// Horizontal bars from 0, each under its label.
 pub fn bars(title: &str, bars: &[Bar]) -> String {
-    const ACROSS: f64 = 320.0;
+    const ACROSS: f64 = 264.0;
     const EACH: f64 = 36.0;
     let ends = bars.iter().map(|bar| bar.range.map_or(bar.value, |(_, high)| high.max(bar.value)));
     let most = ends.filter(|end| end.is_finite()).fold(0.0, f64::max);
@@ -263,7 +263,7 @@ mod tests {
     fn the_longest_bar_fills_its_chart() {
         let bar = |value| Bar { label: "a".into(), value, shown: "1".into(), range: None };
         let svg = bars("test", &[bar(2.0), bar(4.0)]);
-        assert!(svg.contains("width=\"160.0\"") && svg.contains("width=\"320.0\""), "{svg}");
+        assert!(svg.contains("width=\"132.0\"") && svg.contains("width=\"264.0\""), "{svg}");
     }
 
     #[test]

@@ -120,6 +120,7 @@ impl Conditioning {
             writable(out)?;
         }
         let data = config.data.open(Split::Train, &config.data_options())?;
+        conditioning::check(&config, &data.info())?;
         eval::check(&data.info())?;
         let (device, _) = Device::open(self.device, self.threads)?;
         let for_people = !self.json && !self.csv;

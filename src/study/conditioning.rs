@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::page::document;
 use crate::config::Config;
-use crate::data::{Dataset, Loader};
+use crate::data::{DataInfo, Dataset, Loader};
 use crate::device::Device;
 use crate::eval::{self, Classifier, Request};
 use crate::gan::{Conditioning, Trainer, Weights};
@@ -45,6 +45,14 @@ pub struct Comparison<'a> {
     /// Generated images of each class, and real ones.
     pub per_class: usize,
     pub real_per_class: usize,
+}
+
+/// Refuses settings that one of the trainings would be refused for.
+pub fn check(config: &Config, data: &DataInfo) -> Result<()> {
+    for conditioning in COMPARED {
+        Trainer::plan(&Config { conditioning, ..config.clone() }.trainer_options(data))?;
+    }
+    Ok(())
 }
 
 impl Comparison<'_> {

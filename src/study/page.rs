@@ -14,10 +14,10 @@ body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 60px; background: v
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 8px; } h2 { font-size: 21px; margin: 44px 0 6px; }
 h3 { font-size: 16px; margin: 0 0 6px; } p { margin: 0 0 10px; max-width: 78ch; }
-.soft, footer { color: var(--soft); }
+.soft, footer { color: var(--soft); } footer { margin-top: 40px; }
 .formula { font: 14px/1.5 ui-monospace, monospace; background: var(--panel); padding: 8px 12px; border-radius: 6px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 22px 28px; margin: 18px 0; }
-.charts svg { width: 100%; max-width: 420px; }
+.charts svg { width: 100%; max-width: 340px; }
 .rung { display: grid; grid-template-columns: minmax(240px, 320px) minmax(0, 1fr); gap: 20px; margin: 14px 0;
   padding: 14px 16px; background: var(--panel); border-radius: 8px; }
 .rung table { width: 100%; } .rung .kernels { min-width: 0; }
@@ -26,9 +26,9 @@ th, td { text-align: left; padding: 3px 14px 3px 0; border-bottom: 1px solid var
 th { font-weight: 500; color: var(--soft); }
 .rung td { text-align: right; padding-right: 0; }
 summary { cursor: pointer; } summary code { font-size: 13px; }
-pre { margin: 6px 0 10px; padding: 10px 12px; overflow: auto; max-height: 420px; background: var(--paper);
+pre { margin: 6px 0 10px; padding: 10px 12px; overflow: auto; max-height: 460px; background: var(--paper);
   border: 1px solid var(--line); border-radius: 6px; font: 12px/1.45 ui-monospace, monospace; }
-.wide { overflow-x: auto; } .wide svg { width: 100%; min-width: 640px; }
+.wide { overflow-x: auto; } .wide svg { width: 100%; min-width: 640px; max-width: 980px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 13px; margin: 6px 0 10px; }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 5px; }
 @media (max-width: 760px) { body { padding: 16px 14px 40px; } .rung { grid-template-columns: minmax(0, 1fr); gap: 10px; }
@@ -134,16 +134,19 @@ fn section(body: &mut String, measured: &MeasuredLadder, ceilings: &Ceilings) {
     body.push_str("</section>\n");
 }
 
+/// Lines of kernels that a rung shows without being asked.
+const OPEN: usize = 16;
+
 /// A rung's numbers, and the text of its kernels beside them.
 fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &MeasuredRung, ceilings: &Ceilings) {
     let m = &rung.measured;
-    let mut rows = vec![
-        ("time", format!("{} \u{b1} {:.0} %", microseconds(m.seconds), 50.0 * m.spread)),
-        ("against the first rung", format!("{} times as fast", short(first.measured.seconds / m.seconds))),
-        ("launches", m.launches.to_string()),
-        ("bytes", size(m.bytes)),
-        ("bandwidth", format!("{} GB/s", short(m.bytes as f64 / m.seconds * 1e-9))),
-    ];
+    let mut rows = vec![("time", format!("{} \u{b1} {:.0} %", microseconds(m.seconds), 50.0 * m.spread))];
+    if i > 0 {
+        rows.push(("against the first rung", format!("{} times as fast", short(first.measured.seconds / m.seconds))));
+    }
+    rows.push(("launches", m.launches.to_string()));
+    rows.push(("bytes", size(m.bytes)));
+    rows.push(("bandwidth", format!("{} GB/s", short(m.bytes as f64 / m.seconds * 1e-9))));
     if m.flops > 0 {
         rows.push(("products", format!("{} GFLOP/s", short(m.flops as f64 / m.seconds * 1e-9))));
     }
@@ -158,11 +161,14 @@ fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &Me
         i + 1,
         escape(what)
     );
-    for (number, (kernel, count)) in rung.kernels.iter().enumerate() {
-        // The one that a fused rung is about stands open.
-        let open = if number == 0 && rung.kernels.len() <= 3 { " open=\"open\"" } else { "" };
+    let mut lines = 0;
+    for (kernel, count) in &rung.kernels {
+        let text = kernel_text(kernel).unwrap_or_default();
+        // As many stand open as fill the space beside the numbers.
+        let open = if lines < OPEN { " open=\"open\"" } else { "" };
+        lines += 4 + text.lines().count();
         let often = if *count > 1 { format!(", {count} times") } else { String::new() };
-        let text = escape(kernel_text(kernel).unwrap_or_default());
+        let text = escape(text);
         let kernel = escape(kernel);
         let _ = writeln!(
             body,
@@ -196,7 +202,8 @@ fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
     let left = low.max(bottom / slope);
     chart.line(&[(left, left * slope), (ridge, peak), (right, peak)], 8);
     chart.note((right, peak), (-6.0, -7.0), true, &format!("{} GFLOP/s", short(peak)));
-    chart.note((left, left * slope), (8.0, -14.0), false, &format!("{} GB/s", short(slope)));
+    // Few kernels lie between those that wait for memory and the products.
+    chart.note((0.3 * ridge, 0.3 * peak), (-10.0, -4.0), true, &format!("{} GB/s", short(slope)));
     let series = |point: &Point| operations.iter().position(|operation| *operation == point.operation).unwrap_or(0);
     for point in kernels {
         let title = format!(
@@ -219,7 +226,8 @@ fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
         "<section>\n<h2>Every kernel under its roof</h2>\n\
          <p>A dot is a kernel at one of the sizes of <code>zgan bench</code>, in the form that training runs. The slope is \
          the bandwidth of a copy, the ceiling the multiply-add peak, both of this run. A dot above the slope found its \
-         data in a cache. Rest on a dot for its name.</p>\n\
+         data in a cache, or read a part of a buffer, which counts whole: a head reads its labels' rows of an embedding. \
+         Rest on a dot for its name.</p>\n\
          <div class=\"legend\">\n{legend}</div>\n<div class=\"wide\">\n{}</div>\n\
          <p class=\"soft\">Multiplications and additions of products are counted as they are launched; what other kernels \
          compute is counted by hand for each number that they move, an exponential as 12. A kernel that computes \
