@@ -75,43 +75,36 @@ impl Apart {
             let epilogue = Epilogue { bias, residual, activation, pool, accumulate };
             return conv::conv_forward(sizes, &y.x, x, filters, &prologue, &epilogue);
         }
-        // Each stage but the last writes into the scratch that the one before did not.
-        let mut left = [bias.is_some(), pool, residual.is_some(), activation != Activation::Identity, accumulate]
-            .iter()
-            .filter(|stage| **stage)
-            .count();
-        let (mut turn, len) = (0, sizes.output_len(false));
-        let mut next = |len: usize| {
-            let to = if left == 0 { y.x.clone() } else { self.outputs[turn % 2].view(0..len) };
-            (left, turn) = (left.saturating_sub(1), turn + 1);
-            to
-        };
-        let mut z = next(len);
+        let stages = [bias.is_some(), pool, residual.is_some(), activation != Activation::Identity, accumulate];
+        let before_last = stages.iter().filter(|stage| **stage).count();
+        let mut chain = Chain { rooms: &self.outputs, turn: 0, before_last, last: &y.x };
+        let (len, out) = (sizes.output_len(false), y.x.len());
+        let mut z = chain.next(len);
         conv::conv_forward(sizes, &z, x, filters, &prologue, &Epilogue::NONE)?;
-        let mut stage = |len: usize, run: &dyn Fn(&Buffer<f32>, &Buffer<f32>) -> Result<()>| -> Result<()> {
-            let to = next(len);
-            run(&to, &z)?;
-            z = to;
-            Ok(())
-        };
         if let Some(bias) = bias {
-            stage(len, &|to, z| elementary::add_columns(to, z, bias))?;
+            let to = chain.next(len);
+            elementary::add_columns(&to, &z, bias)?;
+            z = to;
         }
         if pool {
-            let image = Image { n: sizes.n, h: sizes.p(), w: sizes.q(), c: sizes.k };
-            stage(y.x.len(), &|to, z| resample::average_pool(to, z, image))?;
+            let to = chain.next(out);
+            resample::average_pool(&to, &z, output_image(&sizes))?;
+            z = to;
         }
         if let Some(residual) = residual {
-            stage(y.x.len(), &|to, z| elementary::add(to, z, residual))?;
+            let to = chain.next(out);
+            elementary::add(&to, &z, residual)?;
+            z = to;
         }
-        match activation {
-            Activation::Identity => {}
-            Activation::LeakyRelu(slope) => stage(y.x.len(), &|to, z| elementary::leaky_relu(to, z, slope))?,
-            Activation::Tanh => {
-                stage(y.x.len(), &|to, z| elementary::function(elementary::Function::Tanh, to, z))?;
+        if activation != Activation::Identity {
+            let to = chain.next(out);
+            match activation {
+                Activation::LeakyRelu(slope) => elementary::leaky_relu(&to, &z, slope)?,
+                _ => elementary::function(elementary::Function::Tanh, &to, &z)?,
             }
+            z = to;
         }
-        if accumulate { stage(y.x.len(), &|to, z| conv::accumulate(to, z)) } else { Ok(()) }
+        if accumulate { conv::accumulate(&y.x, &z) } else { Ok(()) }
     }
 
     /// The gradient of the product: through the activation, spread over the pooled pixels, times each sample's scale.
@@ -120,33 +113,24 @@ impl Apart {
             return Ok(Gradient::Fused(fused));
         }
         let ConvGradient { output: OutputGradient { dy, y, activation, row_scale }, pooled } = fused;
+        // The products read what the last stage wrote, wherever that is.
+        let mut chain = Chain { rooms: &self.outputs, turn: 0, before_last: usize::MAX, last: dy };
         let mut g = dy.clone();
-        let mut turn = 0;
-        let mut next = |len: usize| {
-            turn += 1;
-            self.outputs[turn % 2].view(0..len)
-        };
-        match (activation, y) {
-            (Activation::LeakyRelu(slope), Some(y)) => {
-                let to = next(g.len());
-                gradient_penalty::mask(&to, &g, y, slope)?;
-                g = to;
+        if let (Some(y), true) = (y, activation != Activation::Identity) {
+            let to = chain.next(g.len());
+            match activation {
+                Activation::LeakyRelu(slope) => gradient_penalty::mask(&to, &g, y, slope)?,
+                _ => elementary::tanh_backward(&to, &g, y)?,
             }
-            (Activation::Tanh, Some(y)) => {
-                let to = next(g.len());
-                elementary::tanh_backward(&to, &g, y)?;
-                g = to;
-            }
-            _ => {}
+            g = to;
         }
         if pooled {
-            let to = next(sizes.output_len(false));
-            let image = Image { n: sizes.n, h: sizes.p(), w: sizes.q(), c: sizes.k };
-            resample::average_pool_backward(&to, &g, image, false)?;
+            let to = chain.next(sizes.output_len(false));
+            resample::average_pool_backward(&to, &g, output_image(sizes), false)?;
             g = to;
         }
         if let Some(scale) = row_scale {
-            let to = next(g.len());
+            let to = chain.next(g.len());
             elementary::scale_rows(&to, &g, scale)?;
             g = to;
         }
@@ -208,6 +192,27 @@ impl Apart {
         }
         if accumulate && (apart.is_some() || separately) { conv::accumulate(dx, &g) } else { Ok(()) }
     }
+}
+
+/// Where the stages of a chain write: the last into `last`, those before it in turn into two rooms.
+struct Chain<'a> {
+    rooms: &'a [Buffer<f32>; 2],
+    turn: usize,
+    before_last: usize,
+    last: &'a Buffer<f32>,
+}
+
+impl Chain<'_> {
+    /// The next stage's output, of `len` elements: not where the stage before it wrote.
+    fn next(&mut self, len: usize) -> Buffer<f32> {
+        self.turn += 1;
+        if self.turn > self.before_last { self.last.clone() } else { self.rooms[self.turn % 2].view(0..len) }
+    }
+}
+
+/// Before pooling.
+fn output_image(sizes: &Conv) -> Image {
+    Image { n: sizes.n, h: sizes.p(), w: sizes.q(), c: sizes.k }
 }
 
 /// The gradient that the products take.
