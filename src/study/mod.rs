@@ -38,8 +38,10 @@ pub struct MeasuredRung {
 pub fn measure(device: &Device, settings: Settings, tiny: bool, tell: &mut dyn FnMut(String)) -> Result<Study> {
     let ceilings = Ceilings::measure(device)?;
     let mut measured = Vec::new();
+    // The time is for all rungs together, and few runs make no median.
+    let long = Settings { time: 4 * settings.time, ..settings };
     for ladder in ladders(tiny) {
-        let forms = bench::measure(device, &ladder.problem, settings)?;
+        let forms = bench::measure(device, &ladder.problem, long)?;
         let mut rungs = Vec::new();
         for (form, measured) in (ladder.problem.make)(device)?.iter().zip(forms) {
             let mut kernels: Vec<(&'static str, usize)> = Vec::new();

@@ -66,8 +66,8 @@ pub fn page(study: &Study) -> String {
          registers, {} GB/s of a copy. Caches {caches}. Times are medians; the rungs of a ladder were checked against \
          each other, then timed in turns.</p>\n\
          <p class=\"soft\">Bytes are those of the buffers that launches were given, each once a launch. The share of the \
-         ceiling is the time that the machine would need at its ceilings for what a rung moves and multiplies, the \
-         longer of the two, by the time it took: a rung that moves more than it must may have a high one.</p></header>\n",
+         ceiling is the time that the machine would need at its ceilings for the bytes and the products of the last \
+         rung, which moves least, the longer of the two, by the time that a rung took.</p></header>\n",
         escape(device),
         short(ceilings.flops * 1e-9),
         short(ceilings.bandwidth * 1e-9),
@@ -98,9 +98,9 @@ fn percent(share: f64) -> String {
     format!("{} %", short(100.0 * share))
 }
 
-fn rung_share(rung: &MeasuredRung, ceilings: &Ceilings) -> f64 {
-    let measured = &rung.measured;
-    share(measured.bytes as f64, measured.flops as f64, measured.seconds, ceilings)
+/// Of what the last rung must do.
+fn rung_share(rung: &MeasuredRung, last: &MeasuredRung, ceilings: &Ceilings) -> f64 {
+    share(last.measured.bytes as f64, last.measured.flops as f64, rung.measured.seconds, ceilings)
 }
 
 fn section(body: &mut String, measured: &MeasuredLadder, ceilings: &Ceilings) {
@@ -112,11 +112,13 @@ fn section(body: &mut String, measured: &MeasuredLadder, ceilings: &Ceilings) {
         };
         bars(title, &rungs.iter().enumerate().map(bar).collect::<Vec<_>>())
     };
+    let (Some(first), Some(last)) = (rungs.first(), rungs.last()) else { return };
+    let share = |rung: &MeasuredRung| rung_share(rung, last, ceilings);
     let charts = [
         chart("Time", &|r| (r.measured.seconds, microseconds(r.measured.seconds))),
         chart("Launches", &|r| (r.measured.launches as f64, r.measured.launches.to_string())),
         chart("Bytes read and written", &|r| (r.measured.bytes as f64, size(r.measured.bytes))),
-        chart("Share of the ceiling", &|r| (rung_share(r, ceilings), percent(rung_share(r, ceilings)))),
+        chart("Share of the ceiling", &|r| (share(r), percent(share(r)))),
     ];
     let _ = write!(
         body,
@@ -129,7 +131,7 @@ fn section(body: &mut String, measured: &MeasuredLadder, ceilings: &Ceilings) {
     );
     for (i, rung) in rungs.iter().enumerate() {
         let what = ladder.rungs.get(i).map_or("", |rung| rung.what);
-        card(body, i, rung, what, &rungs[0], ceilings);
+        card(body, i, rung, what, first, share(rung));
     }
     body.push_str("</section>\n");
 }
@@ -138,7 +140,7 @@ fn section(body: &mut String, measured: &MeasuredLadder, ceilings: &Ceilings) {
 const OPEN: usize = 16;
 
 /// A rung's numbers, and the text of its kernels beside them.
-fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &MeasuredRung, ceilings: &Ceilings) {
+fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &MeasuredRung, share: f64) {
     let m = &rung.measured;
     let mut rows = vec![("time", format!("{} \u{b1} {:.0} %", microseconds(m.seconds), 50.0 * m.spread))];
     if i > 0 {
@@ -150,7 +152,7 @@ fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &Me
     if m.flops > 0 {
         rows.push(("products", format!("{} GFLOP/s", short(m.flops as f64 / m.seconds * 1e-9))));
     }
-    rows.push(("share of the ceiling", percent(rung_share(rung, ceilings))));
+    rows.push(("share of the ceiling", percent(share)));
     let rows: String =
         rows.iter().map(|(name, value)| format!("<tr><th>{name}</th><td>{}</td></tr>\n", escape(value))).collect();
     let name = escape(m.form);
@@ -168,7 +170,7 @@ fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &Me
         let open = if lines < OPEN { " open=\"open\"" } else { "" };
         lines += 4 + text.lines().count();
         let often = if *count > 1 { format!(", {count} times") } else { String::new() };
-        let text = escape(text);
+        let text = escape(&text);
         let kernel = escape(kernel);
         let _ = writeln!(
             body,
