@@ -5,9 +5,13 @@
 //   subtract: y = x - s, s a number in device memory
 //   sum, maximum: one number for each block's `chunk` elements; a second launch of one block joins these
 //   sine_cosine: of 2 pi u
+//   leaky_relu: y = x where x > 0, slope x elsewhere      tanh_backward: dx = dy (1 - y^2)
+//   add_columns: y[r,c] = x[r,c] + b[c]                   scale_rows: y[r,c] = s[r] x[r,c]
+// Everything overwrites.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
+#include "device/rows.h"
 
 // f(i) for the block's own of n elements.
 template <class Body> DEVICE void each_element(uint32_t n, uint32_t chunk, Body body) {
@@ -48,6 +52,46 @@ KERNEL elementary_sine_cosine_f32(float* RESTRICT sine,    // (n)
         const SineCosine both = sine_cosine_turns(u[i]);
         sine[i] = both.sine;
         cosine[i] = both.cosine;
+    });
+}
+
+KERNEL elementary_leaky_relu_f32(float* RESTRICT y,       // (n)
+                                 const float* RESTRICT x, // (n)
+                                 float slope, uint32_t n, uint32_t chunk) {
+    each_element(n, chunk, [=](Index i) { y[i] = x[i] > 0.0f ? x[i] : slope * x[i]; });
+}
+
+KERNEL elementary_tanh_backward_f32(float* RESTRICT dx,       // (n)
+                                    const float* RESTRICT dy, // (n)
+                                    const float* RESTRICT y,  // (n)
+                                    uint32_t n, uint32_t chunk) {
+    each_element(n, chunk, [=](Index i) { dx[i] = dy[i] * (1.0f - y[i] * y[i]); });
+}
+
+// row(r)(c) for the block's own `rows` of R rows.
+template <class Row> DEVICE void each_row(uint32_t R, uint32_t C, uint32_t rows, Row row) {
+    const uint32_t first = blockIdx.x * rows;
+    for_each_element(R - first < rows ? R - first : rows, C, [&](uint32_t r) { return row(first + r); });
+}
+
+KERNEL elementary_add_columns_f32(float* RESTRICT y,       // (R, C)
+                                  const float* RESTRICT x, // (R, C)
+                                  const float* RESTRICT b, // (C)
+                                  uint32_t R, uint32_t C, uint32_t rows) {
+    each_row(R, C, rows, [=](uint32_t r) {
+        const uint64_t at = uint64_t(r) * C;
+        return [=](uint32_t c) { y[at + c] = x[at + c] + b[c]; };
+    });
+}
+
+KERNEL elementary_scale_rows_f32(float* RESTRICT y,       // (R, C)
+                                 const float* RESTRICT x, // (R, C)
+                                 const float* RESTRICT s, // (R)
+                                 uint32_t R, uint32_t C, uint32_t rows) {
+    each_row(R, C, rows, [=](uint32_t r) {
+        const uint64_t at = uint64_t(r) * C;
+        const float scale = s[r];
+        return [=](uint32_t c) { y[at + c] = scale * x[at + c]; };
     });
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{DataInfo, DataOptions, DataSource, LastBatch, LoaderOptions, Unreadable};
 use crate::device::DeviceChoice;
 use crate::gan::{Conditioning, Loss, Pool, PowerIterations, Preset, TrainerOptions, Update};
+use crate::nn::Fusion;
 use crate::{Error, Result};
 
 /// All settings of a training run.
@@ -131,6 +132,10 @@ pub struct Config {
     /// Noise U(0, this) on real pixels, which are in [-1, 1]
     #[arg(long, value_name = "AMPLITUDE", help_heading = "Data")]
     pub noise: f64,
+    /// Run these from separate kernels, to see what fusing them buys: the same training to rounding, slower
+    #[arg(long, value_name = "WHAT,...", value_delimiter = ',', help_heading = "Where it runs")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfused: Vec<Fusion>,
     /// auto, host, cuda, cuda:N or simt; auto takes the first usable GPU, else the host
     #[arg(long, value_name = "DEVICE", help_heading = "Where it runs")]
     #[serde(with = "text")]
@@ -224,6 +229,7 @@ impl Config {
             channels: 3,
             unreadable: Unreadable::Refuse,
             data_memory: 2048,
+            unfused: Vec::new(),
             device: DeviceChoice::Auto,
             threads: 0,
             run: None,
@@ -454,6 +460,7 @@ impl Config {
             average_from: self.average_from,
             noise: self.noise as f32,
             flips: self.flip,
+            unfused: self.unfused.clone(),
         }
     }
 

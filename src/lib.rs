@@ -11,6 +11,7 @@
 //! - [`data`]: readers, the embedded digits, the loader;
 //! - [`eval`]: how good generated images are;
 //! - [`bench`]: operations and steps timed beside what the machine can do;
+//! - [`study`]: what fusion buys, rung by rung, and the page that shows it; [`plot`] draws;
 //! - [`gate`]: what the compiler made of the kernels for GPUs, and the most they may take;
 //! - [`check`]: every kernel as thread blocks, under checkers that see each access to memory;
 //! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
@@ -23,13 +24,15 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod eval;
-mod files;
+pub mod files;
 pub mod gan;
 pub mod gate;
 pub mod nn;
 pub mod ops;
 pub mod picture;
+pub mod plot;
 pub mod random;
 pub mod run;
+pub mod study;
 
 pub use error::{Error, Result};

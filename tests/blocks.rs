@@ -37,7 +37,8 @@ impl Made {
         let mut bytes = 0;
         loop {
             let (parameters, running_layout) = (&mut layout, &mut running);
-            let mut build = Builder { parameters, running: running_layout, arena: &mut arena, gradients: true };
+            let mut build =
+                Builder { parameters, running: running_layout, arena: &mut arena, gradients: true, unfused: &[] };
             let x = build.value(N, H, W, c).unwrap();
             let labels = build.arena.take(N).unwrap();
             let layer = make(&mut build, &x, &labels).unwrap();

@@ -147,3 +147,45 @@ fn sums_maxima_and_arithmetic_are_exact_where_the_numbers_are() {
         }
     });
 }
+
+#[test]
+fn the_parts_of_layers_are_their_formulas() {
+    on_each_device(|device| {
+        for [rows, columns] in [[1, 1], [31, 33], [1000, 1], [1, 1000], [3, 2050]] {
+            let len = rows * columns;
+            let mut random = Random(len as u64);
+            let mut upload = |n: usize| {
+                let values = random.normals(n);
+                (device.upload(&values).unwrap(), values)
+            };
+            let ((x_there, x), (dy_there, dy)) = (upload(len), upload(len));
+            let ((b_there, b), (s_there, s)) = (upload(columns), upload(rows));
+            let y: Buffer<f32> = device.zeros(len).unwrap();
+            let assert_is = |what: &str, formula: &dyn Fn(usize) -> f64| {
+                for (i, found) in y.read().unwrap().into_iter().enumerate() {
+                    let expected = formula(i);
+                    let error = (f64::from(found) - expected).abs();
+                    assert!(
+                        error <= 2e-7 * (1.0 + expected.abs()),
+                        "{what}, {rows} x {columns}, {i}: {found}, {expected}"
+                    );
+                }
+            };
+            let at = |values: &[f32], i: usize| f64::from(values[i]);
+            elementary::leaky_relu(&y, &x_there, 0.25).unwrap();
+            assert_is("leaky ReLU", &|i| at(&x, i) * if x[i] > 0.0 { 1.0 } else { 0.25 });
+            let outputs: Vec<f32> = x.iter().map(|x| x.tanh()).collect();
+            elementary::tanh_backward(&y, &dy_there, &device.upload(&outputs).unwrap()).unwrap();
+            assert_is("tanh backward", &|i| at(&dy, i) * (1.0 - at(&outputs, i).powi(2)));
+            elementary::add_columns(&y, &x_there, &b_there).unwrap();
+            assert_is("add columns", &|i| at(&x, i) + at(&b, i % columns));
+            elementary::scale_rows(&y, &x_there, &s_there).unwrap();
+            assert_is("scale rows", &|i| at(&x, i) * at(&s, i / columns));
+        }
+        let [two, three]: [Buffer<f32>; 2] = [device.zeros(2).unwrap(), device.zeros(3).unwrap()];
+        let error = elementary::add_columns(&three, &three, &two).unwrap_err().to_string();
+        assert!(error.contains("x has 3 elements, expected R * C with 2 in b"), "{error}");
+        let error = elementary::scale_rows(&two, &three, &three).unwrap_err().to_string();
+        assert!(error.contains("y has 2 elements, expected 3"), "{error}");
+    });
+}

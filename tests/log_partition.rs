@@ -36,6 +36,8 @@ fn reference(real: &[f32], fake: &[f32], sign: f64) -> Reference {
 #[derive(Clone, Copy)]
 enum Form {
     Fused,
+    OneLaunch,
+    TwoLaunches,
     Plain,
 }
 
@@ -53,6 +55,11 @@ fn evaluate_as(form: Form, device: &Device, real: &[f32], fake: &[f32], sign: f3
             let workspace = device.zeros(log_partition::workspace_len(device, k)).unwrap();
             log_partition::fused(&out, &real, &fake, sign, &workspace).unwrap();
         }
+        Form::OneLaunch => log_partition::one_launch(&out, &real, &fake, sign).unwrap(),
+        Form::TwoLaunches => {
+            let workspace = device.zeros(log_partition::two_launches_workspace_len(device, k)).unwrap();
+            log_partition::two_launches(&out, &real, &fake, sign, &workspace).unwrap();
+        }
         Form::Plain => {
             let workspace = device.zeros(log_partition::plain_workspace_len(device, k)).unwrap();
             log_partition::plain(&out, &real, &fake, sign, &workspace).unwrap();
@@ -69,10 +76,11 @@ const SIZES: [(usize, usize); 9] =
     [(1, 1), (1, 31), (33, 1), (64, 64), (31, 1000), (1000, 33), (8000, 191), (8192, 8193), (3, 20_000)];
 
 #[test]
-fn both_forms_match_the_reference_at_any_size() {
+fn all_forms_match_the_reference_at_any_size() {
     on_each_device(|device| {
         for (n, m) in SIZES {
-            for (sign, form) in [(1.0, Form::Fused), (-1.0, Form::Fused), (1.0, Form::Plain), (-1.0, Form::Plain)] {
+            let forms = [Form::Fused, Form::OneLaunch, Form::TwoLaunches, Form::Plain];
+            for (sign, form) in forms.into_iter().flat_map(|form| [(1.0, form), (-1.0, form)]) {
                 let mut random = Random((n * 7919 + m) as u64);
                 let (real, fake) = (random.normals(n), random.normals(m));
                 let expected = reference(&real, &fake, f64::from(sign));

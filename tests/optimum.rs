@@ -47,7 +47,13 @@ impl Game {
     fn new(device: &Device, n: usize, m: usize) -> Game {
         let (mut layout, mut running) = (Layout::default(), Layout::default());
         let mut arena = Arena::new(device, 4 << 20).unwrap();
-        let mut build = Builder { parameters: &mut layout, running: &mut running, arena: &mut arena, gradients: true };
+        let mut build = Builder {
+            parameters: &mut layout,
+            running: &mut running,
+            arena: &mut arena,
+            gradients: true,
+            unfused: &[],
+        };
         let rows = n + m;
         let [x, a, b] = [1, HIDDEN, HIDDEN].map(|c| build.value(rows, 1, 1, c).unwrap());
         let labels = build.arena.take(rows).unwrap();
@@ -86,7 +92,7 @@ impl Game {
         let (norm, workspace) = (device.zeros(1).unwrap(), device.zeros(adam::workspace_len(device, len)).unwrap());
         let [statistics, seed_d, seed_g] = [4, n + m, m].map(|len| device.zeros(len).unwrap());
         let seeds = Evaluation { statistics, seed_d, seed_g };
-        let loss_workspace = device.zeros(loss.workspace_len(device, n + m)).unwrap();
+        let loss_workspace = device.zeros(loss.workspace_len(device, n + m, &[])).unwrap();
         let mut random = Random(11);
         for _ in 0..STEPS {
             let labels: Vec<u32> = (0..n + m).map(|_| random.below(2) as u32).collect();
@@ -100,7 +106,7 @@ impl Game {
             self.labels.write(&labels).unwrap();
             self.forward();
             let (real, fake) = (self.logits.x.view(0..n), self.logits.x.view(n..n + m));
-            loss.evaluate(&seeds, &real, &fake, false, &loss_workspace).unwrap();
+            loss.evaluate(&seeds, &real, &fake, false, &[], &loss_workspace).unwrap();
             gradients.zero().unwrap();
             self.network
                 .backward(&Backward {

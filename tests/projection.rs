@@ -133,7 +133,10 @@ fn run(device: &Device, case: &Case, fused: bool) -> Found {
         projection::backward_parameters(gradients, &h, labels.as_ref(), seeds).unwrap();
     } else {
         let workspace = nans(plain::workspace_len(case.x.len(), case.n));
+        plain::forward_pooled(&f, &h, &x, &head, &nans(2 * case.n)).unwrap();
+        let pooled = [&f, &h].map(|b| b.read().unwrap());
         plain::forward(&f, &h, &x, &head, &workspace).unwrap();
+        assert_eq!([&f, &h].map(|b| b.read().unwrap()), pooled);
         plain::backward_data(&dx, &x, &head, case.n, df.as_ref(), &nans(case.n * case.c)).unwrap();
         plain::backward_parameters(gradients, &h, labels.as_ref(), seeds).unwrap();
     }

@@ -374,7 +374,8 @@ fn one_backward_pass_serves_both_players() {
             let mut running = Layout::default();
             let mut arena = Arena::new(device, 1 << 16).unwrap();
             let (parameters, running_layout) = (&mut layout, &mut running);
-            let mut build = Builder { parameters, running: running_layout, arena: &mut arena, gradients: true };
+            let mut build =
+                Builder { parameters, running: running_layout, arena: &mut arena, gradients: true, unfused: &[] };
             let values = [7, 9, 4, 1].map(|c| build.value(N + M, 1, 1, c).unwrap());
             let mut network = Network::default();
             for (i, pair) in values.windows(2).enumerate() {

@@ -165,7 +165,13 @@ const CLASSES: usize = 4;
 fn alone<T: Layer>(device: &Device, n: usize, head: impl FnOnce(&mut Builder, &Value) -> T) -> (T, Alone) {
     let (mut parameters, mut running) = (Layout::default(), Layout::default());
     let mut arena = Arena::new(device, 1 << 16).unwrap();
-    let mut build = Builder { parameters: &mut parameters, running: &mut running, arena: &mut arena, gradients: true };
+    let mut build = Builder {
+        parameters: &mut parameters,
+        running: &mut running,
+        arena: &mut arena,
+        gradients: true,
+        unfused: &[],
+    };
     let x = build.value(n, 1, 1, FEATURES).unwrap();
     let features: Vec<f32> = Random(3).normals(n * FEATURES).iter().map(|x| x.abs() + 0.1).collect();
     x.x.write(&features).unwrap();
@@ -229,8 +235,8 @@ fn on_fakes_the_class_terms_gradient_has_opposite_signs_under_projection_and_ac_
                 let out = Evaluation { statistics, seed_d, seed_g };
                 let (gradients, signal) = learn(device, &head, &of, &weights, || {
                     let (real, fake) = (of.logits.x.view(0..1), of.logits.x.view(1..2));
-                    let workspace = device.zeros(loss.workspace_len(device, 2)).unwrap();
-                    loss.evaluate(&out, &real, &fake, false, &workspace).unwrap();
+                    let workspace = device.zeros(loss.workspace_len(device, 2, &[])).unwrap();
+                    loss.evaluate(&out, &real, &fake, false, &[], &workspace).unwrap();
                     of.logits.dx.as_ref().unwrap().copy_from(&out.seed_d).unwrap();
                 });
                 // Least squares wants fakes at 0, from wherever they are.

@@ -67,10 +67,12 @@ impl Sweep {
     pub fn measure(&self, device: &Device, size: usize, settings: Settings) -> Result<Vec<Timed>> {
         let problem = (self.problem)(size);
         let mut stepper = Stepper::new(device, &problem)?;
-        #[allow(unused_mut)]
-        let mut forms = vec![Rival::new("zgan", false, move || stepper.run())];
+        let ours = Rival::new("zgan", false, move || stepper.run());
         #[cfg(feature = "libtorch")]
-        forms.extend(super::libtorch::step(device, &problem)?);
+        let theirs = super::libtorch::step(device, &problem)?;
+        #[cfg(not(feature = "libtorch"))]
+        let theirs = None;
+        let mut forms: Vec<Rival> = [ours].into_iter().chain(theirs).collect();
         forms.iter_mut().try_for_each(Rival::run)?;
         let mut times = vec![Vec::new(); forms.len()];
         let alone = forms.len() == 1;

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::data::{DataInfo, ImageShape};
 use crate::device::{Device, traffic};
 use crate::gan::{Phase, Preset, Trainer, TrainerOptions, Update};
+use crate::nn::Fusion;
 
 /// A preset under one update rule.
 pub struct StepProblem {
@@ -24,6 +25,15 @@ impl StepProblem {
         let ImageShape { height, width, channels } = self.options.shape;
         let labels = (0..labelled as u32).map(|i| i % self.options.classes.max(1) as u32).collect();
         (vec![128; labelled * height * width * channels], labels)
+    }
+
+    /// The same step with those of `parts` from separate kernels that it has; none where it has none.
+    pub fn unfused(&self, parts: &[Fusion]) -> Option<StepProblem> {
+        let there = self.options.fusions();
+        let unfused: Vec<Fusion> = parts.iter().copied().filter(|part| there.contains(part)).collect();
+        let names: Vec<String> = unfused.iter().map(|part| part.to_string()).collect();
+        let name = format!("{}, unfused {}", self.name, names.join(" "));
+        (!unfused.is_empty()).then(|| StepProblem { name, options: TrainerOptions { unfused, ..self.options.clone() } })
     }
 }
 

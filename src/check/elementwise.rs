@@ -1,7 +1,10 @@
 //! What walks flat buffers: elementary operations, bytes, random numbers, the optimiser.
 
 use super::Cases;
-use crate::ops::elementary::{Function, add, affine, function, maximum, sine_cosine, subtract, sum};
+use crate::ops::elementary::{
+    Function, add, add_columns, affine, function, leaky_relu, maximum, scale_rows, sine_cosine, subtract, sum,
+    tanh_backward,
+};
 use crate::ops::pixels::Augment;
 use crate::ops::state::{Network, State, StateBuffer};
 use crate::ops::{self, elementary as ops_elementary};
@@ -24,6 +27,11 @@ pub fn elementary(cases: &mut Cases) {
             add(&z, &x, &y)?;
             subtract(&w, &x, &s)
         });
+        cases.add(format!("leaky ReLU, tanh backward, {n}"), move |t| {
+            let (y, dx, x) = (t.out("leaky ReLU", n)?, t.out("dx", n)?, t.numbers(n)?);
+            leaky_relu(&y, &x, 0.2)?;
+            tanh_backward(&dx, &x, &t.uniforms(n, -1.0, 1.0)?)
+        });
         cases.add(format!("sine and cosine, {n}"), move |t| {
             let (sine, cosine, u) = (t.out("sine", n)?, t.out("cosine", n)?, t.uniforms(n, 0.0, 0.999)?);
             sine_cosine(&sine, &cosine, &u)
@@ -33,6 +41,21 @@ pub fn elementary(cases: &mut Cases) {
             let workspace = t.scratch(ops_elementary::workspace_len(t.device(), n))?;
             sum(&total, &x, &workspace)?;
             maximum(&most, &x, &workspace)
+        });
+    }
+    elementary_by_rows(cases);
+}
+
+/// A row, a column, a block of several rows, rows longer than a block's elements.
+const MATRICES: [[usize; 2]; 6] = [[1, 1], [1, 33], [1000, 1], [70, 31], [5, 513], [3, 2050]];
+
+fn elementary_by_rows(cases: &mut Cases) {
+    for [rows, columns] in MATRICES {
+        cases.add(format!("add columns, scale rows, {rows} x {columns}"), move |t| {
+            let len = rows * columns;
+            let (y, z, x) = (t.out("shifted", len)?, t.out("scaled", len)?, t.numbers(len)?);
+            add_columns(&y, &x, &t.numbers(columns)?)?;
+            scale_rows(&z, &x, &t.numbers(rows)?)
         });
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use zgan::bench::{self, Caches, Ceilings, Row, Settings};
 use zgan::device::{Device, DeviceChoice};
+use zgan::nn::Fusion;
 
 use super::{say, scaling};
 
@@ -22,6 +23,9 @@ pub struct Bench {
     /// Let each run find in the caches what the run before left there
     #[arg(long)]
     warm: bool,
+    /// Time steps also with these from separate kernels, each beside its fused form
+    #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
+    unfused: Vec<Fusion>,
     /// Seconds for each problem
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     time: f64,
@@ -86,7 +90,11 @@ impl Bench {
         problems.retain(|problem| wanted(&problem.name));
         #[cfg(feature = "libtorch")]
         problems.retain(|problem| !markdown || bench::libtorch::has(&problem.options));
-        for problem in &problems {
+        let both = problems.into_iter().flat_map(|problem| {
+            let unfused = problem.unfused(&self.unfused);
+            [Some(problem), unfused]
+        });
+        for problem in &both.flatten().collect::<Vec<_>>() {
             let step = bench::measure_step(&device, problem, settings)?;
             if for_people {
                 if steps.is_empty() {

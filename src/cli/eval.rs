@@ -15,7 +15,7 @@ use zgan::{Error, checkpoint, run};
 use super::{say, thousands};
 
 /// Real images of each class.
-const REAL: usize = 500;
+pub(super) const REAL: usize = 500;
 
 #[derive(Args)]
 pub struct Eval {
@@ -141,14 +141,14 @@ impl Eval {
 }
 
 /// Whether a classifier can tell anything about such data.
-fn check(info: &DataInfo) -> Result<(), Error> {
+pub(super) fn check(info: &DataInfo) -> Result<(), Error> {
     if info.classes.len() < 2 || info.shape.height.min(info.shape.width) < 4 {
         return Err(Error::Config(format!("evaluation needs images of two classes or more, not {info}")));
     }
     Ok(())
 }
 
-fn classifier(
+pub(super) fn classifier(
     device: &Device,
     config: &Config,
     data: &Dataset,

@@ -9,6 +9,7 @@ mod kernels;
 mod progress;
 mod sample;
 mod scaling;
+mod study;
 mod train;
 
 use std::io::Write;
@@ -37,6 +38,8 @@ enum Command {
     Eval(eval::Eval),
     /// Time the operations beside what the machine can do
     Bench(bench::Bench),
+    /// Show what fusion buys, as a page; or compare the discriminators that know labels
+    Study(study::Study),
     /// Tell about devices and kernels, a run, or a checkpoint
     Info(info::Info),
     /// Tell what the kernels take on each generation of GPUs, and hold them to their budget
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
         (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
         (Command::Eval(eval), _) => eval.run().map(|()| ExitCode::SUCCESS),
         (Command::Bench(bench), _) => bench.run().map(|()| ExitCode::SUCCESS),
+        (Command::Study(study), _) => study.run().map(|()| ExitCode::SUCCESS),
         (Command::Info(info), _) => info.run().map(|()| ExitCode::SUCCESS),
         (Command::Kernels(kernels), _) => kernels.run(),
         (Command::Check(check), _) => check.run(),

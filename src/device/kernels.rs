@@ -67,6 +67,47 @@ pub struct Module {
     pub kernels: &'static [Kernel],
 }
 
+/// A kernel's text, after the functions of its file that it calls, each with the comment above it; without those of the
+/// device library.
+pub fn kernel_text(name: &str) -> Option<String> {
+    let module = kernel::MODULES.iter().find(|module| module.kernels.iter().any(|kernel| kernel.name == name))?;
+    // Where the file itself goes on after the last header.
+    let own = module.source.rsplit_once("\n#line ").and_then(|(_, rest)| rest.split_once('\n'));
+    let own = own.map_or(module.source, |(_, own)| own);
+    let kernel = definition(own, own.find(&format!("KERNEL {name}("))?)?;
+    let mut text = String::new();
+    for (start, line) in own.match_indices("\nDEVICE ").map(|(at, _)| (at + 1, &own[at + 1..])) {
+        let function = line.split('(').next().and_then(|head| head.rsplit([' ', '*', '&']).next()).unwrap_or("");
+        if [format!(" {function}("), format!(" {function}<"), format!("({function}(")]
+            .iter()
+            .any(|c| kernel.contains(c))
+            && let Some(definition) = definition(own, start)
+        {
+            text.push_str(definition);
+            text.push_str("\n\n");
+        }
+    }
+    text.push_str(kernel);
+    Some(text)
+}
+
+/// The function whose first line starts at `head`, from the comment above it to its last brace.
+fn definition(source: &str, head: usize) -> Option<&str> {
+    let above = source[..head].split_inclusive('\n').rev();
+    let above = above.take_while(|line| line.starts_with("//") || line.starts_with("template"));
+    let first = head - above.map(str::len).sum::<usize>();
+    let mut depth = 0;
+    for (i, character) in source[head..].char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 1 => return Some(&source[first..=head + i]),
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Code of a module for one GPU target.
 pub(super) struct Image {
     /// A cubin or PTX, packed with zlib.

@@ -1,11 +1,11 @@
 //! Starting a kernel: one array of argument pointers, whatever the execution.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ops::Range;
 
 use super::simt::View;
-use super::{Buffer, Device, Element, Kernel, Precision, Variants};
+use super::{Buffer, Device, Element, Event, Kernel, Precision, Variants};
 use crate::{Error, Result};
 
 const MOST_ARGUMENTS: usize = 32;
@@ -47,8 +47,32 @@ pub struct Traffic {
     pub flops: u64,
 }
 
+/// A launch as [`trace`] saw it.
+#[derive(Clone, Copy, Debug)]
+pub struct Launched {
+    pub kernel: &'static str,
+    /// As [`Traffic`] counts them.
+    pub bytes: u64,
+    pub flops: u64,
+    /// Between the marks before and after it in the device's queue.
+    pub seconds: f64,
+}
+
 thread_local! {
     static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic { launches: 0, bytes: 0, flops: 0 }) };
+    static TRACE: RefCell<Option<Vec<(Launched, Event, Event)>>> = const { RefCell::new(None) };
+}
+
+/// Every launch of `body`, by the calling thread, in its order. Waits for the device.
+pub fn trace(body: impl FnOnce() -> Result<()>) -> Result<Vec<Launched>> {
+    TRACE.set(Some(Vec::new()));
+    let done = body();
+    let seen = TRACE.take().unwrap_or_default();
+    done?;
+    let timed = |(launched, start, end): (Launched, Event, Event)| -> Result<Launched> {
+        Ok(Launched { seconds: end.since(&start)?.as_secs_f64(), ..launched })
+    };
+    seen.into_iter().map(timed).collect()
 }
 
 /// By the calling thread, on all devices.
@@ -184,7 +208,17 @@ impl<'a> Launch<'a> {
         let bytes = self.touched[..self.pointers].iter().map(|view| view.end - view.start).sum::<u64>();
         let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
         TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
+        let start = if TRACE.with_borrow(Option::is_some) { Some(self.device.event()?) } else { None };
         // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
-        unsafe { self.device.start(kernel, self.grid, pointers, &self.touched[..self.pointers]) }
+        unsafe { self.device.start(kernel, self.grid, pointers, &self.touched[..self.pointers])? };
+        let Some(start) = start else { return Ok(()) };
+        let end = self.device.event()?;
+        let launched = Launched { kernel: name, bytes, flops: self.flops, seconds: 0.0 };
+        TRACE.with_borrow_mut(|seen| {
+            if let Some(seen) = seen {
+                seen.push((launched, start, end));
+            }
+        });
+        Ok(())
     }
 }

@@ -18,9 +18,9 @@ mod simt;
 mod tuning;
 
 pub use buffer::{Buffer, Element};
-pub use kernels::{Kernel, Module, Variants, kernel};
+pub use kernels::{Kernel, Module, Variants, kernel, kernel_text};
 pub(crate) use launch::Launch;
-pub use launch::{Traffic, traffic};
+pub use launch::{Launched, Traffic, trace, traffic};
 pub use precision::Precision;
 pub use simt::{Check, Finding, Seen, Tally};
 pub use tuning::Tuning;

@@ -154,7 +154,7 @@ impl Layers {
         let n = training.map_or(BATCH, |training| training.batch);
         let ImageShape { height, width, channels } = shape;
         let Layouts { parameters, running } = layouts;
-        let mut build = Builder { parameters, running, arena, gradients: training.is_some() };
+        let mut build = Builder { parameters, running, arena, gradients: training.is_some(), unfused: &[] };
         let x = Value { dx: None, ..build.value(n, height, width, channels)? };
         // Colours say more, and have more to say.
         let first = if channels == 1 { 16 } else { 32 };

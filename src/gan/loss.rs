@@ -3,13 +3,17 @@
 use super::options::Loss;
 use crate::Result;
 use crate::device::{Buffer, Device};
+use crate::nn::Fusion;
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses;
 
 impl Loss {
     /// Floats of workspace that [`Loss::evaluate`] wants for so many logits.
-    pub fn workspace_len(self, device: &Device, logits: usize) -> usize {
+    pub fn workspace_len(self, device: &Device, logits: usize, unfused: &[Fusion]) -> usize {
         match self {
+            Loss::Softmax if unfused.contains(&Fusion::LogPartition) => {
+                log_partition::plain_workspace_len(device, logits)
+            }
             Loss::Softmax => log_partition::workspace_len(device, logits),
             _ => 0,
         }
@@ -22,13 +26,16 @@ impl Loss {
         real: &Buffer<f32>,
         fake: &Buffer<f32>,
         real_is_low: bool,
+        unfused: &[Fusion],
         workspace: &Buffer<f32>,
     ) -> Result<()> {
         let other = match self {
             Loss::Softmax => {
                 let sign = if real_is_low { 1.0 } else { -1.0 };
-                let needed = log_partition::workspace_len(real.device(), real.len() + fake.len());
-                return log_partition::fused(out, real, fake, sign, &workspace.view(0..needed));
+                let apart = unfused.contains(&Fusion::LogPartition);
+                let compute = if apart { log_partition::plain } else { log_partition::fused };
+                let needed = self.workspace_len(real.device(), real.len() + fake.len(), unfused);
+                return compute(out, real, fake, sign, &workspace.view(0..needed));
             }
             Loss::Hinge => losses::Loss::Hinge,
             Loss::NonSaturating => losses::Loss::NonSaturating,

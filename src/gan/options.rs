@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::ImageShape;
+use crate::nn::Fusion;
 
 /// Networks and settings that belong together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -165,12 +166,34 @@ pub struct TrainerOptions {
     pub noise: f32,
     /// Whether real images are flipped at random.
     pub flips: bool,
+    /// What a step runs from separate kernels, to show what fusing them buys.
+    pub unfused: Vec<Fusion>,
 }
 
 impl TrainerOptions {
     /// Whether images are drawn for a wanted label.
     pub fn conditional(&self) -> bool {
         self.conditioning != Conditioning::None
+    }
+
+    /// The fusions that a step of these networks and this loss has.
+    pub fn fusions(&self) -> Vec<Fusion> {
+        let mut all = Vec::new();
+        if self.loss == Loss::Softmax {
+            all.push(Fusion::LogPartition);
+        }
+        let convolutions = !matches!(self.preset, Preset::Ring | Preset::SoftmaxGan);
+        // AC-GAN's head is another.
+        if convolutions && self.conditioning != Conditioning::AcGan {
+            all.push(Fusion::Projection);
+        }
+        if self.preset != Preset::Ring {
+            all.push(Fusion::Norm);
+        }
+        if convolutions {
+            all.extend([Fusion::Conv, Fusion::ConvReading, Fusion::ConvWriting]);
+        }
+        all
     }
 
     /// Rows of D's batch: real images, and the fakes of a D step or a G step.

@@ -50,8 +50,13 @@ impl Sampler {
 
     fn build(device: &Device, options: &TrainerOptions, arena: &mut Arena, layouts: &mut Layouts) -> Result<Sampler> {
         let ImageShape { height: h, width: w, channels: c } = options.shape;
-        let mut build =
-            Builder { parameters: &mut layouts.parameters, running: &mut layouts.running, arena, gradients: false };
+        let mut build = Builder {
+            parameters: &mut layouts.parameters,
+            running: &mut layouts.running,
+            arena,
+            gradients: false,
+            unfused: &[],
+        };
         let latent = Latent { z: build.value(BATCH, 1, 1, options.latent)?, labels: build.arena.take(BATCH)? };
         let image = build.value(BATCH, h, w, c)?;
         let network = networks::generator(options, &mut build, &latent, &image)?;

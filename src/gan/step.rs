@@ -192,7 +192,8 @@ impl Trainer {
         })?;
         let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..rows.end));
         let real_is_low = networks::real_is_low(&self.options);
-        self.options.loss.evaluate(evaluation, &real, &fake, real_is_low, &w.loss_workspace)?;
+        let (loss, unfused) = (self.options.loss, &self.options.unfused);
+        loss.evaluate(evaluation, &real, &fake, real_is_low, unfused, &w.loss_workspace)?;
         state::check(&self.state, &evaluation.statistics)
     }
 

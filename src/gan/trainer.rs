@@ -333,6 +333,15 @@ fn check(options: &TrainerOptions) -> Result<()> {
     if matches!(options.preset, Preset::Ring | Preset::SoftmaxGan) && options.conditional() {
         return refuse(format!("preset {} has no networks that know labels: --conditioning none", options.preset));
     }
+    let fusions = options.fusions();
+    if let Some(other) = options.unfused.iter().find(|fusion| !fusions.contains(fusion)) {
+        let there = fusions.iter().map(|fusion| fusion.to_string()).collect::<Vec<_>>().join(", ");
+        let there = if there.is_empty() { "nothing".to_string() } else { there };
+        let preset = options.preset;
+        return refuse(format!(
+            "unfused {other}: a step of preset {preset} with this loss and conditioning has {there} to run apart"
+        ));
+    }
     if options.steps > u64::from(u32::MAX) / options.n_dis as u64 {
         return refuse(format!("steps {} with n-dis {}: more updates than {}", options.steps, options.n_dis, u32::MAX));
     }

@@ -56,6 +56,7 @@ impl Workspace {
             running: &mut players.discriminator.running,
             arena,
             gradients: true,
+            unfused: &options.unfused,
         };
         let batch = build.value(rows, h, w, c)?;
         let labels = build.arena.take(rows)?;
@@ -69,6 +70,7 @@ impl Workspace {
                 running: &mut players.generator.running,
                 arena,
                 gradients,
+                unfused: &options.unfused,
             };
             let z = Value { dx: None, ..build.value(fakes, 1, 1, options.latent)? };
             let latent = Latent { z, labels: labels.view(n..n + fakes) };
@@ -82,6 +84,8 @@ impl Workspace {
             Ok(Evaluation { statistics, seed_d, seed_g })
         };
         let (of_d, of_g) = (evaluation(m_d)?, evaluation(m_g)?);
+        // Some of the logits may be split among more blocks than all of them.
+        let loss_len = [m_d, m_g].map(|fakes| options.loss.workspace_len(device, n + fakes, &options.unfused));
         let loaded = if options.draws_points() { 0 } else { options.n_dis * n };
         let updated = [&players.generator, &players.discriminator];
         let adam_len = updated.map(|p| adam::workspace_len(device, p.parameters.len()));
@@ -99,7 +103,7 @@ impl Workspace {
             penalty,
             of_d,
             of_g,
-            loss_workspace: arena.take(options.loss.workspace_len(device, most))?,
+            loss_workspace: arena.take(loss_len[0].max(loss_len[1]))?,
             norms: arena.take(2)?,
             adam_workspace: arena.take(adam_len[0].max(adam_len[1]))?,
         })

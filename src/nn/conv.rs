@@ -1,5 +1,6 @@
 //! A convolution with what is fused into its reading and its writing.
 
+use super::apart::Apart;
 use super::{Backward, Builder, Forward, Init, Norm, Parameter, Tangent, Value};
 use crate::Result;
 use crate::device::Buffer;
@@ -35,12 +36,12 @@ impl ConvOptions {
 
 /// What a convolution reads: `act(x)` or, through a norm's tables, `act(scale x + shift)`, upsampled where wanted.
 pub struct Source<'a> {
-    x: &'a Buffer<f32>,
+    pub(super) x: &'a Buffer<f32>,
     /// Where the gradient of what is read goes: the one of `x` itself, or, through a norm, that of the normalised value.
     dx: Option<&'a Buffer<f32>>,
-    norm: Option<&'a Norm>,
-    activation: Activation,
-    upsample: bool,
+    pub(super) norm: Option<&'a Norm>,
+    pub(super) activation: Activation,
+    pub(super) upsample: bool,
     n: usize,
     h: usize,
     w: usize,
@@ -58,8 +59,11 @@ impl<'a> Source<'a> {
     }
 
     /// `x` through a norm and its activation; the gradient is that of `activated`, after them, summed over the pixels
-    /// that one became.
+    /// that one became. Of a norm that is run apart, `activated` holds the values (and upsampling is not done here).
     pub fn normalised(activated: &'a Value, x: &'a Value, norm: &'a Norm, upsample: bool) -> Source<'a> {
+        if norm.is_apart() {
+            return Source::plain(activated);
+        }
         let scale = if upsample { 2 } else { 1 };
         Source {
             x: &x.x,
@@ -73,7 +77,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn prologue(&self) -> Prologue<'_> {
+    pub(super) fn prologue(&self) -> Prologue<'_> {
         let scale_shift = self.norm.map(|norm| (norm.tables().scale, norm.tables().shift));
         Prologue { scale_shift, activation: self.activation, upsample: self.upsample }
     }
@@ -110,6 +114,7 @@ pub struct Conv {
     flipped: Buffer<f32>,
     weight_parts: Buffer<f32>,
     bias_parts: Buffer<f32>,
+    apart: Option<Apart>,
 }
 
 impl Conv {
@@ -142,6 +147,7 @@ impl Conv {
             flipped: build.arena.take(flipped)?,
             weight_parts: build.arena.take(weight_parts)?,
             bias_parts: build.arena.take(bias_parts)?,
+            apart: Apart::new(build, seen, k)?,
         })
     }
 
@@ -151,11 +157,22 @@ impl Conv {
     }
 
     pub fn forward(&self, pass: &Forward, from: &Source, to: &Target) -> Result<()> {
-        self.apply(pass.weights, self.bias, from, to)
+        self.apply(pass.weights, self.bias, from, to, pass.rows.start)
     }
 
-    fn apply(&self, weights: &Buffer<f32>, bias: Option<Parameter>, from: &Source, to: &Target) -> Result<()> {
+    /// `first` is the number of the first sample.
+    fn apply(
+        &self,
+        weights: &Buffer<f32>,
+        bias: Option<Parameter>,
+        from: &Source,
+        to: &Target,
+        first: usize,
+    ) -> Result<()> {
         let (weight, bias) = (self.weight.of(weights), bias.map(|bias| bias.of(weights)));
+        if let Some(apart) = &self.apart {
+            return apart.forward(self.sizes(from), (&weight, bias.as_ref()), from, to, first);
+        }
         let Target { residual, activation, pool, accumulate, .. } = *to;
         let epilogue = Epilogue { bias: bias.as_ref(), residual, activation, pool, accumulate };
         conv::conv_forward(self.sizes(from), &to.y.x, from.x, &weight, &from.prologue(), &epilogue)
@@ -164,7 +181,7 @@ impl Conv {
     /// From the tangent of what is read to that of what is written; a bias has none. Adds to the gradient of the
     /// filters, with the backward signal in `to`.
     pub fn tangent(&self, pass: &Tangent, from: &Source, to: &Target) -> Result<()> {
-        self.apply(pass.weights, None, from, to)?;
+        self.apply(pass.weights, None, from, to, pass.into.start)?;
         to.y.dx.as_ref().map_or(Ok(()), |dy| self.filters_gradient(pass.gradients, from, &to.gradient(dy, None)))
     }
 
@@ -181,16 +198,26 @@ impl Conv {
         let (sizes, device) = (self.sizes(from), dy.device());
         let scale = pass.scale_of_parameters();
         let gradient = to.gradient(dy, scale.as_ref());
+        let bias_parts = self.bias_parts.view(0..conv::bias_gradient_workspace_len(device, &sizes));
+        let dbias = self.bias.map(|bias| bias.of(gradients));
+        if let Some(apart) = &self.apart {
+            let parts = self.weight_parts.view(0..conv::weight_gradient_workspace_len(device, &sizes));
+            let filters = (&self.weight.of(gradients), &parts);
+            let bias = dbias.as_ref().map(|dbias| (dbias, &bias_parts));
+            return apart.backward_parameters(sizes, filters, bias, from, gradient, pass.rows.start);
+        }
         self.filters_gradient(gradients, from, &gradient)?;
-        let Some(bias) = self.bias else { return Ok(()) };
-        let parts = self.bias_parts.view(0..conv::bias_gradient_workspace_len(device, &sizes));
-        conv::conv_bias_gradient(sizes, &bias.of(gradients), &gradient, &parts)
+        dbias.map_or(Ok(()), |dbias| conv::conv_bias_gradient(sizes, &dbias, &gradient, &bias_parts))
     }
 
     /// The gradient of what was read, or of what a ReLU read; overwritten or added.
     pub fn backward_input(&self, pass: &Backward, from: &Source, to: &Target, accumulate: bool) -> Result<()> {
         let (Some(dx), Some(dy)) = (from.dx, &to.y.dx) else { return Ok(()) };
         let scale = pass.scale_of_signal(&(0..from.n));
+        if let Some(apart) = &self.apart {
+            let (gradient, filters) = (to.gradient(dy, scale.as_ref()), self.weight.of(pass.weights));
+            return apart.backward_input(self.sizes(from), (dx, from), gradient, &filters, accumulate, &self.flipped);
+        }
         let mask = match (from.norm, from.activation) {
             (None, Activation::LeakyRelu(slope)) => Some((from.x, slope)),
             _ => None,

@@ -1,6 +1,6 @@
 //! The projection discriminator's head: f = V[y] . h + w . h, h the pooled features.
 
-use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
+use super::{Backward, Builder, Forward, Fusion, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
 use crate::device::Buffer;
 use crate::ops::gradient_penalty;
@@ -18,6 +18,8 @@ pub struct ProjectionHead {
     x: Value,
     h: Buffer<f32>,
     logits: Value,
+    /// Workspaces of the forward and of the backward pass from separate kernels.
+    apart: Option<[Buffer<f32>; 2]>,
 }
 
 /// What a head is made of.
@@ -35,6 +37,8 @@ pub struct HeadOptions<'a> {
 impl ProjectionHead {
     pub fn new(build: &mut Builder, name: &str, x: &Value, options: &HeadOptions) -> Result<ProjectionHead> {
         let (c, classes, p) = (x.c, options.classes, &mut *build.parameters);
+        let apart = build.unfused.contains(&Fusion::Projection);
+        let workspaces = [projection::plain::workspace_len(x.n * x.features(), x.n), x.n * c];
         Ok(ProjectionHead {
             name: name.to_string(),
             w: p.weight(&format!("{name}.weight"), &[c, 1], (options.init)(c, 1), Outputs::Columns),
@@ -45,6 +49,10 @@ impl ProjectionHead {
             labels: options.labels.clone(),
             factor: options.factor,
             h: build.arena.take(x.n * c)?,
+            apart: match workspaces.map(|len| apart.then(|| build.arena.take(len))) {
+                [Some(forward), Some(backward)] => Some([forward?, backward?]),
+                _ => None,
+            },
             logits: build.value(x.n, 1, 1, 1)?,
             x: x.clone(),
         })
@@ -62,7 +70,12 @@ impl Layer for ProjectionHead {
         let labels = self.labels.view(pass.rows.clone());
         let head = Head { w, v: v.as_ref(), labels: Some(&labels), bias: bias.as_ref(), factor: self.factor };
         let (x, logits) = (self.x.rows(&pass.rows), self.logits.rows(&pass.rows));
-        projection::forward(&logits.x, &self.features(&pass.rows), &x.x, &head)
+        let h = self.features(&pass.rows);
+        if let Some([workspace, _]) = &self.apart {
+            let workspace = workspace.view(0..projection::plain::workspace_len(x.x.len(), x.n));
+            return projection::plain::forward(&logits.x, &h, &x.x, &head, &workspace);
+        }
+        projection::forward(&logits.x, &h, &x.x, &head)
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
@@ -75,13 +88,21 @@ impl Layer for ProjectionHead {
             let scale = pass.scale_of_parameters();
             let out = Gradients { dw, dv: dv.as_ref(), dbias: dbias.as_ref() };
             let seeds = Seeds { df, scale: scale.as_ref() };
-            projection::backward_parameters(out, &self.features(&pass.rows), Some(&labels), seeds)?;
+            let backward = match self.apart {
+                Some(_) => projection::plain::backward_parameters,
+                None => projection::backward_parameters,
+            };
+            backward(out, &self.features(&pass.rows), Some(&labels), seeds)?;
         }
         let x = self.x.rows(&pass.rows);
         let Some(dx) = &x.dx else { return Ok(()) };
         let (w, v) = (self.w.of(pass.weights), self.v.map(|v| v.of(pass.weights)));
         let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: None, factor: self.factor };
-        projection::backward_data(dx, &x.x, &head, pass.rows.len(), df)
+        if let Some([_, dh]) = &self.apart {
+            let dh = dh.view(0..x.n * x.c);
+            return projection::plain::backward_data(dx, &x.x, &head, x.n, df, &dh);
+        }
+        projection::backward_data(dx, &x.x, &head, x.n, df)
     }
 
     /// Nothing follows the logits: their own tangent is not needed.

@@ -5,10 +5,12 @@
 //! parameters and *overwrites* the gradient of its input. A network is a list of layers; its backward walks it in
 //! reverse.
 
+mod apart;
 mod arena;
 mod attention;
 mod class_head;
 mod conv;
+mod fusion;
 mod head;
 mod labels;
 mod linear;
@@ -24,6 +26,7 @@ pub use attention::Attention;
 pub use class_head::{ClassHead, ClassHeadOptions};
 pub use conv::ConvOptions;
 pub(crate) use conv::{Conv, Source, Target};
+pub use fusion::Fusion;
 pub use head::{HeadOptions, ProjectionHead};
 pub use labels::{ConcatEmbedding, ConcatLabels};
 pub use linear::Linear;
@@ -185,6 +188,8 @@ pub struct Builder<'a> {
     pub arena: &'a mut Arena,
     /// Whether a backward pass will be run.
     pub gradients: bool,
+    /// What is run from separate kernels instead of fused ones.
+    pub unfused: &'a [Fusion],
 }
 
 impl Builder<'_> {

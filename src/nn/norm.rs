@@ -1,13 +1,14 @@
 //! Batch norm, plain or class-conditional.
 
-use super::{Backward, Builder, Forward, Init, Layer, Mode, Parameter, Value};
+use super::{Backward, Builder, Forward, Fusion, Init, Layer, Mode, Parameter, Value};
 use crate::Result;
 use crate::device::Buffer;
-use crate::ops::Activation;
 use crate::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables};
+use crate::ops::{Activation, elementary, gradient_penalty};
 
 /// The statistics and tables of a batch norm, and its backward pass. What applies it is the layer that owns it: either
-/// [`BatchNorm`], or a convolution that reads its input through the tables.
+/// [`BatchNorm`], or a convolution that reads its input through the tables. A norm that is run apart has its values in
+/// memory, before and after the activation.
 pub struct Norm {
     gamma: Parameter,
     beta: Parameter,
@@ -24,6 +25,8 @@ pub struct Norm {
     scale: Buffer<f32>,
     shift: Buffer<f32>,
     workspace: Buffer<f32>,
+    /// The normalised value before its activation, and its gradient.
+    apart: Option<Value>,
 }
 
 /// What a norm is made of.
@@ -58,7 +61,19 @@ impl Norm {
             scale: build.arena.take(rows * c)?,
             shift: build.arena.take(rows * c)?,
             workspace: build.arena.take(workspace)?,
+            apart: if build.unfused.contains(&Fusion::Norm) { Some(build.value(x.n, x.h, x.w, c)?) } else { None },
         })
+    }
+
+    /// Whether what reads the normalised value finds it in memory.
+    pub fn is_apart(&self) -> bool {
+        self.apart.is_some()
+    }
+
+    /// What a convolution reads of `x`, after the activation: without memory but for the gradient, unless it is apart.
+    pub fn activated(&self, build: &mut Builder) -> Result<Value> {
+        let Value { n, h, w, c, .. } = self.x;
+        if self.is_apart() { build.value(n, h, w, c) } else { build.gradient_only(&self.x) }
     }
 
     pub fn activation(&self) -> Activation {
@@ -99,9 +114,22 @@ impl Norm {
         }
     }
 
+    /// [`Norm::prepare`], and the values of [`Norm::activated`] where they have memory.
+    pub fn forward(&self, pass: &Forward, activated: &Value) -> Result<()> {
+        self.prepare(pass)?;
+        if self.is_apart() { self.apply(&activated.x) } else { Ok(()) }
+    }
+
     /// Materialises the normalised value.
     pub fn apply(&self, y: &Buffer<f32>) -> Result<()> {
-        norm::apply(y, &self.x.x, self.tables(), self.activation, self.shape())
+        let (x, tables, shape) = (&self.x.x, self.tables(), self.shape());
+        match (&self.apart, self.activation) {
+            (Some(z), Activation::LeakyRelu(slope)) => {
+                norm::apply(&z.x, x, tables, Activation::Identity, shape)?;
+                elementary::leaky_relu(y, &z.x, slope)
+            }
+            _ => norm::apply(y, x, tables, self.activation, shape),
+        }
     }
 
     /// From the gradient of the activated value `y` to the parameters' gradients, added, and the input's, overwritten.
@@ -110,12 +138,19 @@ impl Norm {
         let (dgamma, dbeta) = (self.gamma.of(gradients), self.beta.of(gradients));
         let (gamma, beta) = (self.gamma.of(pass.weights), self.beta.of(pass.weights));
         let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
+        let (dz, activation) = match (&self.apart, self.activation) {
+            (Some(Value { x: z, dx: Some(dz), .. }), Activation::LeakyRelu(slope)) => {
+                gradient_penalty::mask(dz, dy, z, slope)?;
+                (dz, Activation::Identity)
+            }
+            (_, activation) => (dy, activation),
+        };
         norm::backward(
             Gradients { dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta },
-            dy,
+            dz,
             self.batch(),
             affine,
-            self.activation,
+            activation,
             self.shape(),
             &self.workspace,
         )

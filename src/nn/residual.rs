@@ -177,8 +177,8 @@ impl Layer for DownBlock {
 /// h = conv1(up(relu(norm1(x))))      y = conv2(relu(norm2(h))) + up(shortcut(x))
 /// ```
 ///
-/// with the hidden width that of the output. Nearest upsampling happens as conv1 reads its input; bilinear is a
-/// tensor of its own. (The shortcut's 1x1 convolution before the upsampling gives the same numbers as after it.)
+/// with the hidden width that of the output. Nearest upsampling happens as conv1 reads its input; bilinear, or after a
+/// norm that is run apart, it is a tensor of its own. (The shortcut's 1x1 convolution before the upsampling gives the same numbers as after it.)
 pub struct UpBlock {
     name: String,
     norm1: Norm,
@@ -188,8 +188,8 @@ pub struct UpBlock {
     shortcut: Conv,
     upsampling: Upsampling,
     x: Value,
-    /// relu(norm1(x)) and what conv1 sees of it, where upsampling is bilinear.
-    smooth: Option<[Value; 2]>,
+    /// relu(norm1(x)) and what conv1 sees of it, where upsampling is a kernel.
+    upsampled: Option<[Value; 2]>,
     /// relu(norm1(x)) as conv1 reads it: only its gradient has memory.
     a1: Value,
     h: Value,
@@ -215,14 +215,15 @@ impl UpBlock {
         let at = |part: &str| format!("{name}.{part}");
         let norm1 = Norm::new(build, &at("norm1"), x, &norm)?;
         let a1 = build.gradient_only(x)?;
-        let smooth = match upsampling {
-            Upsampling::Nearest => None,
-            Upsampling::Bilinear => Some([build.value(n, x.h, x.w, c)?, build.value(n, h2, w2, c)?]),
+        let upsampled = if upsampling == Upsampling::Bilinear || norm1.is_apart() {
+            Some([build.value(n, x.h, x.w, c)?, build.value(n, h2, w2, c)?])
+        } else {
+            None
         };
         let conv1 = Conv::new(build, &at("conv1"), conv(3, c, out), &Value { h: h2, w: w2, ..x.clone() })?;
         let h = build.value(n, h2, w2, out)?;
         let norm2 = Norm::new(build, &at("norm2"), &h, &norm)?;
-        let a2 = build.gradient_only(&h)?;
+        let a2 = norm2.activated(build)?;
         let conv2 = Conv::new(build, &at("conv2"), conv(3, out, out), &h)?;
         let shortcut = Conv::new(build, &at("shortcut"), conv(1, c, out), x)?;
         Ok(UpBlock {
@@ -234,7 +235,7 @@ impl UpBlock {
             shortcut,
             upsampling,
             x: x.clone(),
-            smooth,
+            upsampled,
             a1,
             h,
             a2,
@@ -245,7 +246,7 @@ impl UpBlock {
 
     /// What conv1 reads.
     fn conv1_source(&self) -> Source<'_> {
-        match &self.smooth {
+        match &self.upsampled {
             Some([_, up]) => Source::plain(up),
             None => Source::normalised(&self.a1, &self.x, &self.norm1, true),
         }
@@ -259,12 +260,12 @@ impl UpBlock {
 impl Layer for UpBlock {
     fn forward(&self, pass: &Forward) -> Result<()> {
         self.norm1.prepare(pass)?;
-        if let Some([activated, up]) = &self.smooth {
+        if let Some([activated, up]) = &self.upsampled {
             self.norm1.apply(&activated.x)?;
             resample::upsample(&up.x, &activated.x, activated.image(), self.upsampling)?;
         }
         self.conv1.forward(pass, &self.conv1_source(), &Target::new(&self.h))?;
-        self.norm2.prepare(pass)?;
+        self.norm2.forward(pass, &self.a2)?;
         self.shortcut.forward(pass, &Source::plain(&self.x), &Target::new(&self.s))?;
         resample::upsample(&self.y.x, &self.s.x, self.s.image(), self.upsampling)?;
         self.conv2.forward(pass, &self.conv2_source(), &Target { accumulate: true, ..Target::new(&self.y) })
@@ -279,7 +280,7 @@ impl Layer for UpBlock {
 
         self.conv1.backward_parameters(pass, &self.conv1_source(), &to_h)?;
         self.conv1.backward_input(pass, &self.conv1_source(), &to_h, false)?;
-        match &self.smooth {
+        match &self.upsampled {
             Some([activated, up]) => {
                 if let (Some(dactivated), Some(dup)) = (&activated.dx, &up.dx) {
                     resample::upsample_backward(dactivated, dup, activated.image(), self.upsampling, false)?;
@@ -322,12 +323,13 @@ impl ToImage {
         norm: &NormOptions,
         conv: ConvOptions,
     ) -> Result<ToImage> {
+        let norm = Norm::new(build, "norm", x, norm)?;
         Ok(ToImage {
             name: "conv".to_string(),
-            norm: Norm::new(build, "norm", x, norm)?,
+            a: norm.activated(build)?,
             conv: Conv::new(build, "conv", conv, x)?,
+            norm,
             x: x.clone(),
-            a: build.gradient_only(x)?,
             y: y.clone(),
         })
     }
@@ -335,7 +337,7 @@ impl ToImage {
 
 impl Layer for ToImage {
     fn forward(&self, pass: &Forward) -> Result<()> {
-        self.norm.prepare(pass)?;
+        self.norm.forward(pass, &self.a)?;
         let from = Source::normalised(&self.a, &self.x, &self.norm, false);
         self.conv.forward(pass, &from, &Target { activation: Activation::Tanh, ..Target::new(&self.y) })
     }

@@ -475,6 +475,13 @@ pub fn conv_bias_gradient(
     sum_parts(what, dbias, workspace, parts)
 }
 
+/// `to += from`, in a launch of its own.
+pub fn accumulate(to: &Buffer<f32>, from: &Buffer<f32>) -> Result<()> {
+    let what = "accumulate";
+    expect_len(what, "from", from.len(), to.len())?;
+    sum_parts(what, to, from, 1)
+}
+
 /// `to += parts[0] + parts[1] + ...`, in order. `parts` has `count` times the length of `to`.
 fn sum_parts(what: &str, to: &Buffer<f32>, parts: &Buffer<f32>, count: usize) -> Result<()> {
     let per_block = to.device().tuning().elements;

@@ -1,8 +1,8 @@
 //! Elementary operations, one launch each: what an eager framework composes a formula of.
 
 use super::{expect_len, size32};
-use crate::Result;
 use crate::device::{Buffer, Device, Kernel, Launch, kernel};
+use crate::{Error, Result};
 
 /// `y` = f(`x`), elementwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +42,51 @@ pub fn sine_cosine(sine: &Buffer<f32>, cosine: &Buffer<f32>, u: &Buffer<f32>) ->
 pub fn affine(y: &Buffer<f32>, x: &Buffer<f32>, a: f32, b: f32) -> Result<()> {
     expect_len("elementary", "x", x.len(), y.len())?;
     elementwise(kernel::ELEMENTARY_AFFINE_F32, y, |launch| launch.input(x).scalar(a).scalar(b))
+}
+
+/// `y` = `x` where it is above 0, and `slope` times it elsewhere.
+pub fn leaky_relu(y: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
+    expect_len("elementary", "x", x.len(), y.len())?;
+    elementwise(kernel::ELEMENTARY_LEAKY_RELU_F32, y, |launch| launch.input(x).scalar(slope))
+}
+
+/// `dx` = `dy` (1 - `y`^2), the backward pass of y = tanh(x).
+pub fn tanh_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, y: &Buffer<f32>) -> Result<()> {
+    expect_len("elementary", "dy", dy.len(), dx.len())?;
+    expect_len("elementary", "y", y.len(), dx.len())?;
+    elementwise(kernel::ELEMENTARY_TANH_BACKWARD_F32, dx, |launch| launch.input(dy).input(y))
+}
+
+/// `y` (R, C) = `x` (R, C) and `b` (C) added to each of its rows.
+pub fn add_columns(y: &Buffer<f32>, x: &Buffer<f32>, b: &Buffer<f32>) -> Result<()> {
+    let rows = x.len() / b.len().max(1);
+    by_rows(kernel::ELEMENTARY_ADD_COLUMNS_F32, y, x, ("b", b), [rows, b.len()])
+}
+
+/// `y` (R, C): each row of `x` (R, C) times its number of `s` (R).
+pub fn scale_rows(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<()> {
+    let columns = x.len() / s.len().max(1);
+    by_rows(kernel::ELEMENTARY_SCALE_ROWS_F32, y, x, ("s", s), [s.len(), columns])
+}
+
+/// `x` (R, C) and a vector, one of whose dimensions its length is.
+fn by_rows(
+    kernel: Kernel,
+    y: &Buffer<f32>,
+    x: &Buffer<f32>,
+    (name, vector): (&str, &Buffer<f32>),
+    [rows, columns]: [usize; 2],
+) -> Result<()> {
+    let what = "elementary";
+    if x.is_empty() || rows * columns != x.len() {
+        let (found, len) = (x.len(), vector.len());
+        return Err(Error::Shape(format!("{what}: x has {found} elements, expected R * C with {len} in {name}")));
+    }
+    expect_len(what, "y", y.len(), x.len())?;
+    let each = (y.device().tuning().elements / columns).max(1);
+    let launch = y.device().launch(kernel, [rows.div_ceil(each) as u32, 1, 1]).output(y).input(x).input(vector);
+    // SAFETY: x and y have R * C elements, the vector R or C, compared above.
+    unsafe { launch.scalar(size32(what, rows)?).scalar(size32(what, columns)?).scalar(each as u32).run() }
 }
 
 /// `y` = `x1` + `x2`.

@@ -21,13 +21,16 @@ pub fn workspace_len(device: &Device, logits: usize) -> usize {
     if blocks > 1 { 4 * blocks } else { 0 }
 }
 
-/// Logits per block and blocks. Where there are many blocks, one has half of what a single one takes: so it is still in
-/// the nearest cache when it is read again.
+/// Logits per block and blocks of [`fused`].
 fn split(device: &Device, logits: usize) -> (usize, usize) {
+    let most = device.tuning().logits;
+    if logits <= most { (most, 1) } else { split_two(device, logits) }
+}
+
+/// Those of [`two_launches`]. Where there are many blocks, one has half of what a single one takes: so it is still in
+/// the nearest cache when it is read again.
+fn split_two(device: &Device, logits: usize) -> (usize, usize) {
     let tuning = device.tuning();
-    if logits <= tuning.logits {
-        return (tuning.logits, 1);
-    }
     let chunk = (tuning.logits / 2).max(logits.div_ceil(tuning.logit_blocks)).next_power_of_two();
     (chunk, logits.div_ceil(chunk))
 }
@@ -41,16 +44,37 @@ pub fn fused(
     sign: f32,
     workspace: &Buffer<f32>,
 ) -> Result<()> {
+    let (_, blocks) = split(real.device(), real.len() + fake.len());
+    if blocks == 1 { one_launch(out, real, fake, sign) } else { two_launches(out, real, fake, sign, workspace) }
+}
+
+/// One block, whatever the number of logits.
+pub fn one_launch(out: &Evaluation, real: &Buffer<f32>, fake: &Buffer<f32>, sign: f32) -> Result<()> {
+    let (n, m) = check(out, real, fake)?;
+    let (n32, m32) = (size32("log_partition", n + m)? - m as u32, m as u32);
+    let launch = real.device().launch(kernel::LOG_PARTITION_ONE_F32, [1, 1, 1]);
+    let launch = launch.output(&out.statistics).output(&out.seed_d).output(&out.seed_g).input(real).input(fake);
+    // SAFETY: `check` compared every length with N and M.
+    unsafe { launch.scalar(sign).scalar(n32).scalar(m32).run() }
+}
+
+/// Workspace of [`two_launches`], in floats.
+pub fn two_launches_workspace_len(device: &Device, logits: usize) -> usize {
+    4 * split_two(device, logits).1
+}
+
+/// Many blocks, which share the logits out: the sums, then, all joined, the gradients.
+pub fn two_launches(
+    out: &Evaluation,
+    real: &Buffer<f32>,
+    fake: &Buffer<f32>,
+    sign: f32,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
     let (n, m) = check(out, real, fake)?;
     let device = real.device();
-    let (chunk, blocks) = split(device, n + m);
+    let (chunk, blocks) = split_two(device, n + m);
     let (n32, m32) = (size32("log_partition", n + m)? - m as u32, m as u32);
-    if blocks == 1 {
-        let launch = device.launch(kernel::LOG_PARTITION_ONE_F32, [1, 1, 1]);
-        let launch = launch.output(&out.statistics).output(&out.seed_d).output(&out.seed_g).input(real).input(fake);
-        // SAFETY: `check` compared every length with N and M.
-        return unsafe { launch.scalar(sign).scalar(n32).scalar(m32).run() };
-    }
     expect_len("log_partition", "workspace", workspace.len(), 4 * blocks)?;
     let grid = [blocks as u32, 1, 1];
     let launch = device.launch(kernel::LOG_PARTITION_PARTIALS_F32, grid);

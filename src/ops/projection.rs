@@ -204,16 +204,39 @@ pub mod plain {
         let n = f.len();
         expect_len(what, "h", h.len(), n * head.w.len())?;
         expect_len(what, "workspace", workspace.len(), workspace_len(x.len(), n))?;
-        let (y, rest) = (workspace.view(0..x.len()), x.len());
-        let (psi, inner) = (workspace.view(rest..rest + n), workspace.view(rest + n..rest + 2 * n));
+        let y = workspace.view(0..x.len());
         let device = f.device();
         let (elements, count) = (device.tuning().elements as u32, size32(what, x.len())?);
         let launch = device.launch(kernel::PROJECTION_PLAIN_RELU_F32, [count.div_ceil(elements), 1, 1]);
         // SAFETY: both hold `count` elements.
         unsafe { launch.output(&y).input(x).scalar(count).scalar(elements).run()? };
         pool(h, &y, n, head.factor)?;
+        let rest = workspace.view(x.len()..workspace.len());
+        products(f, h, head, s, &rest)
+    }
+
+    /// [`forward`] with the ReLU in the pooling. `workspace` has 2 N floats.
+    pub fn forward_pooled(
+        f: &Buffer<f32>,
+        h: &Buffer<f32>,
+        x: &Buffer<f32>,
+        head: &Head,
+        workspace: &Buffer<f32>,
+    ) -> Result<()> {
+        let what = "projection forward, pooled";
+        let s = check_head(what, head, f.len(), x)?;
+        expect_len(what, "h", h.len(), f.len() * head.w.len())?;
+        expect_len(what, "workspace", workspace.len(), 2 * f.len())?;
+        pool(h, x, f.len(), head.factor)?;
+        products(f, h, head, s, workspace)
+    }
+
+    /// Both inner products and their sum, from lengths that the callers compared. `workspace` has 2 N floats.
+    fn products(f: &Buffer<f32>, h: &Buffer<f32>, head: &Head, s: Sizes, workspace: &Buffer<f32>) -> Result<()> {
+        let (device, n) = (f.device(), f.len());
+        let (psi, inner) = (workspace.view(0..n), workspace.view(n..2 * n));
         let launch = device.launch(kernel::PROJECTION_PLAIN_PSI_F32, [s.n, 1, 1]);
-        // SAFETY: the lengths were compared above, here and below.
+        // SAFETY: the callers compared the lengths with N, C and classes, here and below.
         unsafe { launch.output(&psi).input(h).input(head.w).scalar(s.c).run()? };
         let launch = device.launch(kernel::PROJECTION_PLAIN_CLASS_F32, [s.n, 1, 1]);
         let launch = launch.output(&inner).input(h).optional(head.v).optional(head.labels);

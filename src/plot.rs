@@ -1,0 +1,276 @@
+//! Charts as SVG, for pages that fetch nothing: axes, lines, points and bars. Colours are classes (`s0` to `s9`) of
+//! [`STYLE`], so that a page is readable in light and in dark.
+
+use std::fmt::Write;
+
+/// What a page with charts has in its `<style>`.
+pub const STYLE: &str = "
+:root { color-scheme: light dark; --ink: #1d2125; --soft: #5b6570; --line: #c9d0d6; --grid: #e6eaed; --paper: #ffffff;
+  --panel: #f5f7f8; --s0: #2464a4; --s1: #c2571a; --s2: #2e7d4f; --s3: #8a3ea8; --s4: #b3312c; --s5: #7a6a12;
+  --s6: #0f7f8c; --s7: #a03a70; --s8: #59636e; --s9: #4a53c8; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8eb; --soft: #a3adb6; --line: #4a535b; --grid: #2c3338;
+  --paper: #14181b; --panel: #1d2327; --s0: #6cb0f2; --s1: #f3995b; --s2: #6cc993; --s3: #c990e3; --s4: #f08681;
+  --s5: #d4c05a; --s6: #5cc8d4; --s7: #ea8fbd; --s8: #aeb8c1; --s9: #9aa2ff; } }
+svg { display: block; font: 12px system-ui, sans-serif; }
+svg text { fill: var(--ink); }
+svg .soft { fill: var(--soft); }
+svg .grid { stroke: var(--grid); }
+svg .axis { stroke: var(--line); }
+svg .curve { fill: none; stroke-width: 2; }
+svg .dot { stroke: var(--paper); stroke-width: 0.75; fill-opacity: 0.85; }
+.s0 { fill: var(--s0); stroke: var(--s0); } .s1 { fill: var(--s1); stroke: var(--s1); }
+.s2 { fill: var(--s2); stroke: var(--s2); } .s3 { fill: var(--s3); stroke: var(--s3); }
+.s4 { fill: var(--s4); stroke: var(--s4); } .s5 { fill: var(--s5); stroke: var(--s5); }
+.s6 { fill: var(--s6); stroke: var(--s6); } .s7 { fill: var(--s7); stroke: var(--s7); }
+.s8 { fill: var(--s8); stroke: var(--s8); } .s9 { fill: var(--s9); stroke: var(--s9); }
+";
+
+/// Colours that series are told apart by.
+pub const SERIES: usize = 10;
+
+/// Text as it stands in HTML and SVG.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// A number with three digits that matter.
+pub fn short(value: f64) -> String {
+    match value.abs() {
+        v if v == 0.0 || !v.is_finite() => format!("{value}"),
+        v if v >= 99.95 => format!("{value:.0}"),
+        v if v >= 9.995 => format!("{value:.1}"),
+        v if v >= 0.9995 => format!("{value:.2}"),
+        v if v >= 0.0995 => format!("{value:.3}"),
+        v if v >= 0.001 => format!("{value:.4}"),
+        _ => format!("{value:.1e}"),
+    }
+}
+
+/// A logarithmic axis.
+#[derive(Clone, Debug)]
+pub struct Axis {
+    pub label: &'static str,
+    low: f64,
+    high: f64,
+}
+
+impl Axis {
+    /// Around all positive values of `values`, ends rounded to 1, 2 or 5 times a power of ten.
+    pub fn around(label: &'static str, values: impl IntoIterator<Item = f64>) -> Axis {
+        let (mut low, mut high) = (f64::INFINITY, 0.0f64);
+        for value in values.into_iter().filter(|value| *value > 0.0 && value.is_finite()) {
+            (low, high) = (low.min(value), high.max(value));
+        }
+        if high == 0.0 {
+            (low, high) = (1.0, 10.0);
+        }
+        let steps = || ticks(low / 10.0, high * 10.0);
+        let below = steps().filter(|tick| *tick <= 0.9 * low).last().unwrap_or(low / 2.0);
+        let above = steps().find(|tick| *tick >= 1.1 * high).unwrap_or(2.0 * high);
+        Axis { label, low: below, high: above }
+    }
+
+    pub fn low(&self) -> f64 {
+        self.low
+    }
+
+    pub fn high(&self) -> f64 {
+        self.high
+    }
+
+    /// From 0 at the low end to 1.
+    fn at(&self, value: f64) -> f64 {
+        (value.max(self.low * 1e-3) / self.low).ln() / (self.high / self.low).ln()
+    }
+
+    fn decades(&self) -> f64 {
+        (self.high / self.low).log10()
+    }
+}
+
+/// 1, 2 and 5 times the powers of ten from `low` to `high`.
+fn ticks(low: f64, high: f64) -> impl Iterator<Item = f64> {
+    let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+    let all = (first..=last).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
+    all.filter(move |tick| *tick >= 0.999 * low && *tick <= 1.001 * high)
+}
+
+const WIDTH: f64 = 760.0;
+const HEIGHT: f64 = 460.0;
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 16.0;
+const TOP: f64 = 14.0;
+const BOTTOM: f64 = 46.0;
+
+/// A chart of points and lines on two logarithmic axes.
+pub struct Chart {
+    x: Axis,
+    y: Axis,
+    name: &'static str,
+    body: String,
+}
+
+impl Chart {
+    pub fn new(name: &'static str, x: Axis, y: Axis) -> Chart {
+        Chart { x, y, name, body: String::new() }
+    }
+
+    fn place(&self, x: f64, y: f64) -> (f64, f64) {
+        (LEFT + self.x.at(x) * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - self.y.at(y) * (HEIGHT - TOP - BOTTOM))
+    }
+
+    /// Through points that lie within the axes.
+    pub fn line(&mut self, points: &[(f64, f64)], series: usize) {
+        let places = points.iter().map(|&(x, y)| self.place(x, y));
+        let path: Vec<String> = places.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let series = series % SERIES;
+        let _ = writeln!(self.body, "<polyline class=\"s{series} curve\" points=\"{}\"/>", path.join(" "));
+    }
+
+    /// A dot that tells `title` where a pointer rests on it.
+    pub fn point(&mut self, (x, y): (f64, f64), series: usize, title: &str) {
+        let ((x, y), series) = (self.place(x, y), series % SERIES);
+        let title = escape(title);
+        let _ = writeln!(
+            self.body,
+            "<circle class=\"s{series} dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"><title>{title}</title></circle>"
+        );
+    }
+
+    /// Text that ends, or else starts, so many pixels from a point.
+    pub fn note(&mut self, (x, y): (f64, f64), (dx, dy): (f64, f64), ends: bool, text: &str) {
+        let (x, y) = self.place(x, y);
+        let anchor = if ends { "end" } else { "start" };
+        let (x, y, text) = (x + dx, y + dy, escape(text));
+        let _ = writeln!(self.body, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
+    }
+
+    pub fn svg(&self) -> String {
+        let mut svg =
+            format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(self.name));
+        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        // Where an axis is long, only its powers of ten have numbers.
+        let named = |axis: &Axis, tick: f64| axis.decades() < 2.5 || (tick.log10() - tick.log10().round()).abs() < 1e-9;
+        for tick in ticks(self.x.low, self.x.high) {
+            let (x, _) = self.place(tick, self.y.low);
+            let _ = writeln!(svg, "<line class=\"grid\" x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\"/>");
+            if named(&self.x, tick) {
+                let (y, tick) = (bottom + 17.0, plain(tick));
+                let _ =
+                    writeln!(svg, "<text class=\"soft\" x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{tick}</text>");
+            }
+        }
+        for tick in ticks(self.y.low, self.y.high) {
+            let (_, y) = self.place(self.x.low, tick);
+            let _ = writeln!(svg, "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\"/>");
+            if named(&self.y, tick) {
+                let (x, y, tick) = (LEFT - 7.0, y + 4.0, plain(tick));
+                let _ = writeln!(svg, "<text class=\"soft\" x=\"{x}\" y=\"{y:.1}\" text-anchor=\"end\">{tick}</text>");
+            }
+        }
+        let (middle, low) = ((LEFT + right) / 2.0, HEIGHT - 8.0);
+        let (across, height) = ((TOP + bottom) / 2.0, bottom - TOP);
+        let _ = write!(
+            svg,
+            "<rect class=\"axis\" x=\"{LEFT}\" y=\"{TOP}\" width=\"{}\" height=\"{height}\" fill=\"none\"/>\n\
+             <text x=\"{middle}\" y=\"{low}\" text-anchor=\"middle\">{}</text>\n\
+             <text transform=\"translate(14 {across}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n{}</svg>\n",
+            right - LEFT,
+            escape(self.x.label),
+            escape(self.y.label),
+            self.body
+        );
+        svg
+    }
+}
+
+/// A tick without an exponent.
+fn plain(tick: f64) -> String {
+    if tick >= 1.0 { format!("{tick:.0}") } else { format!("{:.*}", (-tick.log10()).ceil() as usize, tick) }
+}
+
+/// A bar with the text above it.
+pub struct Bar {
+    pub label: String,
+    pub value: f64,
+    /// The value, as it is to be read.
+    pub shown: String,
+    /// Least and greatest of what the value is the mean of.
+    pub range: Option<(f64, f64)>,
+}
+
+/// Horizontal bars from 0, each under its label.
+pub fn bars(title: &str, bars: &[Bar]) -> String {
+    const ACROSS: f64 = 264.0;
+    const EACH: f64 = 36.0;
+    let ends = bars.iter().map(|bar| bar.range.map_or(bar.value, |(_, high)| high.max(bar.value)));
+    let most = ends.filter(|end| end.is_finite()).fold(0.0, f64::max);
+    let height = 24.0 + EACH * bars.len() as f64;
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {ACROSS} {height}\" role=\"img\" aria-label=\"{0}\">\n\
+         <text x=\"0\" y=\"13\" font-weight=\"600\">{0}</text>\n",
+        escape(title)
+    );
+    for (i, bar) in bars.iter().enumerate() {
+        let top = 24.0 + EACH * i as f64;
+        let scaled = |value: f64| if most > 0.0 && value.is_finite() { ACROSS * value / most } else { 0.0 };
+        let (text, beam, series) = (top + 12.0, top + 17.0, i % SERIES);
+        let _ = write!(
+            svg,
+            "<text class=\"soft\" x=\"0\" y=\"{text}\">{}</text>\n\
+             <text x=\"{ACROSS}\" y=\"{text}\" text-anchor=\"end\">{}</text>\n\
+             <rect class=\"s{series}\" stroke-width=\"0\" x=\"0\" y=\"{beam}\" width=\"{:.1}\" height=\"9\"/>\n",
+            escape(&bar.label),
+            escape(&bar.shown),
+            scaled(bar.value).max(1.0)
+        );
+        if let Some((low, high)) = bar.range {
+            let (low, high, y) = (scaled(low), scaled(high), beam + 4.5);
+            let _ = writeln!(
+                svg,
+                "<path d=\"M{low:.1} {y}H{high:.1}M{low:.1} {beam}v9M{high:.1} {beam}v9\" fill=\"none\" stroke=\"var(--ink)\"/>"
+            );
+        }
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_enclose_what_they_show() {
+        let axis = Axis::around("x", [0.03, 700.0, f64::NAN, 0.0]);
+        assert!((axis.low - 0.02).abs() < 1e-12 && (axis.high - 1000.0).abs() < 1e-9, "{axis:?}");
+        assert!(axis.at(0.03) > 0.0 && axis.at(700.0) < 1.0 && axis.at(axis.high) == 1.0);
+        assert!(ticks(0.5, 20.0).zip([0.5, 1.0, 2.0, 5.0, 10.0, 20.0]).all(|(a, b)| (a - b).abs() < 1e-9));
+        assert_eq!([plain(0.01), plain(0.5), plain(2000.0)], ["0.01", "0.5", "2000"]);
+    }
+
+    #[test]
+    fn a_point_stands_where_its_axes_say() {
+        let axis = || Axis { label: "", low: 1.0, high: 100.0 };
+        let mut chart = Chart::new("test", axis(), axis());
+        chart.point((10.0, 100.0), 0, "a < b");
+        let (x, y) = ((LEFT + WIDTH - RIGHT) / 2.0, TOP);
+        assert!(chart.body.contains(&format!("cx=\"{x:.1}\" cy=\"{y:.1}\"")), "{}", chart.body);
+        assert!(chart.body.contains("a &lt; b"));
+    }
+
+    #[test]
+    fn the_longest_bar_fills_its_chart() {
+        let bar = |value| Bar { label: "a".into(), value, shown: "1".into(), range: None };
+        let svg = bars("test", &[bar(2.0), bar(4.0)]);
+        assert!(svg.contains("width=\"132.0\"") && svg.contains("width=\"264.0\""), "{svg}");
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            [12345.6, 99.96, 12.34, 1.234, 0.1234, 0.01234].map(short),
+            ["12346", "100", "12.3", "1.23", "0.123", "0.0123"]
+        );
+    }
+}

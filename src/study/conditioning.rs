@@ -1,0 +1,279 @@
+//! The conditional discriminators side by side: the same steps, seeds and data, and what their generators learn.
+
+use std::time::Instant;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::page::document;
+use crate::config::Config;
+use crate::data::{DataInfo, Dataset, Loader};
+use crate::device::Device;
+use crate::eval::{self, Classifier, Request};
+use crate::gan::{Conditioning, Trainer, Weights};
+use crate::plot::{Bar, bars, escape};
+use crate::{Error, Result};
+
+/// In the order of the table.
+pub const COMPARED: [Conditioning; 4] =
+    [Conditioning::Projection, Conditioning::InputConcat, Conditioning::HiddenConcat, Conditioning::AcGan];
+
+/// One training and what came of it. A number is missing where the training diverged.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Outcome {
+    pub conditioning: Conditioning,
+    pub seed: u64,
+    pub steps: u64,
+    pub parameters_d: usize,
+    /// Share of the generated images that a classifier gives their wanted label.
+    pub label_accuracy: Option<f64>,
+    pub coverage: Option<f64>,
+    pub density: Option<f64>,
+    pub frechet_distance: Option<f64>,
+    /// Of the training alone.
+    pub seconds: f64,
+}
+
+/// What is compared.
+pub struct Comparison<'a> {
+    /// The settings of every training but for seed and conditioning.
+    pub config: &'a Config,
+    pub seeds: &'a [u64],
+    pub data: &'a Dataset,
+    pub classifier: &'a Classifier,
+    /// Generated images of each class, and real ones.
+    pub per_class: usize,
+    pub real_per_class: usize,
+}
+
+/// Refuses settings that one of the trainings would be refused for.
+pub fn check(config: &Config, data: &DataInfo) -> Result<()> {
+    for conditioning in COMPARED {
+        Trainer::plan(&Config { conditioning, ..config.clone() }.trainer_options(data))?;
+    }
+    Ok(())
+}
+
+impl Comparison<'_> {
+    /// Trains with each conditioning from each seed. `tell` gets a line after each training.
+    pub fn run(&self, device: &Device, tell: &mut dyn FnMut(String)) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::new();
+        for conditioning in COMPARED {
+            for &seed in self.seeds {
+                let config = Config { conditioning, seed, ..self.config.clone() };
+                let outcome = self.train(device, &config)?;
+                tell(line(&outcome));
+                outcomes.push(outcome);
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn train(&self, device: &Device, config: &Config) -> Result<Outcome> {
+        let info = self.data.info();
+        let options = config.trainer_options(&info);
+        let parameters_d = Trainer::plan(&options)?.parameters_d;
+        let mut trainer = Trainer::new(device, &options)?;
+        let mut loader = Loader::new(self.data, config.loader_options())?;
+        let (batch, each) = (config.batch, config.batch * info.shape.len());
+        let mut images = vec![0; config.n_dis * each];
+        let mut labels = vec![0; config.n_dis * batch];
+        let begun = Instant::now();
+        for step in 0..config.steps {
+            let batches = images.chunks_exact_mut(each).zip(labels.chunks_exact_mut(batch));
+            for (number, (images, labels)) in (step * config.n_dis as u64..).zip(batches) {
+                loader.fill(number, images, labels)?;
+            }
+            trainer.step(&images, &labels)?;
+        }
+        let ended = trainer.metrics();
+        let mut outcome = Outcome {
+            conditioning: config.conditioning,
+            seed: config.seed,
+            steps: config.steps,
+            parameters_d,
+            label_accuracy: None,
+            coverage: None,
+            density: None,
+            frechet_distance: None,
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        match ended {
+            // One seed that diverges is a result, not the end of the others.
+            Err(Error::NotFinite { .. }) => return Ok(outcome),
+            ended => ended.map(drop)?,
+        }
+        let weights = if config.average > 0.0 { Weights::Average } else { Weights::Raw };
+        let (per_class, real_per_class) = (self.per_class, self.real_per_class);
+        // The same latents for all.
+        let request = Request { weights, seed: 1, per_class, real_per_class };
+        let report = eval::evaluate(self.classifier, &mut trainer, self.data, &request)?;
+        outcome.label_accuracy = report.label_accuracy;
+        outcome.coverage = report.coverage;
+        outcome.density = report.density;
+        outcome.frechet_distance = Some(report.frechet_distance);
+        Ok(outcome)
+    }
+}
+
+/// As the command line calls it.
+pub fn name(conditioning: Conditioning) -> String {
+    conditioning.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
+}
+
+fn line(outcome: &Outcome) -> String {
+    let (name, seed, seconds) = (name(outcome.conditioning), outcome.seed, outcome.seconds);
+    match (outcome.label_accuracy, outcome.coverage) {
+        (Some(accuracy), Some(coverage)) => {
+            format!("{name}, seed {seed}: {:.1} %, coverage {coverage:.2}, {seconds:.0} s", 100.0 * accuracy)
+        }
+        (Some(accuracy), None) => format!("{name}, seed {seed}: {:.1} %, {seconds:.0} s", 100.0 * accuracy),
+        _ => format!("{name}, seed {seed}: diverged"),
+    }
+}
+
+/// Mean, least and greatest of the seeds that did not diverge; none where all did.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Spread {
+    pub mean: f64,
+    pub least: f64,
+    pub greatest: f64,
+}
+
+/// A conditioning over all seeds.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Summary {
+    pub conditioning: Conditioning,
+    pub parameters_d: usize,
+    pub seeds: usize,
+    pub diverged: usize,
+    pub label_accuracy: Option<Spread>,
+    pub coverage: Option<Spread>,
+    pub density: Option<Spread>,
+    pub frechet_distance: Option<Spread>,
+    pub seconds: Option<Spread>,
+}
+
+fn spread(values: impl Iterator<Item = Option<f64>>) -> Option<Spread> {
+    let values: Vec<f64> = values.flatten().collect();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    (!values.is_empty()).then_some(Spread { mean, least, greatest })
+}
+
+pub fn summaries(outcomes: &[Outcome]) -> Vec<Summary> {
+    let of = |conditioning| {
+        let mine: Vec<&Outcome> = outcomes.iter().filter(|o| o.conditioning == conditioning).collect();
+        let first = mine.first()?;
+        let over = |part: fn(&Outcome) -> Option<f64>| spread(mine.iter().map(|outcome| part(outcome)));
+        Some(Summary {
+            conditioning,
+            parameters_d: first.parameters_d,
+            seeds: mine.len(),
+            diverged: mine.iter().filter(|outcome| outcome.frechet_distance.is_none()).count(),
+            label_accuracy: over(|o| o.label_accuracy),
+            coverage: over(|o| o.coverage),
+            density: over(|o| o.density),
+            frechet_distance: over(|o| o.frechet_distance),
+            seconds: over(|o| Some(o.seconds)),
+        })
+    };
+    COMPARED.into_iter().filter_map(of).collect()
+}
+
+fn shown(spread: Option<Spread>, factor: f64, digits: usize) -> String {
+    let Some(Spread { mean, least, greatest }) = spread else { return "-".into() };
+    let [mean, least, greatest] = [mean, least, greatest].map(|value| format!("{:.digits$}", factor * value));
+    if least == greatest { mean } else { format!("{mean} ({least} to {greatest})") }
+}
+
+const COLUMNS: [&str; 7] =
+    ["D", "parameters", "label accuracy, %", "coverage", "density", "Fréchet distance", "seconds"];
+
+fn cells(summary: &Summary) -> [String; 7] {
+    let diverged = if summary.diverged > 0 { format!(", {} diverged", summary.diverged) } else { String::new() };
+    [
+        format!("{}{diverged}", name(summary.conditioning)),
+        summary.parameters_d.to_string(),
+        shown(summary.label_accuracy, 100.0, 1),
+        shown(summary.coverage, 1.0, 2),
+        shown(summary.density, 1.0, 2),
+        shown(summary.frechet_distance, 1.0, 2),
+        shown(summary.seconds, 1.0, 0),
+    ]
+}
+
+/// For people: a line per conditioning, the mean over the seeds and their range.
+pub fn table(outcomes: &[Outcome]) -> String {
+    let rows: Vec<[String; 7]> =
+        [COLUMNS.map(String::from)].into_iter().chain(summaries(outcomes).iter().map(cells)).collect();
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |row: &[String; 7]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_string()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A line per training, under a header.
+pub fn csv(outcomes: &[Outcome]) -> String {
+    let mut text =
+        String::from("conditioning,seed,steps,parameters_d,label_accuracy,coverage,density,frechet_distance,seconds\n");
+    let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.5}"));
+    for o in outcomes {
+        text.push_str(&format!(
+            "{},{},{},{},{},{},{},{},{:.2}\n",
+            name(o.conditioning),
+            o.seed,
+            o.steps,
+            o.parameters_d,
+            number(o.label_accuracy),
+            number(o.coverage),
+            number(o.density),
+            number(o.frechet_distance),
+            o.seconds
+        ));
+    }
+    text
+}
+
+/// A page of its own: the table, and label accuracy and coverage as bars.
+pub fn page(device: &str, config: &Config, outcomes: &[Outcome]) -> String {
+    let summaries = summaries(outcomes);
+    let bar = |summary: &Summary, spread: Option<Spread>, factor: f64, digits: usize| Bar {
+        label: name(summary.conditioning),
+        value: spread.map_or(0.0, |spread| factor * spread.mean),
+        shown: shown(spread, factor, digits),
+        range: spread.map(|spread| (factor * spread.least, factor * spread.greatest)),
+    };
+    let accuracy: Vec<Bar> = summaries.iter().map(|s| bar(s, s.label_accuracy, 100.0, 1)).collect();
+    let coverage: Vec<Bar> = summaries.iter().map(|s| bar(s, s.coverage, 1.0, 2)).collect();
+    let row = |cells: [String; 7], tag: &str| {
+        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    let rows: String = summaries.iter().map(|summary| row(cells(summary), "td")).collect();
+    let mut seeds: Vec<String> = outcomes.iter().map(|o| o.seed.to_string()).collect();
+    seeds.sort();
+    seeds.dedup();
+    let body = format!(
+        "<header><h1>Four discriminators that know labels</h1>\n\
+         <p>Preset {}, {} steps each from the same seeds ({}), on {}. Means over the seeds, with the least and the \
+         greatest. A classifier that was trained apart says whether an image carries its wanted label; coverage is the \
+         share of real images that have a generated one of their class nearby.</p></header>\n\
+         <section><div class=\"charts\">{}{}</div>\n\
+         <div class=\"wide\"><table><thead>{}</thead><tbody>{rows}</tbody></table></div></section>\n",
+        config.preset,
+        config.steps,
+        seeds.join(", "),
+        escape(device),
+        bars("Label accuracy, %", &accuracy),
+        bars("Coverage", &coverage),
+        row(COLUMNS.map(String::from), "th"),
+    );
+    document("zgan: four discriminators that know labels", &body)
+}

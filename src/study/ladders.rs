@@ -1,0 +1,247 @@
+//! Ladders from naive to fused: an operation in several forms, each of which does one thing more inside a kernel.
+
+use crate::Result;
+use crate::bench::{Form, Problem, numbers};
+use crate::device::{Buffer, Device};
+use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
+use crate::ops::log_partition::{self, Evaluation};
+use crate::ops::projection::{self, Gradients, Head, Seeds};
+
+/// An operation, from every step its own kernel to what training runs.
+pub struct Ladder {
+    pub title: &'static str,
+    /// What is computed.
+    pub formula: &'static str,
+    /// What the climb shows.
+    pub idea: &'static str,
+    /// One form per rung, of the rung's name.
+    pub problem: Problem,
+    pub rungs: &'static [Rung],
+}
+
+pub struct Rung {
+    pub name: &'static str,
+    /// What this rung does that the one before did not.
+    pub what: &'static str,
+}
+
+/// All ladders. `tiny` shrinks them to sizes that only try the program.
+pub fn ladders(tiny: bool) -> Vec<Ladder> {
+    let mut ladders = Vec::new();
+    let logits: &[usize] = if tiny { &[5, 9] } else { &[64, 65_536] };
+    for &each in logits {
+        ladders.push(log_partition(each));
+    }
+    // mnist's D on 64 real images and 64 fakes: its head, and its second block.
+    ladders.push(projection_head(if tiny { [4, 6, 8, 3] } else { [128, 49, 32, 10] }));
+    ladders.push(residual_block(if tiny { [3, 6, 5, 7] } else { [128, 14, 16, 32] }));
+    ladders
+}
+
+fn log_partition(each: usize) -> Ladder {
+    const RUNGS: &[Rung] = &[
+        Rung {
+            name: "every step a kernel",
+            what: "As an eager framework runs a careful program: logsumexp about the maximum, its gradient once for both \
+                   losses; every step reads from memory and writes to it.",
+        },
+        Rung {
+            name: "two launches",
+            what: "One pass takes the maximum, the sum of exponentials and the sums of deviations together, and leaves the \
+                   exponentials where the gradients will be. A second launch joins the blocks' sums and turns the \
+                   exponentials into all gradients. Any number of blocks can share the logits.",
+        },
+        Rung {
+            name: "one launch",
+            what: "One block does both, so nothing waits for a second launch. Training takes this form up to 8,192 logits; \
+                   with more, one block would leave the other cores idle.",
+        },
+    ];
+    let make = move |device: &Device| -> Result<Vec<Form>> {
+        let form = |rung: usize| -> Result<Form> {
+            let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
+            let out = Evaluation {
+                statistics: device.zeros(4)?,
+                seed_d: device.zeros(2 * each)?,
+                seed_g: device.zeros(each)?,
+            };
+            let len = match rung {
+                0 => log_partition::plain_workspace_len(device, 2 * each),
+                1 => log_partition::two_launches_workspace_len(device, 2 * each),
+                _ => 0,
+            };
+            let workspace: Buffer<f32> = device.zeros(len)?;
+            let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
+            Ok(Form::new(RUNGS[rung].name, &outputs.each_ref(), move || match rung {
+                0 => log_partition::plain(&out, &real, &fake, 1.0, &workspace),
+                1 => log_partition::two_launches(&out, &real, &fake, 1.0, &workspace),
+                _ => log_partition::one_launch(&out, &real, &fake, 1.0),
+            }))
+        };
+        (0..RUNGS.len()).map(form).collect()
+    };
+    Ladder {
+        title: "Log-partition",
+        formula: "L = ln \u{3a3} exp(-x) over all logits;  L_D = mean(a) + L,  L_G = mean(x) + L;  all gradients",
+        idea: "Both losses of Softmax GAN and every gradient follow from one softmax over the batch. The data are a few \
+               hundred numbers; what costs is going back to memory, and launching, for each step of the formula.",
+        problem: Problem {
+            operation: "log_partition",
+            sizes: format!("{each}+{each}"),
+            tolerance: 1e-5,
+            make: Box::new(make),
+        },
+        rungs: RUNGS,
+    }
+}
+
+fn projection_head([n, p, c, classes]: [usize; 4]) -> Ladder {
+    const RUNGS: &[Rung] = &[
+        Rung {
+            name: "every step a kernel",
+            what: "ReLU, sum over the pixels, both inner products, their sum; backward, the gradient of the features, its \
+                   spreading over the pixels, and a kernel for each parameter.",
+        },
+        Rung {
+            name: "ReLU in the pooling",
+            what: "The sum over the pixels applies the ReLU as it reads: the activated features are never written.",
+        },
+        Rung {
+            name: "forward in one kernel",
+            what: "A block pools its sample and takes w\u{b7}h + V[y]\u{b7}h as one product with w + V[y].",
+        },
+        Rung {
+            name: "forward and backward fused",
+            what: "Backward spreads w + V[y] to the pixels through the ReLU's mask without the gradient of the features in \
+                   memory, and all parameters' gradients are one launch.",
+        },
+    ];
+    let make = move |device: &Device| -> Result<Vec<Form>> {
+        let form = |rung: usize| -> Result<Form> {
+            let (x, df) = (numbers(device, n * p * c, 1)?, numbers(device, n, 2)?);
+            let (w, v) = (numbers(device, c, 3)?, numbers(device, classes * c, 4)?);
+            let labels = device.upload(&(0..n as u32).map(|i| i % classes as u32).collect::<Vec<_>>())?;
+            let zeros = |len: usize| device.zeros::<f32>(len);
+            let (f, h, dx, dh) = (zeros(n)?, zeros(n * c)?, zeros(n * p * c)?, zeros(n * c)?);
+            let (dw, dv) = (zeros(c)?, zeros(classes * c)?);
+            let workspace = zeros(match rung {
+                0 => projection::plain::workspace_len(x.len(), n),
+                _ => 2 * n,
+            })?;
+            let outputs = [&f, &h, &dx, &dw, &dv].map(Buffer::clone);
+            Ok(Form::new(RUNGS[rung].name, &outputs.each_ref(), move || {
+                let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
+                let gradients = Gradients { dw: &dw, dv: Some(&dv), dbias: None };
+                let seeds = Seeds { df: Some(&df), scale: None };
+                // They accumulate.
+                dw.zero()?;
+                dv.zero()?;
+                match rung {
+                    0 => projection::plain::forward(&f, &h, &x, &head, &workspace)?,
+                    1 => projection::plain::forward_pooled(&f, &h, &x, &head, &workspace)?,
+                    _ => projection::forward(&f, &h, &x, &head)?,
+                }
+                if rung == 3 {
+                    projection::backward_data(&dx, &x, &head, n, Some(&df))?;
+                    return projection::backward_parameters(gradients, &h, Some(&labels), seeds);
+                }
+                projection::plain::backward_data(&dx, &x, &head, n, Some(&df), &dh)?;
+                projection::plain::backward_parameters(gradients, &h, Some(&labels), seeds)
+            }))
+        };
+        (0..RUNGS.len()).map(form).collect()
+    };
+    Ladder {
+        title: "Projection head",
+        formula: "h = \u{3a3} over pixels of relu(x);  f = w\u{b7}h + V[y]\u{b7}h;  forward and backward",
+        idea: "The head reads the features once and has a number per sample to show for it: whatever else goes through \
+               memory is waste.",
+        problem: Problem {
+            operation: "projection",
+            sizes: format!("{n} samples of {p} pixels, C {c}, {classes} classes"),
+            tolerance: 1e-5,
+            make: Box::new(make),
+        },
+        rungs: RUNGS,
+    }
+}
+
+/// N, H = W, C, K.
+fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
+    const RUNGS: &[Rung] = &[
+        Rung {
+            name: "every step a kernel",
+            what: "The convolutions are products alone. ReLUs, biases, pooling, the sum of both branches, and the gradient \
+                   of each, are kernels of their own.",
+        },
+        Rung {
+            name: "reading fused",
+            what: "A convolution applies the ReLU as it fetches its input, and its mask as it writes the input's gradient.",
+        },
+        Rung {
+            name: "reading and writing fused",
+            what: "Bias, 2x2 pooling and the sum of both branches happen while the product is still in registers; \
+                   backward, the pooled gradient is spread as it is fetched.",
+        },
+    ];
+    const UNFUSED: [&[Fusion]; 3] = [&[Fusion::Conv], &[Fusion::ConvWriting], &[]];
+    let make = move |device: &Device| -> Result<Vec<Form>> {
+        let form = |(rung, unfused): (&Rung, &'static [Fusion])| block(device, rung.name, sizes, unfused);
+        RUNGS.iter().zip(UNFUSED).map(form).collect()
+    };
+    Ladder {
+        title: "Residual block of D",
+        formula: "h = conv1(relu(x));  y = pool(conv2(relu(h))) + shortcut(pool(x));  forward and backward",
+        idea: "Nearly all the work is in the products, so fusion saves less time here than traffic: what surrounds a \
+               convolution costs as much to write down and read again as it costs to compute next to nothing.",
+        problem: Problem {
+            operation: "residual block",
+            sizes: format!("{n} of {side}x{side}, {c} to {k}, pooled"),
+            tolerance: 1e-4,
+            make: Box::new(make),
+        },
+        rungs: RUNGS,
+    }
+}
+
+/// A block of D with all that it works on.
+fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'static [Fusion]) -> Result<Form> {
+    let [n, side, c, k] = sizes;
+    let build = |arena: &mut Arena, layout: &mut Layout| -> Result<(Value, DownBlock)> {
+        let mut running = Layout::default();
+        let mut build = Builder { parameters: layout, running: &mut running, arena, gradients: true, unfused };
+        let x = build.value(n, side, side, c)?;
+        let options = DownOptions { hidden: k, out: k, pool: true, first: false };
+        let block = DownBlock::new(&mut build, "block", &x, &options)?;
+        Ok((x, block))
+    };
+    let mut measuring = Arena::measuring(device);
+    build(&mut measuring, &mut Layout::default())?;
+    let mut layout = Layout::default();
+    let (x, block) = build(&mut Arena::new(device, measuring.used())?, &mut layout)?;
+    let weights = device.upload(&layout.initial_values(1))?;
+    let gradients: Buffer<f32> = device.zeros(weights.len())?;
+    let running: Buffer<f32> = device.zeros(0)?;
+    x.x.copy_from(&numbers(device, x.x.len(), 2)?)?;
+    let dy = numbers(device, block.output().x.len(), 3)?;
+    let mut outputs = vec![block.output().x.clone(), gradients.clone()];
+    outputs.extend(x.dx.clone());
+    if let Some(there) = &block.output().dx {
+        there.copy_from(&dy)?;
+    }
+    Ok(Form::new(name, &outputs.iter().collect::<Vec<_>>(), move || {
+        // They accumulate.
+        gradients.zero()?;
+        let rows = 0..n;
+        let mode = Mode::Train { momentum: 0.1 };
+        block.forward(&Forward { weights: &weights, running: &running, mode, rows: rows.clone() })?;
+        block.backward(&Backward {
+            weights: &weights,
+            gradients: Some(&gradients),
+            parameter_scale: None,
+            signal_scale: None,
+            rows: rows.clone(),
+            input_rows: rows,
+        })
+    }))
+}

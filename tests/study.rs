@@ -1,0 +1,271 @@
+//! What the study of fusion rests on: training from separate kernels is the same training, and the page says what ran.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use zgan::bench;
+use zgan::device::{Device, kernel_text, traffic};
+use zgan::gan::{Conditioning, Loss, Preset, Trainer, TrainerOptions, Update};
+use zgan::nn::Fusion;
+use zgan::study;
+
+/// The losses after each of some steps, and the launches and bytes of the last.
+fn train(device: &Device, options: &TrainerOptions) -> (Vec<f32>, u64, u64) {
+    let mut trainer = Trainer::new(device, options).unwrap();
+    let count = if options.draws_points() { 0 } else { trainer.images_per_step() };
+    let images: Vec<u8> = (0..count * options.shape.len()).map(|i| (i * 37 % 251) as u8).collect();
+    let labels: Vec<u32> = (0..count as u32).map(|i| i % options.classes as u32).collect();
+    let mut losses = Vec::new();
+    let mut moved = (0, 0);
+    for _ in 0..3 {
+        let before = traffic();
+        trainer.step(&images, &labels).unwrap();
+        let after = traffic();
+        moved = (after.launches - before.launches, after.bytes - before.bytes);
+        let metrics = trainer.metrics().unwrap();
+        losses.extend([metrics.loss_d, metrics.loss_g]);
+    }
+    (losses, moved.0, moved.1)
+}
+
+/// Small steps of every preset under both rules, and what else decides which kernels run.
+fn steps() -> Vec<(String, TrainerOptions)> {
+    let mut all: Vec<_> = bench::steps(true).into_iter().map(|step| (step.name, step.options)).collect();
+    let (_, mnist) = all.iter().find(|(_, o)| o.preset == Preset::Mnist && o.update == Update::Simultaneous).unwrap();
+    let penalised = TrainerOptions { loss: Loss::WassersteinGp, ..mnist.clone() };
+    let classifying = TrainerOptions { conditioning: Conditioning::AcGan, ..mnist.clone() };
+    // More fakes for G than for D: a second generator, and losses of another size.
+    let sizes = TrainerOptions { update: Update::Alternating, n_dis: 2, batch_g: 5, ..mnist.clone() };
+    // As deep as the one of 64 pixels, and slow.
+    all.retain(|(_, options)| options.preset != Preset::SnganProjection128);
+    all.push(("mnist, wasserstein-gp".into(), penalised));
+    all.push(("mnist, ac-gan".into(), classifying));
+    all.push(("mnist, more fakes for G".into(), sizes));
+    all
+}
+
+#[test]
+fn every_unfused_form_trains_the_same_and_moves_more() {
+    let device = Device::host(2).unwrap();
+    let mut compared = 0;
+    for (name, options) in steps() {
+        let (expected, launches, bytes) = train(&device, &options);
+        for fusion in options.fusions() {
+            let unfused = TrainerOptions { unfused: vec![fusion], ..options.clone() };
+            let (losses, more_launches, more_bytes) = train(&device, &unfused);
+            for (found, expected) in losses.iter().zip(&expected) {
+                let scale = expected.abs().max(1.0);
+                assert!((found - expected).abs() <= 1e-4 * scale, "{name}, unfused {fusion}: {losses:?}, {expected:?}");
+            }
+            assert!(launches < more_launches && bytes < more_bytes, "{name}, unfused {fusion}: {launches}, {bytes}");
+            compared += 1;
+        }
+        let all = TrainerOptions { unfused: options.fusions(), ..options.clone() };
+        let (losses, ..) = train(&device, &all);
+        for (found, expected) in losses.iter().zip(&expected) {
+            assert!((found - expected).abs() <= 1e-4 * expected.abs().max(1.0), "{name}: {losses:?}, {expected:?}");
+        }
+    }
+    assert!(compared > 50, "{compared} forms");
+}
+
+#[test]
+fn a_step_refuses_to_take_apart_what_it_does_not_have() {
+    let device = Device::host(1).unwrap();
+    for (_, options) in steps() {
+        for fusion in [Fusion::LogPartition, Fusion::Projection, Fusion::Norm, Fusion::Conv] {
+            let made = Trainer::new(&device, &TrainerOptions { unfused: vec![fusion], ..options.clone() });
+            match made {
+                Ok(_) => assert!(options.fusions().contains(&fusion)),
+                Err(error) => {
+                    assert!(!options.fusions().contains(&fusion));
+                    assert!(error.to_string().contains(&format!("unfused {fusion}")), "{error}");
+                }
+            }
+        }
+    }
+}
+
+/// Runs the program in `folder`.
+fn zgan(folder: &Path, arguments: &str, code: i32) -> (String, String) {
+    // On another machine scripts/gpu-check says where the program is.
+    let program = std::env::var("ZGAN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_zgan").into());
+    let mut command = Command::new(program);
+    let command = command.current_dir(folder).args(arguments.split_whitespace()).env("XDG_CACHE_HOME", folder);
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let [out, error] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(status.code(), Some(code), "{arguments}: {out}{error}");
+    (out, error)
+}
+
+/// What a page must be: every tag closed in its order, nothing fetched, no number that is none. Gives its text without
+/// tags.
+fn check_page(page: &str) -> String {
+    let mut open: Vec<&str> = Vec::new();
+    let mut text = String::new();
+    let mut rest = page.strip_prefix("<!DOCTYPE html>").expect("a document type");
+    while let Some((before, after)) = rest.split_once('<') {
+        text.push_str(before);
+        let (tag, after) = after.split_once('>').expect("a tag that ends");
+        let name = tag.trim_start_matches('/').split_whitespace().next().unwrap().trim_end_matches('/');
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric()), "<{tag}>");
+        assert_eq!(tag.matches('"').count() % 2, 0, "<{tag}>");
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "</{name}>");
+        } else if !tag.ends_with('/') {
+            open.push(name);
+        }
+        for attribute in ["src=", "href=", "url("] {
+            assert!(!tag.contains(attribute), "<{tag}>");
+        }
+        rest = after;
+    }
+    assert!(open.is_empty() && rest.trim().is_empty(), "{open:?} {rest}");
+    for wrong in ["http:", "https:", "@import", "<script", "=\"NaN", "=\"inf", "=\"-inf", ">NaN", ">inf"] {
+        assert!(!page.contains(wrong), "{wrong}");
+    }
+    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&")
+}
+
+#[test]
+fn the_page_shows_every_rung_and_every_kernel() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, _) = zgan(folder.path(), "study --tiny --time 0 --device host --out page.html", 0);
+    assert!(out.contains("page    page.html"), "{out}");
+    let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+    let text = check_page(&page);
+    let device = Device::host(1).unwrap();
+    let settings = bench::Settings { caches: bench::Caches::Warm, time: std::time::Duration::ZERO };
+    let measured = study::measure(&device, settings, true, &mut |_| {}).unwrap();
+    assert_eq!(measured.ladders.len(), 4);
+    for ladder in &measured.ladders {
+        assert!(ladder.rungs.len() >= 3 && ladder.rungs.len() == ladder.ladder.rungs.len());
+        for (rung, named) in ladder.rungs.iter().zip(ladder.ladder.rungs) {
+            assert_eq!(rung.measured.form, named.name);
+            assert!(text.contains(named.name) && !rung.kernels.is_empty());
+            assert_eq!(rung.kernels.iter().map(|(_, count)| *count as u64).sum::<u64>(), rung.measured.launches);
+            for (kernel, _) in &rung.kernels {
+                let own = kernel_text(kernel).unwrap();
+                assert!(own.contains(&format!("KERNEL {kernel}(")) && own.ends_with('}'), "{own}");
+                assert_eq!(own.matches("KERNEL ").count(), 1, "{own}");
+                assert!(text.contains(&own), "{kernel}");
+            }
+        }
+        for pair in ladder.rungs.windows(2) {
+            let [below, above] = [&pair[0].measured, &pair[1].measured];
+            assert!(below.launches > above.launches && below.bytes > above.bytes, "{below:?} {above:?}");
+        }
+    }
+    let text_of_conv = kernel_text("conv_forward_f32_64x64").unwrap();
+    assert!(
+        text_of_conv.contains("DEVICE void forward(") && !text_of_conv.contains("weight_gradient"),
+        "{text_of_conv}"
+    );
+    assert_eq!(kernel_text("no_kernel"), None);
+    // A dot for each kernel of each problem, which tells its name.
+    assert_eq!(page.matches("<circle").count(), measured.kernels.len());
+    for problem in bench::problems(true) {
+        assert!(measured.kernels.iter().any(|p| p.operation == problem.operation && p.sizes == problem.sizes));
+    }
+    for point in &measured.kernels {
+        assert!(point.seconds > 0.0 && point.bytes > 0 && point.flops.is_none_or(|flops| flops > 0.0), "{point:?}");
+        let title = format!("{}, {} {}: ", point.kernel, point.operation, point.sizes);
+        assert!(text.contains(&title), "{title}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_refused_before_it_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, error) = zgan(folder.path(), "study --out none/page.html", 2);
+    assert!(error.contains("there is no folder none"), "{error}");
+    let (_, error) = zgan(folder.path(), "study --out .", 2);
+    assert!(error.contains("is a folder"), "{error}");
+    let (_, error) = zgan(folder.path(), "bench --tiny --unfused nonsense", 2);
+    for known in ["log-partition", "projection", "norm", "conv"] {
+        assert!(error.contains(known), "{error}");
+    }
+    let (_, error) = zgan(folder.path(), "train --preset ring --data ring --unfused norm", 2);
+    assert!(error.contains("unfused norm"), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn bench_times_a_step_beside_its_unfused_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, _) =
+        zgan(folder.path(), "bench step, --tiny --time 0 --device host --json --unfused norm,log-partition", 0);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let steps = json["steps"].as_array().unwrap();
+    let named = |name: &str| steps.iter().find(|step| step["step"] == name).unwrap_or_else(|| panic!("{name}: {out}"));
+    let fused = named("step, mnist, width 4, batch 2, simultaneous");
+    let unfused = named("step, mnist, width 4, batch 2, simultaneous, unfused norm log-partition");
+    for count in ["launches", "bytes"] {
+        assert!(fused[count].as_u64() < unfused[count].as_u64(), "{fused} {unfused}");
+    }
+    // What a step does not have is left out.
+    named("step, sngan-projection-32, width 4, batch 2, simultaneous, unfused norm");
+    assert!(
+        steps.iter().all(|step| !step["step"].as_str().unwrap().contains("ring, batch 2, simultaneous, unfused norm"))
+    );
+}
+
+#[test]
+fn a_run_remembers_what_it_ran_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = "train --steps 2 --batch 4 --width 4 --device host --no-eval";
+    zgan(folder.path(), &format!("{train} --unfused norm,conv --stop-at 1 --run a"), 0);
+    let config = std::fs::read_to_string(folder.path().join("runs/a/config.toml")).unwrap();
+    assert!(config.contains("unfused = [\"norm\", \"conv\"]"), "{config}");
+    zgan(folder.path(), "train --resume a --no-eval", 0);
+    let (_, error) = zgan(folder.path(), "train --resume a --no-eval --steps 3 --unfused log-partition", 2);
+    assert!(error.contains("unfused is"), "{error}");
+}
+
+#[test]
+fn conditioning_is_compared_for_each_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    // 28 x 28 images of three classes, each class a band of its own.
+    let count = 30u32;
+    let header = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+    let mut images = header(&[0x803, count, 28, 28]);
+    let mut labels = header(&[0x801, count]);
+    for i in 0..count {
+        let class = i % 3;
+        images.extend((0..784u32).map(|p| if p / 28 / 10 == class { (200 + (i * 7 + p) % 50) as u8 } else { 0 }));
+        labels.push(class as u8);
+    }
+    let digits = folder.path().join("digits");
+    std::fs::create_dir(&digits).unwrap();
+    std::fs::write(digits.join("train-images-idx3-ubyte"), images).unwrap();
+    std::fs::write(digits.join("train-labels-idx1-ubyte"), labels).unwrap();
+    std::fs::write(folder.path().join("small.toml"), "batch = 4\nwidth = 4\nclasses = 3\n").unwrap();
+    let run =
+        "study conditioning --config small.toml --data idx:digits --steps 2 --seeds 1,2 --per-class 6 --device host";
+    let (out, _) = zgan(folder.path(), &format!("{run} --out page.html"), 0);
+    let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+    let text = check_page(&page);
+    for name in ["projection", "input-concat", "hidden-concat", "ac-gan"] {
+        assert!(out.contains(&format!("\n{name}, seed 2: ")) && out.contains(&format!("\n{name} ")), "{out}");
+        assert!(text.contains(name), "{text}");
+    }
+
+    let (out, _) = zgan(folder.path(), &format!("{run} --csv"), 0);
+    let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split(',').collect()).collect();
+    assert!(rows.len() == 9 && rows.iter().all(|row| row.len() == 9), "{out}");
+    let (out, _) = zgan(folder.path(), &format!("{run} --json"), 0);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let (summary, trainings) = (json["summary"].as_array().unwrap(), json["trainings"].as_array().unwrap());
+    assert_eq!((summary.len(), trainings.len()), (4, 8), "{out}");
+    for (of_summary, pair) in summary.iter().zip(trainings.chunks(2)) {
+        assert_eq!(of_summary["conditioning"], pair[0]["conditioning"]);
+        let accuracy = |training: &serde_json::Value| training["label-accuracy"].as_f64().unwrap();
+        let mean = of_summary["label-accuracy"]["mean"].as_f64().unwrap();
+        assert!((mean - (accuracy(&pair[0]) + accuracy(&pair[1])) / 2.0).abs() < 1e-12, "{of_summary}");
+    }
+    // The same seeds give the same numbers, so the two outputs agree.
+    let csv: f64 = rows[1][4].parse().unwrap();
+    assert!((csv - trainings[0]["label-accuracy"].as_f64().unwrap()).abs() < 1e-5);
+    let (_, error) = zgan(folder.path(), "study conditioning --preset softmax-gan --steps 1", 2);
+    assert!(error.contains("no networks that know labels"), "{error}");
+}
