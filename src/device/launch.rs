@@ -160,6 +160,6 @@ impl<'a> Launch<'a> {
         let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
         TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
         // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
-        unsafe { self.device.start(self.kernel, self.grid, pointers, &self.touched[..self.pointers]) }
+        unsafe { self.device.start(self.kernel, self.grid, pointers, &self.touched[..self.pointers], self.flops) }
     }
 }

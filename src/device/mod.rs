@@ -20,7 +20,7 @@ pub use buffer::{Buffer, Element};
 pub use kernels::{Kernel, Module, kernel};
 pub(crate) use launch::Launch;
 pub use launch::{Traffic, traffic};
-pub use simt::{Check, Finding, Seen, Tally};
+pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
 pub use tuning::Tuning;
 
 use std::ffi::c_void;
@@ -168,6 +168,13 @@ impl Device {
         Ok(Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, true, Some((index, entries)))))))
     }
 
+    /// Makes a checking device count, from now on, what a GPU's memory would feel of each kernel: [`Seen::profiles`].
+    pub fn profile(&self) {
+        if let Backend::Simt(simt) = &*self.0 {
+            simt.profile();
+        }
+    }
+
     /// What a checking device has seen since it was made, or last asked.
     pub fn seen(&self) -> Seen {
         match &*self.0 {
@@ -281,10 +288,10 @@ impl Device {
     #[doc(hidden)]
     pub unsafe fn launch_raw(&self, kernel: Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
         // SAFETY: the caller's.
-        unsafe { self.start(kernel, grid, arguments, &[]) }
+        unsafe { self.start(kernel, grid, arguments, &[], 0) }
     }
 
-    /// `views`: the buffers among the arguments, for the checkers.
+    /// For the checkers: `views`, the buffers among the arguments, and `flops`, of the kernel's products.
     ///
     /// # Safety
     /// As [`Device::launch_raw`].
@@ -294,12 +301,13 @@ impl Device {
         grid: [u32; 3],
         arguments: &[*const c_void],
         views: &[simt::View],
+        flops: u64,
     ) -> Result<()> {
         // SAFETY: the caller's.
         unsafe {
             match &*self.0 {
                 Backend::Host(host) => host.launch(kernel, grid, arguments),
-                Backend::Simt(simt) => simt.launch(kernel, grid, arguments, views),
+                Backend::Simt(simt) => simt.launch(kernel, grid, arguments, views, flops),
                 Backend::Cuda(cuda) => cuda.launch(kernel, grid, arguments),
                 Backend::Unbacked => Ok(()),
             }
