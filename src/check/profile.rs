@@ -23,11 +23,13 @@ pub struct Profiles {
     pub time: Duration,
 }
 
-/// Runs the cases with `filter` in their name, or of kernels with it in theirs, under one schedule.
-pub fn profile(filter: &str, schedule_seed: u64) -> Result<Profiles> {
+/// Runs the cases with `filter` in their name, or of kernels with it in theirs, under one schedule; those of aligned sizes
+/// alone where `only_aligned`.
+pub fn profile(filter: &str, schedule_seed: u64, only_aligned: bool) -> Result<Profiles> {
     let start = Instant::now();
     let all = cases();
-    let list = select(&all, filter, true)?;
+    let mut list = select(&all, filter, true)?;
+    list.retain(|case| case.aligned || !only_aligned);
     let open = || {
         let device = Device::simt_checked(schedule_seed);
         device.profile();

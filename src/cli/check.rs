@@ -49,7 +49,7 @@ impl Check {
     }
 
     fn show_profile(&self) -> anyhow::Result<ExitCode> {
-        let profiles = check::profile(self.filter.as_deref().unwrap_or(""), self.schedule_seed)?;
+        let profiles = check::profile(self.filter.as_deref().unwrap_or(""), self.schedule_seed, false)?;
         if self.json {
             say(serde_json::to_string_pretty(&profile::as_json(&profiles))?);
         } else {
