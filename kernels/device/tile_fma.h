@@ -13,9 +13,12 @@ template <int R, int DEPTH, class Fetch> struct Stage {
     static constexpr bool FULL = R * DEPTH % BLOCK == 0;
     float value[COUNT];
 
-    static MEMBER uint32_t row(int i) { return (Fetch::ALONG_K ? thread() / 8 + i * (BLOCK / 8) : thread() + i * BLOCK) % R; }
+    // 32 rows by 8 at once; where there are only 16 rows, the second half of the threads has the next eight.
+    static MEMBER uint32_t row(int i) {
+        return Fetch::ALONG_K ? thread() / 8 % (R < 32 ? R : 32) + i / (DEPTH / 8) * 32 : (thread() + i * BLOCK) % R;
+    }
     static MEMBER uint32_t depth(int i) {
-        return Fetch::ALONG_K ? thread() % 8 + (thread() / 8 + i * (BLOCK / 8)) / R * 8 : (thread() + i * BLOCK) / R;
+        return Fetch::ALONG_K ? thread() % 8 + (R < 32 ? thread() / (8 * R) : i % (DEPTH / 8)) * 8 : (thread() + i * BLOCK) / R;
     }
 
     // A panel may have fewer elements than the block has threads.
