@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Backend, Device};
+use super::{Backend, Device, launch};
 use crate::{Error, Result};
 
 /// A number that kernels know.
@@ -29,7 +29,7 @@ pub struct Buffer<T> {
 
 pub(super) struct Memory {
     device: Device,
-    /// A pointer on a CPU, a `CUdeviceptr` on a GPU; 0 where there is no memory behind it.
+    /// A pointer on a CPU, a `CUdeviceptr` on a GPU; 0 where it has no bytes.
     address: u64,
     bytes: usize,
 }
@@ -48,7 +48,7 @@ impl Memory {
                 address
             }
             Backend::Cuda(cuda) => cuda.zeros(bytes)?,
-            Backend::Unbacked => 0,
+            Backend::Unbacked(unbacked) => unbacked.allocate(bytes),
         };
         Ok(Memory { device: device.clone(), address, bytes })
     }
@@ -84,7 +84,7 @@ impl Drop for Memory {
                 }
             }
             Backend::Cuda(cuda) => cuda.free(self.address),
-            Backend::Unbacked => {}
+            Backend::Unbacked(_) => {}
         }
     }
 }
@@ -193,7 +193,7 @@ impl<T: Element> Buffer<T> {
                 Ok(())
             },
             Backend::Cuda(cuda) => cuda.write(self.address(), bytemuck::cast_slice(values)),
-            Backend::Unbacked => Ok(()),
+            Backend::Unbacked(_) => Ok(()),
         }
     }
 
@@ -208,7 +208,7 @@ impl<T: Element> Buffer<T> {
                 Ok(())
             },
             Backend::Cuda(cuda) => cuda.read(self.address(), bytemuck::cast_slice_mut(values)),
-            Backend::Unbacked => Ok(()),
+            Backend::Unbacked(_) => Ok(()),
         }
     }
 
@@ -229,6 +229,7 @@ impl<T: Element> Buffer<T> {
         let bytes = self.len * size_of::<T>();
         self.hold();
         source.hold();
+        launch::recorded("copy", 2 * bytes as u64, 0);
         match &*self.memory.device.0 {
             _ if bytes == 0 => Ok(()),
             // SAFETY: both ranges lie inside live allocations; `copy` allows them to overlap.
@@ -237,7 +238,7 @@ impl<T: Element> Buffer<T> {
                 Ok(())
             },
             Backend::Cuda(cuda) => cuda.copy(self.address(), source.address(), bytes),
-            Backend::Unbacked => Ok(()),
+            Backend::Unbacked(_) => Ok(()),
         }
     }
 
@@ -246,6 +247,7 @@ impl<T: Element> Buffer<T> {
         self.mark(true);
         let bytes = self.len * size_of::<T>();
         self.hold();
+        launch::recorded("zero", bytes as u64, 0);
         match &*self.memory.device.0 {
             _ if bytes == 0 => Ok(()),
             // SAFETY: the range lies inside the live allocation.
@@ -259,7 +261,7 @@ impl<T: Element> Buffer<T> {
                 Ok(())
             },
             Backend::Cuda(cuda) => cuda.zero(self.address(), bytes),
-            Backend::Unbacked => Ok(()),
+            Backend::Unbacked(_) => Ok(()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Starting a kernel: one array of argument pointers, whatever the execution.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::ops::Range;
 
@@ -41,13 +41,40 @@ pub struct Traffic {
     pub flops: u64,
 }
 
+/// One launch; or a copy between buffers or a zeroing, which are not counted in [`Traffic`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launched {
+    /// The name of the kernel, `copy` or `zero`.
+    pub kernel: &'static str,
+    /// As in [`Traffic`].
+    pub bytes: u64,
+    pub flops: u64,
+}
+
 thread_local! {
+    static RECORD: RefCell<Option<Vec<Launched>>> = const { RefCell::new(None) };
     static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic { launches: 0, bytes: 0, flops: 0 }) };
 }
 
 /// By the calling thread, on all devices.
 pub fn traffic() -> Traffic {
     TRAFFIC.get()
+}
+
+/// What `work` launches on the calling thread, in order.
+pub fn record(work: impl FnOnce() -> Result<()>) -> Result<Vec<Launched>> {
+    let before = RECORD.replace(Some(Vec::new()));
+    let done = work();
+    let launched = RECORD.replace(before).unwrap_or_default();
+    done.map(|()| launched)
+}
+
+pub(super) fn recorded(kernel: &'static str, bytes: u64, flops: u64) {
+    RECORD.with_borrow_mut(|record| {
+        if let Some(record) = record {
+            record.push(Launched { kernel, bytes, flops });
+        }
+    });
 }
 
 impl<'a> Launch<'a> {
@@ -159,6 +186,7 @@ impl<'a> Launch<'a> {
         let bytes = self.touched[..self.pointers].iter().map(|view| view.end - view.start).sum::<u64>();
         let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
         TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
+        recorded(name, bytes, self.flops);
         // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
         unsafe { self.device.start(self.kernel, self.grid, pointers, &self.touched[..self.pointers], self.flops) }
     }

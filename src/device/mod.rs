@@ -19,12 +19,13 @@ mod tuning;
 pub use buffer::{Buffer, Element};
 pub use kernels::{Kernel, Module, kernel};
 pub(crate) use launch::Launch;
-pub use launch::{Traffic, traffic};
+pub use launch::{Launched, Traffic, record, traffic};
 pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
 pub use tuning::Tuning;
 
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::{Error, Result};
@@ -62,6 +63,12 @@ pub fn embedded_code() -> std::result::Result<Vec<EmbeddedImage>, String> {
     images.map(unpacked).collect()
 }
 
+impl Unbacked {
+    fn allocate(&self, bytes: usize) -> u64 {
+        self.next.fetch_add(bytes.next_multiple_of(buffer::ALIGNMENT) as u64, Ordering::Relaxed)
+    }
+}
+
 /// A handle on a device; clones share it.
 #[derive(Clone)]
 pub struct Device(Arc<Backend>);
@@ -70,8 +77,16 @@ enum Backend {
     Host(host::Host),
     Simt(simt::Simt),
     Cuda(Box<cuda::Cuda>),
-    /// Measures: its buffers have a length and no memory (`crate::nn::Arena`).
-    Unbacked,
+    /// Its buffers have a length and an address, and no memory behind them: to measure what something takes
+    /// (`crate::nn::Arena`), and to list what it launches.
+    Unbacked(Unbacked),
+}
+
+struct Unbacked {
+    tuning: &'static Tuning,
+    workers: usize,
+    /// Addresses are given once: views of two buffers do not overlap.
+    next: AtomicU64,
 }
 
 /// What `--device` names.
@@ -189,7 +204,21 @@ impl Device {
     }
 
     pub(crate) fn unbacked() -> Device {
-        Device(Arc::new(Backend::Unbacked))
+        Device::without_memory(&tuning::HOST, 1)
+    }
+
+    /// Stands for a GPU of this name where only the launches matter that it would be given ([`record`]): they do nothing,
+    /// and whatever is read back is 0.
+    pub fn launches_of_gpu(name: &str) -> Device {
+        Device::without_memory(tuning::of_gpu(name), tuning::CUDA_WORKERS)
+    }
+
+    fn without_memory(tuning: &'static Tuning, workers: usize) -> Device {
+        Device(Arc::new(Backend::Unbacked(Unbacked {
+            tuning,
+            workers,
+            next: AtomicU64::new(buffer::ALIGNMENT as u64),
+        })))
     }
 
     /// One line for people: the execution and what it runs on.
@@ -198,7 +227,7 @@ impl Device {
             Backend::Host(host) => host.description(),
             Backend::Simt(_) => "simt: thread blocks of 256 coroutines, for checking".into(),
             Backend::Cuda(cuda) => cuda.description(),
-            Backend::Unbacked => "no device".into(),
+            Backend::Unbacked(_) => "no device".into(),
         }
     }
 
@@ -208,14 +237,15 @@ impl Device {
             Backend::Host(_) => "host",
             Backend::Simt(_) => "simt",
             Backend::Cuda(_) => "cuda",
-            Backend::Unbacked => "none",
+            Backend::Unbacked(_) => "none",
         }
     }
 
     /// The block sizes and split counts of this device.
     pub fn tuning(&self) -> &'static Tuning {
         match &*self.0 {
-            Backend::Host(_) | Backend::Unbacked => &tuning::HOST,
+            Backend::Host(_) => &tuning::HOST,
+            Backend::Unbacked(unbacked) => unbacked.tuning,
             Backend::Simt(_) => &tuning::SIMT,
             Backend::Cuda(cuda) => cuda.tuning(),
         }
@@ -225,7 +255,8 @@ impl Device {
     pub(crate) fn workers(&self) -> usize {
         match &*self.0 {
             Backend::Host(host) => host.threads(),
-            Backend::Simt(_) | Backend::Unbacked => 1,
+            Backend::Simt(_) => 1,
+            Backend::Unbacked(unbacked) => unbacked.workers,
             Backend::Cuda(_) => tuning::CUDA_WORKERS,
         }
     }
@@ -309,7 +340,7 @@ impl Device {
                 Backend::Host(host) => host.launch(kernel, grid, arguments),
                 Backend::Simt(simt) => simt.launch(kernel, grid, arguments, views, flops),
                 Backend::Cuda(cuda) => cuda.launch(kernel, grid, arguments),
-                Backend::Unbacked => Ok(()),
+                Backend::Unbacked(_) => Ok(()),
             }
         }
     }
