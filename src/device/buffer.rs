@@ -265,7 +265,7 @@ impl<T: Element> Buffer<T> {
         }
     }
 
-    fn expect_len(&self, verb: &str, len: usize) -> Result<()> {
+    pub(super) fn expect_len(&self, verb: &str, len: usize) -> Result<()> {
         if len == self.len {
             return Ok(());
         }

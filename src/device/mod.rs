@@ -299,6 +299,20 @@ impl Device {
         }
     }
 
+    /// How many batches may be on the device, the one it works on among them.
+    pub(crate) fn input_slots(&self) -> usize {
+        if let Backend::Cuda(_) = &*self.0 { 2 } else { 1 }
+    }
+
+    /// A way for batches of `bytes` bytes into buffers that are there already.
+    pub(crate) fn feed(&self, bytes: usize) -> Result<Feed> {
+        let copies = match &*self.0 {
+            Backend::Cuda(cuda) => Some(cuda.feed(self.input_slots(), bytes)?),
+            _ => None,
+        };
+        Ok(Feed { copies, device: self.clone() })
+    }
+
     /// A mark in the device's queue, for timing.
     pub fn event(&self) -> Result<Event> {
         match &*self.0 {
@@ -367,6 +381,49 @@ impl Graph {
     pub fn launch(&self) -> Result<()> {
         match &*self.device.0 {
             Backend::Cuda(cuda) => cuda.launch_graph(&self.graph),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Fills the buffers of [`Device::input_slots`] slots in turn. On a GPU a slot is filled while the device still works on the
+/// other: [`Feed::fill`], [`Feed::begin`], the work that reads the slot, [`Feed::end`].
+pub(crate) struct Feed {
+    /// Dropped first: it waits for copies that are under way.
+    copies: Option<cuda::CudaFeed>,
+    device: Device,
+}
+
+impl Feed {
+    /// Copies these to buffers of a slot, once the work that read them is done; the values may change when this returns.
+    pub fn fill<A: Element, B: Element>(
+        &mut self,
+        slot: usize,
+        (a, a_values): (&Buffer<A>, &[A]),
+        (b, b_values): (&Buffer<B>, &[B]),
+    ) -> Result<()> {
+        let Some(copies) = &mut self.copies else { return a.write(a_values).and_then(|()| b.write(b_values)) };
+        a.expect_len("write", a_values.len())?;
+        b.expect_len("write", b_values.len())?;
+        let parts = [(a.address(), bytemuck::cast_slice(a_values)), (b.address(), bytemuck::cast_slice(b_values))];
+        match &*self.device.0 {
+            Backend::Cuda(cuda) => cuda.fill_feed(copies, slot, &parts),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is launched from now on sees what the slot was filled with.
+    pub fn begin(&self, slot: usize) -> Result<()> {
+        match (&*self.device.0, &self.copies) {
+            (Backend::Cuda(cuda), Some(copies)) => cuda.begin_feed(copies, slot),
+            _ => Ok(()),
+        }
+    }
+
+    /// What was launched until now is the last that looks at the slot.
+    pub fn end(&self, slot: usize) -> Result<()> {
+        match (&*self.device.0, &self.copies) {
+            (Backend::Cuda(cuda), Some(copies)) => cuda.end_feed(copies, slot),
             _ => Ok(()),
         }
     }
