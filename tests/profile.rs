@@ -244,3 +244,27 @@ fn the_products_keep_to_banks_and_sectors() {
     assert!(fma >= 20, "{fma} kernels and lines of the multiply-add tiles");
     println!("{tensor} kernels for tensor cores");
 }
+
+#[test]
+fn the_program_prints_a_table_and_json() {
+    let run = |arguments: &[&str], code: i32| {
+        let zgan =
+            std::process::Command::new(env!("CARGO_BIN_EXE_zgan")).arg("check").args(arguments).output().unwrap();
+        assert_eq!(zgan.status.code(), Some(code), "{}", String::from_utf8_lossy(&zgan.stderr));
+        String::from_utf8(zgan.stdout).unwrap()
+    };
+    let table = run(&["--profile", "random_uniform", "--lines", "2"], 0);
+    // Four neighbours a thread, written one by one.
+    assert!(table.contains("\nrandom_uniform_f32 ") && table.contains("kernels/random.cu:"), "{table}");
+    assert!(table.contains("\nthe worst ") && !table.contains("random_normal"), "{table}");
+    let json: serde_json::Value = serde_json::from_str(&run(&["--profile", "state_check", "--json"], 0)).unwrap();
+    let [kernel] = &json["kernels"].as_array().unwrap()[..] else { panic!("{json}") };
+    assert_eq!((kernel["kernel"].as_str(), kernel["unit"].as_str()), (Some("state_check_f32"), Some("fma")));
+    let number = |name: &str| kernel[name].as_u64().unwrap();
+    assert!(number("sectors") >= number("least_sectors") && number("least_sectors") > 0, "{json}");
+    assert!(number("wavefronts") == number("shared_requests") && number("bank_conflicts") == 0, "{json}");
+    let lines = kernel["lines"].as_array().unwrap();
+    assert_eq!(lines.iter().map(|line| line["sectors"].as_u64().unwrap()).sum::<u64>(), number("sectors"));
+    run(&["--profile", "--quick"], 2);
+    run(&["--profile", "nonsense"], 2);
+}

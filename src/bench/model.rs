@@ -108,8 +108,15 @@ fn device(card: &Card) -> Device {
 /// Each form of a problem, launched kernel by kernel.
 pub fn model(card: &Card, problem: &Problem) -> Result<Vec<Modelled>> {
     let forms = (problem.make)(&device(card))?;
-    let form = |form: &super::Form| Modelled::of(card, problem.name(), form.name, &record(|| form.run())?, LAUNCHED);
-    forms.iter().map(form).collect()
+    let mut modelled = Vec::new();
+    for form in &forms {
+        let launched = record(|| form.run())?;
+        // Another library's are not seen.
+        if !launched.is_empty() {
+            modelled.push(Modelled::of(card, problem.name(), form.name, &launched, LAUNCHED)?);
+        }
+    }
+    Ok(modelled)
 }
 
 /// A step as one captured graph, and launched kernel by kernel.
