@@ -224,7 +224,7 @@ fn the_products_keep_to_banks_and_sectors() {
         let Profiles { kernels, .. } = check::profile(filter, 0, true).unwrap();
         for (name, row) in kernels.iter().filter(|(_, row)| row.profile.flops > 0) {
             let lines = &row.profile.lines;
-            for line in lines.iter().filter(|line| line.shared.conflicts() > 0) {
+            if let Some(line) = lines.iter().find(|line| line.shared.conflicts() > 0) {
                 panic!("{name}: {} bank conflicts at {}: {}", line.shared.conflicts(), line.source, text_of(line));
             }
             if Unit::of(name) != Unit::Fma {
