@@ -155,6 +155,10 @@ fn a_failure_leaves_the_last_checkpoint() {
         ("launch=20", "illegal memory access"),
         // In a graph.
         ("launch=150", "illegal memory access"),
+        // In the graph of the other slot.
+        ("launch=250", "illegal memory access"),
+        // For the second slot of the batches.
+        ("pinned=4", "of pinned memory: out of memory"),
         ("allocation=3", "asked for"),
         ("memory=1000000", "asked for"),
         ("devices=0", "sees no GPU"),

@@ -17,6 +17,7 @@
 //!     ptx=0              refuses PTX, as a driver older than the compiler does
 //!     exact=1            takes machine code of its very own capability only
 //!     allocation=N       the N-th allocation finds the memory full
+//!     pinned=N           the N-th allocation of pinned memory fails
 //!     launch=N           the N-th launch runs into an illegal address; those of a graph count each time
 //!     counts             tells at the end, on stderr, how many launches and graphs were started
 
@@ -52,6 +53,7 @@ struct Settings {
     exact: bool,
     failing_allocation: Option<usize>,
     failing_launch: Option<usize>,
+    failing_pinned: Option<usize>,
     counts: bool,
 }
 
@@ -69,6 +71,7 @@ impl Settings {
             exact: false,
             failing_allocation: None,
             failing_launch: None,
+            failing_pinned: None,
             counts: false,
         };
         for setting in list.split(',').filter(|s| !s.is_empty()) {
@@ -87,6 +90,7 @@ impl Settings {
                 "ptx" => settings.ptx = number() != 0,
                 "exact" => settings.exact = number() != 0,
                 "allocation" => settings.failing_allocation = Some(number()),
+                "pinned" => settings.failing_pinned = Some(number()),
                 "launch" => settings.failing_launch = Some(number()),
                 "counts" => settings.counts = true,
                 _ => panic!("ZGAN_STAND_IN: there is no setting {setting:?}"),
@@ -173,6 +177,7 @@ struct Driver {
     functions: HashMap<Handle, Function>,
     handles: Handle,
     allocations: usize,
+    pinnings: usize,
     launches: usize,
     /// Launches that were not of a graph, and graphs.
     direct: usize,
@@ -197,6 +202,7 @@ static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
         functions: HashMap::new(),
         handles: 0x1000,
         allocations: 0,
+        pinnings: 0,
         launches: 0,
         direct: 0,
         replays: 0,
@@ -931,6 +937,10 @@ pub unsafe extern "C" fn cuMemHostAlloc(pointer: *mut u64, bytes: usize, _flags:
     current(|driver| {
         if driver.capturing() {
             return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an allocation while a stream captures");
+        }
+        driver.pinnings += 1;
+        if driver.settings.failing_pinned == Some(driver.pinnings) {
+            return Err(CUDA_ERROR_OUT_OF_MEMORY);
         }
         // SAFETY: no caller asks for 0 bytes; `cuMemFreeHost` frees it with the same layout.
         let memory = unsafe {
