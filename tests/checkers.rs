@@ -80,21 +80,7 @@ KERNEL probe(float* out, const float* in, uint32_t which) {
 /// The table of a module whose two kernels both are the probe.
 fn probe() -> *const c_void {
     static TABLE: OnceLock<usize> = OnceLock::new();
-    let table = TABLE.get_or_init(|| {
-        let text = simt_module::text("state");
-        let (head, rest) = text.split_once("\nKERNEL ").unwrap();
-        let (_, tail) = rest.split_once("#line 1 \"kernels/host/entry.h\"").unwrap();
-        let text = format!(
-            "{head}\n#line 1 \"kernels/probe.cu\"\n{}\n#line 1 \"kernels/host/entry.h\"{tail}",
-            PROBE.trim_start()
-        );
-        let folder = tempfile::tempdir().unwrap();
-        let object = simt_module::compile(folder.path(), "probe", &text, true).unwrap();
-        // The folder stays: the library's lines are read from its file.
-        let table = simt_module::load(&simt_module::link(&object), "state") as usize;
-        std::mem::forget(folder);
-        table
-    });
+    let table = TABLE.get_or_init(|| simt_module::probe(PROBE) as usize);
     *table as *const c_void
 }
 

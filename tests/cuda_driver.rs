@@ -527,3 +527,49 @@ fn what_a_graph_cannot_do_again_is_refused_while_it_is_captured() {
         equal_to_the_bit(&cuda, &Device::host(0).unwrap(), &SIZES[..1]);
     });
 }
+
+/// Streams go their own ways: what one does not wait for is late, what it waits for is not.
+#[test]
+fn a_stream_waits_for_another_only_where_it_is_told_to() {
+    let told = on_stand_in("a_stream_waits_for_another_only_where_it_is_told_to", "host", &[], || {
+        let context = CudaContext::new(0).unwrap();
+        // SAFETY: no memory of cudarc's own is made.
+        unsafe { context.disable_event_tracking() };
+        let (stream, copies) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let event = context.new_event(None).unwrap();
+        // SAFETY: the ranges are inside what was allocated; `found` lives until the stream was waited for, and nothing is
+        // queued when the memory is freed.
+        unsafe {
+            let memory = result::malloc_async(stream.cu_stream(), 4).unwrap();
+            let read = || {
+                let mut found = [0u8; 4];
+                result::memcpy_dtoh_async(&mut found, memory, stream.cu_stream()).unwrap();
+                stream.synchronize().unwrap();
+                found
+            };
+            result::memset_d8_async(memory, 1, 4, stream.cu_stream()).unwrap();
+            assert_eq!(read(), [1; 4]);
+            result::memset_d8_async(memory, 2, 4, copies.cu_stream()).unwrap();
+            assert_eq!(read(), [1; 4]);
+            event.record(&copies).unwrap();
+            // What comes after the event is not waited for.
+            result::memset_d8_async(memory, 3, 4, copies.cu_stream()).unwrap();
+            stream.wait(&event).unwrap();
+            assert_eq!(read(), [2; 4]);
+            event.synchronize().unwrap();
+            assert_eq!(read(), [2; 4]);
+            // Both ways: the copies wait for the reading, the host for the copies.
+            let mut late = [0u8; 4];
+            result::memcpy_dtoh_async(&mut late, memory, stream.cu_stream()).unwrap();
+            event.record(&stream).unwrap();
+            copies.wait(&event).unwrap();
+            result::memset_d8_async(memory, 4, 4, copies.cu_stream()).unwrap();
+            copies.synchronize().unwrap();
+            // The 3 was queued before the reading, which did not wait for it.
+            assert_eq!((late, read()), ([3; 4], [4; 4]));
+            result::free_async(memory, stream.cu_stream()).unwrap();
+            stream.synchronize().unwrap();
+        }
+    });
+    assert!(told.is_none_or(|told| !told.contains("stand-in driver:")));
+}

@@ -5,14 +5,21 @@
 
 struct alignas(16) Four { float value[4]; };
 
-// This thread's part of the panel of R rows by DEPTH: consecutive threads read consecutive elements.
+// This thread's part of the panel of R rows by DEPTH: consecutive threads read consecutive elements. Along the depth eight of
+// them do, a sector of global memory: with this stride the 8 x 4 elements of a warp then go to 32 different banks, and so do
+// the 16 x 2 of a panel of 16 rows.
 template <int R, int DEPTH, class Fetch> struct Stage {
-    static constexpr int COUNT = (R * DEPTH + BLOCK - 1) / BLOCK, STRIDE = R + 4;
+    static constexpr int COUNT = (R * DEPTH + BLOCK - 1) / BLOCK, STRIDE = R == 16 && !Fetch::ALONG_K ? R : R + 4;
     static constexpr bool FULL = R * DEPTH % BLOCK == 0;
     float value[COUNT];
 
-    static MEMBER uint32_t row(int i) { return Fetch::ALONG_K ? thread() / DEPTH + i * (BLOCK / DEPTH) : (thread() + i * BLOCK) % R; }
-    static MEMBER uint32_t depth(int i) { return Fetch::ALONG_K ? thread() % DEPTH : (thread() + i * BLOCK) / R; }
+    // 32 rows by 8 at once; where there are only 16 rows, the second half of the threads has the next eight.
+    static MEMBER uint32_t row(int i) {
+        return Fetch::ALONG_K ? thread() / 8 % (R < 32 ? R : 32) + i / (DEPTH / 8) * 32 : (thread() + i * BLOCK) % R;
+    }
+    static MEMBER uint32_t depth(int i) {
+        return Fetch::ALONG_K ? thread() % 8 + (R < 32 ? thread() / (8 * R) : i % (DEPTH / 8)) * 8 : (thread() + i * BLOCK) / R;
+    }
 
     // A panel may have fewer elements than the block has threads.
     static MEMBER bool inside(int i) { return FULL || thread() + i * BLOCK < R * DEPTH; }

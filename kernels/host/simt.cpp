@@ -37,6 +37,7 @@ uint64_t zgan_simt_exchange(uint64_t value, int32_t from) { return zgan_simt_exc
 void zgan_simt_read(const void* p, uint64_t bytes) { ACCESS(p, bytes, 1, READ); }
 void zgan_simt_write(void* p, uint64_t bytes) { ACCESS(p, bytes, 1, WRITE); }
 void zgan_simt_atomic(void* p, uint64_t bytes) { ACCESS(p, bytes, bytes, ATOMIC); }
+void zgan_simt_warp_access(const void* p, uint64_t bytes, bool writes) { ACCESS(p, bytes, bytes, writes ? WRITE : READ); }
 
 #define SIZES(EACH) EACH(1) EACH(2) EACH(4) EACH(8) EACH(16)
 #define PLAIN(N)                                                                 \

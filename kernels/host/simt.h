@@ -23,6 +23,10 @@ void zgan_simt_run_block(void (*body)(void*), void* closure, const void* block_i
 void zgan_simt_read(const void* pointer, uint64_t bytes);
 void zgan_simt_write(void* pointer, uint64_t bytes);
 void zgan_simt_atomic(void* pointer, uint64_t bytes);
+// A lane's own share of an access that its warp makes together, of 2, 4, 8 or 16 bytes, aligned to as many: for `ldmatrix` the
+// row that this lane gives the address of, for `cp.async` either side of a copy. Checked and counted as this lane's access,
+// so lanes that give no address do not call it; what the wrapper then reads to play the instruction must go unseen.
+void zgan_simt_warp_access(const void* pointer, uint64_t bytes, bool writes);
 }
 
 DEVICE int thread() { return int(zgan_simt_thread()); }

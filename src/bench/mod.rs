@@ -4,18 +4,22 @@
 //! A [`Problem`] is an operation at one size; its [`Form`]s (fused; from separate kernels; another library's) compute
 //! the same, which is checked before anything is timed. They are timed in turns, so that noise meets all of them.
 
+mod cards;
 mod ceilings;
 #[cfg(feature = "libtorch")]
 pub mod libtorch;
 mod measure;
+mod model;
 mod operations;
 mod report;
 mod rivals;
 mod scaling;
 mod steps;
 
+pub use cards::{CARDS, Card};
 pub use ceilings::Ceilings;
 pub use measure::{Caches, Measured, Settings, measure};
+pub use model::{Bound, Modelled, Times, model, model_step};
 pub use operations::problems;
 pub use report::{Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;

@@ -10,6 +10,7 @@ mod images;
 mod losses;
 mod norm;
 mod products;
+mod profile;
 mod tray;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::device::{Device, Finding, Seen, kernel};
 use crate::{Error, Result};
+pub use profile::{Profiled, Profiles, profile};
 use tray::{Output, Tray};
 
 type Run = Box<dyn Fn(&mut Tray) -> Result<()> + Send + Sync>;
@@ -29,6 +31,8 @@ pub struct Case {
     pub name: String,
     /// Left out of a quick run.
     pub large: bool,
+    /// Every row of every matrix begins where a GPU's memory likes it: what a profile of its kernels is taken of.
+    pub aligned: bool,
     run: Run,
 }
 
@@ -44,13 +48,27 @@ impl Cases {
         self.add_sized(name, false, run);
     }
 
+    fn add_aligned(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
+        self.add_case(name, false, true, run);
+    }
+
     /// A case that takes too long for every test run.
     fn add_large(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
         self.add_sized(name, true, run);
     }
 
     fn add_sized(&mut self, name: String, large: bool, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.list.push(Case { name: format!("{}: {name}", self.module), large, run: Box::new(run) });
+        self.add_case(name, large, false, run);
+    }
+
+    fn add_case(
+        &mut self,
+        name: String,
+        large: bool,
+        aligned: bool,
+        run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static,
+    ) {
+        self.list.push(Case { name: format!("{}: {name}", self.module), large, aligned, run: Box::new(run) });
     }
 }
 
@@ -165,35 +183,44 @@ pub fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen
     (seen, wrong)
 }
 
-/// Runs the cases that the options ask for, on all cores. An error where there are none.
-pub fn run_all(options: &Options) -> Result<Report> {
-    let start = Instant::now();
-    let wanted = |case: &&Case| {
-        let filter = options.filter.as_deref().unwrap_or("");
-        let module = case.name.split(':').next().unwrap_or("");
-        !(options.quick && case.large) && (case.name.contains(filter) || filter.starts_with(module))
+/// The cases with the filter in their name, or of a kernel file that has a kernel with it in its name. An error where there
+/// are none.
+fn select<'a>(all: &'a [Case], filter: &str, quick: bool) -> Result<Vec<&'a Case>> {
+    let module = |case: &Case| case.name.split(':').next().unwrap_or("").to_string();
+    let has_kernel = |module: &str| {
+        let kernels = kernel::MODULES.iter().filter(|m| m.name == module).flat_map(|m| m.kernels);
+        kernels.into_iter().any(|kernel| kernel.name.contains(filter))
     };
-    let all = cases();
+    let wanted = |case: &&Case| !(quick && case.large) && (case.name.contains(filter) || has_kernel(&module(case)));
     let list: Vec<&Case> = all.iter().filter(wanted).collect();
     if list.is_empty() {
-        let filter = options.filter.as_deref().unwrap_or("");
-        let names: BTreeSet<&str> = all.iter().filter_map(|case| case.name.split(':').next()).collect();
-        let names: Vec<&str> = names.into_iter().collect();
-        return Err(Error::Config(format!("no case has {filter:?} in its name; there are {}", names.join(", "))));
+        let modules: BTreeSet<String> = all.iter().map(module).collect();
+        let modules: Vec<String> = modules.into_iter().collect();
+        return Err(Error::Config(format!("no case has {filter:?} in its name; there are {}", modules.join(", "))));
     }
+    Ok(list)
+}
+
+/// `one` for 0 .. count, on all cores, each with devices of its own; the results in order.
+fn on_all_cores<D, T: Send>(
+    count: usize,
+    open: impl Fn() -> Result<D> + Sync,
+    one: impl Fn(&D, usize) -> T + Sync,
+) -> Result<Vec<T>> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(BTreeMap::new());
     let work = || -> Result<()> {
-        let host = Device::host(1)?;
-        let devices: Vec<_> = options.schedule_seeds.iter().map(|seed| (*seed, Device::simt_checked(*seed))).collect();
+        let devices = open()?;
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(case) = list.get(at) else { return Ok(()) };
-            let result = check(case, &host, &devices);
+            if at >= count {
+                return Ok(());
+            }
+            let result = one(&devices, at);
             results.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(at, result);
         }
     };
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(list.len());
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(count);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| match worker.join() {
@@ -201,10 +228,22 @@ pub fn run_all(options: &Options) -> Result<Report> {
             Err(panic) => std::panic::resume_unwind(panic),
         })
     })?;
+    Ok(results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).into_values().collect())
+}
+
+/// Runs the cases that the options ask for, on all cores. An error where there are none.
+pub fn run_all(options: &Options) -> Result<Report> {
+    let start = Instant::now();
+    let all = cases();
+    let list = select(&all, options.filter.as_deref().unwrap_or(""), options.quick)?;
+    let open = || {
+        let devices: Vec<_> = options.schedule_seeds.iter().map(|seed| (*seed, Device::simt_checked(*seed))).collect();
+        Ok((Device::host(1)?, devices))
+    };
+    let results = on_all_cores(list.len(), open, |(host, devices), at| check(list[at], host, devices))?;
     let mut report = Report { cases: list.len(), ..Report::default() };
-    let results = results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for (at, (seen, differences)) in results {
-        report.add(&list[at].name, seen, differences);
+    for (case, (seen, differences)) in list.iter().zip(results) {
+        report.add(&case.name, seen, differences);
     }
     if let Some(filter) = options.filter.as_deref().filter(|filter| kernel_names().any(|name| name.contains(filter))) {
         report.kernels.retain(|name, _| name.contains(filter));
@@ -221,7 +260,7 @@ pub fn kernel_names() -> impl Iterator<Item = &'static str> {
 impl Report {
     fn add(&mut self, case: &str, seen: Vec<Seen>, differences: Vec<String>) {
         let mut launched = BTreeSet::new();
-        for Seen { findings, kernels } in seen {
+        for Seen { findings, kernels, .. } in seen {
             for (name, tally) in kernels {
                 let row = self.kernels.entry(name).or_default();
                 row.launches += tally.launches;

@@ -11,8 +11,9 @@ use crate::ops::matmul::{self, Linear, OutputGradient};
 const LEAKY: Activation = Activation::LeakyRelu(0.2);
 
 /// N, C, K: one, odd, around the tiles of 64, 128 and 256, and what needs several steps along the depth.
-const LINEAR: [[usize; 3]; 7] =
-    [[1, 1, 1], [3, 5, 7], [31, 33, 17], [64, 64, 64], [65, 63, 65], [128, 128, 128], [127, 257, 129]];
+const LINEAR: [[usize; 3]; 5] = [[1, 1, 1], [3, 5, 7], [31, 33, 17], [65, 63, 65], [127, 257, 129]];
+/// Each tile, in whole tiles.
+const ALIGNED: [[usize; 3]; 4] = [[64, 64, 64], [128, 64, 64], [128, 128, 128], [128, 256, 64]];
 
 pub fn matmul(cases: &mut Cases) {
     cases.add_large("forward, 300 x 1000 x 520".into(), |t| {
@@ -20,15 +21,16 @@ pub fn matmul(cases: &mut Cases) {
         let (y, x, weight) = (t.out("y", 300 * 520)?, t.numbers(300 * 1000)?, t.numbers(1000 * 520)?);
         matmul::linear_forward(sizes, &y, &x, &weight, None, LEAKY)
     });
-    for [n, c, k] in LINEAR.into_iter().chain([[130, 40, 64], [64, 130, 63], [3, 128, 64], [128, 256, 9]]) {
+    let odd = LINEAR.into_iter().chain([[130, 40, 64], [64, 130, 63], [3, 128, 64], [128, 256, 9]]);
+    for (aligned, [n, c, k]) in odd.map(|sizes| (false, sizes)).chain(ALIGNED.map(|sizes| (true, sizes))) {
         let sizes = Linear { n, c, k };
         for (activation, fused) in [(Activation::Identity, false), (LEAKY, true), (Activation::Tanh, true)] {
-            cases.add(format!("forward, {n} x {c} x {k}, {activation:?}"), move |t| {
+            cases.add_case(format!("forward, {n} x {c} x {k}, {activation:?}"), false, aligned, move |t| {
                 let (y, x, weight) = (t.out("y", n * k)?, t.numbers(n * c)?, t.numbers(c * k)?);
                 let bias = t.numbers(k)?;
                 matmul::linear_forward(sizes, &y, &x, &weight, fused.then_some(&bias), activation)
             });
-            cases.add(format!("backward, {n} x {c} x {k}, {activation:?}"), move |t| {
+            cases.add_case(format!("backward, {n} x {c} x {k}, {activation:?}"), false, aligned, move |t| {
                 let (x, weight, dy) = (t.numbers(n * c)?, t.numbers(c * k)?, t.numbers(n * k)?);
                 let (y, scale) = (t.uniforms(n * k, -1.0, 1.0)?, t.numbers(n)?);
                 let (y, row_scale) = (fused.then_some(&y), fused.then_some(&scale));
@@ -149,6 +151,15 @@ pub fn conv(cases: &mut Cases) {
             cases.add(format!("backward, {}", name(&sizes, around)), move |t| {
                 backward(t, sizes, around, &['x', 'w', 'b'])
             });
+        }
+    }
+    // Whole tiles of each width.
+    for channels in [16, 32, 64, 128] {
+        let sizes = square(2, 8, channels, channels, 3, 1);
+        for around in [Nothing, Everything] {
+            let both =
+                move |t: &mut Tray| forward(t, sizes, around).and_then(|()| backward(t, sizes, around, &['x', 'w']));
+            cases.add_aligned(format!("both ways, {}", name(&sizes, around)), both);
         }
     }
     // Tiles of 128 x 128, weight gradients in several parts, and the one so large that it gets such tiles.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use zgan::bench::{self, Caches, Ceilings, Row, Settings};
+use zgan::bench::{self, Caches, Card, Ceilings, Row, Settings};
 use zgan::device::{Device, DeviceChoice};
 use zgan::nn::Fusion;
 
-use super::{say, scaling};
+use super::{model, say, scaling};
 
 #[derive(Args)]
 pub struct Bench {
@@ -32,6 +32,12 @@ pub struct Bench {
     /// Sizes that only try the program; their times say nothing
     #[arg(long)]
     pub tiny: bool,
+    /// Do not time anything: tell the least time that the published rates of a card allow: h100, a100, rtx4090 or t4
+    #[arg(long, value_name = "CARD")]
+    model: Option<&'static Card>,
+    /// With --model: time it on the device as well, and tell both
+    #[arg(long, requires = "model")]
+    measure: bool,
     /// Print one JSON object instead of the table
     #[arg(long, conflicts_with = "csv")]
     pub json: bool,
@@ -49,7 +55,6 @@ pub struct Bench {
 
 impl Bench {
     pub fn run(&self) -> anyhow::Result<()> {
-        let (device, _) = Device::open(self.device, self.threads)?;
         let time = Duration::try_from_secs_f64(self.time)
             .map_err(|_| zgan::Error::Config(format!("--time {}: a number of seconds, 0 or more", self.time)))?;
         let caches = if self.warm { Caches::Warm } else { Caches::Cold };
@@ -57,6 +62,20 @@ impl Bench {
         if self.scaling {
             return scaling::run(self, settings);
         }
+        let open = || Device::open(self.device, self.threads).map(|(device, _)| device);
+        if let Some(card) = self.model {
+            let measured = if self.measure { Some((open()?, settings)) } else { None };
+            let filter = self.filter.as_deref();
+            return model::run(&model::Asked {
+                card,
+                filter,
+                tiny: self.tiny,
+                json: self.json,
+                csv: self.csv,
+                measured,
+            });
+        }
+        let device = open()?;
         let ceilings = Ceilings::measure(&device)?;
         #[cfg(not(feature = "libtorch"))]
         let markdown = false;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use zgan::check::{self, Options, Report};
 
-use super::{say, thousands};
+use super::{profile, say, thousands};
 
 #[derive(Args)]
 pub struct Check {
@@ -21,6 +21,12 @@ pub struct Check {
     /// Leave out the cases that take long
     #[arg(long)]
     quick: bool,
+    /// Count what a GPU's memory would feel instead: sectors, bank conflicts, bytes, each by line of source
+    #[arg(long, conflicts_with_all = ["seeds", "quick"])]
+    profile: bool,
+    /// Of a profile, the lines of source that are shown
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    lines: usize,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -28,6 +34,9 @@ pub struct Check {
 
 impl Check {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
+        if self.profile {
+            return self.show_profile();
+        }
         let schedule_seeds = (0..self.seeds).map(|i| self.schedule_seed.wrapping_add(i)).collect();
         let options = Options { filter: self.filter.clone(), schedule_seeds, quick: self.quick };
         let report = check::run_all(&options)?;
@@ -37,6 +46,16 @@ impl Check {
             print(&report, &options);
         }
         Ok(if report.clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn show_profile(&self) -> anyhow::Result<ExitCode> {
+        let profiles = check::profile(self.filter.as_deref().unwrap_or(""), self.schedule_seed, false)?;
+        if self.json {
+            say(serde_json::to_string_pretty(&profile::as_json(&profiles))?);
+        } else {
+            profile::print(&profiles, self.lines);
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

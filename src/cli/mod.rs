@@ -6,6 +6,8 @@ mod eval;
 mod grid;
 mod info;
 mod kernels;
+mod model;
+mod profile;
 mod progress;
 mod sample;
 mod scaling;

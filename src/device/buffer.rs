@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Backend, Device, Precision};
+use super::{Backend, Device, Precision, launch};
 use crate::{Error, Result};
 
 /// A number that kernels know.
@@ -55,7 +55,7 @@ pub struct Buffer<T> {
 
 pub(super) struct Memory {
     device: Device,
-    /// A pointer on a CPU, a `CUdeviceptr` on a GPU; 0 where there is no memory behind it.
+    /// A pointer on a CPU, a `CUdeviceptr` on a GPU; 0 where it has no bytes.
     address: u64,
     bytes: usize,
 }
@@ -74,7 +74,7 @@ impl Memory {
                 address
             }
             Backend::Cuda(cuda) => cuda.zeros(bytes)?,
-            Backend::Unbacked => 0,
+            Backend::Unbacked(unbacked) => unbacked.allocate(bytes),
         };
         Ok(Memory { device: device.clone(), address, bytes })
     }
@@ -110,7 +110,7 @@ impl Drop for Memory {
                 }
             }
             Backend::Cuda(cuda) => cuda.free(self.address),
-            Backend::Unbacked => {}
+            Backend::Unbacked(_) => {}
         }
     }
 }
@@ -253,7 +253,7 @@ impl<T: Element> Buffer<T> {
                 Ok(())
             },
             Backend::Cuda(cuda) => cuda.write(self.address(), bytes),
-            Backend::Unbacked => Ok(()),
+            Backend::Unbacked(_) => Ok(()),
         }
     }
 
@@ -280,7 +280,7 @@ impl<T: Element> Buffer<T> {
                 Ok(())
             },
             Backend::Cuda(cuda) => cuda.read(self.address(), bytes),
-            Backend::Unbacked => Ok(()),
+            Backend::Unbacked(_) => Ok(()),
         }
     }
 
@@ -304,7 +304,7 @@ impl<T: Element> Buffer<T> {
         let bytes = self.len * self.element_bytes();
         self.hold();
         source.hold();
-        match &*self.memory.device.0 {
+        launch::traced(self.device(), launch::COPY, 2 * bytes as u64, 0, || match &*self.memory.device.0 {
             _ if bytes == 0 => Ok(()),
             // SAFETY: both ranges lie inside live allocations; `copy` allows them to overlap.
             Backend::Host(_) | Backend::Simt(_) => unsafe {
@@ -312,8 +312,8 @@ impl<T: Element> Buffer<T> {
                 Ok(())
             },
             Backend::Cuda(cuda) => cuda.copy(self.address(), source.address(), bytes),
-            Backend::Unbacked => Ok(()),
-        }
+            Backend::Unbacked(_) => Ok(()),
+        })
     }
 
     /// Sets every byte to zero.
@@ -321,7 +321,7 @@ impl<T: Element> Buffer<T> {
         self.mark(true);
         let bytes = self.len * self.element_bytes();
         self.hold();
-        match &*self.memory.device.0 {
+        launch::traced(self.device(), launch::ZERO, bytes as u64, 0, || match &*self.memory.device.0 {
             _ if bytes == 0 => Ok(()),
             // SAFETY: the range lies inside the live allocation.
             Backend::Host(host) => unsafe {
@@ -334,11 +334,11 @@ impl<T: Element> Buffer<T> {
                 Ok(())
             },
             Backend::Cuda(cuda) => cuda.zero(self.address(), bytes),
-            Backend::Unbacked => Ok(()),
-        }
+            Backend::Unbacked(_) => Ok(()),
+        })
     }
 
-    fn expect_len(&self, verb: &str, len: usize) -> Result<()> {
+    pub(super) fn expect_len(&self, verb: &str, len: usize) -> Result<()> {
         if len == self.len {
             return Ok(());
         }

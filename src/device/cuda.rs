@@ -2,29 +2,26 @@
 //!
 //! All work goes to one stream of our own, in order, and the program waits for it only where it reads something
 //! back. Not the default stream, and no events of cudarc's: a stretch of this stream can be captured as a graph, and
-//! started again and again with one call.
+//! started again and again with one call ([`graph`]). The next batch is copied on a second stream meanwhile ([`feed`]).
 //!
 //! The machine code is what `build.rs` embedded for this generation of GPUs, or PTX that the driver translates, or
 //! else what NVRTC makes of the embedded sources when the device is opened; that is kept in the user's cache folder.
 
-use std::cell::Cell;
-use std::ffi::c_void;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
-use std::time::Duration;
+mod code;
+mod feed;
+mod graph;
 
-use cudarc::driver::{
-    CudaContext, CudaEvent as Event, CudaFunction, CudaGraph, CudaStream, PinnedHostSlice, result, sys,
-};
-use cudarc::nvrtc::Ptx;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+
+use cudarc::driver::{CudaContext, CudaEvent as Event, CudaFunction, CudaStream, PinnedHostSlice, result, sys};
 
 use super::buffer::{Memory, size};
-use super::kernels::{Kernel, kernel};
-use super::nvrtc;
+use super::kernels::Kernel;
 use super::tuning::{self, Tuning};
 use crate::{Error, Result};
+pub(super) use feed::CudaFeed;
+pub(super) use graph::{CapturedGraph, CudaEvent};
 
 /// Threads of a block: `BLOCK` in `kernels/device/cuda.h`.
 const BLOCK: u32 = 256;
@@ -53,17 +50,6 @@ pub(super) struct Cuda {
     held: Mutex<Vec<Arc<Memory>>>,
 }
 
-thread_local! {
-    /// The device that this thread captures, by its address.
-    static CAPTURING: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Launches that were captured, to be started as one, and the memory they work on.
-pub(super) struct CapturedGraph {
-    graph: CudaGraph,
-    _memory: Vec<Arc<Memory>>,
-}
-
 /// Pinned memory between the caller's slices and the GPU. A copy from pinned memory does not wait for the work that is
 /// queued before it, and the caller may change its slice as soon as `write` returns.
 struct Staging {
@@ -75,18 +61,6 @@ struct Slot {
     memory: PinnedHostSlice<u8>,
     /// The last copy out of this slot has ended.
     copied: Event,
-}
-
-pub(super) struct CudaEvent {
-    device: String,
-    event: Event,
-}
-
-impl CudaEvent {
-    pub fn since(&self, earlier: &CudaEvent) -> Result<Duration> {
-        let milliseconds = earlier.event.elapsed_ms(&self.event).map_err(said(&self.device, "timing"))?;
-        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
-    }
 }
 
 /// For `map_err`: what the driver said, to what.
@@ -141,7 +115,8 @@ impl Cuda {
             return Err(Error::Device(format!("{device}: this machine has {there}")));
         }
         let context = CudaContext::new(ordinal).map_err(said(&device, "opening the device"))?;
-        // SAFETY: no memory of cudarc's own is ever made here, and there is one stream.
+        // SAFETY: no memory of cudarc's own is ever made here but what is pinned; what one stream needs of the other is
+        // waited for in `feed`.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(said(&device, "asking for its name"))?;
         let device = format!("{device} ({name})");
@@ -153,7 +128,7 @@ impl Cuda {
             )));
         }
         let memory = context.total_mem().map_err(said(&device, "asking for its memory"))?;
-        let (target, functions) = load(&context, &device, (major, minor))?;
+        let (target, functions) = code::load(&context, &device, (major, minor))?;
         let stream = context.new_stream().map_err(said(&device, "making a stream"))?;
         let staging = Mutex::new(Staging { slots: [slot(&context, &device)?, slot(&context, &device)?], turn: 0 });
         Ok(Cuda {
@@ -184,13 +159,6 @@ impl Cuda {
     pub fn synchronize(&self) -> Result<()> {
         let _turn = self.outside_capture("waiting")?;
         self.stream.synchronize().map_err(self.said("waiting"))
-    }
-
-    pub fn event(&self) -> Result<CudaEvent> {
-        let _turn = self.outside_capture("an event")?;
-        // The default is an event without timing.
-        let event = self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(self.said("event"))?;
-        Ok(CudaEvent { device: self.device.clone(), event })
     }
 
     pub fn zeros(&self, bytes: usize) -> Result<u64> {
@@ -305,54 +273,12 @@ impl Cuda {
         launched.result().map_err(self.said(format!("{} of {grid:?} blocks", kernel.name)))
     }
 
-    /// Captures what `work` queues here, without doing it.
-    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CapturedGraph> {
-        const HINT: &str = "capturing a step as a graph (--no-graph launches its kernels one by one)";
-        drop(self.outside_capture("another capture")?);
-        let _alone = self.capture.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.context.bind_to_thread().map_err(self.said("an earlier call"))?;
-        // Of this thread: what is unsafe during a capture, such as an allocation, the driver refuses to it alone.
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.stream.begin_capture(mode).map_err(self.said(HINT))?;
-        CAPTURING.set(std::ptr::from_ref(self) as usize);
-        let done = work();
-        CAPTURING.set(0);
-        let memory = std::mem::take(&mut *self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
-        // What failed inside is the reason for what the driver says of the whole.
-        done?;
-        match graph.map_err(self.said(HINT))? {
-            Some(graph) => Ok(CapturedGraph { graph, _memory: memory }),
-            None => Err(Error::Device(format!("{}: {HINT}: nothing was captured", self.device))),
-        }
-    }
-
-    pub fn launch_graph(&self, graph: &CapturedGraph) -> Result<()> {
-        let _turn = self.bind()?;
-        graph.graph.launch().map_err(self.said("launching a captured graph"))
-    }
-
     /// The driver's calls act on the context of the calling thread. What is returned is held while something is queued.
     fn bind(&self) -> Result<Option<RwLockReadGuard<'_, ()>>> {
         let turn = || self.capture.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let turn = if self.captures() { None } else { Some(turn()) };
         self.context.bind_to_thread().map_err(self.said("an earlier call"))?;
         Ok(turn)
-    }
-
-    /// Called with the memory of everything that is queued: a graph keeps what it works on.
-    pub fn hold(&self, memory: &Arc<Memory>) {
-        if self.captures() {
-            let mut held = self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            if !held.iter().any(|known| Arc::ptr_eq(known, memory)) {
-                held.push(memory.clone());
-            }
-        }
-    }
-
-    /// Whether this thread is within `capture`.
-    fn captures(&self) -> bool {
-        CAPTURING.get() == std::ptr::from_ref(self) as usize
     }
 
     /// As `bind`, for what cannot be done again by a graph.
@@ -376,9 +302,6 @@ impl Cuda {
     }
 }
 
-// SAFETY: the handles belong to no thread, and a graph is not shared: `Graph` is not `Sync`.
-unsafe impl Send for CapturedGraph {}
-
 impl Drop for Cuda {
     fn drop(&mut self) {
         // Queued copies may still read the pinned memory.
@@ -387,188 +310,13 @@ impl Drop for Cuda {
 }
 
 fn slot(context: &Arc<CudaContext>, device: &str) -> Result<Slot> {
-    // SAFETY: every byte is written before it is read (`Cuda::write`). No flags: write-combined memory is slow to fill
-    // in parts.
-    let memory = unsafe { context.alloc_pinned_with_flags::<u8>(STAGING_BYTES, 0) };
-    let memory = memory.map_err(said(device, format!("allocating {} of pinned memory", size(STAGING_BYTES))))?;
     let copied = context.new_event(None).map_err(said(device, "making an event"))?;
-    Ok(Slot { memory, copied })
+    Ok(Slot { memory: pinned(context, device, STAGING_BYTES)?, copied })
 }
 
-type Functions = Vec<Vec<Option<CudaFunction>>>;
-
-/// The functions of every module, from the best code there is, and what that was made for.
-fn load(context: &Arc<CudaContext>, device: &str, capability: (i32, i32)) -> Result<(String, Functions)> {
-    let embedded: Vec<&str> = kernel::IMAGES.iter().map(|(target, _)| *target).collect();
-    let mut refused = Vec::new();
-    for target in fitting(&embedded, capability) {
-        let Some((_, images)) = kernel::IMAGES.iter().find(|(t, _)| *t == target) else { continue };
-        let functions: std::result::Result<Functions, _> =
-            images.iter().enumerate().map(|(m, image)| functions(context, m, image.unpack()?)).collect();
-        match functions {
-            Ok(functions) => return Ok((target.into(), functions)),
-            Err(reason) => refused.push(format!("the driver refuses the code for {target}: {reason}")),
-        }
-    }
-    let (major, minor) = capability;
-    let why = match refused.is_empty() {
-        false => refused.join("; "),
-        true if embedded.is_empty() => {
-            format!("this binary was built without GPU code, and the GPU is an sm_{major}{minor}")
-        }
-        true => format!("this binary has no code for sm_{major}{minor}, only for {}", embedded.join(", ")),
-    };
-    let compiler = nvrtc::Compiler::find().map_err(|reason| {
-        Error::Device(format!(
-            "{device}: {why}; and it cannot be compiled here: {reason}. Install nvidia-cuda-nvrtc-cu12 from PyPI and set \
-             NVRTC_LIB_DIR to its folder nvidia/cuda_nvrtc/lib"
-        ))
-    })?;
-    let target = format!("sm_{major}{minor}");
-    let functions = compile(context, &compiler, &target)
-        .map_err(|reason| Error::Device(format!("{device}: {why}; compiling it here: {reason}")))?;
-    Ok((target, functions))
-}
-
-/// Of the embedded targets those that a GPU of this capability can run, the best first: machine code of its own
-/// generation, not younger than itself; then PTX, which drivers translate.
-fn fitting<'a>(targets: &[&'a str], (major, minor): (i32, i32)) -> Vec<&'a str> {
-    // The last digit is the minor number: sm_120 is 12.0.
-    let number = |target: &str, prefix: &str| {
-        target.strip_prefix(prefix).and_then(|n| n.parse::<i32>().ok()).map(|n| (n / 10, n % 10))
-    };
-    let mut machine: Vec<_> = targets.iter().filter_map(|t| Some((number(t, "sm_")?, *t))).collect();
-    machine.retain(|((a, b), _)| *a == major && *b <= minor);
-    let mut ptx: Vec<_> = targets.iter().filter_map(|t| Some((number(t, "compute_")?, *t))).collect();
-    ptx.retain(|(c, _)| *c <= (major, minor));
-    machine.sort();
-    ptx.sort();
-    machine.iter().rev().chain(ptx.iter().rev()).map(|(_, target)| *target).collect()
-}
-
-/// Loads the image of module `m` and looks its kernels up, once.
-fn functions(
-    context: &Arc<CudaContext>,
-    m: usize,
-    image: Vec<u8>,
-) -> std::result::Result<Vec<Option<CudaFunction>>, String> {
-    let said = |name: &str, e| format!("{name}: {}", words(e));
-    let module = &kernel::MODULES[m];
-    // `from_binary` passes the bytes on as they are: a cubin, or PTX with the zero that NVRTC ends it with.
-    let loaded = context.load_module(Ptx::from_binary(image)).map_err(|e| said(module.name, e))?;
-    let function = |kernel: &Kernel| match loaded.load_function(kernel.name) {
-        Ok(function) => Ok(Some(function)),
-        Err(result::DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => Ok(None),
-        Err(e) => Err(said(kernel.name, e)),
-    };
-    module.kernels.iter().map(function).collect()
-}
-
-/// Every module as this machine's NVRTC compiles it for `target`, by several threads; what the user's cache folder has
-/// is not compiled again.
-fn compile(
-    context: &Arc<CudaContext>,
-    compiler: &nvrtc::Compiler,
-    target: &str,
-) -> std::result::Result<Functions, String> {
-    let cache = Cache::new(compiler.version(), target);
-    let compiled = |m: usize| {
-        let module = &kernel::MODULES[m];
-        let (image, _) = compiler.compile(module.name, module.source, target)?;
-        cache.keep(m, &image);
-        functions(context, m, image)
-    };
-    // A kept file that the driver does not take is made again.
-    let one = |m: usize| match cache.get(m).map(|image| functions(context, m, image)) {
-        Some(Ok(functions)) => Ok(functions),
-        _ => compiled(m),
-    };
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
-            scope.spawn(|| {
-                loop {
-                    let m = next.fetch_add(1, Ordering::Relaxed);
-                    if m >= kernel::MODULES.len() {
-                        return;
-                    }
-                    let result = one(m);
-                    done.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((m, result));
-                }
-            });
-        }
-    });
-    let mut done = done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    done.sort_by_key(|(m, _)| *m);
-    done.into_iter().map(|(_, result)| result).collect()
-}
-
-/// Machine code that was compiled on this machine: `$XDG_CACHE_HOME/zgan` or `~/.cache/zgan`. Without a place to
-/// write to, each start compiles again.
-struct Cache {
-    folder: Option<PathBuf>,
-    version: (i32, i32),
-    target: String,
-}
-
-impl Cache {
-    fn new(version: (i32, i32), target: &str) -> Cache {
-        let path = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-        let folder = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
-        Cache { folder: folder.map(|folder| folder.join("zgan")), version, target: target.into() }
-    }
-
-    /// The name tells a module's text, target and compiler: a file never has to be replaced.
-    fn path(&self, m: usize) -> Option<PathBuf> {
-        let module = &kernel::MODULES[m];
-        let mut hasher = DefaultHasher::new();
-        (module.source, &self.target, self.version, nvrtc::FLAGS).hash(&mut hasher);
-        let name = format!("{}_{}_{:016x}.cubin", module.name, self.target, hasher.finish());
-        self.folder.as_ref().map(|folder| folder.join(name))
-    }
-
-    fn get(&self, m: usize) -> Option<Vec<u8>> {
-        std::fs::read(self.path(m)?).ok()
-    }
-
-    /// Written under another name first: another process never reads half a file.
-    fn keep(&self, m: usize, image: &[u8]) {
-        let (Some(folder), Some(path)) = (&self.folder, self.path(m)) else { return };
-        let unfinished = path.with_extension(format!("{}", std::process::id()));
-        let kept = std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::write(&unfinished, image))
-            .and_then(|()| std::fs::rename(&unfinished, &path));
-        if kept.is_err() {
-            let _ = std::fs::remove_file(&unfinished);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn code_fits_its_own_generation_and_ptx_what_came_later() {
-        let all = nvrtc::TARGETS;
-        assert_eq!(fitting(all, (7, 5)), ["sm_75"]);
-        assert_eq!(fitting(all, (8, 0)), ["sm_80", "compute_80"]);
-        assert_eq!(fitting(all, (8, 7)), ["sm_86", "sm_80", "compute_80"]);
-        assert_eq!(fitting(all, (8, 9)), ["sm_89", "sm_86", "sm_80", "compute_80"]);
-        assert_eq!(fitting(all, (10, 3)), ["sm_100", "compute_80"]);
-        assert_eq!(fitting(all, (12, 1)), ["sm_120", "compute_80"]);
-        assert_eq!(fitting(all, (13, 0)), ["compute_80"]);
-        assert_eq!(fitting(&["sm_90"], (8, 0)), [""; 0]);
-        assert_eq!(fitting(&[], (8, 0)), [""; 0]);
-    }
-
-    #[test]
-    fn a_cached_module_is_named_after_all_that_it_was_made_from() {
-        let cache = |version, target: &str| Cache { folder: Some("/c".into()), version, target: target.into() };
-        let name = cache((12, 9), "sm_87").path(0);
-        assert_eq!(name, cache((12, 9), "sm_87").path(0));
-        assert_ne!(name, cache((12, 8), "sm_87").path(0));
-        assert_ne!(name, cache((12, 9), "sm_90").path(0));
-    }
+/// Every byte of it must be written before it is read.
+fn pinned(context: &Arc<CudaContext>, device: &str, bytes: usize) -> Result<PinnedHostSlice<u8>> {
+    // SAFETY: the callers' (`Cuda::write`, `CudaFeed::fill`). No flags: write-combined memory is slow to fill in parts.
+    let memory = unsafe { context.alloc_pinned_with_flags::<u8>(bytes, 0) };
+    memory.map_err(said(device, format!("allocating {} of pinned memory", size(bytes))))
 }

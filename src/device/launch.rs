@@ -47,9 +47,14 @@ pub struct Traffic {
     pub flops: u64,
 }
 
-/// A launch as [`trace`] saw it.
-#[derive(Clone, Copy, Debug)]
+/// In [`Launched`], what is no kernel.
+pub const COPY: &str = "copy";
+pub const ZERO: &str = "zero";
+
+/// One launch; or a copy between buffers or a zeroing, which are not counted in [`Traffic`].
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Launched {
+    /// The name of the kernel, [`COPY`] or [`ZERO`].
     pub kernel: &'static str,
     /// As [`Traffic`] counts them.
     pub bytes: u64,
@@ -58,12 +63,19 @@ pub struct Launched {
     pub seconds: f64,
 }
 
+impl Launched {
+    /// Not a copy or a zeroing.
+    pub fn is_kernel(&self) -> bool {
+        self.kernel != COPY && self.kernel != ZERO
+    }
+}
+
 thread_local! {
     static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic { launches: 0, bytes: 0, flops: 0 }) };
     static TRACE: RefCell<Option<Vec<(Launched, Event, Event)>>> = const { RefCell::new(None) };
 }
 
-/// Every launch of `body`, by the calling thread, in its order. Waits for the device.
+/// What `body` launches, copies and zeroes on the calling thread, in order. Waits for the device.
 pub fn trace(body: impl FnOnce() -> Result<()>) -> Result<Vec<Launched>> {
     TRACE.set(Some(Vec::new()));
     let done = body();
@@ -73,6 +85,28 @@ pub fn trace(body: impl FnOnce() -> Result<()>) -> Result<Vec<Launched>> {
         Ok(Launched { seconds: end.since(&start)?.as_secs_f64(), ..launched })
     };
     seen.into_iter().map(timed).collect()
+}
+
+/// Does `work`, seen by [`trace`].
+pub(super) fn traced(
+    device: &Device,
+    kernel: &'static str,
+    bytes: u64,
+    flops: u64,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    if TRACE.with_borrow(Option::is_none) {
+        return work();
+    }
+    let start = device.event()?;
+    work()?;
+    let end = device.event()?;
+    TRACE.with_borrow_mut(|seen| {
+        if let Some(seen) = seen {
+            seen.push((Launched { kernel, bytes, flops, seconds: 0.0 }, start, end));
+        }
+    });
+    Ok(())
 }
 
 /// By the calling thread, on all devices.
@@ -208,17 +242,9 @@ impl<'a> Launch<'a> {
         let bytes = self.touched[..self.pointers].iter().map(|view| view.end - view.start).sum::<u64>();
         let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
         TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
-        let start = if TRACE.with_borrow(Option::is_some) { Some(self.device.event()?) } else { None };
-        // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
-        unsafe { self.device.start(kernel, self.grid, pointers, &self.touched[..self.pointers])? };
-        let Some(start) = start else { return Ok(()) };
-        let end = self.device.event()?;
-        let launched = Launched { kernel: name, bytes, flops: self.flops, seconds: 0.0 };
-        TRACE.with_borrow_mut(|seen| {
-            if let Some(seen) = seen {
-                seen.push((launched, start, end));
-            }
-        });
-        Ok(())
+        traced(self.device, name, bytes, self.flops, || {
+            // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
+            unsafe { self.device.start(kernel, self.grid, pointers, &self.touched[..self.pointers], self.flops) }
+        })
     }
 }

@@ -20,13 +20,14 @@ mod tuning;
 pub use buffer::{Buffer, Element};
 pub use kernels::{Kernel, Module, Variants, kernel, kernel_text};
 pub(crate) use launch::Launch;
-pub use launch::{Launched, Traffic, trace, traffic};
+pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
 pub use precision::Precision;
-pub use simt::{Check, Finding, Seen, Tally};
+pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
 pub use tuning::Tuning;
 
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::{Error, Result};
@@ -64,6 +65,12 @@ pub fn embedded_code() -> std::result::Result<Vec<EmbeddedImage>, String> {
     images.map(unpacked).collect()
 }
 
+impl Unbacked {
+    fn allocate(&self, bytes: usize) -> u64 {
+        self.next.fetch_add(bytes.next_multiple_of(buffer::ALIGNMENT) as u64, Ordering::Relaxed)
+    }
+}
+
 /// A handle on a device; clones share it.
 #[derive(Clone)]
 pub struct Device(Arc<Backend>);
@@ -72,8 +79,16 @@ enum Backend {
     Host(host::Host),
     Simt(simt::Simt),
     Cuda(Box<cuda::Cuda>),
-    /// Measures: its buffers have a length and no memory (`crate::nn::Arena`).
-    Unbacked,
+    /// Its buffers have a length and an address, and no memory behind them: to measure what something takes
+    /// (`crate::nn::Arena`), and to list what it launches.
+    Unbacked(Unbacked),
+}
+
+struct Unbacked {
+    tuning: &'static Tuning,
+    workers: usize,
+    /// Addresses are given once: views of two buffers do not overlap.
+    next: AtomicU64,
 }
 
 /// What `--device` names.
@@ -170,6 +185,13 @@ impl Device {
         Ok(Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, true, Some((index, entries)))))))
     }
 
+    /// Makes a checking device count, from now on, what a GPU's memory would feel of each kernel: [`Seen::profiles`].
+    pub fn profile(&self) {
+        if let Backend::Simt(simt) = &*self.0 {
+            simt.profile();
+        }
+    }
+
     /// What a checking device has seen since it was made, or last asked.
     pub fn seen(&self) -> Seen {
         match &*self.0 {
@@ -184,7 +206,21 @@ impl Device {
     }
 
     pub(crate) fn unbacked() -> Device {
-        Device(Arc::new(Backend::Unbacked))
+        Device::without_memory(&tuning::HOST, 1)
+    }
+
+    /// Stands for a GPU of this name where only the launches matter that it would be given ([`record`]): they do nothing,
+    /// and whatever is read back is 0.
+    pub fn launches_of_gpu(name: &str) -> Device {
+        Device::without_memory(tuning::of_gpu(name), tuning::CUDA_WORKERS)
+    }
+
+    fn without_memory(tuning: &'static Tuning, workers: usize) -> Device {
+        Device(Arc::new(Backend::Unbacked(Unbacked {
+            tuning,
+            workers,
+            next: AtomicU64::new(buffer::ALIGNMENT as u64),
+        })))
     }
 
     /// One line for people: the execution and what it runs on.
@@ -193,7 +229,7 @@ impl Device {
             Backend::Host(host) => host.description(),
             Backend::Simt(_) => "simt: thread blocks of 256 coroutines, for checking".into(),
             Backend::Cuda(cuda) => cuda.description(),
-            Backend::Unbacked => "no device".into(),
+            Backend::Unbacked(_) => "no device".into(),
         }
     }
 
@@ -203,14 +239,15 @@ impl Device {
             Backend::Host(_) => "host",
             Backend::Simt(_) => "simt",
             Backend::Cuda(_) => "cuda",
-            Backend::Unbacked => "none",
+            Backend::Unbacked(_) => "none",
         }
     }
 
     /// The block sizes and split counts of this device.
     pub fn tuning(&self) -> &'static Tuning {
         match &*self.0 {
-            Backend::Host(_) | Backend::Unbacked => &tuning::HOST,
+            Backend::Host(_) => &tuning::HOST,
+            Backend::Unbacked(unbacked) => unbacked.tuning,
             Backend::Simt(_) => &tuning::SIMT,
             Backend::Cuda(cuda) => cuda.tuning(),
         }
@@ -220,7 +257,8 @@ impl Device {
     pub(crate) fn workers(&self) -> usize {
         match &*self.0 {
             Backend::Host(host) => host.threads(),
-            Backend::Simt(_) | Backend::Unbacked => 1,
+            Backend::Simt(_) => 1,
+            Backend::Unbacked(unbacked) => unbacked.workers,
             Backend::Cuda(_) => tuning::CUDA_WORKERS,
         }
     }
@@ -275,6 +313,20 @@ impl Device {
         }
     }
 
+    /// How many batches may be on the device, the one it works on among them.
+    pub(crate) fn input_slots(&self) -> usize {
+        if let Backend::Cuda(_) = &*self.0 { 2 } else { 1 }
+    }
+
+    /// A way for batches of `bytes` bytes into buffers that are there already.
+    pub(crate) fn feed(&self, bytes: usize) -> Result<Feed> {
+        let copies = match &*self.0 {
+            Backend::Cuda(cuda) => Some(cuda.feed(self.input_slots(), bytes)?),
+            _ => None,
+        };
+        Ok(Feed { copies, device: self.clone() })
+    }
+
     /// A mark in the device's queue, for timing.
     pub fn event(&self) -> Result<Event> {
         match &*self.0 {
@@ -295,10 +347,10 @@ impl Device {
     #[doc(hidden)]
     pub unsafe fn launch_raw(&self, kernel: Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
         // SAFETY: the caller's.
-        unsafe { self.start(kernel, grid, arguments, &[]) }
+        unsafe { self.start(kernel, grid, arguments, &[], 0) }
     }
 
-    /// `views`: the buffers among the arguments, for the checkers.
+    /// For the checkers: `views`, the buffers among the arguments, and `flops`, of the kernel's products.
     ///
     /// # Safety
     /// As [`Device::launch_raw`].
@@ -308,14 +360,15 @@ impl Device {
         grid: [u32; 3],
         arguments: &[*const c_void],
         views: &[simt::View],
+        flops: u64,
     ) -> Result<()> {
         // SAFETY: the caller's.
         unsafe {
             match &*self.0 {
                 Backend::Host(host) => host.launch(kernel, grid, arguments),
-                Backend::Simt(simt) => simt.launch(kernel, grid, arguments, views),
+                Backend::Simt(simt) => simt.launch(kernel, grid, arguments, views, flops),
                 Backend::Cuda(cuda) => cuda.launch(kernel, grid, arguments),
-                Backend::Unbacked => Ok(()),
+                Backend::Unbacked(_) => Ok(()),
             }
         }
     }
@@ -342,6 +395,49 @@ impl Graph {
     pub fn launch(&self) -> Result<()> {
         match &*self.device.0 {
             Backend::Cuda(cuda) => cuda.launch_graph(&self.graph),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Fills the buffers of [`Device::input_slots`] slots in turn. On a GPU a slot is filled while the device still works on the
+/// other: [`Feed::fill`], [`Feed::begin`], the work that reads the slot, [`Feed::end`].
+pub(crate) struct Feed {
+    /// Dropped first: it waits for copies that are under way.
+    copies: Option<cuda::CudaFeed>,
+    device: Device,
+}
+
+impl Feed {
+    /// Copies these to buffers of a slot, once the work that read them is done; the values may change when this returns.
+    pub fn fill<A: Element, B: Element>(
+        &mut self,
+        slot: usize,
+        (a, a_values): (&Buffer<A>, &[A]),
+        (b, b_values): (&Buffer<B>, &[B]),
+    ) -> Result<()> {
+        let Some(copies) = &mut self.copies else { return a.write(a_values).and_then(|()| b.write(b_values)) };
+        a.expect_len("write", a_values.len())?;
+        b.expect_len("write", b_values.len())?;
+        let parts = [(a.address(), bytemuck::cast_slice(a_values)), (b.address(), bytemuck::cast_slice(b_values))];
+        match &*self.device.0 {
+            Backend::Cuda(cuda) => cuda.fill_feed(copies, slot, &parts),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is launched from now on sees what the slot was filled with.
+    pub fn begin(&self, slot: usize) -> Result<()> {
+        match (&*self.device.0, &self.copies) {
+            (Backend::Cuda(cuda), Some(copies)) => cuda.begin_feed(copies, slot),
+            _ => Ok(()),
+        }
+    }
+
+    /// What was launched until now is the last that looks at the slot.
+    pub fn end(&self, slot: usize) -> Result<()> {
+        match (&*self.device.0, &self.copies) {
+            (Backend::Cuda(cuda), Some(copies)) => cuda.end_feed(copies, slot),
             _ => Ok(()),
         }
     }

@@ -60,14 +60,14 @@ impl Phase {
 }
 
 impl Trainer {
-    /// What a step does on the device, but for the copies of images.
-    pub(super) fn launch(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
+    /// What a step on the batches of a slot does on the device, but for the copies of images.
+    pub(super) fn launch(&self, slot: usize, given: Option<(&[f32], &[u32])>) -> Result<()> {
         let (n, m_d, m_g) = (self.options.batch, self.options.batch, self.options.batch_g);
         let n_dis = self.options.n_dis;
         let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
         match self.options.update {
             Update::Simultaneous => {
-                self.load(0)?;
+                self.load(slot, 0)?;
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
                 self.judge(0..n + m_g, &self.workspace.of_d)?;
@@ -81,7 +81,7 @@ impl Trainer {
                 self.optimise(&self.generator)?;
             }
             Update::Alternating if self.options.n_dis == 1 && m_d == m_g => {
-                self.load(0)?;
+                self.load(slot, 0)?;
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
                 self.judge(all_d.clone(), &self.workspace.of_d)?;
@@ -92,7 +92,7 @@ impl Trainer {
             Update::Alternating => {
                 // As the projection discriminator's authors do: G first, then every D step with fakes of its own.
                 for i in 0..n_dis {
-                    self.load(i)?;
+                    self.load(slot, i)?;
                     if i == 0 {
                         self.draw_for_g(given)?;
                         self.move_g(fakes_g.clone())?;
@@ -109,15 +109,16 @@ impl Trainer {
     }
 
     /// The real images (or points) and labels of D's step `i` into the first part of the batch.
-    fn load(&self, i: usize) -> Result<()> {
+    fn load(&self, slot: usize, i: usize) -> Result<()> {
         self.enter(Phase::Data)?;
         let (w, n) = (&self.workspace, self.options.batch);
         let (real, stream) = (w.batch.rows(&(0..n)), i as u32 * STREAMS);
         if self.options.draws_points() {
             return random::ring(&real.x, &self.state, PIXELS + stream);
         }
-        w.labels.view(0..n).copy_from(&w.image_labels.view(i * n..(i + 1) * n))?;
-        let images = w.images.view(i * real.x.len()..(i + 1) * real.x.len());
+        let input = &w.inputs[slot];
+        w.labels.view(0..n).copy_from(&input.labels.view(i * n..(i + 1) * n))?;
+        let images = input.images.view(i * real.x.len()..(i + 1) * real.x.len());
         let augment = Augment { noise: self.options.noise, flip: self.options.flips };
         let shape = [n, real.h, real.w, real.c];
         pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)

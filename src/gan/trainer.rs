@@ -3,7 +3,8 @@
 //! Everything is placed when the trainer is made: the fakes are written straight into the discriminator's batch behind
 //! the real images, and its gradient there is the generator's output gradient. A step allocates nothing and does not
 //! wait for the device; what changes from step to step (its number, learning rates, random numbers) lives there. So a
-//! GPU can do it again and again as one captured graph; only the batches of real images are copied before it.
+//! GPU can do it again and again as one captured graph; only the batches of real images are copied before it, to one of two
+//! slots while the device still works on the other. Each slot has a graph of its own: nothing in it is changed afterwards.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,7 +20,7 @@ use super::sampler::Sampler;
 use super::step::Phase;
 use super::workspace::Workspace;
 use crate::checkpoint::NamedTensor;
-use crate::device::{Device, Event, Graph};
+use crate::device::{Device, Event, Feed, Graph};
 use crate::nn::Arena;
 use crate::nn::parameters::first_not_finite;
 use crate::ops::state::{self, State, StateBuffer};
@@ -32,6 +33,8 @@ pub struct Trainer {
     step: u64,
     pub(super) generator: Player,
     pub(super) discriminator: Player,
+    /// Before what it fills: it waits for copies that are under way.
+    feed: Feed,
     pub(super) workspace: Workspace,
     sampler: Option<Sampler>,
     way: Way,
@@ -47,7 +50,8 @@ enum Way {
     Launched,
     /// So for the first time, for a driver may load code then, which it cannot do in a capture; then captured.
     ToCapture,
-    Captured(Graph),
+    /// A graph for each slot.
+    Captured(Vec<Graph>),
 }
 
 impl Trainer {
@@ -66,6 +70,7 @@ impl Trainer {
             step: 0,
             generator: Player::new(device, "generator", players.generator, options, seed_g)?,
             discriminator: Player::new(device, "discriminator", players.discriminator, options, seed_d)?,
+            feed: device.feed(workspace.inputs[0].bytes())?,
             workspace,
             sampler: None,
             way: Way::ToCapture,
@@ -149,27 +154,31 @@ impl Trainer {
     }
 
     fn update(&mut self, images: &[u8], labels: &[u32], given: Option<(&[f32], &[u32])>) -> Result<()> {
-        let w = &self.workspace;
-        if images.len() != w.images.len() || labels.len() != w.image_labels.len() {
+        let slot = (self.step % self.workspace.inputs.len() as u64) as usize;
+        let input = &self.workspace.inputs[slot];
+        if images.len() != input.images.len() || labels.len() != input.labels.len() {
             return Err(Error::Shape(format!(
                 "a step takes {} bytes and {} labels; it was given {} bytes and {} labels",
-                w.images.len(),
-                w.image_labels.len(),
+                input.images.len(),
+                input.labels.len(),
                 images.len(),
                 labels.len()
             )));
         }
-        w.images.write(images)?;
-        w.image_labels.write(labels)?;
+        self.feed.fill(slot, (&input.images, images), (&input.labels, labels))?;
+        self.feed.begin(slot)?;
         match &self.way {
-            Way::Captured(graph) if given.is_none() => graph.launch()?,
+            Way::Captured(graphs) if given.is_none() => graphs[slot].launch()?,
             Way::ToCapture if given.is_none() => {
-                self.launch(None)?;
-                let graph = self.device.capture(|| self.launch(None))?;
-                self.way = graph.map_or(Way::Launched, Way::Captured);
+                self.launch(slot, None)?;
+                let slots = 0..self.workspace.inputs.len();
+                let graphs = slots.map(|slot| self.device.capture(|| self.launch(slot, None)));
+                let graphs: Option<Vec<Graph>> = graphs.collect::<Result<_>>()?;
+                self.way = graphs.map_or(Way::Launched, Way::Captured);
             }
-            _ => self.launch(given)?,
+            _ => self.launch(slot, given)?,
         }
+        self.feed.end(slot)?;
         self.step += 1;
         Ok(())
     }

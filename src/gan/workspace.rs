@@ -20,9 +20,8 @@ pub(super) struct Workspace {
     /// M of a D step, where that is another.
     pub drawing: Option<(Network, Latent)>,
     pub discriminator: Network,
-    /// (n_dis, N, H, W, C) and (n_dis, N) as the loader gives them; none where points are drawn here.
-    pub images: Buffer<u8>,
-    pub image_labels: Buffer<u32>,
+    /// One for each slot of the device.
+    pub inputs: Vec<Input>,
     /// (N + M, H, W, C): real ones, then fakes; then the rows of a gradient penalty.
     pub batch: Value,
     pub labels: Buffer<u32>,
@@ -38,6 +37,18 @@ pub(super) struct Workspace {
     /// (2): the gradients' norms of G and D.
     pub norms: Buffer<f32>,
     pub adam_workspace: Buffer<f32>,
+}
+
+/// What a step is given: (n_dis, N, H, W, C) and (n_dis, N) as the loader gives them; none where points are drawn here.
+pub(super) struct Input {
+    pub images: Buffer<u8>,
+    pub labels: Buffer<u32>,
+}
+
+impl Input {
+    pub fn bytes(&self) -> usize {
+        self.images.len() + size_of::<u32>() * self.labels.len()
+    }
 }
 
 impl Workspace {
@@ -87,6 +98,8 @@ impl Workspace {
         // Some of the logits may be split among more blocks than all of them.
         let loss_len = [m_d, m_g].map(|fakes| options.loss.workspace_len(device, n + fakes, &options.unfused));
         let loaded = if options.draws_points() { 0 } else { options.n_dis * n };
+        let input = |_| Ok(Input { images: arena.take(loaded * h * w * c)?, labels: arena.take(loaded)? });
+        let inputs = (0..device.input_slots()).map(input).collect::<Result<_>>()?;
         let updated = [&players.generator, &players.discriminator];
         let adam_len = updated.map(|p| adam::workspace_len(device, p.parameters.len()));
         Ok(Workspace {
@@ -94,8 +107,7 @@ impl Workspace {
             latent,
             drawing,
             discriminator,
-            images: arena.take(loaded * h * w * c)?,
-            image_labels: arena.take(loaded)?,
+            inputs,
             batch,
             labels,
             logits,

@@ -11,7 +11,7 @@ pub use roofline::{Point, share};
 
 use crate::Result;
 use crate::bench::{self, Ceilings, Measured, Settings};
-use crate::device::{Device, trace};
+use crate::device::{Device, Launched, trace};
 
 /// What was measured on one device in one run.
 pub struct Study {
@@ -45,7 +45,7 @@ pub fn measure(device: &Device, settings: Settings, tiny: bool, tell: &mut dyn F
         let mut rungs = Vec::new();
         for (form, measured) in (ladder.problem.make)(device)?.iter().zip(forms) {
             let mut kernels: Vec<(&'static str, usize)> = Vec::new();
-            for launched in trace(|| form.run())? {
+            for launched in trace(|| form.run())?.into_iter().filter(Launched::is_kernel) {
                 match kernels.iter_mut().find(|(kernel, _)| *kernel == launched.kernel) {
                     Some((_, count)) => *count += 1,
                     None => kernels.push((launched.kernel, 1)),

@@ -96,7 +96,9 @@ pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result
             elementary::affine(to, from, 1.0, 0.0)?;
             device.synchronize()?;
         }
-        turns.push(trace(|| form.run())?);
+        let mut launched = trace(|| form.run())?;
+        launched.retain(Launched::is_kernel);
+        turns.push(launched);
     }
     let mut points: Vec<Point> = Vec::new();
     for launched in &turns[0] {

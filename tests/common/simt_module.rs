@@ -72,3 +72,21 @@ pub fn load(library: &Path, module: &str) -> *const c_void {
     // SAFETY: build.rs declares the table under this name; only its address is taken.
     unsafe { library.get::<*const c_void>(name.as_bytes()).unwrap().try_as_raw_ptr().unwrap() }
 }
+
+/// The table of the module `state` with these kernels in the place of its own two, which they must name. Their lines are
+/// those of `kernels/probe.cu`.
+pub fn probe(kernels: &str) -> *const c_void {
+    let text = text("state");
+    let (head, rest) = text.split_once("\nKERNEL ").unwrap();
+    let (_, tail) = rest.split_once("#line 1 \"kernels/host/entry.h\"").unwrap();
+    let text = format!(
+        "{head}\n#line 1 \"kernels/probe.cu\"\n{}\n#line 1 \"kernels/host/entry.h\"{tail}",
+        kernels.trim_start()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let object = compile(folder.path(), "probe", &text, true).unwrap();
+    // The folder stays: the library's lines are read from its file.
+    let table = load(&link(&object), "state");
+    std::mem::forget(folder);
+    table
+}

@@ -2,7 +2,8 @@
 //! context, modules, memory, streams, events and graphs are kept here, and each launch is handed to the `host` or the
 //! `simt` execution. Built as `libcuda.so`; a program finds it when its folder is in `LD_LIBRARY_PATH`.
 //!
-//! What a stream is told to do is done when somebody waits for it, as late as a real driver may: a missing wait shows.
+//! What a stream is told to do is done when somebody waits for it, as late as a real driver may, and of other streams only
+//! what it waits for: a missing wait shows.
 //! What a real driver would refuse, or a GPU would stumble over, is refused with an error, and told on stderr.
 //!
 //! The environment variable `ZGAN_STAND_IN` is a list of settings, `simt,capability=8.6,allocation=3`:
@@ -16,6 +17,7 @@
 //!     ptx=0              refuses PTX, as a driver older than the compiler does
 //!     exact=1            takes machine code of its very own capability only
 //!     allocation=N       the N-th allocation finds the memory full
+//!     pinned=N           the N-th allocation of pinned memory fails
 //!     launch=N           the N-th launch runs into an illegal address; those of a graph count each time
 //!     counts             tells at the end, on stderr, how many launches and graphs were started
 
@@ -51,6 +53,7 @@ struct Settings {
     exact: bool,
     failing_allocation: Option<usize>,
     failing_launch: Option<usize>,
+    failing_pinned: Option<usize>,
     counts: bool,
 }
 
@@ -68,6 +71,7 @@ impl Settings {
             exact: false,
             failing_allocation: None,
             failing_launch: None,
+            failing_pinned: None,
             counts: false,
         };
         for setting in list.split(',').filter(|s| !s.is_empty()) {
@@ -86,6 +90,7 @@ impl Settings {
                 "ptx" => settings.ptx = number() != 0,
                 "exact" => settings.exact = number() != 0,
                 "allocation" => settings.failing_allocation = Some(number()),
+                "pinned" => settings.failing_pinned = Some(number()),
                 "launch" => settings.failing_launch = Some(number()),
                 "counts" => settings.counts = true,
                 _ => panic!("ZGAN_STAND_IN: there is no setting {setting:?}"),
@@ -111,19 +116,49 @@ struct Function {
 
 struct Event {
     timing: bool,
-    recorded: bool,
+    /// Where it was recorded last, how often, and how often its turn has come.
+    stream: Handle,
+    recorded: u64,
+    done: u64,
     time: Option<Instant>,
 }
 
 /// What a stream is told to do.
 #[derive(Clone)]
 enum Work {
-    Launch { kernel: Kernel, grid: [u32; 3], arguments: Vec<Vec<u64>>, pointers: Vec<u64>, fails: bool },
-    Fill { to: u64, value: u8, bytes: usize },
-    Copy { to: u64, from: u64, bytes: usize },
-    Upload { to: u64, values: Vec<u8> },
-    Free { address: u64 },
-    Record { event: Handle },
+    Launch {
+        kernel: Kernel,
+        grid: [u32; 3],
+        arguments: Vec<Vec<u64>>,
+        pointers: Vec<u64>,
+        fails: bool,
+    },
+    Fill {
+        to: u64,
+        value: u8,
+        bytes: usize,
+    },
+    Copy {
+        to: u64,
+        from: u64,
+        bytes: usize,
+    },
+    Upload {
+        to: u64,
+        values: Vec<u8>,
+    },
+    Free {
+        address: u64,
+    },
+    Record {
+        event: Handle,
+    },
+    /// Until the event's turn of that number has come, on the stream where it was recorded.
+    Wait {
+        event: Handle,
+        turn: u64,
+        on: Handle,
+    },
 }
 
 struct Driver {
@@ -135,14 +170,14 @@ struct Driver {
     pinned: BTreeMap<u64, usize>,
     /// The work that a stream captures instead of queueing it.
     streams: HashMap<Handle, Option<Vec<Work>>>,
-    /// Of all streams: one after the other in the order of the calls is one of the orders that a GPU may choose.
-    queue: VecDeque<Work>,
+    queues: BTreeMap<Handle, VecDeque<Work>>,
     events: HashMap<Handle, Event>,
     graphs: HashMap<Handle, Vec<Work>>,
     modules: HashMap<Handle, Vec<(String, Handle)>>,
     functions: HashMap<Handle, Function>,
     handles: Handle,
     allocations: usize,
+    pinnings: usize,
     launches: usize,
     /// Launches that were not of a graph, and graphs.
     direct: usize,
@@ -160,13 +195,14 @@ static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
         memory: BTreeMap::new(),
         pinned: BTreeMap::new(),
         streams: HashMap::new(),
-        queue: VecDeque::new(),
+        queues: BTreeMap::new(),
         events: HashMap::new(),
         graphs: HashMap::new(),
         modules: HashMap::new(),
         functions: HashMap::new(),
         handles: 0x1000,
         allocations: 0,
+        pinnings: 0,
         launches: 0,
         direct: 0,
         replays: 0,
@@ -307,11 +343,11 @@ impl Driver {
                     self.launches += 1;
                     *fails = self.settings.failing_launch == Some(self.launches);
                 }
-                self.queue.push_back(work);
+                self.queues.entry(stream).or_default().push_back(work);
                 Ok(())
             }
             Some(Some(captured)) => match work {
-                Work::Free { .. } | Work::Record { .. } => {
+                Work::Free { .. } | Work::Record { .. } | Work::Wait { .. } => {
                     refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an event or a free while the stream captures")
                 }
                 work => {
@@ -337,25 +373,54 @@ impl Driver {
                     self.pinned.range(..=**address).next_back().is_none_or(|(s, n)| **address >= s + *n as u64)
                 })
                 .try_for_each(|address| self.check("copy of a graph", *address, *bytes)),
-            Work::Free { .. } | Work::Record { .. } => Ok(()),
+            Work::Free { .. } | Work::Record { .. } | Work::Wait { .. } => Ok(()),
         }
     }
 
     /// Does everything that is queued.
     fn wait(&mut self) -> Answer {
+        let streams: Vec<Handle> = self.queues.keys().copied().collect();
+        streams.into_iter().try_for_each(|stream| self.wait_for(stream, None))
+    }
+
+    /// Does what `stream` was told, all of it or up to the event's turn.
+    fn wait_for(&mut self, stream: Handle, until: Option<(Handle, u64)>) -> Answer {
         if self.capturing() {
             return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "a wait while a stream captures");
         }
-        while let Some(work) = self.queue.pop_front() {
-            if let Err(fault) = self.work(work) {
-                self.fault = Some(fault);
-                self.queue.clear();
-            }
-        }
+        self.run(stream, until);
         self.fault.map_or(Ok(()), Err)
     }
 
+    fn run(&mut self, stream: Handle, until: Option<(Handle, u64)>) {
+        let has_come = |driver: &Driver, (event, turn)| driver.events.get(&event).is_some_and(|e| e.done >= turn);
+        while !until.is_some_and(|until| has_come(self, until)) {
+            let Some(work) = self.queues.get_mut(&stream).and_then(VecDeque::pop_front) else { return };
+            if let Work::Wait { event, turn, on } = work {
+                self.run(on, Some((event, turn)));
+            } else if let Err(fault) = self.work(work) {
+                self.fault = Some(fault);
+                self.queues.clear();
+            }
+        }
+    }
+
+    /// Inside an allocation, though perhaps one that is to be freed.
+    fn is_there(&self, address: u64) -> bool {
+        let found = self.memory.range(..=address).next_back();
+        found.is_some_and(|(start, allocation)| address < start + allocation.bytes as u64)
+    }
+
     fn work(&mut self, work: Work) -> Answer {
+        // Another stream may have freed it since.
+        let gone = match &work {
+            Work::Fill { to, .. } | Work::Upload { to, .. } => !self.is_there(*to),
+            Work::Copy { to, from, .. } => !self.is_there(*to) && !self.is_there(*from),
+            _ => false,
+        };
+        if gone {
+            return refuse(CUDA_ERROR_ILLEGAL_ADDRESS, "a copy or memset whose memory another stream has freed");
+        }
         // SAFETY: every range was checked to be live when the work was queued, and memory that was freed since is
         // released by work that comes later; host memory is the caller's to keep until he has waited.
         unsafe {
@@ -374,9 +439,11 @@ impl Driver {
                 Work::Free { address } => self.release(address),
                 Work::Record { event } => {
                     if let Some(event) = self.events.get_mut(&event) {
+                        event.done += 1;
                         event.time = Some(Instant::now());
                     }
                 }
+                Work::Wait { .. } => {}
             }
         }
         Ok(())
@@ -676,13 +743,24 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, _flags: c_uint) -> 
 pub unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CUresult {
     current(|driver| {
         driver.wait()?;
+        driver.queues.remove(&stream);
         driver.streams.remove(&stream).map_or(Err(CUDA_ERROR_INVALID_HANDLE), |_| Ok(()))
     })
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamSynchronize(_stream: Handle) -> CUresult {
-    current(Driver::wait)
+pub unsafe extern "C" fn cuStreamSynchronize(stream: Handle) -> CUresult {
+    current(|driver| driver.wait_for(stream, None))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: c_uint) -> CUresult {
+    current(|driver| match driver.events.get(&event) {
+        None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no event {event:#x}")),
+        // One that was never recorded has nothing to wait for.
+        Some(Event { recorded: 0, .. }) => Ok(()),
+        Some(&Event { recorded: turn, stream: on, .. }) => driver.queue(stream, Work::Wait { event, turn, on }),
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -749,7 +827,7 @@ pub unsafe extern "C" fn cuEventCreate(event: *mut Handle, flags: c_uint) -> CUr
     const DISABLE_TIMING: c_uint = 2;
     current(|driver| {
         let handle = driver.handle();
-        let new = Event { timing: flags & DISABLE_TIMING == 0, recorded: false, time: None };
+        let new = Event { timing: flags & DISABLE_TIMING == 0, stream: 0, recorded: 0, done: 0, time: None };
         driver.events.insert(handle, new);
         // SAFETY: the caller's.
         unsafe { give(event, handle) }
@@ -767,7 +845,7 @@ pub unsafe extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> CUresul
         let Some(known) = driver.events.get_mut(&event) else {
             return refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no event {event:#x}"));
         };
-        (known.recorded, known.time) = (true, None);
+        (known.stream, known.recorded, known.time) = (stream, known.recorded + 1, None);
         driver.queue(stream, Work::Record { event })
     })
 }
@@ -776,7 +854,9 @@ pub unsafe extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> CUresul
 pub unsafe extern "C" fn cuEventSynchronize(event: Handle) -> CUresult {
     current(|driver| match driver.events.get(&event) {
         None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no event {event:#x}")),
-        Some(Event { recorded: true, time: None, .. }) => driver.wait(),
+        Some(&Event { stream, recorded, done, .. }) if done < recorded => {
+            driver.wait_for(stream, Some((event, recorded)))
+        }
         Some(_) => Ok(()),
     })
 }
@@ -787,8 +867,11 @@ pub unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: Handl
         let (Some(start), Some(end)) = (driver.events.get(&start), driver.events.get(&end)) else {
             return refuse(CUDA_ERROR_INVALID_HANDLE, "the time between events that are not there");
         };
-        if !(start.timing && end.timing && start.recorded && end.recorded) {
+        if !(start.timing && end.timing && start.recorded > 0 && end.recorded > 0) {
             return refuse(CUDA_ERROR_INVALID_HANDLE, "the time between events without timing, or never recorded");
+        }
+        if start.done < start.recorded || end.done < end.recorded {
+            return Err(CUDA_ERROR_NOT_READY);
         }
         let (Some(start), Some(end)) = (start.time, end.time) else { return Err(CUDA_ERROR_NOT_READY) };
         // SAFETY: the caller's.
@@ -854,6 +937,10 @@ pub unsafe extern "C" fn cuMemHostAlloc(pointer: *mut u64, bytes: usize, _flags:
     current(|driver| {
         if driver.capturing() {
             return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an allocation while a stream captures");
+        }
+        driver.pinnings += 1;
+        if driver.settings.failing_pinned == Some(driver.pinnings) {
+            return Err(CUDA_ERROR_OUT_OF_MEMORY);
         }
         // SAFETY: no caller asks for 0 bytes; `cuMemFreeHost` frees it with the same layout.
         let memory = unsafe {

@@ -5,6 +5,7 @@
 //! device made to check ([`super::Device::simt_checked`]) also sees every access to memory before it happens ([`shadow`])
 //! and keeps what it finds ([`report`]).
 
+mod profile;
 mod report;
 mod shadow;
 
@@ -20,6 +21,7 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::kernels::{HostEntry, Kernel, kernel};
 use crate::{Error, Result};
+pub use profile::{Global, Line, Profile, Shared as SharedMemory, Unit};
 pub use report::{Check, Finding};
 pub use shadow::Tally;
 pub(super) use shadow::View;
@@ -57,6 +59,8 @@ pub struct Seen {
     pub findings: Vec<Finding>,
     /// By the name of the kernel.
     pub kernels: BTreeMap<&'static str, Tally>,
+    /// The same; empty unless [`super::Device::profile`] asked for it.
+    pub profiles: BTreeMap<&'static str, Profile>,
 }
 
 /// Why a thread stopped.
@@ -129,8 +133,15 @@ impl Simt {
 
     pub fn seen(&self) -> Seen {
         let Some(checker) = &self.checker else { return Seen::default() };
-        let (findings, kernels) = lock(checker).take();
-        Seen { findings: report::in_words(findings), kernels }
+        let (findings, kernels, profiles) = lock(checker).take();
+        Seen { findings: report::in_words(findings), kernels, profiles }
+    }
+
+    /// Counts from now on what the hardware would feel; only a checking device sees it.
+    pub fn profile(&self) {
+        if let Some(checker) = &self.checker {
+            lock(checker).profile();
+        }
     }
 
     pub fn allocated(&self, address: u64, bytes: usize, element_bytes: usize) {
@@ -152,7 +163,7 @@ impl Simt {
         }
     }
 
-    /// `views`: the buffers among the arguments; none where they are not known.
+    /// `views`: the buffers among the arguments; none where they are not known. `flops`: of its products.
     ///
     /// # Safety
     /// As [`super::Launch::run`].
@@ -162,6 +173,7 @@ impl Simt {
         grid: [u32; 3],
         arguments: &[*const c_void],
         views: &[View],
+        flops: u64,
     ) -> Result<()> {
         let mut workshop = lock(&self.workshop);
         while workshop.stacks.len() < BLOCK {
@@ -214,7 +226,7 @@ impl Simt {
         RUNNING.set(std::ptr::null_mut());
         *workshop = running.workshop;
         if let Some(checker) = &mut checker {
-            checker.end(start.elapsed());
+            checker.end(start.elapsed(), flops);
         }
         match running.problem {
             None => Ok(()),
@@ -458,8 +470,8 @@ fn release(waits: &mut [Wait; BLOCK], mut checker: Option<&mut Checker>) -> bool
         if matches!(reason, Wait::WarpBarrier | Wait::Shuffle) && warp.iter().all(|w| *w == reason) {
             warp.fill(Wait::No);
             any = true;
-            if let (Wait::WarpBarrier, Some(checker)) = (reason, checker.as_deref_mut()) {
-                checker.warp_barrier(number);
+            if let Some(checker) = checker.as_deref_mut() {
+                checker.together(number, reason == Wait::WarpBarrier);
             }
         }
     }

@@ -122,14 +122,14 @@ pub(super) fn in_words(raw: Vec<Raw>) -> Vec<Finding> {
 /// Source lines of code addresses. The file that a piece of code was loaded from is what `/proc/self/maps` says; where there
 /// is none, there are no lines.
 #[derive(Default)]
-struct Lines {
+pub(super) struct Lines {
     maps: Option<String>,
     loaders: HashMap<String, Option<Loader>>,
 }
 
 impl Lines {
     /// Of the call that returns to `place`.
-    fn of(&mut self, place: u64) -> String {
+    pub fn of(&mut self, place: u64) -> String {
         if place == 0 {
             return String::new();
         }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
+use super::profile::{self, Profile, Profiler};
 use super::report::{Check, Raw};
 use super::{BLOCK, WARP};
 use crate::device::Kernel;
@@ -102,6 +103,7 @@ pub(super) struct Checker {
     /// The same mistake at the same place is one finding.
     known: HashMap<(Check, &'static str, u64, u64), usize>,
     tallies: BTreeMap<&'static str, Tally>,
+    profiler: Option<Profiler>,
 }
 
 #[derive(Default)]
@@ -171,8 +173,15 @@ impl Checker {
             Launch { kernel: Some(kernel), grid, entry, views: found, start: interval, interval, ..Launch::default() };
     }
 
-    pub fn end(&mut self, time: Duration) {
+    pub fn profile(&mut self) {
+        self.profiler.get_or_insert_default();
+    }
+
+    pub fn end(&mut self, time: Duration, flops: u64) {
         if let Some(kernel) = self.launch.kernel.take() {
+            if let Some(profiler) = &mut self.profiler {
+                profiler.end(kernel.name, flops);
+            }
             let tally = self.tallies.entry(kernel.name).or_default();
             tally.launches += 1;
             tally.accesses += self.launch.accesses;
@@ -181,6 +190,9 @@ impl Checker {
     }
 
     pub fn begin_block(&mut self, block: u32, given: &[Range<u64>]) {
+        if let Some(profiler) = &mut self.profiler {
+            profiler.all_together();
+        }
         let launch = &mut self.launch;
         launch.interval += 1;
         launch.blocks.push((launch.interval, block));
@@ -190,12 +202,21 @@ impl Checker {
     }
 
     pub fn barrier(&mut self) {
+        if let Some(profiler) = &mut self.profiler {
+            profiler.all_together();
+        }
         self.launch.interval += 1;
         self.launch.warp_intervals = Default::default();
     }
 
-    pub fn warp_barrier(&mut self, warp: usize) {
-        self.launch.warp_intervals[warp] = self.launch.warp_intervals[warp].saturating_add(1);
+    /// All threads of the warp have arrived, at a barrier of theirs or at a shuffle, which orders no memory.
+    pub fn together(&mut self, warp: usize, barrier: bool) {
+        if let Some(profiler) = &mut self.profiler {
+            profiler.together(warp);
+        }
+        if barrier {
+            self.launch.warp_intervals[warp] = self.launch.warp_intervals[warp].saturating_add(1);
+        }
     }
 
     pub fn declare(&mut self, name: String, region: Region) {
@@ -227,10 +248,10 @@ impl Checker {
             .views
             .iter()
             .find(|(view, _)| view.start <= address && address + bytes <= view.end && (view.written || kind == READ));
-        let region = match view {
-            Some((_, at)) => &mut self.live[*at],
+        let (region, buffer) = match view {
+            Some((_, at)) => (&mut self.live[*at], Some(*at)),
             None => match launch.shared.iter_mut().find(|(_, region)| region.contains(address, bytes)) {
-                Some((_, region)) => region,
+                Some((_, region)) => (region, None),
                 None => {
                     let within = |given: &Range<u64>| given.start <= address && address + bytes <= given.end;
                     if kind == READ && launch.given.iter().any(within) {
@@ -241,6 +262,14 @@ impl Checker {
                 }
             },
         };
+        if let Some(profiler) = &mut self.profiler {
+            let offset = address - region.start;
+            let memory = match buffer {
+                Some(buffer) => profile::Memory::Global { buffer, bytes: region.end - region.start, offset },
+                None => profile::Memory::Shared { offset },
+            };
+            profiler.access(profile::Access { thread, address, bytes, alignment, kind, place }, memory);
+        }
         let now = Access {
             interval: launch.interval,
             place: place.wrapping_sub(launch.entry) as u32,
@@ -378,9 +407,10 @@ impl Checker {
         "outside every live buffer".into()
     }
 
-    pub fn take(&mut self) -> (Vec<Raw>, BTreeMap<&'static str, Tally>) {
+    pub fn take(&mut self) -> (Vec<Raw>, BTreeMap<&'static str, Tally>, BTreeMap<&'static str, Profile>) {
         self.known.clear();
-        (std::mem::take(&mut self.findings), std::mem::take(&mut self.tallies))
+        let profiles = self.profiler.as_mut().map(Profiler::take).unwrap_or_default();
+        (std::mem::take(&mut self.findings), std::mem::take(&mut self.tallies), profiles)
     }
 }
 

@@ -1,0 +1,94 @@
+//! What NVIDIA publishes of some of its cards: the figures that a model of the time on them rests on.
+
+use crate::device::Unit;
+
+/// Rates in units a second, at boost clock. Those of tensor cores are dense, with sums in f32; `None` where the card has no
+/// such instruction.
+#[derive(Debug, PartialEq)]
+pub struct Card {
+    /// As `--model` calls it.
+    pub name: &'static str,
+    pub title: &'static str,
+    /// Multiplications and additions.
+    pub fma: f64,
+    pub tf32: Option<f64>,
+    pub bf16: Option<f64>,
+    pub f16: Option<f64>,
+    /// Bytes, read and written together.
+    pub bandwidth: f64,
+    pub source: &'static str,
+}
+
+/// What a kernel costs beside its own work, in seconds, in a captured graph and launched alone. From 20 short kernels one
+/// after the other on a V100: 2.9 us is each one's own time, 3.4 us a kernel passed in a graph and 3.8 us without (NVIDIA's
+/// technical blog, "Getting Started with CUDA Graphs", 2019). No data sheet has such a figure, nor is it any other card's.
+pub const IN_GRAPH: f64 = 0.5e-6;
+pub const LAUNCHED: f64 = 0.9e-6;
+
+pub const CARDS: [Card; 4] = [
+    Card {
+        name: "h100",
+        title: "NVIDIA H100 SXM5 80 GB",
+        fma: 66.9e12,
+        // The data sheet gives twice these for tensor cores, "with sparsity".
+        tf32: Some(494.7e12),
+        bf16: Some(989.4e12),
+        f16: Some(989.4e12),
+        bandwidth: 3.35e12,
+        source: "NVIDIA H100 Tensor Core GPU data sheet (bandwidth) and architecture white paper, table of peak rates",
+    },
+    Card {
+        name: "a100",
+        title: "NVIDIA A100 SXM4 80 GB",
+        fma: 19.5e12,
+        tf32: Some(156e12),
+        bf16: Some(312e12),
+        f16: Some(312e12),
+        bandwidth: 2.039e12,
+        source: "NVIDIA A100 Tensor Core GPU data sheet",
+    },
+    Card {
+        name: "rtx4090",
+        title: "NVIDIA GeForce RTX 4090",
+        fma: 82.6e12,
+        tf32: Some(82.6e12),
+        bf16: Some(165.2e12),
+        // With sums in f16 it would be twice this.
+        f16: Some(165.2e12),
+        bandwidth: 1.008e12,
+        source: "NVIDIA Ada GPU architecture white paper, appendix A",
+    },
+    Card {
+        name: "t4",
+        title: "NVIDIA T4",
+        fma: 8.1e12,
+        tf32: None,
+        bf16: None,
+        f16: Some(65e12),
+        bandwidth: 320e9,
+        source: "NVIDIA T4 Tensor Core GPU data sheet and Turing architecture white paper (bandwidth)",
+    },
+];
+
+impl Card {
+    /// Multiplications and additions a second.
+    pub fn rate(&self, unit: Unit) -> Option<f64> {
+        match unit {
+            Unit::Fma => Some(self.fma),
+            Unit::Tf32 => self.tf32,
+            Unit::Bf16 => self.bf16,
+            Unit::F16 => self.f16,
+        }
+    }
+}
+
+impl std::str::FromStr for &'static Card {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        CARDS.iter().find(|card| card.name == text).ok_or_else(|| {
+            let names: Vec<&str> = CARDS.iter().map(|card| card.name).collect();
+            format!("no card is called {text:?}; there are {}", names.join(", "))
+        })
+    }
+}

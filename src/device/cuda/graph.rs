@@ -1,0 +1,88 @@
+//! Marks in the device's queue, and stretches of it that are captured to be started as one.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cudarc::driver::{CudaEvent as Event, CudaGraph, sys};
+
+use super::{Cuda, said};
+use crate::device::buffer::Memory;
+use crate::{Error, Result};
+
+thread_local! {
+    /// The device that this thread captures, by its address.
+    static CAPTURING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Launches that were captured, to be started as one, and the memory they work on.
+pub(in crate::device) struct CapturedGraph {
+    graph: CudaGraph,
+    _memory: Vec<Arc<Memory>>,
+}
+
+pub(in crate::device) struct CudaEvent {
+    device: String,
+    event: Event,
+}
+
+impl CudaEvent {
+    pub fn since(&self, earlier: &CudaEvent) -> Result<Duration> {
+        let milliseconds = earlier.event.elapsed_ms(&self.event).map_err(said(&self.device, "timing"))?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
+    }
+}
+
+impl Cuda {
+    pub fn event(&self) -> Result<CudaEvent> {
+        let _turn = self.outside_capture("an event")?;
+        // The default is an event without timing.
+        let event = self.stream.record_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(self.said("event"))?;
+        Ok(CudaEvent { device: self.device.clone(), event })
+    }
+
+    /// Captures what `work` queues here, without doing it.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CapturedGraph> {
+        const HINT: &str = "capturing a step as a graph (--no-graph launches its kernels one by one)";
+        drop(self.outside_capture("another capture")?);
+        let _alone = self.capture.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.context.bind_to_thread().map_err(self.said("an earlier call"))?;
+        // Of this thread: what is unsafe during a capture, such as an allocation, the driver refuses to it alone.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(self.said(HINT))?;
+        CAPTURING.set(std::ptr::from_ref(self) as usize);
+        let done = work();
+        CAPTURING.set(0);
+        let memory = std::mem::take(&mut *self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        // What failed inside is the reason for what the driver says of the whole.
+        done?;
+        match graph.map_err(self.said(HINT))? {
+            Some(graph) => Ok(CapturedGraph { graph, _memory: memory }),
+            None => Err(Error::Device(format!("{}: {HINT}: nothing was captured", self.device))),
+        }
+    }
+
+    pub fn launch_graph(&self, graph: &CapturedGraph) -> Result<()> {
+        let _turn = self.bind()?;
+        graph.graph.launch().map_err(self.said("launching a captured graph"))
+    }
+
+    /// Called with the memory of everything that is queued: a graph keeps what it works on.
+    pub fn hold(&self, memory: &Arc<Memory>) {
+        if self.captures() {
+            let mut held = self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if !held.iter().any(|known| Arc::ptr_eq(known, memory)) {
+                held.push(memory.clone());
+            }
+        }
+    }
+
+    /// Whether this thread is within `capture`.
+    pub(super) fn captures(&self) -> bool {
+        CAPTURING.get() == std::ptr::from_ref(self) as usize
+    }
+}
+
+// SAFETY: the handles belong to no thread, and a graph is not shared: `Graph` is not `Sync`.
+unsafe impl Send for CapturedGraph {}

@@ -1,0 +1,166 @@
+//! `zgan bench --model`: its arithmetic on figures worked out by hand, and that it knows all that is launched.
+
+use std::process::Command;
+
+use zgan::bench::{self, Bound, CARDS, Card, Modelled, Times};
+use zgan::device::{Device, Launched, trace, traffic};
+
+/// A card of round figures.
+const ROUND: Card = Card {
+    name: "round",
+    title: "A card of round figures",
+    fma: 1e12,
+    tf32: None,
+    bf16: Some(8e12),
+    f16: Some(4e12),
+    bandwidth: 1e11,
+    source: "this test",
+};
+
+fn times(kernel: &'static str, flops: u64, bytes: u64) -> Times {
+    Times::of(&ROUND, &Launched { kernel, flops, bytes, seconds: 0.0 }, 1e-6).unwrap()
+}
+
+#[track_caller]
+fn near(found: f64, expected: f64) {
+    assert!((found - expected).abs() <= 1e-12 * expected.abs(), "{found}, expected {expected}");
+}
+
+#[test]
+fn a_launch_takes_the_longer_of_products_and_memory_and_what_follows() {
+    // 2e7 operations at 1e12 a second are 20 us; 5e5 bytes at 1e11 a second are 5 us.
+    let product = times("linear_forward_f32_64x64", 20_000_000, 500_000);
+    near(product.products, 20e-6);
+    near(product.memory, 5e-6);
+    near(product.least, 21e-6);
+    assert_eq!(product.bound(), Bound::Products);
+    // The same on tensor cores: 2.5 us, so memory binds.
+    let tensor = times("linear_forward_bf16_64x64", 20_000_000, 500_000);
+    near(tensor.products, 2.5e-6);
+    near(tensor.least, 6e-6);
+    assert_eq!(tensor.bound(), Bound::Memory);
+    near(times("linear_forward_f16_64x64", 20_000_000, 0).least, 6e-6);
+    let small = times("state_advance", 0, 64);
+    near(small.least, 1e-6 + 64e-11);
+    assert_eq!(small.bound(), Bound::Launches);
+}
+
+#[test]
+fn a_card_without_the_unit_is_told() {
+    let launched = Launched { kernel: "conv_forward_tf32_64x64", flops: 1, bytes: 1, seconds: 0.0 };
+    let error = Times::of(&ROUND, &launched, 0.0).unwrap_err().to_string();
+    assert!(error.contains("conv_forward_tf32_64x64: A card of round figures has no tensor tf32"), "{error}");
+}
+
+#[test]
+fn a_sum_is_that_of_its_launches() {
+    let launched = [
+        Launched { kernel: "linear_forward_f32_64x64", flops: 20_000_000, bytes: 500_000, seconds: 0.0 },
+        Launched { kernel: "zero", flops: 0, bytes: 200_000, seconds: 0.0 },
+        Launched { kernel: "linear_forward_f32_64x64", flops: 10_000_000, bytes: 500_000, seconds: 0.0 },
+    ];
+    let Modelled { total, kernels, .. } = Modelled::of(&ROUND, "two".into(), "form", &launched, 1e-6).unwrap();
+    // 20, 2 and 10 us and three times one; memory alone would take 5 + 2 + 5.
+    near(total.least, 35e-6);
+    near(total.products, 30e-6);
+    near(total.memory, 12e-6);
+    near(total.overhead, 3e-6);
+    assert_eq!((total.launches, total.flops, total.bytes), (3, 30_000_000, 1_200_000));
+    assert_eq!(
+        kernels.iter().map(|(name, times)| (*name, times.launches)).collect::<Vec<_>>(),
+        [("linear_forward_f32_64x64", 2), ("zero", 1)]
+    );
+    near(kernels[0].1.least, 32e-6);
+}
+
+#[test]
+fn cards_are_plausible() {
+    for card in &CARDS {
+        assert!(!card.source.is_empty());
+        for rate in [card.tf32, card.bf16, card.f16].into_iter().flatten() {
+            assert!(rate >= card.fma, "{}", card.name);
+        }
+        // Twice as much in half the bits, where there are both.
+        if let (Some(tf32), Some(bf16)) = (card.tf32, card.bf16) {
+            assert!((bf16 / tf32 - 2.0).abs() < 1e-9, "{}", card.name);
+        }
+        // Operations for each byte.
+        assert!((5.0..100.0).contains(&(card.fma / card.bandwidth)), "{}", card.name);
+    }
+}
+
+/// Nothing is left out: what is recorded is what is counted, on a device that computes and on one that only lists.
+#[test]
+fn every_launch_is_recorded() {
+    let host = Device::host(1).unwrap();
+    for problem in bench::problems(true) {
+        for form in (problem.make)(&host).unwrap() {
+            let before = traffic();
+            let launched = trace(|| form.run()).unwrap();
+            let after = traffic();
+            let kernels: Vec<_> = launched.iter().filter(|l| !["copy", "zero"].contains(&l.kernel)).collect();
+            assert_eq!(kernels.len() as u64, after.launches - before.launches, "{}", problem.name());
+            assert_eq!(kernels.iter().map(|l| l.bytes).sum::<u64>(), after.bytes - before.bytes, "{}", problem.name());
+            assert_eq!(kernels.iter().map(|l| l.flops).sum::<u64>(), after.flops - before.flops, "{}", problem.name());
+        }
+    }
+    assert_eq!(trace(|| Ok(())).unwrap(), []);
+}
+
+#[test]
+fn every_problem_and_step_has_a_model() {
+    for card in &CARDS {
+        for problem in bench::problems(true) {
+            for form in bench::model(card, &problem).unwrap() {
+                assert!(form.total.least > 0.0 && form.total.launches > 0, "{form:?}");
+                let by_kernel: f64 = form.kernels.iter().map(|(_, times)| times.least).sum();
+                assert!((by_kernel - form.total.least).abs() < 1e-12, "{form:?}");
+            }
+        }
+    }
+    // The sizes that people ask for take no memory here.
+    for problem in bench::steps(false) {
+        let [graph, launched] = &bench::model_step(&CARDS[0], &problem).unwrap()[..] else { panic!() };
+        assert!(graph.total.least < launched.total.least && graph.total.launches > 30, "{graph:?}");
+        assert_eq!(graph.total.flops, launched.total.flops);
+    }
+}
+
+#[test]
+fn the_program_prints_a_table_csv_and_json() {
+    let run = |arguments: &[&str], code: i32| -> (String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
+        let output = command.args(["bench", "--tiny"]).args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (out, error) = (text(output.stdout), text(output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{out}{error}");
+        (out, error)
+    };
+    let (table, _) = run(&["--model", "a100", "step, mnist"], 0);
+    assert!(table.starts_with("A MODEL, nothing of it is measured"), "{table}");
+    assert!(
+        table.contains("data sheet") && table.contains("\n  graph ") && table.contains("\n    adam_update_f32 "),
+        "{table}"
+    );
+
+    let (csv, _) = run(&["--model", "t4", "--csv"], 0);
+    let mut lines = csv.lines();
+    assert!(lines.next().unwrap().starts_with("problem,form,kernel,least_us,"), "{csv}");
+    assert!(lines.clone().count() > 100 && lines.all(|line| line.starts_with('"')), "{csv}");
+
+    let measured = ["--model", "h100", "--measure", "--device", "host", "--time", "0", "--json", "matmul"];
+    let json: serde_json::Value = serde_json::from_str(&run(&measured, 0).0).unwrap();
+    assert_eq!(json["card"], "NVIDIA H100 SXM5 80 GB");
+    let problems = json["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 4, "{json}");
+    for problem in problems {
+        assert!(problem["measured_us"].as_f64().unwrap() > 0.0, "{json}");
+        assert!(problem["modelled"]["least_us"].as_f64().unwrap() > 0.0, "{json}");
+    }
+
+    let (_, error) = run(&["--model", "v100"], 2);
+    assert!(error.contains("\"v100\"; there are h100, a100, rtx4090, t4"), "{error}");
+    run(&["--measure"], 2);
+    let (_, error) = run(&["--model", "t4", "nonsense"], 2);
+    assert!(error.contains("\"nonsense\""), "{error}");
+}
