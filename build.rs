@@ -81,16 +81,24 @@ const FLAGS: &[&str] = &[
     "-Wno-unused-function",
 ];
 
-/// A kernel file, flattened, and its kernels.
+/// What activations are stored as, and products computed in. A kernel file that names some in a line
+/// `// Precisions: f32, bf16` becomes a module for each; the others are f32 alone.
+const PRECISIONS: [&str; 4] = ["f32", "tf32", "bf16", "f16"];
+
+/// A module: a kernel file, flattened, for one precision, and its kernels.
 struct Source {
     module: String,
+    precision: &'static str,
     text: String,
     kernels: Vec<KernelLine>,
 }
 
 struct KernelLine {
     name: String,
-    parameters: usize,
+    /// Without the precision; none where the kernel has but one.
+    family: Option<String>,
+    /// Of each parameter, without `const` and the like: `float*`, `uint32_t`.
+    types: Vec<String>,
 }
 
 fn main() {
@@ -132,16 +140,45 @@ fn read_sources(folder: &Path) -> Vec<Source> {
         .collect();
     paths.sort();
     let root = std::env::current_dir().expect("the current folder");
-    paths
-        .iter()
-        .map(|path| {
-            let mut text = String::new();
-            flatten(&root, path, &mut text);
-            let own = fs::read_to_string(path).expect("a kernel file");
-            let module = path.file_stem().expect("a file name").to_string_lossy().into_owned();
-            Source { kernels: kernel_lines(&own), module, text }
-        })
-        .collect()
+    let mut sources = Vec::new();
+    for path in paths {
+        let mut text = String::new();
+        flatten(&root, &path, &mut text);
+        let own = fs::read_to_string(&path).expect("a kernel file");
+        let file = path.file_stem().expect("a file name").to_string_lossy().into_owned();
+        let named = own.lines().find_map(|line| line.strip_prefix("// Precisions: ")).unwrap_or("f32");
+        let named: Vec<&str> = named.split(", ").collect();
+        assert!(named.iter().all(|name| PRECISIONS.contains(name)), "{file}.cu: precisions {named:?}");
+        for precision in PRECISIONS.into_iter().filter(|precision| named.contains(precision)) {
+            let module = if precision == "f32" { file.clone() } else { format!("{file}_{precision}") };
+            let mut kernels = kernel_lines(&own, precision);
+            kernels.retain(|kernel| precision == "f32" || kernel.family.is_some());
+            sources.push(Source { kernels, module, precision, text: in_precision(&text, precision) });
+        }
+    }
+    sources
+}
+
+/// The text with its `_T` kernels named after this precision; others are no kernels but in f32.
+fn in_precision(text: &str, precision: &str) -> String {
+    let mut all = String::new();
+    for name in PRECISIONS {
+        let _ = writeln!(all, "#define PRECISION_{} {}", name.to_uppercase(), u8::from(name == precision));
+    }
+    for line in text.lines() {
+        match line.strip_prefix("KERNEL ").and_then(|rest| rest.split_once('(')) {
+            Some((name, rest)) => {
+                let kernel = name.strip_suffix("_T").map(|family| format!("KERNEL {family}_{precision}"));
+                let word = if precision == "f32" { "KERNEL" } else { "DEVICE void" };
+                let _ = writeln!(all, "{}({rest}", kernel.unwrap_or_else(|| format!("{word} {name}")));
+            }
+            None => {
+                all.push_str(line);
+                all.push('\n');
+            }
+        }
+    }
+    all
 }
 
 /// Expands `#include "..."` relative to the including file. `#pragma once` becomes an include guard: which copy of a
@@ -171,7 +208,8 @@ fn flatten(root: &Path, path: &Path, text: &mut String) {
 }
 
 /// The kernels that a file defines: every `KERNEL name(...)`, in order.
-fn kernel_lines(file: &str) -> Vec<KernelLine> {
+fn kernel_lines(file: &str, precision: &str) -> Vec<KernelLine> {
+    let stored = if matches!(precision, "f32" | "tf32") { "float" } else { precision };
     let mut kernels = Vec::new();
     for (at, _) in file.match_indices("\nKERNEL ") {
         let rest = &file[at + "\nKERNEL ".len()..];
@@ -179,7 +217,19 @@ fn kernel_lines(file: &str) -> Vec<KernelLine> {
         let close = rest.find(") {").expect("KERNEL name(...) {");
         // Comments between parameters may hold commas.
         let list: String = rest[open + 1..close].lines().map(|l| l.split("//").next().unwrap_or("")).collect();
-        kernels.push(KernelLine { name: rest[..open].trim().to_string(), parameters: list.split(',').count() });
+        let types = list.split(',').map(|parameter| {
+            let words = parameter.replace('*', "* ");
+            let kind = words.split_whitespace().find(|word| *word != "const").unwrap_or_default();
+            if kind == "T*" { format!("{stored}*") } else { kind.to_string() }
+        });
+        let types = types.collect();
+        let name = rest[..open].trim();
+        let family = name.strip_suffix("_T");
+        kernels.push(KernelLine {
+            name: family.map_or(name.to_string(), |family| format!("{family}_{precision}")),
+            family: family.map(str::to_string),
+            types,
+        });
     }
     kernels
 }
@@ -336,12 +386,26 @@ fn table(
         for (k, kernel) in source.kernels.iter().enumerate() {
             let _ = writeln!(
                 text,
-                "pub const {}: Kernel = Kernel {{ module: {m}, index: {k}, name: {:?}, parameters: {} }};",
+                "pub const {}: Kernel = Kernel {{ module: {m}, index: {k}, name: {:?}, types: &{:?} }};",
                 kernel.name.to_uppercase(),
                 kernel.name,
-                kernel.parameters
+                kernel.types
             );
         }
+    }
+    for family in sources.iter().filter(|s| s.precision == "f32").flat_map(|s| &s.kernels) {
+        let Some(family) = &family.family else { continue };
+        let there = |precision: &str| {
+            let name = format!("{family}_{precision}");
+            let found = sources.iter().flat_map(|s| &s.kernels).any(|kernel| kernel.name == name);
+            if found { format!("Some({})", name.to_uppercase()) } else { "None".to_string() }
+        };
+        let _ = writeln!(
+            text,
+            "pub const {}: Variants = Variants([{}]);",
+            family.to_uppercase(),
+            PRECISIONS.map(there).join(", ")
+        );
     }
     text.push_str("pub static MODULES: &[Module] = &[\n");
     for source in sources {

@@ -4,26 +4,52 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Backend, Device};
+use super::{Backend, Device, Precision};
 use crate::{Error, Result};
 
 /// A number that kernels know.
-pub trait Element: bytemuck::Pod + Send + Sync + std::fmt::Debug {}
-impl Element for f32 {}
-impl Element for u8 {}
-impl Element for u32 {}
-impl Element for i32 {}
-impl Element for u64 {}
+pub trait Element: bytemuck::Pod + Send + Sync + std::fmt::Debug {
+    /// What kernels call it.
+    const NAME: &str;
+
+    /// The number that these 16 bits are in a precision; only real numbers are stored so.
+    #[doc(hidden)]
+    fn widened(_bits: u16, _precision: Precision) -> Self {
+        Self::zeroed()
+    }
+}
+impl Element for f32 {
+    const NAME: &str = "float";
+
+    fn widened(bits: u16, precision: Precision) -> f32 {
+        precision.widen(bits)
+    }
+}
+impl Element for u8 {
+    const NAME: &str = "uint8_t";
+}
+impl Element for u32 {
+    const NAME: &str = "uint32_t";
+}
+impl Element for i32 {
+    const NAME: &str = "int32_t";
+}
+impl Element for u64 {
+    const NAME: &str = "uint64_t";
+}
 
 /// Memory on a device, or a part of it: clones and views share it, the last one frees it.
 ///
 /// The elements are reached through raw pointers alone, so sharing is sound; that an operation's output does not
 /// overlap what it reads is checked at each launch.
+///
+/// A `Buffer<f32>` holds real numbers, on the device in its [`Precision`]: `write` rounds to it, `read` widens.
 #[derive(Clone)]
 pub struct Buffer<T> {
     memory: Arc<Memory>,
     offset: usize,
     len: usize,
+    precision: Precision,
     element: PhantomData<T>,
 }
 
@@ -99,13 +125,19 @@ pub(crate) fn size(bytes: usize) -> String {
     }
 }
 
+fn element_bytes<T>(precision: Precision) -> usize {
+    if precision == Precision::F32 { size_of::<T>() } else { precision.bytes() }
+}
+
 impl<T: Element> Buffer<T> {
-    pub(super) fn zeros(device: &Device, len: usize) -> Result<Buffer<T>> {
-        let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| {
+    /// Of real numbers where `precision` is another than f32.
+    pub(super) fn zeros(device: &Device, len: usize, precision: Precision) -> Result<Buffer<T>> {
+        let each = element_bytes::<T>(precision);
+        let bytes = len.checked_mul(each).ok_or_else(|| {
             Error::Device(format!("{}: a buffer of {len} elements is more than memory can hold", device.execution()))
         })?;
-        let memory = Arc::new(Memory::zeros(device, bytes, size_of::<T>())?);
-        Ok(Buffer { memory, offset: 0, len, element: PhantomData })
+        let memory = Arc::new(Memory::zeros(device, bytes, each)?);
+        Ok(Buffer { memory, offset: 0, len, precision, element: PhantomData })
     }
 
     pub fn len(&self) -> usize {
@@ -118,6 +150,19 @@ impl<T: Element> Buffer<T> {
 
     pub fn device(&self) -> &Device {
         &self.memory.device
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What kernels call an element.
+    pub(super) fn stored_type(&self) -> &'static str {
+        if self.precision == Precision::F32 { T::NAME } else { self.precision.stored_type() }
+    }
+
+    fn element_bytes(&self) -> usize {
+        element_bytes::<T>(self.precision)
     }
 
     /// A part of this buffer, sharing its memory. Panics where the range is not inside: that is the caller's
@@ -134,13 +179,14 @@ impl<T: Element> Buffer<T> {
             memory: self.memory.clone(),
             offset: self.offset + range.start,
             len: range.end - range.start,
+            precision: self.precision,
             element: PhantomData,
         }
     }
 
     /// The bytes of a part, seen as another type of element. Panics where the part's bytes do not divide evenly.
     pub fn cast<U: Element>(&self) -> Buffer<U> {
-        let (start, bytes) = (self.offset * size_of::<T>(), self.len * size_of::<T>());
+        let (start, bytes) = (self.offset * self.element_bytes(), self.len * self.element_bytes());
         assert!(
             start.is_multiple_of(size_of::<U>()) && bytes.is_multiple_of(size_of::<U>()),
             "{bytes} bytes at {start} as elements of {} bytes",
@@ -150,6 +196,7 @@ impl<T: Element> Buffer<T> {
             memory: self.memory.clone(),
             offset: start / size_of::<U>(),
             len: bytes / size_of::<U>(),
+            precision: Precision::F32,
             element: PhantomData,
         }
     }
@@ -166,11 +213,11 @@ impl<T: Element> Buffer<T> {
     }
 
     pub(super) fn address(&self) -> u64 {
-        self.memory.address + (self.offset * size_of::<T>()) as u64
+        self.memory.address + (self.offset * self.element_bytes()) as u64
     }
 
     pub(super) fn byte_range(&self) -> Range<u64> {
-        self.address()..self.address() + (self.len * size_of::<T>()) as u64
+        self.address()..self.address() + (self.len * self.element_bytes()) as u64
     }
 
     /// For the checkers of `simt`: this memory has been written, or is to count as never written.
@@ -183,16 +230,29 @@ impl<T: Element> Buffer<T> {
     /// Copies `values` here; the lengths must agree.
     pub fn write(&self, values: &[T]) -> Result<()> {
         self.expect_len("write", values.len())?;
+        match self.precision.bytes() {
+            2 => {
+                let real: &[f32] = bytemuck::cast_slice(values);
+                let bits: Vec<u16> = real.iter().map(|x| self.precision.narrow(*x)).collect();
+                self.write_bytes(bytemuck::cast_slice(&bits))
+            }
+            _ => self.write_bytes(bytemuck::cast_slice(values)),
+        }
+    }
+
+    /// As many bytes as the elements have.
+    fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
+        assert_eq!(bytes.len(), self.len * self.element_bytes(), "the bytes of all elements");
         self.mark(true);
         match &*self.memory.device.0 {
             _ if self.len == 0 => Ok(()),
-            // SAFETY: `len` elements at `address` lie inside the live allocation (`view`, `cast`); a slice that the
+            // SAFETY: so many bytes at `address` lie inside the live allocation (`view`, `cast`); a slice that the
             // caller borrows cannot overlap memory that is never lent as a slice.
             Backend::Host(_) | Backend::Simt(_) => unsafe {
-                std::ptr::copy_nonoverlapping(values.as_ptr(), self.address() as *mut T, self.len);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address() as *mut u8, bytes.len());
                 Ok(())
             },
-            Backend::Cuda(cuda) => cuda.write(self.address(), bytemuck::cast_slice(values)),
+            Backend::Cuda(cuda) => cuda.write(self.address(), bytes),
             Backend::Unbacked => Ok(()),
         }
     }
@@ -200,14 +260,26 @@ impl<T: Element> Buffer<T> {
     /// Copies what is here into `values`; the lengths must agree. Waits for the device.
     pub fn read_into(&self, values: &mut [T]) -> Result<()> {
         self.expect_len("read", values.len())?;
+        if self.precision.bytes() == size_of::<f32>() {
+            return self.read_bytes(bytemuck::cast_slice_mut(values));
+        }
+        let mut bits = vec![0u16; self.len];
+        self.read_bytes(bytemuck::cast_slice_mut(&mut bits))?;
+        values.iter_mut().zip(bits).for_each(|(value, bits)| *value = T::widened(bits, self.precision));
+        Ok(())
+    }
+
+    /// As many bytes as the elements have.
+    fn read_bytes(&self, bytes: &mut [u8]) -> Result<()> {
+        assert_eq!(bytes.len(), self.len * self.element_bytes(), "the bytes of all elements");
         match &*self.memory.device.0 {
             _ if self.len == 0 => Ok(()),
-            // SAFETY: as in `write`; the destination is borrowed exclusively.
+            // SAFETY: as in `write_bytes`; the destination is borrowed exclusively.
             Backend::Host(_) | Backend::Simt(_) => unsafe {
-                std::ptr::copy_nonoverlapping(self.address() as *const T, values.as_mut_ptr(), self.len);
+                std::ptr::copy_nonoverlapping(self.address() as *const u8, bytes.as_mut_ptr(), bytes.len());
                 Ok(())
             },
-            Backend::Cuda(cuda) => cuda.read(self.address(), bytemuck::cast_slice_mut(values)),
+            Backend::Cuda(cuda) => cuda.read(self.address(), bytes),
             Backend::Unbacked => Ok(()),
         }
     }
@@ -225,8 +297,11 @@ impl<T: Element> Buffer<T> {
         if !self.memory.device.same(&source.memory.device) {
             return Err(Error::Device("copy: the two buffers are on different devices".into()));
         }
+        if self.precision.stored_type() != source.precision.stored_type() {
+            return Err(Error::Device(format!("copy: from {} to {}", source.precision, self.precision)));
+        }
         self.mark(true);
-        let bytes = self.len * size_of::<T>();
+        let bytes = self.len * self.element_bytes();
         self.hold();
         source.hold();
         match &*self.memory.device.0 {
@@ -244,7 +319,7 @@ impl<T: Element> Buffer<T> {
     /// Sets every byte to zero.
     pub fn zero(&self) -> Result<()> {
         self.mark(true);
-        let bytes = self.len * size_of::<T>();
+        let bytes = self.len * self.element_bytes();
         self.hold();
         match &*self.memory.device.0 {
             _ if bytes == 0 => Ok(()),

@@ -4,13 +4,46 @@ use std::io::Read;
 
 use flate2::read::ZlibDecoder;
 
+use super::Precision;
+
 /// A kernel: its place in the entry tables, and its name in GPU code. The constants are in [`kernel`].
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
     pub(super) module: usize,
     pub(super) index: usize,
     pub name: &'static str,
-    pub parameters: usize,
+    /// Of its parameters: `float*`, `uint32_t`, the name of a struct.
+    pub types: &'static [&'static str],
+}
+
+/// A kernel as it is in each [`Precision`], in that order.
+#[derive(Clone, Copy, Debug)]
+pub struct Variants(pub [Option<Kernel>; 4]);
+
+impl From<Kernel> for Variants {
+    fn from(kernel: Kernel) -> Variants {
+        Variants([Some(kernel), None, None, None])
+    }
+}
+
+impl Variants {
+    /// The one for this precision, or the reason why there is none.
+    pub(super) fn choose(&self, precision: Precision) -> std::result::Result<Kernel, String> {
+        let Variants(all) = self;
+        let fallback = if precision == Precision::Tf32 { all[Precision::F32 as usize] } else { None };
+        all[precision as usize].or(fallback).ok_or_else(|| {
+            let name = all.iter().flatten().next().map_or("a kernel", |kernel| kernel.name);
+            format!("{name} has no form for {precision}")
+        })
+    }
+
+    /// Whether this parameter is of the type that the precision decides.
+    pub(super) fn stored(&self, parameter: usize) -> bool {
+        let types = self.0.iter().flatten().map(|kernel| kernel.types.get(parameter));
+        let mut types = types.skip_while(|kind| kind.is_none());
+        let first = types.next();
+        types.any(|other| Some(other) != first)
+    }
 }
 
 impl Kernel {
@@ -72,6 +105,6 @@ impl EntryTable {
 
 /// One constant per kernel, the name in capitals: a misspelt one does not compile.
 pub mod kernel {
-    use super::{EntryTable, HostEntry, Image, Kernel, Module};
+    use super::{EntryTable, HostEntry, Image, Kernel, Module, Variants};
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }

@@ -5,24 +5,30 @@ use std::ffi::c_void;
 use std::ops::Range;
 
 use super::simt::View;
-use super::{Buffer, Device, Element, Kernel};
+use super::{Buffer, Device, Element, Kernel, Precision, Variants};
 use crate::{Error, Result};
 
 const MOST_ARGUMENTS: usize = 32;
 const SLOT_BYTES: usize = 8;
 const MOST_SLOTS: usize = 64;
+/// The types that buffers can have; a pointer to another is to a struct of words.
+const NUMBERS: [&str; 7] = ["float", "bf16", "f16", "uint8_t", "uint32_t", "int32_t", "uint64_t"];
 
 /// A kernel with its grid and, one call each, its arguments in the order of its parameters.
 ///
 /// Kept on the stack: a training step launches some hundred kernels and allocates nothing.
 pub(crate) struct Launch<'a> {
     device: &'a Device,
-    kernel: Kernel,
+    kernel: Variants,
     grid: [u32; 3],
     slots: [u64; MOST_SLOTS],
     used: usize,
     starts: [u8; MOST_ARGUMENTS],
     arguments: usize,
+    /// Of each argument that is a buffer, what kernels call its elements.
+    elements: [&'static str; MOST_ARGUMENTS],
+    /// Of the buffers whose type it decides, once there was one.
+    precision: Option<Precision>,
     /// Memory read and memory written, to refuse an output that overlaps something else.
     touched: [View; MOST_ARGUMENTS],
     pointers: usize,
@@ -51,7 +57,7 @@ pub fn traffic() -> Traffic {
 }
 
 impl<'a> Launch<'a> {
-    pub(super) fn new(device: &'a Device, kernel: Kernel, grid: [u32; 3]) -> Self {
+    pub(super) fn new(device: &'a Device, kernel: Variants, grid: [u32; 3]) -> Self {
         Launch {
             device,
             kernel,
@@ -60,6 +66,8 @@ impl<'a> Launch<'a> {
             used: 0,
             starts: [0; MOST_ARGUMENTS],
             arguments: 0,
+            elements: [""; MOST_ARGUMENTS],
+            precision: None,
             touched: [View { start: 0, end: 0, written: false, argument: 0 }; MOST_ARGUMENTS],
             pointers: 0,
             flops: 0,
@@ -125,6 +133,12 @@ impl<'a> Launch<'a> {
                 self.problem = Some(format!("argument {} overlaps an earlier one that is written", self.arguments));
             }
         }
+        if self.arguments < MOST_ARGUMENTS {
+            self.elements[self.arguments] = buffer.stored_type();
+        }
+        if self.precision.is_none() && self.kernel.stored(self.arguments) {
+            self.precision = Some(buffer.precision());
+        }
         if self.pointers < MOST_ARGUMENTS {
             self.touched[self.pointers] = View { start, end, written, argument: self.arguments };
             self.pointers += 1;
@@ -136,14 +150,25 @@ impl<'a> Launch<'a> {
     ///
     /// # Safety
     /// The arguments must have the types of the kernel's parameters, in order, and each buffer the length that the
-    /// kernel's header comment gives for the sizes passed. (Their number, device and overlap are checked here.)
+    /// kernel's header comment gives for the sizes passed. (Their number, device, overlap and the types of the buffers'
+    /// elements are checked here.)
     pub unsafe fn run(self) -> Result<()> {
-        let Kernel { name, parameters, .. } = self.kernel;
+        let kernel = self.kernel.choose(self.precision.unwrap_or_default()).map_err(Error::Device)?;
+        let Kernel { name, types, .. } = kernel;
         if let Some(problem) = self.problem {
             return Err(Error::Device(format!("{name}: {problem}")));
         }
-        if self.arguments != parameters {
+        if self.arguments != types.len() {
+            let parameters = types.len();
             return Err(Error::Device(format!("{name} takes {parameters} arguments, was given {}", self.arguments)));
+        }
+        for (i, (element, kind)) in self.elements.iter().zip(types).enumerate() {
+            let expected = kind.trim_end_matches('*');
+            if !element.is_empty() && *element != expected && NUMBERS.contains(&expected) {
+                return Err(Error::Device(format!(
+                    "{name}: argument {i} is a buffer of {element}, expected {expected}"
+                )));
+            }
         }
         let blocks = self.grid.iter().try_fold(1u32, |product, &n| product.checked_mul(n));
         match blocks {
@@ -160,6 +185,6 @@ impl<'a> Launch<'a> {
         let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
         TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
         // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
-        unsafe { self.device.start(self.kernel, self.grid, pointers, &self.touched[..self.pointers]) }
+        unsafe { self.device.start(kernel, self.grid, pointers, &self.touched[..self.pointers]) }
     }
 }

@@ -13,13 +13,15 @@ mod host;
 mod kernels;
 mod launch;
 pub mod nvrtc;
+mod precision;
 mod simt;
 mod tuning;
 
 pub use buffer::{Buffer, Element};
-pub use kernels::{Kernel, Module, kernel};
+pub use kernels::{Kernel, Module, Variants, kernel};
 pub(crate) use launch::Launch;
 pub use launch::{Traffic, traffic};
+pub use precision::Precision;
 pub use simt::{Check, Finding, Seen, Tally};
 pub use tuning::Tuning;
 
@@ -225,12 +227,24 @@ impl Device {
 
     /// A new buffer of zeros.
     pub fn zeros<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
-        Buffer::zeros(self, len)
+        Buffer::zeros(self, len, Precision::F32)
+    }
+
+    /// A new buffer of zeros, stored in this precision.
+    pub fn zeros_in(&self, len: usize, precision: Precision) -> Result<Buffer<f32>> {
+        Buffer::zeros(self, len, precision)
+    }
+
+    /// A new buffer with these values, rounded to this precision.
+    pub fn upload_in(&self, values: &[f32], precision: Precision) -> Result<Buffer<f32>> {
+        let buffer = Buffer::zeros(self, values.len(), precision)?;
+        buffer.write(values)?;
+        Ok(buffer)
     }
 
     /// A new buffer that counts as never written: each of its bytes is 0xff, which makes a float not a number.
     pub(crate) fn unwritten<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
-        let buffer = Buffer::zeros(self, len)?;
+        let buffer = Buffer::zeros(self, len, Precision::F32)?;
         buffer.write(&vec![bytemuck::pod_read_unaligned(&[0xff; 16][..size_of::<T>()]); len])?;
         buffer.mark(false);
         Ok(buffer)
@@ -238,7 +252,7 @@ impl Device {
 
     /// A new buffer with these values.
     pub fn upload<T: Element>(&self, values: &[T]) -> Result<Buffer<T>> {
-        let buffer = Buffer::zeros(self, values.len())?;
+        let buffer = Buffer::zeros(self, values.len(), Precision::F32)?;
         buffer.write(values)?;
         Ok(buffer)
     }
@@ -269,8 +283,8 @@ impl Device {
         }
     }
 
-    pub(crate) fn launch(&self, kernel: Kernel, grid: [u32; 3]) -> Launch<'_> {
-        Launch::new(self, kernel, grid)
+    pub(crate) fn launch(&self, kernel: impl Into<Variants>, grid: [u32; 3]) -> Launch<'_> {
+        Launch::new(self, kernel.into(), grid)
     }
 
     /// Starts a kernel with the array of argument pointers that `cuLaunchKernel` takes, past the checks of `Launch`:

@@ -32,7 +32,7 @@ pub fn load(
     }
     let rows = n * h;
     let chunk = (x.device().tuning().elements / (w * c)).max(1);
-    let launch = x.device().launch(kernel::PIXELS_LOAD_F32, [rows.div_ceil(chunk) as u32, 1, 1]);
+    let launch = x.device().launch(kernel::PIXELS_LOAD, [rows.div_ceil(chunk) as u32, 1, 1]);
     let launch = launch.output(x).input(bytes).input(state.words());
     let launch = launch.scalar(stream).scalar(u32::from(augment.flip)).scalar(augment.noise).scalar(rows as u32);
     // SAFETY: both lengths were compared with N * H * W * C, which fits 32 bits.
@@ -44,7 +44,7 @@ pub fn store(bytes: &Buffer<u8>, x: &Buffer<f32>) -> Result<()> {
     expect_len("pixels store", "bytes", bytes.len(), x.len())?;
     let n = size32("pixels store", x.len())?;
     let chunk = x.device().tuning().elements as u32;
-    let launch = x.device().launch(kernel::PIXELS_STORE_F32, [n.div_ceil(chunk), 1, 1]).output(bytes).input(x);
+    let launch = x.device().launch(kernel::PIXELS_STORE, [n.div_ceil(chunk), 1, 1]).output(bytes).input(x);
     // SAFETY: both have n elements.
     unsafe { launch.scalar(n).scalar(chunk).run() }
 }

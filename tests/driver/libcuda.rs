@@ -411,8 +411,8 @@ impl Driver {
                 return refuse(CUDA_ERROR_INVALID_IMAGE, format!("{name}: no such kernel on the host"));
             };
             let pointers = Driver::pointers(kernel, module.source).unwrap_or_default();
-            if pointers.len() != found.parameters.len() || kernel.parameters != found.parameters.len() {
-                let (gpu, host) = (found.parameters.len(), kernel.parameters);
+            if pointers.len() != found.parameters.len() || kernel.types.len() != found.parameters.len() {
+                let (gpu, host) = (found.parameters.len(), kernel.types.len());
                 return refuse(CUDA_ERROR_INVALID_IMAGE, format!("{name}: {gpu} parameters on the GPU, {host} here"));
             }
             let function = Function {

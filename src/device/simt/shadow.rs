@@ -355,7 +355,7 @@ impl Checker {
 
     fn argument_name(&self, view: &View) -> String {
         match self.launch.kernel {
-            Some(kernel) if view.argument < kernel.parameters => kernel.parameter_name(view.argument),
+            Some(kernel) if view.argument < kernel.types.len() => kernel.parameter_name(view.argument),
             _ => "a buffer".into(),
         }
     }

@@ -1,0 +1,52 @@
+// What numbers are stored as: f32, or 16 bits, which are computed in f32 (contract 7). `T` is the storage type of the
+// module that is being compiled (build.rs makes one for each precision that a kernel file names).
+//
+// Both ways are branch-free integer arithmetic, so that loops over them vectorise on the host and every execution gives
+// the same bits: to the nearest, ties to even; what is too large becomes infinity; NaN stays NaN.
+#pragma once
+
+DEVICE float widen_bf16(uint16_t bits) { return bits_to_float(uint32_t(bits) << 16); }
+DEVICE uint16_t narrow_bf16(float value) {
+    const uint32_t bits = float_to_bits(value);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+}
+
+// A half's exponent is 112 less than a float's. Subnormal halves: 2^-24 units on top of 0.5 give them as a float's mantissa.
+DEVICE float widen_f16(uint16_t bits) {
+    const uint32_t sign = uint32_t(bits & 0x8000u) << 16, shifted = uint32_t(bits & 0x7fffu) << 13;
+    const float normal = bits_to_float(shifted + (shifted >= 0x0f800000u ? 224u << 23 : 112u << 23));
+    const float subnormal = bits_to_float((bits & 0x3ffu) + 0x3f000000u) - 0.5f;
+    return bits_to_float(sign | float_to_bits(shifted < 0x00800000u ? subnormal : normal));
+}
+DEVICE uint16_t narrow_f16(float value) {
+    const uint32_t bits = float_to_bits(value), sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;
+    const uint32_t normal = (rest - (112u << 23) + 0xfffu + ((rest >> 13) & 1u)) >> 13;
+    // Added to 0.5, a number below 2^-14 is rounded to units of 2^-24, in the mantissa's low bits.
+    const uint32_t subnormal = float_to_bits(bits_to_float(rest) + 0.5f) - 0x3f000000u;
+    uint32_t half = rest < 0x38800000u ? subnormal : normal;
+    half = rest >= 0x477ff000u ? 0x7c00u : half;
+    half = rest > 0x7f800000u ? 0x7e00u : half;
+    return uint16_t(sign | half);
+}
+
+struct bf16 {
+    uint16_t bits;
+    bf16() = default;
+    MEMBER bf16(float value) : bits(narrow_bf16(value)) {}
+    MEMBER operator float() const { return widen_bf16(bits); }
+};
+struct f16 {
+    uint16_t bits;
+    f16() = default;
+    MEMBER f16(float value) : bits(narrow_f16(value)) {}
+    MEMBER operator float() const { return widen_f16(bits); }
+};
+
+#if PRECISION_BF16
+typedef bf16 T;
+#elif PRECISION_F16
+typedef f16 T;
+#else
+typedef float T;
+#endif

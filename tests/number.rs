@@ -1,0 +1,80 @@
+//! `kernels/device/number.h`: 16-bit numbers as kernels read and write them, through the way of pixels to bytes and back.
+
+mod common;
+
+use common::*;
+use half::{bf16, f16};
+use zgan::device::{Buffer, Precision};
+use zgan::ops::pixels::{self, Augment};
+use zgan::ops::state::{State, StateBuffer};
+
+/// What kernels write is what the crate `half` rounds to: images hold the values between -1 and 1, the noise all others.
+#[test]
+fn kernels_round_as_the_host_does() {
+    on_each_device(|device| {
+        for precision in [Precision::Bf16, Precision::F16] {
+            for noise in [0.0f32, 1e-7, 3e-5, 1.0, 3e4, 1e5, 3e38] {
+                let shape = [3, 16, 16, 1];
+                let bytes: Vec<u8> = (0..768).map(|i| i as u8).collect();
+                let state = StateBuffer::new(device, &State::new(5, [0.0; 2], 0, 0)).unwrap();
+                let (wide, narrow): (Buffer<f32>, Buffer<f32>) =
+                    (device.zeros(768).unwrap(), device.zeros_in(768, precision).unwrap());
+                let from = device.upload(&bytes).unwrap();
+                for x in [&wide, &narrow] {
+                    pixels::load(x, &from, &state, 1, Augment { noise: 0.0, flip: false }, shape).unwrap();
+                }
+                let round = |x: f32| match precision {
+                    Precision::Bf16 => bf16::from_f32(x).to_f32(),
+                    _ => f16::from_f32(x).to_f32(),
+                };
+                let plain = wide.read().unwrap();
+                for x in [&wide, &narrow] {
+                    pixels::load(x, &from, &state, 1, Augment { noise, flip: false }, shape).unwrap();
+                }
+                let (wide, narrow) = (wide.read().unwrap(), narrow.read().unwrap());
+                for ((plain, wide), narrow) in plain.iter().zip(wide).zip(narrow) {
+                    // The noise is added to the pixel as it is stored.
+                    let expected = round(round(*plain) + (wide - plain));
+                    let close = (narrow - expected).abs() <= expected.abs() / 64.0 || narrow == expected;
+                    assert!(close, "{precision}: {plain} and noise to {wide} is {narrow}, expected {expected}");
+                    if noise == 0.0 {
+                        assert_eq!(narrow, round(*plain), "{precision}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Every one of the 65,536 patterns, read by a kernel and turned into a byte.
+#[test]
+fn kernels_read_every_pattern() {
+    on_each_device(|device| {
+        for precision in [Precision::Bf16, Precision::F16] {
+            let values: Vec<f32> = (0..=u16::MAX)
+                .map(|bits| match precision {
+                    Precision::Bf16 => bf16::from_bits(bits).to_f32(),
+                    _ => f16::from_bits(bits).to_f32(),
+                })
+                .collect();
+            let x = device.upload_in(&values, precision).unwrap();
+            let bytes: Buffer<u8> = device.zeros(values.len()).unwrap();
+            pixels::store(&bytes, &x).unwrap();
+            let wide: Buffer<u8> = device.zeros(values.len()).unwrap();
+            pixels::store(&wide, &device.upload(&values).unwrap()).unwrap();
+            assert!(bytes.read().unwrap() == wide.read().unwrap(), "{precision}");
+        }
+    });
+}
+
+#[test]
+fn precisions_do_not_mix() {
+    let device = zgan::device::Device::host(1).unwrap();
+    let half: Buffer<f32> = device.zeros_in(4, Precision::F16).unwrap();
+    let whole: Buffer<f32> = device.zeros(4).unwrap();
+    let error = half.copy_from(&whole).unwrap_err().to_string();
+    assert!(error.contains("copy: from f32 to f16"), "{error}");
+    half.write(&[0.1, 65_520.0, -1e-8, 1.0]).unwrap();
+    assert_eq!(half.read().unwrap(), [0.1, 65_520.0, -1e-8, 1.0].map(|x| f16::from_f32(x).to_f32()));
+    assert_eq!(half.view(3..4).read().unwrap(), [1.0]);
+}
