@@ -54,18 +54,11 @@ DEVICE void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t 
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// C += A B, 16 x 8, depth 8, of numbers that round_to_tf32 gave.
+// C += A B, 16 x 8, depth 8, of numbers that round_to_tf32 gave, as bits.
 DEVICE void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// f32 with the ten highest bits of its mantissa: to nearest, ties away from zero.
-DEVICE uint32_t round_to_tf32(uint32_t bits) {
-    uint32_t rounded;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(bits_to_float(bits)));
-    return rounded;
-}
-
 // 16 bytes to shared memory, `used` of them from global memory and zeros after those. Both addresses are multiples of 16.
 DEVICE void copy_async(void* to, const void* from, uint32_t used) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(to)), "l"(from), "r"(used) : "memory");
@@ -112,10 +105,10 @@ struct PairsOf16 {  // two in a register
     }
 };
 struct Bf16 : PairsOf16 {
-    static MEMBER float number(const Shown* quad, int first, int step, int k) { return float(bf16{uint16_t(bits(quad, first, step, k))}); }
+    static MEMBER float number(const Shown* quad, int first, int step, int k) { return widen_bf16(uint16_t(bits(quad, first, step, k))); }
 };
 struct F16 : PairsOf16 {
-    static MEMBER float number(const Shown* quad, int first, int step, int k) { return float(f16{uint16_t(bits(quad, first, step, k))}); }
+    static MEMBER float number(const Shown* quad, int first, int step, int k) { return widen_f16(uint16_t(bits(quad, first, step, k))); }
 };
 struct Tf32 {
     // The manual says nothing of the lower bits' meaning: whoever leaves some gets no number.
@@ -146,11 +139,6 @@ DEVICE void multiply_f16_k8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b)
 DEVICE void multiply_f16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { multiply<F16, 16>(c, a[0], a[1], a[2], a[3], b[0], b[1]); }
 DEVICE void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { multiply<Bf16, 16>(c, a[0], a[1], a[2], a[3], b[0], b[1]); }
 DEVICE void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { multiply<Tf32, 8>(c, a[0], a[1], a[2], a[3], b[0], b[1]); }
-
-DEVICE uint32_t round_to_tf32(uint32_t bits) {
-    const uint32_t rounded = (bits + 0x1000u) & 0xffffe000u;  // half a step more, and cut off
-    return (bits & 0x7f800000u) == 0x7f800000u ? ((bits & 0x007fffffu) ? 0x7fffe000u : bits) : rounded;
-}
 
 DEVICE void copy_async(void* to, const void* from, uint32_t used) { zgan_simt_copy(to, from, used); }
 DEVICE void commit_copies() { zgan_simt_copies_commit(); }
