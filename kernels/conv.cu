@@ -417,6 +417,10 @@ KERNEL conv_forward_64x64_T(T* RESTRICT y,               // (N, P, Q, K), or hal
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<64, 64>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
+#if !PRECISION_F32
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 1
+#endif
 KERNEL conv_forward_128x128_T(T* RESTRICT y,               // (N, P, Q, K), or halved
     const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
@@ -427,6 +431,8 @@ KERNEL conv_forward_128x128_T(T* RESTRICT y,               // (N, P, Q, K), or h
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<128, 128>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 0
 KERNEL conv_forward_128x64_T(T* RESTRICT y,               // (N, P, Q, K), or halved
     const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
@@ -437,7 +443,7 @@ KERNEL conv_forward_128x64_T(T* RESTRICT y,               // (N, P, Q, K), or ha
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<128, 64>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-KERNEL conv_forward_256x32_T(T* RESTRICT y,               // (N, P, Q, K), or halved
+KERNEL conv_forward_256x32_f32(T* RESTRICT y,               // (N, P, Q, K), or halved
     const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -447,11 +453,9 @@ KERNEL conv_forward_256x32_T(T* RESTRICT y,               // (N, P, Q, K), or ha
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<256, 32>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-#if PRECISION_F32
 #undef LEAST_BLOCKS
 #define LEAST_BLOCKS 4
-#endif
-KERNEL conv_forward_256x16_T(T* RESTRICT y,               // (N, P, Q, K), or halved
+KERNEL conv_forward_256x16_f32(T* RESTRICT y,               // (N, P, Q, K), or halved
     const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
@@ -491,7 +495,7 @@ KERNEL conv_input_gradient_128x64_T(T* RESTRICT dx,               // (N, H, W, C
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
     input_gradient<128, 64>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_256x32_T(T* RESTRICT dx,               // (N, H, W, C), or halved
+KERNEL conv_input_gradient_256x32_f32(T* RESTRICT dx,               // (N, H, W, C), or halved
     const T* RESTRICT dy,         // (N, P, Q, K), or halved
     const T* RESTRICT flipped,    // (R, S, K, C)
     const T* RESTRICT y,          // as dy, or null
@@ -500,7 +504,7 @@ KERNEL conv_input_gradient_256x32_T(T* RESTRICT dx,               // (N, H, W, C
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
     input_gradient<256, 32>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_256x16_T(T* RESTRICT dx,               // (N, H, W, C), or halved
+KERNEL conv_input_gradient_256x16_f32(T* RESTRICT dx,               // (N, H, W, C), or halved
     const T* RESTRICT dy,         // (N, P, Q, K), or halved
     const T* RESTRICT flipped,    // (R, S, K, C)
     const T* RESTRICT y,          // as dy, or null
@@ -543,7 +547,7 @@ KERNEL conv_weight_gradient_128x64_T(float* RESTRICT dweight,  // (R, S, C, K)
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     weight_gradient<128, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
 }
-KERNEL conv_weight_gradient_256x32_T(float* RESTRICT dweight,  // (R, S, C, K)
+KERNEL conv_weight_gradient_256x32_f32(float* RESTRICT dweight,  // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
     const T* RESTRICT x,          // (N, H, W, C), or halved
     const float* RESTRICT scale,      // (1 or N, C) or null
@@ -554,7 +558,7 @@ KERNEL conv_weight_gradient_256x32_T(float* RESTRICT dweight,  // (R, S, C, K)
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     weight_gradient<256, 32>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
 }
-KERNEL conv_weight_gradient_256x16_T(float* RESTRICT dweight,  // (R, S, C, K)
+KERNEL conv_weight_gradient_256x16_f32(float* RESTRICT dweight,  // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
     const T* RESTRICT x,          // (N, H, W, C), or halved
     const float* RESTRICT scale,      // (1 or N, C) or null

@@ -210,7 +210,7 @@ KERNEL linear_input_gradient_128x128_T(T* RESTRICT dx,               // (N, C)
                                        Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     input_gradient<128, 128>(dx, dy, weight, y, row_scale, activation, N, C, K);
 }
-KERNEL linear_input_gradient_128x256_T(T* RESTRICT dx,               // (N, C)
+KERNEL linear_input_gradient_128x256_f32(T* RESTRICT dx,               // (N, C)
                                        const T* RESTRICT dy,         // (N, K)
                                        const T* RESTRICT weight,     // (C, K)
                                        const T* RESTRICT y,          // (N, K) or null

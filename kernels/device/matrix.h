@@ -13,7 +13,6 @@
 //   tf32, k8         (g, t), (g + 8, t),             (t, g), (t + 4, g)     likewise
 //   elements         (g, t + 4), (g + 8, t + 4)
 #pragma once
-#include "math.h"
 #include "number.h"
 
 #if defined(__CUDACC_RTC__)

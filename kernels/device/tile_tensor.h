@@ -31,7 +31,9 @@ template <class Panel, class Fetch> struct Supply {
     const Fetch& from;
     const uint32_t first_row;
     const bool whole, same;
+    typename Fetch::Run run[COUNT];
     typename Fetch::Raw raw[COUNT];
+    bool filled[COUNT];
 
     MEMBER Supply(const Fetch& fetch, uint32_t row) : from(fetch), first_row(row), whole(fetch.whole()), same(fetch.same()) {}
 
@@ -49,15 +51,16 @@ template <class Panel, class Fetch> struct Supply {
             if (!there(i)) continue;
             const uint32_t r = row(i), d = k + depth(i);
             const bool inside = r < from.rows && d < k_end;
-            const typename Fetch::Run run = from.run(inside ? r : 0, inside ? d : k);
-            const T* const place = inside ? from.place(run) : nullptr;
+            run[i] = from.run(inside ? r : 0, inside ? d : k);
+            const T* const place = inside ? from.place(run[i]) : nullptr;
+            filled[i] = place;
 #if ASYNC_COPIES
             if (same) {
-                copy_async(panel + at(i), place ? place : from.start(), place ? 16 : 0);
+                copy_async(panel + at(i), filled[i] ? place : from.start(), filled[i] ? 16 : 0);
                 continue;
             }
 #endif
-            if (place) raw[i] = from.raw(run);
+            if (filled[i]) raw[i] = from.raw(run[i]);
         }
     }
     // After them.
@@ -67,12 +70,9 @@ template <class Panel, class Fetch> struct Supply {
         UNROLL
         for (int i = 0; i < COUNT; i++) {
             if (!there(i)) continue;
-            const uint32_t r = row(i), d = k + depth(i);
-            const bool inside = r < from.rows && d < k_end;
-            const typename Fetch::Run run = from.run(inside ? r : 0, inside ? d : k);
             float v[PIECE] = {};
             // What lies outside stays zero: it is no number to be normalised.
-            if (inside && from.place(run)) from.finish(raw[i], run, v);
+            if (filled[i]) from.finish(raw[i], run[i], v);
             panel[at(i)] = pack(v);
         }
     }
@@ -213,14 +213,19 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
     static_assert(ROWS * PITCH / 4 <= STAGES * PIECES, "the panels' memory is used again");
     float* const sums = reinterpret_cast<float*>(panels);
     const bool whole = epilogue.whole();
-    UNROLL
+    ROLLED
     for (int i = 0; i < MT; i++) {
         barrier();
         UNROLL
         for (int j = 0; j < NT; j++) {
             float* const to = sums + (warp_m * 16 + lane / 4) * PITCH + warp_n * WN + j * 8 + lane % 4 * 2;
-            *reinterpret_cast<Two*>(to) = {acc[i][j][0], acc[i][j][1]};
-            *reinterpret_cast<Two*>(to + 8 * PITCH) = {acc[i][j][2], acc[i][j][3]};
+            *reinterpret_cast<Two*>(to) = {acc[0][j][0], acc[0][j][1]};
+            *reinterpret_cast<Two*>(to + 8 * PITCH) = {acc[0][j][2], acc[0][j][3]};
+            // The next rows move up: a register has no number that a loop could count.
+            UNROLL
+            for (int y = 1; y < MT; y++)
+                UNROLL
+                for (int x = 0; x < 4; x++) acc[y - 1][j][x] = acc[y][j][x];
         }
         barrier();
         const int group = epilogue.rows;
