@@ -407,6 +407,8 @@ DEVICE void weight_gradient(float* dweight, float* parts, const T* x, const floa
     tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, begin * per_image, end * per_image);
 }
 
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS BLOCKS_OF_TILES
 KERNEL conv_forward_64x64_T(T* RESTRICT y,               // (N, P, Q, K), or halved
     const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
@@ -417,22 +419,6 @@ KERNEL conv_forward_64x64_T(T* RESTRICT y,               // (N, P, Q, K), or hal
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<64, 64>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-#if !PRECISION_F32
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 1
-#endif
-KERNEL conv_forward_128x128_T(T* RESTRICT y,               // (N, P, Q, K), or halved
-    const T* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const T* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const T* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<128, 128>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 0
 KERNEL conv_forward_128x64_T(T* RESTRICT y,               // (N, P, Q, K), or halved
     const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
@@ -466,7 +452,7 @@ KERNEL conv_forward_256x16_f32(T* RESTRICT y,               // (N, P, Q, K), or 
     forward<256, 16>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
 #undef LEAST_BLOCKS
-#define LEAST_BLOCKS 0
+#define LEAST_BLOCKS BLOCKS_OF_TILES
 
 KERNEL conv_input_gradient_64x64_T(T* RESTRICT dx,               // (N, H, W, C), or halved
     const T* RESTRICT dy,         // (N, P, Q, K), or halved
@@ -476,15 +462,6 @@ KERNEL conv_input_gradient_64x64_T(T* RESTRICT dx,               // (N, H, W, C)
     const T* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
     input_gradient<64, 64>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_128x128_T(T* RESTRICT dx,               // (N, H, W, C), or halved
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT flipped,    // (R, S, K, C)
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const T* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<128, 128>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
 KERNEL conv_input_gradient_128x64_T(T* RESTRICT dx,               // (N, H, W, C), or halved
     const T* RESTRICT dy,         // (N, P, Q, K), or halved
@@ -525,17 +502,6 @@ KERNEL conv_weight_gradient_64x64_T(float* RESTRICT dweight,  // (R, S, C, K)
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     weight_gradient<64, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
 }
-KERNEL conv_weight_gradient_128x128_T(float* RESTRICT dweight,  // (R, S, C, K)
-    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const T* RESTRICT x,          // (N, H, W, C), or halved
-    const float* RESTRICT scale,      // (1 or N, C) or null
-    const float* RESTRICT shift,      // (1 or N, C) or null
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
-    weight_gradient<128, 128>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
-}
 KERNEL conv_weight_gradient_128x64_T(float* RESTRICT dweight,  // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
     const T* RESTRICT x,          // (N, H, W, C), or halved
@@ -569,6 +535,43 @@ KERNEL conv_weight_gradient_256x16_f32(float* RESTRICT dweight,  // (R, S, C, K)
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     weight_gradient<256, 16>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
 }
+
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS BLOCKS_OF_WIDE_TILES
+KERNEL conv_forward_128x128_T(T* RESTRICT y,               // (N, P, Q, K), or halved
+    const T* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const T* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const T* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<128, 128>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+
+KERNEL conv_input_gradient_128x128_T(T* RESTRICT dx,               // (N, H, W, C), or halved
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT flipped,    // (R, S, K, C)
+    const T* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const T* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<128, 128>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+
+KERNEL conv_weight_gradient_128x128_T(float* RESTRICT dweight,  // (R, S, C, K)
+    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
+    const T* RESTRICT x,          // (N, H, W, C), or halved
+    const float* RESTRICT scale,      // (1 or N, C) or null
+    const float* RESTRICT shift,      // (1 or N, C) or null
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
+    weight_gradient<128, 128>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
+}
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 0
 
 // flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters of the input gradient.
 KERNEL conv_flip_filters_T(T* RESTRICT flipped,        // (R, S, K, C)

@@ -164,6 +164,8 @@ DEVICE void weight_gradient(float* dweight, const T* x, const T* dy, const T* y,
     tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K}, 0, N);
 }
 
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS BLOCKS_OF_TILES
 KERNEL linear_forward_64x64_T(T* RESTRICT y,             // (N, K)
                               const T* RESTRICT x,       // (N, C)
                               const T* RESTRICT weight,  // (C, K)
@@ -177,13 +179,6 @@ KERNEL linear_forward_128x64_T(T* RESTRICT y,             // (N, K)
                                const float* RESTRICT bias,    // (K) or null
                                Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     forward<128, 64>(y, x, weight, bias, activation, N, C, K);
-}
-KERNEL linear_forward_128x128_T(T* RESTRICT y,             // (N, K)
-                                const T* RESTRICT x,       // (N, C)
-                                const T* RESTRICT weight,  // (C, K)
-                                const float* RESTRICT bias,    // (K) or null
-                                Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    forward<128, 128>(y, x, weight, bias, activation, N, C, K);
 }
 
 KERNEL linear_input_gradient_64x64_T(T* RESTRICT dx,               // (N, C)
@@ -201,14 +196,6 @@ KERNEL linear_input_gradient_128x64_T(T* RESTRICT dx,               // (N, C)
                                       const float* RESTRICT row_scale,  // (N) or null
                                       Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     input_gradient<128, 64>(dx, dy, weight, y, row_scale, activation, N, C, K);
-}
-KERNEL linear_input_gradient_128x128_T(T* RESTRICT dx,               // (N, C)
-                                       const T* RESTRICT dy,         // (N, K)
-                                       const T* RESTRICT weight,     // (C, K)
-                                       const T* RESTRICT y,          // (N, K) or null
-                                       const float* RESTRICT row_scale,  // (N) or null
-                                       Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    input_gradient<128, 128>(dx, dy, weight, y, row_scale, activation, N, C, K);
 }
 KERNEL linear_input_gradient_128x256_f32(T* RESTRICT dx,               // (N, C)
                                        const T* RESTRICT dy,         // (N, K)
@@ -235,6 +222,26 @@ KERNEL linear_weight_gradient_128x64_T(float* RESTRICT dweight,          // (C, 
                                        Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     weight_gradient<128, 64>(dweight, x, dy, y, row_scale, activation, N, C, K);
 }
+
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS BLOCKS_OF_WIDE_TILES
+KERNEL linear_forward_128x128_T(T* RESTRICT y,             // (N, K)
+                                const T* RESTRICT x,       // (N, C)
+                                const T* RESTRICT weight,  // (C, K)
+                                const float* RESTRICT bias,    // (K) or null
+                                Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+    forward<128, 128>(y, x, weight, bias, activation, N, C, K);
+}
+
+KERNEL linear_input_gradient_128x128_T(T* RESTRICT dx,               // (N, C)
+                                       const T* RESTRICT dy,         // (N, K)
+                                       const T* RESTRICT weight,     // (C, K)
+                                       const T* RESTRICT y,          // (N, K) or null
+                                       const float* RESTRICT row_scale,  // (N) or null
+                                       Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+    input_gradient<128, 128>(dx, dy, weight, y, row_scale, activation, N, C, K);
+}
+
 KERNEL linear_weight_gradient_128x128_T(float* RESTRICT dweight,          // (C, K)
                                         const T* RESTRICT x,          // (N, C)
                                         const T* RESTRICT dy,         // (N, K)
@@ -243,6 +250,8 @@ KERNEL linear_weight_gradient_128x128_T(float* RESTRICT dweight,          // (C,
                                         Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     weight_gradient<128, 128>(dweight, x, dy, y, row_scale, activation, N, C, K);
 }
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 0
 
 // A block sums `columns` of them: neighbours in memory side by side, rows in order.
 KERNEL linear_bias_gradient_T(float* RESTRICT dbias,            // (K)

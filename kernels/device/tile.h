@@ -47,6 +47,16 @@
 #include "piece.h"
 #endif
 
+// What kernels of products set LEAST_BLOCKS to, those of 128 x 128 to the second: left to itself, the assembler spills fragments to let
+// one more block in.
+#if PRECISION_F32
+#define BLOCKS_OF_TILES 0
+#define BLOCKS_OF_WIDE_TILES 0
+#else
+#define BLOCKS_OF_TILES 2
+#define BLOCKS_OF_WIDE_TILES 1
+#endif
+
 // Memory that will be wanted soon, for a processor that is told: `rows` pieces of a row, `stride` floats apart.
 struct Ahead { const float* from; uint64_t stride; uint32_t rows; };
 

@@ -53,18 +53,18 @@ impl Cases {
     }
 
     fn add_sized(&mut self, name: String, large: bool, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        // In 16 bits it is the same code on other numbers: large cases would show nothing new.
-        if large && self.precision.bytes() == 2 {
+        // In another precision it is the same code on other numbers: large cases would show nothing new.
+        if large && self.precision != Precision::F32 {
             return;
         }
         let name = format!("{}: {name}", self.module);
         self.list.push(Case { name, large, precision: self.precision, run: Box::new(run) });
     }
 
-    /// All of them, or, in 16 bits, for the same reason those of these places.
+    /// All of them, or, in another precision than f32, for the same reason those of these places.
     fn pick<T: Copy>(&self, all: &[T], some: &[usize]) -> Vec<T> {
-        match self.precision.bytes() {
-            4 => all.to_vec(),
+        match self.precision {
+            Precision::F32 => all.to_vec(),
             _ => some.iter().map(|at| all[*at]).collect(),
         }
     }
