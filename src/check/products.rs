@@ -3,7 +3,7 @@
 use super::Cases;
 use super::tray::Tray;
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::{Buffer, Precision};
 use crate::ops::Activation;
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use crate::ops::matmul::{self, Linear, OutputGradient};
@@ -11,31 +11,55 @@ use crate::ops::matmul::{self, Linear, OutputGradient};
 const LEAKY: Activation = Activation::LeakyRelu(0.2);
 
 /// N, C, K: one, odd, around the tiles of 64, 128 and 256, and what needs several steps along the depth.
-const LINEAR: [[usize; 3]; 5] = [[1, 1, 1], [3, 5, 7], [31, 33, 17], [65, 63, 65], [127, 257, 129]];
+const LINEAR: [[usize; 3]; 9] = [
+    [1, 1, 1],
+    [3, 5, 7],
+    [31, 33, 17],
+    [65, 63, 65],
+    [127, 257, 129],
+    [130, 40, 64],
+    [64, 130, 63],
+    [3, 128, 64],
+    [128, 256, 9],
+];
 /// Each tile, in whole tiles.
 const ALIGNED: [[usize; 3]; 4] = [[64, 64, 64], [128, 64, 64], [128, 128, 128], [128, 256, 64]];
+
+/// A factor that is computed differs between executions in its last bit (one has a fused multiply-add, the other not), and now
+/// and then is rounded to the other neighbour.
+fn allow_other_factors(t: &mut Tray, computed: bool) {
+    if computed {
+        t.tolerance += match t.precision() {
+            Precision::F32 => 0.0,
+            Precision::Tf32 | Precision::F16 => 1e-3,
+            Precision::Bf16 => 8e-3,
+        };
+    }
+}
 
 pub fn matmul(cases: &mut Cases) {
     cases.add_large("forward, 300 x 1000 x 520".into(), |t| {
         let sizes = Linear { n: 300, c: 1000, k: 520 };
-        let (y, x, weight) = (t.out("y", 300 * 520)?, t.numbers(300 * 1000)?, t.numbers(1000 * 520)?);
+        let (y, x, weight) = (t.out_values("y", 300 * 520)?, t.values(300 * 1000)?, t.values(1000 * 520)?);
         matmul::linear_forward(sizes, &y, &x, &weight, None, LEAKY)
     });
-    let odd = LINEAR.into_iter().chain([[130, 40, 64], [64, 130, 63], [3, 128, 64], [128, 256, 9]]);
-    for (aligned, [n, c, k]) in odd.map(|sizes| (false, sizes)).chain(ALIGNED.map(|sizes| (true, sizes))) {
+    let odd = cases.pick(&LINEAR, &[0, 2, 3, 4, 5, 8]).into_iter().map(|sizes| (false, sizes));
+    for (aligned, [n, c, k]) in odd.chain(ALIGNED.map(|sizes| (true, sizes))) {
         let sizes = Linear { n, c, k };
         for (activation, fused) in [(Activation::Identity, false), (LEAKY, true), (Activation::Tanh, true)] {
             cases.add_case(format!("forward, {n} x {c} x {k}, {activation:?}"), false, aligned, move |t| {
-                let (y, x, weight) = (t.out("y", n * k)?, t.numbers(n * c)?, t.numbers(c * k)?);
+                let (y, x, weight) = (t.out_values("y", n * k)?, t.values(n * c)?, t.values(c * k)?);
                 let bias = t.numbers(k)?;
                 matmul::linear_forward(sizes, &y, &x, &weight, fused.then_some(&bias), activation)
             });
             cases.add_case(format!("backward, {n} x {c} x {k}, {activation:?}"), false, aligned, move |t| {
-                let (x, weight, dy) = (t.numbers(n * c)?, t.numbers(c * k)?, t.numbers(n * k)?);
-                let (y, scale) = (t.uniforms(n * k, -1.0, 1.0)?, t.numbers(n)?);
+                allow_other_factors(t, fused);
+                let (x, weight, dy) = (t.values(n * c)?, t.values(c * k)?, t.values(n * k)?);
+                let (y, scale) = (t.values_between(n * k, -1.0, 1.0)?, t.numbers(n)?);
                 let (y, row_scale) = (fused.then_some(&y), fused.then_some(&scale));
                 let gradient = OutputGradient { dy: &dy, y, activation, row_scale };
-                let (dx, dweight, dbias) = (t.out("dx", n * c)?, t.update("dweight", c * k)?, t.update("dbias", k)?);
+                let (dx, dweight, dbias) =
+                    (t.out_values("dx", n * c)?, t.update("dweight", c * k)?, t.update("dbias", k)?);
                 matmul::linear_input_gradient(sizes, &dx, &gradient, &weight)?;
                 matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient)?;
                 matmul::linear_bias_gradient(sizes, &dbias, &gradient)
@@ -63,14 +87,15 @@ fn name(conv: &Conv, around: Around) -> String {
 }
 
 fn forward(t: &mut Tray, sizes: Conv, around: Around) -> Result<()> {
+    allow_other_factors(t, around != Around::Nothing);
     let Conv { n, h, w, c, k, r, s, .. } = sizes;
     let (upsample, pool) = (around == Around::Upsampled, around == Around::Pooled);
     let output = n * sizes.p() * sizes.q() * k / if pool { 4 } else { 1 };
-    let y = t.either("y", output, around == Around::Added)?;
-    let (x, filters) = (t.numbers(n * h * w * c / if upsample { 4 } else { 1 })?, t.numbers(r * s * c * k)?);
+    let y = t.either_values("y", output, around == Around::Added)?;
+    let (x, filters) = (t.values(n * h * w * c / if upsample { 4 } else { 1 })?, t.values(r * s * c * k)?);
     let tables = if around == Around::Everything { n } else { 1 };
     let (scale, shift) = (t.numbers(tables * c)?, t.numbers(tables * c)?);
-    let (bias, residual) = (t.numbers(k)?, t.numbers(output)?);
+    let (bias, residual) = (t.numbers(k)?, t.values(output)?);
     let prologue = match around {
         Around::Nothing | Around::Pooled => Prologue::NONE,
         Around::Added => Prologue { activation: LEAKY, ..Prologue::NONE },
@@ -88,12 +113,13 @@ fn forward(t: &mut Tray, sizes: Conv, around: Around) -> Result<()> {
 }
 
 fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result<()> {
+    allow_other_factors(t, around != Around::Nothing);
     let Conv { n, h, w, c, k, r, s, .. } = sizes;
     let (upsample, pooled) = (around == Around::Upsampled, around == Around::Pooled);
     let output = n * sizes.p() * sizes.q() * k / if pooled { 4 } else { 1 };
     let input = n * h * w * c / if upsample { 4 } else { 1 };
-    let (x, filters, dy) = (t.numbers(input)?, t.numbers(r * s * c * k)?, t.numbers(output)?);
-    let (y, row_scale) = (t.uniforms(output, -1.0, 1.0)?, t.numbers(n)?);
+    let (x, filters, dy) = (t.values(input)?, t.values(r * s * c * k)?, t.values(output)?);
+    let (y, row_scale) = (t.values_between(output, -1.0, 1.0)?, t.numbers(n)?);
     let tables = if around == Around::Everything { n } else { 1 };
     let (scale, shift) = (t.numbers(tables * c)?, t.numbers(tables * c)?);
     let output: OutputGradient = match around {
@@ -104,10 +130,10 @@ fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result
     };
     let gradient = ConvGradient { output, pooled };
     if parts.contains(&'x') {
-        let dx = t.either("dx", input, around == Around::Added)?;
+        let dx = t.either_values("dx", input, around == Around::Added)?;
         let mask = matches!(around, Around::Everything | Around::Added).then_some((&x, 0.2));
         let epilogue = InputEpilogue { mask, upsample, accumulate: around == Around::Added };
-        let workspace = t.scratch(conv::input_gradient_workspace_len(&sizes))?;
+        let workspace = t.scratch_values(conv::input_gradient_workspace_len(&sizes))?;
         conv::conv_input_gradient(sizes, &dx, &gradient, &filters, &epilogue, &workspace)?;
     }
     if parts.contains(&'w') {
@@ -141,7 +167,7 @@ pub fn conv(cases: &mut Cases) {
         square(1, 6, 66, 70, 3, 1),
         square(1, 12, 9, 128, 3, 1),
     ];
-    for sizes in shapes {
+    for sizes in cases.pick(&shapes, &[0, 1, 3, 4, 6]) {
         let even = [sizes.h, sizes.w, sizes.p(), sizes.q()].iter().all(|n| n.is_multiple_of(2));
         for around in [Nothing, Everything, Added, Upsampled, Pooled] {
             if matches!(around, Upsampled | Pooled) && !even {
@@ -174,10 +200,22 @@ pub fn conv(cases: &mut Cases) {
     });
     let tile = square(2, 8, 128, 9, 3, 1);
     cases.add(format!("input gradient, {}", name(&tile, Everything)), move |t| backward(t, tile, Everything, &['x']));
+    // Whole pieces of 16 bytes on all sides, and tiles of 128 x 64.
+    let whole = square(2, 8, 24, 72, 3, 1);
+    for around in [Nothing, Everything, Added, Upsampled, Pooled] {
+        cases.add(format!("forward, {}", name(&whole, around)), move |t| forward(t, whole, around));
+        cases.add(format!("backward, {}", name(&whole, around)), move |t| backward(t, whole, around, &['x', 'w', 'b']));
+    }
+    let tall = square(2, 8, 64, 64, 1, 0);
+    cases.add(format!("backward, {}", name(&tall, Everything)), move |t| backward(t, tall, Everything, &['x', 'w']));
+    cases.add(format!("forward, {}", name(&tall, Everything)), move |t| forward(t, tall, Everything));
     let parts = square(8, 12, 10, 12, 3, 1);
     cases.add(format!("weight gradient, {}", name(&parts, Added)), move |t| backward(t, parts, Added, &['w', 'b']));
-    let huge = square(1, 2, 1280, 1280, 1, 0);
-    cases.add(format!("weight gradient, {}", name(&huge, Nothing)), move |t| backward(t, huge, Nothing, &['w']));
+    // So many tiles that larger ones are chosen.
+    for (c, k) in [(1024, 576), (1280, 1280)] {
+        let huge = square(1, 2, c, k, 1, 0);
+        cases.add(format!("weight gradient, {}", name(&huge, Nothing)), move |t| backward(t, huge, Nothing, &['w']));
+    }
     let bias = square(5, 4, 3, 300, 1, 0);
     cases.add(format!("backward, {}", name(&bias, Added)), move |t| backward(t, bias, Added, &['x', 'b']));
 }
