@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use zgan::device::Device;
+use zgan::device::{Device, Precision};
 use zgan::gan::Loss;
 use zgan::nn::{
     Arena, Backward, Builder, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead,
@@ -47,7 +47,13 @@ impl Game {
     fn new(device: &Device, n: usize, m: usize) -> Game {
         let (mut layout, mut running) = (Layout::default(), Layout::default());
         let mut arena = Arena::new(device, 4 << 20).unwrap();
-        let mut build = Builder { parameters: &mut layout, running: &mut running, arena: &mut arena, gradients: true };
+        let mut build = Builder {
+            parameters: &mut layout,
+            running: &mut running,
+            arena: &mut arena,
+            gradients: true,
+            precision: Precision::F32,
+        };
         let rows = n + m;
         let [x, a, b] = [1, HIDDEN, HIDDEN].map(|c| build.value(rows, 1, 1, c).unwrap());
         let labels = build.arena.take(rows).unwrap();
@@ -74,7 +80,13 @@ impl Game {
         let mode = Mode::Train { momentum: 0.0 };
         let running = self.device.zeros(0).unwrap();
         self.network
-            .forward(&Forward { weights: &self.weights, running: &running, mode, rows: 0..self.n + self.m })
+            .forward(&Forward {
+                weights: &self.weights,
+                factors: None,
+                running: &running,
+                mode,
+                rows: 0..self.n + self.m,
+            })
             .unwrap();
     }
 
@@ -105,6 +117,7 @@ impl Game {
             self.network
                 .backward(&Backward {
                     weights: &self.weights,
+                    factors: None,
                     gradients: Some(&gradients),
                     parameter_scale: Some(&seeds.seed_d),
                     signal_scale: None,

@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::device::{Device, Finding, Seen, kernel};
+use crate::device::{Device, Finding, Precision, Seen, kernel};
 use crate::{Error, Result};
 use tray::{Output, Tray};
 
@@ -25,17 +25,20 @@ type Run = Box<dyn Fn(&mut Tray) -> Result<()> + Send + Sync>;
 
 /// An operation at one shape.
 pub struct Case {
-    /// `matmul: forward, 1 x 31 x 33`; begins with the kernel file's name.
+    /// `matmul: forward, 1 x 31 x 33`; begins with the module's name.
     pub name: String,
     /// Left out of a quick run.
     pub large: bool,
+    /// Of activations and their gradients.
+    precision: Precision,
     run: Run,
 }
 
 /// The table, as the files of this folder fill it.
 #[derive(Default)]
 struct Cases {
-    module: &'static str,
+    module: String,
+    precision: Precision,
     list: Vec<Case>,
 }
 
@@ -50,17 +53,41 @@ impl Cases {
     }
 
     fn add_sized(&mut self, name: String, large: bool, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.list.push(Case { name: format!("{}: {name}", self.module), large, run: Box::new(run) });
+        // In 16 bits it is the same code on other numbers: large cases would show nothing new.
+        if large && self.precision.bytes() == 2 {
+            return;
+        }
+        let name = format!("{}: {name}", self.module);
+        self.list.push(Case { name, large, precision: self.precision, run: Box::new(run) });
     }
+
+    /// All of them, or, in 16 bits, for the same reason those of these places.
+    fn pick<T: Copy>(&self, all: &[T], some: &[usize]) -> Vec<T> {
+        match self.precision.bytes() {
+            4 => all.to_vec(),
+            _ => some.iter().map(|at| all[*at]).collect(),
+        }
+    }
+}
+
+/// Those that a kernel file has modules for.
+fn precisions(file: &str) -> Vec<Precision> {
+    let module = |precision: &Precision| match precision {
+        Precision::F32 => file.to_string(),
+        _ => format!("{file}_{precision}"),
+    };
+    let has = |precision: &Precision| kernel::MODULES.iter().any(|m| m.name == module(precision));
+    Precision::ALL.into_iter().filter(has).collect()
 }
 
 /// Every case.
 pub fn cases() -> Vec<Case> {
     let mut cases = Cases::default();
-    for (module, fill) in [
+    for (file, fill) in [
         ("adam", elementwise::adam as fn(&mut Cases)),
         ("attention", images::attention),
         ("conv", products::conv),
+        ("convert", elementwise::convert),
         ("cross_entropy", losses::cross_entropy),
         ("elementary", elementwise::elementary),
         ("gradient_penalty", losses::gradient_penalty),
@@ -76,8 +103,11 @@ pub fn cases() -> Vec<Case> {
         ("spectral_norm", norm::spectral_norm),
         ("state", elementwise::state),
     ] {
-        cases.module = module;
-        fill(&mut cases);
+        for precision in precisions(file) {
+            cases.module = if precision == Precision::F32 { file.into() } else { format!("{file}_{precision}") };
+            cases.precision = precision;
+            fill(&mut cases);
+        }
     }
     cases.list
 }
@@ -123,7 +153,7 @@ impl Report {
 
 /// A case on a device: what it computed, or why it could not.
 fn run(case: &Case, device: &Device) -> Result<Vec<Output>> {
-    let mut tray = Tray::new(device, &case.name);
+    let mut tray = Tray::new(device, &case.name, case.precision);
     (case.run)(&mut tray)?;
     tray.finish()
 }
@@ -170,8 +200,10 @@ pub fn run_all(options: &Options) -> Result<Report> {
     let start = Instant::now();
     let wanted = |case: &&Case| {
         let filter = options.filter.as_deref().unwrap_or("");
+        // A kernel's name begins with its file's, and ends with its precision.
         let module = case.name.split(':').next().unwrap_or("");
-        !(options.quick && case.large) && (case.name.contains(filter) || filter.starts_with(module))
+        let file = module.strip_suffix(&format!("_{}", case.precision)).unwrap_or(module);
+        !(options.quick && case.large) && (case.name.contains(filter) || filter.starts_with(file))
     };
     let all = cases();
     let list: Vec<&Case> = all.iter().filter(wanted).collect();

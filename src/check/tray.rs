@@ -1,13 +1,14 @@
 //! What a case takes its buffers from, and what is compared of it.
 
 use crate::Result;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Precision};
 use crate::ops::state::{State, StateBuffer};
 use crate::random::Random;
 
 /// A case's inputs are the same numbers on every device.
 pub struct Tray<'a> {
     device: &'a Device,
+    precision: Precision,
     random: Random,
     outputs: Vec<(String, Kind)>,
     /// The largest difference from the host that is allowed, relative to the largest value of an output.
@@ -55,9 +56,9 @@ impl Output {
 }
 
 impl Tray<'_> {
-    pub fn new<'a>(device: &'a Device, case: &str) -> Tray<'a> {
+    pub fn new<'a>(device: &'a Device, case: &str, precision: Precision) -> Tray<'a> {
         let seed = case.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        Tray { device, random: Random::new(seed, 0, 0), outputs: Vec::new(), tolerance: 2e-5, scale: 0.0 }
+        Tray { device, precision, random: Random::new(seed, 0, 0), outputs: Vec::new(), tolerance: 2e-5, scale: 0.0 }
     }
 
     pub fn device(&self) -> &Device {
@@ -76,6 +77,34 @@ impl Tray<'_> {
         let mut values = vec![0.0; n];
         self.random.fill_normal(&mut values, 1.0);
         self.device.upload(&values)
+    }
+
+    /// An input of activations or their gradients.
+    pub fn values(&mut self, n: usize) -> Result<Buffer<f32>> {
+        let mut values = vec![0.0; n];
+        self.random.fill_normal(&mut values, 1.0);
+        self.device.upload_in(&values, self.precision)
+    }
+
+    /// An output of activations or their gradients that the operation overwrites.
+    pub fn out_values(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
+        let buffer = self.device.unwritten_in(n, self.precision)?;
+        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
+        Ok(buffer)
+    }
+
+    /// The same, or, where `accumulate`, one that it adds to.
+    pub fn either_values(&mut self, name: &str, n: usize, accumulate: bool) -> Result<Buffer<f32>> {
+        if !accumulate {
+            return self.out_values(name, n);
+        }
+        let buffer = self.values(n)?;
+        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
+        Ok(buffer)
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Whole numbers below `below`.
@@ -154,7 +183,12 @@ impl Tray<'_> {
         let Tray { tolerance, scale, outputs, .. } = self;
         let output = |(name, kind)| {
             let (values, tolerance) = match kind {
-                Kind::Floats(buffer) => (buffer.read()?, tolerance),
+                // Where sums differ in their last bits, 16 bits may be rounded to either neighbour.
+                Kind::Floats(buffer) => match buffer.precision() {
+                    Precision::Bf16 => (buffer.read()?, tolerance + 1.0 / 128.0),
+                    Precision::F16 => (buffer.read()?, tolerance + 1.0 / 1024.0),
+                    _ => (buffer.read()?, tolerance),
+                },
                 Kind::Words(buffer) => (buffer.read()?.iter().map(|x| *x as f32).collect(), 0.0),
                 Kind::Bytes(buffer) => (buffer.read()?.iter().map(|x| f32::from(*x)).collect(), 0.0),
             };

@@ -201,6 +201,20 @@ impl<T: Element> Buffer<T> {
         }
     }
 
+    /// The bytes of a part, seen as real numbers in this precision. Panics where they do not divide evenly.
+    pub fn as_reals(&self, precision: Precision) -> Buffer<f32> {
+        let bytes = self.cast::<u8>();
+        let each = precision.bytes();
+        assert!(
+            bytes.offset.is_multiple_of(each) && bytes.len.is_multiple_of(each),
+            "{} bytes at {} as numbers of {each} bytes",
+            bytes.len,
+            bytes.offset
+        );
+        let (offset, len) = (bytes.offset / each, bytes.len / each);
+        Buffer { memory: bytes.memory, offset, len, precision, element: PhantomData }
+    }
+
     /// Before something is queued that works on this buffer.
     pub(super) fn hold(&self) {
         self.memory.device.hold(&self.memory);

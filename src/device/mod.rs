@@ -243,6 +243,12 @@ impl Device {
     }
 
     /// A new buffer that counts as never written: each of its bytes is 0xff, which makes a float not a number.
+    pub(crate) fn unwritten_in(&self, len: usize, precision: Precision) -> Result<Buffer<f32>> {
+        let bytes = self.unwritten::<u8>(len * precision.bytes())?;
+        Ok(bytes.as_reals(precision))
+    }
+
+    /// The same of other numbers.
     pub(crate) fn unwritten<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         let buffer = Buffer::zeros(self, len, Precision::F32)?;
         buffer.write(&vec![bytemuck::pod_read_unaligned(&[0xff; 16][..size_of::<T>()]); len])?;

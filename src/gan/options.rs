@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::ImageShape;
+use crate::device::Precision;
 
 /// Networks and settings that belong together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -135,6 +136,8 @@ pub struct TrainerOptions {
     /// On the pooled features.
     pub pool_factor: f32,
     pub loss: Loss,
+    /// What activations and their gradients are stored as, and products computed in. Parameters are f32 whatever it is.
+    pub precision: Precision,
     /// On AC-GAN's class loss, in the losses of D and of G.
     pub aux_weight_d: f32,
     pub aux_weight_g: f32,
@@ -171,6 +174,11 @@ impl TrainerOptions {
     /// Whether images are drawn for a wanted label.
     pub fn conditional(&self) -> bool {
         self.conditioning != Conditioning::None
+    }
+
+    /// Whether gradients are so narrow that the losses are scaled.
+    pub fn scales_losses(&self) -> bool {
+        self.precision == Precision::F16
     }
 
     /// Rows of D's batch: real images, and the fakes of a D step or a G step.

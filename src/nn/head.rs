@@ -45,7 +45,7 @@ impl ProjectionHead {
             labels: options.labels.clone(),
             factor: options.factor,
             h: build.arena.take(x.n * c)?,
-            logits: build.value(x.n, 1, 1, 1)?,
+            logits: build.exact_value(x.n, 1, 1, 1)?,
             x: x.clone(),
         })
     }
