@@ -121,7 +121,11 @@ fn in_16_bits_it_is_as_good_as_rounding_the_result() {
                     let (y, which) = forward(device, how, &x, image);
                     assert_as_good(&format!("{how:?}"), &y, &reference(how, &to_f64(&values), image), 1e-6);
                     let dy = rounded(&random.normals(how.out(image).elements()), precision);
-                    let expected = central_differences(&to_f64(&values), |x| {
+                    // Rounded numbers may be equal; the first of a square counts as the largest.
+                    let place = |i: usize| 2 * (i / (w * c) % h % 2) + i / c % w % 2;
+                    let apart: Vec<f64> =
+                        values.iter().enumerate().map(|(i, x)| f64::from(*x) - 5e-5 * place(i) as f64).collect();
+                    let expected = central_differences(&apart, |x| {
                         reference(how, x, image).iter().zip(&dy).map(|(y, dy)| y * f64::from(*dy)).sum()
                     });
                     let dy = device.upload_in(&dy, precision).unwrap();
