@@ -14,16 +14,20 @@
 //   dw (R, S, C, K) += sum over n, p, q of v g                split over images; the parts are summed in order
 //   db (K) += sum over n, p, q of g                           likewise
 //
+// Precisions: f32, tf32, bf16, f16
+// x, y, dy, dx, the residual and the filters are stored so; b, the scale and shift tables, row_scale, dw, db and all parts are f32.
+//
 // y and dx overwrite, or add where `accumulate` says so. Each element is one chain of additions in order (dw, db: one per part).
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/activation.h"
+#include "device/number.h"
 #include "device/tile.h"
 #include "device/window.h"
 
 // v
 struct Image {
-    const float* RESTRICT x;
+    const T* RESTRICT x;
     const float* RESTRICT scale;
     const float* RESTRICT shift;
     Activation activation;
@@ -33,50 +37,74 @@ struct Image {
 
     // Host: v's row h, the first `columns` pixels, each `apart` floats after the one before. One choice of function per row.
     MEMBER void load_line(float* to, uint32_t n, uint32_t h, uint32_t columns, uint32_t apart) const {
-        const float* from = x + (uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) * C;
+        const T* from = x + (uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) * C;
         const float* RESTRICT a = scale + uint64_t(n) * table_stride;
         const float* RESTRICT b = shift + uint64_t(n) * table_stride;
         const uint32_t each = C, half = up;
         const bool scaled = scale != nullptr;
         with_activation(activation, [=](auto act) {
             if (!scaled && !half && apart == each) {
-                by_vectors(columns * each, [=](uint64_t i) { to[i] = act(from[i]); });
+                by_vectors(columns * each, [=](uint64_t i) { to[i] = factor(act(from[i])); });
             } else if (scaled) {
                 for (uint32_t w = 0; w < columns; w++) {
-                    const float* RESTRICT pixel = from + (w >> half) * each;
+                    const T* RESTRICT pixel = from + (w >> half) * each;
                     float* RESTRICT here = to + w * apart;
-                    by_vectors(each, [=](uint64_t i) { here[i] = act(pixel[i] * a[i] + b[i]); });
+                    by_vectors(each, [=](uint64_t i) { here[i] = factor(act(pixel[i] * a[i] + b[i])); });
                 }
             } else {
                 for (uint32_t w = 0; w < columns; w++) {
-                    const float* RESTRICT pixel = from + (w >> half) * each;
+                    const T* RESTRICT pixel = from + (w >> half) * each;
                     float* RESTRICT here = to + w * apart;
-                    by_vectors(each, [=](uint64_t i) { here[i] = act(pixel[i]); });
+                    by_vectors(each, [=](uint64_t i) { here[i] = factor(act(pixel[i])); });
                 }
             }
         });
     }
     template <class Store> MEMBER void load(uint32_t n, uint32_t h, uint32_t w, uint32_t c, uint32_t count, Store store) const {
-        const float* RESTRICT from = x + (((uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) + (w >> up)) * C + c);
+        const T* RESTRICT from = x + (((uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) + (w >> up)) * C + c);
         const float* RESTRICT a = scale + (uint64_t(n) * table_stride + c);
         const float* RESTRICT b = shift + (uint64_t(n) * table_stride + c);
         const bool scaled = scale != nullptr;
         with_activation(activation, [=](auto act) {
             if (scaled) {
                 INDEPENDENT_FEW
-                for (uint32_t i = 0; i < count; i++) store(i, act(from[i] * a[i] + b[i]));
+                for (uint32_t i = 0; i < count; i++) store(i, factor(act(from[i] * a[i] + b[i])));
             } else {
                 INDEPENDENT_FEW
-                for (uint32_t i = 0; i < count; i++) store(i, act(from[i]));
+                for (uint32_t i = 0; i < count; i++) store(i, factor(act(from[i])));
             }
         });
     }
+#if TENSOR_CORES
+    MEMBER bool whole() const { return aligned(x) && aligned(scale) && aligned(shift) && C % PIECE == 0; }
+    MEMBER bool same() const { return !scale && activation.code == 0; }
+    MEMBER const T* start() const { return x; }
+    MEMBER const T* place(uint32_t n, uint32_t h, uint32_t w, uint32_t c) const {
+        return x + (((uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) + (w >> up)) * C + c);
+    }
+    typedef RawPiece Raw;
+    MEMBER Raw raw(uint32_t n, uint32_t h, uint32_t w, uint32_t c) const { return {load_piece(place(n, h, w, c))}; }
+    MEMBER void finish(const Raw& raw, uint32_t n, uint32_t c, float (&v)[PIECE]) const {
+        unpack(v, raw.piece);
+        if (scale) {
+            float a[PIECE], b[PIECE];
+            load_whole(a, scale + (uint64_t(n) * table_stride + c));
+            load_whole(b, shift + (uint64_t(n) * table_stride + c));
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] = v[i] * a[i] + b[i];
+        }
+        with_activation(activation, [&](auto act) {
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] = act(v[i]);
+        });
+    }
+#endif
 };
 
 // g
 struct Gradient {
-    const float* RESTRICT dy;
-    const float* RESTRICT y;  // dy where nobody looks at it
+    const T* RESTRICT dy;
+    const T* RESTRICT y;  // dy where nobody looks at it
     const float* RESTRICT row_scale;
     Activation activation;
     uint32_t P, Q, K;
@@ -84,17 +112,17 @@ struct Gradient {
 
     // Host: pixels q on of row p, channels k on: `columns` pixels of `width` channels, `apart` floats from one to the next.
     template <class Width> MEMBER void load_pixels(float* to, uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t columns, uint32_t apart, Width width) const {
-        const uint64_t at = (uint64_t(n) * (P >> pooled) + (p >> pooled)) * (Q >> pooled) * K + k;
-        const float* from = dy + at;
-        const float* output = y + at;
-        const float share = (row_scale ? row_scale[n] : 1.0f) * (pooled ? 0.25f : 1.0f);
+        const uint64_t at = index(n, p, 0, k);
+        const T* from = dy + at;
+        const T* output = y + at;
+        const float part = share(n);
         const uint32_t each = K, half = pooled;
         with_derivative(activation, [=](auto derivative) {
             for (uint32_t w = 0; w < columns; w++) {
-                const float* RESTRICT d = from + ((q + w) >> half) * each;
-                const float* RESTRICT o = output + ((q + w) >> half) * each;
+                const T* RESTRICT d = from + ((q + w) >> half) * each;
+                const T* RESTRICT o = output + ((q + w) >> half) * each;
                 float* RESTRICT here = to + w * apart;
-                by_vectors(width(), [=](uint64_t i) { here[i] = d[i] * derivative(o[i]) * share; });
+                by_vectors(width(), [=](uint64_t i) { here[i] = factor(d[i] * derivative(o[i]) * part); });
             }
         });
     }
@@ -103,15 +131,43 @@ struct Gradient {
         load_pixels(to, n, p, 0, 0, columns, apart, [=] { return each; });
     }
     template <class Store> MEMBER void load(uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t count, Store store) const {
-        const uint64_t at = ((uint64_t(n) * (P >> pooled) + (p >> pooled)) * (Q >> pooled) + (q >> pooled)) * K + k;
-        const float* RESTRICT from = dy + at;
-        const float* RESTRICT output = y + at;
-        const float share = (row_scale ? row_scale[n] : 1.0f) * (pooled ? 0.25f : 1.0f);
+        exact(n, p, q, k, count, [=](uint32_t i, float value) { store(i, factor(value)); });
+    }
+    MEMBER uint64_t index(uint32_t n, uint32_t p, uint32_t q, uint32_t k) const {
+        return ((uint64_t(n) * (P >> pooled) + (p >> pooled)) * (Q >> pooled) + (q >> pooled)) * K + k;
+    }
+    MEMBER float share(uint32_t n) const { return (row_scale ? row_scale[n] : 1.0f) * (pooled ? 0.25f : 1.0f); }
+    // No factor yet.
+    template <class Store> MEMBER void exact(uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t count, Store store) const {
+        const T* RESTRICT from = dy + index(n, p, q, k);
+        const T* RESTRICT output = y + index(n, p, q, k);
+        const float part = share(n);
         with_derivative(activation, [=](auto derivative) {
             INDEPENDENT_FEW
-            for (uint32_t i = 0; i < count; i++) store(i, from[i] * derivative(output[i]) * share);
+            for (uint32_t i = 0; i < count; i++) store(i, from[i] * derivative(output[i]) * part);
         });
     }
+#if TENSOR_CORES
+    MEMBER bool whole() const { return aligned(dy) && aligned(y) && K % PIECE == 0; }
+    MEMBER bool same() const { return !row_scale && !pooled && activation.code == 0; }
+    MEMBER const T* start() const { return dy; }
+    MEMBER const T* place(uint32_t n, uint32_t p, uint32_t q, uint32_t k) const { return dy + index(n, p, q, k); }
+    struct Raw { Piece piece, output; };
+    MEMBER Raw raw(uint32_t n, uint32_t p, uint32_t q, uint32_t k) const {
+        const Piece piece = load_piece(place(n, p, q, k));
+        return {piece, activation.code == 0 ? piece : load_piece(y + index(n, p, q, k))};
+    }
+    MEMBER void finish(const Raw& raw, uint32_t n, uint32_t, float (&v)[PIECE]) const {
+        const float part = share(n);
+        float output[PIECE];
+        unpack(v, raw.piece);
+        unpack(output, raw.output);
+        with_derivative(activation, [&](auto derivative) {
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] = v[i] * derivative(output[i]) * part;
+        });
+    }
+#endif
 };
 
 // g as columns k by depth n, p, q.
@@ -141,15 +197,25 @@ struct GradientColumns {
     template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
         gradient.load(run.pixel.n, run.pixel.p, run.pixel.q, run.k, count, store);
     }
+#if TENSOR_CORES
+    typedef Gradient::Raw Raw;
+    MEMBER bool whole() const { return gradient.whole(); }
+    MEMBER bool same() const { return gradient.same(); }
+    MEMBER const T* start() const { return gradient.start(); }
+    MEMBER const T* place(const Run& run) const { return gradient.place(run.pixel.n, run.pixel.p, run.pixel.q, run.k); }
+    MEMBER Raw raw(const Run& run) const { return gradient.raw(run.pixel.n, run.pixel.p, run.pixel.q, run.k); }
+    MEMBER void finish(const Raw& raw, const Run& run, float (&v)[PIECE]) const { gradient.finish(raw, run.pixel.n, run.k, v); }
+#endif
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
 };
 
 // y
 struct Output {
+    typedef T Element;
     static constexpr bool READS = false;
-    float* RESTRICT y;
+    T* RESTRICT y;
     const float* RESTRICT bias;
-    const float* RESTRICT residual;
+    const T* RESTRICT residual;
     Activation activation;
     uint32_t K, accumulate;
     uint32_t rows;  // 4 where it pools
@@ -158,9 +224,9 @@ struct Output {
     // One plain loop per part: the compiler would make a copy of a fused one for every combination.
     MEMBER void store(uint32_t m, uint32_t k, uint32_t count, float* values) const {
         const uint64_t at = uint64_t(m) * K + k;
-        float* RESTRICT to = y + at;
+        T* RESTRICT to = y + at;
         const float* RESTRICT b = bias + k;
-        const float* RESTRICT more = residual + at;
+        const T* RESTRICT more = residual + at;
         float* RESTRICT v = values;
         if (rows > 1) {
             INDEPENDENT_FEW
@@ -189,13 +255,45 @@ struct Output {
         INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) to[i] = v[i];
     }
+#if TENSOR_CORES
+    MEMBER bool whole() const { return aligned(y) && aligned(bias) && aligned(residual) && K % PIECE == 0; }
+    MEMBER void store_whole(uint32_t m, uint32_t k, float (&v)[PIECE]) const {
+        const uint64_t at = uint64_t(m) * K + k;
+        float more[PIECE];
+        if (rows > 1) {
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] *= 0.25f;
+        }
+        if (bias) {
+            load_whole(more, bias + k);
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] += more[i];
+        }
+        if (residual) {
+            load_whole(more, residual + at);
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] += more[i];
+        }
+        with_activation(activation, [&](auto act) {
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] = act(v[i]);
+        });
+        if (accumulate) {
+            load_whole(more, y + at);
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] += more[i];
+        }
+        ::store_whole(y + at, v);
+    }
+#endif
 };
 
 // dx
 struct InputOutput {
+    typedef T Element;
     static constexpr bool READS = false;
-    float* RESTRICT dx;
-    const float* RESTRICT x;
+    T* RESTRICT dx;
+    const T* RESTRICT x;
     float slope;
     uint32_t C, accumulate;
     uint32_t rows;  // 4 where it sums what one pixel became
@@ -203,8 +301,8 @@ struct InputOutput {
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t m, uint32_t c, uint32_t count, float* values) const {
         const uint64_t at = uint64_t(m) * C + c;
-        float* RESTRICT to = dx + at;
-        const float* RESTRICT before = x + at;
+        T* RESTRICT to = dx + at;
+        const T* RESTRICT before = x + at;
         float* RESTRICT v = values;
         const float below = slope;
         if (x) {
@@ -218,10 +316,29 @@ struct InputOutput {
         INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) to[i] = v[i];
     }
+#if TENSOR_CORES
+    MEMBER bool whole() const { return aligned(dx) && aligned(x) && C % PIECE == 0; }
+    MEMBER void store_whole(uint32_t m, uint32_t c, float (&v)[PIECE]) const {
+        const uint64_t at = uint64_t(m) * C + c;
+        float before[PIECE];
+        if (x) {
+            load_whole(before, x + at);
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] *= before[i] > 0.0f ? 1.0f : slope;
+        }
+        if (accumulate) {
+            load_whole(before, dx + at);
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] += before[i];
+        }
+        ::store_whole(dx + at, v);
+    }
+#endif
 };
 
 // dw, or the part of it that this split sums.
 struct FilterOutput {
+    typedef float Element;
     static constexpr uint32_t rows = 1;
     static constexpr bool READS = true;
     float* RESTRICT to;
@@ -238,26 +355,39 @@ struct FilterOutput {
         INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) here[i] = v[i];
     }
+#if TENSOR_CORES
+    MEMBER bool whole() const { return aligned(to) && K % 4 == 0; }
+    MEMBER void store_whole(uint32_t m, uint32_t k, float (&v)[4]) const {
+        float* const here = to + (uint64_t(m) * K + k);
+        if (accumulate) {
+            float before[4];
+            load_whole(before, here);
+            UNROLL
+            for (int i = 0; i < 4; i++) v[i] += before[i];
+        }
+        ::store_whole(here, v);
+    }
+#endif
 };
 
 // The mirrors of the structs of the same names in src/ops/conv.rs.
 struct PrologueArgument { Activation activation; uint32_t up, table_stride; };
 struct GradientArgument { Activation activation; uint32_t pooled; };
 
-DEVICE Image image(const float* x, const float* scale, const float* shift, const PrologueArgument& prologue, const Window& window) {
+DEVICE Image image(const T* x, const float* scale, const float* shift, const PrologueArgument& prologue, const Window& window) {
     return {x, scale, shift, prologue.activation, window.H, window.W, window.C, prologue.up, prologue.table_stride};
 }
 
 template <int BM, int BN>
-DEVICE void forward(float* y, const float* x, const float* scale, const float* shift, const float* filters, const float* bias,
-                    const float* residual, const PrologueArgument& prologue, Activation activation, uint32_t accumulate, const Window& window, uint32_t K) {
+DEVICE void forward(T* y, const T* x, const float* scale, const float* shift, const T* filters, const float* bias,
+                    const T* residual, const PrologueArgument& prologue, Activation activation, uint32_t accumulate, const Window& window, uint32_t K) {
     const WindowFetch<true, Image> a{image(x, scale, shift, prologue, window), window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{filters, K, window.taps()};
     tiled_matmul<BM, BN>(a, b, Output{y, bias, residual, activation, K, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
 }
 // The window sees g from the pixels of v: its C is the number of output channels.
 template <int BM, int BN>
-DEVICE void input_gradient(float* dx, const float* dy, const float* flipped, const float* y, const float* row_scale, const float* x,
+DEVICE void input_gradient(T* dx, const T* dy, const T* flipped, const T* y, const float* row_scale, const T* x,
                            const GradientArgument& gradient, float slope, uint32_t accumulate, const Window& window, uint32_t C) {
     const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.H, window.W, window.C, gradient.pooled};
     const WindowFetch<true, Gradient> a{g, window, window.pixels(), window.taps()};
@@ -266,7 +396,7 @@ DEVICE void input_gradient(float* dx, const float* dy, const float* flipped, con
 }
 // Split z = blockIdx.z sums the images from z * images on.
 template <int BM, int BN>
-DEVICE void weight_gradient(float* dweight, float* parts, const float* x, const float* scale, const float* shift, const float* dy, const float* y,
+DEVICE void weight_gradient(float* dweight, float* parts, const T* x, const float* scale, const float* shift, const T* dy, const T* y,
                             const float* row_scale, const PrologueArgument& prologue, const GradientArgument& gradient, const Window& window, uint32_t K, uint32_t images) {
     const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.P, window.Q, K, gradient.pooled};
     const WindowFetch<false, Image> a{image(x, scale, shift, prologue, window), window, window.taps(), window.pixels()};
@@ -277,140 +407,176 @@ DEVICE void weight_gradient(float* dweight, float* parts, const float* x, const 
     tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, begin * per_image, end * per_image);
 }
 
-KERNEL conv_forward_f32_64x64(float* RESTRICT y,               // (N, P, Q, K), or halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
+KERNEL conv_forward_64x64_T(T* RESTRICT y,               // (N, P, Q, K), or halved
+    const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
+    const T* RESTRICT filters,   // (R, S, C, K)
     const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
+    const T* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<64, 64>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-KERNEL conv_forward_f32_128x128(float* RESTRICT y,               // (N, P, Q, K), or halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
+#if !PRECISION_F32
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 1
+#endif
+KERNEL conv_forward_128x128_T(T* RESTRICT y,               // (N, P, Q, K), or halved
+    const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
+    const T* RESTRICT filters,   // (R, S, C, K)
     const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
+    const T* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<128, 128>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
-KERNEL conv_forward_f32_256x32(float* RESTRICT y,               // (N, P, Q, K), or halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS 0
+KERNEL conv_forward_128x64_T(T* RESTRICT y,               // (N, P, Q, K), or halved
+    const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
+    const T* RESTRICT filters,   // (R, S, C, K)
     const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
+    const T* RESTRICT residual,  // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
+    forward<128, 64>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
+}
+KERNEL conv_forward_256x32_f32(T* RESTRICT y,               // (N, P, Q, K), or halved
+    const T* RESTRICT x,         // (N, H, W, C), or halved
+    const float* RESTRICT scale,     // (1 or N, C) or null
+    const float* RESTRICT shift,     // (1 or N, C) or null
+    const T* RESTRICT filters,   // (R, S, C, K)
+    const float* RESTRICT bias,      // (K) or null
+    const T* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<256, 32>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
 #undef LEAST_BLOCKS
 #define LEAST_BLOCKS 4
-KERNEL conv_forward_f32_256x16(float* RESTRICT y,               // (N, P, Q, K), or halved
-    const float* RESTRICT x,         // (N, H, W, C), or halved
+KERNEL conv_forward_256x16_f32(T* RESTRICT y,               // (N, P, Q, K), or halved
+    const T* RESTRICT x,         // (N, H, W, C), or halved
     const float* RESTRICT scale,     // (1 or N, C) or null
     const float* RESTRICT shift,     // (1 or N, C) or null
-    const float* RESTRICT filters,   // (R, S, C, K)
+    const T* RESTRICT filters,   // (R, S, C, K)
     const float* RESTRICT bias,      // (K) or null
-    const float* RESTRICT residual,  // as y, or null
+    const T* RESTRICT residual,  // as y, or null
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     forward<256, 16>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
 }
 #undef LEAST_BLOCKS
 #define LEAST_BLOCKS 0
 
-KERNEL conv_input_gradient_f32_64x64(float* RESTRICT dx,               // (N, H, W, C), or halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
+KERNEL conv_input_gradient_64x64_T(T* RESTRICT dx,               // (N, H, W, C), or halved
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT flipped,    // (R, S, K, C)
+    const T* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
+    const T* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
     input_gradient<64, 64>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_f32_128x128(float* RESTRICT dx,               // (N, H, W, C), or halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
+KERNEL conv_input_gradient_128x128_T(T* RESTRICT dx,               // (N, H, W, C), or halved
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT flipped,    // (R, S, K, C)
+    const T* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
+    const T* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
     input_gradient<128, 128>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_f32_256x32(float* RESTRICT dx,               // (N, H, W, C), or halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
+KERNEL conv_input_gradient_128x64_T(T* RESTRICT dx,               // (N, H, W, C), or halved
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT flipped,    // (R, S, K, C)
+    const T* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
+    const T* RESTRICT x,          // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    input_gradient<128, 64>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
+}
+KERNEL conv_input_gradient_256x32_f32(T* RESTRICT dx,               // (N, H, W, C), or halved
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT flipped,    // (R, S, K, C)
+    const T* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const T* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
     input_gradient<256, 32>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
-KERNEL conv_input_gradient_f32_256x16(float* RESTRICT dx,               // (N, H, W, C), or halved
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT flipped,    // (R, S, K, C)
-    const float* RESTRICT y,          // as dy, or null
+KERNEL conv_input_gradient_256x16_f32(T* RESTRICT dx,               // (N, H, W, C), or halved
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT flipped,    // (R, S, K, C)
+    const T* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
-    const float* RESTRICT x,          // as dx, or null
+    const T* RESTRICT x,          // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
     input_gradient<256, 16>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
 }
 
-KERNEL conv_weight_gradient_f32_64x64(float* RESTRICT dweight,  // (R, S, C, K)
+KERNEL conv_weight_gradient_64x64_T(float* RESTRICT dweight,  // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const float* RESTRICT x,          // (N, H, W, C), or halved
+    const T* RESTRICT x,          // (N, H, W, C), or halved
     const float* RESTRICT scale,      // (1 or N, C) or null
     const float* RESTRICT shift,      // (1 or N, C) or null
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT y,          // as dy, or null
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     weight_gradient<64, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
 }
-KERNEL conv_weight_gradient_f32_128x128(float* RESTRICT dweight,  // (R, S, C, K)
+KERNEL conv_weight_gradient_128x128_T(float* RESTRICT dweight,  // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const float* RESTRICT x,          // (N, H, W, C), or halved
+    const T* RESTRICT x,          // (N, H, W, C), or halved
     const float* RESTRICT scale,      // (1 or N, C) or null
     const float* RESTRICT shift,      // (1 or N, C) or null
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT y,          // as dy, or null
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     weight_gradient<128, 128>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
 }
-KERNEL conv_weight_gradient_f32_256x32(float* RESTRICT dweight,  // (R, S, C, K)
+KERNEL conv_weight_gradient_128x64_T(float* RESTRICT dweight,  // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const float* RESTRICT x,          // (N, H, W, C), or halved
+    const T* RESTRICT x,          // (N, H, W, C), or halved
     const float* RESTRICT scale,      // (1 or N, C) or null
     const float* RESTRICT shift,      // (1 or N, C) or null
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT y,          // as dy, or null
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT y,          // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
+    weight_gradient<128, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
+}
+KERNEL conv_weight_gradient_256x32_f32(float* RESTRICT dweight,  // (R, S, C, K)
+    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
+    const T* RESTRICT x,          // (N, H, W, C), or halved
+    const float* RESTRICT scale,      // (1 or N, C) or null
+    const float* RESTRICT shift,      // (1 or N, C) or null
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     weight_gradient<256, 32>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
 }
-KERNEL conv_weight_gradient_f32_256x16(float* RESTRICT dweight,  // (R, S, C, K)
+KERNEL conv_weight_gradient_256x16_f32(float* RESTRICT dweight,  // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const float* RESTRICT x,          // (N, H, W, C), or halved
+    const T* RESTRICT x,          // (N, H, W, C), or halved
     const float* RESTRICT scale,      // (1 or N, C) or null
     const float* RESTRICT shift,      // (1 or N, C) or null
-    const float* RESTRICT dy,         // (N, P, Q, K), or halved
-    const float* RESTRICT y,          // as dy, or null
+    const T* RESTRICT dy,         // (N, P, Q, K), or halved
+    const T* RESTRICT y,          // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     weight_gradient<256, 16>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
 }
 
 // flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters of the input gradient.
-KERNEL conv_flip_filters_f32(float* RESTRICT flipped,        // (R, S, K, C)
-                             const float* RESTRICT filters,  // (R, S, C, K)
+KERNEL conv_flip_filters_T(T* RESTRICT flipped,        // (R, S, K, C)
+                             const T* RESTRICT filters,  // (R, S, C, K)
                              uint32_t taps, uint32_t C, uint32_t K) {
     const uint32_t tap = blockIdx.y, c = blockIdx.x;
-    const float* RESTRICT from = filters + (uint64_t(taps - 1 - tap) * C + c) * K;
-    float* RESTRICT to = flipped + uint64_t(tap) * K * C + c;
+    const T* RESTRICT from = filters + (uint64_t(taps - 1 - tap) * C + c) * K;
+    T* RESTRICT to = flipped + uint64_t(tap) * K * C + c;
     INDEPENDENT
     for (uint32_t k = thread(); k < K; k += BLOCK) to[uint64_t(k) * C] = from[k];
 }
@@ -429,9 +595,9 @@ KERNEL conv_sum_parts_f32(float* RESTRICT to,           // (len)
 }
 
 // Stage 1 of db: part z sums the images from z * images on. Pooled or not, every element of dy counts once.
-KERNEL conv_bias_gradient_f32(float* RESTRICT parts,            // (gridDim.y, K)
-                              const float* RESTRICT dy,         // (N, pixels, K)
-                              const float* RESTRICT y,          // as dy, or null
+KERNEL conv_bias_gradient_T(float* RESTRICT parts,            // (gridDim.y, K)
+                              const T* RESTRICT dy,         // (N, pixels, K)
+                              const T* RESTRICT y,          // as dy, or null
                               const float* RESTRICT row_scale,  // (N) or null
                               Activation activation, uint32_t N, uint32_t pixels, uint32_t K, uint32_t images) {
     constexpr uint32_t AT_ONCE = BLOCK == 1 ? 16 : 1;
@@ -442,9 +608,9 @@ KERNEL conv_bias_gradient_f32(float* RESTRICT parts,            // (gridDim.y, K
         float sums[AT_ONCE] = {};
         for (uint32_t n = begin; n < end; n++) {
             if (width == AT_ONCE)
-                for (uint32_t p = 0; p < pixels; p++) g.load(n, p, 0, k, AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
+                for (uint32_t p = 0; p < pixels; p++) g.exact(n, p, 0, k, AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
             else
-                for (uint32_t p = 0; p < pixels; p++) g.load(n, p, 0, k, width, [&](uint32_t i, float value) { sums[i] += value; });
+                for (uint32_t p = 0; p < pixels; p++) g.exact(n, p, 0, k, width, [&](uint32_t i, float value) { sums[i] += value; });
         }
         for (uint32_t i = 0; i < width; i++) parts[uint64_t(blockIdx.y) * K + k + i] = sums[i];
     }

@@ -9,22 +9,26 @@
 // W is input-major, so that the forward pass and the weight gradient read everything along rows. row_scale is the
 // per-sample seed (null: 1): the gradient of one loss or another from one backward pass. act' is taken from the output
 // y; y may be null where act is the identity. Every element is one chain of additions in order.
+//
+// Precisions: f32, tf32, bf16, f16
+// x, y, dy, dx and W are stored so; b, row_scale, dW and db are f32.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/activation.h"
 #include "device/reduce.h"
+#include "device/number.h"
 #include "device/tile.h"
 
 // g as rows n by depth k (ALONG_DEPTH), or as rows k by depth n.
 template <bool ALONG_DEPTH> struct GradientFetch {
     static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = false, PANELS = false;
-    const float* RESTRICT dy;
-    const float* RESTRICT y;  // dy where nobody looks at it
+    const T* RESTRICT dy;
+    const T* RESTRICT y;  // dy where nobody looks at it
     const float* RESTRICT row_scale;
     Activation activation;
     uint32_t rows, depth;
 
-    struct Run { const float* dy; const float* y; float scale; uint32_t count; };
+    struct Run { const T* dy; const T* y; float scale; uint32_t count; };
     MEMBER Run run(uint32_t row, uint32_t k) const {
         const uint32_t n = ALONG_K ? row : k, first = ALONG_K ? k : row, K = ALONG_K ? depth : rows;
         const uint64_t at = uint64_t(n) * K + first;
@@ -32,21 +36,46 @@ template <bool ALONG_DEPTH> struct GradientFetch {
     }
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
-        const float* RESTRICT from = run.dy;
-        const float* RESTRICT output = run.y;
+        exact(run, count, [=](uint32_t i, float value) { store(i, factor(value)); });
+    }
+    // No factor yet.
+    template <class Store> MEMBER void exact(const Run& run, uint32_t count, Store store) const {
+        const T* RESTRICT from = run.dy;
+        const T* RESTRICT output = run.y;
         const float scale = run.scale;
         with_derivative(activation, [=](auto derivative) {
             INDEPENDENT_FEW
             for (uint32_t i = 0; i < count; i++) store(i, from[i] * derivative(output[i]) * scale);
         });
     }
+#if TENSOR_CORES
+    MEMBER bool whole() const { return aligned(dy) && aligned(y) && (ALONG_K ? depth : rows) % PIECE == 0; }
+    MEMBER bool same() const { return !row_scale && activation.code == 0; }
+    MEMBER const T* start() const { return dy; }
+    MEMBER const T* place(const Run& run) const { return run.dy; }
+    struct Raw { Piece piece, output; };
+    MEMBER Raw raw(const Run& run) const {
+        const Piece piece = load_piece(run.dy);
+        return {piece, activation.code == 0 ? piece : load_piece(run.y)};
+    }
+    MEMBER void finish(const Raw& raw, const Run& run, float (&v)[PIECE]) const {
+        float output[PIECE];
+        unpack(v, raw.piece);
+        unpack(output, raw.output);
+        with_derivative(activation, [&](auto derivative) {
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] = v[i] * derivative(output[i]) * run.scale;
+        });
+    }
+#endif
 };
-template <bool ALONG_DEPTH> DEVICE GradientFetch<ALONG_DEPTH> gradient(const float* dy, const float* y, const float* row_scale, Activation activation, uint32_t rows, uint32_t depth) {
+template <bool ALONG_DEPTH> DEVICE GradientFetch<ALONG_DEPTH> gradient(const T* dy, const T* y, const float* row_scale, Activation activation, uint32_t rows, uint32_t depth) {
     return {dy, y ? y : dy, row_scale, activation, rows, depth};
 }
 
 struct Forward {
-    float* RESTRICT y;
+    typedef T Element;
+    T* RESTRICT y;
     const float* RESTRICT bias;
     Activation activation;
     uint32_t K;
@@ -54,7 +83,7 @@ struct Forward {
     static constexpr bool READS = false;
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t n, uint32_t k, uint32_t count, float* values) const {
-        float* RESTRICT to = y + (uint64_t(n) * K + k);
+        T* RESTRICT to = y + (uint64_t(n) * K + k);
         const float* RESTRICT b = bias + k;
         const bool biased = bias != nullptr;
         with_activation(activation, [=](auto act) {
@@ -67,20 +96,38 @@ struct Forward {
             }
         });
     }
+#if TENSOR_CORES
+    MEMBER bool whole() const { return aligned(y) && aligned(bias) && K % PIECE == 0; }
+    MEMBER void store_whole(uint32_t n, uint32_t k, float (&v)[PIECE]) const {
+        float b[PIECE] = {};
+        if (bias) load_whole(b, bias + k);
+        with_activation(activation, [&](auto act) {
+            UNROLL
+            for (int i = 0; i < PIECE; i++) v[i] = act(v[i] + b[i]);
+        });
+        ::store_whole(y + (uint64_t(n) * K + k), v);
+    }
+#endif
 };
 struct Overwrite {
-    float* RESTRICT to;
+    typedef T Element;
+    T* RESTRICT to;
     uint32_t columns;
     static constexpr uint32_t rows = 1;
     static constexpr bool READS = false;
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t m, uint32_t n, uint32_t count, float* values) const {
-        float* RESTRICT here = to + (uint64_t(m) * columns + n);
+        T* RESTRICT here = to + (uint64_t(m) * columns + n);
         INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) here[i] = values[i];
     }
+#if TENSOR_CORES
+    MEMBER bool whole() const { return aligned(to) && columns % PIECE == 0; }
+    MEMBER void store_whole(uint32_t m, uint32_t n, float (&v)[PIECE]) const { ::store_whole(to + (uint64_t(m) * columns + n), v); }
+#endif
 };
 struct Accumulate {
+    typedef float Element;
     float* RESTRICT to;
     uint32_t columns;
     static constexpr uint32_t rows = 1;
@@ -91,107 +138,118 @@ struct Accumulate {
         INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) here[i] += values[i];
     }
+#if TENSOR_CORES
+    MEMBER bool whole() const { return aligned(to) && columns % 4 == 0; }
+    MEMBER void store_whole(uint32_t m, uint32_t n, float (&v)[4]) const {
+        float* const here = to + (uint64_t(m) * columns + n);
+        float before[4];
+        load_whole(before, here);
+        UNROLL
+        for (int i = 0; i < 4; i++) v[i] += before[i];
+        ::store_whole(here, v);
+    }
+#endif
 };
 
 template <int BM, int BN>
-DEVICE void forward(float* y, const float* x, const float* weight, const float* bias, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+DEVICE void forward(T* y, const T* x, const T* weight, const float* bias, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     tiled_matmul<BM, BN>(MatrixFetch<true>{x, N, C}, MatrixFetch<false>{weight, K, C}, Forward{y, bias, activation, K}, 0, C);
 }
 template <int BM, int BN>
-DEVICE void input_gradient(float* dx, const float* dy, const float* weight, const float* y, const float* row_scale, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+DEVICE void input_gradient(T* dx, const T* dy, const T* weight, const T* y, const float* row_scale, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     tiled_matmul<BM, BN>(gradient<true>(dy, y, row_scale, activation, N, K), MatrixFetch<true>{weight, C, K}, Overwrite{dx, C}, 0, K);
 }
 template <int BM, int BN>
-DEVICE void weight_gradient(float* dweight, const float* x, const float* dy, const float* y, const float* row_scale, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+DEVICE void weight_gradient(float* dweight, const T* x, const T* dy, const T* y, const float* row_scale, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K}, 0, N);
 }
 
-KERNEL linear_forward_f32_64x64(float* RESTRICT y,             // (N, K)
-                                  const float* RESTRICT x,       // (N, C)
-                                  const float* RESTRICT weight,  // (C, K)
-                                  const float* RESTRICT bias,    // (K) or null
-                                  Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_forward_64x64_T(T* RESTRICT y,             // (N, K)
+                              const T* RESTRICT x,       // (N, C)
+                              const T* RESTRICT weight,  // (C, K)
+                              const float* RESTRICT bias,    // (K) or null
+                              Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     forward<64, 64>(y, x, weight, bias, activation, N, C, K);
 }
-KERNEL linear_forward_f32_128x64(float* RESTRICT y,             // (N, K)
-                                  const float* RESTRICT x,       // (N, C)
-                                  const float* RESTRICT weight,  // (C, K)
-                                  const float* RESTRICT bias,    // (K) or null
-                                  Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_forward_128x64_T(T* RESTRICT y,             // (N, K)
+                               const T* RESTRICT x,       // (N, C)
+                               const T* RESTRICT weight,  // (C, K)
+                               const float* RESTRICT bias,    // (K) or null
+                               Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     forward<128, 64>(y, x, weight, bias, activation, N, C, K);
 }
-KERNEL linear_forward_f32_128x128(float* RESTRICT y,             // (N, K)
-                                  const float* RESTRICT x,       // (N, C)
-                                  const float* RESTRICT weight,  // (C, K)
-                                  const float* RESTRICT bias,    // (K) or null
-                                  Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_forward_128x128_T(T* RESTRICT y,             // (N, K)
+                                const T* RESTRICT x,       // (N, C)
+                                const T* RESTRICT weight,  // (C, K)
+                                const float* RESTRICT bias,    // (K) or null
+                                Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     forward<128, 128>(y, x, weight, bias, activation, N, C, K);
 }
 
-KERNEL linear_input_gradient_f32_64x64(float* RESTRICT dx,               // (N, C)
-                                         const float* RESTRICT dy,         // (N, K)
-                                         const float* RESTRICT weight,     // (C, K)
-                                         const float* RESTRICT y,          // (N, K) or null
-                                         const float* RESTRICT row_scale,  // (N) or null
-                                         Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_input_gradient_64x64_T(T* RESTRICT dx,               // (N, C)
+                                     const T* RESTRICT dy,         // (N, K)
+                                     const T* RESTRICT weight,     // (C, K)
+                                     const T* RESTRICT y,          // (N, K) or null
+                                     const float* RESTRICT row_scale,  // (N) or null
+                                     Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     input_gradient<64, 64>(dx, dy, weight, y, row_scale, activation, N, C, K);
 }
-KERNEL linear_input_gradient_f32_128x64(float* RESTRICT dx,               // (N, C)
-                                         const float* RESTRICT dy,         // (N, K)
-                                         const float* RESTRICT weight,     // (C, K)
-                                         const float* RESTRICT y,          // (N, K) or null
-                                         const float* RESTRICT row_scale,  // (N) or null
-                                         Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_input_gradient_128x64_T(T* RESTRICT dx,               // (N, C)
+                                      const T* RESTRICT dy,         // (N, K)
+                                      const T* RESTRICT weight,     // (C, K)
+                                      const T* RESTRICT y,          // (N, K) or null
+                                      const float* RESTRICT row_scale,  // (N) or null
+                                      Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     input_gradient<128, 64>(dx, dy, weight, y, row_scale, activation, N, C, K);
 }
-KERNEL linear_input_gradient_f32_128x128(float* RESTRICT dx,               // (N, C)
-                                         const float* RESTRICT dy,         // (N, K)
-                                         const float* RESTRICT weight,     // (C, K)
-                                         const float* RESTRICT y,          // (N, K) or null
-                                         const float* RESTRICT row_scale,  // (N) or null
-                                         Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_input_gradient_128x128_T(T* RESTRICT dx,               // (N, C)
+                                       const T* RESTRICT dy,         // (N, K)
+                                       const T* RESTRICT weight,     // (C, K)
+                                       const T* RESTRICT y,          // (N, K) or null
+                                       const float* RESTRICT row_scale,  // (N) or null
+                                       Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     input_gradient<128, 128>(dx, dy, weight, y, row_scale, activation, N, C, K);
 }
-KERNEL linear_input_gradient_f32_128x256(float* RESTRICT dx,               // (N, C)
-                                         const float* RESTRICT dy,         // (N, K)
-                                         const float* RESTRICT weight,     // (C, K)
-                                         const float* RESTRICT y,          // (N, K) or null
-                                         const float* RESTRICT row_scale,  // (N) or null
-                                         Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_input_gradient_128x256_f32(T* RESTRICT dx,               // (N, C)
+                                       const T* RESTRICT dy,         // (N, K)
+                                       const T* RESTRICT weight,     // (C, K)
+                                       const T* RESTRICT y,          // (N, K) or null
+                                       const float* RESTRICT row_scale,  // (N) or null
+                                       Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     input_gradient<128, 256>(dx, dy, weight, y, row_scale, activation, N, C, K);
 }
 
-KERNEL linear_weight_gradient_f32_64x64(float* RESTRICT dweight,          // (C, K)
-                                          const float* RESTRICT x,          // (N, C)
-                                          const float* RESTRICT dy,         // (N, K)
-                                          const float* RESTRICT y,          // (N, K) or null
-                                          const float* RESTRICT row_scale,  // (N) or null
-                                          Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_weight_gradient_64x64_T(float* RESTRICT dweight,          // (C, K)
+                                      const T* RESTRICT x,          // (N, C)
+                                      const T* RESTRICT dy,         // (N, K)
+                                      const T* RESTRICT y,          // (N, K) or null
+                                      const float* RESTRICT row_scale,  // (N) or null
+                                      Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     weight_gradient<64, 64>(dweight, x, dy, y, row_scale, activation, N, C, K);
 }
-KERNEL linear_weight_gradient_f32_128x64(float* RESTRICT dweight,          // (C, K)
-                                          const float* RESTRICT x,          // (N, C)
-                                          const float* RESTRICT dy,         // (N, K)
-                                          const float* RESTRICT y,          // (N, K) or null
-                                          const float* RESTRICT row_scale,  // (N) or null
-                                          Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_weight_gradient_128x64_T(float* RESTRICT dweight,          // (C, K)
+                                       const T* RESTRICT x,          // (N, C)
+                                       const T* RESTRICT dy,         // (N, K)
+                                       const T* RESTRICT y,          // (N, K) or null
+                                       const float* RESTRICT row_scale,  // (N) or null
+                                       Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     weight_gradient<128, 64>(dweight, x, dy, y, row_scale, activation, N, C, K);
 }
-KERNEL linear_weight_gradient_f32_128x128(float* RESTRICT dweight,          // (C, K)
-                                          const float* RESTRICT x,          // (N, C)
-                                          const float* RESTRICT dy,         // (N, K)
-                                          const float* RESTRICT y,          // (N, K) or null
-                                          const float* RESTRICT row_scale,  // (N) or null
-                                          Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+KERNEL linear_weight_gradient_128x128_T(float* RESTRICT dweight,          // (C, K)
+                                        const T* RESTRICT x,          // (N, C)
+                                        const T* RESTRICT dy,         // (N, K)
+                                        const T* RESTRICT y,          // (N, K) or null
+                                        const float* RESTRICT row_scale,  // (N) or null
+                                        Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     weight_gradient<128, 128>(dweight, x, dy, y, row_scale, activation, N, C, K);
 }
 
 // A block sums `columns` of them: neighbours in memory side by side, rows in order.
-KERNEL linear_bias_gradient_f32(float* RESTRICT dbias,            // (K)
-                                const float* RESTRICT dy,         // (N, K)
-                                const float* RESTRICT y,          // (N, K) or null
-                                const float* RESTRICT row_scale,  // (N) or null
-                                Activation activation, uint32_t N, uint32_t K, uint32_t columns) {
+KERNEL linear_bias_gradient_T(float* RESTRICT dbias,            // (K)
+                              const T* RESTRICT dy,         // (N, K)
+                              const T* RESTRICT y,          // (N, K) or null
+                              const float* RESTRICT row_scale,  // (N) or null
+                              Activation activation, uint32_t N, uint32_t K, uint32_t columns) {
     const GradientFetch<false> g = gradient<false>(dy, y, row_scale, activation, K, N);
     const uint32_t first = blockIdx.x * columns, count = least(columns, K - first);
     constexpr int AT_ONCE = BLOCK == 1 ? 64 : 1;
@@ -199,9 +257,9 @@ KERNEL linear_bias_gradient_f32(float* RESTRICT dbias,            // (K)
         const uint32_t width = least(AT_ONCE, count - j);
         float sums[AT_ONCE] = {};
         if (width == AT_ONCE)
-            for (uint32_t n = 0; n < N; n++) g.load(g.run(first + j, n), AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
+            for (uint32_t n = 0; n < N; n++) g.exact(g.run(first + j, n), AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
         else
-            for (uint32_t n = 0; n < N; n++) g.load(g.run(first + j, n), width, [&](uint32_t i, float value) { sums[i] += value; });
+            for (uint32_t n = 0; n < N; n++) g.exact(g.run(first + j, n), width, [&](uint32_t i, float value) { sums[i] += value; });
         for (uint32_t i = 0; i < width; i++) dbias[first + j + i] += sums[i];
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use zgan::device::{Buffer, Device};
+use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::Activation;
 use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use zgan::ops::matmul::OutputGradient;
@@ -147,6 +147,10 @@ impl Setup {
         let v = self.seen(t);
         let mut z = vec![0.0; self.sizes.n * self.sizes.p() * self.sizes.q() * self.sizes.k];
         self.products(|iz, iv, iw| z[iz] += v[iv] * t.filters[iw]);
+        self.finish(t, &z)
+    }
+
+    fn finish(&self, t: &Tensors<f64>, z: &[f64]) -> Vec<f64> {
         let mut y = vec![0.0; self.output_len()];
         let share = if self.pool { 0.25 } else { 1.0 };
         z.iter().enumerate().for_each(|(i, z)| y[self.pooled(i)] += share * z);
@@ -212,17 +216,23 @@ struct Results {
 
 const START: f32 = 0.5;
 
-/// All passes. What accumulates starts from `START`, the rest and all workspaces from NaN.
 fn evaluate(device: &Device, setup: &Setup, t: &Tensors<f32>) -> Results {
+    evaluate_in(device, Precision::F32, setup, t)
+}
+
+/// All passes. What accumulates starts from `START`, the rest and all workspaces from NaN.
+fn evaluate_in(device: &Device, precision: Precision, setup: &Setup, t: &Tensors<f32>) -> Results {
     let s = setup.sizes;
     let up = |x: &[f32]| -> Buffer<f32> { device.upload(x).unwrap() };
+    let narrow = |x: &[f32]| -> Buffer<f32> { device.upload_in(x, precision).unwrap() };
     let filled = |len: usize, value: f32| -> Buffer<f32> { device.upload(&vec![value; len]).unwrap() };
+    let filled_narrow = |len: usize, value: f32| -> Buffer<f32> { narrow(&vec![value; len]) };
     let start = if setup.accumulate { START } else { f32::NAN };
-    let (x, scale, shift, filters) = (up(&t.x), up(&t.scale), up(&t.shift), up(&t.filters));
-    let (bias, residual, dy, row_scale) = (up(&t.bias), up(&t.residual), up(&t.dy), up(&t.row_scale));
+    let (x, scale, shift, filters) = (narrow(&t.x), up(&t.scale), up(&t.shift), narrow(&t.filters));
+    let (bias, residual, dy, row_scale) = (up(&t.bias), narrow(&t.residual), narrow(&t.dy), up(&t.row_scale));
     let out = Results {
-        y: filled(setup.output_len(), start),
-        dx: filled(setup.input_len(), start),
+        y: filled_narrow(setup.output_len(), start),
+        dx: filled_narrow(setup.input_len(), start),
         dfilters: filled(t.filters.len(), START),
         dbias: filled(s.k, START),
     };
@@ -253,7 +263,7 @@ fn evaluate(device: &Device, setup: &Setup, t: &Tensors<f32>) -> Results {
         upsample: setup.upsample,
         accumulate: setup.accumulate,
     };
-    let workspace = filled(conv::input_gradient_workspace_len(&s), f32::NAN);
+    let workspace = filled_narrow(conv::input_gradient_workspace_len(&s), f32::NAN);
     conv::conv_input_gradient(s, &out.dx, &gradient, &filters, &into, &workspace).unwrap();
     let workspace = filled(conv::weight_gradient_workspace_len(device, &s), f32::NAN);
     conv::conv_weight_gradient(s, &out.dfilters, &x, &prologue, &gradient, &workspace).unwrap();
@@ -306,6 +316,68 @@ fn check(device: &Device, setup: &Setup) {
     close("dbias", &out.dbias, &dbias, pixels, 1.0);
 }
 
+/// sum[i] = the sum of a b over all products that `pick` puts there: exactly, or as a plain loop does in a precision.
+fn sums(
+    setup: &Setup,
+    naive: Option<Precision>,
+    len: usize,
+    pick: impl Fn(usize, usize, usize) -> (usize, f64, f64),
+) -> Vec<f64> {
+    let mut exact = vec![0.0f64; len];
+    let mut plain = vec![0.0f32; len];
+    setup.products(|iz, iv, iw| {
+        let (i, a, b) = pick(iz, iv, iw);
+        match naive {
+            None => exact[i] += a * b,
+            Some(precision) => plain[i] += factor(precision, a as f32) * factor(precision, b as f32),
+        }
+    });
+    if naive.is_some() { to_f64(&plain) } else { exact }
+}
+
+/// y, dx, dfilters and dbias, in f64 or as plain loops give them in a precision. `y` is the output as it was stored.
+fn all_passes(setup: &Setup, naive: Option<Precision>, t: &Tensors<f64>, y: &[f64]) -> [Vec<f64>; 4] {
+    let Conv { n, h, w, c, k, .. } = setup.sizes;
+    let as_stored = |mut values: Vec<f64>, accumulates: bool| {
+        let start = if setup.accumulate && accumulates { f64::from(START) } else { 0.0 };
+        for value in &mut values {
+            *value += start;
+            *value = naive.map_or(*value, |precision| f64::from(stored(precision, *value as f32)));
+        }
+        values
+    };
+    let v = setup.seen(t);
+    let z_len = n * setup.sizes.p() * setup.sizes.q() * k;
+    let z = sums(setup, naive, z_len, |iz, iv, iw| (iz, v[iv], t.filters[iw]));
+    let out = setup.finish(t, &z);
+    let g = setup.gradient(t, y);
+    let dv = sums(setup, naive, n * h * w * c, |iz, iv, iw| (iv, g[iz], t.filters[iw]));
+    let mut dfilters = sums(setup, naive, t.filters.len(), |iz, iv, iw| (iw, v[iv], g[iz]));
+    dfilters.iter_mut().for_each(|d| *d += f64::from(START));
+    let mut dbias = vec![f64::from(START); k];
+    g.iter().enumerate().for_each(|(i, g)| dbias[i % k] += g);
+    [as_stored(out, true), as_stored(setup.dx(t, &dv), true), dfilters, dbias]
+}
+
+/// Every pass errs at most twice as much as plain loops in the same precision do.
+fn check_in(device: &Device, precision: Precision, setup: &Setup) {
+    let mut narrow = setup.tensors();
+    for values in [&mut narrow.x, &mut narrow.filters, &mut narrow.residual, &mut narrow.dy] {
+        values.iter_mut().for_each(|x| *x = stored(precision, *x));
+    }
+    let t = wide(&narrow);
+    let out = evaluate_in(device, precision, setup, &narrow);
+    let y = to_f64(&out.y.read().unwrap());
+    let exact = all_passes(setup, None, &t, &y);
+    let naive = all_passes(setup, Some(precision), &t, &y);
+    let found = [&out.y, &out.dx, &out.dfilters, &out.dbias];
+    for (i, name) in ["y", "dx", "dfilters", "dbias"].into_iter().enumerate() {
+        let what = format!("{setup:?} {precision} {name}");
+        let stored = if i < 2 { precision } else { Precision::F32 };
+        at_most_twice(&what, stored, &found[i].read().unwrap(), &exact[i], &naive[i]);
+    }
+}
+
 const LEAKY: Activation = Activation::LeakyRelu(0.2);
 
 /// Every feature, odd sizes, and each kind of tile.
@@ -337,6 +409,45 @@ fn setups() -> Vec<Setup> {
 #[test]
 fn matches_the_reference() {
     on_each_device(|device| setups().iter().for_each(|setup| check(device, setup)));
+}
+
+#[test]
+fn every_precision_errs_as_plain_loops_do() {
+    on_each_device(|device| {
+        for precision in [Precision::Tf32, Precision::Bf16, Precision::F16] {
+            setups().iter().for_each(|setup| check_in(device, precision, setup));
+        }
+    });
+}
+
+/// Channels that fill 16 bytes and that do not, alone and beside each other, with what is fused around them and without.
+#[test]
+fn every_precision_takes_any_number_of_channels() {
+    let channels = [1, 3, 8, 20, 64];
+    on_each_device(|device| {
+        for (i, (c, k)) in channels.into_iter().flat_map(|c| channels.map(|k| (c, k))).enumerate() {
+            let precision = [Precision::Tf32, Precision::Bf16, Precision::F16][i % 3];
+            let bare = plain([2, 6, 4, c], k, [3, 3], 1, 1);
+            let fused = Setup {
+                tables: 2,
+                before: Activation::RELU,
+                bias: true,
+                residual: true,
+                after: LEAKY,
+                pool: i % 2 == 0,
+                upsample: i % 4 < 2,
+                row_scale: true,
+                ..bare
+            };
+            check_in(device, precision, &bare);
+            check_in(device, precision, &fused);
+        }
+        // Several tiles each way, each kind of tile.
+        for (i, size) in [7, 8, 15, 17, 64, 129, 255].into_iter().enumerate() {
+            let precision = [Precision::Bf16, Precision::Tf32, Precision::F16][i % 3];
+            check_in(device, precision, &Setup { before: LEAKY, ..plain([1, 5, 13, size], 272 - size, [1, 3], 1, 1) });
+        }
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use zgan::device::{Buffer, Device};
+use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::Activation;
 use zgan::ops::matmul::{self, Linear, OutputGradient};
 
@@ -107,16 +107,28 @@ struct Results {
     dbias: Buffer<f32>,
 }
 
-/// Forward and all gradients; parameter gradients start from `start`, the others from NaN.
 fn evaluate(device: &Device, case: &Case, activation: Activation, with_scale: bool, start: f32) -> Results {
+    evaluate_in(device, Precision::F32, case, activation, with_scale, start)
+}
+
+/// Forward and all gradients; parameter gradients start from `start`, the others from NaN.
+fn evaluate_in(
+    device: &Device,
+    precision: Precision,
+    case: &Case,
+    activation: Activation,
+    with_scale: bool,
+    start: f32,
+) -> Results {
     let s = case.sizes;
     let up = |x: &[f32]| -> Buffer<f32> { device.upload(x).unwrap() };
+    let narrow = |x: &[f32]| -> Buffer<f32> { device.upload_in(x, precision).unwrap() };
     let filled = |len: usize, value: f32| -> Buffer<f32> { device.upload(&vec![value; len]).unwrap() };
-    let (x, weight, bias, dy) = (up(&case.x), up(&case.weight), up(&case.bias), up(&case.dy));
+    let (x, weight, bias, dy) = (narrow(&case.x), narrow(&case.weight), up(&case.bias), narrow(&case.dy));
     let row_scale = up(&case.row_scale);
     let out = Results {
-        y: filled(s.n * s.k, f32::NAN),
-        dx: filled(s.n * s.c, f32::NAN),
+        y: narrow(&vec![f32::NAN; s.n * s.k]),
+        dx: narrow(&vec![f32::NAN; s.n * s.c]),
         dweight: filled(s.c * s.k, start),
         dbias: filled(s.k, start),
     };
@@ -172,6 +184,90 @@ fn matches_the_reference_at_any_size() {
             check(device, n, c, k, ACTIVATIONS[i % 4], i % 2 == 0);
         }
     });
+}
+
+/// C (m, n) = A (m, k) B (k, n) as a plain loop gives it in a precision.
+fn naive_product(precision: Precision, [m, n, k]: [usize; 3], a: impl Fn(usize, usize) -> f64, b: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+    let mut c = vec![0.0f32; m * n];
+    for i in 0..m {
+        for d in 0..k {
+            let a = factor(precision, a(i, d) as f32);
+            for j in 0..n {
+                c[i * n + j] += a * factor(precision, b(d, j) as f32);
+            }
+        }
+    }
+    to_f64(&c)
+}
+
+/// Every product errs at most twice as much as a plain loop in the same precision does.
+fn check_in(device: &Device, precision: Precision, [n, c, k]: [usize; 3], activation: Activation, with_scale: bool) {
+    let mut case = case(n, c, k);
+    for values in [&mut case.x, &mut case.weight, &mut case.dy] {
+        values.iter_mut().for_each(|x| *x = stored(precision, *x));
+    }
+    let start = 0.5;
+    let out = evaluate_in(device, precision, &case, activation, with_scale, start);
+    let [x, weight, bias, dy] = [&case.x, &case.weight, &case.bias, &case.dy].map(|v| to_f64(v));
+    let what = |name: &str| format!("{n}x{c}x{k} {activation:?} {precision} {name}");
+    let close = |name: &str, precision: Precision, found: &Buffer<f32>, exact: &[f64], naive: &[f64]| {
+        at_most_twice(&what(name), precision, &found.read().unwrap(), exact, naive);
+    };
+    let as_stored = |values: Vec<f64>| -> Vec<f64> {
+        values.into_iter().map(|v| f64::from(stored(precision, v as f32))).collect()
+    };
+    let y = forward(case.sizes, &x, &weight, &bias, activation);
+    let z = naive_product(precision, [n, k, c], |i, d| x[i * c + d], |d, j| weight[d * k + j]);
+    let naive = as_stored(z.iter().enumerate().map(|(i, z)| act(activation, z + bias[i % k])).collect());
+    close("y", precision, &out.y, &y, &naive);
+    let y = to_f64(&out.y.read().unwrap());
+    let scale = if with_scale { to_f64(&case.row_scale) } else { vec![1.0; n] };
+    let mut exact = backward(case.sizes, &x, &weight, &y, &dy, &scale, activation);
+    exact.dweight.iter_mut().chain(&mut exact.dbias).for_each(|d| *d += f64::from(start));
+    let g: Vec<f64> = (0..n * k).map(|i| dy[i] * derivative(activation, y[i]) * scale[i / k]).collect();
+    let naive = as_stored(naive_product(precision, [n, c, k], |i, d| g[i * k + d], |d, j| weight[j * k + d]));
+    close("dx", precision, &out.dx, &exact.dx, &naive);
+    let mut naive = naive_product(precision, [c, k, n], |i, d| x[d * c + i], |d, j| g[d * k + j]);
+    naive.iter_mut().for_each(|d| *d += f64::from(start));
+    close("dweight", Precision::F32, &out.dweight, &exact.dweight, &naive);
+    close("dbias", Precision::F32, &out.dbias, &exact.dbias, &exact.dbias);
+}
+
+#[test]
+fn every_precision_errs_as_plain_loops_do() {
+    let sizes = [
+        [1, 1, 1],
+        [7, 8, 15],
+        [8, 15, 17],
+        [15, 17, 64],
+        [17, 64, 129],
+        [64, 129, 255],
+        [129, 255, 1],
+        [255, 1, 7],
+        [1, 7, 8],
+        [64, 64, 64],
+        [129, 64, 8],
+        [8, 128, 64],
+        [255, 129, 255],
+        [130, 256, 136],
+    ];
+    on_each_device(|device| {
+        for precision in [Precision::Tf32, Precision::Bf16, Precision::F16] {
+            for (i, size) in sizes.into_iter().enumerate() {
+                check_in(device, precision, size, ACTIVATIONS[i % 4], i % 2 == 0);
+            }
+        }
+    });
+}
+
+#[test]
+fn precisions_do_not_mix() {
+    let device = Device::host(1).unwrap();
+    let s = Linear { n: 2, c: 3, k: 4 };
+    let (y, x) = (device.zeros_in(8, Precision::Bf16).unwrap(), device.zeros_in(6, Precision::Bf16).unwrap());
+    let weight: Buffer<f32> = device.zeros(12).unwrap();
+    let error = matmul::linear_forward(s, &y, &x, &weight, None, Activation::RELU).unwrap_err().to_string();
+    assert!(error.contains("a buffer of float, expected bf16"), "{error}");
 }
 
 #[test]

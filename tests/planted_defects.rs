@@ -158,6 +158,28 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
     ] {
         found.extend(words(code, old).map(|at| ("half of the threads", replace(line, at, old, new))));
     }
+    // Of the tensor cores' tiles.
+    for (old, new, kind) in [
+        ("lane / 16", "lane / 8 % 2", "wrong lane of a fragment"),
+        ("lane / 8 % 2", "lane / 16", "wrong lane of a fragment"),
+        ("lane % 16", "lane % 8", "wrong lane of a fragment"),
+        ("lane / 4", "lane % 4", "wrong lane of a fragment"),
+        ("lane % 4", "lane / 4", "wrong lane of a fragment"),
+        ("[x % 2]", "[x / 2]", "wrong register of a fragment"),
+        ("fragment_a[i], fragment_b[j]", "fragment_a[i], fragment_b[j ^ 1]", "wrong register of a fragment"),
+        ("wait_copies<STAGES - 2>();", ";", "missing wait"),
+        ("commit_copies();", ";", "missing wait"),
+        ("wait_copies<STAGES - 2>", "wait_copies<STAGES - 1>", "stage off by one"),
+        ("turn >= STAGES - 1", "turn >= STAGES - 2", "stage off by one"),
+        ("k_end + (STAGES - 2)", "k_end + (STAGES - 3)", "stage off by one"),
+        ("into + 1 == STAGES", "into + 2 == STAGES", "stage off by one"),
+        ("filled[i] ? 16 : 0", "16", "missing zeros"),
+        ("bool inside = r < from.rows && d < k_end", "bool inside = r < from.rows", "missing zeros"),
+        ("if (filled[i]) from.finish", "from.finish", "padding transformed"),
+        ("filled[i] = place", "filled[i] = inside", "padding transformed"),
+    ] {
+        found.extend(words(code, old).map(|at| (kind, replace(line, at, old, new))));
+    }
     if let Some(start) = words(code, "SHARED(").next()
         && let Some(end) = code[start..].find(");")
     {
@@ -172,7 +194,7 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
 
 /// All mutants of all modules. A header's belong to the first module that its code is in, the quickest first.
 fn mutants(folder: &Path) -> Vec<Mutant> {
-    let first = ["elementary", "cross_entropy", "norm", "attention"];
+    let first = ["elementary", "cross_entropy", "norm", "attention", "matmul_bf16", "matmul_tf32", "conv_f16"];
     let mut modules: Vec<&'static str> = kernel::MODULES.iter().map(|module| module.name).collect();
     modules.sort_by_key(|name| first.iter().position(|f| f == name).unwrap_or(first.len()));
     let mut all = Vec::new();

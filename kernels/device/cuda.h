@@ -20,6 +20,7 @@ typedef unsigned long long uint64_t;
 #define INDEPENDENT_FEW
 #define UNROLL _Pragma("unroll")
 #define UNROLL_FOUR _Pragma("unroll 4")
+#define ROLLED _Pragma("unroll 1")
 
 constexpr int BLOCK = 256, WARP = 32, WARPS = BLOCK / WARP;
 

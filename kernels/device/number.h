@@ -30,6 +30,19 @@ DEVICE uint16_t narrow_f16(float value) {
     return uint16_t(sign | half);
 }
 
+// To the ten highest bits of the mantissa, ties away from zero: what tensor cores take for f32.
+DEVICE float round_to_tf32(float value) {
+#if defined(__CUDACC_RTC__) && __CUDA_ARCH__ >= 800
+    uint32_t rounded;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+    return bits_to_float(rounded);
+#else
+    const uint32_t bits = float_to_bits(value);
+    const uint32_t rounded = (bits + 0x1000u) & 0xffffe000u;  // half a step more, and cut off
+    return bits_to_float((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fffe000u : rounded);
+#endif
+}
+
 struct bf16 {
     uint16_t bits;
     bf16() = default;
@@ -49,4 +62,11 @@ typedef bf16 T;
 typedef f16 T;
 #else
 typedef float T;
+#endif
+
+// A factor of a product: a number that was computed, as it would be stored; in tf32, rounded.
+#if PRECISION_TF32
+DEVICE float factor(float value) { return round_to_tf32(value); }
+#else
+DEVICE float factor(float value) { return T(value); }
 #endif

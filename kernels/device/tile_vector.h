@@ -366,7 +366,7 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
             else
                 for (uint32_t i = 0; i < depth; i++) copy_any(packed + i * ROWS_STRIDE, rows, r, at + i, r_end - r);
         }
-        if (Rows::PLAIN && !Rows::ALONG_K)
+        if constexpr (Rows::PLAIN && !Rows::ALONG_K)
             for (uint32_t i = 0; i < depth; i++) copy_any(packed + i * ROWS_STRIDE, rows, r, at + i, r_end - r);
         for (uint32_t j = v, p = 0; j < v_end; j += WIDTH, p++) {
             pack_panel<W>(panels, vectors, j, v_end, at, depth);
@@ -413,7 +413,7 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
 // part is packed, transposed, for each step; B's rows pass by once.
 template <class Rows, class Vectors, class Epilogue>
 static __attribute__((noinline)) void multiply_transposed(const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
-    static_assert(Rows::PLAIN && Epilogue::rows == 1, "nobody has asked for more");
+    static_assert(Epilogue::rows == 1, "nobody has asked for more");
     Scratch& own = scratch();
     float* const panels = own.panels;
     float* const tile = own.tile;
@@ -424,7 +424,14 @@ static __attribute__((noinline)) void multiply_transposed(const Rows& rows, cons
         for (uint32_t j = v, p = 0; j < v_end; j += NR, p++) pack_panel<NV>(panels + p * (DEPTH * NR), vectors, j, v_end, at, depth);
         for (uint32_t i = r, q = 0; i < r_end; i += MR, q++) {
             const float* pointers[MR];
-            for (uint32_t x = 0; x < MR; x++) pointers[x] = rows.run(least(i + x, r_end - 1), at).values;
+            for (uint32_t x = 0; x < MR; x++) {
+                const uint32_t row = least(i + x, r_end - 1);
+                if constexpr (Rows::PLAIN) pointers[x] = rows.run(row, at).values;
+                else {
+                    copy_any(own.packed + x * DEPTH_STRIDE, rows, row, at, depth);
+                    pointers[x] = own.packed + x * DEPTH_STRIDE;
+                }
+            }
             for (uint32_t j = v, p = 0; j < v_end; j += NR, p++)
                 multiply_rows<NV>(tile + (p * micro_tiles + q) * (MR * NR), pointers, &whole, 1, panels + p * (DEPTH * NR), at == k, Ahead{});
         }
@@ -440,5 +447,5 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
     const uint32_t m_end = least(m + BM, a.rows), n_end = least(n + BN, b.rows);
     static_assert((B::ALONG_K ? BN : BM) + MR <= MOST_ROWS && (B::ALONG_K ? BM : BN) <= MOST_VECTORS, "the scratch is this large");
     if constexpr (B::ALONG_K) multiply_transposed(b, a, epilogue, n, n_end, m, m_end, k, k_end);
-    else multiply_tile<(BN > VECTOR ? NV : 1)>(a, b, epilogue, m, m_end, n, n_end, k, k_end);
+    else multiply_tile<(BN > VECTOR || !PRECISION_F32 ? NV : 1)>(a, b, epilogue, m, m_end, n, n_end, k, k_end);
 }

@@ -45,6 +45,7 @@ struct Window {
 // (pixel, tap) as rows and depth (ALONG_DEPTH: neighbours are channels of a tap), or as depth and rows. The source gives
 //   load(n, h, w, c, count, store)         store(i, value of channel c + i) for i < count
 //   load_line(to, n, h, columns, apart)    the first pixels of a row, each `apart` floats after the one before
+//   and what tile.h wants for tensor cores, with (n, h, w, c) or (n, c) for a run
 template <bool ALONG_DEPTH, class Source> struct WindowFetch {
     static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = true, PANELS = false;
     Source source;
@@ -63,6 +64,17 @@ template <bool ALONG_DEPTH, class Source> struct WindowFetch {
     }
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
 
+#if TENSOR_CORES
+    typedef typename Source::Raw Raw;
+    MEMBER bool whole() const { return source.whole(); }
+    MEMBER bool same() const { return source.same(); }
+    MEMBER const T* start() const { return source.start(); }
+    MEMBER const T* place(const Run& run) const {
+        return run.place.inside ? source.place(run.place.n, run.place.h, run.place.w, run.place.c) : nullptr;
+    }
+    MEMBER Raw raw(const Run& run) const { return source.raw(run.place.n, run.place.h, run.place.w, run.place.c); }
+    MEMBER void finish(const Raw& raw, const Run& run, float (&v)[PIECE]) const { source.finish(raw, run.place.n, run.place.c, v); }
+#endif
 #if defined(ZGAN_HOST)
     // The patch: all that a range of output pixels sees, each input pixel once, with what the source does to it; padding and
     // spread are zeros in it. By filter row, the taps of a pixel are then S C floats in a row, and a pixel's

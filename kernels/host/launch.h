@@ -27,11 +27,13 @@ typedef __UINT64_TYPE__ uint64_t;
 #define INDEPENDENT_FEW INDEPENDENT
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define UNROLL_FOUR _Pragma("clang loop unroll_count(4)")
+#define ROLLED _Pragma("clang loop unroll(disable)")
 #else
 #define INDEPENDENT _Pragma("GCC ivdep")
 #define INDEPENDENT_FEW _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
 #define UNROLL _Pragma("GCC unroll 64")
 #define UNROLL_FOUR _Pragma("GCC unroll 4")
+#define ROLLED _Pragma("GCC unroll 1")
 #endif
 
 struct Index3 { uint32_t x, y, z; };

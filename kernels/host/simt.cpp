@@ -23,6 +23,8 @@ extern "C" {
 void zgan_simt_access(uint64_t address, uint64_t bytes, uint64_t alignment, uint32_t kind, uint64_t place);
 void zgan_simt_wait(uint32_t reason, uint64_t place);
 uint64_t zgan_simt_exchange_at(uint64_t value, int32_t from, uint64_t place);
+const void* zgan_simt_show_at(const void* value, uint64_t bytes, uint64_t place);
+void zgan_simt_copy_at(void* to, const void* from, uint64_t used, uint64_t place);
 void zgan_simt_out_of_bounds(uint64_t index, uint64_t place);
 
 void* zgan_simt_gate() { return &gate; }
@@ -34,6 +36,8 @@ void* zgan_simt_gate() { return &gate; }
 void zgan_simt_barrier() { zgan_simt_wait(BARRIER, PLACE); }
 void zgan_simt_warp_barrier() { zgan_simt_wait(WARP_BARRIER, PLACE); }
 uint64_t zgan_simt_exchange(uint64_t value, int32_t from) { return zgan_simt_exchange_at(value, from, PLACE); }
+const void* zgan_simt_show(const void* value, uint64_t bytes) { return zgan_simt_show_at(value, bytes, PLACE); }
+void zgan_simt_copy(void* to, const void* from, uint64_t used) { zgan_simt_copy_at(to, from, used, PLACE); }
 void zgan_simt_read(const void* p, uint64_t bytes) { ACCESS(p, bytes, 1, READ); }
 void zgan_simt_write(void* p, uint64_t bytes) { ACCESS(p, bytes, 1, WRITE); }
 void zgan_simt_atomic(void* p, uint64_t bytes) { ACCESS(p, bytes, bytes, ATOMIC); }

@@ -18,6 +18,12 @@ void zgan_simt_warp_barrier();
 // it undefined.
 void* zgan_simt_shared(const char* declaration, uint64_t bytes, uint64_t element_bytes);
 uint64_t zgan_simt_exchange(uint64_t value, int32_t from);  // the value of lane `from`; its own where there is none
+// Shows `bytes` <= 32 bytes of this lane to its warp, and gives what all lanes show: 32 times 32 bytes, for UNCHECKED functions.
+const void* zgan_simt_show(const void* value, uint64_t bytes);
+// 16 bytes, `used` of them from `from` and zeros, on their way to shared memory: there at the wait, not before.
+void zgan_simt_copy(void* to, const void* from, uint64_t used);
+void zgan_simt_copies_commit();
+void zgan_simt_copies_wait(uint32_t most);
 void zgan_simt_run_block(void (*body)(void*), void* closure, const void* block_index, const void* grid_size);
 // Before an access that is seen by no instrumentation.
 void zgan_simt_read(const void* pointer, uint64_t bytes);

@@ -17,23 +17,23 @@ const LINEAR: [[usize; 3]; 7] =
 pub fn matmul(cases: &mut Cases) {
     cases.add_large("forward, 300 x 1000 x 520".into(), |t| {
         let sizes = Linear { n: 300, c: 1000, k: 520 };
-        let (y, x, weight) = (t.out("y", 300 * 520)?, t.numbers(300 * 1000)?, t.numbers(1000 * 520)?);
+        let (y, x, weight) = (t.out_values("y", 300 * 520)?, t.values(300 * 1000)?, t.values(1000 * 520)?);
         matmul::linear_forward(sizes, &y, &x, &weight, None, LEAKY)
     });
     for [n, c, k] in LINEAR.into_iter().chain([[130, 40, 64], [64, 130, 63], [3, 128, 64], [128, 256, 9]]) {
         let sizes = Linear { n, c, k };
         for (activation, fused) in [(Activation::Identity, false), (LEAKY, true), (Activation::Tanh, true)] {
             cases.add(format!("forward, {n} x {c} x {k}, {activation:?}"), move |t| {
-                let (y, x, weight) = (t.out("y", n * k)?, t.numbers(n * c)?, t.numbers(c * k)?);
+                let (y, x, weight) = (t.out_values("y", n * k)?, t.values(n * c)?, t.values(c * k)?);
                 let bias = t.numbers(k)?;
                 matmul::linear_forward(sizes, &y, &x, &weight, fused.then_some(&bias), activation)
             });
             cases.add(format!("backward, {n} x {c} x {k}, {activation:?}"), move |t| {
-                let (x, weight, dy) = (t.numbers(n * c)?, t.numbers(c * k)?, t.numbers(n * k)?);
-                let (y, scale) = (t.uniforms(n * k, -1.0, 1.0)?, t.numbers(n)?);
+                let (x, weight, dy) = (t.values(n * c)?, t.values(c * k)?, t.values(n * k)?);
+                let (y, scale) = (t.values_between(n * k, -1.0, 1.0)?, t.numbers(n)?);
                 let (y, row_scale) = (fused.then_some(&y), fused.then_some(&scale));
                 let gradient = OutputGradient { dy: &dy, y, activation, row_scale };
-                let (dx, dweight, dbias) = (t.out("dx", n * c)?, t.update("dweight", c * k)?, t.update("dbias", k)?);
+                let (dx, dweight, dbias) = (t.out_values("dx", n * c)?, t.update("dweight", c * k)?, t.update("dbias", k)?);
                 matmul::linear_input_gradient(sizes, &dx, &gradient, &weight)?;
                 matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient)?;
                 matmul::linear_bias_gradient(sizes, &dbias, &gradient)
@@ -64,11 +64,11 @@ fn forward(t: &mut Tray, sizes: Conv, around: Around) -> Result<()> {
     let Conv { n, h, w, c, k, r, s, .. } = sizes;
     let (upsample, pool) = (around == Around::Upsampled, around == Around::Pooled);
     let output = n * sizes.p() * sizes.q() * k / if pool { 4 } else { 1 };
-    let y = t.either("y", output, around == Around::Added)?;
-    let (x, filters) = (t.numbers(n * h * w * c / if upsample { 4 } else { 1 })?, t.numbers(r * s * c * k)?);
+    let y = t.either_values("y", output, around == Around::Added)?;
+    let (x, filters) = (t.values(n * h * w * c / if upsample { 4 } else { 1 })?, t.values(r * s * c * k)?);
     let tables = if around == Around::Everything { n } else { 1 };
     let (scale, shift) = (t.numbers(tables * c)?, t.numbers(tables * c)?);
-    let (bias, residual) = (t.numbers(k)?, t.numbers(output)?);
+    let (bias, residual) = (t.numbers(k)?, t.values(output)?);
     let prologue = match around {
         Around::Nothing | Around::Pooled => Prologue::NONE,
         Around::Added => Prologue { activation: LEAKY, ..Prologue::NONE },
@@ -90,8 +90,8 @@ fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result
     let (upsample, pooled) = (around == Around::Upsampled, around == Around::Pooled);
     let output = n * sizes.p() * sizes.q() * k / if pooled { 4 } else { 1 };
     let input = n * h * w * c / if upsample { 4 } else { 1 };
-    let (x, filters, dy) = (t.numbers(input)?, t.numbers(r * s * c * k)?, t.numbers(output)?);
-    let (y, row_scale) = (t.uniforms(output, -1.0, 1.0)?, t.numbers(n)?);
+    let (x, filters, dy) = (t.values(input)?, t.values(r * s * c * k)?, t.values(output)?);
+    let (y, row_scale) = (t.values_between(output, -1.0, 1.0)?, t.numbers(n)?);
     let tables = if around == Around::Everything { n } else { 1 };
     let (scale, shift) = (t.numbers(tables * c)?, t.numbers(tables * c)?);
     let output: OutputGradient = match around {
@@ -102,10 +102,10 @@ fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result
     };
     let gradient = ConvGradient { output, pooled };
     if parts.contains(&'x') {
-        let dx = t.either("dx", input, around == Around::Added)?;
+        let dx = t.either_values("dx", input, around == Around::Added)?;
         let mask = matches!(around, Around::Everything | Around::Added).then_some((&x, 0.2));
         let epilogue = InputEpilogue { mask, upsample, accumulate: around == Around::Added };
-        let workspace = t.scratch(conv::input_gradient_workspace_len(&sizes))?;
+        let workspace = t.scratch_values(conv::input_gradient_workspace_len(&sizes))?;
         conv::conv_input_gradient(sizes, &dx, &gradient, &filters, &epilogue, &workspace)?;
     }
     if parts.contains(&'w') {

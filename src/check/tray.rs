@@ -103,6 +103,17 @@ impl Tray<'_> {
         Ok(buffer)
     }
 
+    /// An input of them between `low` and `high`.
+    pub fn values_between(&mut self, n: usize, low: f32, high: f32) -> Result<Buffer<f32>> {
+        let mut values = vec![0.0; n];
+        self.random.fill_uniform(&mut values, low, high);
+        self.device.upload_in(&values, self.precision)
+    }
+
+    pub fn scratch_values(&mut self, n: usize) -> Result<Buffer<f32>> {
+        self.device.unwritten_in(n, self.precision)
+    }
+
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -159,11 +170,6 @@ impl Tray<'_> {
         let buffer = self.numbers(n)?;
         self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
         Ok(buffer)
-    }
-
-    /// [`Tray::update`] where `accumulate`, else [`Tray::out`].
-    pub fn either(&mut self, name: &str, n: usize, accumulate: bool) -> Result<Buffer<f32>> {
-        if accumulate { self.update(name, n) } else { self.out(name, n) }
     }
 
     /// An input that the operation also changes.

@@ -27,7 +27,7 @@ pub struct Kernels {
     /// Print the machine code of a kernel
     #[arg(long, value_name = "NAME", conflicts_with_all = ["filter", "json", "ptx"])]
     sass: Option<String>,
-    /// Fail on spills, on local memory, and on what is over the budget
+    /// Fail on spills, on local memory, on what is over the budget, and on products that leave tensor cores idle
     #[arg(long, conflicts_with_all = ["json", "ptx", "sass"])]
     check: bool,
     /// Write the budget anew from what the kernels take now
@@ -51,10 +51,10 @@ impl Kernels {
             say(gate::sass(kernel, arch, &disassembler)?.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
-        let counted = disassembler.as_ref().ok().filter(|_| !self.check && !self.renew_budget);
+        let counted = disassembler.as_ref().ok().filter(|_| !self.renew_budget);
         let kernels = gate::kernels(&self.filter, self.arch.as_deref(), counted)?;
         if self.check {
-            return self.check(&kernels);
+            return self.check(&kernels, disassembler.err());
         }
         if self.renew_budget {
             return self.renew(&kernels);
@@ -77,7 +77,7 @@ impl Kernels {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn check(&self, kernels: &[KernelCode]) -> anyhow::Result<ExitCode> {
+    fn check(&self, kernels: &[KernelCode], uncounted: Option<String>) -> anyhow::Result<ExitCode> {
         let (budget, file) = (Budget::read(&self.budget)?, self.budget.display());
         let compiler = compiler();
         let problems = budget.check(kernels, &compiler, self.filter.is_empty());
@@ -93,6 +93,10 @@ impl Kernels {
                 problems.join("\n  ")
             );
         }
+        let (products, problems) = gate::tensor_problems(kernels);
+        if !problems.is_empty() {
+            bail!("products that do not use tensor cores as they should:\n  {}", problems.join("\n  "));
+        }
         let mut names: Vec<&str> = kernels.iter().map(|code| code.kernel.as_str()).collect();
         names.dedup();
         let mut archs: Vec<&str> = kernels.iter().map(|code| code.arch).collect();
@@ -105,6 +109,14 @@ impl Kernels {
             names.len(),
             archs.join(", ")
         ));
+        match uncounted {
+            _ if products == 0 => {}
+            None => say(format!(
+                "{products} products run on tensor cores: HMMA and no FFMA in the inner loop, LDSM, LDGSTS from sm_80 on, and \
+                 registers for two blocks of 128x64"
+            )),
+            Some(reason) => say(format!("{products} products for tensor cores, by their registers alone: {reason}")),
+        }
         for (kernel, bytes, reason) in excused {
             say(format!("  {kernel}, {bytes} bytes: {reason}"));
         }

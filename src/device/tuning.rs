@@ -12,6 +12,9 @@ pub struct Tuning {
     pub reduce_blocks: usize,
     /// Whether a tile that sticks out of the matrix costs only what is inside.
     pub partial_tiles: bool,
+    /// The tiles, (rows, columns), that matrix products and wide convolutions choose from.
+    pub linear_tiles: &'static [(usize, usize)],
+    pub conv_tiles: &'static [(usize, usize)],
     /// Rows that one block of a kernel over a matrix walks, and its columns (`COLUMNS` in `kernels/device/columns.h`).
     pub rows: usize,
     pub columns: usize,
@@ -25,6 +28,8 @@ pub struct Tuning {
 }
 
 pub(super) static HOST: Tuning = Tuning {
+    linear_tiles: &[(128, 256), (128, 128), (128, 64), (64, 64)],
+    conv_tiles: &[(128, 128), (64, 64)],
     elements: 8192,
     logits: 8192,
     logit_blocks: 1024,
@@ -38,6 +43,8 @@ pub(super) static HOST: Tuning = Tuning {
     peak_chains: 12 * 16,
 };
 pub(super) static SIMT: Tuning = Tuning {
+    linear_tiles: &[(128, 256), (128, 128), (128, 64), (64, 64)],
+    conv_tiles: &[(128, 128), (128, 64), (64, 64)],
     elements: 2048,
     logits: 8192,
     logit_blocks: 1024,
@@ -51,6 +58,8 @@ pub(super) static SIMT: Tuning = Tuning {
     peak_chains: 16 * 256,
 };
 static CUDA: Tuning = Tuning {
+    linear_tiles: &[(128, 256), (128, 128), (128, 64), (64, 64)],
+    conv_tiles: &[(128, 128), (128, 64), (64, 64)],
     elements: 2048,
     logits: 8192,
     logit_blocks: 1024,

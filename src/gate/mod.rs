@@ -8,6 +8,7 @@ mod budget;
 mod cubin;
 mod occupancy;
 mod sass;
+mod tensor;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +19,7 @@ pub use budget::Budget;
 pub use cubin::{Resources, kernels as resources};
 pub use occupancy::{Occupancy, occupancy};
 pub use sass::{Disassembler, Instructions};
+pub use tensor::tensor_problems;
 
 use crate::device::{EmbeddedImage, embedded_code};
 use crate::{Error, Result};

@@ -19,6 +19,8 @@ pub struct Instructions {
     /// Loads of 16 bytes.
     pub vector_loads: u32,
     pub ffma: u32,
+    /// Of those, in a stretch of code without branches that also has instructions of the tensor cores: its inner loop.
+    pub ffma_beside_matrix: u32,
     /// Loads from and stores to local memory.
     pub local: u32,
 }
@@ -89,7 +91,17 @@ fn kernels(text: &str) -> Vec<(String, String)> {
 impl Instructions {
     pub fn count(code: &str) -> Instructions {
         let mut count = Instructions::default();
-        for opcode in code.lines().filter_map(opcode) {
+        // Of the stretch that is being read.
+        let (mut matrix, mut ffma) = (0, 0);
+        for line in code.lines() {
+            let ends = line.starts_with(".L_");
+            let Some(opcode) = opcode(line) else {
+                if ends {
+                    count.end_of_stretch(&mut matrix, &mut ffma);
+                }
+                continue;
+            };
+            let before = (count.matrix, count.ffma);
             let mut parts = opcode.split('.');
             let name = parts.next().unwrap_or_default();
             count.all += 1;
@@ -101,8 +113,21 @@ impl Instructions {
             // FFMA2 does two at once, from sm_100 on.
             count.ffma += u32::from(name.starts_with("FFMA"));
             count.local += u32::from(matches!(name, "LDL" | "STL"));
+            matrix += count.matrix - before.0;
+            ffma += count.ffma - before.1;
+            if matches!(name, "BRA" | "BRX" | "EXIT" | "RET" | "CALL" | "BSYNC") {
+                count.end_of_stretch(&mut matrix, &mut ffma);
+            }
         }
+        count.end_of_stretch(&mut matrix, &mut ffma);
         count
+    }
+
+    fn end_of_stretch(&mut self, matrix: &mut u32, ffma: &mut u32) {
+        if *matrix > 0 {
+            self.ffma_beside_matrix += *ffma;
+        }
+        (*matrix, *ffma) = (0, 0);
     }
 }
 
@@ -133,13 +158,25 @@ mod tests {
             /*0060*/                   LDGSTS.E.BYPASS.128 [R5], [R2.64] ;\n        \
             /*0070*/                   LDSM.16.M88.4 R4, [R2] ;\n.L_x_1:\n        \
             /*0080*/                   FFMA R3, R3, R4, R5 ;\n        \
+            /*0088*/                   HMMA.1688.F32.TF32 R4, R8, R12, R4 ;\n        \
+            /*008a*/               @P0 BRA `(.L_x_1) ;\n        \
+            /*008c*/                   FFMA R3, R3, R4, R5 ;\n        \
             /*0090*/                   STL [R1], R0 ;\n\
             //--------------------- .text.two --------------------------\n        \
             /*0000*/                   FFMA.FTZ R3, R3, R4, R5 ;\n        \
             /*0010*/                   EXIT ;\n";
         let kernels = kernels(text);
         assert_eq!(kernels.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["one", "two"]);
-        let first = Instructions { all: 10, matrix: 1, async_copy: 1, ldsm: 1, vector_loads: 2, ffma: 1, local: 1 };
+        let first = Instructions {
+            all: 13,
+            matrix: 2,
+            async_copy: 1,
+            ldsm: 1,
+            vector_loads: 2,
+            ffma: 2,
+            ffma_beside_matrix: 1,
+            local: 1,
+        };
         assert_eq!(Instructions::count(&kernels[0].1), first);
         assert_eq!(Instructions::count(&kernels[1].1), Instructions { all: 2, ffma: 1, ..Instructions::default() });
     }

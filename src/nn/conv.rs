@@ -139,7 +139,7 @@ impl Conv {
             k,
             weight,
             bias,
-            flipped: build.arena.take(flipped)?,
+            flipped: build.arena.take_in(flipped, build.precision)?,
             weight_parts: build.arena.take(weight_parts)?,
             bias_parts: build.arena.take(bias_parts)?,
         })

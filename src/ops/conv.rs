@@ -1,9 +1,10 @@
-//! Convolution forward and its gradients, with what surrounds it fused in: see `kernels/conv.cu`.
+//! Convolution forward and its gradients, with what surrounds it fused in: see `kernels/conv.cu`. x, y, their gradients, the
+//! residual and the filters are stored in one precision, in which the product is; all else is f32.
 
 use super::matmul::OutputGradient;
 use super::tile::{Tile, choose};
 use super::{Activation, ActivationArgument, expect_len, size32};
-use crate::device::{Buffer, Device, kernel};
+use crate::device::{Buffer, Device, Kernel, Precision, Variants, kernel};
 use crate::{Error, Result};
 
 /// v (N, H, W, C), filters (R, S, C, K), output pixels P, Q. `h` and `w` are what the filter sees: twice the stored
@@ -134,41 +135,43 @@ struct GradientArgument {
     pooled: u32,
 }
 
-/// Wide tiles first, then those for at most 32 and at most 16 columns.
-const fn tiles(kernels: [crate::device::Kernel; 4]) -> [Tile; 4] {
-    let [a, b, c, d] = kernels;
+/// Tiles that all precisions have, widest first, then those of f32 for at most 32 and at most 16 columns.
+const fn tiles(wide: [Variants; 3], narrow: [Kernel; 2]) -> [Tile; 5] {
+    let ([a, b, c], [d, e]) = (wide, narrow);
     [
         Tile { rows: 128, columns: 128, kernel: a },
-        Tile { rows: 64, columns: 64, kernel: b },
-        Tile { rows: 256, columns: 32, kernel: c },
-        Tile { rows: 256, columns: 16, kernel: d },
+        Tile { rows: 128, columns: 64, kernel: b },
+        Tile { rows: 64, columns: 64, kernel: c },
+        Tile { rows: 256, columns: 32, kernel: Variants([Some(d), None, None, None]) },
+        Tile { rows: 256, columns: 16, kernel: Variants([Some(e), None, None, None]) },
     ]
 }
 
-const FORWARD: [Tile; 4] = tiles([
-    kernel::CONV_FORWARD_F32_128X128,
-    kernel::CONV_FORWARD_F32_64X64,
-    kernel::CONV_FORWARD_F32_256X32,
-    kernel::CONV_FORWARD_F32_256X16,
-]);
-const INPUT_GRADIENT: [Tile; 4] = tiles([
-    kernel::CONV_INPUT_GRADIENT_F32_128X128,
-    kernel::CONV_INPUT_GRADIENT_F32_64X64,
-    kernel::CONV_INPUT_GRADIENT_F32_256X32,
-    kernel::CONV_INPUT_GRADIENT_F32_256X16,
-]);
-const WEIGHT_GRADIENT: [Tile; 4] = tiles([
-    kernel::CONV_WEIGHT_GRADIENT_F32_128X128,
-    kernel::CONV_WEIGHT_GRADIENT_F32_64X64,
-    kernel::CONV_WEIGHT_GRADIENT_F32_256X32,
-    kernel::CONV_WEIGHT_GRADIENT_F32_256X16,
-]);
+const FORWARD: [Tile; 5] = tiles(
+    [kernel::CONV_FORWARD_128X128, kernel::CONV_FORWARD_128X64, kernel::CONV_FORWARD_64X64],
+    [kernel::CONV_FORWARD_256X32_F32, kernel::CONV_FORWARD_256X16_F32],
+);
+const INPUT_GRADIENT: [Tile; 5] = tiles(
+    [kernel::CONV_INPUT_GRADIENT_128X128, kernel::CONV_INPUT_GRADIENT_128X64, kernel::CONV_INPUT_GRADIENT_64X64],
+    [kernel::CONV_INPUT_GRADIENT_256X32_F32, kernel::CONV_INPUT_GRADIENT_256X16_F32],
+);
+const WEIGHT_GRADIENT: [Tile; 5] = tiles(
+    [kernel::CONV_WEIGHT_GRADIENT_128X128, kernel::CONV_WEIGHT_GRADIENT_128X64, kernel::CONV_WEIGHT_GRADIENT_64X64],
+    [kernel::CONV_WEIGHT_GRADIENT_256X32_F32, kernel::CONV_WEIGHT_GRADIENT_256X16_F32],
+);
 
-fn tile(device: &Device, workers: usize, tiles: &'static [Tile; 4], m: usize, n: usize) -> &'static Tile {
+fn tile(
+    device: &Device,
+    precision: Precision,
+    workers: usize,
+    tiles: &'static [Tile; 5],
+    m: usize,
+    n: usize,
+) -> &'static Tile {
     match n {
-        0..=16 => &tiles[3],
-        17..=32 => &tiles[2],
-        _ => choose(device, workers, &tiles[..2], m, n),
+        0..=16 if tiles[4].is_there(precision) => &tiles[4],
+        0..=32 if tiles[3].is_there(precision) => &tiles[3],
+        _ => choose(device, precision, workers, (&tiles[..3], device.tuning().conv_tiles), m, n),
     }
 }
 
@@ -259,12 +262,13 @@ impl Conv {
         (images, self.n.div_ceil(images))
     }
 
-    fn weight_gradient_tile(&self, device: &Device) -> &'static Tile {
-        tile(device, device.tuning().split_blocks, &WEIGHT_GRADIENT, self.r * self.s * self.c, self.k)
+    fn weight_gradient_tile(&self, device: &Device, precision: Precision) -> &'static Tile {
+        tile(device, precision, device.tuning().split_blocks, &WEIGHT_GRADIENT, self.r * self.s * self.c, self.k)
     }
 
+    /// The same in all precisions, so that the workspace is.
     fn weight_gradient_split(&self, device: &Device) -> (usize, usize) {
-        let [x, y, _] = self.weight_gradient_tile(device).grid(self.r * self.s * self.c, self.k);
+        let [x, y, _] = self.weight_gradient_tile(device, Precision::F32).grid(self.r * self.s * self.c, self.k);
         self.split(device, x as usize * y as usize)
     }
 }
@@ -342,7 +346,7 @@ pub fn conv_forward(
     let argument = prologue_argument(what, &sizes, prologue)?;
     let device = y.device();
     let pixels = sizes.n * sizes.p() * sizes.q();
-    let tile = tile(device, device.workers(), &FORWARD, pixels, sizes.k);
+    let tile = tile(device, y.precision(), device.workers(), &FORWARD, pixels, sizes.k);
     let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.k)).product(sizes.flops()).output(y).input(x);
     let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
     let launch = launch.input(filters).optional(epilogue.bias).optional(epilogue.residual).scalar(argument);
@@ -351,7 +355,7 @@ pub fn conv_forward(
     unsafe { launch.scalar(sizes.window(epilogue.pool)).scalar(size32(what, sizes.k)?).run() }
 }
 
-/// Workspace of [`conv_input_gradient`], in floats: the turned filters.
+/// Workspace of [`conv_input_gradient`], in elements: the turned filters, stored as the filters are.
 pub fn input_gradient_workspace_len(sizes: &Conv) -> usize {
     sizes.filters()
 }
@@ -381,13 +385,13 @@ pub fn conv_input_gradient(
     let (c, k) = (size32(what, sizes.c)?, size32(what, sizes.k)?);
     let device = dx.device();
     let taps = sizes.r * sizes.s;
-    let launch = device.launch(kernel::CONV_FLIP_FILTERS_F32, [c, size32(what, taps)?, 1]);
+    let launch = device.launch(kernel::CONV_FLIP_FILTERS, [c, size32(what, taps)?, 1]);
     let launch = launch.output(workspace).input(filters).scalar(taps as u32).scalar(c).scalar(k);
     // SAFETY: filters and workspace both have R * S * C * K elements, compared above; the grid covers R * S and C.
     unsafe { launch.run()? };
 
     let pixels = sizes.n * sizes.h * sizes.w;
-    let tile = tile(device, device.workers(), &INPUT_GRADIENT, pixels, sizes.c);
+    let tile = tile(device, dx.precision(), device.workers(), &INPUT_GRADIENT, pixels, sizes.c);
     let argument =
         GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
     let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.c)).product(sizes.flops());
@@ -422,7 +426,7 @@ pub fn conv_weight_gradient(
     let argument = prologue_argument(what, &sizes, prologue)?;
     let device = dfilters.device();
     expect_len(what, "workspace", workspace.len(), weight_gradient_workspace_len(device, &sizes))?;
-    let tile = sizes.weight_gradient_tile(device);
+    let tile = sizes.weight_gradient_tile(device, x.precision());
     let (images, parts) = sizes.weight_gradient_split(device);
     let [across, down, _] = tile.grid(sizes.r * sizes.s * sizes.c, sizes.k);
     let dy = GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
@@ -459,7 +463,7 @@ pub fn conv_bias_gradient(
     let (images, parts) = sizes.split(device, 1);
     let pixels = sizes.p() * sizes.q() / if gradient.pooled { 4 } else { 1 };
     let columns = sizes.k.div_ceil(device.tuning().bias_columns) as u32;
-    let launch = device.launch(kernel::CONV_BIAS_GRADIENT_F32, [columns, parts as u32, 1]);
+    let launch = device.launch(kernel::CONV_BIAS_GRADIENT, [columns, parts as u32, 1]);
     let launch = launch.output(workspace).input(gradient.output.dy).optional(gradient.output.saved_output());
     let launch = launch.optional(gradient.output.row_scale);
     let launch = launch.scalar(ActivationArgument::from(gradient.output.activation)).scalar(sizes.n as u32);

@@ -1,8 +1,9 @@
-//! The three products of a linear layer, its bias and activation fused in.
+//! The three products of a linear layer, its bias and activation fused in. x, y, their gradients and the weight are stored in one
+//! precision, in which the product is; all else is f32.
 
 use super::tile::{Tile, choose};
 use super::{Activation, ActivationArgument, expect_len, size32};
-use crate::device::{Buffer, kernel};
+use crate::device::{Buffer, Variants, kernel};
 use crate::{Error, Result};
 
 /// x (N, C), weight (C, K), y (N, K).
@@ -25,22 +26,29 @@ pub struct OutputGradient<'a> {
     pub row_scale: Option<&'a Buffer<f32>>,
 }
 
+const F32_128X256: Variants = Variants([Some(kernel::LINEAR_INPUT_GRADIENT_128X256_F32), None, None, None]);
 const FORWARD: [Tile; 3] = [
-    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_FORWARD_F32_128X128 },
-    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_FORWARD_F32_128X64 },
-    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_FORWARD_F32_64X64 },
+    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_FORWARD_128X128 },
+    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_FORWARD_128X64 },
+    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_FORWARD_64X64 },
 ];
 const INPUT_GRADIENT: [Tile; 4] = [
-    Tile { rows: 128, columns: 256, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_128X256 },
-    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_128X128 },
-    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_128X64 },
-    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_F32_64X64 },
+    Tile { rows: 128, columns: 256, kernel: F32_128X256 },
+    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_INPUT_GRADIENT_128X128 },
+    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_128X64 },
+    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_64X64 },
 ];
 const WEIGHT_GRADIENT: [Tile; 3] = [
-    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_WEIGHT_GRADIENT_F32_128X128 },
-    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_WEIGHT_GRADIENT_F32_128X64 },
-    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_WEIGHT_GRADIENT_F32_64X64 },
+    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_WEIGHT_GRADIENT_128X128 },
+    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_WEIGHT_GRADIENT_128X64 },
+    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_WEIGHT_GRADIENT_64X64 },
 ];
+
+/// Of a product whose operands are stored as `operand`.
+fn linear_tile<'a>(operand: &Buffer<f32>, tiles: &'a [Tile], m: usize, n: usize) -> &'a Tile {
+    let device = operand.device();
+    choose(device, operand.precision(), device.workers(), (tiles, device.tuning().linear_tiles), m, n)
+}
 
 /// `y = act(x W + bias)`.
 pub fn linear_forward(
@@ -59,7 +67,7 @@ pub fn linear_forward(
     if let Some(bias) = bias {
         expect_len(what, "bias (K)", bias.len(), sizes.k)?;
     }
-    let tile = choose(y.device(), y.device().workers(), &FORWARD, sizes.n, sizes.k);
+    let tile = linear_tile(y, &FORWARD, sizes.n, sizes.k);
     let launch = y.device().launch(tile.kernel, tile.grid(sizes.n, sizes.k)).product(sizes.flops());
     let launch = launch.output(y).input(x).input(weight).optional(bias).scalar(ActivationArgument::from(activation));
     // SAFETY: every length was compared with N, C and K above; the grid covers (N, K).
@@ -78,7 +86,7 @@ pub fn linear_input_gradient(
     gradient.check(what, sizes.n, sizes.n * sizes.k)?;
     expect_len(what, "dx (N, C)", dx.len(), sizes.n * sizes.c)?;
     expect_len(what, "weight (C, K)", weight.len(), sizes.c * sizes.k)?;
-    let tile = choose(dx.device(), dx.device().workers(), &INPUT_GRADIENT, sizes.n, sizes.c);
+    let tile = linear_tile(dx, &INPUT_GRADIENT, sizes.n, sizes.c);
     let launch = dx.device().launch(tile.kernel, tile.grid(sizes.n, sizes.c)).product(sizes.flops());
     let launch = launch.output(dx).input(gradient.dy).input(weight).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
@@ -98,7 +106,7 @@ pub fn linear_weight_gradient(
     gradient.check(what, sizes.n, sizes.n * sizes.k)?;
     expect_len(what, "dweight (C, K)", dweight.len(), sizes.c * sizes.k)?;
     expect_len(what, "x (N, C)", x.len(), sizes.n * sizes.c)?;
-    let tile = choose(dweight.device(), dweight.device().workers(), &WEIGHT_GRADIENT, sizes.c, sizes.k);
+    let tile = linear_tile(x, &WEIGHT_GRADIENT, sizes.c, sizes.k);
     let launch = dweight.device().launch(tile.kernel, tile.grid(sizes.c, sizes.k)).product(sizes.flops());
     let launch = launch.output(dweight).input(x).input(gradient.dy).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
@@ -114,7 +122,7 @@ pub fn linear_bias_gradient(sizes: Linear, dbias: &Buffer<f32>, gradient: &Outpu
     expect_len(what, "dbias (K)", dbias.len(), sizes.k)?;
     let columns = dbias.device().tuning().bias_columns;
     let grid = [sizes.k.div_ceil(columns) as u32, 1, 1];
-    let launch = dbias.device().launch(kernel::LINEAR_BIAS_GRADIENT_F32, grid);
+    let launch = dbias.device().launch(kernel::LINEAR_BIAS_GRADIENT, grid);
     let launch = launch.output(dbias).input(gradient.dy).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
     // SAFETY: every length was compared with N and K above; the grid covers K.

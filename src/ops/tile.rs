@@ -1,16 +1,24 @@
 //! Which tile of a product one block owns. The kernels of `tiled_matmul` carry the size in their name.
 
-use crate::device::{Device, Kernel};
+use crate::device::{Device, Precision, Variants};
 
 /// A kernel for tiles of `rows` by `columns` of C (M, N).
 pub(crate) struct Tile {
     pub rows: usize,
     pub columns: usize,
-    pub kernel: Kernel,
+    pub kernel: Variants,
 }
 
-/// The tile for an (m, n) product: the one whose busiest worker has the least to do. Every tile gives the same bits.
-pub(crate) fn choose<'a>(device: &Device, workers: usize, tiles: &'a [Tile], m: usize, n: usize) -> &'a Tile {
+/// The tile for an (m, n) product, of those that the device's table has and that there are in this precision: the one whose
+/// busiest worker has the least to do. Every tile gives the same bits.
+pub(crate) fn choose<'a>(
+    device: &Device,
+    precision: Precision,
+    workers: usize,
+    (tiles, table): (&'a [Tile], &[(usize, usize)]),
+    m: usize,
+    n: usize,
+) -> &'a Tile {
     let cost = |tile: &Tile| {
         // An incomplete tile costs the host what is inside it, and a GPU a whole one. Both operands of a tile are
         // read once: a wide tile needs less of that per product.
@@ -31,16 +39,16 @@ pub(crate) fn choose<'a>(device: &Device, workers: usize, tiles: &'a [Tile], m: 
             blocks.div_ceil(workers) * size(tile.rows, tile.columns)
         }
     };
-    let mut best = &tiles[0];
-    for tile in &tiles[1..] {
-        if cost(tile) < cost(best) {
-            best = tile;
-        }
-    }
-    best
+    let there = |tile: &&Tile| tile.is_there(precision) && table.contains(&(tile.rows, tile.columns));
+    // The first of those that cost the same.
+    tiles.iter().filter(there).min_by_key(|tile| cost(tile)).unwrap_or(&tiles[0])
 }
 
 impl Tile {
+    pub fn is_there(&self, precision: Precision) -> bool {
+        self.kernel.0[precision as usize].is_some()
+    }
+
     /// Columns first: blocks that run at the same time share the rows of A.
     pub fn grid(&self, m: usize, n: usize) -> [u32; 3] {
         [n.div_ceil(self.columns) as u32, m.div_ceil(self.rows) as u32, 1]

@@ -136,6 +136,37 @@ pub fn relative_error(found: &[f32], expected: &[f64], floor: f64) -> f64 {
     worst / scale
 }
 
+/// The nearest number that a buffer of this precision can hold.
+pub fn stored(precision: Precision, x: f32) -> f32 {
+    match precision {
+        Precision::F32 | Precision::Tf32 => x,
+        Precision::Bf16 => bf16::from_f32(x).to_f32(),
+        Precision::F16 => f16::from_f32(x).to_f32(),
+    }
+}
+
+/// The nearest number that a product in this precision can have as a factor; in tf32 ties go away from zero.
+pub fn factor(precision: Precision, x: f32) -> f32 {
+    match precision {
+        Precision::Tf32 if x.is_finite() => f32::from_bits((x.to_bits() + 0x1000) & 0xffff_e000),
+        _ => stored(precision, x),
+    }
+}
+
+/// That `found` is at most twice as far from what is exact as `naive` is, of which a rounding of what is stored, and of sums in
+/// f32, is allowed anyhow. All three in the order of one tensor.
+pub fn at_most_twice(what: &str, precision: Precision, found: &[f32], exact: &[f64], naive: &[f64]) {
+    let naive: Vec<f32> = naive.iter().map(|x| *x as f32).collect();
+    let unit = match precision {
+        Precision::F32 | Precision::Tf32 => 1e-6,
+        Precision::Bf16 => 1.0 / 512.0,
+        Precision::F16 => 1.0 / 4096.0,
+    };
+    let error = relative_error(found, exact, 1e-30);
+    let allowed = 2.0 * relative_error(&naive, exact, 1e-30).max(unit);
+    assert!(error <= allowed, "{what}: relative error {error:.3e}, {allowed:.3e} allowed");
+}
+
 #[track_caller]
 pub fn assert_close(name: &str, found: &Buffer<f32>, expected: &[f64], tolerance: f64) {
     let error = relative_error(&found.read().unwrap(), expected, 1e-30);

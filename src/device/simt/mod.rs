@@ -5,6 +5,7 @@
 //! device made to check ([`super::Device::simt_checked`]) also sees every access to memory before it happens ([`shadow`])
 //! and keeps what it finds ([`report`]).
 
+mod copies;
 mod report;
 mod shadow;
 
@@ -20,6 +21,7 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::kernels::{HostEntry, Kernel, kernel};
 use crate::{Error, Result};
+use copies::Copies;
 pub use report::{Check, Finding};
 pub use shadow::Tally;
 pub(super) use shadow::View;
@@ -77,16 +79,21 @@ struct Shared {
     start: usize,
 }
 
+/// What each lane of a warp shows to the others: 32 bytes at most. `kernels/host/simt.h` reads it.
+type Board = [[u64; 4]; WARP];
+
 /// The block that runs on this operating-system thread.
 struct Running {
     current: usize,
     yielders: [*const Yielder<(), Wait>; BLOCK],
-    /// Two slots a lane, used in turn: a warp passes one wait between writing and reading, and the next operation's writes
-    /// go to the other slot.
-    exchange: [[[u64; WARP]; 2]; BLOCK / WARP],
+    /// Two boards a warp, used in turn: it passes one wait between writing and reading, and the next operation's writes go to
+    /// the other board.
+    boards: [[Board; 2]; BLOCK / WARP],
     turn: [usize; BLOCK],
     /// Where each thread waits.
     places: [u64; BLOCK],
+    /// Of each thread: what it has asked for and not waited for.
+    copies: Vec<Copies>,
     shared: Vec<Shared>,
     shared_bytes: usize,
     arena_used: usize,
@@ -185,9 +192,10 @@ impl Simt {
         let mut running = Running {
             current: 0,
             yielders: [std::ptr::null(); BLOCK],
-            exchange: [[[0; WARP]; 2]; BLOCK / WARP],
+            boards: [[Board::default(); 2]; BLOCK / WARP],
             turn: [0; BLOCK],
             places: [0; BLOCK],
+            copies: std::iter::repeat_with(Copies::default).take(BLOCK).collect(),
             shared: Vec::new(),
             shared_bytes: 0,
             arena_used: 0,
@@ -253,21 +261,32 @@ extern "C" fn zgan_simt_wait(reason: u32, place: u64) {
     wait(if reason == 1 { Wait::Barrier } else { Wait::WarpBarrier }, place);
 }
 
+/// Puts `bytes` bytes of the calling lane on its warp's board, waits for the other lanes, and gives the board.
 #[unsafe(no_mangle)]
-extern "C" fn zgan_simt_exchange_at(value: u64, from: i32, place: u64) -> u64 {
+extern "C" fn zgan_simt_show_at(value: *const c_void, bytes: u64, place: u64) -> *const Board {
     let running = running();
-    // SAFETY: alive for the whole launch, and no reference to it is kept; the warp's number is below BLOCK / WARP.
+    // SAFETY: alive for the whole launch, and no reference to it is kept; the warp's number is below BLOCK / WARP, and
+    // kernels/host/simt.h shows at most 32 bytes of the lane's own.
     let (thread, turn) = unsafe {
         let thread = (*running).current;
         let turn = (*running).turn[thread];
         (*running).turn[thread] ^= 1;
-        (*running).exchange[thread / WARP][turn][thread % WARP] = value;
+        let slot = &raw mut (*running).boards[thread / WARP][turn][thread % WARP];
+        std::ptr::copy_nonoverlapping(value.cast::<u8>(), slot.cast::<u8>(), (bytes as usize).min(size_of_val(&*slot)));
         (thread, turn)
     };
     wait(Wait::Shuffle, place);
-    let from = usize::try_from(from).ok().filter(|from| *from < WARP).unwrap_or(thread % WARP);
     // SAFETY: as above.
-    unsafe { (*running).exchange[thread / WARP][turn][from] }
+    unsafe { &raw const (*running).boards[thread / WARP][turn] }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_exchange_at(value: u64, from: i32, place: u64) -> u64 {
+    let board = zgan_simt_show_at((&raw const value).cast(), 8, place);
+    let own = zgan_simt_thread() as usize % WARP;
+    let from = usize::try_from(from).ok().filter(|from| *from < WARP).unwrap_or(own);
+    // SAFETY: a board of this launch, which no lane writes before all have waited once more.
+    unsafe { (*board)[from][0] }
 }
 
 /// The checker, where one is at work.
@@ -361,6 +380,7 @@ extern "C" fn zgan_simt_run_block(
     // SAFETY: alive for the whole launch; borrowed only between switches. The gate is this operating-system thread's.
     let (stacks, gate, checks) = unsafe {
         (*running).shared.clear();
+        (*running).copies.iter_mut().for_each(Copies::forget);
         (*running).shared_bytes = 0;
         (*running).arena_used = 0;
         let given = [block_index, grid_size].map(|pointer| pointer as u64..pointer as u64 + 12);
@@ -406,6 +426,9 @@ extern "C" fn zgan_simt_run_block(
                 CoroutineResult::Yield(reason) => reason,
                 CoroutineResult::Return(()) => Wait::Ended,
             };
+            if waits[thread] == Wait::Ended {
+                copies::ended(running, thread);
+            }
             if waits[thread] == Wait::Stopped {
                 break 'block;
             }

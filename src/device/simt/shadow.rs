@@ -277,6 +277,19 @@ impl Checker {
         Ok(())
     }
 
+    /// These bytes of shared memory are no longer what somebody wrote: a copy to them is on its way.
+    pub fn poison(&mut self, address: u64, bytes: u64) {
+        let region = self.launch.shared.iter_mut().find(|(_, region)| region.contains(address, bytes));
+        if let Some((_, region)) = region {
+            region.mark(&(address..address + bytes), false);
+        }
+    }
+
+    /// A mistake with copies to shared memory that were asked for at `place`.
+    pub fn copy_mistaken(&mut self, check: Check, thread: usize, address: u64, what: String, place: u64) {
+        self.report(check, thread, address, what, place, None);
+    }
+
     pub fn out_of_bounds(&mut self, thread: usize, what: String, place: u64) {
         self.report(Check::Memcheck, thread, 0, what, place, None);
     }

@@ -1,0 +1,72 @@
+// Sixteen bytes of numbers: what a thread reads, copies and writes at a time where that is possible.
+#pragma once
+#include "number.h"
+
+struct alignas(16) Piece { uint32_t word[4]; };
+struct RawPiece { Piece piece; };
+
+// Elements of T in a piece.
+constexpr int PIECE = 16 / sizeof(T);
+
+DEVICE bool aligned(const void* pointer) { return uint64_t(pointer) % 16 == 0; }
+DEVICE Piece load_piece(const void* from) { return *static_cast<const Piece*>(from); }
+DEVICE void store_piece(void* to, const Piece& piece) { *static_cast<Piece*>(to) = piece; }
+
+#if PRECISION_BF16 || PRECISION_F16
+DEVICE uint32_t pair(float low, float high) {
+#if defined(__CUDACC_RTC__) && __CUDA_ARCH__ >= 800
+    uint32_t both;
+#if PRECISION_BF16
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+#else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+#endif
+    return both;
+#else
+    return T(low).bits | uint32_t(T(high).bits) << 16;
+#endif
+}
+DEVICE float number(uint16_t bits) {
+#if PRECISION_BF16
+    return widen_bf16(bits);
+#elif defined(__CUDACC_RTC__)
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+#else
+    return widen_f16(bits);
+#endif
+}
+DEVICE void unpack(float (&v)[PIECE], const Piece& piece) {
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        v[2 * i] = number(uint16_t(piece.word[i]));
+        v[2 * i + 1] = number(uint16_t(piece.word[i] >> 16));
+    }
+}
+DEVICE Piece pack(const float (&v)[PIECE]) { return {{pair(v[0], v[1]), pair(v[2], v[3]), pair(v[4], v[5]), pair(v[6], v[7])}}; }
+#else
+DEVICE void unpack(float (&v)[PIECE], const Piece& piece) {
+    UNROLL
+    for (int i = 0; i < PIECE; i++) v[i] = bits_to_float(piece.word[i]);
+}
+DEVICE Piece pack(const float (&v)[PIECE]) { return {{float_to_bits(v[0]), float_to_bits(v[1]), float_to_bits(v[2]), float_to_bits(v[3])}}; }
+#endif
+
+// N numbers at a multiple of 16 bytes, f32 or as they are stored.
+template <int N> DEVICE void load_whole(float (&v)[N], const float* from) {
+    UNROLL
+    for (int i = 0; i < N; i += 4) {
+        const Piece piece = load_piece(from + i);
+        UNROLL
+        for (int j = 0; j < 4; j++) v[i + j] = bits_to_float(piece.word[j]);
+    }
+}
+template <int N> DEVICE void store_whole(float* to, const float (&v)[N]) {
+    UNROLL
+    for (int i = 0; i < N; i += 4) store_piece(to + i, {{float_to_bits(v[i]), float_to_bits(v[i + 1]), float_to_bits(v[i + 2]), float_to_bits(v[i + 3])}});
+}
+#if PRECISION_BF16 || PRECISION_F16
+DEVICE void load_whole(float (&v)[PIECE], const T* from) { unpack(v, load_piece(from)); }
+DEVICE void store_whole(T* to, const float (&v)[PIECE]) { store_piece(to, pack(v)); }
+#endif
