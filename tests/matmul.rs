@@ -187,7 +187,12 @@ fn matches_the_reference_at_any_size() {
 }
 
 /// C (m, n) = A (m, k) B (k, n) as a plain loop gives it in a precision.
-fn naive_product(precision: Precision, [m, n, k]: [usize; 3], a: impl Fn(usize, usize) -> f64, b: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+fn naive_product(
+    precision: Precision,
+    [m, n, k]: [usize; 3],
+    a: impl Fn(usize, usize) -> f64,
+    b: impl Fn(usize, usize) -> f64,
+) -> Vec<f64> {
     let mut c = vec![0.0f32; m * n];
     for i in 0..m {
         for d in 0..k {
@@ -213,9 +218,8 @@ fn check_in(device: &Device, precision: Precision, [n, c, k]: [usize; 3], activa
     let close = |name: &str, precision: Precision, found: &Buffer<f32>, exact: &[f64], naive: &[f64]| {
         at_most_twice(&what(name), precision, &found.read().unwrap(), exact, naive);
     };
-    let as_stored = |values: Vec<f64>| -> Vec<f64> {
-        values.into_iter().map(|v| f64::from(stored(precision, v as f32))).collect()
-    };
+    let as_stored =
+        |values: Vec<f64>| -> Vec<f64> { values.into_iter().map(|v| f64::from(stored(precision, v as f32))).collect() };
     let y = forward(case.sizes, &x, &weight, &bias, activation);
     let z = naive_product(precision, [n, k, c], |i, d| x[i * c + d], |d, j| weight[d * k + j]);
     let naive = as_stored(z.iter().enumerate().map(|(i, z)| act(activation, z + bias[i % k])).collect());

@@ -100,9 +100,8 @@ fn probe() -> *const c_void {
             }
         }
         let probe = PROBE.trim_start();
-        let text = format!(
-            "{head}\n{middle}#line 1 \"kernels/probe.cu\"\n{probe}\n#line 1 \"kernels/host/entry.h\"{tail}"
-        );
+        let text =
+            format!("{head}\n{middle}#line 1 \"kernels/probe.cu\"\n{probe}\n#line 1 \"kernels/host/entry.h\"{tail}");
         let folder = tempfile::tempdir().unwrap();
         let object = simt_module::compile(folder.path(), "probe", &text, true).unwrap();
         // The folder stays: the library's lines are read from its file.
@@ -153,7 +152,7 @@ fn found(which: u32, check: Check, words: &str) {
 #[test]
 fn matrices_are_loaded_as_the_manual_says() {
     let mut random = Random(5);
-    let half = |byte: usize| byte as u16 ^ 0x5a00;  // the 16-bit number at 2 * `byte`
+    let half = |byte: usize| byte as u16 ^ 0x5a00; // the 16-bit number at 2 * `byte`
     let mut places: Vec<u32> = (0..256).collect();
     (1..256).rev().for_each(|i| places.swap(i, random.below(i + 1)));
     let mut input: Vec<u32> =
@@ -166,7 +165,8 @@ fn matrices_are_loaded_as_the_manual_says() {
         for lane in 0..32 {
             for i in 0..count {
                 let (row, column) = (lane / 4, 2 * (lane % 4));
-                let pair = [0, 1].map(|x| if turned { element(i, column + x, row) } else { element(i, row, column + x) });
+                let pair =
+                    [0, 1].map(|x| if turned { element(i, column + x, row) } else { element(i, row, column + x) });
                 let expected = u32::from(pair[0]) | u32::from(pair[1]) << 16;
                 assert_eq!(found[lane * 4 + i], expected, "form {which}, lane {lane}, register {i}");
             }
@@ -217,8 +217,7 @@ fn products_are_as_the_manual_says() {
         let mut input = vec![0u32; 1280];
         for lane in 0..32 {
             let at = |e: usize, (row, column): (usize, usize), of: &[f32], width: usize| (e, of[row * width + column]);
-            let own_a: Vec<f32> =
-                (0..16 * depth / 32).map(|e| at(e, of_a(bits, lane, e), &a, depth).1).collect();
+            let own_a: Vec<f32> = (0..16 * depth / 32).map(|e| at(e, of_a(bits, lane, e), &a, depth).1).collect();
             let own_b: Vec<f32> = (0..depth * 8 / 32).map(|e| at(e, of_b(bits, lane, e), &b, 8).1).collect();
             own_a.chunks(each).enumerate().for_each(|(i, values)| input[lane * 10 + i] = word(values));
             own_b.chunks(each).enumerate().for_each(|(i, values)| input[lane * 10 + 4 + i] = word(values));

@@ -33,7 +33,8 @@ pub fn matmul(cases: &mut Cases) {
                 let (y, scale) = (t.values_between(n * k, -1.0, 1.0)?, t.numbers(n)?);
                 let (y, row_scale) = (fused.then_some(&y), fused.then_some(&scale));
                 let gradient = OutputGradient { dy: &dy, y, activation, row_scale };
-                let (dx, dweight, dbias) = (t.out_values("dx", n * c)?, t.update("dweight", c * k)?, t.update("dbias", k)?);
+                let (dx, dweight, dbias) =
+                    (t.out_values("dx", n * c)?, t.update("dweight", c * k)?, t.update("dbias", k)?);
                 matmul::linear_input_gradient(sizes, &dx, &gradient, &weight)?;
                 matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient)?;
                 matmul::linear_bias_gradient(sizes, &dbias, &gradient)
