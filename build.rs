@@ -4,6 +4,7 @@
 //! Each file is flattened first: our own `#include`s expanded once, with `#line` marks. That text is what every
 //! compiler gets, what the binary embeds for compilation at run time, and what decides whether an object is rebuilt.
 
+use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt::Write as _;
 use std::fs;
@@ -88,7 +89,6 @@ const PRECISIONS: [&str; 4] = ["f32", "tf32", "bf16", "f16"];
 /// A module: a kernel file, flattened, for one precision, and its kernels.
 struct Source {
     module: String,
-    precision: &'static str,
     text: String,
     kernels: Vec<KernelLine>,
 }
@@ -156,7 +156,7 @@ fn read_sources(folder: &Path) -> Vec<Source> {
             let module = if precision == "f32" { file.clone() } else { format!("{file}_{precision}") };
             let mut kernels = kernel_lines(&own, precision);
             kernels.retain(|kernel| precision == "f32" || kernel.family.is_some());
-            sources.push(Source { kernels, module, precision, text: in_precision(&text, precision) });
+            sources.push(Source { kernels, module, text: in_precision(&text, precision) });
         }
     }
     sources
@@ -422,8 +422,9 @@ fn table(
             );
         }
     }
-    for family in sources.iter().filter(|s| s.precision == "f32").flat_map(|s| &s.kernels) {
-        let Some(family) = &family.family else { continue };
+    let families: BTreeSet<&String> =
+        sources.iter().flat_map(|s| &s.kernels).filter_map(|k| k.family.as_ref()).collect();
+    for family in families {
         let there = |precision: &str| {
             let name = format!("{family}_{precision}");
             let found = sources.iter().flat_map(|s| &s.kernels).any(|kernel| kernel.name == name);

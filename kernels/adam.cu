@@ -6,7 +6,8 @@
 //   average = decay average + (1 - decay) p; a copy of p while updates < average_start
 //   norm = sqrt(sum g^2)
 //
-// lr, updates and halted are the State's; where it is halted only the norm is written.
+// lr, updates, halted and the scale of the gradient are the State's: g is what is in memory over loss_scale, a power of
+// two. Where it is halted, or this gradient has overflowed, only the norm is written.
 //   Adam: A Method for Stochastic Optimization, D. Kingma and J. Ba, 2015; eps stands outside the root, as in PyTorch.
 //
 // 28 bytes a parameter, 36 with the average: bound by memory. Two launches: the pass, which leaves one sum of squares
@@ -26,7 +27,7 @@ DEVICE float one_minus_power(float log_beta, uint32_t t) {
 }
 
 struct Rates {
-    float rate, root_correction, eps, one_minus_beta1, beta2, one_minus_beta2, decay;
+    float rate, root_correction, eps, one_minus_beta1, beta2, one_minus_beta2, decay, unscale;
 };
 
 // One element; returns the new parameter.
@@ -35,6 +36,8 @@ DEVICE float adam_step(const Rates& rates, float p, float& m, float& v, float g)
     v = rates.beta2 * v + rates.one_minus_beta2 * (g * g);
     return p - rates.rate * (m / (square_root(v) * rates.root_correction + rates.eps));
 }
+
+DEVICE bool is_left_out(const State* state, uint32_t network) { return state->halted != 0 || state->overflows[network] != 0; }
 
 KERNEL adam_update_f32(float* RESTRICT parameters,        // (n)
                        float* RESTRICT first_moment,      // (n)
@@ -58,26 +61,31 @@ KERNEL adam_update_f32(float* RESTRICT parameters,        // (n)
     rates.beta2 = beta2;
     rates.one_minus_beta2 = one_minus_beta2;
     rates.decay = updates < average_start ? 0.0f : average_decay;
+    rates.unscale = 1.0f / state->loss_scale;
 
     float* RESTRICT p = parameters + first;
     float* RESTRICT m = first_moment + first;
     float* RESTRICT v = second_moment + first;
     const float* RESTRICT g = gradient + first;
     float sum[1];
-    if (state->halted != 0) {
-        block_sum(sum, count, [=](Index i, float* square) { square[0] = g[i] * g[i]; });
+    if (is_left_out(state, network)) {
+        block_sum(sum, count, [=](Index i, float* square) {
+            const float of = g[i] * rates.unscale;
+            square[0] = of * of;
+        });
     } else if (average == nullptr) {
         block_sum(sum, count, [=](Index i, float* square) {
-            p[i] = adam_step(rates, p[i], m[i], v[i], g[i]);
-            square[0] = g[i] * g[i];
+            const float of = g[i] * rates.unscale;
+            p[i] = adam_step(rates, p[i], m[i], v[i], of);
+            square[0] = of * of;
         });
     } else {
         float* RESTRICT a = average + first;
         block_sum(sum, count, [=](Index i, float* square) {
-            const float updated = adam_step(rates, p[i], m[i], v[i], g[i]);
+            const float of = g[i] * rates.unscale, updated = adam_step(rates, p[i], m[i], v[i], of);
             p[i] = updated;
             a[i] = rates.decay * a[i] + (1.0f - rates.decay) * updated;
-            square[0] = g[i] * g[i];
+            square[0] = of * of;
         });
     }
     if (thread() == 0) partials[blockIdx.x] = sum[0];
@@ -91,6 +99,6 @@ KERNEL adam_finish_f32(float* RESTRICT norm,           // (1)
     block_sum(sum, blocks, [&](Index b, float* square) { square[0] = partials[b]; });
     if (thread() == 0) {
         norm[0] = square_root(sum[0]);
-        if (state->halted == 0) state->updates[network] += 1;
+        if (!is_left_out(state, network)) state->updates[network] += 1;
     }
 }

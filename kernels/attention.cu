@@ -12,12 +12,15 @@
 // A block owns TILE queries (forward, dq) or TILE keys (dk, dv) and walks the other side by tiles, so every sum has one
 // owner and one order. Softmax streams: with each tile of keys the running maximum may rise, and what was summed
 // before is scaled down. dq and delta are one launch, dk and dv the next, which reads delta. All but dgamma overwrites.
+// Sums over tiles grow in the output itself, or, where that has 16 bits, in f32 beside it: `sums`, null in f32.
 // Memory traffic: a block reads the other side's rows once, and its own o, dq, dk or dv once a tile, from cache.
+// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
 #include "device/product.h"
+#include "device/number.h"
 
 constexpr uint32_t TILE = 64;   // rows of both sides
 constexpr uint32_t PITCH = 68;  // of a tile of scores: rows start in different banks
@@ -26,13 +29,12 @@ constexpr uint32_t DEPTH = 16;  // columns that are transposed at a time
 DEVICE uint32_t at_most(uint32_t n, uint32_t limit) { return n < limit ? n : limit; }
 
 // S[a][b] = A_a . B_b for rows of D numbers. Ends with a barrier.
-DEVICE void scores(float* RESTRICT S, const float* RESTRICT A, const float* RESTRICT B, uint32_t a_rows, uint32_t b_rows,
-                   uint32_t D) {
+DEVICE void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, uint32_t a_rows, uint32_t b_rows, uint32_t D) {
     SHARED(float, transposed, DEPTH * PITCH);
     for (uint32_t d0 = 0; d0 < D; d0 += DEPTH) {
         const uint32_t depth = at_most(D - d0, DEPTH);
         for_each_element(b_rows, depth, [&](uint32_t b) {
-            const float* const from = B + uint64_t(b) * D + d0;
+            const T* const from = B + uint64_t(b) * D + d0;
             float* const to = transposed + b;
             return [=](uint32_t d) { to[d * PITCH] = from[d]; };
         });
@@ -42,19 +44,28 @@ DEVICE void scores(float* RESTRICT S, const float* RESTRICT A, const float* REST
     }
 }
 
+// Where sums of an output grow, and how they get there; nothing is left to do where they grew in place.
+DEVICE float* growing(float* output, float*) { return output; }
+template <class Stored> DEVICE float* growing(Stored*, float* sums) { return sums; }
+DEVICE void settle(float*, const float*, uint32_t) {}
+template <class Stored> DEVICE void settle(Stored* RESTRICT output, const float* RESTRICT sums, uint32_t n) {
+    for_each_element(1, n, [&](uint32_t) { return [=](uint32_t i) { output[i] = sums[i]; }; });
+}
+
 // Grid (N, tiles of queries).
-KERNEL attention_forward_f32(float* RESTRICT o,        // (N, L, Dv)
-                             float* RESTRICT lse,      // (N, L)
-                             const float* RESTRICT q,  // (N, L, Dk)
-                             const float* RESTRICT k,  // (N, Lk, Dk)
-                             const float* RESTRICT v,  // (N, Lk, Dv)
-                             uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
+KERNEL attention_forward_T(T* RESTRICT o,            // (N, L, Dv)
+                           float* RESTRICT lse,      // (N, L)
+                           float* RESTRICT sums,     // (N, L, Dv) or null
+                           const T* RESTRICT q,      // (N, L, Dk)
+                           const T* RESTRICT k,      // (N, Lk, Dk)
+                           const T* RESTRICT v,      // (N, Lk, Dv)
+                           uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
     SHARED(float, S, TILE * PITCH);
     SHARED(float, maximum, TILE);
     SHARED(float, sum, TILE);
     const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(L - first, TILE);
     const uint64_t query = uint64_t(n) * L + first, keys = uint64_t(n) * Lk;
-    float* const out = o + query * Dv;
+    float* const out = growing(o, sums) + query * Dv;
     for (uint32_t key = 0; key < Lk; key += TILE) {
         const uint32_t count = at_most(Lk - key, TILE);
         scores(S, q + query * Dk, k + (keys + key) * Dk, rows, count, Dk);
@@ -77,9 +88,10 @@ KERNEL attention_forward_f32(float* RESTRICT o,        // (N, L, Dv)
         barrier();
     }
     for_each_row(rows, [&](uint32_t r) {
-        float* const to = out + uint64_t(r) * Dv;
+        const float* const from = out + uint64_t(r) * Dv;
+        T* const to = o + (query + r) * Dv;
         const float total = sum[r];
-        for_each_column(Dv, [&](uint32_t d) { to[d] /= total; });
+        for_each_column(Dv, [&](uint32_t d) { to[d] = from[d] / total; });
         if (row_leader()) lse[query + r] = maximum[r] + log(total);
     });
 }
@@ -87,30 +99,32 @@ KERNEL attention_forward_f32(float* RESTRICT o,        // (N, L, Dv)
 // 1 of 2. Grid (N, tiles of queries).
 #undef LEAST_BLOCKS
 #define LEAST_BLOCKS 4
-KERNEL attention_backward_queries_f32(float* RESTRICT dq,            // (N, L, Dk)
-                                      float* RESTRICT delta,         // (N, L)
-                                      const float* RESTRICT d_o,     // (N, L, Dv)
-                                      const float* RESTRICT o,       // (N, L, Dv)
-                                      const float* RESTRICT q,       // (N, L, Dk)
-                                      const float* RESTRICT k,       // (N, Lk, Dk)
-                                      const float* RESTRICT v,       // (N, Lk, Dv)
-                                      const float* RESTRICT lse,     // (N, L)
-                                      uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
+KERNEL attention_backward_queries_T(T* RESTRICT dq,                // (N, L, Dk)
+                                    float* RESTRICT delta,         // (N, L)
+                                    float* RESTRICT sums,          // (N, L, Dk) or null
+                                    const T* RESTRICT d_o,         // (N, L, Dv)
+                                    const T* RESTRICT o,           // (N, L, Dv)
+                                    const T* RESTRICT q,           // (N, L, Dk)
+                                    const T* RESTRICT k,           // (N, Lk, Dk)
+                                    const T* RESTRICT v,           // (N, Lk, Dv)
+                                    const float* RESTRICT lse,     // (N, L)
+                                    uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
     SHARED(float, S, TILE * PITCH);
     SHARED(float, G, TILE * PITCH);
     const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(L - first, TILE);
     const uint64_t query = uint64_t(n) * L + first, keys = uint64_t(n) * Lk;
-    const float* const g = d_o + query * Dv;
+    const T* const g = d_o + query * Dv;
+    float* const to = growing(dq, sums) + query * Dk;
     for_each_row(rows, [&](uint32_t r) {
-        const float* const a = g + uint64_t(r) * Dv;
-        const float* const b = o + (query + r) * Dv;
+        const T* const a = g + uint64_t(r) * Dv;
+        const T* const b = o + (query + r) * Dv;
         const float dot = row_sum(Dv, [&](auto d) { return a[d] * b[d]; });
         if (row_leader()) delta[query + r] = dot;
     });
     barrier();
     for (uint32_t key = 0; key < Lk; key += TILE) {
         const uint32_t count = at_most(Lk - key, TILE);
-        const float* const k_tile = k + (keys + key) * Dk;
+        const T* const k_tile = k + (keys + key) * Dk;
         scores(S, q + query * Dk, k_tile, rows, count, Dk);
         scores(G, g, v + (keys + key) * Dv, rows, count, Dv);
         for_each_row(rows, [&](uint32_t r) {
@@ -120,31 +134,35 @@ KERNEL attention_backward_queries_f32(float* RESTRICT dq,            // (N, L, D
             for_each_column(count, [&](uint32_t j) { s[j] = exp(s[j] - l) * (dp[j] - d); });
         });
         barrier();
-        product(dq + query * Dk, Dk, S, PITCH, k_tile, Dk, rows, Dk, count, key > 0);
+        product(to, Dk, S, PITCH, k_tile, Dk, rows, Dk, count, key > 0);
         barrier();
     }
+    settle(dq + query * Dk, to, rows * Dk);
 }
 #undef LEAST_BLOCKS
 #define LEAST_BLOCKS 0
 
 // 2 of 2. Grid (N, tiles of keys). S and G are transposed here: rows are keys.
-KERNEL attention_backward_keys_f32(float* RESTRICT dk,            // (N, Lk, Dk)
-                                   float* RESTRICT dv,            // (N, Lk, Dv)
-                                   const float* RESTRICT d_o,     // (N, L, Dv)
-                                   const float* RESTRICT q,       // (N, L, Dk)
-                                   const float* RESTRICT k,       // (N, Lk, Dk)
-                                   const float* RESTRICT v,       // (N, Lk, Dv)
-                                   const float* RESTRICT lse,     // (N, L)
-                                   const float* RESTRICT delta,   // (N, L)
-                                   uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
+KERNEL attention_backward_keys_T(T* RESTRICT dk,                // (N, Lk, Dk)
+                                 T* RESTRICT dv,                // (N, Lk, Dv)
+                                 float* RESTRICT sums,          // (N, Lk, Dk), then (N, Lk, Dv); or null
+                                 const T* RESTRICT d_o,         // (N, L, Dv)
+                                 const T* RESTRICT q,           // (N, L, Dk)
+                                 const T* RESTRICT k,           // (N, Lk, Dk)
+                                 const T* RESTRICT v,           // (N, Lk, Dv)
+                                 const float* RESTRICT lse,     // (N, L)
+                                 const float* RESTRICT delta,   // (N, L)
+                                 uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
     SHARED(float, S, TILE * PITCH);
     SHARED(float, G, TILE * PITCH);
     const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(Lk - first, TILE);
     const uint64_t key = uint64_t(n) * Lk + first;
+    float* const to_k = growing(dk, sums) + key * Dk;
+    float* const to_v = growing(dv, sums + uint64_t(gridDim.x) * Lk * Dk) + key * Dv;
     for (uint32_t start = 0; start < L; start += TILE) {
         const uint32_t count = at_most(L - start, TILE);
         const uint64_t query = uint64_t(n) * L + start;
-        const float* const g = d_o + query * Dv;
+        const T* const g = d_o + query * Dv;
         scores(S, k + key * Dk, q + query * Dk, rows, count, Dk);
         scores(G, v + key * Dv, g, rows, count, Dv);
         for_each_row(rows, [&](uint32_t r) {
@@ -158,17 +176,19 @@ KERNEL attention_backward_keys_f32(float* RESTRICT dk,            // (N, Lk, Dk)
             });
         });
         barrier();
-        product(dv + key * Dv, Dv, S, PITCH, g, Dv, rows, Dv, count, start > 0);
-        product(dk + key * Dk, Dk, G, PITCH, q + query * Dk, Dk, rows, Dk, count, start > 0);
+        product(to_v, Dv, S, PITCH, g, Dv, rows, Dv, count, start > 0);
+        product(to_k, Dk, G, PITCH, q + query * Dk, Dk, rows, Dk, count, start > 0);
         barrier();
     }
+    settle(dk + key * Dk, to_k, rows * Dk);
+    settle(dv + key * Dv, to_v, rows * Dv);
 }
 
-KERNEL attention_residual_forward_f32(float* RESTRICT y,            // (n)
-                                      const float* RESTRICT x,      // (n)
-                                      const float* RESTRICT a,      // (n)
-                                      const float* RESTRICT gamma,  // (1)
-                                      uint32_t n, uint32_t chunk) {
+KERNEL attention_residual_forward_T(T* RESTRICT y,                // (n)
+                                    const T* RESTRICT x,          // (n)
+                                    const T* RESTRICT a,          // (n)
+                                    const float* RESTRICT gamma,  // (1)
+                                    uint32_t n, uint32_t chunk) {
     const uint32_t begin = blockIdx.x * chunk, end = begin + at_most(n - begin, chunk);
     const float g = gamma[0];
     INDEPENDENT
@@ -176,16 +196,16 @@ KERNEL attention_residual_forward_f32(float* RESTRICT y,            // (n)
 }
 
 // Grid (N): da of a sample, and its dot product with a.
-KERNEL attention_residual_backward_f32(float* RESTRICT da,           // (N, E)
-                                       float* RESTRICT dots,         // (N)
-                                       const float* RESTRICT dy,     // (N, E)
-                                       const float* RESTRICT a,      // (N, E)
-                                       const float* RESTRICT gamma,  // (1)
-                                       uint32_t E) {
+KERNEL attention_residual_backward_T(T* RESTRICT da,               // (N, E)
+                                     float* RESTRICT dots,         // (N)
+                                     const T* RESTRICT dy,         // (N, E)
+                                     const T* RESTRICT a,          // (N, E)
+                                     const float* RESTRICT gamma,  // (1)
+                                     uint32_t E) {
     const uint64_t sample = uint64_t(blockIdx.x) * E;
-    float* const to = da + sample;
-    const float* const d = dy + sample;
-    const float* const of = a + sample;
+    T* const to = da + sample;
+    const T* const d = dy + sample;
+    const T* const of = a + sample;
     const float g = gamma[0];
     float sum[1];
     block_sum(sum, E, [&](auto i, float* value) {

@@ -2,7 +2,7 @@
 // tangent needs besides the kernels of the layers it passes.
 //
 //   xhat[n] = fake[n] + share[n] (real[n] - fake[n])     share (N) in [0, 1); images of F numbers
-//   g (N, F)  the gradient of D's logit with respect to xhat
+//   g (N, F)  the gradient of D's logit with respect to xhat; in memory it is times the State's loss_scale
 //   P         = weight / N * sum over n of (|g[n]| - 1)^2
 //   v[n]      = dP/dg[n] = weight / N * 2 (|g[n]| - 1) / |g[n]| * g[n]       0 where |g[n]| is 0, as in PyTorch
 //
@@ -16,17 +16,20 @@
 //   pool      h[n,c] = factor * sum over p of (x[n,p,c] > 0) t[n,p,c]     the tangent of projection.cu's pooling
 //
 // All outputs overwrite. Memory traffic: every input and output once, but the direction, which reads g twice.
+// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
+#include "device/state.h"
+#include "device/number.h"
 
 // Grid (N, ranges of `chunk` numbers).
-KERNEL gradient_penalty_mix_f32(float* RESTRICT mixed,        // (N, F)
-                                const float* RESTRICT real,   // (N, F)
-                                const float* RESTRICT fake,   // (N, F)
-                                const float* RESTRICT share,  // (N)
-                                uint32_t F, uint32_t chunk) {
+KERNEL gradient_penalty_mix_T(T* RESTRICT mixed,            // (N, F)
+                              const T* RESTRICT real,       // (N, F)
+                              const T* RESTRICT fake,       // (N, F)
+                              const float* RESTRICT share,  // (N)
+                              uint32_t F, uint32_t chunk) {
     const uint32_t first = blockIdx.y * chunk, count = F - first < chunk ? F - first : chunk;
     const uint64_t at = uint64_t(blockIdx.x) * F + first;
     const float s = share[blockIdx.x];
@@ -36,16 +39,18 @@ KERNEL gradient_penalty_mix_f32(float* RESTRICT mixed,        // (N, F)
 }
 
 // Grid (N): a block is a sample.
-KERNEL gradient_penalty_direction_f32(float* RESTRICT v,        // (N, F)
-                                      float* RESTRICT norms,    // (N): |g|
-                                      const float* RESTRICT g,  // (N, F)
-                                      float scale,              // weight / N
-                                      uint32_t F) {
+KERNEL gradient_penalty_direction_T(T* RESTRICT v,            // (N, F)
+                                    float* RESTRICT norms,    // (N): |g|
+                                    const T* RESTRICT g,      // (N, F)
+                                    const State* RESTRICT state,  // (1)
+                                    float scale,              // weight / N
+                                    uint32_t F) {
     const uint64_t at = uint64_t(blockIdx.x) * F;
-    const float* const from = g + at;
+    const T* const from = g + at;
     float sum[1];
     block_sum(sum, F, [&](auto i, float* value) { value[0] = from[i] * from[i]; });
-    const float norm = square_root(sum[0]), factor = norm > 0.0f ? 2.0f * scale * (norm - 1.0f) / norm : 0.0f;
+    const float unscale = 1.0f / state->loss_scale, norm = square_root(sum[0]) * unscale;
+    const float factor = norm > 0.0f ? 2.0f * scale * (norm - 1.0f) / norm * unscale : 0.0f;
     for_each_element(1, F, [&](uint32_t) { return [=](uint32_t i) { v[at + i] = factor * from[i]; }; });
     if (thread() == 0) norms[blockIdx.x] = norm;
 }
@@ -67,10 +72,10 @@ KERNEL gradient_penalty_sum_f32(float* RESTRICT statistics,   // (2): P, the mea
     }
 }
 
-KERNEL gradient_penalty_mask_f32(float* RESTRICT a,        // (n)
-                                 const float* RESTRICT t,  // (n)
-                                 const float* RESTRICT x,  // (n)
-                                 float slope, uint32_t n, uint32_t chunk) {
+KERNEL gradient_penalty_mask_T(T* RESTRICT a,            // (n)
+                               const T* RESTRICT t,      // (n)
+                               const T* RESTRICT x,      // (n)
+                               float slope, uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, count = n - first < chunk ? n - first : chunk;
     const uint64_t at = first;  // a 32-bit sum may wrap, which would keep the loop scalar
     for_each_element(1, count, [&](uint32_t) {
@@ -79,18 +84,18 @@ KERNEL gradient_penalty_mask_f32(float* RESTRICT a,        // (n)
 }
 
 // Grid (N, column ranges).
-KERNEL gradient_penalty_pool_f32(float* RESTRICT h,        // (N, C)
-                                 const float* RESTRICT t,  // (N, P, C)
-                                 const float* RESTRICT x,  // (N, P, C)
-                                 float factor, uint32_t P, uint32_t C, uint32_t columns) {
+KERNEL gradient_penalty_pool_T(float* RESTRICT h,        // (N, C)
+                               const T* RESTRICT t,      // (N, P, C)
+                               const T* RESTRICT x,      // (N, P, C)
+                               float factor, uint32_t P, uint32_t C, uint32_t columns) {
     const uint32_t first = blockIdx.y * columns, last = first + columns < C ? first + columns : C;
-    const float* const tangent = t + uint64_t(blockIdx.x) * P * C;
-    const float* const mask = x + uint64_t(blockIdx.x) * P * C;
+    const T* const tangent = t + uint64_t(blockIdx.x) * P * C;
+    const T* const mask = x + uint64_t(blockIdx.x) * P * C;
     float* const to = h + uint64_t(blockIdx.x) * C;
     column_sums(first, last, P, Everything(),
                 [&](uint32_t p, auto c) {
                     const uint64_t at = uint64_t(p) * C + c;
-                    return mask[at] > 0.0f ? tangent[at] : 0.0f;
+                    return mask[at] > 0.0f ? float(tangent[at]) : 0.0f;
                 },
                 [&](uint32_t c, float sum) { to[c] = factor * sum; });
 }

@@ -21,13 +21,15 @@
 //   Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, T. Chan et al., 1979.
 //
 // Traffic: statistics read x once (its second pass over a block's rows comes from cache); backward reads x and dy twice.
+// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/activation.h"
 #include "device/columns.h"
+#include "device/number.h"
 
 // moments[j] = mean, moments[COLUMNS + j] = sum (x - mean)^2, moments[2 COLUMNS + j] = what rounding took from the mean,
 // of column j over the tile's rows. The second pass also sums the deviations themselves, which corrects all three.
-DEVICE void tile_moments(float* moments, const Tile& tile, const float* RESTRICT x, uint32_t C) {
+DEVICE void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, uint32_t C) {
     SHARED(float, sums, COLUMNS);
     SHARED(float, deviations, 2 * COLUMNS);
     column_sum<1>(sums, tile, [=](uint64_t row, uint64_t c, float* v) { v[0] = x[row * C + c]; });
@@ -92,17 +94,17 @@ DEVICE void finish(float* RESTRICT scale, float* RESTRICT shift, float* RESTRICT
     tile_tables(scale, shift, moments, moments + COLUMNS, tile, gamma, beta, labels, S, C, classes);
 }
 
-KERNEL norm_statistics_one_f32(float* RESTRICT scale,          // (S, C)
-                               float* RESTRICT shift,          // (S, C)
-                               float* RESTRICT mean,           // (C)
-                               float* RESTRICT rstd,           // (C)
-                               float* RESTRICT running_mean,   // (C) or null
-                               float* RESTRICT running_var,    // (C) or null
-                               const float* RESTRICT x,        // (R, C)
-                               const float* RESTRICT gamma,    // (classes, C)
-                               const float* RESTRICT beta,     // (classes, C)
-                               const uint32_t* RESTRICT labels, // (S) or null
-                               float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes) {
+KERNEL norm_statistics_one_T(float* RESTRICT scale,          // (S, C)
+                             float* RESTRICT shift,          // (S, C)
+                             float* RESTRICT mean,           // (C)
+                             float* RESTRICT rstd,           // (C)
+                             float* RESTRICT running_mean,   // (C) or null
+                             float* RESTRICT running_var,    // (C) or null
+                             const T* RESTRICT x,            // (R, C)
+                             const float* RESTRICT gamma,    // (classes, C)
+                             const float* RESTRICT beta,     // (classes, C)
+                             const uint32_t* RESTRICT labels, // (S) or null
+                             float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes) {
     SHARED(float, moments, 3 * COLUMNS);
     const Tile tile = group_tile(R, R, 1, C).tile;
     tile_moments(moments, tile, x, C);
@@ -110,9 +112,9 @@ KERNEL norm_statistics_one_f32(float* RESTRICT scale,          // (S, C)
 }
 
 // Where there are more rows than one block takes, stage 1 of 2.
-KERNEL norm_moments_f32(float* RESTRICT partials,  // (3, splits, C): the moments of each split
-                        const float* RESTRICT x,   // (R, C)
-                        uint32_t R, uint32_t C, uint32_t chunk, uint32_t splits) {
+KERNEL norm_moments_T(float* RESTRICT partials,  // (3, splits, C): the moments of each split
+                      const T* RESTRICT x,       // (R, C)
+                      uint32_t R, uint32_t C, uint32_t chunk, uint32_t splits) {
     SHARED(float, moments, 3 * COLUMNS);
     const GroupTile block = group_tile(R, chunk, splits, C);
     tile_moments(moments, block.tile, x, C);
@@ -198,11 +200,11 @@ DEVICE uint64_t upsampled_row(uint64_t row, uint32_t width) {
     return 4 * (uint64_t(line) * width) + 2 * w;
 }
 
-KERNEL norm_apply_f32(float* RESTRICT y,           // (R, C), or (4 R, C) where width is not 0
-                      const float* RESTRICT x,     // (R, C)
-                      const float* RESTRICT scale, // (groups, C)
-                      const float* RESTRICT shift, // (groups, C)
-                      uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
+KERNEL norm_apply_T(T* RESTRICT y,               // (R, C), or (4 R, C) where width is not 0
+                    const T* RESTRICT x,         // (R, C)
+                    const float* RESTRICT scale, // (groups, C)
+                    const float* RESTRICT shift, // (groups, C)
+                    uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
     const GroupTile block = group_tile(span, chunk, splits, C);
     const float* RESTRICT a = scale + uint64_t(block.group) * C;
     const float* RESTRICT b = shift + uint64_t(block.group) * C;
@@ -213,7 +215,7 @@ KERNEL norm_apply_f32(float* RESTRICT y,           // (R, C), or (4 R, C) where 
         }
         each(block.tile, [=](uint64_t row, uint64_t c) {
             const float value = act(a[c] * x[row * C + c] + b[c]);
-            float* const to = y + upsampled_row(row, width) * C + c;
+            T* const to = y + upsampled_row(row, width) * C + c;
             to[0] = value;
             to[C] = value;
             to[2 * uint64_t(width) * C] = value;
@@ -224,7 +226,7 @@ KERNEL norm_apply_f32(float* RESTRICT y,           // (R, C), or (4 R, C) where 
 
 // gradient(row, c) = dL/dz, from dy and z; body gets it as a function, chosen outside the loop.
 template <class Body>
-DEVICE void with_gradient(const float* RESTRICT dy, const float* RESTRICT x, const float* RESTRICT scale, const float* RESTRICT shift,
+DEVICE void with_gradient(const T* RESTRICT dy, const T* RESTRICT x, const float* RESTRICT scale, const float* RESTRICT shift,
                           Activation activation, uint32_t C, uint32_t width, Body body) {
     with_activation(activation, [=](auto act) {
         with_derivative(activation, [=](auto derivative) {
@@ -232,7 +234,7 @@ DEVICE void with_gradient(const float* RESTRICT dy, const float* RESTRICT x, con
                 body([=](uint64_t row, uint64_t c) {
                     const float slope = derivative(act(scale[c] * x[row * C + c] + shift[c]));
                     if (upsampled.value) {
-                        const float* const from = dy + upsampled_row(row, width) * C + c;
+                        const T* const from = dy + upsampled_row(row, width) * C + c;
                         const uint64_t below = 2 * uint64_t(width) * C;
                         return slope * ((from[0] + from[C]) + (from[below] + from[below + C]));
                     } else {
@@ -244,14 +246,14 @@ DEVICE void with_gradient(const float* RESTRICT dy, const float* RESTRICT x, con
     });
 }
 
-KERNEL norm_backward_sums_f32(float* RESTRICT partials,    // (2, parts, C): sum of g, sum of g xhat
-                              const float* RESTRICT dy,    // (R, C), or (4 R, C) where width is not 0
-                              const float* RESTRICT x,     // (R, C)
-                              const float* RESTRICT mean,  // (C)
-                              const float* RESTRICT rstd,  // (C)
-                              const float* RESTRICT scale, // (groups, C)
-                              const float* RESTRICT shift, // (groups, C)
-                              uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
+KERNEL norm_backward_sums_T(float* RESTRICT partials,    // (2, parts, C): sum of g, sum of g xhat
+                            const T* RESTRICT dy,        // (R, C), or (4 R, C) where width is not 0
+                            const T* RESTRICT x,         // (R, C)
+                            const float* RESTRICT mean,  // (C)
+                            const float* RESTRICT rstd,  // (C)
+                            const float* RESTRICT scale, // (groups, C)
+                            const float* RESTRICT shift, // (groups, C)
+                            uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
     SHARED(float, sums, 2 * COLUMNS);
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
@@ -317,16 +319,16 @@ KERNEL norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
     });
 }
 
-KERNEL norm_backward_input_f32(float* RESTRICT dx,                 // (R, C)
-                               const float* RESTRICT dy,           // (R, C), or (4 R, C) where width is not 0
-                               const float* RESTRICT x,            // (R, C)
-                               const float* RESTRICT mean,         // (C)
-                               const float* RESTRICT rstd,         // (C)
-                               const float* RESTRICT scale,        // (groups, C)
-                               const float* RESTRICT shift,        // (groups, C)
-                               const float* RESTRICT coefficients, // (2, C)
-                               uint32_t activation, float slope, uint32_t accumulate,
-                               uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
+KERNEL norm_backward_input_T(T* RESTRICT dx,                     // (R, C)
+                             const T* RESTRICT dy,               // (R, C), or (4 R, C) where width is not 0
+                             const T* RESTRICT x,                // (R, C)
+                             const float* RESTRICT mean,         // (C)
+                             const float* RESTRICT rstd,         // (C)
+                             const float* RESTRICT scale,        // (groups, C)
+                             const float* RESTRICT shift,        // (groups, C)
+                             const float* RESTRICT coefficients, // (2, C)
+                             uint32_t activation, float slope, uint32_t accumulate,
+                             uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
     with_gradient(dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient) {

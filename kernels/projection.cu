@@ -11,15 +11,17 @@
 // df and scale are optional: 1 without. The single backward of D for both players runs the data with df = 1 and the
 // parameters with scale = dL_D / df.
 // Forward saves h (N, C) and reads x once. dx overwrites and reads x once; parameter gradients accumulate.
+// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
+#include "device/number.h"
 
 DEVICE float relu(float x) { return larger(x, 0.0f); }
 
 // h of one sample, columns first <= c < last.
-DEVICE void pool(float* RESTRICT h, const float* RESTRICT x, float factor, uint32_t P, uint32_t C, uint32_t first,
+DEVICE void pool(float* RESTRICT h, const T* RESTRICT x, float factor, uint32_t P, uint32_t C, uint32_t first,
                  uint32_t last) {
     column_sums(first, last, P, Everything(), [&](uint32_t p, auto c) { return relu(x[uint64_t(p) * C + c]); },
                 [&](uint32_t c, float sum) { h[c] = factor * sum; });
@@ -27,7 +29,7 @@ DEVICE void pool(float* RESTRICT h, const float* RESTRICT x, float factor, uint3
 
 // dx of one sample, pixels first <= p < last.
 template <class Slope>
-DEVICE void spread(float* RESTRICT dx, const float* RESTRICT x, uint32_t first, uint32_t last, uint32_t C, Slope slope) {
+DEVICE void spread(T* RESTRICT dx, const T* RESTRICT x, uint32_t first, uint32_t last, uint32_t C, Slope slope) {
     for_each_element(last - first, C, [&](uint32_t r) {
         const uint64_t at = uint64_t(first + r) * C;
         return [=](uint32_t c) { dx[at + c] = x[at + c] > 0.0f ? slope(c) : 0.0f; };
@@ -35,14 +37,14 @@ DEVICE void spread(float* RESTRICT dx, const float* RESTRICT x, uint32_t first, 
 }
 
 // Grid (N): a block is a sample.
-KERNEL projection_forward_f32(float* RESTRICT f,                // (N)
-                              float* RESTRICT h,                // (N, C)
-                              const float* RESTRICT x,          // (N, P, C)
-                              const float* RESTRICT w,          // (C)
-                              const float* RESTRICT V,          // (classes, C)
-                              const uint32_t* RESTRICT labels,  // (N) or null
-                              const float* RESTRICT bias,       // (1) or null
-                              float factor, uint32_t P, uint32_t C, uint32_t classes) {
+KERNEL projection_forward_T(float* RESTRICT f,                // (N)
+                            float* RESTRICT h,                // (N, C)
+                            const T* RESTRICT x,              // (N, P, C)
+                            const float* RESTRICT w,          // (C)
+                            const float* RESTRICT V,          // (classes, C)
+                            const uint32_t* RESTRICT labels,  // (N) or null
+                            const float* RESTRICT bias,       // (1) or null
+                            float factor, uint32_t P, uint32_t C, uint32_t classes) {
     const uint32_t n = blockIdx.x;
     float* const row = h + uint64_t(n) * C;
     pool(row, x + uint64_t(n) * P * C, factor, P, C, 0, C);
@@ -58,13 +60,13 @@ KERNEL projection_forward_f32(float* RESTRICT f,                // (N)
 }
 
 // Grid (N, pixel ranges).
-KERNEL projection_backward_data_f32(float* RESTRICT dx,               // (N, P, C)
-                                    const float* RESTRICT x,          // (N, P, C)
-                                    const float* RESTRICT w,          // (C)
-                                    const float* RESTRICT V,          // (classes, C)
-                                    const uint32_t* RESTRICT labels,  // (N) or null
-                                    const float* RESTRICT df,         // (N) or null: 1
-                                    float factor, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
+KERNEL projection_backward_data_T(T* RESTRICT dx,                   // (N, P, C)
+                                  const T* RESTRICT x,              // (N, P, C)
+                                  const float* RESTRICT w,          // (C)
+                                  const float* RESTRICT V,          // (classes, C)
+                                  const uint32_t* RESTRICT labels,  // (N) or null
+                                  const float* RESTRICT df,         // (N) or null: 1
+                                  float factor, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
     const uint32_t n = blockIdx.x, first = blockIdx.y * pixels, last = first + pixels < P ? first + pixels : P;
     const uint64_t sample = uint64_t(n) * P * C;
     const uint32_t label = labels ? labels[n] : classes;
@@ -125,18 +127,18 @@ KERNEL projection_backward_parameters_f32(float* RESTRICT dw,               // (
 #define LEAST_BLOCKS 0
 
 // Pooling alone, for the heads that do something else with h. Grid (N, column ranges).
-KERNEL projection_pool_f32(float* RESTRICT h,        // (N, C)
-                           const float* RESTRICT x,  // (N, P, C)
-                           float factor, uint32_t P, uint32_t C, uint32_t columns) {
+KERNEL projection_pool_T(float* RESTRICT h,        // (N, C)
+                         const T* RESTRICT x,      // (N, P, C)
+                         float factor, uint32_t P, uint32_t C, uint32_t columns) {
     const uint32_t n = blockIdx.x, first = blockIdx.y * columns, last = first + columns < C ? first + columns : C;
     pool(h + uint64_t(n) * C, x + uint64_t(n) * P * C, factor, P, C, first, last);
 }
 
 // dx = (x > 0) * factor * dh. Grid (N, pixel ranges).
-KERNEL projection_pool_backward_f32(float* RESTRICT dx,        // (N, P, C)
-                                    const float* RESTRICT x,   // (N, P, C)
-                                    const float* RESTRICT dh,  // (N, C)
-                                    float factor, uint32_t P, uint32_t C, uint32_t pixels) {
+KERNEL projection_pool_backward_T(T* RESTRICT dx,            // (N, P, C)
+                                  const T* RESTRICT x,       // (N, P, C)
+                                  const float* RESTRICT dh,  // (N, C)
+                                  float factor, uint32_t P, uint32_t C, uint32_t pixels) {
     const uint32_t n = blockIdx.x, first = blockIdx.y * pixels, last = first + pixels < P ? first + pixels : P;
     const uint64_t sample = uint64_t(n) * P * C;
     const float* const row = dh + uint64_t(n) * C;

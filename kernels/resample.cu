@@ -14,10 +14,12 @@
 // y overwrites; dx overwrites, or accumulates where `accumulate` is 1; dE accumulates (scale: null is 1). Everything
 // is gathered: each output element is written once, by one thread. A block walks `pixels` pixels of the output.
 // Memory traffic: every input and output once, but bilinear, which reads four neighbours from cache.
+// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
+#include "device/number.h"
 
 // The pixels of this block: for each the number of its image, its row, its column; out(image, h, w) gives the function
 // of the channel.
@@ -33,27 +35,27 @@ DEVICE void for_each_pixel(uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint3
 DEVICE uint64_t at(uint32_t n, uint32_t h, uint32_t w, uint32_t H, uint32_t W, uint32_t C) {
     return ((uint64_t(n) * H + h) * W + w) * C;
 }
-DEVICE float previous(const float* RESTRICT dx, uint32_t accumulate) { return accumulate ? *dx : 0.0f; }
+DEVICE float previous(const T* RESTRICT dx, uint32_t accumulate) { return accumulate ? float(*dx) : 0.0f; }
 
-KERNEL resample_average_forward_f32(float* RESTRICT y,        // (N, H / 2, W / 2, C)
-                                    const float* RESTRICT x,  // (N, H, W, C)
-                                    uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL resample_average_forward_T(T* RESTRICT y,            // (N, H / 2, W / 2, C)
+                                  const T* RESTRICT x,      // (N, H, W, C)
+                                  uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H / 2, W / 2, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
-        const float* const top = x + at(n, 2 * h, 2 * w, H, W, C);
-        const float* const bottom = top + uint64_t(W) * C;
-        float* const to = y + at(n, h, w, H / 2, W / 2, C);
+        const T* const top = x + at(n, 2 * h, 2 * w, H, W, C);
+        const T* const bottom = top + uint64_t(W) * C;
+        T* const to = y + at(n, h, w, H / 2, W / 2, C);
         return [=](uint32_t c) { to[c] = 0.25f * ((top[c] + top[C + c]) + (bottom[c] + bottom[C + c])); };
     });
 }
 
-KERNEL resample_average_backward_f32(float* RESTRICT dx,        // (N, H, W, C)
-                                     const float* RESTRICT dy,  // (N, H / 2, W / 2, C)
-                                     uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL resample_average_backward_T(T* RESTRICT dx,            // (N, H, W, C)
+                                   const T* RESTRICT dy,      // (N, H / 2, W / 2, C)
+                                   uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const bool used = h / 2 < H / 2 && w / 2 < W / 2;
-        const float* const from = used ? dy + at(n, h / 2, w / 2, H / 2, W / 2, C) : dy;
+        const T* const from = used ? dy + at(n, h / 2, w / 2, H / 2, W / 2, C) : dy;
         const float share = used ? 0.25f : 0.0f;
-        float* const to = dx + at(n, h, w, H, W, C);
+        T* const to = dx + at(n, h, w, H, W, C);
         return [=](uint32_t c) {
             const float d = share != 0.0f ? share * from[c] : 0.0f;
             to[c] = previous(to + c, accumulate) + d;
@@ -64,13 +66,13 @@ KERNEL resample_average_backward_f32(float* RESTRICT dx,        // (N, H, W, C)
 // A NaN exceeds everything, and nothing exceeds a NaN but another: it is never lost.
 DEVICE bool exceeds(float x, float best) { return x > best || x != x; }
 
-KERNEL resample_max_forward_f32(float* RESTRICT y,        // (N, H / 2, W / 2, C)
-                                uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
-                                const float* RESTRICT x,  // (N, H, W, C)
-                                uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL resample_max_forward_T(T* RESTRICT y,            // (N, H / 2, W / 2, C)
+                              uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
+                              const T* RESTRICT x,      // (N, H, W, C)
+                              uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H / 2, W / 2, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
-        const float* const top = x + at(n, 2 * h, 2 * w, H, W, C);
-        const float* const bottom = top + uint64_t(W) * C;
+        const T* const top = x + at(n, 2 * h, 2 * w, H, W, C);
+        const T* const bottom = top + uint64_t(W) * C;
         const uint64_t to = at(n, h, w, H / 2, W / 2, C);
         return [=](uint32_t c) {
             float best = top[c];
@@ -84,40 +86,40 @@ KERNEL resample_max_forward_f32(float* RESTRICT y,        // (N, H / 2, W / 2, C
     });
 }
 
-KERNEL resample_max_backward_f32(float* RESTRICT dx,             // (N, H, W, C)
-                                 const float* RESTRICT dy,       // (N, H / 2, W / 2, C)
-                                 const uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
-                                 uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL resample_max_backward_T(T* RESTRICT dx,                 // (N, H, W, C)
+                               const T* RESTRICT dy,           // (N, H / 2, W / 2, C)
+                               const uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
+                               uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const bool used = h / 2 < H / 2 && w / 2 < W / 2;
         const uint64_t from = used ? at(n, h / 2, w / 2, H / 2, W / 2, C) : 0;
         const uint32_t place = used ? 2 * (h % 2) + w % 2 : 4;
-        float* const to = dx + at(n, h, w, H, W, C);
+        T* const to = dx + at(n, h, w, H, W, C);
         return [=](uint32_t c) {
-            const float d = place < 4 && which[from + c] == place ? dy[from + c] : 0.0f;
+            const float d = place < 4 && which[from + c] == place ? float(dy[from + c]) : 0.0f;
             to[c] = previous(to + c, accumulate) + d;
         };
     });
 }
 
 // H and W are the small image's.
-KERNEL resample_nearest_forward_f32(float* RESTRICT y,        // (N, 2 H, 2 W, C)
-                                    const float* RESTRICT x,  // (N, H, W, C)
-                                    uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL resample_nearest_forward_T(T* RESTRICT y,            // (N, 2 H, 2 W, C)
+                                  const T* RESTRICT x,      // (N, H, W, C)
+                                  uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
-        const float* const from = x + at(n, h / 2, w / 2, H, W, C);
-        float* const to = y + at(n, h, w, 2 * H, 2 * W, C);
+        const T* const from = x + at(n, h / 2, w / 2, H, W, C);
+        T* const to = y + at(n, h, w, 2 * H, 2 * W, C);
         return [=](uint32_t c) { to[c] = from[c]; };
     });
 }
 
-KERNEL resample_nearest_backward_f32(float* RESTRICT dx,        // (N, H, W, C)
-                                     const float* RESTRICT dy,  // (N, 2 H, 2 W, C)
-                                     uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL resample_nearest_backward_T(T* RESTRICT dx,            // (N, H, W, C)
+                                   const T* RESTRICT dy,      // (N, 2 H, 2 W, C)
+                                   uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
-        const float* const top = dy + at(n, 2 * h, 2 * w, 2 * H, 2 * W, C);
-        const float* const bottom = top + uint64_t(2 * W) * C;
-        float* const to = dx + at(n, h, w, H, W, C);
+        const T* const top = dy + at(n, 2 * h, 2 * w, 2 * H, 2 * W, C);
+        const T* const bottom = top + uint64_t(2 * W) * C;
+        T* const to = dx + at(n, h, w, H, W, C);
         return [=](uint32_t c) {
             to[c] = previous(to + c, accumulate) + ((top[c] + top[C + c]) + (bottom[c] + bottom[C + c]));
         };
@@ -132,16 +134,16 @@ DEVICE Pair sources(uint32_t i, uint32_t n) {
     return {near, near + 1 < n ? near + 1 : near};
 }
 
-KERNEL resample_bilinear_forward_f32(float* RESTRICT y,        // (N, 2 H, 2 W, C)
-                                     const float* RESTRICT x,  // (N, H, W, C)
-                                     uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL resample_bilinear_forward_T(T* RESTRICT y,            // (N, 2 H, 2 W, C)
+                                   const T* RESTRICT x,      // (N, H, W, C)
+                                   uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const Pair row = sources(h, H), column = sources(w, W);
-        const float* const a = x + at(n, row.near, column.near, H, W, C);
-        const float* const b = x + at(n, row.near, column.far, H, W, C);
-        const float* const c_ = x + at(n, row.far, column.near, H, W, C);
-        const float* const d = x + at(n, row.far, column.far, H, W, C);
-        float* const to = y + at(n, h, w, 2 * H, 2 * W, C);
+        const T* const a = x + at(n, row.near, column.near, H, W, C);
+        const T* const b = x + at(n, row.near, column.far, H, W, C);
+        const T* const c_ = x + at(n, row.far, column.near, H, W, C);
+        const T* const d = x + at(n, row.far, column.far, H, W, C);
+        T* const to = y + at(n, h, w, 2 * H, 2 * W, C);
         return [=](uint32_t c) {
             to[c] = 0.75f * (0.75f * a[c] + 0.25f * b[c]) + 0.25f * (0.75f * c_[c] + 0.25f * d[c]);
         };
@@ -157,19 +159,19 @@ DEVICE Taps taps(uint32_t i, uint32_t n) {
             {first ? 0.0f : 0.25f, first ? 1.0f : 0.75f, last ? 1.0f : 0.75f, last ? 0.0f : 0.25f}};
 }
 
-KERNEL resample_bilinear_backward_f32(float* RESTRICT dx,        // (N, H, W, C)
-                                      const float* RESTRICT dy,  // (N, 2 H, 2 W, C)
-                                      uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C,
-                                      uint32_t pixels) {
+KERNEL resample_bilinear_backward_T(T* RESTRICT dx,            // (N, H, W, C)
+                                    const T* RESTRICT dy,      // (N, 2 H, 2 W, C)
+                                    uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C,
+                                    uint32_t pixels) {
     for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const Taps rows = taps(h, H), columns = taps(w, W);
-        const float* const image = dy + at(n, 0, 0, 2 * H, 2 * W, C);
-        float* const to = dx + at(n, h, w, H, W, C);
+        const T* const image = dy + at(n, 0, 0, 2 * H, 2 * W, C);
+        T* const to = dx + at(n, h, w, H, W, C);
         return [=](uint32_t c) {
             float sum = 0.0f;
             UNROLL
             for (int i = 0; i < 4; i++) {
-                const float* const row = image + uint64_t(rows.place[i]) * 2 * W * C;
+                const T* const row = image + uint64_t(rows.place[i]) * 2 * W * C;
                 float part = 0.0f;
                 UNROLL
                 for (int j = 0; j < 4; j++) part += columns.weight[j] * row[uint64_t(columns.place[j]) * C + c];
@@ -181,48 +183,48 @@ KERNEL resample_bilinear_backward_f32(float* RESTRICT dx,        // (N, H, W, C)
 }
 
 // Here P = H * W pixels an image.
-KERNEL resample_append_planes_f32(float* RESTRICT y,                // (N, P, C + classes)
-                                  const float* RESTRICT x,          // (N, P, C)
-                                  const uint32_t* RESTRICT labels,  // (N)
-                                  float mark, uint32_t N, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
+KERNEL resample_append_planes_T(T* RESTRICT y,                    // (N, P, C + classes)
+                                const T* RESTRICT x,              // (N, P, C)
+                                const uint32_t* RESTRICT labels,  // (N)
+                                float mark, uint32_t N, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
     for_each_pixel(N, P, 1, C + classes, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
         const uint32_t label = labels[n];
-        const float* const from = x + at(n, p, 0, P, 1, C);
-        float* const to = y + at(n, p, 0, P, 1, C + classes);
-        return [=](uint32_t c) { to[c] = c < C ? from[c] : (c - C == label ? mark : 0.0f); };
+        const T* const from = x + at(n, p, 0, P, 1, C);
+        T* const to = y + at(n, p, 0, P, 1, C + classes);
+        return [=](uint32_t c) { to[c] = c < C ? float(from[c]) : (c - C == label ? mark : 0.0f); };
     });
 }
 
-KERNEL resample_append_embedding_f32(float* RESTRICT y,                // (N, P, C + E)
-                                     const float* RESTRICT x,          // (N, P, C)
-                                     const float* RESTRICT embedding,  // (classes, E)
-                                     const uint32_t* RESTRICT labels,  // (N)
-                                     uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t classes, uint32_t pixels) {
+KERNEL resample_append_embedding_T(T* RESTRICT y,                    // (N, P, C + E)
+                                   const T* RESTRICT x,              // (N, P, C)
+                                   const float* RESTRICT embedding,  // (classes, E)
+                                   const uint32_t* RESTRICT labels,  // (N)
+                                   uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t classes, uint32_t pixels) {
     for_each_pixel(N, P, 1, C + E, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
         const bool present = is_class(labels[n], classes);
         const float* const row = embedding + (present ? uint64_t(labels[n]) * E : 0);
-        const float* const from = x + at(n, p, 0, P, 1, C);
-        float* const to = y + at(n, p, 0, P, 1, C + E);
-        return [=](uint32_t c) { to[c] = c < C ? from[c] : (present ? row[c - C] : 0.0f); };
+        const T* const from = x + at(n, p, 0, P, 1, C);
+        T* const to = y + at(n, p, 0, P, 1, C + E);
+        return [=](uint32_t c) { to[c] = c < C ? float(from[c]) : (present ? row[c - C] : 0.0f); };
     });
 }
 
 // dx = the first C of dy's C + E channels.
-KERNEL resample_drop_f32(float* RESTRICT dx,        // (N, P, C)
-                         const float* RESTRICT dy,  // (N, P, C + E)
-                         uint32_t accumulate, uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t pixels) {
+KERNEL resample_drop_T(T* RESTRICT dx,            // (N, P, C)
+                       const T* RESTRICT dy,      // (N, P, C + E)
+                       uint32_t accumulate, uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t pixels) {
     for_each_pixel(N, P, 1, C, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
-        const float* const from = dy + at(n, p, 0, P, 1, C + E);
-        float* const to = dx + at(n, p, 0, P, 1, C);
+        const T* const from = dy + at(n, p, 0, P, 1, C + E);
+        T* const to = dx + at(n, p, 0, P, 1, C);
         return [=](uint32_t c) { to[c] = previous(to + c, accumulate) + from[c]; };
     });
 }
 
 // 1 of 2 for dE: sums over the pixels of each sample. Grid (N).
-KERNEL resample_embedding_pixels_f32(float* RESTRICT sums,      // (N, E)
-                                     const float* RESTRICT dy,  // (N, P, C + E)
-                                     uint32_t P, uint32_t C, uint32_t E) {
-    const float* const image = dy + uint64_t(blockIdx.x) * P * (C + E) + C;
+KERNEL resample_embedding_pixels_T(float* RESTRICT sums,      // (N, E)
+                                   const T* RESTRICT dy,      // (N, P, C + E)
+                                   uint32_t P, uint32_t C, uint32_t E) {
+    const T* const image = dy + uint64_t(blockIdx.x) * P * (C + E) + C;
     float* const to = sums + uint64_t(blockIdx.x) * E;
     column_sums(0, E, P, Everything(), [&](uint32_t p, auto e) { return image[uint64_t(p) * (C + E) + e]; },
                 [&](uint32_t e, float sum) { to[e] = sum; });

@@ -35,6 +35,19 @@ pub struct Header {
     /// [`crate::config::Config::numbers`].
     pub config: toml::Table,
     pub data: DataInfo,
+    /// Of a run whose losses are scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
+}
+
+/// Where a loss scale that finds its own size has got to.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scaling {
+    pub scale: f32,
+    /// In a row, without an overflow.
+    pub good_steps: u32,
+    /// Updates of G and of D: those that overflowed are not among them.
+    pub updates: [u32; 2],
 }
 
 /// The last member of the metadata's JSON object, in two parts around eight digits.

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{DataInfo, DataOptions, DataSource, LastBatch, LoaderOptions, Unreadable};
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, Precision};
 use crate::gan::{Conditioning, Loss, Pool, PowerIterations, Preset, TrainerOptions, Update};
 use crate::nn::Fusion;
 use crate::{Error, Result};
@@ -104,6 +104,10 @@ pub struct Config {
     /// All random numbers follow from this one
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub seed: u64,
+    /// What activations are stored as and products computed in: f32, tf32, bf16 or f16; weights stay f32
+    #[arg(long, value_name = "NAME", help_heading = "Training")]
+    #[serde(with = "text")]
+    pub precision: Precision,
     /// Which network moves when
     #[arg(long, value_name = "RULE", help_heading = "Training")]
     pub update: Update,
@@ -215,6 +219,7 @@ impl Config {
             n_dis: 1,
             last_batch: LastBatch::Drop,
             seed: 1,
+            precision: Precision::F32,
             update: Update::Simultaneous,
             lr_g: 1e-3,
             lr_d: 1e-3,
@@ -441,6 +446,7 @@ impl Config {
             pool: self.pool,
             pool_factor: self.pool_factor as f32,
             loss: self.loss,
+            precision: self.precision,
             aux_weight_d: self.aux_weight_d as f32,
             aux_weight_g: self.aux_weight_g as f32,
             gp_weight: self.gp_weight as f32,

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::adam::{self, Adam, Average, Buffers};
-use zgan::ops::state::{Network, State, StateBuffer};
+use zgan::ops::state::{self, Network, State, StateBuffer};
 
 struct Optimiser {
     parameters: Buffer<f32>,
@@ -101,6 +101,41 @@ fn matches_the_reference_at_any_size() {
                 assert_eq!(with.state.read().unwrap().updates, [0, reference.t as u32]);
             }
             assert_eq!(with.parameters.read().unwrap(), without.parameters.read().unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_scale_of_the_gradient_changes_nothing_and_an_overflow_leaves_all_as_it_is() {
+    on_each_device(|device| {
+        for n in [1, 33, 9001] {
+            let mut random = Random(n as u64);
+            let (start, adam) = (random.normals(n), Adam { beta1: 0.5, beta2: 0.999, eps: 1e-8 });
+            let [plain, scaled] = [(); 2].map(|()| Optimiser::new(device, &start, 0.01));
+            scaled.state.write(&State { loss_scale: 4096.0, ..scaled.state.read().unwrap() }).unwrap();
+            let all = |o: &Optimiser| {
+                [&o.parameters, &o.first_moment, &o.second_moment, &o.average].map(|b| b.read().unwrap())
+            };
+            for _ in 0..3 {
+                let gradient = random.normals(n);
+                plain.update(&gradient, &adam, Some((0.9, 1)), Network::Generator);
+                let larger: Vec<f32> = gradient.iter().map(|g| 4096.0 * g).collect();
+                scaled.update(&larger, &adam, Some((0.9, 1)), Network::Generator);
+                assert_eq!(all(&plain), all(&scaled));
+                assert_eq!(plain.norm.read().unwrap(), scaled.norm.read().unwrap());
+            }
+            let before = (all(&scaled), scaled.state.read().unwrap());
+            let mut gradient = random.normals(n);
+            gradient[n / 2] = f32::NEG_INFINITY;
+            scaled.gradient.write(&gradient).unwrap();
+            state::overflow(&scaled.state, &scaled.gradient, Network::Generator).unwrap();
+            scaled.update(&gradient, &adam, Some((0.9, 1)), Network::Generator);
+            let after = scaled.state.read().unwrap();
+            assert_eq!((all(&scaled), after.updates), (before.0, before.1.updates));
+            assert_eq!((after.overflows[0] > 0, after.overflows[1]), (true, 0));
+            // The other network's update is none of its business.
+            scaled.update(&random.normals(n), &adam, None, Network::Discriminator);
+            assert_eq!(scaled.state.read().unwrap().updates, [3, 1]);
         }
     });
 }

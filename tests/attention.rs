@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use zgan::device::{Buffer, Device};
+use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::attention::{self, Gradients, Inputs, Shape};
 
 struct Forward {
@@ -36,11 +36,16 @@ fn forward(s: Shape, q: &[f64], k: &[f64], v: &[f64]) -> Forward {
 /// dq, dk, dv.
 fn backward(s: Shape, q: &[f64], k: &[f64], v: &[f64], d_o: &[f64]) -> [Vec<f64>; 3] {
     let f = forward(s, q, k, v);
+    backward_from(s, q, k, v, d_o, &f, &f.o)
+}
+
+/// With another `o` than forward's, as it is once rounded.
+fn backward_from(s: Shape, q: &[f64], k: &[f64], v: &[f64], d_o: &[f64], f: &Forward, o: &[f64]) -> [Vec<f64>; 3] {
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
     for row in 0..s.n * s.l {
         let n = row / s.l;
         let g = &d_o[row * s.dv..(row + 1) * s.dv];
-        let delta: f64 = g.iter().zip(&f.o[row * s.dv..]).map(|(a, b)| a * b).sum();
+        let delta: f64 = g.iter().zip(&o[row * s.dv..]).map(|(a, b)| a * b).sum();
         for j in 0..s.lk {
             let (p, key) = (f.p[row * s.lk + j], n * s.lk + j);
             let dp: f64 = g.iter().zip(&v[key * s.dv..]).map(|(a, b)| a * b).sum();
@@ -63,13 +68,17 @@ struct Found {
 }
 
 fn run(device: &Device, s: Shape, q: &[f32], k: &[f32], v: &[f32], d_o: &[f32]) -> Found {
-    let upload = |x: &[f32]| device.upload(x).unwrap();
-    let nans = |n: usize| upload(&vec![f32::NAN; n]);
-    let (q, k, v, d_o) = (upload(q), upload(k), upload(v), upload(d_o));
-    let (o, lse, workspace) = (nans(d_o.len()), nans(s.rows()), nans(s.rows()));
+    run_in(Precision::F32, device, s, [q, k, v, d_o])
+}
+
+fn run_in(precision: Precision, device: &Device, s: Shape, inputs: [&[f32]; 4]) -> Found {
+    let [q, k, v, d_o] = inputs.map(|x| device.upload_in(x, precision).unwrap());
+    let nans = |n: usize| device.upload_in(&vec![f32::NAN; n], precision).unwrap();
+    let wide = |n: usize| device.upload(&vec![f32::NAN; n]).unwrap();
+    let (o, lse, workspace) = (nans(d_o.len()), wide(s.rows()), wide(s.workspace_len(precision)));
     let (dq, dk, dv) = (nans(q.len()), nans(k.len()), nans(v.len()));
     let inputs = Inputs { q: &q, k: &k, v: &v };
-    attention::forward(&o, &lse, inputs, s).unwrap();
+    attention::forward(&o, &lse, inputs, s, &workspace).unwrap();
     let gradients = Gradients { dq: &dq, dk: &dk, dv: &dv };
     attention::backward(gradients, &d_o, &o, inputs, &lse, s, &workspace).unwrap();
     Found { o, lse, gradients: [dq, dk, dv] }
@@ -113,6 +122,47 @@ fn the_reference_gradients_are_central_differences() {
     for (found, expected) in backward(s, &q, &k, &v, &d_o).concat().iter().zip(expected.concat()) {
         assert!((found - expected).abs() < 1e-8, "{found} is not {expected}");
     }
+}
+
+#[test]
+fn in_16_bits_it_is_as_good_as_rounding_the_result() {
+    on_each_device(|device| {
+        for precision in NARROW {
+            for (n, l, lk, dk, dv) in [(1, 1, 31, 3, 5), (3, 33, 2, 8, 32), (1, 65, 130, 8, 33), (1, 100, 70, 31, 7)] {
+                let s = Shape { n, l, lk, dk, dv };
+                let mut random = Random((l * 1000 + lk) as u64);
+                let mut draw = |n: usize| rounded(&random.normals(n), precision);
+                let (q, k) = (draw(n * l * dk), draw(n * lk * dk));
+                let (v, d_o) = (draw(n * lk * dv), draw(n * l * dv));
+                let found = run_in(precision, device, s, [&q, &k, &v, &d_o]);
+                let [q, k, v, d_o] = [&q, &k, &v, &d_o].map(|x| to_f64(x));
+                let expected = forward(s, &q, &k, &v);
+                assert_as_good("o", &found.o, &expected.o, 1e-5);
+                assert_close("lse", &found.lse, &expected.lse, 1e-5);
+                let gradients = backward_from(s, &q, &k, &v, &d_o, &expected, &to_f64(&found.o.read().unwrap()));
+                for ((name, found), exact) in ["dq", "dk", "dv"].iter().zip(&found.gradients).zip(&gradients) {
+                    let most = exact.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+                    assert_as_good(&format!("{name} of {s:?}"), found, exact, 1e-5 * most.max(1.0));
+                }
+            }
+
+            let (n, each, gamma) = (3, 1025, -1.5f32);
+            let mut random = Random(each as u64);
+            let [x, a, dy] = [(); 3].map(|()| rounded(&random.normals(n * each), precision));
+            let upload = |x: &[f32]| device.upload_in(x, precision).unwrap();
+            let (y, da) = (upload(&vec![f32::NAN; n * each]), upload(&vec![f32::NAN; n * each]));
+            let (gamma_buffer, dgamma) = (device.upload(&[gamma]).unwrap(), device.upload(&[0.5]).unwrap());
+            attention::residual(&y, &upload(&x), &upload(&a), &gamma_buffer).unwrap();
+            let workspace = device.zeros(n).unwrap();
+            let (of_dy, of_a) = (upload(&dy), upload(&a));
+            attention::residual_backward(&da, Some(&dgamma), &of_dy, &of_a, &gamma_buffer, None, &workspace).unwrap();
+            let (x, a, dy, g) = (to_f64(&x), to_f64(&a), to_f64(&dy), f64::from(gamma));
+            assert_as_good("y", &y, &x.iter().zip(&a).map(|(x, a)| x + g * a).collect::<Vec<_>>(), 1e-6);
+            assert_as_good("da", &da, &dy.iter().map(|d| g * d).collect::<Vec<_>>(), 1e-6);
+            let sum: f64 = dy.iter().zip(&a).map(|(d, a)| d * a).sum();
+            assert!((f64::from(dgamma.read().unwrap()[0]) - 0.5 - sum).abs() < 3e-3, "dgamma");
+        }
+    });
 }
 
 #[test]
@@ -230,7 +280,9 @@ fn refuses_shapes_that_do_not_fit() {
     let shape = Shape { n: 1, l: 4, lk: 2, dk: 3, dv: 5 };
     let (q, k, v) = (buffer(12), buffer(6), buffer(11));
     let inputs = Inputs { q: &q, k: &k, v: &v };
-    let error = attention::forward(&buffer(20), &buffer(4), inputs, shape).unwrap_err().to_string();
+    let workspace = buffer(4);
+    let error = attention::forward(&buffer(20), &buffer(4), inputs, shape, &workspace).unwrap_err().to_string();
     assert_eq!(error, "attention forward: v has 11 elements, expected 10");
-    assert!(attention::forward(&buffer(20), &buffer(4), inputs, Shape { lk: 0, ..shape }).is_err());
+    let none = Shape { lk: 0, ..shape };
+    assert!(attention::forward(&buffer(20), &buffer(4), inputs, none, &workspace).is_err());
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use zgan::Result;
-use zgan::device::{Buffer, Device};
+use zgan::device::{Buffer, Device, Precision};
 use zgan::nn::{
     Arena, Attention, Backward, Builder, ConvOptions, DownBlock, DownOptions, Forward, Layer, Layout, Mode,
     NormOptions, ToImage, UpBlock, UpOptions, Value,
@@ -37,8 +37,14 @@ impl Made {
         let mut bytes = 0;
         loop {
             let (parameters, running_layout) = (&mut layout, &mut running);
-            let mut build =
-                Builder { parameters, running: running_layout, arena: &mut arena, gradients: true, unfused: &[] };
+            let mut build = Builder {
+                parameters,
+                running: running_layout,
+                arena: &mut arena,
+                gradients: true,
+                precision: Precision::F32,
+                unfused: &[],
+            };
             let x = build.value(N, H, W, c).unwrap();
             let labels = build.arena.take(N).unwrap();
             let layer = make(&mut build, &x, &labels).unwrap();
@@ -63,7 +69,7 @@ impl Made {
     fn forward(&self) {
         let mode = Mode::Train { momentum: 0.1 };
         let (weights, running) = (&self.weights, &self.running);
-        self.layer.forward(&Forward { weights, running, mode, rows: 0..N }).unwrap();
+        self.layer.forward(&Forward { weights, factors: None, running, mode, rows: 0..N }).unwrap();
     }
 }
 
@@ -109,6 +115,7 @@ fn check(case: &str, c: usize, scaled: &Scaled, make: Make) {
         let gradients = device.upload(&vec![before; made.layout.len()]).unwrap();
         let pass = Backward {
             weights: &made.weights,
+            factors: None,
             gradients: Some(&gradients),
             parameter_scale: (*scaled == Scaled::Parameters).then_some(&scale),
             signal_scale: (*scaled == Scaled::Signal).then_some(&scale),
@@ -210,6 +217,7 @@ fn attention_with_gamma_0_is_the_identity() {
         let gradients = device.zeros(made.layout.len()).unwrap();
         let pass = Backward {
             weights: &made.weights,
+            factors: None,
             gradients: Some(&gradients),
             parameter_scale: None,
             signal_scale: None,

@@ -21,7 +21,7 @@ fn tensors() -> Vec<NamedTensor> {
 fn header(step: u64) -> Header {
     let config = Config { lr_g: 0.1 + 0.2, seed: i64::MAX as u64, ..Config::default() };
     let data = DataSource::Mnist10k.open(Split::Test, &Config::default().data_options()).unwrap().info();
-    Header { format: FORMAT, step, config: config.numbers().unwrap(), data }
+    Header { format: FORMAT, step, config: config.numbers().unwrap(), data, scaling: None }
 }
 
 fn refused(path: &Path, parts: &[&str]) {

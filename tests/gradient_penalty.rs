@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use zgan::device::{Buffer, Device};
+use zgan::device::{Buffer, Device, Precision};
 use zgan::nn::{
     Arena, Attention, Backward, Builder, ClassHead, ClassHeadOptions, ConcatEmbedding, ConcatLabels, ConvOptions,
     DownBlock, DownOptions, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead, Tangent,
@@ -12,6 +12,7 @@ use zgan::nn::{
 };
 use zgan::ops::Activation;
 use zgan::ops::gradient_penalty::{self, Direction};
+use zgan::ops::state::{State, StateBuffer};
 
 const WEIGHT: f32 = 10.0;
 
@@ -29,6 +30,10 @@ fn direction(g: &[f64], n: usize) -> Vec<f64> {
     rows.flat_map(|(row, norm)| row.iter().map(move |x| factor(norm) * x)).collect()
 }
 
+fn state(device: &Device) -> StateBuffer {
+    StateBuffer::new(device, &State::new(1, [0.0; 2], 0, 0)).unwrap()
+}
+
 fn nans(device: &Device, n: usize) -> Buffer<f32> {
     device.upload(&vec![f32::NAN; n]).unwrap()
 }
@@ -37,7 +42,7 @@ fn nans(device: &Device, n: usize) -> Buffer<f32> {
 fn run(device: &Device, g: &[f32], n: usize) -> [Buffer<f32>; 3] {
     let [v, norms, statistics] = [g.len(), n, 2].map(|len| nans(device, len));
     let out = Direction { v: &v, norms: &norms, statistics: &statistics };
-    gradient_penalty::direction(out, &device.upload(g).unwrap(), WEIGHT).unwrap();
+    gradient_penalty::direction(out, &device.upload(g).unwrap(), WEIGHT, &state(device)).unwrap();
     [v, norms, statistics]
 }
 
@@ -61,6 +66,46 @@ fn value_and_direction_match_the_reference_at_any_size() {
             let mean = norms(&exact, n).iter().sum::<f64>() / n as f64;
             assert_close("penalty", &statistics.view(0..1), &[penalty(&exact, n)], 1e-5);
             assert_close("mean norm", &statistics.view(1..2), &[mean], 1e-6);
+        }
+    });
+}
+
+#[test]
+fn in_16_bits_and_scaled_it_is_as_good_as_rounding_the_result() {
+    on_each_device(|device| {
+        for precision in NARROW {
+            let (n, p, c, scale) = (3, 7, 31, 64.0f32);
+            let len = n * p * c;
+            let mut random = Random(5);
+            let mut draw = |n: usize| rounded(&random.normals(n), precision);
+            let (g, x, t, share) = (draw(len), draw(len), draw(len), [0.0f32, 0.3, 1.0]);
+            let upload = |x: &[f32]| device.upload_in(x, precision).unwrap();
+            let out = || upload(&vec![f32::NAN; len]);
+            let state =
+                StateBuffer::new(device, &State { loss_scale: scale, ..State::new(1, [0.0; 2], 0, 0) }).unwrap();
+            let (v, found, statistics) = (out(), nans(device, n), nans(device, 2));
+            let scaled: Vec<f32> = g.iter().map(|g| g * scale).collect();
+            let to = Direction { v: &v, norms: &found, statistics: &statistics };
+            gradient_penalty::direction(to, &upload(&scaled), WEIGHT, &state).unwrap();
+            assert_as_good("v", &v, &direction(&to_f64(&g), n), 1e-6);
+            assert_close("norms", &found, &norms(&to_f64(&g), n), 1e-6);
+            assert_close("penalty", &statistics.view(0..1), &[penalty(&to_f64(&g), n)], 1e-5);
+
+            let (mixed, masked, pooled) = (out(), out(), nans(device, n * c));
+            gradient_penalty::mix(&mixed, &upload(&x), &upload(&t), &device.upload(&share).unwrap()).unwrap();
+            let (x, t) = (to_f64(&x), to_f64(&t));
+            let of = |i: usize| t[i] + f64::from(share[i / (p * c)]) * (x[i] - t[i]);
+            assert_as_good("mixed", &mixed, &(0..len).map(of).collect::<Vec<_>>(), 1e-6);
+            let upload = |x: &[f64]| upload(&x.iter().map(|x| *x as f32).collect::<Vec<_>>());
+            gradient_penalty::mask(&masked, &upload(&t), &upload(&x), 0.2).unwrap();
+            let slope = |x: f64| if x > 0.0 { 1.0 } else { f64::from(0.2f32) };
+            assert_as_good("masked", &masked, &(0..len).map(|i| slope(x[i]) * t[i]).collect::<Vec<_>>(), 1e-6);
+            gradient_penalty::pool(&pooled, &upload(&t), &upload(&x), n, 0.5).unwrap();
+            let mut expected = vec![0.0; n * c];
+            for i in (0..len).filter(|i| x[*i] > 0.0) {
+                expected[i / (p * c) * c + i % c] += 0.5 * t[i];
+            }
+            assert_close("pooled", &pooled, &expected, 1e-5);
         }
     });
 }
@@ -122,9 +167,9 @@ fn refuses_shapes_that_do_not_fit() {
     let buffer = |n| device.zeros::<f32>(n).unwrap();
     let (v, norms, statistics) = (buffer(6), buffer(2), buffer(2));
     let out = Direction { v: &v, norms: &norms, statistics: &statistics };
-    let message = gradient_penalty::direction(out, &buffer(7), 1.0).unwrap_err().to_string();
+    let message = gradient_penalty::direction(out, &buffer(7), 1.0, &state(&device)).unwrap_err().to_string();
     assert_eq!(message, "gradient penalty: g has 7 elements, expected N * F with N = 2");
-    assert!(gradient_penalty::direction(out, &buffer(8), 1.0).is_err());
+    assert!(gradient_penalty::direction(out, &buffer(8), 1.0, &state(&device)).is_err());
     assert!(gradient_penalty::mix(&buffer(6), &buffer(6), &buffer(5), &buffer(2)).is_err());
     assert!(gradient_penalty::mask(&buffer(6), &buffer(6), &buffer(5), 0.0).is_err());
     assert!(gradient_penalty::pool(&buffer(4), &buffer(12), &buffer(11), 2, 1.0).is_err());
@@ -204,6 +249,7 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
                 arena: &mut arena,
                 gradients: true,
                 unfused: &[],
+                precision: Precision::F32,
             };
             let (input, network, logits) = build(kind, &mut builder, &labels);
             let weights = device.zeros::<f32>(parameters.len()).unwrap();
@@ -223,9 +269,10 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
             logits.rows(&POINTS).dx.unwrap().write(&[1.0; N]).unwrap();
 
             let mode = Mode::Evaluate;
-            network.forward(&Forward { weights: &weights, running: &none, mode, rows: POINTS }).unwrap();
+            network.forward(&Forward { weights: &weights, factors: None, running: &none, mode, rows: POINTS }).unwrap();
             let pass = Backward {
                 weights: &weights,
+                factors: None,
                 gradients: None,
                 parameter_scale: None,
                 signal_scale: None,
@@ -238,11 +285,17 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
             let (norms, statistics) = (nans(device, N), nans(device, 2));
             let v = input.rows(&TANGENTS).x;
             let out = Direction { v: &v, norms: &norms, statistics: &statistics };
-            gradient_penalty::direction(out, &g, WEIGHT).unwrap();
+            gradient_penalty::direction(out, &g, WEIGHT, &state(device)).unwrap();
             assert_close("statistics", &statistics, &golden.f64(&format!("{theirs}.statistics")), 1e-5);
             assert!(network.layers.iter().all(|layer| layer.piecewise_linear()));
             network
-                .tangent(&Tangent { weights: &weights, gradients: &gradients, rows: POINTS, into: TANGENTS })
+                .tangent(&Tangent {
+                    weights: &weights,
+                    factors: None,
+                    gradients: &gradients,
+                    rows: POINTS,
+                    into: TANGENTS,
+                })
                 .unwrap();
             for entry in parameters.entries() {
                 let found: Vec<f32> = entry.at.of(&gradients).read().unwrap().iter().map(|x| x - 0.5).collect();
@@ -266,12 +319,13 @@ fn attention_and_tanh_have_no_tangent() {
     let (mut parameters, mut running) = (Layout::default(), Layout::default());
     let mut arena = Arena::new(&device, 1 << 20).unwrap();
     let (parameters, running) = (&mut parameters, &mut running);
-    let mut build = Builder { parameters, running, arena: &mut arena, gradients: true, unfused: &[] };
+    let mut build =
+        Builder { parameters, running, arena: &mut arena, gradients: true, precision: Precision::F32, unfused: &[] };
     let x = build.value(2, 4, 4, 8).unwrap();
     let attention = Attention::new(&mut build, "attention", &x, ConvOptions::residual).unwrap();
     assert!(!attention.piecewise_linear());
     let weights = device.zeros(build.parameters.len()).unwrap();
-    let pass = Tangent { weights: &weights, gradients: &weights, rows: 0..1, into: 1..2 };
+    let pass = Tangent { weights: &weights, factors: None, gradients: &weights, rows: 0..1, into: 1..2 };
     let message = attention.tangent(&pass).unwrap_err().to_string();
     assert_eq!(message, "layer attention is not piecewise linear: it has no tangent here");
     let y = build.value(2, 1, 1, 3).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use zgan::device::{Buffer, Device};
+use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::Activation;
 use zgan::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables};
 
@@ -137,9 +137,15 @@ const MOMENTUM: f32 = 0.25;
 
 /// Gradients start from `before` where they accumulate.
 fn run(device: &Device, case: &Case, before: f32, accumulate: bool) -> Found {
+    run_in(Precision::F32, device, case, before, accumulate)
+}
+
+/// With activations and their gradients in this precision.
+fn run_in(precision: Precision, device: &Device, case: &Case, before: f32, accumulate: bool) -> Found {
     let shape = case.shape;
     let zeros = |n: usize| -> Buffer<f32> { device.zeros(n).unwrap() };
     let filled = |n: usize, value: f32| -> Buffer<f32> { device.upload(&vec![value; n]).unwrap() };
+    let values = |x: &[f32]| device.upload_in(x, precision).unwrap();
     let rows = if case.labels.is_empty() { 1 } else { shape.n };
     let found = Found {
         mean: zeros(shape.c),
@@ -148,12 +154,12 @@ fn run(device: &Device, case: &Case, before: f32, accumulate: bool) -> Found {
         shift: zeros(rows * shape.c),
         running_mean: zeros(shape.c),
         running_var: filled(shape.c, 1.0),
-        y: filled(shape.output_len(), f32::NAN),
-        dx: filled(shape.input_len(), if accumulate { before } else { f32::NAN }),
+        y: values(&vec![f32::NAN; shape.output_len()]),
+        dx: values(&vec![if accumulate { before } else { f32::NAN }; shape.input_len()]),
         dgamma: filled(case.gamma.len(), before),
         dbeta: filled(case.gamma.len(), before),
     };
-    let x = device.upload(&case.x).unwrap();
+    let x = values(&case.x);
     let (gamma, beta) = (device.upload(&case.gamma).unwrap(), device.upload(&case.beta).unwrap());
     let labels = device.upload(&case.labels).unwrap();
     let affine = Affine { gamma: &gamma, beta: &beta, labels: (!case.labels.is_empty()).then_some(&labels) };
@@ -164,7 +170,7 @@ fn run(device: &Device, case: &Case, before: f32, accumulate: bool) -> Found {
     norm::statistics(batch, Some(running), affine, case.eps, shape, &workspace).unwrap();
     norm::apply(&found.y, &x, tables, case.activation, shape).unwrap();
     let gradients = Gradients { dx: &found.dx, accumulate, dgamma: &found.dgamma, dbeta: &found.dbeta };
-    let dy = device.upload(&case.dy).unwrap();
+    let dy = values(&case.dy);
     norm::backward(gradients, &dy, batch, affine, case.activation, shape, &workspace).unwrap();
     found
 }
@@ -195,6 +201,40 @@ fn check(device: &Device, case: &Case, tolerance: f64) {
     let on_two = |x: &[f64]| -> Vec<f64> { x.iter().map(|x| 2.0 + x).collect() };
     assert_close("dgamma", &found.dgamma, &on_two(&gradients.dgamma), tolerance);
     assert_close("dbeta", &found.dbeta, &on_two(&gradients.dbeta), tolerance);
+}
+
+#[test]
+fn in_16_bits_it_is_as_good_as_rounding_the_result() {
+    on_each_device(|device| {
+        for precision in NARROW {
+            for (shape, activation, classes) in [
+                (Shape::features(2, 1), Activation::Tanh, 0),
+                (Shape::features(31, 33), Activation::LeakyRelu(0.2), 0),
+                (Shape::features(1000, 3), Activation::Identity, 0),
+                (image(3, 5, 7, 16, true), Activation::RELU, 5),
+                (image(4, 14, 20, 17, false), Activation::Tanh, 3),
+            ] {
+                let mut case = Case::new(shape, activation, classes, 3);
+                (case.x, case.dy) = (rounded(&case.x, precision), rounded(&case.dy, precision));
+                let exact = forward(&case, &to_f64(&case.x), &to_f64(&case.gamma), &to_f64(&case.beta));
+                let gradients = backward(&case);
+                let rstd: Vec<f64> = exact.var.iter().map(|v| 1.0 / (v + f64::from(case.eps)).sqrt()).collect();
+                let floor = 1e-5 * rstd.iter().fold(1.0f64, |m, r| m.max(*r));
+                for (accumulate, before) in [(false, 2.0), (true, 0.25)] {
+                    let found = run_in(precision, device, &case, before, accumulate);
+                    assert_close("mean", &found.mean, &exact.mean, 4e-6);
+                    assert_close("rstd", &found.rstd, &rstd, 4e-6);
+                    assert_as_good("y", &found.y, &exact.y, 1e-5);
+                    let added = if accumulate { f64::from(before) } else { 0.0 };
+                    let dx: Vec<f64> = gradients.dx.iter().map(|d| added + d).collect();
+                    assert_as_good("dx", &found.dx, &dx, floor);
+                    let after = |x: &[f64]| -> Vec<f64> { x.iter().map(|x| f64::from(before) + x).collect() };
+                    assert_close("dgamma", &found.dgamma, &after(&gradients.dgamma), 4e-6);
+                    assert_close("dbeta", &found.dbeta, &after(&gradients.dbeta), 4e-6);
+                }
+            }
+        }
+    });
 }
 
 #[test]

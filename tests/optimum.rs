@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use zgan::device::Device;
+use zgan::device::{Device, Precision};
 use zgan::gan::Loss;
 use zgan::nn::{
     Arena, Backward, Builder, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead,
@@ -53,6 +53,7 @@ impl Game {
             arena: &mut arena,
             gradients: true,
             unfused: &[],
+            precision: Precision::F32,
         };
         let rows = n + m;
         let [x, a, b] = [1, HIDDEN, HIDDEN].map(|c| build.value(rows, 1, 1, c).unwrap());
@@ -80,7 +81,13 @@ impl Game {
         let mode = Mode::Train { momentum: 0.0 };
         let running = self.device.zeros(0).unwrap();
         self.network
-            .forward(&Forward { weights: &self.weights, running: &running, mode, rows: 0..self.n + self.m })
+            .forward(&Forward {
+                weights: &self.weights,
+                factors: None,
+                running: &running,
+                mode,
+                rows: 0..self.n + self.m,
+            })
             .unwrap();
     }
 
@@ -111,6 +118,7 @@ impl Game {
             self.network
                 .backward(&Backward {
                     weights: &self.weights,
+                    factors: None,
                     gradients: Some(&gradients),
                     parameter_scale: Some(&seeds.seed_d),
                     signal_scale: None,

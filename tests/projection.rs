@@ -161,6 +161,41 @@ fn check(what: &str, found: &Found, expected: &Reference, tolerance: f64) {
 }
 
 #[test]
+fn in_16_bits_it_is_as_good_as_rounding_the_result() {
+    on_each_device(|device| {
+        for precision in NARROW {
+            for (n, p, c, classes) in [(1, 1, 1, 1), (5, 7, 31, 3), (3, 49, 33, 2)] {
+                let mut case = Case::new(n, p, c, classes, true);
+                case.x = rounded(&case.x, precision);
+                let expected = reference(&case);
+                let upload = |x: &[f32]| device.upload(x).unwrap();
+                let (x, w, v) = (device.upload_in(&case.x, precision).unwrap(), upload(&case.w), upload(&case.v));
+                let labels = device.upload(case.labels.as_ref().unwrap()).unwrap();
+                let (bias, df) = (upload(&[case.bias.unwrap()]), upload(case.df.as_ref().unwrap()));
+                let factor = case.factor;
+                let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: Some(&bias), factor };
+                let (f, h) = (upload(&vec![f32::NAN; n]), upload(&vec![f32::NAN; n * c]));
+                let dx = device.upload_in(&vec![f32::NAN; case.x.len()], precision).unwrap();
+                projection::forward(&f, &h, &x, &head).unwrap();
+                assert_close("f", &f, &expected.f, 1e-5);
+                assert_close("h", &h, &expected.h, 1e-6);
+                projection::backward_data(&dx, &x, &head, n, Some(&df)).unwrap();
+                assert_as_good("dx", &dx, &expected.dx, 1e-6);
+
+                let h = upload(&vec![f32::NAN; n * c]);
+                projection::pool(&h, &x, n, factor).unwrap();
+                assert_close("pooled", &h, &expected.h, 1e-6);
+                let dh = Random(c as u64).normals(n * c);
+                projection::pool_backward(&dx, &x, &upload(&dh), n, factor).unwrap();
+                let slope = |at: usize| f64::from(factor) * f64::from(dh[at / (p * c) * c + at % c]);
+                let of = |(at, x): (usize, &f32)| if *x > 0.0 { slope(at) } else { 0.0 };
+                assert_as_good("pool's dx", &dx, &case.x.iter().enumerate().map(of).collect::<Vec<_>>(), 1e-6);
+            }
+        }
+    });
+}
+
+#[test]
 fn the_reference_gradients_are_central_differences() {
     let mut case = Case::new(4, 3, 5, 2, true);
     case.labels = Some(vec![1, ABSENT, 1, 0]);

@@ -52,6 +52,25 @@ fn uniforms_and_labels_are_the_words_at_any_size() {
 }
 
 #[test]
+fn in_16_bits_they_are_the_same_numbers_rounded() {
+    on_each_device(|device| {
+        for precision in NARROW {
+            for n in [2, 6, 1000, 8194] {
+                let state = state(device, SEED, 4);
+                let [wide, ring] = [n; 2].map(|n| device.zeros::<f32>(n).unwrap());
+                let [narrow, narrow_ring] = [n; 2].map(|n| device.zeros_in(n, precision).unwrap());
+                random::normal(&wide, &state, 3).unwrap();
+                random::normal(&narrow, &state, 3).unwrap();
+                assert_eq!(narrow.read().unwrap(), rounded(&wide.read().unwrap(), precision));
+                random::ring(&ring, &state, 3).unwrap();
+                random::ring(&narrow_ring, &state, 3).unwrap();
+                assert_eq!(narrow_ring.read().unwrap(), rounded(&ring.read().unwrap(), precision));
+            }
+        }
+    });
+}
+
+#[test]
 fn normals_match_the_formula_at_any_size() {
     on_each_device(|device| {
         for n in [1, 2, 3, 5, 33, 1000, 8195] {

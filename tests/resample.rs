@@ -58,7 +58,8 @@ fn reference(how: How, x: &[f64], image: Image) -> Vec<f64> {
 
 fn forward(device: &Device, how: How, x: &Buffer<f32>, image: Image) -> (Buffer<f32>, Buffer<u8>) {
     let len = how.out(image).elements();
-    let (y, which) = (device.upload(&vec![f32::NAN; len]).unwrap(), device.zeros(len).unwrap());
+    let y = device.upload_in(&vec![f32::NAN; len], x.precision()).unwrap();
+    let which = device.zeros(len).unwrap();
     match how {
         How::Average => resample::average_pool(&y, x, image),
         How::Max => resample::max_pool(&y, &which, x, image),
@@ -102,6 +103,73 @@ fn matches_the_reference_and_its_central_differences() {
                 backward(how, &dx, &dy, &which, image, true);
                 let twice: Vec<f64> = expected.iter().map(|d| 2.0 * d).collect();
                 assert_close(&what, &dx, &twice, 2e-6);
+            }
+        }
+    });
+}
+
+#[test]
+fn in_16_bits_it_is_as_good_as_rounding_the_result() {
+    on_each_device(|device| {
+        for precision in NARROW {
+            for (n, h, w, c) in [(1, 1, 1, 1), (2, 5, 4, 3), (1, 3, 7, 33), (3, 6, 2, 17)] {
+                let image = Image { n, h, w, c };
+                let mut random = Random((h * 100 + c) as u64);
+                let values = rounded(&random.normals(image.elements()), precision);
+                let x = device.upload_in(&values, precision).unwrap();
+                for how in ALL {
+                    let (y, which) = forward(device, how, &x, image);
+                    assert_as_good(&format!("{how:?}"), &y, &reference(how, &to_f64(&values), image), 1e-6);
+                    let dy = rounded(&random.normals(how.out(image).elements()), precision);
+                    // Rounded numbers may be equal; the first of a square counts as the largest.
+                    let place = |i: usize| 2 * (i / (w * c) % h % 2) + i / c % w % 2;
+                    let apart: Vec<f64> =
+                        values.iter().enumerate().map(|(i, x)| f64::from(*x) - 5e-5 * place(i) as f64).collect();
+                    let expected = central_differences(&apart, |x| {
+                        reference(how, x, image).iter().zip(&dy).map(|(y, dy)| y * f64::from(*dy)).sum()
+                    });
+                    let dy = device.upload_in(&dy, precision).unwrap();
+                    let dx = device.upload_in(&vec![0.5; values.len()], precision).unwrap();
+                    for (accumulate, before) in [(true, 0.5), (false, 0.0)] {
+                        backward(how, &dx, &dy, &which, image, accumulate);
+                        let expected: Vec<f64> = expected.iter().map(|d| before + d).collect();
+                        assert_as_good(&format!("gradient of {how:?}"), &dx, &expected, 1e-6);
+                    }
+                }
+                // Labels beside it: what is copied stays as it is, the embedding is rounded.
+                let labels: Vec<u32> = (0..n as u32).map(|i| if i == 1 { u32::MAX } else { i % 2 }).collect();
+                let (width, classes) = (5, 2);
+                let embedding = random.normals(classes * width);
+                let (rows, device_labels) = (device.upload(&embedding).unwrap(), device.upload(&labels).unwrap());
+                let nans = |c: usize| device.upload_in(&vec![f32::NAN; n * h * w * c], precision).unwrap();
+                let (planes, beside) = (nans(c + classes), nans(c + width));
+                resample::concat_labels(&planes, &x, &device_labels, image, classes, 2.0).unwrap();
+                resample::concat_embedding(&beside, &x, &rows, &device_labels, image, width).unwrap();
+                let (mut of_planes, mut of_beside) = (Vec::new(), Vec::new());
+                for (at, pixel) in values.chunks(c).enumerate() {
+                    let label = labels[at / (h * w)] as usize;
+                    of_planes.extend(pixel);
+                    of_planes.extend((0..classes).map(|k| if k == label { 2.0 } else { 0.0 }));
+                    of_beside.extend(pixel);
+                    let row = embedding.chunks(width).nth(label).map_or(vec![0.0; width], <[f32]>::to_vec);
+                    of_beside.extend(rounded(&row, precision));
+                }
+                assert_eq!(planes.read().unwrap(), of_planes);
+                assert_eq!(beside.read().unwrap(), of_beside);
+                let (dx, sums) = (nans(c), device.zeros(n * width).unwrap());
+                resample::concat_backward(&dx, &beside, image, width, false).unwrap();
+                assert_eq!(dx.read().unwrap(), values);
+                let gradient = device.zeros(classes * width).unwrap();
+                resample::concat_embedding_backward(&gradient, &beside, &device_labels, None, image, width, &sums)
+                    .unwrap();
+                let mut expected = vec![0.0; classes * width];
+                for (at, pixel) in of_beside.chunks(c + width).enumerate() {
+                    let label = labels[at / (h * w)] as usize;
+                    for e in (0..width).filter(|_| label < classes) {
+                        expected[label * width + e] += f64::from(pixel[c + e]);
+                    }
+                }
+                assert_close("embedding", &gradient, &expected, 2e-6);
             }
         }
     });

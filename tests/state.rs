@@ -1,9 +1,9 @@
-//! `kernels/state.cu`: halting on what is not finite, and the learning rate's decay.
+//! `kernels/state.cu`: halting on what is not finite, the learning rate's decay, and the loss scale.
 
 mod common;
 
 use common::*;
-use zgan::ops::state::{self, State, StateBuffer};
+use zgan::ops::state::{self, Network, State, StateBuffer};
 
 #[test]
 fn halts_on_any_value_that_is_not_finite_and_stays_so() {
@@ -63,5 +63,69 @@ fn the_whole_state_is_written_and_read() {
         expected.step = 16;
         expected.learning_rate = [1e-4 * share, 4e-4 * share];
         assert_eq!(state.read().unwrap(), expected, "only the step and the rates change");
+    });
+}
+
+/// The rules of PyTorch's GradScaler, with a growth interval of 3.
+#[test]
+fn an_overflow_halves_the_loss_scale_and_steps_without_one_double_it() {
+    on_each_device(|device| {
+        let start = State { loss_scale: 64.0, growth_interval: 3, ..State::new(1, [1.0, 1.0], 0, 0) };
+        let state = StateBuffer::new(device, &start).unwrap();
+        let good = device.upload(&[1.0f32; 3000]).unwrap();
+        let mut bad = [1.0f32; 3000];
+        bad[2999] = f32::NAN;
+        let bad = device.upload(&bad).unwrap();
+        let step = |gradients: [&_; 2]| {
+            for (network, gradient) in [Network::Generator, Network::Discriminator].into_iter().zip(gradients) {
+                state::overflow(&state, gradient, network).unwrap();
+            }
+            state::advance(&state).unwrap();
+            let State { loss_scale, good_steps, overflows, spoilt, .. } = state.read().unwrap();
+            assert_eq!((overflows, spoilt), ([0, 0], 0), "nothing is left of it");
+            (loss_scale, good_steps)
+        };
+        assert_eq!(step([&good, &good]), (64.0, 1));
+        assert_eq!(step([&good, &bad]), (32.0, 0));
+        assert_eq!(step([&good, &good]), (32.0, 1));
+        assert_eq!(step([&good, &good]), (32.0, 2));
+        assert_eq!(step([&good, &good]), (64.0, 0));
+        assert_eq!(step([&bad, &bad]), (32.0, 0), "one step, one half");
+
+        // Twice in a step, with a judgement between: each is a scale that was too large.
+        state::overflow(&state, &bad, Network::Discriminator).unwrap();
+        state::settle(&state).unwrap();
+        assert_eq!(state.read().unwrap().overflows, [0, 0], "the next update is made");
+        assert_eq!(step([&good, &bad]), (8.0, 0));
+        state::overflow(&state, &bad, Network::Discriminator).unwrap();
+        state::settle(&state).unwrap();
+        assert_eq!(step([&good, &good]), (4.0, 0), "a step with an overflow is no good step");
+
+        let seeds = device.upload(&[1.0f32, -0.5, 0.0]).unwrap();
+        state::seed(&seeds, &state, false).unwrap();
+        assert_eq!(seeds.read().unwrap(), [4.0, -2.0, 0.0]);
+        state::seed(&seeds, &state, true).unwrap();
+        assert_eq!(seeds.read().unwrap(), [4.0; 3]);
+
+        // What is not finite at any scale is no matter of the scale.
+        for _ in 0..26 {
+            step([&bad, &good]);
+        }
+        assert_eq!(state.read().unwrap().halted, 0);
+        step([&bad, &good]);
+        assert_eq!(state.read().unwrap().halted, 1);
+    });
+}
+
+#[test]
+fn without_a_growth_interval_the_scale_stays() {
+    on_each_device(|device| {
+        let state = StateBuffer::new(device, &State::new(1, [1.0, 1.0], 0, 0)).unwrap();
+        for _ in 0..3 {
+            state::settle(&state).unwrap();
+            state::advance(&state).unwrap();
+        }
+        let now = state.read().unwrap();
+        assert_eq!((now.loss_scale, now.good_steps, now.step), (1.0, 0, 3));
     });
 }

@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use zgan::checkpoint::NamedTensor;
 use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, Split};
-use zgan::device::Device;
+use zgan::device::{Device, Precision};
 use zgan::gan::{Latents, Preset, Trainer, TrainerOptions, Update, Weights};
 use zgan::nn::{Arena, Backward, Builder, Forward, Init, Layout, Linear, Mode, Network};
 use zgan::ops::Activation;
@@ -374,8 +374,14 @@ fn one_backward_pass_serves_both_players() {
             let mut running = Layout::default();
             let mut arena = Arena::new(device, 1 << 16).unwrap();
             let (parameters, running_layout) = (&mut layout, &mut running);
-            let mut build =
-                Builder { parameters, running: running_layout, arena: &mut arena, gradients: true, unfused: &[] };
+            let mut build = Builder {
+                parameters,
+                running: running_layout,
+                arena: &mut arena,
+                gradients: true,
+                precision: Precision::F32,
+                unfused: &[],
+            };
             let values = [7, 9, 4, 1].map(|c| build.value(N + M, 1, 1, c).unwrap());
             let mut network = Network::default();
             for (i, pair) in values.windows(2).enumerate() {
@@ -395,7 +401,9 @@ fn one_backward_pass_serves_both_players() {
             let weights = device.upload(&initial).unwrap();
             let no_running = device.zeros(0).unwrap();
             let mode = Mode::Train { momentum: 0.1 };
-            network.forward(&Forward { weights: &weights, running: &no_running, mode, rows: 0..N + M }).unwrap();
+            network
+                .forward(&Forward { weights: &weights, factors: None, running: &no_running, mode, rows: 0..N + M })
+                .unwrap();
             let (statistics, seed_d, seed_g) =
                 (device.zeros(4).unwrap(), device.zeros(N + M).unwrap(), device.zeros(M).unwrap());
             let seeds = Evaluation { statistics, seed_d, seed_g };
@@ -408,6 +416,7 @@ fn one_backward_pass_serves_both_players() {
                 network
                     .backward(&Backward {
                         weights: &weights,
+                        factors: None,
                         gradients: Some(&gradients),
                         parameter_scale: scaled.then_some(&seeds.seed_d),
                         signal_scale: None,

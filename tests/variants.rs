@@ -8,7 +8,7 @@ use common::*;
 use zgan::checkpoint::NamedTensor;
 use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, Split};
-use zgan::device::Device;
+use zgan::device::{Device, Precision};
 use zgan::gan::{Conditioning, Loss, PowerIterations, Preset, Trainer, TrainerOptions, Update};
 use zgan::nn::{
     Arena, Backward, Builder, ClassHead, ClassHeadOptions, Forward, HeadOptions, Init, Layer, Layout, Mode,
@@ -171,6 +171,7 @@ fn alone<T: Layer>(device: &Device, n: usize, head: impl FnOnce(&mut Builder, &V
         arena: &mut arena,
         gradients: true,
         unfused: &[],
+        precision: Precision::F32,
     };
     let x = build.value(n, 1, 1, FEATURES).unwrap();
     let features: Vec<f32> = Random(3).normals(n * FEATURES).iter().map(|x| x.abs() + 0.1).collect();
@@ -195,10 +196,11 @@ fn learn(device: &Device, head: &impl Layer, of: &Alone, weights: &[f32], seed: 
     let weights = device.upload(weights).unwrap();
     let (gradients, none) = (device.zeros(of.parameters.len()).unwrap(), device.zeros(0).unwrap());
     let mode = Mode::Evaluate;
-    head.forward(&Forward { weights: &weights, running: &none, mode, rows: 0..2 }).unwrap();
+    head.forward(&Forward { weights: &weights, factors: None, running: &none, mode, rows: 0..2 }).unwrap();
     seed();
     let pass = Backward {
         weights: &weights,
+        factors: None,
         gradients: Some(&gradients),
         parameter_scale: None,
         signal_scale: None,

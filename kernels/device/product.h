@@ -4,7 +4,7 @@
 #include "math.h"
 
 // C (rows, columns) = A (rows, depth) B (depth, columns), added to C where `accumulate`. Row-major, with pitches.
-// No barrier: C is to be read after one, and a thread that accumulates finds what it wrote itself.
+// A and B may be of 16 bits. No barrier: C is to be read after one, and a thread that accumulates finds what it wrote itself.
 
 #if defined(ZGAN_HOST)
 // Vectors of the machine's own width: GCC keeps an accumulator in registers only as one.
@@ -23,11 +23,20 @@ constexpr int WIDE_COUNT = 2;
 
 // At any alignment: one unaligned move.
 template <class V> DEVICE void load(V& value, const float* from) { __builtin_memcpy(&value, from, sizeof(V)); }
+template <class V, class Stored> DEVICE void load(V& value, const Stored* from) {
+    if constexpr (sizeof(V) == sizeof(float)) {
+        value = *from;
+    } else {
+        float lane[sizeof(V) / sizeof(float)];
+        for (uint32_t i = 0; i < sizeof(V) / sizeof(float); i++) lane[i] = from[i];
+        load(value, lane);
+    }
+}
 template <class V> DEVICE void store(float* to, const V& value) { __builtin_memcpy(to, &value, sizeof(V)); }
 
-template <class V, int ROWS, int COUNT>
-DEVICE void product_panel(float* RESTRICT C, uint32_t c_pitch, const float* RESTRICT A, uint32_t a_pitch,
-                          const float* RESTRICT B, uint32_t b_pitch, uint32_t depth, bool accumulate) {
+template <class V, int ROWS, int COUNT, class Left, class Right>
+DEVICE void product_panel(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A, uint32_t a_pitch,
+                          const Right* RESTRICT B, uint32_t b_pitch, uint32_t depth, bool accumulate) {
     constexpr int N = sizeof(V) / sizeof(float);
     V acc[ROWS][COUNT];
     UNROLL
@@ -56,9 +65,9 @@ DEVICE void product_panel(float* RESTRICT C, uint32_t c_pitch, const float* REST
     }
 }
 
-template <int ROWS>
-DEVICE void product_rows(float* RESTRICT C, uint32_t c_pitch, const float* RESTRICT A, uint32_t a_pitch,
-                         const float* RESTRICT B, uint32_t b_pitch, uint32_t columns, uint32_t depth, bool accumulate) {
+template <int ROWS, class Left, class Right>
+DEVICE void product_rows(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A, uint32_t a_pitch,
+                         const Right* RESTRICT B, uint32_t b_pitch, uint32_t columns, uint32_t depth, bool accumulate) {
     constexpr uint32_t N = sizeof(Wide) / sizeof(float);
     uint32_t c = 0;
     for (; c + N * WIDE_COUNT <= columns; c += N * WIDE_COUNT)
@@ -75,8 +84,9 @@ DEVICE void product_rows(float* RESTRICT C, uint32_t c_pitch, const float* RESTR
         product_panel<float, ROWS, 1>(C + c, c_pitch, A, a_pitch, B + c, b_pitch, depth, accumulate);
 }
 
-DEVICE void product(float* RESTRICT C, uint32_t c_pitch, const float* RESTRICT A, uint32_t a_pitch,
-                    const float* RESTRICT B, uint32_t b_pitch, uint32_t rows, uint32_t columns, uint32_t depth,
+template <class Left, class Right>
+DEVICE void product(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A, uint32_t a_pitch,
+                    const Right* RESTRICT B, uint32_t b_pitch, uint32_t rows, uint32_t columns, uint32_t depth,
                     bool accumulate) {
     uint32_t r = 0;
     for (; r + 4 <= rows; r += 4)
@@ -88,8 +98,9 @@ DEVICE void product(float* RESTRICT C, uint32_t c_pitch, const float* RESTRICT A
 }
 #else
 // 16 x 16 threads, each a 4 x 4 tile of every 64 x 64; neighbouring threads read neighbouring columns of B.
-DEVICE void product(float* RESTRICT C, uint32_t c_pitch, const float* RESTRICT A, uint32_t a_pitch,
-                    const float* RESTRICT B, uint32_t b_pitch, uint32_t rows, uint32_t columns, uint32_t depth,
+template <class Left, class Right>
+DEVICE void product(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A, uint32_t a_pitch,
+                    const Right* RESTRICT B, uint32_t b_pitch, uint32_t rows, uint32_t columns, uint32_t depth,
                     bool accumulate) {
     const uint32_t tx = thread() % 16, ty = thread() / 16;
     for (uint32_t r0 = ty; r0 < rows; r0 += 64) {
@@ -106,9 +117,9 @@ DEVICE void product(float* RESTRICT C, uint32_t c_pitch, const float* RESTRICT A
             for (uint32_t k = 0; k < depth; k++) {
                 float a[4], b[4];
                 UNROLL
-                for (int i = 0; i < 4; i++) a[i] = r0 + 16 * i < rows ? A[uint64_t(r0 + 16 * i) * a_pitch + k] : 0.0f;
+                for (int i = 0; i < 4; i++) a[i] = r0 + 16 * i < rows ? float(A[uint64_t(r0 + 16 * i) * a_pitch + k]) : 0.0f;
                 UNROLL
-                for (int j = 0; j < 4; j++) b[j] = c0 + 16 * j < columns ? B[uint64_t(k) * b_pitch + c0 + 16 * j] : 0.0f;
+                for (int j = 0; j < 4; j++) b[j] = c0 + 16 * j < columns ? float(B[uint64_t(k) * b_pitch + c0 + 16 * j]) : 0.0f;
                 UNROLL
                 for (int i = 0; i < 4; i++) {
                     UNROLL

@@ -10,4 +10,9 @@ struct State {
     float base_rate[2];
     uint32_t decay_start, decay_end;  // linear decay to 0 between these steps; none where they are equal
     uint32_t updates[2];       // Adam updates done
+    float loss_scale;          // on the seeds of the backward passes, and so on all gradients; a power of two
+    uint32_t growth_interval;  // steps after which it doubles; 0: it stays as it is
+    uint32_t good_steps;       // in a row, without an overflow
+    uint32_t overflows[2];     // 0: the network's gradients are finite under the scale now
+    uint32_t spoilt;           // 1: there was an overflow in this step
 };

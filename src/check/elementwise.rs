@@ -61,18 +61,17 @@ fn elementary_by_rows(cases: &mut Cases) {
 }
 
 pub fn pixels(cases: &mut Cases) {
-    for shape @ [n, h, w, c] in
-        [[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [5, 28, 28, 1], [2, 3, 180, 3], [1, 2, 3, 300]]
-    {
+    let shapes = [[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [5, 28, 28, 1], [2, 3, 180, 3], [1, 2, 3, 300]];
+    for shape @ [n, h, w, c] in cases.pick(&shapes, &[1, 4]) {
         let len = n * h * w * c;
         for (noise, flip) in [(0.0, false), (0.1, true)] {
             cases.add(format!("load, {shape:?}, noise {noise}, flip {flip}"), move |t| {
-                let (x, bytes, state) = (t.out("x", len)?, t.bytes(len)?, t.state()?);
+                let (x, bytes, state) = (t.out_values("x", len)?, t.bytes(len)?, t.state()?);
                 ops::pixels::load(&x, &bytes, &state, 3, Augment { noise, flip }, shape)
             });
         }
         cases.add(format!("store, {shape:?}"), move |t| {
-            let (bytes, x) = (t.out_bytes("bytes", len)?, t.uniforms(len, -1.5, 1.5)?);
+            let (bytes, x) = (t.out_bytes("bytes", len)?, t.values(len)?);
             ops::pixels::store(&bytes, &x)
         });
     }
@@ -80,25 +79,71 @@ pub fn pixels(cases: &mut Cases) {
 
 pub fn random(cases: &mut Cases) {
     cases.add_large("uniform, normal, 300000".into(), |t| {
-        let (u, z, state) = (t.out("uniform", 300_000)?, t.out("normal", 300_000)?, t.state()?);
+        let (u, z, state) = (t.out("uniform", 300_000)?, t.out_values("normal", 300_000)?, t.state()?);
         ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
         ops::random::normal(&z, &state, 2)
     });
-    for n in SIZES {
+    for n in cases.pick(&SIZES, &[1, 5]) {
         cases.add(format!("uniform, normal, {n}"), move |t| {
-            let (u, z, state) = (t.out("uniform", n)?, t.out("normal", n)?, t.state()?);
+            let (u, z, state) = (t.out("uniform", n)?, t.out_values("normal", n)?, t.state()?);
             ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
             ops::random::normal(&z, &state, 2)
         });
         cases.add(format!("ring, labels, {n}"), move |t| {
-            let (points, labels, state) = (t.out("points", 2 * n)?, t.out_words("labels", n)?, t.state()?);
+            let (points, labels, state) = (t.out_values("points", 2 * n)?, t.out_words("labels", n)?, t.state()?);
             ops::random::ring(&points, &state, 3)?;
             ops::random::labels(&labels, &state, 4, 10)
         });
     }
 }
 
+pub fn convert(cases: &mut Cases) {
+    for n in SIZES {
+        cases.add(format!("narrow, widen, {n}"), move |t| {
+            let (narrow, wide) = (t.out_values("narrow", n)?, t.out("wide", n)?);
+            ops::convert::narrow(&narrow, &t.numbers(n)?)?;
+            ops::convert::widen(&wide, &narrow)
+        });
+    }
+}
+
 pub fn state(cases: &mut Cases) {
+    // Without and with overflows, at the growth's last step and short of it, and where no scale is left to try.
+    for (overflows, good_steps, loss_scale) in
+        [([0, 0], 2, 64.0), ([0, 0], 3, 64.0), ([1, 0], 3, 64.0), ([0, 2], 0, 1.0), ([1, 1], 0, 5.9604645e-8)]
+    {
+        for growth_interval in [0, 4] {
+            let name = format!("scale, overflows {overflows:?}, good {good_steps}, interval {growth_interval}");
+            cases.add(format!("{name}, scale {loss_scale}"), move |t| {
+                let state = State::new(1, [1e-3, 2e-3], 0, 0);
+                let state = State { overflows, good_steps, loss_scale, growth_interval, ..state };
+                let [first, second] = [(); 2].map(|()| StateBuffer::new(t.device(), &state));
+                let (first, second) = (first?, second?);
+                t.compare_state(&first);
+                t.compare_state(&second);
+                ops::state::settle(&first)?;
+                ops::state::advance(&second)
+            });
+        }
+    }
+    for n in [1, 255, 1000] {
+        cases.add(format!("seed, {n}"), move |t| {
+            let state = StateBuffer::new(t.device(), &State { loss_scale: 8.0, ..State::new(1, [0.0; 2], 0, 0) })?;
+            ops::state::seed(&t.out("of one", n)?, &state, true)?;
+            ops::state::seed(&t.update("seeds", n)?, &state, false)
+        });
+    }
+    for n in SIZES {
+        for spoilt in [None, Some(0), Some(n - 1)] {
+            cases.add(format!("overflow, {n}, spoilt {spoilt:?}"), move |t| {
+                let (state, mut gradient) = (t.state()?, t.numbers(n)?.read()?);
+                spoilt.into_iter().for_each(|at| gradient[at] = f32::INFINITY);
+                let gradient = t.device().upload(&gradient)?;
+                t.compare_state(&state);
+                ops::state::overflow(&state, &gradient, Network::Discriminator)
+            });
+        }
+    }
     // Before the decay, at its first and last steps, after it, without one, and halted.
     for (step, decay) in [(2, [4, 20]), (3, [4, 20]), (4, [4, 20]), (19, [4, 20]), (30, [4, 20]), (7, [0, 0])] {
         for halted in [0, 1] {
@@ -128,14 +173,17 @@ pub fn state(cases: &mut Cases) {
 pub fn adam(cases: &mut Cases) {
     for n in SIZES {
         // Copied to the average, averaged, no average, halted.
-        for (averaged, start, halted) in [(true, 9, 0), (true, 5, 0), (false, 0, 0), (true, 2, 1)] {
-            cases.add(format!("update, {n}, average {averaged} from {start}, halted {halted}"), move |t| {
+        for (averaged, start, halted, overflow) in
+            [(true, 9, 0, 0), (true, 5, 0, 0), (false, 0, 0, 0), (true, 2, 1, 0), (true, 2, 0, 1)]
+        {
+            let name = format!("update, {n}, average {averaged} from {start}, halted {halted}, overflow {overflow}");
+            cases.add(name, move |t| {
                 let (parameters, first) = (t.update("parameters", n)?, t.update("first moment", n)?);
                 let second = t.uniforms(n, 0.1, 1.0)?;
                 t.compare("second moment", &second);
                 let (average, gradient, norm) = (t.update("average", n)?, t.numbers(n)?, t.out("norm", 1)?);
                 let state = t.state()?;
-                state.write(&State { halted, ..state.read()? })?;
+                state.write(&State { halted, overflows: [overflow; 2], loss_scale: 4.0, ..state.read()? })?;
                 t.compare_state(&state);
                 let workspace = t.scratch(ops::adam::workspace_len(t.device(), n))?;
                 let buffers = ops::adam::Buffers {

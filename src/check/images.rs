@@ -1,12 +1,13 @@
 //! What is done to images besides convolving them: attention, the projection head, pooling and upsampling.
 
 use super::Cases;
+use crate::device::Precision;
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::projection::{self, Head, Seeds};
 use crate::ops::resample::{self, Image, Upsampling};
 
 pub fn attention(cases: &mut Cases) {
-    for [n, l, lk, dk, dv] in [
+    let shapes = [
         [1, 1, 1, 1, 1],
         [2, 5, 3, 7, 9],
         [1, 64, 64, 16, 16],
@@ -14,30 +15,31 @@ pub fn attention(cases: &mut Cases) {
         [1, 130, 33, 17, 65],
         [2, 33, 130, 5, 31],
         [1, 1024, 256, 8, 32],
-    ] {
+    ];
+    for [n, l, lk, dk, dv] in cases.pick(&shapes, &[1, 3, 5]) {
         let shape = Shape { n, l, lk, dk, dv };
         cases.add_sized(format!("forward and backward, {shape:?}"), l > 1000, move |t| {
             t.tolerance = 1e-4;
-            let (q, k, v) = (t.numbers(n * l * dk)?, t.numbers(n * lk * dk)?, t.numbers(n * lk * dv)?);
-            let (o, lse, d_o) = (t.out("o", n * l * dv)?, t.out("lse", n * l)?, t.numbers(n * l * dv)?);
+            let (q, k, v) = (t.values(n * l * dk)?, t.values(n * lk * dk)?, t.values(n * lk * dv)?);
+            let (o, lse, d_o) = (t.out_values("o", n * l * dv)?, t.out("lse", n * l)?, t.values(n * l * dv)?);
+            let workspace = t.scratch(shape.workspace_len(t.precision()))?;
             let inputs = Inputs { q: &q, k: &k, v: &v };
-            attention::forward(&o, &lse, inputs, shape)?;
+            attention::forward(&o, &lse, inputs, shape, &workspace)?;
             let out = Gradients {
-                dq: &t.out("dq", n * l * dk)?,
-                dk: &t.out("dk", n * lk * dk)?,
-                dv: &t.out("dv", n * lk * dv)?,
+                dq: &t.out_values("dq", n * l * dk)?,
+                dk: &t.out_values("dk", n * lk * dk)?,
+                dv: &t.out_values("dv", n * lk * dv)?,
             };
-            let workspace = t.scratch(shape.rows())?;
             attention::backward(out, &d_o, &o, inputs, &lse, shape, &workspace)
         });
     }
-    for (n, each) in [(1, 1), (3, 31), (2, 1025), (300, 5)] {
+    for (n, each) in cases.pick(&[(1, 1), (3, 31), (2, 1025), (300, 5)], &[1, 2]) {
         for scaled in [false, true] {
             cases.add(format!("residual, {n} x {each}, scale {scaled}"), move |t| {
-                let (y, x, a) = (t.out("y", n * each)?, t.numbers(n * each)?, t.numbers(n * each)?);
-                let (gamma, scale, dy) = (t.numbers(1)?, t.numbers(n)?, t.numbers(n * each)?);
+                let (y, x, a) = (t.out_values("y", n * each)?, t.values(n * each)?, t.values(n * each)?);
+                let (gamma, scale, dy) = (t.numbers(1)?, t.numbers(n)?, t.values(n * each)?);
                 attention::residual(&y, &x, &a, &gamma)?;
-                let (da, dgamma) = (t.out("da", n * each)?, t.update("dgamma", 1)?);
+                let (da, dgamma) = (t.out_values("da", n * each)?, t.update("dgamma", 1)?);
                 let workspace = t.scratch(n)?;
                 // A sum of many numbers around 0.
                 t.tolerance = 1e-3;
@@ -50,17 +52,21 @@ pub fn attention(cases: &mut Cases) {
 
 pub fn projection(cases: &mut Cases) {
     const CLASSES: usize = 4;
-    for (n, p, c) in [(1, 1, 1), (3, 7, 31), (5, 16, 129), (2, 1100, 3), (33, 4, 33)] {
+    for (n, p, c) in cases.pick(&[(1, 1, 1), (3, 7, 31), (5, 16, 129), (2, 1100, 3), (33, 4, 33)], &[1, 3]) {
         for (plain, labelled) in [(false, false), (false, true), (true, false), (true, true)] {
+            // The head from separate kernels is there for comparison, in f32 alone.
+            if plain && cases.precision != Precision::F32 {
+                continue;
+            }
             cases.add(format!("{n} x {p} x {c}, plain {plain}, labels {labelled}"), move |t| {
                 t.tolerance = 1e-4;
-                let (x, w, v) = (t.numbers(n * p * c)?, t.numbers(c)?, t.numbers(CLASSES * c)?);
+                let (x, w, v) = (t.values(n * p * c)?, t.numbers(c)?, t.numbers(CLASSES * c)?);
                 let (labels, bias, df) = (t.labels(n, CLASSES)?, t.numbers(1)?, t.numbers(n)?);
                 let scale = t.numbers(n)?;
                 let labels = labelled.then_some(&labels);
                 let bias = labelled.then_some(&bias);
                 let head = Head { w: &w, v: labelled.then_some(&v), labels, bias, factor: 0.5 };
-                let (f, h, dx) = (t.out("f", n)?, t.out("h", n * c)?, t.out("dx", n * p * c)?);
+                let (f, h, dx) = (t.out("f", n)?, t.out("h", n * c)?, t.out_values("dx", n * p * c)?);
                 let (dw, dv, dbias) = (t.update("dw", c)?, t.update("dv", CLASSES * c)?, t.update("dbias", 1)?);
                 let out =
                     projection::Gradients { dw: &dw, dv: labelled.then_some(&dv), dbias: labelled.then_some(&dbias) };
@@ -79,7 +85,7 @@ pub fn projection(cases: &mut Cases) {
             });
         }
         cases.add(format!("pool, {n} x {p} x {c}"), move |t| {
-            let (x, h, dx) = (t.numbers(n * p * c)?, t.out("h", n * c)?, t.out("dx", n * p * c)?);
+            let (x, h, dx) = (t.values(n * p * c)?, t.out("h", n * c)?, t.out_values("dx", n * p * c)?);
             projection::pool(&h, &x, n, 0.25)?;
             let dh = t.numbers(n * c)?;
             projection::pool_backward(&dx, &x, &dh, n, 0.25)
@@ -89,36 +95,44 @@ pub fn projection(cases: &mut Cases) {
 
 pub fn resample(cases: &mut Cases) {
     const CLASSES: usize = 3;
-    for [n, h, w, c] in [[1, 2, 2, 1], [2, 5, 7, 3], [3, 6, 4, 17], [1, 9, 8, 40], [1, 2, 3, 1030]] {
+    let shapes = [[1, 2, 2, 1], [2, 5, 7, 3], [3, 6, 4, 17], [1, 9, 8, 40], [1, 2, 3, 1030]];
+    for [n, h, w, c] in cases.pick(&shapes, &[1, 4]) {
         let image = Image { n, h, w, c };
         let (full, half) = (image.elements(), image.halved().elements());
         for accumulate in [false, true] {
             cases.add(format!("pool, {n} x {h} x {w} x {c}, accumulate {accumulate}"), move |t| {
-                let (x, y, dy) = (t.numbers(full)?, t.out("average", half)?, t.numbers(half)?);
+                let (x, y, dy) = (t.values(full)?, t.out_values("average", half)?, t.values(half)?);
                 resample::average_pool(&y, &x, image)?;
-                let dx = t.either("d average", full, accumulate)?;
+                let dx = t.either_values("d average", full, accumulate)?;
                 resample::average_pool_backward(&dx, &dy, image, accumulate)?;
-                let (y, which) = (t.out("maximum", half)?, t.out_bytes("which", half)?);
+                let (y, which) = (t.out_values("maximum", half)?, t.out_bytes("which", half)?);
                 resample::max_pool(&y, &which, &x, image)?;
-                let dx = t.either("d maximum", full, accumulate)?;
+                let dx = t.either_values("d maximum", full, accumulate)?;
                 resample::max_pool_backward(&dx, &dy, &which, image, accumulate)
             });
             for how in [Upsampling::Nearest, Upsampling::Bilinear] {
                 cases.add(format!("{how:?}, {n} x {h} x {w} x {c}, accumulate {accumulate}"), move |t| {
-                    let (x, y, dy) = (t.numbers(full)?, t.out("y", 4 * full)?, t.numbers(4 * full)?);
+                    let (x, y, dy) = (t.values(full)?, t.out_values("y", 4 * full)?, t.values(4 * full)?);
                     resample::upsample(&y, &x, image, how)?;
-                    let dx = t.either("dx", full, accumulate)?;
+                    let dx = t.either_values("dx", full, accumulate)?;
                     resample::upsample_backward(&dx, &dy, image, how, accumulate)
                 });
             }
             let width = 1 + c / 2;
             cases.add(format!("concat, {n} x {h} x {w} x {c}, accumulate {accumulate}"), move |t| {
-                let (x, labels, table) = (t.numbers(full)?, t.labels(n, CLASSES)?, t.numbers(CLASSES * width)?);
+                let (x, labels, table) = (t.values(full)?, t.labels(n, CLASSES)?, t.numbers(CLASSES * width)?);
                 let (pixels, wide) = (n * h * w, n * h * w * (c + width));
-                resample::concat_labels(&t.out("planes", pixels * (c + CLASSES))?, &x, &labels, image, CLASSES, 2.0)?;
-                resample::concat_embedding(&t.out("embedded", wide)?, &x, &table, &labels, image, width)?;
-                let (dy, scale, workspace) = (t.numbers(wide)?, t.numbers(n)?, t.scratch(n * width)?);
-                let dx = t.either("dx", full, accumulate)?;
+                resample::concat_labels(
+                    &t.out_values("planes", pixels * (c + CLASSES))?,
+                    &x,
+                    &labels,
+                    image,
+                    CLASSES,
+                    2.0,
+                )?;
+                resample::concat_embedding(&t.out_values("embedded", wide)?, &x, &table, &labels, image, width)?;
+                let (dy, scale, workspace) = (t.values(wide)?, t.numbers(n)?, t.scratch(n * width)?);
+                let dx = t.either_values("dx", full, accumulate)?;
                 resample::concat_backward(&dx, &dy, image, width, accumulate)?;
                 let (to, scale) = (t.update("dembedding", CLASSES * width)?, accumulate.then_some(&scale));
                 resample::concat_embedding_backward(&to, &dy, &labels, scale, image, width, &workspace)

@@ -62,26 +62,26 @@ pub fn cross_entropy(cases: &mut Cases) {
 }
 
 pub fn gradient_penalty(cases: &mut Cases) {
-    for (n, f) in [(1, 1), (3, 31), (5, 784), (33, 257), (2, 5000)] {
+    for (n, f) in cases.pick(&[(1, 1), (3, 31), (5, 784), (33, 257), (2, 5000)], &[1, 4]) {
         cases.add(format!("mix and direction, {n} x {f}"), move |t| {
             let (mixed, v, norms, statistics) =
-                (t.out("mixed", n * f)?, t.out("v", n * f)?, t.out("norms", n)?, t.out("statistics", 2)?);
-            let (real, fake, share) = (t.numbers(n * f)?, t.numbers(n * f)?, t.uniforms(n, 0.0, 1.0)?);
-            let g = t.numbers(n * f)?;
+                (t.out_values("mixed", n * f)?, t.out_values("v", n * f)?, t.out("norms", n)?, t.out("statistics", 2)?);
+            let (real, fake, share) = (t.values(n * f)?, t.values(n * f)?, t.uniforms(n, 0.0, 1.0)?);
+            let (g, state) = (t.values(n * f)?, t.state()?);
             gradient_penalty::mix(&mixed, &real, &fake, &share)?;
             let out = Direction { v: &v, norms: &norms, statistics: &statistics };
-            gradient_penalty::direction(out, &g, 10.0)
+            gradient_penalty::direction(out, &g, 10.0, &state)
         });
     }
-    for n in [1, 255, 1000, 9000] {
+    for n in cases.pick(&[1, 255, 1000, 9000], &[1, 3]) {
         cases.add(format!("mask, {n}"), move |t| {
-            let (a, tangent, x) = (t.out("a", n)?, t.numbers(n)?, t.numbers(n)?);
+            let (a, tangent, x) = (t.out_values("a", n)?, t.values(n)?, t.values(n)?);
             gradient_penalty::mask(&a, &tangent, &x, 0.2)
         });
     }
-    for (n, p, c) in [(1, 1, 1), (3, 49, 32), (2, 5, 129), (7, 300, 3)] {
+    for (n, p, c) in cases.pick(&[(1, 1, 1), (3, 49, 32), (2, 5, 129), (7, 300, 3)], &[2, 3]) {
         cases.add(format!("pool, {n} x {p} x {c}"), move |t| {
-            let (h, tangent, x) = (t.out("h", n * c)?, t.numbers(n * p * c)?, t.numbers(n * p * c)?);
+            let (h, tangent, x) = (t.out("h", n * c)?, t.values(n * p * c)?, t.values(n * p * c)?);
             gradient_penalty::pool(&h, &tangent, &x, n, 0.25)
         });
     }

@@ -105,6 +105,7 @@ pub fn cases() -> Vec<Case> {
         ("adam", elementwise::adam as fn(&mut Cases)),
         ("attention", images::attention),
         ("conv", products::conv),
+        ("convert", elementwise::convert),
         ("cross_entropy", losses::cross_entropy),
         ("elementary", elementwise::elementary),
         ("gradient_penalty", losses::gradient_penalty),

@@ -172,11 +172,6 @@ impl Tray<'_> {
         Ok(buffer)
     }
 
-    /// [`Tray::update`] where `accumulate`, else [`Tray::out`].
-    pub fn either(&mut self, name: &str, n: usize, accumulate: bool) -> Result<Buffer<f32>> {
-        if accumulate { self.update(name, n) } else { self.out(name, n) }
-    }
-
     /// An input that the operation also changes.
     pub fn compare(&mut self, name: &str, buffer: &Buffer<f32>) {
         self.outputs.push((name.into(), Kind::Floats(buffer.clone())));

@@ -78,6 +78,7 @@ impl Train {
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
             trainer.restore(start.header.step, &start.tensors)?;
+            start.header.scaling.map_or(Ok(()), |scaling| trainer.restore_scaling(scaling))?;
         }
         let (first, end) = (trainer.step_number(), config.stop_at.unwrap_or(config.steps));
         if let Some(name) = self.resume.as_ref().filter(|_| first >= end) {
@@ -160,7 +161,10 @@ impl Train {
             numbers.insert("steps".into(), steps.clone());
         }
         // Settings that are younger than the checkpoint have their preset's value there.
-        let there = Config::new(None, &header.config)?.numbers()?;
+        let mut there = Config::new(None, &header.config)?.numbers()?;
+        // What is kept is f32: a run may go on in another precision.
+        numbers.remove("precision");
+        there.remove("precision");
         let differing = differences(&there, &numbers);
         if !differing.is_empty() {
             let what = format!("{} is of other settings: {}", path.display(), differing.join("; "));
@@ -325,7 +329,7 @@ impl Session {
 
     fn save(&mut self, step: u64) -> Result<()> {
         let (config, data) = (self.numbers.clone(), self.info.clone());
-        let header = Header { format: checkpoint::FORMAT, step, config, data };
+        let header = Header { format: checkpoint::FORMAT, step, config, data, scaling: self.trainer.scaling()? };
         checkpoint::save(&self.run.checkpoint_path(step), &self.trainer.tensors()?, &header)?;
         self.run.thin_checkpoints(self.config.keep_checkpoints)
     }

@@ -101,7 +101,7 @@ impl Cache {
         config.insert("held-out".into(), tested.held_out.into());
         let tensors = classifier.tensors()?;
         let file = file_name(&data);
-        let header = Header { format: FORMAT, step: training.steps, config, data };
+        let header = Header { format: FORMAT, step: training.steps, config, data, scaling: None };
         let mut reason = "there is no folder for it (neither XDG_CACHE_HOME nor HOME is set)".to_string();
         for place in &self.places {
             let path = place.join(&file);

@@ -9,7 +9,7 @@
 use super::metrics::Points;
 use crate::checkpoint::NamedTensor;
 use crate::data::{Dataset, ImageShape, LastBatch, Loader, LoaderOptions};
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Precision};
 use crate::nn::parameters::restore;
 use crate::nn::{
     Arena, Backward, BatchNorm, Builder, Conv, ConvOptions, Forward, Init, Layer, Layout, Linear, Mode, Network, Norm,
@@ -154,7 +154,14 @@ impl Layers {
         let n = training.map_or(BATCH, |training| training.batch);
         let ImageShape { height, width, channels } = shape;
         let Layouts { parameters, running } = layouts;
-        let mut build = Builder { parameters, running, arena, gradients: training.is_some(), unfused: &[] };
+        let mut build = Builder {
+            parameters,
+            running,
+            arena,
+            gradients: training.is_some(),
+            precision: Precision::F32,
+            unfused: &[],
+        };
         let x = Value { dx: None, ..build.value(n, height, width, channels)? };
         // Colours say more, and have more to say.
         let first = if channels == 1 { 16 } else { 32 };
@@ -190,7 +197,7 @@ impl Layers {
         let shape = [self.x.n, self.x.h, self.x.w, self.x.c];
         pixels::load(&self.x.x, &self.bytes, state, 0, Augment::default(), shape)?;
         let [weights, running] = flat;
-        self.network.forward(&Forward { weights, running, mode, rows: 0..self.x.n })
+        self.network.forward(&Forward { weights, factors: None, running, mode, rows: 0..self.x.n })
     }
 }
 
@@ -301,6 +308,7 @@ impl Classifier {
             gradients.zero()?;
             layers.network.backward(&Backward {
                 weights: &classifier.values,
+                factors: None,
                 gradients: Some(&gradients),
                 parameter_scale: None,
                 signal_scale: None,

@@ -1,7 +1,7 @@
 //! The multilayer perceptrons of the `softmax-gan` preset: PyTorch-GAN's, which the Softmax GAN note points at.
 
 use crate::Result;
-use crate::nn::{BatchNorm, Builder, Init, Linear, Network, Value};
+use crate::nn::{BatchNorm, Builder, Init, Layer, Linear, Network, Value, Widen};
 use crate::ops::Activation;
 
 const LEAK: f32 = 0.2;
@@ -39,11 +39,11 @@ pub fn ring_generator(build: &mut Builder, widths: &[usize], z: &Value, point: &
 /// image - 512 - 256 - 1, leaky ReLU. The last layer has no bias: a constant added to all logits changes nothing.
 /// The last value is the logits.
 pub fn discriminator(build: &mut Builder, widths: &[usize], slope: f32, image: &Value) -> Result<(Network, Value)> {
-    let logits = build.value(image.n, 1, 1, 1)?;
+    let logits = build.exact_value(image.n, 1, 1, 1)?;
     Ok((perceptron(build, widths, slope, image, &logits, false)?, logits))
 }
 
-/// Linear layers with leaky ReLUs between them; whether the last one has a bias.
+/// Linear layers with leaky ReLUs between them; whether the last one has a bias. It reads f32 where it writes f32.
 fn perceptron(
     build: &mut Builder,
     widths: &[usize],
@@ -57,6 +57,12 @@ fn perceptron(
     for (i, &width) in widths.iter().chain(&[y.features()]).enumerate() {
         let last = i == widths.len();
         let out = if last { y.clone() } else { build.value(x.n, 1, 1, width)? };
+        if out.x.precision().bytes() != x.x.precision().bytes()
+            && let Some(widen) = Widen::new(build, &x)?
+        {
+            x = widen.output().clone();
+            network.layers.push(Box::new(widen));
+        }
         let init = Init::FanIn { fan_in: x.features() };
         let activation = if last { Activation::Identity } else { Activation::LeakyRelu(slope) };
         let (name, bias) = (format!("linear{}", i + 1), !last || last_bias);

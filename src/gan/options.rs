@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::ImageShape;
+use crate::device::Precision;
 use crate::nn::Fusion;
 
 /// Networks and settings that belong together.
@@ -136,6 +137,8 @@ pub struct TrainerOptions {
     /// On the pooled features.
     pub pool_factor: f32,
     pub loss: Loss,
+    /// What activations and their gradients are stored as, and products computed in. Parameters are f32 whatever it is.
+    pub precision: Precision,
     /// On AC-GAN's class loss, in the losses of D and of G.
     pub aux_weight_d: f32,
     pub aux_weight_g: f32,
@@ -194,6 +197,11 @@ impl TrainerOptions {
             all.extend([Fusion::Conv, Fusion::ConvReading, Fusion::ConvWriting]);
         }
         all
+    }
+
+    /// Whether gradients are so narrow that the losses are scaled.
+    pub fn scales_losses(&self) -> bool {
+        self.precision == Precision::F16
     }
 
     /// Rows of D's batch: real images, and the fakes of a D step or a G step.

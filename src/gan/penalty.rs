@@ -15,6 +15,7 @@ use crate::{Error, Result};
 /// was drawn too.
 pub struct GradientPenalty {
     weight: f32,
+    scaled: bool,
     /// (N): how much of each point is real.
     share: Buffer<f32>,
     norms: Buffer<f32>,
@@ -52,6 +53,7 @@ impl GradientPenalty {
         let n = options.batch;
         Ok(Some(GradientPenalty {
             weight: options.gp_weight,
+            scaled: options.scales_losses(),
             share: arena.take(n)?,
             norms: arena.take(n)?,
             statistics: arena.take(2)?,
@@ -61,7 +63,7 @@ impl GradientPenalty {
     }
 
     /// Adds its part to the gradients of D's (normalised) weights. `batch` has N real images, then N fakes; the logits'
-    /// gradients at the points are 1.
+    /// gradients at the points are 1, or the loss scale.
     pub fn add(
         &self,
         network: &Network,
@@ -79,12 +81,14 @@ impl GradientPenalty {
         labels.view(self.points.clone()).copy_from(&labels.view(0..n))?;
         network.forward(&Forward {
             weights: player.weights(),
+            factors: player.factors(),
             running: &player.running,
             mode: Mode::Evaluate,
             rows: self.points.clone(),
         })?;
         network.backward(&Backward {
             weights: player.weights(),
+            factors: player.factors(),
             gradients: None,
             parameter_scale: None,
             signal_scale: None,
@@ -93,10 +97,14 @@ impl GradientPenalty {
         })?;
         let Some(g) = &points.dx else { return Ok(()) };
         let out = Direction { v: &v, norms: &self.norms, statistics: &self.statistics };
-        gradient_penalty::direction(out, g, self.weight)?;
-        state::check(state, &self.statistics)?;
+        gradient_penalty::direction(out, g, self.weight, state)?;
+        // With a loss scale, that g is not finite shows the scale to be too large, as other gradients do.
+        if !self.scaled {
+            state::check(state, &self.statistics)?;
+        }
         network.tangent(&Tangent {
             weights: player.weights(),
+            factors: player.factors(),
             gradients: &player.gradients,
             rows: self.points.clone(),
             into: self.tangents.clone(),

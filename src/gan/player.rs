@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use super::options::{TrainerOptions, Weights};
 use crate::Result;
 use crate::checkpoint::NamedTensor;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Precision};
 use crate::nn::parameters;
 use crate::nn::{Init, Layout};
 use crate::ops::adam::{self, Adam};
+use crate::ops::convert;
 use crate::ops::spectral_norm::{self, Matrix, Plan};
-use crate::ops::state::{Network, StateBuffer};
+use crate::ops::state::{self, Network, StateBuffer};
 use crate::random::Random;
 
 /// The layouts of a player's flat buffers, found while its network is built.
@@ -38,9 +39,10 @@ impl Layouts {
     }
 
     /// Device memory of the flat buffers.
-    pub fn bytes(&self, average: bool, spectral: bool) -> usize {
+    pub fn bytes(&self, average: bool, spectral: bool, precision: Precision) -> usize {
         let copies = 4 + usize::from(average) + usize::from(spectral);
-        size_of::<f32>() * (copies * self.parameters.len() + self.running.len())
+        let rounded = if precision.bytes() == 2 { 2 * self.parameters.len() } else { 0 };
+        size_of::<f32>() * (copies * self.parameters.len() + self.running.len()) + rounded
     }
 }
 
@@ -55,6 +57,8 @@ pub struct Player {
     pub average: Option<Buffer<f32>>,
     pub running: Buffer<f32>,
     spectral: Option<Spectral>,
+    /// What [`Player::weights`] are, rounded to the 16 bits of the activations.
+    rounded: Option<Buffer<f32>>,
     network: Network,
     adam: Adam,
     average_decay: f32,
@@ -95,6 +99,10 @@ impl Player {
             average: if averaged { Some(device.upload(&initial)?) } else { None },
             running: device.upload(&layouts.running.initial_values(0))?,
             spectral: if normalised { Some(Spectral::new(device, layout, seed)?) } else { None },
+            rounded: match options.precision {
+                precision if precision.bytes() == 2 => Some(device.zeros_in(len, precision)?),
+                _ => None,
+            },
             network: if generator { Network::Generator } else { Network::Discriminator },
             adam: Adam { beta1: options.beta1, beta2: options.beta2, eps: 1e-8 },
             average_decay: options.average,
@@ -103,6 +111,7 @@ impl Player {
         };
         // One iteration, so that a pass that makes none of its own finds a norm.
         player.normalise(true)?;
+        player.round()?;
         Ok(player)
     }
 
@@ -116,6 +125,21 @@ impl Player {
         self.weights_of(&self.values)
     }
 
+    /// What products with 16-bit activations multiply with.
+    pub fn factors(&self) -> Option<&Buffer<f32>> {
+        self.rounded.as_ref()
+    }
+
+    /// After the weights have changed.
+    fn round(&self) -> Result<()> {
+        self.rounded.as_ref().map_or(Ok(()), |rounded| convert::narrow(rounded, self.weights()))
+    }
+
+    /// Notes in the state where the gradient is not finite.
+    pub fn note_overflow(&self, state: &StateBuffer) -> Result<()> {
+        state::overflow(state, &self.gradients, self.network)
+    }
+
     /// As [`Player::weights`], after [`Player::normalise_from`] of `values`.
     pub fn weights_of<'a>(&'a self, values: &'a Buffer<f32>) -> &'a Buffer<f32> {
         self.spectral.as_ref().map_or(values, |spectral| &spectral.effective)
@@ -124,7 +148,8 @@ impl Player {
     /// Divides the weights, as they are now, by their largest singular value as far as it is known; `iterate` makes a
     /// power iteration first. Nothing without spectral normalisation.
     pub fn normalise(&self, iterate: bool) -> Result<()> {
-        self.normalise_from(&self.values, iterate)
+        self.normalise_from(&self.values, iterate)?;
+        if self.spectral.is_some() { self.round() } else { Ok(()) }
     }
 
     /// The same for other parameters, such as the average.
@@ -155,7 +180,8 @@ impl Player {
         let slot = self.network as usize;
         let workspace = workspace.view(0..adam::workspace_len(self.values.device(), self.values.len()));
         let norm = norms.view(slot..slot + 1);
-        adam::update(&buffers, average.as_ref(), &norm, state, self.network, &self.adam, &workspace)
+        adam::update(&buffers, average.as_ref(), &norm, state, self.network, &self.adam, &workspace)?;
+        if self.spectral.is_none() { self.round() } else { Ok(()) }
     }
 
     /// The flat buffers that a checkpoint keeps, each with the prefix of its tensors' names.
@@ -183,6 +209,7 @@ impl Player {
             })?;
             taken += layout.entries().len();
         }
+        self.round()?;
         Ok(taken)
     }
 }

@@ -1,4 +1,4 @@
-//! Drawing from the generator.
+//! Drawing from the generator, in f32 whatever the precision of the training.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::player::{Layouts, Player};
 use super::step::{LABELS, LATENTS};
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Precision};
 use crate::nn::{Arena, Builder, Forward, Layout, Mode, Network, Value};
 use crate::ops::state::{State, StateBuffer};
 use crate::ops::{pixels, random};
@@ -56,6 +56,7 @@ impl Sampler {
             arena,
             gradients: false,
             unfused: &[],
+            precision: Precision::F32,
         };
         let latent = Latent { z: build.value(BATCH, 1, 1, options.latent)?, labels: build.arena.take(BATCH)? };
         let image = build.value(BATCH, h, w, c)?;
@@ -156,7 +157,13 @@ impl Sampler {
     }
 
     fn run(&self, source: &Source, mode: Mode) -> Result<()> {
-        self.network.forward(&Forward { weights: source.weights, running: source.running, mode, rows: 0..BATCH })
+        self.network.forward(&Forward {
+            weights: source.weights,
+            factors: None,
+            running: source.running,
+            mode,
+            rows: 0..BATCH,
+        })
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use super::classes::ClassLoss;
 use super::networks::{self, Latent};
 use super::options::{PowerIterations, Update};
 use super::player::Player;
 use super::trainer::Trainer;
 use crate::Result;
 use crate::device::Buffer;
-use crate::nn::{Backward, Forward, Mode, Network};
+use crate::nn::{Backward, Forward, Mode, Network, Value};
 use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
 use crate::ops::random;
@@ -164,6 +165,7 @@ impl Trainer {
     fn generate(&self, network: &Network, fakes: usize) -> Result<()> {
         network.forward(&Forward {
             weights: self.generator.weights(),
+            factors: self.generator.factors(),
             running: &self.generator.running,
             mode: Mode::Train { momentum: MOMENTUM },
             rows: 0..fakes,
@@ -187,12 +189,18 @@ impl Trainer {
         let (w, n) = (&self.workspace, self.options.batch);
         w.discriminator.forward(&Forward {
             weights: self.discriminator.weights(),
+            factors: self.discriminator.factors(),
             running: &self.discriminator.running,
             mode: Mode::Train { momentum: MOMENTUM },
             rows: rows.clone(),
         })?;
         let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..rows.end));
         let real_is_low = networks::real_is_low(&self.options);
+        if self.options.scales_losses() {
+            // The scale of all backward passes until the next judgement.
+            state::settle(&self.state)?;
+            w.logits.dx.as_ref().map_or(Ok(()), |ones| state::seed(ones, &self.state, true))?;
+        }
         let (loss, unfused) = (self.options.loss, &self.options.unfused);
         loss.evaluate(evaluation, &real, &fake, real_is_low, unfused, &w.loss_workspace)?;
         state::check(&self.state, &evaluation.statistics)
@@ -200,7 +208,7 @@ impl Trainer {
 
     /// The backward pass of D, all contributions to its gradients.
     ///
-    /// With seed 1 per sample; each sample's part in the parameters' gradients is scaled by its seed in L_D. In a
+    /// With seed 1 per sample, or the loss scale; each sample's part in the parameters' gradients is scaled by its seed in L_D. In a
     /// simultaneous update that leaves the signal at the fakes. With a class loss the seeds of the two heads are no
     /// multiples of those of G, so they go in from the start, and the signal takes a pass of its own.
     fn learn_d(&self, rows: Range<usize>, stream: u32) -> Result<()> {
@@ -209,13 +217,14 @@ impl Trainer {
         player.gradients.zero()?;
         let fakes = real.end..rows.end;
         if let Some(classes) = &w.classes {
-            self.seed_logits(rows.clone(), &w.of_d.seed_d)?;
             classes.seed_d(real, fakes.clone(), &self.state)?;
+            self.seed_logits(classes, rows.clone(), &w.of_d.seed_d)?;
         }
         let one_pass = w.classes.is_none();
         let leaves_signal = one_pass && self.options.update == Update::Simultaneous && !self.two_backwards;
         w.discriminator.backward(&Backward {
             weights: player.weights(),
+            factors: player.factors(),
             gradients: Some(&player.gradients),
             parameter_scale: one_pass.then_some(&w.of_d.seed_d),
             signal_scale: None,
@@ -228,19 +237,28 @@ impl Trainer {
         player.finish_gradient()
     }
 
-    fn seed_logits(&self, rows: Range<usize>, seeds: &Buffer<f32>) -> Result<()> {
-        self.workspace.logits.rows(&rows).dx.map_or(Ok(()), |to| to.copy_from(seeds))
+    /// Of both heads, the class loss's being there already.
+    fn seed_logits(&self, classes: &ClassLoss, rows: Range<usize>, seeds: &Buffer<f32>) -> Result<()> {
+        let of = |logits: &Value| logits.rows(&rows).dx;
+        let (Some(to), Some(of_classes)) = (of(&self.workspace.logits), of(&classes.logits)) else { return Ok(()) };
+        to.copy_from(seeds)?;
+        if self.options.scales_losses() {
+            state::seed(&to, &self.state, false)?;
+            state::seed(&of_classes, &self.state, false)?;
+        }
+        Ok(())
     }
 
     /// The signal at the fakes, through D without its parameters: with seed 1, or, with a class loss, G's seeds.
     fn take_signal(&self, fakes: Range<usize>, evaluation: &Evaluation) -> Result<()> {
         self.enter(Phase::DiscriminatorBackward)?;
         if let Some(classes) = &self.workspace.classes {
-            self.seed_logits(fakes.clone(), &evaluation.seed_g)?;
             classes.seed_g(fakes.clone(), &self.state)?;
+            self.seed_logits(classes, fakes.clone(), &evaluation.seed_g)?;
         }
         self.workspace.discriminator.backward(&Backward {
             weights: self.discriminator.weights(),
+            factors: self.discriminator.factors(),
             gradients: None,
             parameter_scale: None,
             signal_scale: None,
@@ -269,6 +287,7 @@ impl Trainer {
         let rows = 0..self.workspace.latent.z.n;
         self.workspace.generator.backward(&Backward {
             weights: self.generator.weights(),
+            factors: self.generator.factors(),
             gradients: Some(&self.generator.gradients),
             parameter_scale: None,
             signal_scale: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
@@ -280,6 +299,9 @@ impl Trainer {
 
     fn optimise(&self, player: &Player) -> Result<()> {
         self.enter(Phase::Optimiser)?;
+        if self.options.scales_losses() {
+            player.note_overflow(&self.state)?;
+        }
         player.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)
     }
 

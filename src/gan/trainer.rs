@@ -19,7 +19,7 @@ use super::ring;
 use super::sampler::Sampler;
 use super::step::Phase;
 use super::workspace::Workspace;
-use crate::checkpoint::NamedTensor;
+use crate::checkpoint::{NamedTensor, Scaling};
 use crate::device::{Device, Event, Feed, Graph};
 use crate::nn::Arena;
 use crate::nn::parameters::first_not_finite;
@@ -91,8 +91,8 @@ impl Trainer {
             parameters_g: g.parameters.count(),
             parameters_d: d.parameters.count(),
             bytes: arena
-                + g.bytes(options.average > 0.0, options.spectral_norm_g)
-                + d.bytes(false, options.spectral_norm),
+                + g.bytes(options.average > 0.0, options.spectral_norm_g, options.precision)
+                + d.bytes(false, options.spectral_norm, options.precision),
         })
     }
 
@@ -235,6 +235,11 @@ impl Trainer {
         {
             return Ok("a class logit is not finite".into());
         }
+        for (player, _) in sides {
+            if let Some(name) = first_not_finite(&player.layouts.parameters, &player.gradients)? {
+                return Ok(format!("the gradient of {}.{name} is not finite", player.name));
+            }
+        }
         Ok("the loss is not finite, though every logit is".into())
     }
 
@@ -252,7 +257,17 @@ impl Trainer {
         Ok(tensors)
     }
 
-    /// Goes on from a checkpoint after `step` steps: every tensor of [`Trainer::tensors`] must be there, and no other.
+    /// What a checkpoint needs besides, of a run whose losses are scaled.
+    pub fn scaling(&self) -> Result<Option<Scaling>> {
+        if !self.options.scales_losses() {
+            return Ok(None);
+        }
+        let State { loss_scale, good_steps, updates, .. } = self.state.read()?;
+        Ok(Some(Scaling { scale: loss_scale, good_steps, updates }))
+    }
+
+    /// Goes on from a checkpoint after `step` steps, of this or another precision: every tensor of [`Trainer::tensors`]
+    /// must be there, and no other.
     pub fn restore(&mut self, step: u64, tensors: &[NamedTensor]) -> Result<()> {
         let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let wanted = self.generator.restore(&by_name)? + self.discriminator.restore(&by_name)?;
@@ -270,6 +285,16 @@ impl Trainer {
         }
         self.step = step;
         Ok(())
+    }
+
+    /// After [`Trainer::restore`]: goes on with the loss scale of a checkpoint, where this run has one, and its updates.
+    pub fn restore_scaling(&mut self, scaling: Scaling) -> Result<()> {
+        let Scaling { scale, good_steps, updates } = scaling;
+        let state = State { updates, ..self.state.read()? };
+        self.state.write(&match self.options.scales_losses() {
+            true => State { loss_scale: scale, good_steps, ..state },
+            false => state,
+        })
     }
 
     /// The fakes of the last step, (M, H, W, C).
@@ -318,7 +343,7 @@ fn start(options: &TrainerOptions, step: u64) -> State {
     let mut state = State::new(options.seed, [options.lr_g, options.lr_d], decay.0, decay.1);
     state.step = step;
     state.updates = [step, step * options.n_dis as u32];
-    state
+    if options.scales_losses() { state.scaled() } else { state }
 }
 
 /// Refuses settings that cannot work together.
@@ -343,6 +368,9 @@ fn check(options: &TrainerOptions) -> Result<()> {
         return refuse(format!("preset {} has no networks that know labels: --conditioning none", options.preset));
     }
     let fusions = options.fusions();
+    if !options.unfused.is_empty() && options.precision.bytes() < 4 {
+        return refuse(format!("precision {} with unfused parts: separate kernels are f32's", options.precision));
+    }
     if let Some(other) = options.unfused.iter().find(|fusion| !fusions.contains(fusion)) {
         let there = fusions.iter().map(|fusion| fusion.to_string()).collect::<Vec<_>>().join(", ");
         let there = if there.is_empty() { "nothing".to_string() } else { there };

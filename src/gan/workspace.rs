@@ -25,7 +25,7 @@ pub(super) struct Workspace {
     /// (N + M, H, W, C): real ones, then fakes; then the rows of a gradient penalty.
     pub batch: Value,
     pub labels: Buffer<u32>,
-    /// Its gradient is 1 everywhere, the seed of the one backward pass; with a class loss, that of either player at the
+    /// Its gradient is 1 (or the loss scale) everywhere, the seed of the one backward pass; with a class loss, that of either player at the
     /// real images and the fakes.
     pub logits: Value,
     pub classes: Option<ClassLoss>,
@@ -68,6 +68,7 @@ impl Workspace {
             arena,
             gradients: true,
             unfused: &options.unfused,
+            precision: options.precision,
         };
         let batch = build.value(rows, h, w, c)?;
         let labels = build.arena.take(rows)?;
@@ -82,6 +83,7 @@ impl Workspace {
                 arena,
                 gradients,
                 unfused: &options.unfused,
+                precision: options.precision,
             };
             let z = Value { dx: None, ..build.value(fakes, 1, 1, options.latent)? };
             let latent = Latent { z, labels: labels.view(n..n + fakes) };

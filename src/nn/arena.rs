@@ -1,7 +1,7 @@
 //! One allocation for every activation, gradient and workspace of a training step.
 
 use crate::Result;
-use crate::device::{Buffer, Device, Element};
+use crate::device::{Buffer, Device, Element, Precision};
 
 /// Hands out parts of one allocation. Shapes are fixed before training starts, so a network is built twice from the
 /// same code: once on an arena that only measures, then on one of that size.
@@ -36,12 +36,23 @@ impl Arena {
 
     /// `len` elements, zero at first.
     pub fn take<T: Element>(&mut self, len: usize) -> Result<Buffer<T>> {
-        let bytes = len * size_of::<T>();
-        let start = self.used;
-        self.used += bytes.next_multiple_of(ALIGNMENT);
-        match &self.memory {
-            Some(memory) => Ok(memory.view(start..start + bytes).cast()),
+        match self.part(len * size_of::<T>()) {
+            Some(part) => Ok(part.cast()),
             None => Device::unbacked().zeros(len),
         }
+    }
+
+    /// `len` real numbers, zero at first, stored in this precision.
+    pub fn take_in(&mut self, len: usize, precision: Precision) -> Result<Buffer<f32>> {
+        match self.part(len * precision.bytes()) {
+            Some(part) => Ok(part.as_reals(precision)),
+            None => Device::unbacked().zeros_in(len, precision),
+        }
+    }
+
+    fn part(&mut self, bytes: usize) -> Option<Buffer<u8>> {
+        let start = self.used;
+        self.used += bytes.next_multiple_of(ALIGNMENT);
+        self.memory.as_ref().map(|memory| memory.view(start..start + bytes))
     }
 }

@@ -54,6 +54,11 @@ impl Pooled {
     }
 }
 
+/// Queries and keys have `dk` channels, values `dv`.
+fn shape(x: &Value, dk: usize, dv: usize) -> Shape {
+    Shape { n: x.n, l: x.h * x.w, lk: (x.h / 2) * (x.w / 2), dk, dv }
+}
+
 impl Attention {
     pub fn new(
         build: &mut Builder,
@@ -67,6 +72,7 @@ impl Attention {
             Conv::new(build, &format!("{name}.{part}"), options, from)
         };
         let o = build.value(x.n, x.h, x.w, half)?;
+        let workspace = shape(x, few, half).workspace_len(build.precision);
         Ok(Attention {
             query: make(build, "query", c, few, x)?,
             key: make(build, "key", c, few, x)?,
@@ -79,7 +85,7 @@ impl Attention {
             lse: build.arena.take(x.n * x.h * x.w)?,
             a: build.value(x.n, x.h, x.w, c)?,
             y: build.value(x.n, x.h, x.w, c)?,
-            workspace: build.arena.take(x.n * x.h * x.w)?,
+            workspace: build.arena.take(workspace)?,
             gamma_workspace: build.arena.take(x.n)?,
             name: name.to_string(),
             x: x.clone(),
@@ -87,9 +93,9 @@ impl Attention {
         })
     }
 
-    fn shape(&self, n: usize) -> Shape {
-        let (l, lk) = (self.x.h * self.x.w, (self.x.h / 2) * (self.x.w / 2));
-        Shape { n, l, lk, dk: self.q.c, dv: self.o.c }
+    /// The workspace of so many samples.
+    fn workspace(&self, shape: Shape) -> Buffer<f32> {
+        self.workspace.view(0..shape.workspace_len(self.o.x.precision()))
     }
 
     fn pixels(&self, buffer: &Buffer<f32>, rows: &std::ops::Range<usize>) -> Buffer<f32> {
@@ -108,7 +114,8 @@ impl Layer for Attention {
             resample::max_pool(&pooled.half.x, &pooled.which, &pooled.full.x, pooled.full.image())?;
         }
         let inputs = Inputs { q: &q.x, k: &k.half.x, v: &v.half.x };
-        attention::forward(&o.x, &self.pixels(&self.lse, &pass.rows), inputs, self.shape(x.n))?;
+        let shape = shape(&x, q.c, o.c);
+        attention::forward(&o.x, &self.pixels(&self.lse, &pass.rows), inputs, shape, &self.workspace(shape))?;
         self.out.forward(pass, &Source::plain(&o), &Target::new(&a))?;
         attention::residual(&y.x, &x.x, &a.x, &self.gamma.of(pass.weights))
     }
@@ -131,8 +138,8 @@ impl Layer for Attention {
         self.out.backward_parameters(pass, &from_o, &to_a)?;
         self.out.backward_input(pass, &from_o, &to_a, false)?;
         let inputs = Inputs { q: &q.x, k: &k.half.x, v: &v.half.x };
-        let (lse, workspace) = (self.pixels(&self.lse, &pass.rows), self.pixels(&self.workspace, &pass.rows));
-        attention::backward(Gradients { dq, dk, dv }, d_o, &o.x, inputs, &lse, self.shape(x.n), &workspace)?;
+        let (lse, shape) = (self.pixels(&self.lse, &pass.rows), shape(&x, q.c, o.c));
+        attention::backward(Gradients { dq, dk, dv }, d_o, &o.x, inputs, &lse, shape, &self.workspace(shape))?;
         resample::max_pool_backward(dk_full, dk, &k.which, k.full.image(), false)?;
         resample::max_pool_backward(dv_full, dv, &v.which, v.full.image(), false)?;
         dx.copy_from(dy)?;

@@ -40,9 +40,9 @@ impl ClassHead {
             class_weight: p.weight("classes.weight", &[c, classes], (options.init)(c, classes), Outputs::Columns),
             class_bias: p.tensor("classes.bias", &[classes], Init::Constant(0.0)),
             factor: options.factor,
-            h: build.value(x.n, 1, 1, c)?,
-            logits: build.value(x.n, 1, 1, 1)?,
-            classes: build.value(x.n, 1, 1, classes)?,
+            h: build.exact_value(x.n, 1, 1, c)?,
+            logits: build.exact_value(x.n, 1, 1, 1)?,
+            classes: build.exact_value(x.n, 1, 1, classes)?,
             x: x.clone(),
         })
     }

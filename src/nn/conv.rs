@@ -144,7 +144,7 @@ impl Conv {
             k,
             weight,
             bias,
-            flipped: build.arena.take(flipped)?,
+            flipped: build.arena.take_in(flipped, build.precision)?,
             weight_parts: build.arena.take(weight_parts)?,
             bias_parts: build.arena.take(bias_parts)?,
             apart: Apart::new(build, seen, k)?,
@@ -157,31 +157,31 @@ impl Conv {
     }
 
     pub fn forward(&self, pass: &Forward, from: &Source, to: &Target) -> Result<()> {
-        self.apply(pass.weights, self.bias, from, to, pass.rows.start)
+        let bias = self.bias.map(|bias| bias.of(pass.weights));
+        self.apply(&self.weight.of(pass.factors(from.x)), bias.as_ref(), from, to, pass.rows.start)
     }
 
     /// `first` is the number of the first sample.
     fn apply(
         &self,
-        weights: &Buffer<f32>,
-        bias: Option<Parameter>,
+        weight: &Buffer<f32>,
+        bias: Option<&Buffer<f32>>,
         from: &Source,
         to: &Target,
         first: usize,
     ) -> Result<()> {
-        let (weight, bias) = (self.weight.of(weights), bias.map(|bias| bias.of(weights)));
         if let Some(apart) = &self.apart {
-            return apart.forward(self.sizes(from), (&weight, bias.as_ref()), from, to, first);
+            return apart.forward(self.sizes(from), (weight, bias), from, to, first);
         }
         let Target { residual, activation, pool, accumulate, .. } = *to;
-        let epilogue = Epilogue { bias: bias.as_ref(), residual, activation, pool, accumulate };
-        conv::conv_forward(self.sizes(from), &to.y.x, from.x, &weight, &from.prologue(), &epilogue)
+        let epilogue = Epilogue { bias, residual, activation, pool, accumulate };
+        conv::conv_forward(self.sizes(from), &to.y.x, from.x, weight, &from.prologue(), &epilogue)
     }
 
     /// From the tangent of what is read to that of what is written; a bias has none. Adds to the gradient of the
     /// filters, with the backward signal in `to`.
     pub fn tangent(&self, pass: &Tangent, from: &Source, to: &Target) -> Result<()> {
-        self.apply(pass.weights, None, from, to, pass.into.start)?;
+        self.apply(&self.weight.of(pass.factors(from.x)), None, from, to, pass.into.start)?;
         to.y.dx.as_ref().map_or(Ok(()), |dy| self.filters_gradient(pass.gradients, from, &to.gradient(dy, None)))
     }
 
@@ -226,7 +226,7 @@ impl Conv {
             self.sizes(from),
             dx,
             &to.gradient(dy, scale.as_ref()),
-            &self.weight.of(pass.weights),
+            &self.weight.of(pass.factors(dx)),
             &InputEpilogue { mask, upsample: from.upsample, accumulate },
             &self.flipped,
         )

@@ -53,7 +53,7 @@ impl ProjectionHead {
                 [Some(forward), Some(backward)] => Some([forward?, backward?]),
                 _ => None,
             },
-            logits: build.value(x.n, 1, 1, 1)?,
+            logits: build.exact_value(x.n, 1, 1, 1)?,
             x: x.clone(),
         })
     }

@@ -46,7 +46,7 @@ impl Linear {
 impl Layer for Linear {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let bias = self.bias.map(|bias| bias.of(pass.weights));
-        let weight = self.weight.of(pass.weights);
+        let weight = self.weight.of(pass.factors(&self.x.x));
         let (x, y) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows));
         matmul::linear_forward(self.sizes(x.n), &y.x, &x.x, &weight, bias.as_ref(), self.activation)
     }
@@ -70,14 +70,14 @@ impl Layer for Linear {
         if let (Some(dx), Some(dy)) = (&x.dx, &y.dx) {
             let scale = pass.scale_of_signal(&pass.input_rows);
             let dy = OutputGradient { dy, y: Some(&y.x), activation: self.activation, row_scale: scale.as_ref() };
-            matmul::linear_input_gradient(self.sizes(x.n), dx, &dy, &self.weight.of(pass.weights))?;
+            matmul::linear_input_gradient(self.sizes(x.n), dx, &dy, &self.weight.of(pass.factors(dx)))?;
         }
         Ok(())
     }
 
     fn tangent(&self, pass: &Tangent) -> Result<()> {
         let (x, y, out) = (pass.of(&self.x), pass.of(&self.y), pass.saved(&self.y));
-        let (sizes, weight) = (self.sizes(x.n), self.weight.of(pass.weights));
+        let (sizes, weight) = (self.sizes(x.n), self.weight.of(pass.factors(&x.x)));
         match self.activation {
             // The output's sign tells the input's.
             Activation::LeakyRelu(slope) => {

@@ -18,6 +18,7 @@ mod norm;
 pub mod parameters;
 mod residual;
 mod tangent;
+mod widen;
 
 use std::ops::Range;
 
@@ -34,8 +35,9 @@ pub use norm::{BatchNorm, Norm, NormOptions};
 pub use parameters::{Init, Layout, Parameter};
 pub use residual::{DownBlock, DownOptions, ToImage, UpBlock, UpOptions};
 pub use tangent::Tangent;
+pub use widen::Widen;
 
-use crate::device::Buffer;
+use crate::device::{Buffer, Precision};
 use crate::ops::resample::Image;
 use crate::{Error, Result};
 
@@ -91,6 +93,8 @@ pub enum Mode {
 pub struct Forward<'a> {
     /// Flat: the parameters, their average, or their spectrally normalised form.
     pub weights: &'a Buffer<f32>,
+    /// `weights` as products with 16-bit activations take them, rounded to that precision; none where there are no such.
+    pub factors: Option<&'a Buffer<f32>>,
     /// Flat: running statistics.
     pub running: &'a Buffer<f32>,
     pub mode: Mode,
@@ -98,9 +102,22 @@ pub struct Forward<'a> {
     pub rows: Range<usize>,
 }
 
+impl<'a> Forward<'a> {
+    /// What a product with `x` multiplies with.
+    pub fn factors(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
+        factors(self.weights, self.factors, x)
+    }
+}
+
+fn factors<'a>(weights: &'a Buffer<f32>, rounded: Option<&'a Buffer<f32>>, x: &Buffer<f32>) -> &'a Buffer<f32> {
+    rounded.filter(|_| x.precision().bytes() == 2).unwrap_or(weights)
+}
+
 /// What a backward pass is run with.
 pub struct Backward<'a> {
     pub weights: &'a Buffer<f32>,
+    /// `weights` as products with 16-bit activations take them, rounded to that precision; none where there are no such.
+    pub factors: Option<&'a Buffer<f32>>,
     /// Flat, as the parameters; none where only the signal is wanted.
     pub gradients: Option<&'a Buffer<f32>>,
     /// (N): multiplies each sample's part in every parameter gradient, and nothing else. With it one pass with seed 1
@@ -115,6 +132,11 @@ pub struct Backward<'a> {
 }
 
 impl<'a> Backward<'a> {
+    /// What a product with `x`, or its gradient, multiplies with.
+    pub fn factors(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
+        factors(self.weights, self.factors, x)
+    }
+
     /// The scale of a layer's parameter gradients.
     pub fn scale_of_parameters(&self) -> Option<Buffer<f32>> {
         self.signal_scale.or(self.parameter_scale).map(|scale| scale.view(self.rows.clone()))
@@ -190,20 +212,31 @@ pub struct Builder<'a> {
     pub gradients: bool,
     /// What is run from separate kernels instead of fused ones.
     pub unfused: &'a [Fusion],
+    /// Of activations and their gradients. Statistics, tables, parts of sums and logits are f32 whatever it is.
+    pub precision: Precision,
 }
 
 impl Builder<'_> {
     pub fn value(&mut self, n: usize, h: usize, w: usize, c: usize) -> Result<Value> {
+        self.value_in(self.precision, [n, h, w, c])
+    }
+
+    /// In f32 whatever the precision is: what losses read, and the pooled features that it is made of.
+    pub fn exact_value(&mut self, n: usize, h: usize, w: usize, c: usize) -> Result<Value> {
+        self.value_in(Precision::F32, [n, h, w, c])
+    }
+
+    fn value_in(&mut self, precision: Precision, [n, h, w, c]: [usize; 4]) -> Result<Value> {
         let len = n * h * w * c;
-        let dx = if self.gradients { Some(self.arena.take(len)?) } else { None };
-        Ok(Value { n, h, w, c, x: self.arena.take(len)?, dx })
+        let dx = if self.gradients { Some(self.arena.take_in(len, precision)?) } else { None };
+        Ok(Value { n, h, w, c, x: self.arena.take_in(len, precision)?, dx })
     }
 
     /// A tensor of the shape of `like` that nobody stores: whoever reads it computes it from `like`. Its gradient has
     /// memory, its `x` is that of `like`.
     pub fn gradient_only(&mut self, like: &Value) -> Result<Value> {
         let len = like.n * like.features();
-        let dx = if self.gradients { Some(self.arena.take(len)?) } else { None };
+        let dx = if self.gradients { Some(self.arena.take_in(len, self.precision)?) } else { None };
         Ok(Value { dx, ..like.clone() })
     }
 }

@@ -15,6 +15,8 @@ use crate::device::Buffer;
 /// What a tangent is pushed forward with, after a forward and a backward pass of `rows`.
 pub struct Tangent<'a> {
     pub weights: &'a Buffer<f32>,
+    /// As of a forward pass.
+    pub factors: Option<&'a Buffer<f32>>,
     /// Flat, as the parameters; accumulate.
     pub gradients: &'a Buffer<f32>,
     /// The samples, whose activations decide the masks and whose gradients are the backward signal.
@@ -23,7 +25,12 @@ pub struct Tangent<'a> {
     pub into: Range<usize>,
 }
 
-impl Tangent<'_> {
+impl<'a> Tangent<'a> {
+    /// What a product with `x` multiplies with.
+    pub(super) fn factors(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
+        super::factors(self.weights, self.factors, x)
+    }
+
     /// The tangent of a value, and the backward signal of the samples that it belongs to.
     pub(super) fn of(&self, value: &Value) -> Value {
         Value { dx: value.rows(&self.rows).dx, ..value.rows(&self.into) }

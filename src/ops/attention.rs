@@ -4,7 +4,7 @@
 //! and value ([`resample::max_pool`](super::resample::max_pool)).
 
 use super::{expect_len, size32};
-use crate::device::{Buffer, kernel};
+use crate::device::{Buffer, Precision, kernel};
 use crate::{Error, Result};
 
 /// The mirror of `TILE` in `kernels/attention.cu`.
@@ -53,9 +53,18 @@ impl Shape {
         2 * self.n * self.l * self.lk * (keys * self.dk + values * self.dv)
     }
 
-    /// Of `lse`, and of the workspace of [`backward`].
+    /// Of `lse`.
     pub fn rows(self) -> usize {
         self.n * self.l
+    }
+
+    /// Workspace of [`forward`] and [`backward`], in floats. Outputs of 16 bits have their sums in it.
+    pub fn workspace_len(self, precision: Precision) -> usize {
+        self.rows() + if precision.bytes() == 4 { 0 } else { self.sums() }
+    }
+
+    fn sums(self) -> usize {
+        self.outputs().max(self.queries()).max(self.keys() + self.values())
     }
 }
 
@@ -70,8 +79,20 @@ pub struct Inputs<'a> {
     pub v: &'a Buffer<f32>,
 }
 
-/// `o` (N, L, Dv), and `lse` (N, L) for the backward.
-pub fn forward(o: &Buffer<f32>, lse: &Buffer<f32>, inputs: Inputs, shape: Shape) -> Result<()> {
+/// Of the workspace: a number for each query, and the place of sums, where there is one.
+fn parts(workspace: &Buffer<f32>, shape: Shape) -> (Buffer<f32>, Option<Buffer<f32>>) {
+    let (rows, len) = (shape.rows(), workspace.len());
+    (workspace.view(0..rows), (len > rows).then(|| workspace.view(rows..len)))
+}
+
+/// `o` (N, L, Dv), and `lse` (N, L) for the backward. `workspace` has [`Shape::workspace_len`] floats.
+pub fn forward(
+    o: &Buffer<f32>,
+    lse: &Buffer<f32>,
+    inputs: Inputs,
+    shape: Shape,
+    workspace: &Buffer<f32>,
+) -> Result<()> {
     let Inputs { q, k, v } = inputs;
     let [n, l, lk, dk, dv] = shape.check(
         "attention forward",
@@ -81,11 +102,13 @@ pub fn forward(o: &Buffer<f32>, lse: &Buffer<f32>, inputs: Inputs, shape: Shape)
             ("q", q.len(), shape.queries()),
             ("k", k.len(), shape.keys()),
             ("v", v.len(), shape.values()),
+            ("workspace", workspace.len(), shape.workspace_len(o.precision())),
         ],
     )?;
-    let launch = o.device().launch(kernel::ATTENTION_FORWARD_F32, [n, l.div_ceil(TILE), 1]);
+    let (_, sums) = parts(workspace, shape);
+    let launch = o.device().launch(kernel::ATTENTION_FORWARD, [n, l.div_ceil(TILE), 1]);
     let launch = launch.product(shape.flops(1, 1));
-    let launch = launch.output(o).output(lse).input(q).input(k).input(v);
+    let launch = launch.output(o).output(lse).optional_output(sums.as_ref()).input(q).input(k).input(v);
     // SAFETY: `check` compared every length with the shape.
     unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run() }
 }
@@ -98,7 +121,8 @@ pub struct Gradients<'a> {
     pub dv: &'a Buffer<f32>,
 }
 
-/// From `d_o` (N, L, Dv); `o` and `lse` are forward's. `workspace` has [`Shape::rows`] floats.
+/// From `d_o` (N, L, Dv); `o` and `lse` are forward's. `workspace` has
+/// [`Shape::workspace_len`] floats.
 pub fn backward(
     out: Gradients,
     d_o: &Buffer<f32>,
@@ -121,18 +145,21 @@ pub fn backward(
             ("k", k.len(), shape.keys()),
             ("v", v.len(), shape.values()),
             ("lse", lse.len(), shape.rows()),
-            ("workspace", workspace.len(), shape.rows()),
+            ("workspace", workspace.len(), shape.workspace_len(o.precision())),
         ],
     )?;
+    let (delta, sums) = parts(workspace, shape);
     let device = o.device();
-    let launch = device.launch(kernel::ATTENTION_BACKWARD_QUERIES_F32, [n, l.div_ceil(TILE), 1]);
+    let launch = device.launch(kernel::ATTENTION_BACKWARD_QUERIES, [n, l.div_ceil(TILE), 1]);
     let launch = launch.product(shape.flops(2, 1));
-    let launch = launch.output(out.dq).output(workspace).input(d_o).input(o).input(q).input(k).input(v).input(lse);
+    let launch = launch.output(out.dq).output(&delta).optional_output(sums.as_ref());
+    let launch = launch.input(d_o).input(o).input(q).input(k).input(v).input(lse);
     // SAFETY: `check` compared every length with the shape; here and below.
     unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run()? };
-    let launch = device.launch(kernel::ATTENTION_BACKWARD_KEYS_F32, [n, lk.div_ceil(TILE), 1]);
+    let launch = device.launch(kernel::ATTENTION_BACKWARD_KEYS, [n, lk.div_ceil(TILE), 1]);
     let launch = launch.product(shape.flops(2, 2));
-    let launch = launch.output(out.dk).output(out.dv).input(d_o).input(q).input(k).input(v).input(lse).input(workspace);
+    let launch = launch.output(out.dk).output(out.dv).optional_output(sums.as_ref());
+    let launch = launch.input(d_o).input(q).input(k).input(v).input(lse).input(&delta);
     // SAFETY: as above.
     unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run() }
 }
@@ -144,7 +171,7 @@ pub fn residual(y: &Buffer<f32>, x: &Buffer<f32>, a: &Buffer<f32>, gamma: &Buffe
     expect_len(what, "a", a.len(), y.len())?;
     expect_len(what, "gamma", gamma.len(), 1)?;
     let (n, chunk) = (size32(what, y.len())?, y.device().tuning().elements as u32);
-    let launch = y.device().launch(kernel::ATTENTION_RESIDUAL_FORWARD_F32, [n.div_ceil(chunk), 1, 1]);
+    let launch = y.device().launch(kernel::ATTENTION_RESIDUAL_FORWARD, [n.div_ceil(chunk), 1, 1]);
     // SAFETY: the lengths were compared above.
     unsafe { launch.output(y).input(x).input(a).input(gamma).scalar(n).scalar(chunk).run() }
 }
@@ -171,7 +198,7 @@ pub fn residual_backward(
         expect_len(what, "scale", scale.len(), n)?;
     }
     let (n32, each) = (size32(what, n)?, size32(what, dy.len() / n)?);
-    let launch = dy.device().launch(kernel::ATTENTION_RESIDUAL_BACKWARD_F32, [n32, 1, 1]);
+    let launch = dy.device().launch(kernel::ATTENTION_RESIDUAL_BACKWARD, [n32, 1, 1]);
     let launch = launch.output(da).output(workspace).input(dy).input(a).input(gamma);
     // SAFETY: the lengths were compared above; here and below.
     unsafe { launch.scalar(each).run()? };

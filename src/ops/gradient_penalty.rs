@@ -1,6 +1,7 @@
 //! The gradient penalty: what it is taken of, its value and direction, and the kernels that a tangent needs besides
 //! those of the layers. The formulas are in `kernels/gradient_penalty.cu`.
 
+use super::state::StateBuffer;
 use super::{expect_len, size32};
 use crate::device::{Buffer, kernel};
 use crate::{Error, Result};
@@ -34,22 +35,22 @@ pub fn mix(mixed: &Buffer<f32>, real: &Buffer<f32>, fake: &Buffer<f32>, share: &
     expect_len(what, "real", real.len(), mixed.len())?;
     expect_len(what, "fake", fake.len(), mixed.len())?;
     let (n, f, chunk) = (size32(what, n)?, size32(what, f)?, mixed.device().tuning().elements as u32);
-    let launch = mixed.device().launch(kernel::GRADIENT_PENALTY_MIX_F32, [n, f.div_ceil(chunk), 1]);
+    let launch = mixed.device().launch(kernel::GRADIENT_PENALTY_MIX, [n, f.div_ceil(chunk), 1]);
     let launch = launch.output(mixed).input(real).input(fake).input(share);
     // SAFETY: every length was compared with N * F and N above; the grid covers (N, F).
     unsafe { launch.scalar(f).scalar(chunk).run() }
 }
 
-/// The penalty `weight / N * sum (|g| - 1)^2` of `g` (N, F), and its gradient.
-pub fn direction(out: Direction, g: &Buffer<f32>, weight: f32) -> Result<()> {
+/// The penalty `weight / N * sum (|g| - 1)^2` of `g` (N, F), and its gradient; `g` is times the state's loss scale.
+pub fn direction(out: Direction, g: &Buffer<f32>, weight: f32, state: &StateBuffer) -> Result<()> {
     let (what, n) = ("gradient penalty", out.norms.len());
     let f = size32(what, features(what, "g", g.len(), n)?)?;
     expect_len(what, "v", out.v.len(), g.len())?;
     expect_len(what, "statistics", out.statistics.len(), 2)?;
     let (n32, scale, device) = (size32(what, n)?, weight / n as f32, g.device());
-    let launch = device.launch(kernel::GRADIENT_PENALTY_DIRECTION_F32, [n32, 1, 1]);
+    let launch = device.launch(kernel::GRADIENT_PENALTY_DIRECTION, [n32, 1, 1]);
     // SAFETY: every length was compared with N * F and N above; here and below.
-    unsafe { launch.output(out.v).output(out.norms).input(g).scalar(scale).scalar(f).run()? };
+    unsafe { launch.output(out.v).output(out.norms).input(g).input(state.words()).scalar(scale).scalar(f).run()? };
     let launch = device.launch(kernel::GRADIENT_PENALTY_SUM_F32, [1, 1, 1]);
     // SAFETY: as above.
     unsafe { launch.output(out.statistics).input(out.norms).scalar(scale).scalar(n32).run() }
@@ -61,7 +62,7 @@ pub fn mask(a: &Buffer<f32>, t: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Re
     expect_len(what, "t", t.len(), a.len())?;
     expect_len(what, "x", x.len(), a.len())?;
     let (n, chunk) = (size32(what, a.len())?, a.device().tuning().elements as u32);
-    let launch = a.device().launch(kernel::GRADIENT_PENALTY_MASK_F32, [n.div_ceil(chunk), 1, 1]);
+    let launch = a.device().launch(kernel::GRADIENT_PENALTY_MASK, [n.div_ceil(chunk), 1, 1]);
     // SAFETY: all three have n elements, which the grid covers.
     unsafe { launch.output(a).input(t).input(x).scalar(slope).scalar(n).scalar(chunk).run() }
 }
@@ -77,7 +78,7 @@ pub fn pool(h: &Buffer<f32>, t: &Buffer<f32>, x: &Buffer<f32>, n: usize, factor:
     expect_len(what, "x", x.len(), t.len())?;
     let p = size32(what, t.len() / n)? / c as u32;
     let (n, c) = (size32(what, n)?, c as u32);
-    let launch = h.device().launch(kernel::GRADIENT_PENALTY_POOL_F32, [n, c.div_ceil(COLUMNS), 1]);
+    let launch = h.device().launch(kernel::GRADIENT_PENALTY_POOL, [n, c.div_ceil(COLUMNS), 1]);
     // SAFETY: every length was compared with N, P and C above; the grid covers (N, C).
     unsafe { launch.output(h).input(t).input(x).scalar(factor).scalar(p).scalar(c).scalar(COLUMNS).run() }
 }

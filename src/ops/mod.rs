@@ -5,6 +5,7 @@
 pub mod adam;
 pub mod attention;
 pub mod conv;
+pub mod convert;
 pub mod cross_entropy;
 pub mod elementary;
 pub mod gradient_penalty;

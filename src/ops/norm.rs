@@ -172,12 +172,12 @@ pub fn statistics(
     let split = Split::new(device, shape, 1);
     let one = split.splits == 1;
     if !one {
-        let launch = device.launch(kernel::NORM_MOMENTS_F32, split.grid()).output(workspace).input(x);
+        let launch = device.launch(kernel::NORM_MOMENTS, split.grid()).output(workspace).input(x);
         let launch = launch.scalar(shape.rows() as u32).scalar(shape.c as u32);
         // SAFETY: `x` has R * C elements; the workspace holds three rows per split.
         unsafe { launch.scalar(split.chunk as u32).scalar(split.splits as u32).run()? };
     }
-    let kernel = if one { kernel::NORM_STATISTICS_ONE_F32 } else { kernel::NORM_STATISTICS_MANY_F32 };
+    let kernel = if one { kernel::NORM_STATISTICS_ONE } else { kernel::NORM_STATISTICS_MANY_F32.into() };
     let launch = device.launch(kernel, [split.tiles as u32, 1, 1]).output(tables.scale).output(tables.shift);
     let launch = launch.output(mean).output(rstd);
     let launch = launch.optional_output(running.map(|r| r.mean)).optional_output(running.map(|r| r.var));
@@ -220,7 +220,7 @@ pub fn apply(y: &Buffer<f32>, x: &Buffer<f32>, tables: Tables, activation: Activ
     expect_len("norm", "y", y.len(), shape.output_len())?;
     let split = Split::new(x.device(), shape, table_rows(tables, shape)?);
     let (code, slope) = activation.code();
-    let launch = x.device().launch(kernel::NORM_APPLY_F32, split.grid());
+    let launch = x.device().launch(kernel::NORM_APPLY, split.grid());
     let launch = launch.output(y).input(x).input(tables.scale).input(tables.shift).scalar(code).scalar(slope);
     let launch = launch.scalar(split.span as u32).scalar(shape.c as u32).scalar(split.chunk as u32);
     // SAFETY: every length was compared above.
@@ -263,7 +263,7 @@ pub fn backward(
     let coefficients = workspace.view(partials.len()..partials.len() + 2 * shape.c);
     let (code, slope) = activation.code();
 
-    let launch = device.launch(kernel::NORM_BACKWARD_SUMS_F32, split.grid()).output(&partials).input(dy).input(x);
+    let launch = device.launch(kernel::NORM_BACKWARD_SUMS, split.grid()).output(&partials).input(dy).input(x);
     let launch = launch.input(mean).input(rstd).input(tables.scale).input(tables.shift);
     let launch = launch.scalar(code).scalar(slope).scalar(split.span as u32).scalar(shape.c as u32);
     // SAFETY: every length was compared above.
@@ -276,7 +276,7 @@ pub fn backward(
     // SAFETY: as above; labels beyond the classes are clamped by the kernel.
     unsafe { launch.scalar(split.parts() as u32).scalar(split.splits as u32).run()? };
 
-    let launch = device.launch(kernel::NORM_BACKWARD_INPUT_F32, split.grid()).output(gradients.dx).input(dy).input(x);
+    let launch = device.launch(kernel::NORM_BACKWARD_INPUT, split.grid()).output(gradients.dx).input(dy).input(x);
     let launch = launch.input(mean).input(rstd).input(tables.scale).input(tables.shift);
     let launch = launch.input(&coefficients).scalar(code).scalar(slope).scalar(u32::from(gradients.accumulate));
     let launch = launch.scalar(split.span as u32).scalar(shape.c as u32).scalar(split.chunk as u32);

@@ -125,7 +125,7 @@ fn check_gradients(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>
 pub fn forward(f: &Buffer<f32>, h: &Buffer<f32>, x: &Buffer<f32>, head: &Head) -> Result<()> {
     let s = check_head("projection forward", head, f.len(), x)?;
     expect_len("projection forward", "h", h.len(), f.len() * head.w.len())?;
-    let launch = f.device().launch(kernel::PROJECTION_FORWARD_F32, [s.n, 1, 1]);
+    let launch = f.device().launch(kernel::PROJECTION_FORWARD, [s.n, 1, 1]);
     let launch = launch.output(f).output(h).input(x).input(head.w);
     let launch = launch.optional(head.v).optional(head.labels).optional(head.bias);
     // SAFETY: `check_head` and the line below it compared every length with N, P, C and classes.
@@ -139,7 +139,7 @@ pub fn backward_data(dx: &Buffer<f32>, x: &Buffer<f32>, head: &Head, n: usize, d
     expect_len(what, "dx", dx.len(), x.len())?;
     check_seeds(what, Seeds { df, scale: None }, n)?;
     let (pixels, ranges) = s.pixel_ranges(dx.device());
-    let launch = dx.device().launch(kernel::PROJECTION_BACKWARD_DATA_F32, [s.n, ranges, 1]);
+    let launch = dx.device().launch(kernel::PROJECTION_BACKWARD_DATA, [s.n, ranges, 1]);
     let launch = launch.output(dx).input(x).input(head.w).optional(head.v).optional(head.labels).optional(df);
     // SAFETY: every length was compared with N, P, C and classes above.
     unsafe { launch.scalar(head.factor).scalar(s.p).scalar(s.c).scalar(s.classes).scalar(pixels).run() }
@@ -160,7 +160,7 @@ pub fn backward_parameters(out: Gradients, h: &Buffer<f32>, labels: Option<&Buff
 /// `h = factor * sum over pixels of relu(x)`, (N, C) from (N, P, C).
 pub fn pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize, factor: f32) -> Result<()> {
     let s = check_pool(h, x, n)?;
-    let launch = h.device().launch(kernel::PROJECTION_POOL_F32, [s.n, s.column_ranges(), 1]).output(h).input(x);
+    let launch = h.device().launch(kernel::PROJECTION_POOL, [s.n, s.column_ranges(), 1]).output(h).input(x);
     // SAFETY: `check_pool` compared both lengths with N, P and C.
     unsafe { launch.scalar(factor).scalar(s.p).scalar(s.c).scalar(COLUMNS as u32).run() }
 }
@@ -170,7 +170,7 @@ pub fn pool_backward(dx: &Buffer<f32>, x: &Buffer<f32>, dh: &Buffer<f32>, n: usi
     let s = check_pool(dh, x, n)?;
     expect_len("pool backward", "dx", dx.len(), x.len())?;
     let (pixels, ranges) = s.pixel_ranges(dx.device());
-    let launch = dx.device().launch(kernel::PROJECTION_POOL_BACKWARD_F32, [s.n, ranges, 1]);
+    let launch = dx.device().launch(kernel::PROJECTION_POOL_BACKWARD, [s.n, ranges, 1]);
     let launch = launch.output(dx).input(x).input(dh);
     // SAFETY: every length was compared with N, P and C above.
     unsafe { launch.scalar(factor).scalar(s.p).scalar(s.c).scalar(pixels).run() }

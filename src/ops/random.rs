@@ -23,7 +23,7 @@ pub fn uniform(out: &Buffer<f32>, state: &StateBuffer, stream: u32, low: f32, hi
 /// Normal, mean 0 and deviation 1.
 pub fn normal(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
     let (n, chunk, grid) = split(out)?;
-    let launch = out.device().launch(kernel::RANDOM_NORMAL_F32, grid).output(out).input(state.words());
+    let launch = out.device().launch(kernel::RANDOM_NORMAL, grid).output(out).input(state.words());
     // SAFETY: as in `uniform`; chunks are powers of two above 4.
     unsafe { launch.scalar(stream).scalar(n).scalar(chunk).run() }
 }
@@ -35,7 +35,7 @@ pub fn ring(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
     }
     let n = size32("random ring", out.len())? / 2;
     let chunk = (out.device().tuning().elements / 2).max(1) as u32;
-    let launch = out.device().launch(kernel::RANDOM_RING_F32, [n.div_ceil(chunk), 1, 1]);
+    let launch = out.device().launch(kernel::RANDOM_RING, [n.div_ceil(chunk), 1, 1]);
     // SAFETY: `out` has 2 n elements; a StateBuffer has the words of one State.
     unsafe { launch.output(out).input(state.words()).scalar(stream).scalar(n).scalar(chunk).run() }
 }

@@ -3,7 +3,7 @@
 //! Backward overwrites, or adds where `accumulate` says so.
 
 use super::{expect_len, size32};
-use crate::device::{Buffer, Device, Kernel, kernel};
+use crate::device::{Buffer, Device, Variants, kernel};
 use crate::{Error, Result};
 
 /// The shape of the input of a pooling, or of an upsampling.
@@ -56,7 +56,7 @@ fn check(what: &str, image: Image, tensors: &[(&str, usize, Image)]) -> Result<(
 }
 
 /// From `image` to `out`, a block walking pixels of `out`.
-fn forward(what: &str, kernel: Kernel, y: &Buffer<f32>, x: &Buffer<f32>, image: Image, out: Image) -> Result<()> {
+fn forward(what: &str, kernel: Variants, y: &Buffer<f32>, x: &Buffer<f32>, image: Image, out: Image) -> Result<()> {
     check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
     let (pixels, blocks) = split(what, y.device(), out.n * out.h * out.w, out.c)?;
     let launch = y.device().launch(kernel, [blocks, 1, 1]).output(y).input(x).scalar(image.n as u32);
@@ -66,7 +66,7 @@ fn forward(what: &str, kernel: Kernel, y: &Buffer<f32>, x: &Buffer<f32>, image: 
 
 fn backward(
     what: &str,
-    kernel: Kernel,
+    kernel: Variants,
     dx: &Buffer<f32>,
     dy: &Buffer<f32>,
     image: Image,
@@ -83,11 +83,11 @@ fn backward(
 
 /// `y` (N, H / 2, W / 2, C): the mean of each 2x2 square of `x`.
 pub fn average_pool(y: &Buffer<f32>, x: &Buffer<f32>, image: Image) -> Result<()> {
-    forward("average pool", kernel::RESAMPLE_AVERAGE_FORWARD_F32, y, x, image, image.halved())
+    forward("average pool", kernel::RESAMPLE_AVERAGE_FORWARD, y, x, image, image.halved())
 }
 
 pub fn average_pool_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, image: Image, accumulate: bool) -> Result<()> {
-    let kernel = kernel::RESAMPLE_AVERAGE_BACKWARD_F32;
+    let kernel = kernel::RESAMPLE_AVERAGE_BACKWARD;
     backward("average pool backward", kernel, dx, dy, image, image.halved(), accumulate)
 }
 
@@ -96,7 +96,7 @@ pub fn max_pool(y: &Buffer<f32>, which: &Buffer<u8>, x: &Buffer<f32>, image: Ima
     let (what, out) = ("max pool", image.halved());
     check(what, image, &[("y", y.len(), out), ("which", which.len(), out), ("x", x.len(), image)])?;
     let (pixels, blocks) = split(what, y.device(), out.n * out.h * out.w, out.c)?;
-    let launch = y.device().launch(kernel::RESAMPLE_MAX_FORWARD_F32, [blocks, 1, 1]);
+    let launch = y.device().launch(kernel::RESAMPLE_MAX_FORWARD, [blocks, 1, 1]);
     let launch = launch.output(y).output(which).input(x).scalar(image.n as u32);
     // SAFETY: `check` compared every length with the shapes.
     unsafe { launch.scalar(image.h as u32).scalar(image.w as u32).scalar(image.c as u32).scalar(pixels).run() }
@@ -112,7 +112,7 @@ pub fn max_pool_backward(
     let (what, out) = ("max pool backward", image.halved());
     check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out), ("which", which.len(), out)])?;
     let (pixels, blocks) = split(what, dx.device(), image.n * image.h * image.w, image.c)?;
-    let launch = dx.device().launch(kernel::RESAMPLE_MAX_BACKWARD_F32, [blocks, 1, 1]).output(dx).input(dy);
+    let launch = dx.device().launch(kernel::RESAMPLE_MAX_BACKWARD, [blocks, 1, 1]).output(dx).input(dy);
     let launch = launch.input(which).scalar(u32::from(accumulate)).scalar(image.n as u32).scalar(image.h as u32);
     // SAFETY: `check` compared every length with the shapes.
     unsafe { launch.scalar(image.w as u32).scalar(image.c as u32).scalar(pixels).run() }
@@ -121,8 +121,8 @@ pub fn max_pool_backward(
 /// `y` (N, 2 H, 2 W, C).
 pub fn upsample(y: &Buffer<f32>, x: &Buffer<f32>, image: Image, how: Upsampling) -> Result<()> {
     let kernel = match how {
-        Upsampling::Nearest => kernel::RESAMPLE_NEAREST_FORWARD_F32,
-        Upsampling::Bilinear => kernel::RESAMPLE_BILINEAR_FORWARD_F32,
+        Upsampling::Nearest => kernel::RESAMPLE_NEAREST_FORWARD,
+        Upsampling::Bilinear => kernel::RESAMPLE_BILINEAR_FORWARD,
     };
     forward("upsample", kernel, y, x, image, image.doubled())
 }
@@ -135,8 +135,8 @@ pub fn upsample_backward(
     accumulate: bool,
 ) -> Result<()> {
     let kernel = match how {
-        Upsampling::Nearest => kernel::RESAMPLE_NEAREST_BACKWARD_F32,
-        Upsampling::Bilinear => kernel::RESAMPLE_BILINEAR_BACKWARD_F32,
+        Upsampling::Nearest => kernel::RESAMPLE_NEAREST_BACKWARD,
+        Upsampling::Bilinear => kernel::RESAMPLE_BILINEAR_BACKWARD,
     };
     backward("upsample backward", kernel, dx, dy, image, image.doubled(), accumulate)
 }
@@ -155,7 +155,7 @@ pub fn concat_labels(
     expect_len(what, "labels", labels.len(), image.n)?;
     let p = image.h * image.w;
     let (pixels, blocks) = split(what, y.device(), image.n * p, out.c)?;
-    let launch = y.device().launch(kernel::RESAMPLE_APPEND_PLANES_F32, [blocks, 1, 1]).output(y).input(x);
+    let launch = y.device().launch(kernel::RESAMPLE_APPEND_PLANES, [blocks, 1, 1]).output(y).input(x);
     let launch = launch.input(labels).scalar(mark).scalar(image.n as u32).scalar(p as u32).scalar(image.c as u32);
     // SAFETY: every length was compared with the shapes above.
     unsafe { launch.scalar(size32(what, classes)?).scalar(pixels).run() }
@@ -176,7 +176,7 @@ pub fn concat_embedding(
     let classes = classes(what, "embedding", embedding.len(), width)?;
     let p = image.h * image.w;
     let (pixels, blocks) = split(what, y.device(), image.n * p, out.c)?;
-    let launch = y.device().launch(kernel::RESAMPLE_APPEND_EMBEDDING_F32, [blocks, 1, 1]).output(y).input(x);
+    let launch = y.device().launch(kernel::RESAMPLE_APPEND_EMBEDDING, [blocks, 1, 1]).output(y).input(x);
     let launch = launch.input(embedding).input(labels).scalar(image.n as u32).scalar(p as u32);
     // SAFETY: every length was compared with the shapes above.
     unsafe { launch.scalar(image.c as u32).scalar(width as u32).scalar(classes).scalar(pixels).run() }
@@ -203,7 +203,7 @@ pub fn concat_backward(
     check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out)])?;
     let p = image.h * image.w;
     let (pixels, blocks) = split(what, dx.device(), image.n * p, image.c)?;
-    let launch = dx.device().launch(kernel::RESAMPLE_DROP_F32, [blocks, 1, 1]).output(dx).input(dy);
+    let launch = dx.device().launch(kernel::RESAMPLE_DROP, [blocks, 1, 1]).output(dx).input(dy);
     let launch = launch.scalar(u32::from(accumulate)).scalar(image.n as u32).scalar(p as u32).scalar(image.c as u32);
     // SAFETY: `check` compared both lengths with the shapes.
     unsafe { launch.scalar(size32(what, appended)?).scalar(pixels).run() }
@@ -230,7 +230,7 @@ pub fn concat_embedding_backward(
     let classes = classes(what, "dembedding", dembedding.len(), width)?;
     let (n, p) = (size32(what, image.n)?, size32(what, image.h * image.w)?);
     let device = dy.device();
-    let launch = device.launch(kernel::RESAMPLE_EMBEDDING_PIXELS_F32, [n, 1, 1]).output(workspace).input(dy);
+    let launch = device.launch(kernel::RESAMPLE_EMBEDDING_PIXELS, [n, 1, 1]).output(workspace).input(dy);
     // SAFETY: every length was compared with the shapes above; here and below.
     unsafe { launch.scalar(p).scalar(image.c as u32).scalar(width as u32).run()? };
     let launch = device.launch(kernel::RESAMPLE_EMBEDDING_BACKWARD_F32, [n, 1, 1]);

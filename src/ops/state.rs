@@ -22,6 +22,16 @@ pub struct State {
     pub decay_end: u32,
     /// Adam updates done.
     pub updates: [u32; 2],
+    /// On the seeds of the backward passes, and so on all gradients: a power of two.
+    pub loss_scale: f32,
+    /// Steps after which it doubles; 0: it stays as it is.
+    pub growth_interval: u32,
+    /// In a row, without an overflow.
+    pub good_steps: u32,
+    /// 0: the network's gradients are finite under the scale now.
+    pub overflows: [u32; 2],
+    /// 1: there was an overflow in this step.
+    pub spoilt: u32,
 }
 
 /// Whose parameters an update is for.
@@ -43,7 +53,17 @@ impl State {
             decay_start,
             decay_end,
             updates: [0, 0],
+            loss_scale: 1.0,
+            growth_interval: 0,
+            good_steps: 0,
+            overflows: [0, 0],
+            spoilt: 0,
         }
+    }
+
+    /// The same with a loss scale that finds its own size, for gradients in f16; the numbers are PyTorch's.
+    pub fn scaled(self) -> State {
+        State { loss_scale: 65536.0, growth_interval: 2000, ..self }
     }
 }
 
@@ -83,6 +103,31 @@ pub fn check(state: &StateBuffer, values: &Buffer<f32>) -> Result<()> {
     let launch = values.device().launch(kernel::STATE_CHECK_F32, [1, 1, 1]).output(state.words()).input(values);
     // SAFETY: a StateBuffer has the words of one State; `values` has n elements.
     unsafe { launch.scalar(n).run() }
+}
+
+/// Before seeds are scaled: halves the loss scale where a gradient has overflowed since.
+pub fn settle(state: &StateBuffer) -> Result<()> {
+    let launch = state.words().device().launch(kernel::STATE_SETTLE, [1, 1, 1]).output(state.words());
+    // SAFETY: a StateBuffer has the words of one State.
+    unsafe { launch.run() }
+}
+
+/// `seeds` times the loss scale, or, `of_one`, the loss scale itself.
+pub fn seed(seeds: &Buffer<f32>, state: &StateBuffer, of_one: bool) -> Result<()> {
+    let n = size32("state seed", seeds.len())?;
+    let launch = seeds.device().launch(kernel::STATE_SEED_F32, [1, 1, 1]).output(seeds).input(state.words());
+    // SAFETY: a StateBuffer has the words of one State; `seeds` has n elements.
+    unsafe { launch.scalar(u32::from(of_one)).scalar(n).run() }
+}
+
+/// Notes where a network's gradient is infinite or NaN: its next update is left out, and the loss scale halved.
+pub fn overflow(state: &StateBuffer, gradient: &Buffer<f32>, network: Network) -> Result<()> {
+    let (n, device) = (size32("state overflow", gradient.len())?, gradient.device());
+    let tuning = device.tuning();
+    let chunk = tuning.elements.max(gradient.len().div_ceil(tuning.reduce_blocks)).next_power_of_two() as u32;
+    let launch = device.launch(kernel::STATE_OVERFLOW_F32, [n.div_ceil(chunk), 1, 1]).output(state.words());
+    // SAFETY: as above; the grid covers the n elements of `gradient`.
+    unsafe { launch.input(gradient).scalar(network as u32).scalar(n).scalar(chunk).run() }
 }
 
 /// Ends a step, unless halted: counts it, and sets the learning rates of the next.

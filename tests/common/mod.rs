@@ -173,6 +173,40 @@ pub fn assert_close(name: &str, found: &Buffer<f32>, expected: &[f64], tolerance
     assert!(error <= tolerance, "{name}: relative error {error:.3e}, at most {tolerance:.1e} allowed");
 }
 
+/// The precisions that take 16 bits.
+pub const NARROW: [Precision; 2] = [Precision::Bf16, Precision::F16];
+
+/// As a buffer of this precision holds it.
+pub fn rounded_one(x: f32, precision: Precision) -> f32 {
+    match precision {
+        Precision::Bf16 => bf16::from_f32(x).to_f32(),
+        Precision::F16 => f16::from_f32(x).to_f32(),
+        _ => x,
+    }
+}
+
+pub fn rounded(values: &[f32], precision: Precision) -> Vec<f32> {
+    values.iter().map(|x| rounded_one(*x, precision)).collect()
+}
+
+/// At most twice as far off as the naive version in the buffer's precision: the exact result, rounded. `floor` is allowed
+/// besides, for what f32 makes of it on the way.
+#[track_caller]
+pub fn assert_as_good(name: &str, found: &Buffer<f32>, exact: &[f64], floor: f64) {
+    let (precision, found) = (found.precision(), found.read().unwrap());
+    assert_eq!(found.len(), exact.len(), "{name}");
+    let worst = |values: &mut dyn Iterator<Item = f32>| {
+        values.zip(exact).fold(0.0f64, |worst, (value, exact)| {
+            let off = (f64::from(value) - exact).abs();
+            if off.is_nan() { f64::INFINITY } else { worst.max(off) }
+        })
+    };
+    let naive = worst(&mut exact.iter().map(|x| rounded_one(*x as f32, precision)));
+    let error = worst(&mut found.into_iter());
+    let allowed = 2.0 * naive + floor;
+    assert!(error <= allowed, "{name} in {precision}: off by {error:.3e}, {naive:.3e} when only rounded");
+}
+
 pub fn to_f64(values: &[f32]) -> Vec<f64> {
     values.iter().map(|x| f64::from(*x)).collect()
 }

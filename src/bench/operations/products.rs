@@ -4,7 +4,7 @@
 use super::super::libtorch;
 use super::super::{Form, Problem, numbers};
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::{Buffer, Precision};
 use crate::ops::Activation;
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
@@ -287,11 +287,11 @@ fn attention(shape: Shape) -> Problem {
             let zeros = |len: usize| device.zeros::<f32>(len);
             let (o, lse, d_o) = (zeros(n * l * dv)?, zeros(n * l)?, numbers(device, n * l * dv, 4)?);
             let (dq, d_k, d_v) = (zeros(n * l * dk)?, zeros(n * lk * dk)?, zeros(n * lk * dv)?);
-            let workspace = zeros(shape.rows())?;
+            let workspace = zeros(shape.workspace_len(Precision::F32))?;
             let outputs = [&o, &dq, &d_k, &d_v].map(Buffer::clone);
             let streaming = Form::new("fused", &outputs.each_ref(), move || {
                 let inputs = Inputs { q: &q, k: &k, v: &v };
-                attention::forward(&o, &lse, inputs, shape)?;
+                attention::forward(&o, &lse, inputs, shape, &workspace)?;
                 let gradients = Gradients { dq: &dq, dk: &d_k, dv: &d_v };
                 attention::backward(gradients, &d_o, &o, inputs, &lse, shape, &workspace)
             });
