@@ -67,8 +67,7 @@ impl Sweep {
     pub fn measure(&self, device: &Device, size: usize, settings: Settings) -> Result<Vec<Timed>> {
         let problem = (self.problem)(size);
         let mut stepper = Stepper::new(device, &problem)?;
-        #[allow(unused_mut)]
-        let mut forms = vec![Rival::new("zgan", false, move || stepper.run())];
+        let mut forms = Vec::from([Rival::new("zgan", false, move || stepper.run())]);
         #[cfg(feature = "libtorch")]
         forms.extend(super::libtorch::step(device, &problem)?);
         forms.iter_mut().try_for_each(Rival::run)?;
