@@ -80,7 +80,9 @@ pub fn markdown(device: &Device, ceilings: &Ceilings, rows: &[Row], steps: &[Mea
         text += &format!("| geometric mean of the {} conv 3x3 | | | {verdict}\n", convolutions.len());
     }
     if !steps.is_empty() {
-        text += &format!("\n| step, with two D backwards {HEADING}");
+        // Apart from the table above, where there is one.
+        let gap = if rows.is_empty() { "" } else { "\n" };
+        text += &format!("{gap}| step, with two D backwards {HEADING}");
     }
     for step in steps {
         let find = |name| step.rivals.iter().find(|rival| rival.name == name);
