@@ -142,7 +142,8 @@ const OPEN: usize = 16;
 /// A rung's numbers, and the text of its kernels beside them.
 fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &MeasuredRung, share: f64) {
     let m = &rung.measured;
-    let mut rows = vec![("time", format!("{} \u{b1} {:.0} %", microseconds(m.seconds), 50.0 * m.spread))];
+    let time = format!("{} \u{b1} {:.0} %", microseconds(m.seconds), 50.0 * m.spread);
+    let mut rows = vec![("time", time), ("runs", m.turns.to_string())];
     if i > 0 {
         rows.push(("against the first rung", format!("{} times as fast", short(first.measured.seconds / m.seconds))));
     }
