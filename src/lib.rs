@@ -24,7 +24,7 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod eval;
-pub mod files;
+mod files;
 pub mod gan;
 pub mod gate;
 pub mod nn;

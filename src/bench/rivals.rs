@@ -42,6 +42,10 @@ pub const TWO_BACKWARDS: &str = "two D backwards";
 pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     let options = &problem.options;
     let mut rivals = Vec::new();
+    // Those that run parts apart are beside the same step already.
+    if !problem.options.unfused.is_empty() {
+        return Ok(rivals);
+    }
     if options.update == Update::Simultaneous && options.conditioning != Conditioning::AcGan {
         let mut stepper = Stepper::new(device, problem)?;
         stepper.set_two_backwards();

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use zgan::Error;
 use zgan::bench::{Caches, Settings};
 use zgan::config::Config;
 use zgan::data::{DataSource, Split};
 use zgan::device::{Device, DeviceChoice};
 use zgan::gan::Preset;
 use zgan::study::{self, conditioning};
-use zgan::{Error, files};
 
 use super::{eval, say};
 
@@ -95,7 +95,7 @@ impl Study {
         let (device, _) = Device::open(self.device, self.threads)?;
         say(device.description());
         let study = study::measure(&device, Settings { caches, time }, self.tiny, &mut |line| say(line))?;
-        files::write_bytes(&self.out, study::page(&study).as_bytes())?;
+        study::write(&self.out, &study::page(&study))?;
         say(format!("page    {}", self.out.display()));
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Conditioning {
         let outcomes = comparison.run(&device, &mut tell)?;
         if let Some(out) = &self.out {
             let page = conditioning::page(&device.description(), &config, &outcomes);
-            files::write_bytes(out, page.as_bytes())?;
+            study::write(out, &page)?;
             tell(format!("page    {}", out.display()));
         }
         if self.json {

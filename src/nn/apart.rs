@@ -77,7 +77,7 @@ impl Apart {
         }
         let stages = [bias.is_some(), pool, residual.is_some(), activation != Activation::Identity, accumulate];
         let before_last = stages.iter().filter(|stage| **stage).count();
-        let mut chain = Chain { rooms: &self.outputs, turn: 0, before_last, last: &y.x };
+        let mut chain = Chain { rooms: &self.outputs, turn: 0, last: Some((before_last, &y.x)) };
         let (len, out) = (sizes.output_len(false), y.x.len());
         let mut z = chain.next(len);
         conv::conv_forward(sizes, &z, x, filters, &prologue, &Epilogue::NONE)?;
@@ -113,8 +113,8 @@ impl Apart {
             return Ok(Gradient::Fused(fused));
         }
         let ConvGradient { output: OutputGradient { dy, y, activation, row_scale }, pooled } = fused;
-        // The products read what the last stage wrote, wherever that is.
-        let mut chain = Chain { rooms: &self.outputs, turn: 0, before_last: usize::MAX, last: dy };
+        // The products read what the last stage wrote, in either room.
+        let mut chain = Chain { rooms: &self.outputs, turn: 0, last: None };
         let mut g = dy.clone();
         if let (Some(y), true) = (y, activation != Activation::Identity) {
             let to = chain.next(g.len());
@@ -194,19 +194,22 @@ impl Apart {
     }
 }
 
-/// Where the stages of a chain write: the last into `last`, those before it in turn into two rooms.
+/// Where the stages of a chain write: into two rooms in turn, but the last.
 struct Chain<'a> {
     rooms: &'a [Buffer<f32>; 2],
     turn: usize,
-    before_last: usize,
-    last: &'a Buffer<f32>,
+    /// How many stages come before the last, and where it writes.
+    last: Option<(usize, &'a Buffer<f32>)>,
 }
 
 impl Chain<'_> {
     /// The next stage's output, of `len` elements: not where the stage before it wrote.
     fn next(&mut self, len: usize) -> Buffer<f32> {
         self.turn += 1;
-        if self.turn > self.before_last { self.last.clone() } else { self.rooms[self.turn % 2].view(0..len) }
+        match self.last {
+            Some((before, last)) if self.turn > before => last.clone(),
+            _ => self.rooms[self.turn % 2].view(0..len),
+        }
     }
 }
 

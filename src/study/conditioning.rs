@@ -199,7 +199,7 @@ fn cells(summary: &Summary) -> [String; 7] {
         format!("{}{diverged}", name(summary.conditioning)),
         summary.parameters_d.to_string(),
         shown(summary.label_accuracy, 100.0, 1),
-        shown(summary.coverage, 1.0, 2),
+        shown(summary.coverage, 1.0, 3),
         shown(summary.density, 1.0, 2),
         shown(summary.frechet_distance, 1.0, 2),
         shown(summary.seconds, 1.0, 0),
@@ -251,7 +251,7 @@ pub fn page(device: &str, config: &Config, outcomes: &[Outcome]) -> String {
         range: spread.map(|spread| (factor * spread.least, factor * spread.greatest)),
     };
     let accuracy: Vec<Bar> = summaries.iter().map(|s| bar(s, s.label_accuracy, 100.0, 1)).collect();
-    let coverage: Vec<Bar> = summaries.iter().map(|s| bar(s, s.coverage, 1.0, 2)).collect();
+    let coverage: Vec<Bar> = summaries.iter().map(|s| bar(s, s.coverage, 1.0, 3)).collect();
     let row = |cells: [String; 7], tag: &str| {
         let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
         format!("<tr>{cells}</tr>\n")

@@ -83,8 +83,8 @@ fn log_partition(each: usize) -> Ladder {
     Ladder {
         title: "Log-partition",
         formula: "L = ln \u{3a3} exp(-x) over all logits;  L_D = mean(a) + L,  L_G = mean(x) + L;  all gradients",
-        idea: "Both losses of Softmax GAN and every gradient follow from one softmax over the batch. The data are a few \
-               hundred numbers; what costs is going back to memory, and launching, for each step of the formula.",
+        idea: "Both losses of Softmax GAN and every gradient follow from one softmax over the batch. The arithmetic is \
+               light; what costs is going back to memory, and launching, for each step of the formula.",
         problem: Problem {
             operation: "log_partition",
             sizes: format!("{each}+{each}"),
@@ -193,7 +193,7 @@ fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
         title: "Residual block of D",
         formula: "h = conv1(relu(x));  y = pool(conv2(relu(h))) + shortcut(pool(x));  forward and backward",
         idea: "Nearly all the work is in the products, so fusion saves less time here than traffic: what surrounds a \
-               convolution costs as much to write down and read again as it costs to compute next to nothing.",
+               convolution computes next to nothing, and each step of it that is a kernel reads and writes everything.",
         problem: Problem {
             operation: "residual block",
             sizes: format!("{n} of {side}x{side}, {c} to {k}, pooled"),

@@ -9,9 +9,11 @@ pub use ladders::{Ladder, Rung, ladders};
 pub use page::page;
 pub use roofline::{Point, share};
 
-use crate::Result;
+use std::path::Path;
+
 use crate::bench::{self, Ceilings, Measured, Settings};
 use crate::device::{Device, Launched, trace};
+use crate::{Result, files};
 
 /// What was measured on one device in one run.
 pub struct Study {
@@ -64,6 +66,11 @@ pub fn measure(device: &Device, settings: Settings, tiny: bool, tell: &mut dyn F
     }
     tell(format!("{} kernels of {} problems", kernels.len(), problems.len()));
     Ok(Study { device: device.description(), settings, ceilings, ladders: measured, kernels })
+}
+
+/// Writes a page whole or not at all.
+pub fn write(path: &Path, page: &str) -> Result<()> {
+    files::write_bytes(path, page.as_bytes())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -15,7 +15,7 @@ body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 60px; background: v
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 8px; } h2 { font-size: 21px; margin: 44px 0 6px; }
 h3 { font-size: 16px; margin: 0 0 6px; } p { margin: 0 0 10px; max-width: 78ch; }
 .soft, footer { color: var(--soft); } footer { margin-top: 40px; }
-.formula { font: 14px/1.5 ui-monospace, monospace; background: var(--panel); padding: 8px 12px; border-radius: 6px; }
+.formula { width: fit-content; max-width: 100%; font: 14px/1.5 ui-monospace, monospace; background: var(--panel); padding: 8px 12px; border-radius: 6px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 22px 28px; margin: 18px 0; }
 .charts svg { width: 100%; max-width: 340px; }
 .rung { display: grid; grid-template-columns: minmax(240px, 320px) minmax(0, 1fr); gap: 20px; margin: 14px 0;
@@ -28,7 +28,7 @@ th { font-weight: 500; color: var(--soft); }
 summary { cursor: pointer; } summary code { font-size: 13px; }
 pre { margin: 6px 0 10px; padding: 10px 12px; overflow: auto; max-height: 460px; background: var(--paper);
   border: 1px solid var(--line); border-radius: 6px; font: 12px/1.45 ui-monospace, monospace; }
-.wide { overflow-x: auto; } .wide svg { width: 100%; min-width: 640px; max-width: 980px; }
+.wide { overflow-x: auto; } .wide th, .wide td { white-space: nowrap; } .wide svg { width: 100%; min-width: 640px; max-width: 980px; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 13px; margin: 6px 0 10px; }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 5px; }
 @media (max-width: 760px) { body { padding: 16px 14px 40px; } .rung { grid-template-columns: minmax(0, 1fr); gap: 10px; }
@@ -142,7 +142,8 @@ const OPEN: usize = 16;
 /// A rung's numbers, and the text of its kernels beside them.
 fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &MeasuredRung, share: f64) {
     let m = &rung.measured;
-    let mut rows = vec![("time", format!("{} \u{b1} {:.0} %", microseconds(m.seconds), 50.0 * m.spread))];
+    let time = format!("{} \u{b1} {:.0} %", microseconds(m.seconds), 50.0 * m.spread);
+    let mut rows = vec![("time", time), ("runs", m.turns.to_string())];
     if i > 0 {
         rows.push(("against the first rung", format!("{} times as fast", short(first.measured.seconds / m.seconds))));
     }
