@@ -178,8 +178,8 @@ fn matrices_are_loaded_as_the_manual_says() {
 fn of_a(bits: usize, lane: usize, e: usize) -> (usize, usize) {
     let (group, thread) = (lane >> 2, lane % 4);
     match bits {
-        16 => (group + if (e / 2) % 2 == 0 { 0 } else { 8 }, thread * 2 + (e & 1) + if e < 4 { 0 } else { 8 }),
-        _ => (group + if e % 2 == 0 { 0 } else { 8 }, thread + if e < 2 { 0 } else { 4 }),
+        16 => (group + e / 2 % 2 * 8, thread * 2 + (e & 1) + if e < 4 { 0 } else { 8 }),
+        _ => (group + e % 2 * 8, thread + if e < 2 { 0 } else { 4 }),
     }
 }
 
