@@ -203,7 +203,7 @@ pub fn run_all(options: &Options) -> Result<Report> {
         // A kernel's name begins with its file's, and ends with its precision.
         let module = case.name.split(':').next().unwrap_or("");
         let file = module.strip_suffix(&format!("_{}", case.precision)).unwrap_or(module);
-        !(options.quick && case.large) && (case.name.contains(filter) || filter.starts_with(file))
+        !(options.quick && case.large) && (case.name.contains(filter) || filter.starts_with(&format!("{file}_")))
     };
     let all = cases();
     let list: Vec<&Case> = all.iter().filter(wanted).collect();
