@@ -74,10 +74,13 @@ KERNEL probe(float* out, const float* in, uint32_t which) {
     }
 }
 #define state_check_f32 probe
+#define state_settle probe
+#define state_seed_f32 probe
+#define state_overflow_f32 probe
 #define state_advance probe
 "#;
 
-/// The table of a module whose two kernels both are the probe.
+/// The table of a module whose kernels all are the probe.
 fn probe() -> *const c_void {
     static TABLE: OnceLock<usize> = OnceLock::new();
     let table = TABLE.get_or_init(|| simt_module::probe(PROBE) as usize);
