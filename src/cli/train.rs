@@ -10,7 +10,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::config::{Config, differences};
 use zgan::data::{DataInfo, Dataset, Loader, Split};
-use zgan::device::Device;
+use zgan::device::{Device, Precision};
 use zgan::gan::{Latents, Metrics, Plan, Preset, Trainer, TrainerOptions, Weights, ring};
 use zgan::picture::Picture;
 use zgan::run::{self, MetricsLog, Run};
@@ -70,6 +70,9 @@ impl Train {
         say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
         tell_unreadable(&data, say);
         say(format!("G, D    {}, {} parameters", thousands(plan.parameters_g), thousands(plan.parameters_d)));
+        if options.precision != Precision::F32 {
+            say(format!("        activations and products in {}, weights in f32", options.precision));
+        }
         if self.dry_run {
             return self.dry_run(&config, &options, &device, &plan);
         }
