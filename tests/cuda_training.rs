@@ -156,7 +156,7 @@ fn a_failure_leaves_the_last_checkpoint() {
         // In a graph.
         ("launch=150", "illegal memory access"),
         // In the graph of the other slot.
-        ("launch=250", "illegal memory access"),
+        ("launch=90", "illegal memory access"),
         // For the second slot of the batches.
         ("pinned=4", "of pinned memory: out of memory"),
         ("allocation=3", "asked for"),
