@@ -89,6 +89,7 @@ const PRECISIONS: [&str; 4] = ["f32", "tf32", "bf16", "f16"];
 /// A module: a kernel file, flattened, for one precision, and its kernels.
 struct Source {
     module: String,
+    precision: &'static str,
     text: String,
     kernels: Vec<KernelLine>,
 }
@@ -156,7 +157,7 @@ fn read_sources(folder: &Path) -> Vec<Source> {
             let module = if precision == "f32" { file.clone() } else { format!("{file}_{precision}") };
             let mut kernels = kernel_lines(&own, precision);
             kernels.retain(|kernel| precision == "f32" || kernel.family.is_some());
-            sources.push(Source { kernels, module, text: in_precision(&text, precision) });
+            sources.push(Source { kernels, module, precision, text: in_precision(&text, precision) });
         }
     }
     sources
@@ -337,9 +338,17 @@ fn compile_cuda(sources: &[Source], out: &Path) -> (Option<(i32, i32)>, Images) 
         }
     };
     let targets = nvrtc::TARGETS;
-    let file = |target: &str, source: &Source| out.join(format!("{}_{target}.image", source.module));
+    // Code for sm_80 runs on its successors too. What takes longest to compile, tensor cores' products, have that alone.
+    let shared = |target: &str, source: &Source| source.precision != "f32" && matches!(target, "sm_86" | "sm_89");
+    let file = |target: &str, source: &Source| {
+        let target = if shared(target, source) { "sm_80" } else { target };
+        out.join(format!("{}_{target}.image", source.module))
+    };
     in_parallel(sources.len() * targets.len(), |i| {
         let (source, target) = (&sources[i / targets.len()], targets[i % targets.len()]);
+        if shared(target, source) {
+            return Ok(());
+        }
         let image = file(target, source);
         unless_unchanged(&image, &("zlib", &source.text, target, compiler.version(), nvrtc::FLAGS), || {
             let (code, log) = compiler.compile(&source.module, &source.text, target)?;
