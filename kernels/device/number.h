@@ -1,23 +1,27 @@
 // What numbers are stored as: f32, or 16 bits, which are computed in f32 (contract 7). `T` is the storage type of the
 // module that is being compiled (build.rs makes one for each precision that a kernel file names).
 //
-// Both ways are branch-free integer arithmetic, so that loops over them vectorise on the host and every execution gives
-// the same bits: to the nearest, ties to even; what is too large becomes infinity; NaN stays NaN.
+// To the nearest, ties to even; what is too large becomes infinity, NaN stays NaN. On a GPU that is one instruction, where it
+// has it; elsewhere branch-free arithmetic that loops vectorise. The bits are the same but for those of a NaN.
 #pragma once
 
-DEVICE float widen_bf16(uint16_t bits) { return bits_to_float(uint32_t(bits) << 16); }
-DEVICE uint16_t narrow_bf16(float value) {
-    const uint32_t bits = float_to_bits(value);
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    return uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+#if defined(__CUDACC_RTC__)
+DEVICE float widen_f16(uint16_t bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
 }
-
-// A half's exponent is 112 less than a float's. Subnormal halves: 2^-24 units on top of 0.5 give them as a float's mantissa.
+DEVICE uint16_t narrow_f16(float value) {
+    uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+#else
+// A half's exponent is 112 less than a float's. Its subnormal numbers are a float's here, and are none after the product.
 DEVICE float widen_f16(uint16_t bits) {
     const uint32_t sign = uint32_t(bits & 0x8000u) << 16, shifted = uint32_t(bits & 0x7fffu) << 13;
-    const float normal = bits_to_float(shifted + (shifted >= 0x0f800000u ? 224u << 23 : 112u << 23));
-    const float subnormal = bits_to_float((bits & 0x3ffu) + 0x3f000000u) - 0.5f;
-    return bits_to_float(sign | float_to_bits(shifted < 0x00800000u ? subnormal : normal));
+    const uint32_t infinite = shifted >= 0x0f800000u ? 0x7f800000u : 0u;
+    return bits_to_float(sign | infinite | float_to_bits(bits_to_float(shifted) * 5.192296858534828e33f));  // 2^112
 }
 DEVICE uint16_t narrow_f16(float value) {
     const uint32_t bits = float_to_bits(value), sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;
@@ -28,6 +32,20 @@ DEVICE uint16_t narrow_f16(float value) {
     half = rest >= 0x477ff000u ? 0x7c00u : half;
     half = rest > 0x7f800000u ? 0x7e00u : half;
     return uint16_t(sign | half);
+}
+#endif
+
+DEVICE float widen_bf16(uint16_t bits) { return bits_to_float(uint32_t(bits) << 16); }
+DEVICE uint16_t narrow_bf16(float value) {
+#if defined(__CUDACC_RTC__) && __CUDA_ARCH__ >= 800
+    uint16_t narrow;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrow) : "f"(value));
+    return narrow;
+#else
+    const uint32_t bits = float_to_bits(value);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+#endif
 }
 
 // To the ten highest bits of the mantissa, ties away from zero: what tensor cores take for f32.
