@@ -73,11 +73,6 @@ KERNEL probe(float* out, const float* in, uint32_t which) {
     case 64: if (t == 40) warp_barrier(); else out[t] = shuffle_xor(in[t], 1); break;
     }
 }
-#define state_check_f32 probe
-#define state_settle probe
-#define state_seed_f32 probe
-#define state_overflow_f32 probe
-#define state_advance probe
 "#;
 
 /// The table of a module whose kernels all are the probe.

@@ -78,11 +78,9 @@ KERNEL probe(uint32_t* out, const uint32_t* in, uint32_t which) {
     case 23: copy_async(memory + t, t == 5 ? nullptr : rows + t, t == 5 ? 0 : 16); commit_copies(); wait_copies<0>(); kept[t] = memory[t]; break;
     }
 }
-#define state_check_f32 probe
-#define state_advance probe
 "#;
 
-/// The table of a module whose two kernels both are the probe.
+/// The table of a module whose kernels all are the probe.
 fn probe() -> *const c_void {
     static TABLE: OnceLock<usize> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
@@ -99,9 +97,10 @@ fn probe() -> *const c_void {
                 middle += &format!("\n#line 1 \"{file}\"\n{}\n", own.join("\n"));
             }
         }
-        let probe = PROBE.trim_start();
-        let text =
-            format!("{head}\n{middle}#line 1 \"kernels/probe.cu\"\n{probe}\n#line 1 \"kernels/host/entry.h\"{tail}");
+        let (probe, all) = (PROBE.trim_start(), simt_module::all_are_the_probe(tail));
+        let text = format!(
+            "{head}\n{middle}#line 1 \"kernels/probe.cu\"\n{probe}\n{all}#line 1 \"kernels/host/entry.h\"{tail}"
+        );
         let folder = tempfile::tempdir().unwrap();
         let object = simt_module::compile(folder.path(), "probe", &text, true).unwrap();
         // The folder stays: the library's lines are read from its file.

@@ -61,8 +61,6 @@ KERNEL probe(float* out, const float* in, uint32_t which) {
     case 33: reinterpret_cast<uint16_t*>(numbers)[t % 32] = 1; break;
     }
 }
-#define state_check_f32 probe
-#define state_advance probe
 "#;
 
 fn device(schedule_seed: u64) -> Device {

@@ -112,7 +112,8 @@ fn an_overflow_halves_the_loss_scale_and_steps_without_one_double_it() {
             step([&bad, &good]);
         }
         assert_eq!(state.read().unwrap().halted, 0);
-        step([&bad, &good]);
+        state::overflow(&state, &bad, Network::Generator).unwrap();
+        state::advance(&state).unwrap();
         assert_eq!(state.read().unwrap().halted, 1);
     });
 }

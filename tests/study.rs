@@ -156,7 +156,7 @@ fn the_page_shows_every_rung_and_every_kernel() {
             assert!(below.launches > above.launches && below.bytes > above.bytes, "{below:?} {above:?}");
         }
     }
-    let text_of_conv = kernel_text("conv_forward_f32_64x64").unwrap();
+    let text_of_conv = kernel_text("conv_forward_64x64_f32").unwrap();
     assert!(
         text_of_conv.contains("DEVICE void forward(") && !text_of_conv.contains("weight_gradient"),
         "{text_of_conv}"

@@ -9,8 +9,24 @@ struct RawPiece { Piece piece; };
 constexpr int PIECE = 16 / sizeof(T);
 
 DEVICE bool aligned(const void* pointer) { return uint64_t(pointer) % 16 == 0; }
+#if defined(ZGAN_SIMT)
+// One access, as on a GPU: the compiler would take a structure apart.
+typedef uint32_t FourWords __attribute__((vector_size(16), may_alias));
+typedef float TwoFloats __attribute__((vector_size(8), may_alias));
+DEVICE Piece load_piece(const void* from) {
+    const FourWords words = *static_cast<const FourWords*>(from);
+    return {{words[0], words[1], words[2], words[3]}};
+}
+DEVICE void store_piece(void* to, const Piece& piece) {
+    *static_cast<FourWords*>(to) = FourWords{piece.word[0], piece.word[1], piece.word[2], piece.word[3]};
+}
+DEVICE void store_two(float* to, float first, float second) { *reinterpret_cast<TwoFloats*>(to) = TwoFloats{first, second}; }
+#else
+struct alignas(8) Two { float first, second; };
 DEVICE Piece load_piece(const void* from) { return *static_cast<const Piece*>(from); }
 DEVICE void store_piece(void* to, const Piece& piece) { *static_cast<Piece*>(to) = piece; }
+DEVICE void store_two(float* to, float first, float second) { *reinterpret_cast<Two*>(to) = {first, second}; }
+#endif
 
 #if PRECISION_BF16 || PRECISION_F16
 DEVICE uint32_t pair(float low, float high) {

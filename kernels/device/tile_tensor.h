@@ -92,7 +92,6 @@ template <class Panel, class Fetch> struct Supply {
     }
 };
 
-struct alignas(8) Two { float first, second; };
 
 // Numbers as the instruction wants them.
 DEVICE void round_fragment([[maybe_unused]] uint32_t (&r)[4]) {
@@ -219,8 +218,8 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
         UNROLL
         for (int j = 0; j < NT; j++) {
             float* const to = sums + (warp_m * 16 + lane / 4) * PITCH + warp_n * WN + j * 8 + lane % 4 * 2;
-            *reinterpret_cast<Two*>(to) = {acc[0][j][0], acc[0][j][1]};
-            *reinterpret_cast<Two*>(to + 8 * PITCH) = {acc[0][j][2], acc[0][j][3]};
+            store_two(to, acc[0][j][0], acc[0][j][1]);
+            store_two(to + 8 * PITCH, acc[0][j][2], acc[0][j][3]);
             // The next rows move up: a register has no number that a loop could count.
             UNROLL
             for (int y = 1; y < MT; y++)

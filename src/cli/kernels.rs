@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 use zgan::device::embedded_compiler;
-use zgan::gate::{self, Budget, Disassembler, KernelCode};
+use zgan::gate::{self, Budget, Count, Disassembler, KernelCode};
 
 use super::say;
 
@@ -51,8 +51,12 @@ impl Kernels {
             say(gate::sass(kernel, arch, &disassembler)?.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
-        let counted = disassembler.as_ref().ok().filter(|_| !self.renew_budget);
-        let kernels = gate::kernels(&self.filter, self.arch.as_deref(), counted)?;
+        let count = match &disassembler {
+            Ok(disassembler) if self.check => Count::TensorProducts(disassembler),
+            Ok(disassembler) if !self.renew_budget => Count::All(disassembler),
+            _ => Count::Nothing,
+        };
+        let kernels = gate::kernels(&self.filter, self.arch.as_deref(), count)?;
         if self.check {
             return self.check(&kernels, disassembler.err());
         }

@@ -46,9 +46,31 @@ pub struct KernelCode {
     pub instructions: Option<Instructions>,
 }
 
-/// The kernels whose name or file contains `filter`, for `arch` alone or for all generations; their instructions too
-/// where there is a disassembler.
-pub fn kernels(filter: &str, arch: Option<&str>, disassembler: Option<&Disassembler>) -> Result<Vec<KernelCode>> {
+/// Whose instructions are counted; it takes minutes for all.
+#[derive(Clone, Copy)]
+pub enum Count<'a> {
+    Nothing,
+    /// What [`tensor_problems`] looks at, once for the generations that run the same code.
+    TensorProducts(&'a Disassembler),
+    All(&'a Disassembler),
+}
+
+impl<'a> Count<'a> {
+    fn of(self, image: &EmbeddedImage) -> Option<&'a Disassembler> {
+        match self {
+            Count::Nothing => None,
+            Count::All(disassembler) => Some(disassembler),
+            Count::TensorProducts(disassembler) => {
+                let own = !matches!(image.target, "sm_86" | "sm_89");
+                let products = image.module.kernels.iter().any(|kernel| tensor::is_product(kernel.name));
+                (own && products).then_some(disassembler)
+            }
+        }
+    }
+}
+
+/// The kernels whose name or file contains `filter`, for `arch` alone or for all generations.
+pub fn kernels(filter: &str, arch: Option<&str>, count: Count) -> Result<Vec<KernelCode>> {
     let images = machine_code(arch)?;
     let wanted = |image: &&EmbeddedImage| {
         image.module.name.contains(filter) || image.module.kernels.iter().any(|k| k.name.contains(filter))
@@ -60,7 +82,7 @@ pub fn kernels(filter: &str, arch: Option<&str>, disassembler: Option<&Disassemb
         for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
             scope.spawn(|| {
                 while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let of_image = of_image(image, filter, disassembler);
+                    let of_image = of_image(image, filter, count.of(image));
                     rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(of_image);
                 }
             });

@@ -6,17 +6,18 @@ use super::KernelCode;
 /// The registers that let two blocks of 256 threads into a multiprocessor.
 const REGISTERS_OF_TWO: u32 = 128;
 
-/// Whether a kernel is to run on tensor cores on this generation: sm_75 has them for f16 alone.
-fn on_tensor_cores(code: &KernelCode) -> bool {
-    let mut words = code.kernel.rsplit('_');
+/// Whether the kernel of this name is a product for tensor cores, on generations that have them for its precision.
+pub(super) fn is_product(kernel: &str) -> bool {
+    let mut words = kernel.rsplit('_');
     let precision = words.next().unwrap_or_default();
     let tile = words.next().and_then(|word| word.split_once('x'));
     let tile = tile.is_some_and(|(rows, columns)| rows.parse::<u32>().is_ok() && columns.parse::<u32>().is_ok());
-    tile && match precision {
-        "f16" => true,
-        "bf16" | "tf32" => code.arch != "sm_75",
-        _ => false,
-    }
+    tile && matches!(precision, "f16" | "bf16" | "tf32")
+}
+
+/// Whether a kernel is to run on tensor cores on this generation: sm_75 has them for f16 alone.
+fn on_tensor_cores(code: &KernelCode) -> bool {
+    is_product(&code.kernel) && (code.arch != "sm_75" || code.kernel.ends_with("_f16"))
 }
 
 /// How many of these kernels are products for tensor cores, and what is wrong with them, a line each. Instructions are looked at

@@ -73,15 +73,22 @@ pub fn load(library: &Path, module: &str) -> *const c_void {
     unsafe { library.get::<*const c_void>(name.as_bytes()).unwrap().try_as_raw_ptr().unwrap() }
 }
 
-/// The table of the module `state` with these kernels in the place of its own two, which they must name. Their lines are
-/// those of `kernels/probe.cu`.
+/// Makes every kernel of a module's table the one called `probe`.
+pub fn all_are_the_probe(text: &str) -> String {
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("ENTRY(")?.strip_suffix("),"));
+    names.map(|name| format!("#define {name} probe\n")).collect()
+}
+
+/// The table of the module `state` with the kernel `probe` of this text in the place of each of its own. Its lines are those
+/// of `kernels/probe.cu`.
 pub fn probe(kernels: &str) -> *const c_void {
     let text = text("state");
     let (head, rest) = text.split_once("\nKERNEL ").unwrap();
     let (_, tail) = rest.split_once("#line 1 \"kernels/host/entry.h\"").unwrap();
     let text = format!(
-        "{head}\n#line 1 \"kernels/probe.cu\"\n{}\n#line 1 \"kernels/host/entry.h\"{tail}",
-        kernels.trim_start()
+        "{head}\n#line 1 \"kernels/probe.cu\"\n{}\n{}#line 1 \"kernels/host/entry.h\"{tail}",
+        kernels.trim_start(),
+        all_are_the_probe(tail)
     );
     let folder = tempfile::tempdir().unwrap();
     let object = compile(folder.path(), "probe", &text, true).unwrap();
