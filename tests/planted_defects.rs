@@ -19,7 +19,7 @@ use zgan::check;
 use zgan::device::{Device, kernel};
 
 /// Mutants of an ordinary run.
-const SOME: usize = 40;
+const SOME: usize = 24;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// In how many modules at most a header's mutant is tried.
 const MODULES: usize = 8;
