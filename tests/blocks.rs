@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use zgan::Result;
-use zgan::device::{Buffer, Device, Precision};
+use zgan::device::{Buffer, Device};
 use zgan::nn::{
     Arena, Attention, Backward, Builder, ConvOptions, DownBlock, DownOptions, Forward, Layer, Layout, Mode,
     NormOptions, ToImage, UpBlock, UpOptions, Value,
@@ -37,14 +37,7 @@ impl Made {
         let mut bytes = 0;
         loop {
             let (parameters, running_layout) = (&mut layout, &mut running);
-            let mut build = Builder {
-                parameters,
-                running: running_layout,
-                arena: &mut arena,
-                gradients: true,
-                precision: Precision::F32,
-                unfused: &[],
-            };
+            let mut build = Builder::new(parameters, running_layout, &mut arena);
             let x = build.value(N, H, W, c).unwrap();
             let labels = build.arena.take(N).unwrap();
             let layer = make(&mut build, &x, &labels).unwrap();

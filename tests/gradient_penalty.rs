@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use zgan::device::{Buffer, Device, Precision};
+use zgan::device::{Buffer, Device};
 use zgan::nn::{
     Arena, Attention, Backward, Builder, ClassHead, ClassHeadOptions, ConcatEmbedding, ConcatLabels, ConvOptions,
     DownBlock, DownOptions, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead, Tangent,
@@ -243,14 +243,7 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
             let mut arena = Arena::new(device, 1 << 20).unwrap();
             let labels = device.zeros(TANGENTS.end).unwrap();
             labels.view(POINTS).write(&golden.labels("labels")).unwrap();
-            let mut builder = Builder {
-                parameters: &mut parameters,
-                running: &mut running,
-                arena: &mut arena,
-                gradients: true,
-                unfused: &[],
-                precision: Precision::F32,
-            };
+            let mut builder = Builder::new(&mut parameters, &mut running, &mut arena);
             let (input, network, logits) = build(kind, &mut builder, &labels);
             let weights = device.zeros::<f32>(parameters.len()).unwrap();
             let ours = |name: &str| kind == "ac-gan" && name.starts_with("classes.");
@@ -319,8 +312,7 @@ fn attention_and_tanh_have_no_tangent() {
     let (mut parameters, mut running) = (Layout::default(), Layout::default());
     let mut arena = Arena::new(&device, 1 << 20).unwrap();
     let (parameters, running) = (&mut parameters, &mut running);
-    let mut build =
-        Builder { parameters, running, arena: &mut arena, gradients: true, precision: Precision::F32, unfused: &[] };
+    let mut build = Builder::new(parameters, running, &mut arena);
     let x = build.value(2, 4, 4, 8).unwrap();
     let attention = Attention::new(&mut build, "attention", &x, ConvOptions::residual).unwrap();
     assert!(!attention.piecewise_linear());

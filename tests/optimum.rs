@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use zgan::device::{Device, Precision};
+use zgan::device::Device;
 use zgan::gan::Loss;
 use zgan::nn::{
     Arena, Backward, Builder, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead,
@@ -47,14 +47,7 @@ impl Game {
     fn new(device: &Device, n: usize, m: usize) -> Game {
         let (mut layout, mut running) = (Layout::default(), Layout::default());
         let mut arena = Arena::new(device, 4 << 20).unwrap();
-        let mut build = Builder {
-            parameters: &mut layout,
-            running: &mut running,
-            arena: &mut arena,
-            gradients: true,
-            unfused: &[],
-            precision: Precision::F32,
-        };
+        let mut build = Builder::new(&mut layout, &mut running, &mut arena);
         let rows = n + m;
         let [x, a, b] = [1, HIDDEN, HIDDEN].map(|c| build.value(rows, 1, 1, c).unwrap());
         let labels = build.arena.take(rows).unwrap();

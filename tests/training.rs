@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use zgan::checkpoint::NamedTensor;
 use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, Split};
-use zgan::device::{Device, Precision};
+use zgan::device::Device;
 use zgan::gan::{Latents, Preset, Trainer, TrainerOptions, Update, Weights};
 use zgan::nn::{Arena, Backward, Builder, Forward, Init, Layout, Linear, Mode, Network};
 use zgan::ops::Activation;
@@ -374,14 +374,7 @@ fn one_backward_pass_serves_both_players() {
             let mut running = Layout::default();
             let mut arena = Arena::new(device, 1 << 16).unwrap();
             let (parameters, running_layout) = (&mut layout, &mut running);
-            let mut build = Builder {
-                parameters,
-                running: running_layout,
-                arena: &mut arena,
-                gradients: true,
-                precision: Precision::F32,
-                unfused: &[],
-            };
+            let mut build = Builder::new(parameters, running_layout, &mut arena);
             let values = [7, 9, 4, 1].map(|c| build.value(N + M, 1, 1, c).unwrap());
             let mut network = Network::default();
             for (i, pair) in values.windows(2).enumerate() {

@@ -8,7 +8,7 @@ use common::*;
 use zgan::checkpoint::NamedTensor;
 use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, Split};
-use zgan::device::{Device, Precision};
+use zgan::device::Device;
 use zgan::gan::{Conditioning, Loss, PowerIterations, Preset, Trainer, TrainerOptions, Update};
 use zgan::nn::{
     Arena, Backward, Builder, ClassHead, ClassHeadOptions, Forward, HeadOptions, Init, Layer, Layout, Mode,
@@ -165,14 +165,7 @@ const CLASSES: usize = 4;
 fn alone<T: Layer>(device: &Device, n: usize, head: impl FnOnce(&mut Builder, &Value) -> T) -> (T, Alone) {
     let (mut parameters, mut running) = (Layout::default(), Layout::default());
     let mut arena = Arena::new(device, 1 << 16).unwrap();
-    let mut build = Builder {
-        parameters: &mut parameters,
-        running: &mut running,
-        arena: &mut arena,
-        gradients: true,
-        unfused: &[],
-        precision: Precision::F32,
-    };
+    let mut build = Builder::new(&mut parameters, &mut running, &mut arena);
     let x = build.value(n, 1, 1, FEATURES).unwrap();
     let features: Vec<f32> = Random(3).normals(n * FEATURES).iter().map(|x| x.abs() + 0.1).collect();
     x.x.write(&features).unwrap();

@@ -9,7 +9,7 @@
 use super::metrics::Points;
 use crate::checkpoint::NamedTensor;
 use crate::data::{Dataset, ImageShape, LastBatch, Loader, LoaderOptions};
-use crate::device::{Buffer, Device, Precision};
+use crate::device::{Buffer, Device};
 use crate::nn::parameters::restore;
 use crate::nn::{
     Arena, Backward, BatchNorm, Builder, Conv, ConvOptions, Forward, Init, Layer, Layout, Linear, Mode, Network, Norm,
@@ -154,14 +154,7 @@ impl Layers {
         let n = training.map_or(BATCH, |training| training.batch);
         let ImageShape { height, width, channels } = shape;
         let Layouts { parameters, running } = layouts;
-        let mut build = Builder {
-            parameters,
-            running,
-            arena,
-            gradients: training.is_some(),
-            precision: Precision::F32,
-            unfused: &[],
-        };
+        let mut build = Builder { gradients: training.is_some(), ..Builder::new(parameters, running, arena) };
         let x = Value { dx: None, ..build.value(n, height, width, channels)? };
         // Colours say more, and have more to say.
         let first = if channels == 1 { 16 } else { 32 };

@@ -9,7 +9,7 @@ use super::player::{Layouts, Player};
 use super::step::{LABELS, LATENTS};
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
-use crate::device::{Buffer, Device, Precision};
+use crate::device::{Buffer, Device};
 use crate::nn::{Arena, Builder, Forward, Layout, Mode, Network, Value};
 use crate::ops::state::{State, StateBuffer};
 use crate::ops::{pixels, random};
@@ -50,14 +50,8 @@ impl Sampler {
 
     fn build(device: &Device, options: &TrainerOptions, arena: &mut Arena, layouts: &mut Layouts) -> Result<Sampler> {
         let ImageShape { height: h, width: w, channels: c } = options.shape;
-        let mut build = Builder {
-            parameters: &mut layouts.parameters,
-            running: &mut layouts.running,
-            arena,
-            gradients: false,
-            unfused: &[],
-            precision: Precision::F32,
-        };
+        let mut build =
+            Builder { gradients: false, ..Builder::new(&mut layouts.parameters, &mut layouts.running, arena) };
         let latent = Latent { z: build.value(BATCH, 1, 1, options.latent)?, labels: build.arena.take(BATCH)? };
         let image = build.value(BATCH, h, w, c)?;
         let network = networks::generator(options, &mut build, &latent, &image)?;

@@ -216,7 +216,12 @@ pub struct Builder<'a> {
     pub precision: Precision,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    /// Of layers that will be trained, in f32 and with all that is fused.
+    pub fn new(parameters: &'a mut Layout, running: &'a mut Layout, arena: &'a mut Arena) -> Builder<'a> {
+        Builder { parameters, running, arena, gradients: true, unfused: &[], precision: Precision::F32 }
+    }
+
     pub fn value(&mut self, n: usize, h: usize, w: usize, c: usize) -> Result<Value> {
         self.value_in(self.precision, [n, h, w, c])
     }

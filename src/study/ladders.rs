@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::bench::{Form, Problem, numbers};
-use crate::device::{Buffer, Device, Precision};
+use crate::device::{Buffer, Device};
 use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::projection::{self, Gradients, Head, Seeds};
@@ -209,14 +209,7 @@ fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'stat
     let [n, side, c, k] = sizes;
     let build = |arena: &mut Arena, layout: &mut Layout| -> Result<(Value, DownBlock)> {
         let mut running = Layout::default();
-        let mut build = Builder {
-            parameters: layout,
-            running: &mut running,
-            arena,
-            gradients: true,
-            precision: Precision::F32,
-            unfused,
-        };
+        let mut build = Builder { unfused, ..Builder::new(layout, &mut running, arena) };
         let x = build.value(n, side, side, c)?;
         let options = DownOptions { hidden: k, out: k, pool: true, first: false };
         let block = DownBlock::new(&mut build, "block", &x, &options)?;
