@@ -200,19 +200,17 @@ pub mod plain {
         workspace: &Buffer<f32>,
     ) -> Result<()> {
         let what = "projection forward, plain";
-        let s = check_head(what, head, f.len(), x)?;
-        let n = f.len();
-        expect_len(what, "h", h.len(), n * head.w.len())?;
-        expect_len(what, "workspace", workspace.len(), workspace_len(x.len(), n))?;
+        check_head(what, head, f.len(), x)?;
+        expect_len(what, "h", h.len(), f.len() * head.w.len())?;
+        expect_len(what, "workspace", workspace.len(), workspace_len(x.len(), f.len()))?;
         let y = workspace.view(0..x.len());
         let device = f.device();
         let (elements, count) = (device.tuning().elements as u32, size32(what, x.len())?);
         let launch = device.launch(kernel::PROJECTION_PLAIN_RELU_F32, [count.div_ceil(elements), 1, 1]);
         // SAFETY: both hold `count` elements.
         unsafe { launch.output(&y).input(x).scalar(count).scalar(elements).run()? };
-        pool(h, &y, n, head.factor)?;
-        let rest = workspace.view(x.len()..workspace.len());
-        products(f, h, head, s, &rest)
+        // What was a ReLU's output it leaves as it is.
+        forward_pooled(f, h, &y, head, &workspace.view(x.len()..workspace.len()))
     }
 
     /// [`forward`] with the ReLU in the pooling. `workspace` has 2 N floats.
