@@ -204,6 +204,10 @@ fn flatten(root: &Path, path: &Path, text: &mut String) {
         } else {
             text.push_str(if line == "#pragma once" { "" } else { line });
             text.push('\n');
+            // What was left out before it may hold another file, and the mark after that file.
+            if ["#el", "#endif"].iter().any(|word| line.starts_with(word)) {
+                let _ = writeln!(text, "#line {} \"{shown}\"", number + 2);
+            }
         }
     }
     if once {

@@ -573,15 +573,27 @@ KERNEL conv_weight_gradient_128x128_T(float* RESTRICT dweight,  // (R, S, C, K)
 #undef LEAST_BLOCKS
 #define LEAST_BLOCKS 0
 
-// flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters of the input gradient.
+// flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters of the input gradient. In tiles through shared memory, so that
+// both are walked along their rows; the pitch keeps the columns of a tile apart.
 KERNEL conv_flip_filters_T(T* RESTRICT flipped,        // (R, S, K, C)
                              const T* RESTRICT filters,  // (R, S, C, K)
                              uint32_t taps, uint32_t C, uint32_t K) {
-    const uint32_t tap = blockIdx.y, c = blockIdx.x;
-    const T* RESTRICT from = filters + (uint64_t(taps - 1 - tap) * C + c) * K;
-    T* RESTRICT to = flipped + uint64_t(tap) * K * C + c;
-    INDEPENDENT
-    for (uint32_t k = thread(); k < K; k += BLOCK) to[uint64_t(k) * C] = from[k];
+    constexpr uint32_t SIDE = 32;  // FLIPPED_TILE in src/ops/conv.rs
+    SHARED(float, tile, SIDE * (SIDE + 1));
+    const uint32_t tap = blockIdx.z, first_c = blockIdx.y * SIDE, first_k = blockIdx.x * SIDE;
+    const uint32_t rows = least(SIDE, C - first_c), columns = least(SIDE, K - first_k);
+    const uint32_t warp = thread() / WARP, lane = thread() % WARP;
+    const T* RESTRICT from = filters + ((uint64_t(taps - 1 - tap) * C + first_c) * K + first_k);
+    T* RESTRICT to = flipped + ((uint64_t(tap) * K + first_k) * C + first_c);
+    for (uint32_t c = warp; c < rows; c += WARPS) {
+        INDEPENDENT
+        for (uint32_t k = lane; k < columns; k += WARP) tile[c * (SIDE + 1) + k] = from[uint64_t(c) * K + k];
+    }
+    barrier();
+    for (uint32_t k = warp; k < columns; k += WARPS) {
+        INDEPENDENT
+        for (uint32_t c = lane; c < rows; c += WARP) to[uint64_t(k) * C + c] = tile[c * (SIDE + 1) + k];
+    }
 }
 
 // to[i] += the sum of parts[0][i], parts[1][i], ... in order.

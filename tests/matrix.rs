@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use common::{Random, factor};
 use half::{bf16, f16};
+use zgan::check;
 use zgan::device::{Buffer, Check, Device, Precision, kernel};
 
 /// Each `which` is a kernel of its own. All warps do the same; the first one's results are kept.
@@ -276,4 +277,35 @@ fn what_is_wrong_with_copies_is_found() {
     found(20, Check::Synccheck, "has not waited for");
     found(21, Check::Synccheck, "of 256 threads");
     found(22, Check::Memcheck, "past the end of shared array memory");
+}
+
+/// What sm_75 runs, which has no copies past the registers and products of half the depth: the products' cases in f16, of
+/// convolutions every third.
+#[test]
+fn the_tiles_of_sm_75_are_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let on_sm_75 = |module: &str, step: usize| {
+        let text = simt_module::text(module);
+        assert!(text.contains("#if !defined(ASYNC_COPIES)"), "{module} does not ask whether there are such copies");
+        let text = format!("#define ASYNC_COPIES 0\n{text}");
+        let object = simt_module::compile(folder.path(), module, &text, false).unwrap();
+        let table = simt_module::load(&simt_module::link(&object), module);
+        // SAFETY: the table of this module, which stays loaded.
+        let device = unsafe { Device::simt_with_module(1, module, table).unwrap() };
+        let (host, devices) = (Device::host(1).unwrap(), [(1, device)]);
+        let mut cases = check::cases();
+        cases.retain(|case| !case.large && case.name.split(':').next() == Some(module));
+        assert!(cases.len() > 20, "{} cases of {module}", cases.len());
+        for case in cases.iter().step_by(step) {
+            let (seen, differences) = check::check(case, &host, &devices);
+            assert!(differences.is_empty(), "{}: {differences:?}", case.name);
+            for seen in seen {
+                assert!(seen.findings.is_empty(), "{}: {:?}", case.name, seen.findings);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| on_sm_75("matmul_f16", 1));
+        scope.spawn(|| on_sm_75("conv_f16", 3));
+    });
 }

@@ -69,7 +69,9 @@ template <int MOST> DEVICE void wait_copies() { asm volatile("cp.async.wait_grou
 #endif
 
 #elif defined(ZGAN_SIMT)
-#define ASYNC_COPIES 1
+#if !defined(ASYNC_COPIES)
+#define ASYNC_COPIES 1  // 0: the code of sm_75, which tests/matrix.rs runs
+#endif
 
 // What a lane shows of its registers: A in the first four words, B in the next two.
 struct alignas(8) Shown { uint32_t word[8]; };

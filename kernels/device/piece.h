@@ -78,6 +78,22 @@ template <int N> DEVICE void load_whole(float (&v)[N], const float* from) {
         for (int j = 0; j < 4; j++) v[i + j] = bits_to_float(piece.word[j]);
     }
 }
+// The same of shared memory, where neighbouring threads read neighbouring runs. Of 32 bytes each, the second four of eight threads
+// begin with the second half: no two of the eight then meet in a bank.
+template <int N> DEVICE void load_side_by_side(float (&v)[N], const float* from) {
+    if constexpr (N == 4) {
+        load_whole(v, from);
+    } else {
+        static_assert(N == 8, "two pieces");
+        const bool turned = thread() / 4 % 2;
+        const Piece one = load_piece(from + (turned ? 4 : 0)), other = load_piece(from + (turned ? 0 : 4));
+        UNROLL
+        for (int j = 0; j < 4; j++) {
+            v[j] = bits_to_float(turned ? other.word[j] : one.word[j]);
+            v[4 + j] = bits_to_float(turned ? one.word[j] : other.word[j]);
+        }
+    }
+}
 template <int N> DEVICE void store_whole(float* to, const float (&v)[N]) {
     UNROLL
     for (int i = 0; i < N; i += 4) store_piece(to + i, {{float_to_bits(v[i]), float_to_bits(v[i + 1]), float_to_bits(v[i + 2]), float_to_bits(v[i + 3])}});

@@ -73,7 +73,7 @@ template <class Panel, class Fetch> struct Supply {
             float v[PIECE] = {};
             // What lies outside stays zero: it is no number to be normalised.
             if (filled[i]) from.finish(raw[i], run[i], v);
-            panel[at(i)] = pack(v);
+            store_piece(panel + at(i), pack(v));
         }
     }
     MEMBER void put_elements(Piece* panel, uint32_t k, uint32_t k_end) const {
@@ -237,12 +237,12 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
             float* const from = sums + line * PITCH + unit % RUNS * RUN;
             if (whole) {
                 float v[RUN];
-                load_whole(v, from);
+                load_side_by_side(v, from);
                 if (group == 4) {
                     float second[RUN], third[RUN], fourth[RUN];
-                    load_whole(second, from + PITCH);
-                    load_whole(third, from + 2 * PITCH);
-                    load_whole(fourth, from + 3 * PITCH);
+                    load_side_by_side(second, from + PITCH);
+                    load_side_by_side(third, from + 2 * PITCH);
+                    load_side_by_side(fourth, from + 3 * PITCH);
                     UNROLL
                     for (int x = 0; x < RUN; x++) v[x] = (v[x] + second[x]) + (third[x] + fourth[x]);
                 }

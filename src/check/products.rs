@@ -22,8 +22,8 @@ const LINEAR: [[usize; 3]; 9] = [
     [3, 128, 64],
     [128, 256, 9],
 ];
-/// Each tile, in whole tiles.
-const ALIGNED: [[usize; 3]; 4] = [[64, 64, 64], [128, 64, 64], [128, 128, 128], [128, 256, 64]];
+/// Each tile, in whole tiles; and one of the depth that layers have, beside which a tile's ends are little.
+const ALIGNED: [[usize; 3]; 5] = [[64, 64, 64], [128, 64, 64], [128, 128, 128], [128, 256, 64], [128, 512, 128]];
 
 /// A factor that is computed differs between executions in its last bit (one has a fused multiply-add, the other not), and now
 /// and then is rounded to the other neighbour.
@@ -180,8 +180,8 @@ pub fn conv(cases: &mut Cases) {
         }
     }
     // Whole tiles of each width.
-    for channels in [16, 32, 64, 128] {
-        let sizes = square(2, 8, channels, channels, 3, 1);
+    for (images, channels) in [(2, 16), (2, 32), (1, 64), (2, 64), (2, 128)] {
+        let sizes = square(images, 8, channels, channels, 3, 1);
         for around in [Nothing, Everything] {
             let both =
                 move |t: &mut Tray| forward(t, sizes, around).and_then(|()| backward(t, sizes, around, &['x', 'w']));
@@ -214,7 +214,9 @@ pub fn conv(cases: &mut Cases) {
     // So many tiles that larger ones are chosen.
     for (c, k) in [(1024, 576), (1280, 1280)] {
         let huge = square(1, 2, c, k, 1, 0);
-        cases.add(format!("weight gradient, {}", name(&huge, Nothing)), move |t| backward(t, huge, Nothing, &['w']));
+        cases.add_aligned(format!("weight gradient, {}", name(&huge, Nothing)), move |t| {
+            backward(t, huge, Nothing, &['w'])
+        });
     }
     let bias = square(5, 4, 3, 300, 1, 0);
     cases.add(format!("backward, {}", name(&bias, Added)), move |t| backward(t, bias, Added, &['x', 'b']));

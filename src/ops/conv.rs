@@ -135,6 +135,9 @@ struct GradientArgument {
     pooled: u32,
 }
 
+/// Rows and columns of a filter's tap that one block turns: `SIDE` in `conv_flip_filters`.
+const FLIPPED_TILE: u32 = 32;
+
 /// Tiles that all precisions have, widest first, then those of f32 for at most 32 and at most 16 columns.
 const fn tiles(wide: [Variants; 3], narrow: [Kernel; 2]) -> [Tile; 5] {
     let ([a, b, c], [d, e]) = (wide, narrow);
@@ -391,9 +394,10 @@ pub fn conv_input_gradient(
     let (c, k) = (size32(what, sizes.c)?, size32(what, sizes.k)?);
     let device = dx.device();
     let taps = sizes.r * sizes.s;
-    let launch = device.launch(kernel::CONV_FLIP_FILTERS, [c, size32(what, taps)?, 1]);
+    let grid = [k.div_ceil(FLIPPED_TILE), c.div_ceil(FLIPPED_TILE), size32(what, taps)?];
+    let launch = device.launch(kernel::CONV_FLIP_FILTERS, grid);
     let launch = launch.output(workspace).input(filters).scalar(taps as u32).scalar(c).scalar(k);
-    // SAFETY: filters and workspace both have R * S * C * K elements, compared above; the grid covers R * S and C.
+    // SAFETY: filters and workspace both have R * S * C * K elements, compared above; the grid covers K, C and R * S.
     unsafe { launch.run()? };
 
     let pixels = sizes.n * sizes.h * sizes.w;
