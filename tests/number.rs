@@ -5,6 +5,8 @@ mod common;
 use common::*;
 use half::{bf16, f16};
 use zgan::device::{Buffer, Precision};
+use zgan::ops::Activation;
+use zgan::ops::matmul::{self, Linear, OutputGradient};
 use zgan::ops::pixels::{self, Augment};
 use zgan::ops::state::{State, StateBuffer};
 
@@ -77,4 +79,29 @@ fn precisions_do_not_mix() {
     half.write(&[0.1, 65_520.0, -1e-8, 1.0]).unwrap();
     assert_eq!(half.read().unwrap(), [0.1, 65_520.0, -1e-8, 1.0].map(|x| f16::from_f32(x).to_f32()));
     assert_eq!(half.view(3..4).read().unwrap(), [1.0]);
+}
+
+/// What a product multiplies is a computed number rounded once: here dy * scale, which the weight gradient of one sample
+/// with x = 1 gives back as it is.
+#[test]
+fn factors_are_rounded_as_the_host_does() {
+    on_each_device(|device| {
+        let sizes = Linear { n: 1, c: 1, k: 2048 };
+        for precision in [Precision::Tf32, Precision::Bf16, Precision::F16] {
+            let dy: Vec<f32> = (0..sizes.k).map(|i| stored(precision, (i as f32 - 1023.3) / 511.7)).collect();
+            let (from, x) = (device.upload_in(&dy, precision).unwrap(), device.upload_in(&[1.0], precision).unwrap());
+            for scale in [1.0f32, 1.0 / 3.0, 7e-5, 3.1e-8, 1e-30, 33_333.3, 1e8, f32::MAX, f32::NAN] {
+                let row_scale = device.upload(&[scale]).unwrap();
+                let dweight: Buffer<f32> = device.zeros(sizes.k).unwrap();
+                let activation = Activation::Identity;
+                let gradient = OutputGradient { dy: &from, y: None, activation, row_scale: Some(&row_scale) };
+                matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient).unwrap();
+                for (dy, found) in dy.iter().zip(dweight.read().unwrap()) {
+                    let expected = factor(precision, dy * scale);
+                    let same = found == expected || found.is_nan() && expected.is_nan();
+                    assert!(same, "{precision}: {dy} * {scale} as a factor is {found:e}, expected {expected:e}");
+                }
+            }
+        }
+    });
 }

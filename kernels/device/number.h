@@ -23,15 +23,26 @@ DEVICE float widen_f16(uint16_t bits) {
     const uint32_t infinite = shifted >= 0x0f800000u ? 0x7f800000u : 0u;
     return bits_to_float(sign | infinite | float_to_bits(bits_to_float(shifted) * 5.192296858534828e33f));  // 2^112
 }
+// All bits, or none. What is chosen by masks is no branch to the compiler, so that loops vectorise.
+DEVICE uint32_t mask(bool condition) { return 0u - uint32_t(condition); }
+DEVICE uint32_t choose(uint32_t where, uint32_t yes, uint32_t no) { return (yes & where) | (no & ~where); }
 DEVICE uint16_t narrow_f16(float value) {
     const uint32_t bits = float_to_bits(value), sign = (bits >> 16) & 0x8000u, rest = bits & 0x7fffffffu;
     const uint32_t normal = (rest - (112u << 23) + 0xfffu + ((rest >> 13) & 1u)) >> 13;
     // Added to 0.5, a number below 2^-14 is rounded to units of 2^-24, in the mantissa's low bits.
     const uint32_t subnormal = float_to_bits(bits_to_float(rest) + 0.5f) - 0x3f000000u;
-    uint32_t half = rest < 0x38800000u ? subnormal : normal;
-    half = rest >= 0x477ff000u ? 0x7c00u : half;
-    half = rest > 0x7f800000u ? 0x7e00u : half;
+    uint32_t half = choose(mask(rest < 0x38800000u), subnormal, normal);
+    half = choose(mask(rest >= 0x477ff000u), 0x7c00u, half);
+    half = choose(mask(rest > 0x7f800000u), 0x7e00u, half);
     return uint16_t(sign | half);
+}
+// widen_f16(narrow_f16(value)): a power of two 13 binary places up takes what a half has no place for.
+DEVICE float round_to_f16(float value) {
+    const uint32_t bits = float_to_bits(value), rest = bits & 0x7fffffffu, exponent = rest & 0x7f800000u;
+    const float large = bits_to_float(choose(mask(exponent > 0x38800000u), exponent, 0x38800000u) + (13u << 23));
+    const uint32_t rounded = float_to_bits((bits_to_float(rest) + large) - large);
+    const uint32_t finite = choose(mask(rest >= 0x477ff000u), 0x7f800000u, rounded);
+    return bits_to_float((bits & 0x80000000u) | choose(mask(rest > 0x7f800000u), 0x7fc00000u, finite));
 }
 #endif
 
@@ -85,6 +96,8 @@ typedef float T;
 // A factor of a product: a number that was computed, as it would be stored; in tf32, rounded.
 #if PRECISION_TF32
 DEVICE float factor(float value) { return round_to_tf32(value); }
+#elif PRECISION_F16 && !defined(__CUDACC_RTC__)
+DEVICE float factor(float value) { return round_to_f16(value); }
 #else
 DEVICE float factor(float value) { return T(value); }
 #endif
