@@ -105,7 +105,7 @@ impl Tune {
 /// A row of the table; `above` is the field of the row above, where there is one.
 fn tell(line: &Line, above: &mut Option<&'static str>) {
     if above.is_none() {
-        say(format!("\n{:<14} {:>11} {:>12} {:>7}  problems", "field", "present", "tried", "time"));
+        say(format!("\n{:<13} {:>9} {:>12} {:>7} {:>7}  problems", "field", "present", "tried", "time", "again"));
     }
     let field = match line {
         Line::Cost { family, .. } => family,
@@ -116,12 +116,14 @@ fn tell(line: &Line, above: &mut Option<&'static str>) {
     *above = Some(field);
     say(match line {
         Line::Cost { precision, tile, cost, .. } => {
-            format!("{name:<14} {tile:>11} {precision:>12} {cost:>7.3}  measured cost")
+            let precision = precision.name();
+            format!("{name:<13} {tile:>9} {precision:>12} {cost:>7.3} {:>7}  measured cost", "")
         }
-        Line::Trial(Trial { present, tried, ratio, problems, taken, .. }) => {
+        Line::Trial(Trial { present, tried, ratio, again, problems, taken, .. }) => {
+            let again = again.map(|again| format!("{again:.3}")).unwrap_or_default();
             let taken = if *taken { "  taken" } else { "" };
-            format!("{name:<14} {present:>11} {tried:>12} {ratio:>7.3}  {problems}{taken}")
+            format!("{name:<13} {present:>9} {tried:>12} {ratio:>7.3} {again:>7}  {problems}{taken}")
         }
-        Line::Untried { present, .. } => format!("{name:<14} {present:>11} {:>12} {:>7}  none depends on it", "", ""),
+        Line::Untried { present, .. } => format!("{name:<13} {present:>9} {:>28}  none depends on it", ""),
     });
 }

@@ -25,7 +25,9 @@ pub fn text(device: &Device) -> String {
     for (name, tiles) in [("linear-tiles", &tuning.linear_tiles), ("conv-tiles", &tuning.conv_tiles)] {
         let _ = writeln!(text, "[{name}]");
         for tile in tiles {
-            let costs = Precision::ALL.iter().zip(tile.cost);
+            // What was not measured is 1.
+            let told = |(precision, cost): &(&Precision, f64)| **precision == Precision::F32 || *cost != 1.0;
+            let costs = Precision::ALL.iter().zip(tile.cost).filter(told);
             let costs: Vec<String> = costs.map(|(precision, cost)| format!("{precision} = {cost:?}")).collect();
             let _ = writeln!(text, "{} = {{ {} }}", tile.name(), costs.join(", "));
         }
