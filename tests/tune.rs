@@ -393,7 +393,7 @@ fn the_program_writes_a_file_that_training_uses() {
     assert!(run("", "tune --device simt --dry-run", 2).contains("simt checks kernels"));
     assert!(run("", "tune wibble --device host --dry-run", 2).contains("wibble"));
     assert!(run("", "tune --device host --output no/a.toml", 2).contains("there is no folder no"));
-    assert!(run("", "tune --device host --time -1", 2).contains("--time"));
+    assert!(run("", "tune --device host --time=-1", 2).contains("--time"));
 
     // A file that is named must be right.
     assert!(run("b.toml", &format!("{TRAIN} host"), 2).contains("ZGAN_TUNING: b.toml: "));

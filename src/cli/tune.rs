@@ -62,6 +62,10 @@ impl Tune {
             self.prepare(place)?;
         }
         say(device.description());
+        say(format!(
+            "time and again: a candidate's over the present value's; below {:.2} both times it is taken",
+            1.0 - WORTH
+        ));
         let caches = if self.tiny { Caches::Warm } else { Caches::Cold };
         let request = Request { settings: Settings { caches, time }, tiny: self.tiny, filter: self.filter.as_deref() };
         let mut above = None;
