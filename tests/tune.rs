@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::Random;
 use zgan::bench::{Caches, Settings};
-use zgan::device::{Buffer, Device, FIELDS, Launched, TileCost, Tuning, embedded_images, trace};
+use zgan::device::{Buffer, Device, FIELDS, Field, Launched, TileCost, Tuning, embedded_images, trace};
 use zgan::ops::adam::{self, Adam, Buffers};
 use zgan::ops::conv::{self, Conv, ConvGradient, Prologue};
 use zgan::ops::log_partition::{self, Evaluation};
@@ -138,20 +138,42 @@ fn grids(launched: &[Launched]) -> Vec<(&'static str, [u32; 3])> {
     launched.iter().map(|launched| (launched.kernel, launched.grid)).collect()
 }
 
+const OPERATIONS: [(&str, Operation); 6] = [
+    ("conv weight gradient", weight_gradient),
+    ("norm", normalise),
+    ("log_partition", softmax),
+    ("adam", update),
+    ("elementary", elements),
+    ("linear bias gradient", linear_bias),
+];
+
+/// The ends of what a file may hold, under the checkers of `zgan check`.
+#[test]
+fn what_is_allowed_makes_no_kernel_wrong() {
+    let (least, most): (fn(&Field) -> usize, fn(&Field) -> usize) = (|field| field.least, |field| field.most);
+    for ends in [least, most] {
+        let device = Device::simt_checked(5);
+        let mut tuning = device.built_in_tuning();
+        FIELDS.iter().for_each(|field| (field.set)(&mut tuning, ends(field)));
+        let tuned = device.with_tuning(tuning).unwrap();
+        for (name, operation) in OPERATIONS {
+            let (expected, found) = (operation(&device).unwrap(), operation(&tuned).unwrap());
+            for (found, expected) in found.iter().zip(&expected) {
+                let error = common::relative_error(found, &common::to_f64(expected), 1e-30);
+                assert!(error < 1e-5, "{name}: {error:.1e}");
+            }
+            let seen = device.seen();
+            assert!(!seen.kernels.is_empty() && seen.findings.is_empty(), "{name}: {:?}", seen.findings);
+        }
+    }
+}
+
 #[test]
 fn another_tuning_makes_other_grids_and_the_same_results() {
-    let operations: [(&str, Operation); 6] = [
-        ("conv weight gradient", weight_gradient),
-        ("norm", normalise),
-        ("log_partition", softmax),
-        ("adam", update),
-        ("elementary", elements),
-        ("linear bias gradient", linear_bias),
-    ];
     for device in devices() {
         let tuned = device.with_tuning(odd(&device)).unwrap();
         assert_eq!((device.tuning(), tuned.tuning()), (&device.built_in_tuning(), &odd(&device)));
-        for (name, operation) in operations {
+        for (name, operation) in OPERATIONS {
             let run = |device: &Device| {
                 let mut outputs = Vec::new();
                 let launched = trace(|| operation(device).map(|found| outputs = found)).unwrap();
