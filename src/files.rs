@@ -1,7 +1,7 @@
 //! Files that are either whole or not there.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
@@ -36,6 +36,14 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
+}
+
+/// `$XDG_CACHE_HOME/zgan`, else `~/.cache/zgan`.
+pub fn users_cache() -> Option<PathBuf> {
+    // A relative path is to be ignored, the specification says.
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("zgan"))
 }
 
 /// Removes what a killed program left half written in `folder`.

@@ -12,6 +12,7 @@
 //! - [`eval`]: how good generated images are;
 //! - [`bench`]: operations and steps timed beside what the machine can do;
 //! - [`study`]: what fusion buys, rung by rung, and the page that shows it; [`plot`] draws;
+//! - [`tune`]: block sizes and tiles measured for a device, and the file they are kept in;
 //! - [`gate`]: what the compiler made of the kernels for GPUs, and the most they may take;
 //! - [`check`]: every kernel as thread blocks, under checkers that see each access to memory;
 //! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
@@ -34,5 +35,6 @@ pub mod plot;
 pub mod random;
 pub mod run;
 pub mod study;
+pub mod tune;
 
 pub use error::{Error, Result};

@@ -1,14 +1,16 @@
-//! Run folders: `runs/NAME/` with `config.toml`, `metrics.csv`, `samples/` and `checkpoints/`.
+//! Run folders: `runs/NAME/` with `config.toml`, `tuning.toml`, `metrics.csv`, `samples/` and `checkpoints/`.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Config};
+use crate::device::Device;
 use crate::gan::Metrics;
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, tune};
 
 const CONFIG: &str = "config.toml";
+const TUNING: &str = "tuning.toml";
 const METRICS: &str = "metrics.csv";
 const SAMPLES: &str = "samples";
 const CHECKPOINTS: &str = "checkpoints";
@@ -74,6 +76,11 @@ impl Run {
         files::write_bytes(&self.folder.join(CONFIG), config.to_toml()?.as_bytes())
     }
 
+    /// The block sizes that results depend on.
+    pub fn save_tuning(&self, device: &Device) -> Result<()> {
+        tune::file::write(&self.folder.join(TUNING), device)
+    }
+
     pub fn sample_path(&self, step: u64) -> PathBuf {
         self.folder.join(SAMPLES).join(format!("step-{step:06}.png"))
     }
@@ -125,7 +132,7 @@ impl Run {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path)(error)),
             _ => Ok(()),
         };
-        for file in [CONFIG, METRICS] {
+        for file in [CONFIG, TUNING, METRICS] {
             remove(&self.folder.join(file))?;
         }
         for (part, extension) in [(SAMPLES, "png"), (CHECKPOINTS, "safetensors")] {
@@ -188,6 +195,10 @@ pub fn names(runs_dir: &Path) -> Vec<String> {
 
 pub fn config_path(folder: &Path) -> PathBuf {
     folder.join(CONFIG)
+}
+
+pub fn tuning_path(folder: &Path) -> PathBuf {
+    folder.join(TUNING)
 }
 
 pub fn metrics_path(folder: &Path) -> PathBuf {

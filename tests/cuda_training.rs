@@ -16,6 +16,7 @@ fn train(runs: &Path, name: &str, device: &str, settings: &str, arguments: &[&st
         .arg(runs)
         .args(arguments)
         .env("LD_LIBRARY_PATH", stand_in::folder())
+        .env("ZGAN_TUNING", "off")
         .env("ZGAN_STAND_IN", settings)
         .output()
         .unwrap()
@@ -167,6 +168,7 @@ fn a_failure_leaves_the_last_checkpoint() {
             .args(["train", "--device", "cuda", "--resume", "broken", "--runs-dir"])
             .arg(runs.path())
             .env("LD_LIBRARY_PATH", stand_in::folder())
+            .env("ZGAN_TUNING", "off")
             .env("ZGAN_STAND_IN", settings)
             .output()
             .unwrap();
@@ -179,6 +181,7 @@ fn a_failure_leaves_the_last_checkpoint() {
         .args(["train", "--device", "cuda", "--resume", "broken", "--runs-dir"])
         .arg(runs.path())
         .env("LD_LIBRARY_PATH", stand_in::folder())
+        .env("ZGAN_TUNING", "off")
         .env("ZGAN_STAND_IN", "host")
         .output()
         .unwrap();

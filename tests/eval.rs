@@ -302,6 +302,7 @@ fn the_program_evaluates_at_the_end_and_when_asked() {
         // scripts/gpu-check runs this test where cargo does not.
         let zgan = std::env::var("ZGAN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_zgan").into());
         let mut command = Command::new(zgan);
+        command.env("ZGAN_TUNING", "off");
         let output = command.args(arguments.split_whitespace()).current_dir(place.path()).output().unwrap();
         let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
         assert_eq!(output.status.code(), Some(code), "zgan {arguments}\n{out}{err}");

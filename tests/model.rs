@@ -18,7 +18,7 @@ const ROUND: Card = Card {
 };
 
 fn times(kernel: &'static str, flops: u64, bytes: u64) -> Times {
-    Times::of(&ROUND, &Launched { kernel, flops, bytes, seconds: 0.0 }, 1e-6).unwrap()
+    Times::of(&ROUND, &Launched { grid: [1; 3], kernel, flops, bytes, seconds: 0.0 }, 1e-6).unwrap()
 }
 
 #[track_caller]
@@ -47,7 +47,7 @@ fn a_launch_takes_the_longer_of_products_and_memory_and_what_follows() {
 
 #[test]
 fn a_card_without_the_unit_is_told() {
-    let launched = Launched { kernel: "conv_forward_tf32_64x64", flops: 1, bytes: 1, seconds: 0.0 };
+    let launched = Launched { grid: [1; 3], kernel: "conv_forward_tf32_64x64", flops: 1, bytes: 1, seconds: 0.0 };
     let error = Times::of(&ROUND, &launched, 0.0).unwrap_err().to_string();
     assert!(error.contains("conv_forward_tf32_64x64: A card of round figures has no tensor tf32"), "{error}");
 }
@@ -55,9 +55,9 @@ fn a_card_without_the_unit_is_told() {
 #[test]
 fn a_sum_is_that_of_its_launches() {
     let launched = [
-        Launched { kernel: "linear_forward_f32_64x64", flops: 20_000_000, bytes: 500_000, seconds: 0.0 },
-        Launched { kernel: "zero", flops: 0, bytes: 200_000, seconds: 0.0 },
-        Launched { kernel: "linear_forward_f32_64x64", flops: 10_000_000, bytes: 500_000, seconds: 0.0 },
+        Launched { grid: [1; 3], kernel: "linear_forward_f32_64x64", flops: 20_000_000, bytes: 500_000, seconds: 0.0 },
+        Launched { grid: [1; 3], kernel: "zero", flops: 0, bytes: 200_000, seconds: 0.0 },
+        Launched { grid: [1; 3], kernel: "linear_forward_f32_64x64", flops: 10_000_000, bytes: 500_000, seconds: 0.0 },
     ];
     let Modelled { total, kernels, .. } = Modelled::of(&ROUND, "two".into(), "form", &launched, 1e-6).unwrap();
     // 20, 2 and 10 us and three times one; memory alone would take 5 + 2 + 5.
@@ -130,7 +130,7 @@ fn every_problem_and_step_has_a_model() {
 fn the_program_prints_a_table_csv_and_json() {
     let run = |arguments: &[&str], code: i32| -> (String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
-        let output = command.args(["bench", "--tiny"]).args(arguments).output().unwrap();
+        let output = command.env("ZGAN_TUNING", "off").args(["bench", "--tiny"]).args(arguments).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let (out, error) = (text(output.stdout), text(output.stderr));
         assert_eq!(output.status.code(), Some(code), "{out}{error}");

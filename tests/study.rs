@@ -91,7 +91,11 @@ fn zgan(folder: &Path, arguments: &str, code: i32) -> (String, String) {
     // On another machine scripts/gpu-check says where the program is.
     let program = std::env::var("ZGAN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_zgan").into());
     let mut command = Command::new(program);
-    let command = command.current_dir(folder).args(arguments.split_whitespace()).env("XDG_CACHE_HOME", folder);
+    let command = command
+        .current_dir(folder)
+        .args(arguments.split_whitespace())
+        .env("XDG_CACHE_HOME", folder)
+        .env("ZGAN_TUNING", "off");
     let Output { status, stdout, stderr } = command.output().unwrap();
     let [out, error] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
     assert_eq!(status.code(), Some(code), "{arguments}: {out}{error}");

@@ -56,13 +56,18 @@ const SWEPT: usize = 1 << 23;
 pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result<Vec<Measured>> {
     let forms = (problem.make)(device)?;
     problem.check(&forms)?;
+    time(device, &forms, settings)
+}
+
+/// Times forms in turns.
+pub(crate) fn time(device: &Device, forms: &[Form], settings: Settings) -> Result<Vec<Measured>> {
     let sweep: Option<[Buffer<f32>; 2]> = match settings.caches {
         Caches::Warm => None,
         Caches::Cold => Some([device.zeros(SWEPT)?, device.zeros(SWEPT)?]),
     };
     let mut repeats = Vec::new();
     let mut measured = Vec::new();
-    for form in &forms {
+    for form in forms {
         let before = traffic();
         let once = seconds(device, || form.run())?;
         let after = traffic();

@@ -18,6 +18,7 @@ mod steps;
 
 pub use cards::{CARDS, Card};
 pub use ceilings::Ceilings;
+pub(crate) use measure::time;
 pub use measure::{Caches, Measured, Settings, measure};
 pub use model::{Bound, Modelled, Times, model, model_step};
 pub use operations::problems;
@@ -151,7 +152,7 @@ pub fn numbers(device: &Device, len: usize, seed: u64) -> Result<Buffer<f32>> {
     device.upload(&values(len, seed))
 }
 
-fn values(len: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn values(len: usize, seed: u64) -> Vec<f32> {
     let mut values = vec![0.0; len];
     Random::new(seed, 0, 0).fill_uniform(&mut values, -1.0, 1.0);
     values

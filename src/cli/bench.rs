@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 use zgan::bench::{self, Caches, Card, Ceilings, Row, Settings};
-use zgan::device::{Device, DeviceChoice};
+use zgan::device::DeviceChoice;
 use zgan::nn::Fusion;
 
-use super::{model, say, scaling};
+use super::{model, say, scaling, tuned};
 
 #[derive(Args)]
 pub struct Bench {
@@ -62,7 +62,7 @@ impl Bench {
         if self.scaling {
             return scaling::run(self, settings);
         }
-        let open = || Device::open(self.device, self.threads).map(|(device, _)| device);
+        let open = || tuned::open(self.device, self.threads).map(|(device, _)| device);
         if let Some(card) = self.model {
             let measured = if self.measure { Some((open()?, settings)) } else { None };
             let filter = self.filter.as_deref();

@@ -12,7 +12,7 @@ use zgan::eval::{self, Cache, Ready, Report, Request, Tested, Training};
 use zgan::gan::{Trainer, Weights};
 use zgan::{Error, checkpoint, run};
 
-use super::{say, thousands};
+use super::{say, thousands, tuned};
 
 /// Real images of each class.
 pub(super) const REAL: usize = 500;
@@ -83,7 +83,7 @@ impl Eval {
             );
             return Err(Error::Config(what).into());
         }
-        let (device, _) = Device::open(self.device, self.threads)?;
+        let (device, _) = tuned::open(self.device, self.threads)?;
         let mut trainer = Trainer::new(&device, &config.trainer_options(&header.data))?;
         trainer.restore(header.step, &tensors).with_context(|| format!("{} cannot be drawn from", path.display()))?;
         drop(tensors);

@@ -13,6 +13,8 @@ mod sample;
 mod scaling;
 mod study;
 mod train;
+mod tune;
+mod tuned;
 
 use std::io::Write;
 use std::path::Path;
@@ -40,6 +42,8 @@ enum Command {
     Eval(eval::Eval),
     /// Time the operations beside what the machine can do
     Bench(bench::Bench),
+    /// Measure which block sizes and tiles suit this device, for all commands to use
+    Tune(tune::Tune),
     /// Show what fusion buys, as a page; or compare the discriminators that know labels
     Study(study::Study),
     /// Tell about devices and kernels, a run, or a checkpoint
@@ -60,6 +64,7 @@ pub fn main() -> ExitCode {
         (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
         (Command::Eval(eval), _) => eval.run().map(|()| ExitCode::SUCCESS),
         (Command::Bench(bench), _) => bench.run().map(|()| ExitCode::SUCCESS),
+        (Command::Tune(tune), _) => tune.run().map(|()| ExitCode::SUCCESS),
         (Command::Study(study), _) => study.run().map(|()| ExitCode::SUCCESS),
         (Command::Info(info), _) => info.run().map(|()| ExitCode::SUCCESS),
         (Command::Kernels(kernels), _) => kernels.run(),

@@ -8,12 +8,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use zgan::checkpoint::{self, Header};
 use zgan::config::{Config, nearest};
 use zgan::data::ImageShape;
-use zgan::device::{Device, DeviceChoice};
+use zgan::device::DeviceChoice;
 use zgan::gan::{Generator, Latents, TrainerOptions, Weights, interpolate, ring};
 use zgan::picture::Picture;
 use zgan::{Error, run};
 
-use super::{grid, say};
+use super::{grid, say, tuned};
 
 #[derive(Args)]
 pub struct Sample {
@@ -88,7 +88,7 @@ impl Sample {
         if !grid {
             self.prepare_folder()?;
         }
-        let (device, _) = Device::open(self.device, self.threads)?;
+        let (device, _) = tuned::open(self.device, self.threads)?;
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
         let mut generator = Generator::new(&device, &job.options, &tensors, weights)
             .with_context(|| format!("{} cannot be drawn from", path.display()))?;

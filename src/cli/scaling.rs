@@ -1,17 +1,17 @@
 //! `zgan bench --scaling`
 
 use zgan::bench::{Settings, Timed, exponent, sweeps};
-use zgan::device::{Device, DeviceChoice};
+use zgan::device::DeviceChoice;
 
 use super::bench::Bench;
-use super::say;
+use super::{say, tuned};
 
 /// A sweep's points: thread count, size, forms.
 type Points = Vec<(usize, usize, Vec<Timed>)>;
 
 pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
     let for_people = !bench.json && !bench.csv;
-    let (host, _) = Device::open(bench.device, bench.threads)?;
+    let (host, _) = tuned::open(bench.device, bench.threads)?;
     let threads = if host.execution() == "host" { thread_counts(bench.threads) } else { vec![0] };
     let mut sweeps = sweeps(bench.tiny);
     sweeps.retain(|sweep| bench.filter.as_ref().is_none_or(|text| sweep.name.contains(text.as_str())));
@@ -28,7 +28,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
         let mut points = Points::new();
         for &threads in &threads {
             let choice = if threads > 0 { DeviceChoice::Host } else { bench.device };
-            let (device, _) = Device::open(choice, threads)?;
+            let (device, _) = tuned::open(choice, threads)?;
             if for_people {
                 say(format!("{}: {}, ms a step", sweep.name, device.description()));
             }

@@ -9,11 +9,11 @@ use zgan::Error;
 use zgan::bench::{Caches, Settings};
 use zgan::config::Config;
 use zgan::data::{DataSource, Split};
-use zgan::device::{Device, DeviceChoice};
+use zgan::device::DeviceChoice;
 use zgan::gan::Preset;
 use zgan::study::{self, conditioning};
 
-use super::{eval, say};
+use super::{eval, say, tuned};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -92,7 +92,7 @@ impl Study {
         let time = Duration::try_from_secs_f64(self.time)
             .map_err(|_| Error::Config(format!("--time {}: a number of seconds, 0 or more", self.time)))?;
         let caches = if self.warm { Caches::Warm } else { Caches::Cold };
-        let (device, _) = Device::open(self.device, self.threads)?;
+        let (device, _) = tuned::open(self.device, self.threads)?;
         say(device.description());
         let study = study::measure(&device, Settings { caches, time }, self.tiny, &mut |line| say(line))?;
         study::write(&self.out, &study::page(&study))?;
@@ -122,7 +122,7 @@ impl Conditioning {
         let data = config.data.open(Split::Train, &config.data_options())?;
         conditioning::check(&config, &data.info())?;
         eval::check(&data.info())?;
-        let (device, _) = Device::open(self.device, self.threads)?;
+        let (device, _) = tuned::open(self.device, self.threads)?;
         let for_people = !self.json && !self.csv;
         // What is for other programs has the standard output for itself.
         let mut tell = |line: String| match for_people {

@@ -17,7 +17,7 @@ use zgan::run::{self, MetricsLog, Run};
 use zgan::{Error, Result};
 
 use super::progress::{Progress, clock};
-use super::{eval, grid, next_command, say, thousands};
+use super::{eval, grid, next_command, say, thousands, tuned};
 
 /// What is not a setting of a run. The settings themselves are the fields of [`Config`].
 #[derive(Args)]
@@ -61,11 +61,23 @@ impl Train {
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, config.loader_options())?) };
         let plan = Trainer::plan(&options)?;
-        let (device, why) = Device::open(config.device, config.threads)?;
+        let (device, why, retuned) = match &self.resume {
+            Some(name) => {
+                let file = run::tuning_path(&run::find(config.runs_dir(), name)?);
+                tuned::reopen(config.device, config.threads, &file)?
+            }
+            None => {
+                let (device, why) = tuned::open(config.device, config.threads)?;
+                (device, why, false)
+            }
+        };
 
         say(format!("device  {}", device.description()));
         if let Some(why) = why {
             say(format!("        auto: {why}"));
+        }
+        if retuned {
+            say("        with another tuning than the run had: its bits will not be those of one that went through");
         }
         say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
         tell_unreadable(&data, say);
@@ -94,6 +106,7 @@ impl Train {
             None => Run::create(config.runs_dir(), config.run.as_deref(), &config.preset.to_string(), self.force)?,
         };
         run.save_config(&config)?;
+        run.save_tuning(&device)?;
         let (log, seconds_before) = run.metrics(first, &options.more_metrics())?;
         say(format!("run     {}, steps {first} to {end} of {}", run.folder().display(), config.steps));
 

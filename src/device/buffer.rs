@@ -65,7 +65,7 @@ pub(crate) const ALIGNMENT: usize = 256;
 
 impl Memory {
     fn zeros(device: &Device, bytes: usize, element_bytes: usize) -> Result<Memory> {
-        let address = match &*device.0 {
+        let address = match &*device.backend {
             _ if bytes == 0 => 0,
             Backend::Host(_) => host_zeros(bytes)?,
             Backend::Simt(simt) => {
@@ -99,10 +99,10 @@ impl Drop for Memory {
         if self.address == 0 {
             return;
         }
-        if let Backend::Simt(simt) = &*self.device.0 {
+        if let Backend::Simt(simt) = &*self.device.backend {
             simt.freed(self.address);
         }
-        match &*self.device.0 {
+        match &*self.device.backend {
             Backend::Host(_) | Backend::Simt(_) => {
                 if let Ok(layout) = layout(self.bytes) {
                     // SAFETY: `host_zeros` allocated it with this layout, and nobody else frees it.
@@ -236,7 +236,7 @@ impl<T: Element> Buffer<T> {
 
     /// For the checkers of `simt`: this memory has been written, or is to count as never written.
     pub(super) fn mark(&self, written: bool) {
-        if let Backend::Simt(simt) = &*self.memory.device.0 {
+        if let Backend::Simt(simt) = &*self.memory.device.backend {
             simt.mark(self.byte_range(), written);
         }
     }
@@ -258,7 +258,7 @@ impl<T: Element> Buffer<T> {
     fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
         assert_eq!(bytes.len(), self.len * self.element_bytes(), "the bytes of all elements");
         self.mark(true);
-        match &*self.memory.device.0 {
+        match &*self.memory.device.backend {
             _ if self.len == 0 => Ok(()),
             // SAFETY: so many bytes at `address` lie inside the live allocation (`view`, `cast`); a slice that the
             // caller borrows cannot overlap memory that is never lent as a slice.
@@ -286,7 +286,7 @@ impl<T: Element> Buffer<T> {
     /// As many bytes as the elements have.
     fn read_bytes(&self, bytes: &mut [u8]) -> Result<()> {
         assert_eq!(bytes.len(), self.len * self.element_bytes(), "the bytes of all elements");
-        match &*self.memory.device.0 {
+        match &*self.memory.device.backend {
             _ if self.len == 0 => Ok(()),
             // SAFETY: as in `write_bytes`; the destination is borrowed exclusively.
             Backend::Host(_) | Backend::Simt(_) => unsafe {
@@ -318,15 +318,17 @@ impl<T: Element> Buffer<T> {
         let bytes = self.len * self.element_bytes();
         self.hold();
         source.hold();
-        launch::traced(self.device(), launch::COPY, 2 * bytes as u64, 0, || match &*self.memory.device.0 {
-            _ if bytes == 0 => Ok(()),
-            // SAFETY: both ranges lie inside live allocations; `copy` allows them to overlap.
-            Backend::Host(_) | Backend::Simt(_) => unsafe {
-                std::ptr::copy(source.address() as *const u8, self.address() as *mut u8, bytes);
-                Ok(())
-            },
-            Backend::Cuda(cuda) => cuda.copy(self.address(), source.address(), bytes),
-            Backend::Unbacked(_) => Ok(()),
+        launch::traced(self.device(), (launch::COPY, [0; 3]), 2 * bytes as u64, 0, || {
+            match &*self.memory.device.backend {
+                _ if bytes == 0 => Ok(()),
+                // SAFETY: both ranges lie inside live allocations; `copy` allows them to overlap.
+                Backend::Host(_) | Backend::Simt(_) => unsafe {
+                    std::ptr::copy(source.address() as *const u8, self.address() as *mut u8, bytes);
+                    Ok(())
+                },
+                Backend::Cuda(cuda) => cuda.copy(self.address(), source.address(), bytes),
+                Backend::Unbacked(_) => Ok(()),
+            }
         })
     }
 
@@ -335,7 +337,7 @@ impl<T: Element> Buffer<T> {
         self.mark(true);
         let bytes = self.len * self.element_bytes();
         self.hold();
-        launch::traced(self.device(), launch::ZERO, bytes as u64, 0, || match &*self.memory.device.0 {
+        launch::traced(self.device(), (launch::ZERO, [0; 3]), bytes as u64, 0, || match &*self.memory.device.backend {
             _ if bytes == 0 => Ok(()),
             // SAFETY: the range lies inside the live allocation.
             Backend::Host(host) => unsafe {

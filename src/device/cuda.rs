@@ -18,7 +18,7 @@ use cudarc::driver::{CudaContext, CudaEvent as Event, CudaFunction, CudaStream, 
 
 use super::buffer::{Memory, size};
 use super::kernels::Kernel;
-use super::tuning::{self, Tuning};
+use super::tuning::{CUDA_WORKERS, Kind};
 use crate::{Error, Result};
 pub(super) use feed::CudaFeed;
 pub(super) use graph::{CapturedGraph, CudaEvent};
@@ -38,7 +38,9 @@ pub(super) struct Cuda {
     description: String,
     /// What the running code was made for.
     target: String,
-    tuning: &'static Tuning,
+    name: String,
+    /// Multiprocessors.
+    workers: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     /// By module and index. None where the code has no such kernel: what needs a later generation is absent.
@@ -128,6 +130,8 @@ impl Cuda {
             )));
         }
         let memory = context.total_mem().map_err(said(&device, "asking for its memory"))?;
+        // Only how tiles are chosen depends on it, and every tile gives the same bits.
+        let multiprocessors = context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         let (target, functions) = code::load(&context, &device, (major, minor))?;
         let stream = context.new_stream().map_err(said(&device, "making a stream"))?;
         let staging = Mutex::new(Staging { slots: [slot(&context, &device)?, slot(&context, &device)?], turn: 0 });
@@ -136,7 +140,8 @@ impl Cuda {
                 "cuda:{ordinal}: {name}, compute capability {major}.{minor}, {}, code for {target}",
                 size(memory)
             ),
-            tuning: tuning::of_gpu(&name),
+            workers: multiprocessors.map_or(CUDA_WORKERS, |n| n.max(1) as usize),
+            name,
             device,
             target,
             context,
@@ -152,8 +157,16 @@ impl Cuda {
         self.description.clone()
     }
 
-    pub fn tuning(&self) -> &'static Tuning {
-        self.tuning
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn kind(&self) -> Kind {
+        Kind::of_gpu(&self.name)
+    }
+
+    pub fn workers(&self) -> usize {
+        self.workers
     }
 
     pub fn synchronize(&self) -> Result<()> {

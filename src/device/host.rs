@@ -63,6 +63,10 @@ impl Host {
         self.pool.workers.len() + 1
     }
 
+    pub fn name(&self) -> String {
+        format!("host {}", self.table.isa)
+    }
+
     pub fn description(&self) -> String {
         let threads = self.threads();
         format!("host: {threads} thread{}, {}", if threads == 1 { "" } else { "s" }, self.table.isa)

@@ -56,6 +56,8 @@ pub const ZERO: &str = "zero";
 pub struct Launched {
     /// The name of the kernel, [`COPY`] or [`ZERO`].
     pub kernel: &'static str,
+    /// Blocks; of what is no kernel 0.
+    pub grid: [u32; 3],
     /// As [`Traffic`] counts them.
     pub bytes: u64,
     pub flops: u64,
@@ -90,7 +92,7 @@ pub fn trace(body: impl FnOnce() -> Result<()>) -> Result<Vec<Launched>> {
 /// Does `work`, seen by [`trace`].
 pub(super) fn traced(
     device: &Device,
-    kernel: &'static str,
+    (kernel, grid): (&'static str, [u32; 3]),
     bytes: u64,
     flops: u64,
     work: impl FnOnce() -> Result<()>,
@@ -103,7 +105,7 @@ pub(super) fn traced(
     let end = device.event()?;
     TRACE.with_borrow_mut(|seen| {
         if let Some(seen) = seen {
-            seen.push((Launched { kernel, bytes, flops, seconds: 0.0 }, start, end));
+            seen.push((Launched { kernel, grid, bytes, flops, seconds: 0.0 }, start, end));
         }
     });
     Ok(())
@@ -242,7 +244,7 @@ impl<'a> Launch<'a> {
         let bytes = self.touched[..self.pointers].iter().map(|view| view.end - view.start).sum::<u64>();
         let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
         TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
-        traced(self.device, name, bytes, self.flops, || {
+        traced(self.device, (name, self.grid), bytes, self.flops, || {
             // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
             unsafe { self.device.start(kernel, self.grid, pointers, &self.touched[..self.pointers], self.flops) }
         })

@@ -23,7 +23,8 @@ pub(crate) use launch::Launch;
 pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
 pub use precision::Precision;
 pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
-pub use tuning::Tuning;
+pub(crate) use tuning::Fixed;
+pub use tuning::{CONV_TILES, FIELDS, Field, LINEAR_TILES, TileCost, Tuning};
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::{Error, Result};
+use tuning::Kind;
 
 /// The GPU targets that this binary holds code for, and its bytes; none where it was built without NVRTC.
 pub fn embedded_images() -> Vec<(&'static str, usize)> {
@@ -71,9 +73,12 @@ impl Unbacked {
     }
 }
 
-/// A handle on a device; clones share it.
+/// A handle on a device, with the block sizes in force; clones share both.
 #[derive(Clone)]
-pub struct Device(Arc<Backend>);
+pub struct Device {
+    backend: Arc<Backend>,
+    tuning: Arc<Tuning>,
+}
 
 enum Backend {
     Host(host::Host),
@@ -85,10 +90,21 @@ enum Backend {
 }
 
 struct Unbacked {
-    tuning: &'static Tuning,
+    kind: Kind,
     workers: usize,
     /// Addresses are given once: views of two buffers do not overlap.
     next: AtomicU64,
+}
+
+impl Backend {
+    fn kind(&self) -> Kind {
+        match self {
+            Backend::Host(_) => Kind::Host,
+            Backend::Simt(_) => Kind::Simt,
+            Backend::Cuda(cuda) => cuda.kind(),
+            Backend::Unbacked(unbacked) => unbacked.kind,
+        }
+    }
 }
 
 /// What `--device` names.
@@ -149,12 +165,12 @@ impl Device {
     /// the environment variable `ZGAN_ISA` names.
     pub fn host(threads: usize) -> Result<Device> {
         let isa = std::env::var("ZGAN_ISA").ok();
-        Ok(Device(Arc::new(Backend::Host(host::Host::new(threads, isa.as_deref())?))))
+        Ok(Device::of(Backend::Host(host::Host::new(threads, isa.as_deref())?)))
     }
 
     /// As [`Device::host`], with the instruction set named.
     pub fn host_with_isa(threads: usize, isa: &str) -> Result<Device> {
-        Ok(Device(Arc::new(Backend::Host(host::Host::new(threads, Some(isa))?))))
+        Ok(Device::of(Backend::Host(host::Host::new(threads, Some(isa))?)))
     }
 
     /// The instruction sets that this machine can run, from the least to the most capable.
@@ -164,12 +180,12 @@ impl Device {
 
     /// Thread blocks as coroutines; `schedule_seed` shuffles the order in which the threads of a block run, 0 leaves it.
     pub fn simt(schedule_seed: u64) -> Device {
-        Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, false, None))))
+        Device::of(Backend::Simt(simt::Simt::new(schedule_seed, false, None)))
     }
 
     /// The same under the four checkers of `zgan check`: [`Device::seen`] tells what they found. Slow.
     pub fn simt_checked(schedule_seed: u64) -> Device {
-        Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, true, None))))
+        Device::of(Backend::Simt(simt::Simt::new(schedule_seed, true, None)))
     }
 
     /// The same with another build of one file's kernels (`tests/planted_defects.rs`).
@@ -182,19 +198,19 @@ impl Device {
         let index = found.ok_or_else(|| Error::Device(format!("simt: there is no kernel file {module}")))?;
         // SAFETY: the caller's; the table has an entry for each kernel of the file.
         let entries = unsafe { std::slice::from_raw_parts(entries.cast(), kernel::MODULES[index].kernels.len()) };
-        Ok(Device(Arc::new(Backend::Simt(simt::Simt::new(schedule_seed, true, Some((index, entries)))))))
+        Ok(Device::of(Backend::Simt(simt::Simt::new(schedule_seed, true, Some((index, entries))))))
     }
 
     /// Makes a checking device count, from now on, what a GPU's memory would feel of each kernel: [`Seen::profiles`].
     pub fn profile(&self) {
-        if let Backend::Simt(simt) = &*self.0 {
+        if let Backend::Simt(simt) = &*self.backend {
             simt.profile();
         }
     }
 
     /// What a checking device has seen since it was made, or last asked.
     pub fn seen(&self) -> Seen {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Simt(simt) => simt.seen(),
             _ => Seen::default(),
         }
@@ -202,30 +218,38 @@ impl Device {
 
     /// The GPU of this number.
     pub fn cuda(ordinal: usize) -> Result<Device> {
-        Ok(Device(Arc::new(Backend::Cuda(Box::new(cuda::Cuda::new(ordinal)?)))))
+        Ok(Device::of(Backend::Cuda(Box::new(cuda::Cuda::new(ordinal)?))))
     }
 
     pub(crate) fn unbacked() -> Device {
-        Device::without_memory(&tuning::HOST, 1)
+        Device::without_memory(Kind::Host, 1)
     }
 
-    /// Stands for a GPU of this name where only the launches matter that it would be given ([`record`]): they do nothing,
+    /// Stands for a GPU of this name where only the launches matter that it would be given ([`trace`]): they do nothing,
     /// and whatever is read back is 0.
     pub fn launches_of_gpu(name: &str) -> Device {
-        Device::without_memory(tuning::of_gpu(name), tuning::CUDA_WORKERS)
+        Device::without_memory(Kind::of_gpu(name), tuning::CUDA_WORKERS)
     }
 
-    fn without_memory(tuning: &'static Tuning, workers: usize) -> Device {
-        Device(Arc::new(Backend::Unbacked(Unbacked {
-            tuning,
-            workers,
-            next: AtomicU64::new(buffer::ALIGNMENT as u64),
-        })))
+    fn without_memory(kind: Kind, workers: usize) -> Device {
+        Device::of(Backend::Unbacked(Unbacked { kind, workers, next: AtomicU64::new(buffer::ALIGNMENT as u64) }))
+    }
+
+    fn of(backend: Backend) -> Device {
+        let tuning = Arc::new(backend.kind().tuning());
+        Device { backend: Arc::new(backend), tuning }
+    }
+
+    /// The same device with other block sizes: they hold for what works on buffers that are allocated from this handle.
+    /// A workspace must be of the handle that its operation's buffers are of.
+    pub fn with_tuning(&self, tuning: Tuning) -> Result<Device> {
+        tuning.check()?;
+        Ok(Device { backend: self.backend.clone(), tuning: Arc::new(tuning) })
     }
 
     /// One line for people: the execution and what it runs on.
     pub fn description(&self) -> String {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Host(host) => host.description(),
             Backend::Simt(_) => "simt: thread blocks of 256 coroutines, for checking".into(),
             Backend::Cuda(cuda) => cuda.description(),
@@ -235,7 +259,7 @@ impl Device {
 
     /// `host`, `simt`, `cuda` or `none`.
     pub fn execution(&self) -> &'static str {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Host(_) => "host",
             Backend::Simt(_) => "simt",
             Backend::Cuda(_) => "cuda",
@@ -243,23 +267,37 @@ impl Device {
         }
     }
 
-    /// The block sizes and split counts of this device.
-    pub fn tuning(&self) -> &'static Tuning {
-        match &*self.0 {
-            Backend::Host(_) => &tuning::HOST,
-            Backend::Unbacked(unbacked) => unbacked.tuning,
-            Backend::Simt(_) => &tuning::SIMT,
-            Backend::Cuda(cuda) => cuda.tuning(),
+    /// What a tuning is kept under: the GPU's name, or `host` with the instruction set. Not the number of threads, which
+    /// no result depends on.
+    pub fn name(&self) -> String {
+        match &*self.backend {
+            Backend::Host(host) => host.name(),
+            Backend::Cuda(cuda) => cuda.name().into(),
+            Backend::Simt(_) | Backend::Unbacked(_) => self.execution().into(),
         }
+    }
+
+    /// The block sizes and split counts in force.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// Those that this device has where nothing was measured.
+    pub fn built_in_tuning(&self) -> Tuning {
+        self.backend.kind().tuning()
+    }
+
+    pub(crate) fn fixed(&self) -> &'static Fixed {
+        self.backend.kind().fixed()
     }
 
     /// How many blocks run at the same time, roughly: what tile sizes are balanced for.
     pub(crate) fn workers(&self) -> usize {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Host(host) => host.threads(),
             Backend::Simt(_) => 1,
             Backend::Unbacked(unbacked) => unbacked.workers,
-            Backend::Cuda(_) => tuning::CUDA_WORKERS,
+            Backend::Cuda(cuda) => cuda.workers(),
         }
     }
 
@@ -303,7 +341,7 @@ impl Device {
 
     /// Waits until everything launched so far has ended.
     pub fn synchronize(&self) -> Result<()> {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Cuda(cuda) => cuda.synchronize(),
             _ => Ok(()),
         }
@@ -313,7 +351,7 @@ impl Device {
     /// devices but GPUs. `work` may launch kernels, copy between buffers and zero them. It may not allocate, wait, or
     /// copy from or to the host. The graph keeps the memory that it works on.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Graph>> {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Cuda(cuda) => Ok(Some(Graph { graph: cuda.capture(work)?, device: self.clone() })),
             _ => Ok(None),
         }
@@ -321,12 +359,12 @@ impl Device {
 
     /// How many batches may be on the device, the one it works on among them.
     pub(crate) fn input_slots(&self) -> usize {
-        if let Backend::Cuda(_) = &*self.0 { 2 } else { 1 }
+        if let Backend::Cuda(_) = &*self.backend { 2 } else { 1 }
     }
 
     /// A way for batches of `bytes` bytes into buffers that are there already.
     pub(crate) fn feed(&self, bytes: usize) -> Result<Feed> {
-        let copies = match &*self.0 {
+        let copies = match &*self.backend {
             Backend::Cuda(cuda) => Some(cuda.feed(self.input_slots(), bytes)?),
             _ => None,
         };
@@ -335,7 +373,7 @@ impl Device {
 
     /// A mark in the device's queue, for timing.
     pub fn event(&self) -> Result<Event> {
-        match &*self.0 {
+        match &*self.backend {
             Backend::Cuda(cuda) => Ok(Event(Mark::Cuda(cuda.event()?))),
             _ => Ok(Event(Mark::Host(std::time::Instant::now()))),
         }
@@ -370,7 +408,7 @@ impl Device {
     ) -> Result<()> {
         // SAFETY: the caller's.
         unsafe {
-            match &*self.0 {
+            match &*self.backend {
                 Backend::Host(host) => host.launch(kernel, grid, arguments),
                 Backend::Simt(simt) => simt.launch(kernel, grid, arguments, views, flops),
                 Backend::Cuda(cuda) => cuda.launch(kernel, grid, arguments),
@@ -381,13 +419,13 @@ impl Device {
 
     /// Tells the device of memory that is named by what is about to be queued.
     fn hold(&self, memory: &Arc<buffer::Memory>) {
-        if let Backend::Cuda(cuda) = &*self.0 {
+        if let Backend::Cuda(cuda) = &*self.backend {
             cuda.hold(memory);
         }
     }
 
     pub(crate) fn same(&self, other: &Device) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.backend, &other.backend)
     }
 }
 
@@ -399,7 +437,7 @@ pub struct Graph {
 
 impl Graph {
     pub fn launch(&self) -> Result<()> {
-        match &*self.device.0 {
+        match &*self.device.backend {
             Backend::Cuda(cuda) => cuda.launch_graph(&self.graph),
             _ => Ok(()),
         }
@@ -426,7 +464,7 @@ impl Feed {
         a.expect_len("write", a_values.len())?;
         b.expect_len("write", b_values.len())?;
         let parts = [(a.address(), bytemuck::cast_slice(a_values)), (b.address(), bytemuck::cast_slice(b_values))];
-        match &*self.device.0 {
+        match &*self.device.backend {
             Backend::Cuda(cuda) => cuda.fill_feed(copies, slot, &parts),
             _ => Ok(()),
         }
@@ -434,7 +472,7 @@ impl Feed {
 
     /// What is launched from now on sees what the slot was filled with.
     pub fn begin(&self, slot: usize) -> Result<()> {
-        match (&*self.device.0, &self.copies) {
+        match (&*self.device.backend, &self.copies) {
             (Backend::Cuda(cuda), Some(copies)) => cuda.begin_feed(copies, slot),
             _ => Ok(()),
         }
@@ -442,7 +480,7 @@ impl Feed {
 
     /// What was launched until now is the last that looks at the slot.
     pub fn end(&self, slot: usize) -> Result<()> {
-        match (&*self.device.0, &self.copies) {
+        match (&*self.device.backend, &self.copies) {
             (Backend::Cuda(cuda), Some(copies)) => cuda.end_feed(copies, slot),
             _ => Ok(()),
         }

@@ -1,7 +1,14 @@
 //! Block sizes and split counts, one table keyed by device: what the wrappers in `ops/` derive their grids from.
-//! Sizes are powers of two. Results depend on them, never on the number of threads or multiprocessors.
+//! Results depend on them, never on the number of threads or multiprocessors.
+//!
+//! Each execution has its own table built in; `zgan tune` measures a better one for a device, and
+//! [`super::Device::with_tuning`] puts it in force.
 
-#[derive(Debug)]
+use super::Precision;
+use crate::{Error, Result};
+
+/// What may be chosen freely, within [`FIELDS`] and the tiles there are.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tuning {
     /// Elements that one block of an elementwise kernel walks.
     pub elements: usize,
@@ -10,82 +17,178 @@ pub struct Tuning {
     pub logit_blocks: usize,
     /// Blocks that a reduction over a flat buffer is split over at most.
     pub reduce_blocks: usize,
-    /// Whether a tile that sticks out of the matrix costs only what is inside.
-    pub partial_tiles: bool,
-    /// The tiles, (rows, columns), that matrix products and wide convolutions choose from.
-    pub linear_tiles: &'static [(usize, usize)],
-    pub conv_tiles: &'static [(usize, usize)],
-    /// Rows that one block of a kernel over a matrix walks, and its columns (`COLUMNS` in `kernels/device/columns.h`).
+    /// Rows that one block of a kernel over a matrix walks.
     pub rows: usize,
-    pub columns: usize,
-    /// Whether one block of a weight gradient of a convolution sums all taps, not a tile of them.
-    pub all_taps: bool,
     /// Blocks that a weight gradient of a convolution is split into, and the fewest pixels of one.
     pub split_blocks: usize,
     pub split_pixels: usize,
     /// Columns that one block of a bias gradient sums.
     pub bias_columns: usize,
+    /// The tiles that matrix products and wide convolutions choose from.
+    pub linear_tiles: Vec<TileCost>,
+    pub conv_tiles: Vec<TileCost>,
+}
+
+/// A tile of a product that may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TileCost {
+    pub rows: usize,
+    pub columns: usize,
+    /// By [`Precision`]: the time that it takes beside what its size lets expect (`ops/tile.rs`), in any unit.
+    pub cost: [f64; 4],
+}
+
+/// A number of [`Tuning`], by its name. All are powers of two.
+pub struct Field {
+    pub name: &'static str,
+    pub least: usize,
+    pub most: usize,
+    pub get: fn(&Tuning) -> usize,
+    pub set: fn(&mut Tuning, usize),
+}
+
+macro_rules! field {
+    ($name:literal, $field:ident, $least:expr, $most:expr) => {
+        Field { name: $name, least: $least, most: $most, get: |t| t.$field, set: |t, value| t.$field = value }
+    };
+}
+
+/// The bounds are what kernels and grids can do: chunks of a flat buffer fit 32 bits, a block of the log-partition has at
+/// most 8,192 logits, a grid at most 65,535 parts of a gradient.
+pub const FIELDS: [Field; 8] = [
+    field!("elements", elements, 256, 1 << 20),
+    field!("logits", logits, 256, 8192),
+    field!("logit-blocks", logit_blocks, 16, 1 << 16),
+    field!("reduce-blocks", reduce_blocks, 16, 1 << 16),
+    field!("rows", rows, 16, 4096),
+    field!("split-blocks", split_blocks, 1, 4096),
+    field!("split-pixels", split_pixels, 16, 1 << 20),
+    field!("bias-columns", bias_columns, 16, 4096),
+];
+
+/// Rows and columns of the tiles that have kernels. The first of the linear ones is the input gradient's alone.
+pub const LINEAR_TILES: &[(usize, usize)] = &[(128, 256), (128, 128), (128, 64), (64, 64)];
+pub const CONV_TILES: &[(usize, usize)] = &[(128, 128), (128, 64), (64, 64)];
+const ONE_PASS_ONLY: (usize, usize) = LINEAR_TILES[0];
+
+impl TileCost {
+    /// `128x64`
+    pub fn name(&self) -> String {
+        format!("{}x{}", self.rows, self.columns)
+    }
+}
+
+impl Tuning {
+    /// The first thing that is not allowed, with its value and what would be.
+    pub fn check(&self) -> Result<()> {
+        for Field { name, least, most, get, .. } in &FIELDS {
+            let value = get(self);
+            if !value.is_power_of_two() || !(*least..=*most).contains(&value) {
+                let allowed = format!("a power of two from {least} to {most}");
+                return Err(Error::Config(format!("{name}: {value}, expected {allowed}")));
+            }
+        }
+        for (name, tiles, all) in
+            [("linear-tiles", &self.linear_tiles, LINEAR_TILES), ("conv-tiles", &self.conv_tiles, CONV_TILES)]
+        {
+            let wrong = |what: String| Err(Error::Config(format!("{name}: {what}")));
+            for (i, tile) in tiles.iter().enumerate() {
+                let (size, shown) = ((tile.rows, tile.columns), tile.name());
+                if !all.contains(&size) {
+                    let there: Vec<String> = all.iter().map(|(rows, columns)| format!("{rows}x{columns}")).collect();
+                    return wrong(format!("{shown}, expected tiles of {}", there.join(", ")));
+                }
+                if tiles[..i].iter().any(|other| (other.rows, other.columns) == size) {
+                    return wrong(format!("{shown} twice, expected each tile once"));
+                }
+                for (precision, cost) in Precision::ALL.iter().zip(tile.cost) {
+                    // Written so that NaN fails.
+                    if !(1e-3..=1e3).contains(&cost) {
+                        return wrong(format!("{shown} costs {cost} in {precision}, expected 0.001 to 1000"));
+                    }
+                }
+            }
+            if tiles.iter().all(|tile| (tile.rows, tile.columns) == ONE_PASS_ONLY) {
+                let (rows, columns) = all[all.len() - 1];
+                return wrong(format!("no tile that all products have, expected at least {rows}x{columns}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whose kernels run, which decides what else a grid depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Host,
+    Simt,
+    Cuda,
+}
+
+/// What kernels fix when they are compiled.
+#[derive(Debug)]
+pub(crate) struct Fixed {
+    /// Whether a tile that sticks out of the matrix costs only what is inside.
+    pub partial_tiles: bool,
+    /// Columns that one block of a kernel over a matrix walks (`COLUMNS` in `kernels/device/columns.h`).
+    pub columns: usize,
+    /// Whether one block of a weight gradient of a convolution sums all taps, not a tile of them.
+    pub all_taps: bool,
     /// Chains of multiply-adds in one block of the peak measurement.
     pub peak_chains: usize,
 }
 
-pub(super) static HOST: Tuning = Tuning {
-    linear_tiles: &[(128, 256), (128, 128), (128, 64), (64, 64)],
-    conv_tiles: &[(128, 128), (64, 64)],
-    elements: 8192,
-    logits: 8192,
-    logit_blocks: 1024,
-    reduce_blocks: 1024,
-    rows: 256,
-    columns: 64,
-    partial_tiles: true,
-    all_taps: true,
-    split_blocks: 8,
-    split_pixels: 1024,
-    bias_columns: 64,
-    peak_chains: 12 * 16,
-};
-pub(super) static SIMT: Tuning = Tuning {
-    linear_tiles: &[(128, 256), (128, 128), (128, 64), (64, 64)],
-    conv_tiles: &[(128, 128), (128, 64), (64, 64)],
-    elements: 2048,
-    logits: 8192,
-    logit_blocks: 1024,
-    reduce_blocks: 1024,
-    rows: 256,
-    columns: 16,
-    partial_tiles: false,
-    all_taps: false,
-    split_blocks: 128,
-    split_pixels: 256,
-    bias_columns: 256,
-    peak_chains: 16 * 256,
-};
-static CUDA: Tuning = Tuning {
-    linear_tiles: &[(128, 256), (128, 128), (128, 64), (64, 64)],
-    conv_tiles: &[(128, 128), (128, 64), (64, 64)],
-    elements: 2048,
-    logits: 8192,
-    logit_blocks: 1024,
-    reduce_blocks: 1024,
-    rows: 256,
-    columns: 16,
-    partial_tiles: false,
-    all_taps: false,
-    split_blocks: 128,
-    split_pixels: 256,
-    bias_columns: 256,
-    peak_chains: 16 * 256,
-};
+static HOST: Fixed = Fixed { partial_tiles: true, columns: 64, all_taps: true, peak_chains: 12 * 16 };
+static BLOCKS: Fixed = Fixed { partial_tiles: false, columns: 16, all_taps: false, peak_chains: 16 * 256 };
 
-/// Multiprocessors of a middling GPU: enough to choose a tile by.
-pub(super) const CUDA_WORKERS: usize = 64;
+fn tiles(sizes: &[(usize, usize)]) -> Vec<TileCost> {
+    sizes.iter().map(|&(rows, columns)| TileCost { rows, columns, cost: [1.0; 4] }).collect()
+}
 
-/// For the GPU of this name. A driver that stands in for one runs kernels as another execution does, and is named so.
-pub(super) fn of_gpu(name: &str) -> &'static Tuning {
-    match name {
-        "zgan stand-in, host" => &HOST,
-        "zgan stand-in, simt" => &SIMT,
-        _ => &CUDA,
+impl Kind {
+    /// Of the GPU of this name. A driver that stands in for one runs kernels as another execution does, and is named so.
+    pub fn of_gpu(name: &str) -> Kind {
+        match name {
+            "zgan stand-in, host" => Kind::Host,
+            "zgan stand-in, simt" => Kind::Simt,
+            _ => Kind::Cuda,
+        }
+    }
+
+    pub fn fixed(self) -> &'static Fixed {
+        if self == Kind::Host { &HOST } else { &BLOCKS }
+    }
+
+    /// What is built in.
+    pub fn tuning(self) -> Tuning {
+        match self {
+            Kind::Host => Tuning {
+                elements: 8192,
+                logits: 8192,
+                logit_blocks: 1024,
+                reduce_blocks: 1024,
+                rows: 256,
+                split_blocks: 8,
+                split_pixels: 1024,
+                bias_columns: 64,
+                linear_tiles: tiles(LINEAR_TILES),
+                conv_tiles: tiles(&[(128, 128), (64, 64)]),
+            },
+            Kind::Simt | Kind::Cuda => Tuning {
+                elements: 2048,
+                logits: 8192,
+                logit_blocks: 1024,
+                reduce_blocks: 1024,
+                rows: 256,
+                split_blocks: 128,
+                split_pixels: 256,
+                bias_columns: 256,
+                linear_tiles: tiles(LINEAR_TILES),
+                conv_tiles: tiles(CONV_TILES),
+            },
+        }
     }
 }
+
+/// Multiprocessors of a middling GPU: enough to choose a tile by where there is none to ask.
+pub(super) const CUDA_WORKERS: usize = 64;

@@ -6,7 +6,7 @@ use super::classifier::{Classifier, Training};
 use crate::checkpoint::{self, FORMAT, Header};
 use crate::data::{DataInfo, DataOptions, DataSource, Dataset, Split};
 use crate::device::Device;
-use crate::{Error, Result, random};
+use crate::{Error, Result, files, random};
 
 /// Changes with the network or its training: a file of another version is not taken.
 const VERSION: u32 = 1;
@@ -45,7 +45,7 @@ impl Cache {
             | DataSource::Cifar100(folder)
             | DataSource::Folder(folder) => Some(folder.clone()),
         };
-        Cache { places: beside.into_iter().chain(users_cache()).collect() }
+        Cache { places: beside.into_iter().chain(files::users_cache()).collect() }
     }
 
     /// In this folder alone.
@@ -190,12 +190,4 @@ fn file_name(info: &DataInfo) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let name: String = info.name.chars().map(plain).collect();
     format!(".zgan-classifier-{VERSION}-{name}-{}-{}.safetensors", info.shape, info.crc32)
-}
-
-/// `$XDG_CACHE_HOME/zgan`, else `~/.cache/zgan`.
-fn users_cache() -> Option<PathBuf> {
-    // A relative path is to be ignored, the specification says.
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
-    Some(cache.join("zgan"))
 }

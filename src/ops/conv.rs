@@ -174,7 +174,7 @@ fn tile(
     match n {
         0..=16 if tiles[4].is_there(precision) => &tiles[4],
         0..=32 if tiles[3].is_there(precision) => &tiles[3],
-        _ => choose(device, precision, workers, (&tiles[..3], device.tuning().conv_tiles), m, n),
+        _ => choose(device, precision, workers, (&tiles[..3], &device.tuning().conv_tiles), m, n),
     }
 }
 
@@ -272,7 +272,7 @@ impl Conv {
     /// Tiles of K and of the taps.
     fn weight_gradient_grid(&self, device: &Device, precision: Precision) -> [u32; 2] {
         let [x, y, _] = self.weight_gradient_tile(device, precision).grid(self.r * self.s * self.c, self.k);
-        [x, if device.tuning().all_taps { 1 } else { y }]
+        [x, if device.fixed().all_taps { 1 } else { y }]
     }
 
     /// The same in all precisions, so that the workspace is.

@@ -47,7 +47,7 @@ const WEIGHT_GRADIENT: [Tile; 3] = [
 /// Of a product whose operands are stored as `operand`.
 fn linear_tile<'a>(operand: &Buffer<f32>, tiles: &'a [Tile], m: usize, n: usize) -> &'a Tile {
     let device = operand.device();
-    choose(device, operand.precision(), device.workers(), (tiles, device.tuning().linear_tiles), m, n)
+    choose(device, operand.precision(), device.workers(), (tiles, &device.tuning().linear_tiles), m, n)
 }
 
 /// `y = act(x W + bias)`.

@@ -126,7 +126,7 @@ impl Split {
         let tuning = device.tuning();
         let span = shape.rows() / groups;
         let (chunk, splits) = (tuning.rows, span.div_ceil(tuning.rows));
-        Split { groups, span, chunk, splits, tiles: shape.c.div_ceil(tuning.columns) }
+        Split { groups, span, chunk, splits, tiles: shape.c.div_ceil(device.fixed().columns) }
     }
 
     fn parts(&self) -> usize {

@@ -18,5 +18,5 @@ pub fn peak(out: &Buffer<f32>, steps: u32) -> Result<()> {
 
 /// Chains of one block.
 pub fn per_block(device: &Device) -> usize {
-    device.tuning().peak_chains
+    device.fixed().peak_chains
 }

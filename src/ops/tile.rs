@@ -1,6 +1,6 @@
 //! Which tile of a product one block owns. The kernels of `tiled_matmul` carry the size in their name.
 
-use crate::device::{Device, Precision, Variants};
+use crate::device::{Device, Precision, TileCost, Variants};
 
 /// A kernel for tiles of `rows` by `columns` of C (M, N).
 pub(crate) struct Tile {
@@ -10,19 +10,19 @@ pub(crate) struct Tile {
 }
 
 /// The tile for an (m, n) product, of those that the device's table has and that there are in this precision: the one whose
-/// busiest worker has the least to do. Every tile gives the same bits.
+/// busiest worker has the least to do, by the table's costs. Every tile gives the same bits.
 pub(crate) fn choose<'a>(
     device: &Device,
     precision: Precision,
     workers: usize,
-    (tiles, table): (&'a [Tile], &[(usize, usize)]),
+    (tiles, table): (&'a [Tile], &[TileCost]),
     m: usize,
     n: usize,
 ) -> &'a Tile {
     let cost = |tile: &Tile| {
         // An incomplete tile costs the host what is inside it, and a GPU a whole one. Both operands of a tile are
         // read once: a wide tile needs less of that per product.
-        let partial = device.tuning().partial_tiles;
+        let partial = device.fixed().partial_tiles;
         let size = |rows, columns| rows * columns + 4 * (rows + columns);
         let (full_rows, full_columns) = (m / tile.rows, n / tile.columns);
         let (rest_rows, rest_columns) = (m % tile.rows, n % tile.columns);
@@ -39,9 +39,14 @@ pub(crate) fn choose<'a>(
             blocks.div_ceil(workers) * size(tile.rows, tile.columns)
         }
     };
-    let there = |tile: &&Tile| tile.is_there(precision) && table.contains(&(tile.rows, tile.columns));
+    let measured = |tile: &Tile| {
+        let listed = table.iter().find(|listed| (listed.rows, listed.columns) == (tile.rows, tile.columns))?;
+        Some(listed.cost[precision as usize])
+    };
+    let there = tiles.iter().filter(|tile| tile.is_there(precision));
+    let costs = there.filter_map(|tile| Some((tile, measured(tile)? * cost(tile) as f64)));
     // The first of those that cost the same.
-    tiles.iter().filter(there).min_by_key(|tile| cost(tile)).unwrap_or(&tiles[0])
+    costs.min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(&tiles[0], |(tile, _)| tile)
 }
 
 impl Tile {

@@ -11,7 +11,7 @@ use cudarc::nvrtc::Ptx;
 use super::words;
 use crate::device::kernels::{Kernel, kernel};
 use crate::device::nvrtc;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 pub(super) type Functions = Vec<Vec<Option<CudaFunction>>>;
 
@@ -132,9 +132,7 @@ struct Cache {
 
 impl Cache {
     fn new(version: (i32, i32), target: &str) -> Cache {
-        let path = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-        let folder = path("XDG_CACHE_HOME").or_else(|| path("HOME").map(|home| home.join(".cache")));
-        Cache { folder: folder.map(|folder| folder.join("zgan")), version, target: target.into() }
+        Cache { folder: files::users_cache(), version, target: target.into() }
     }
 
     /// The name tells a module's text, target and compiler: a file never has to be replaced.

@@ -1,0 +1,95 @@
+//! How the commands open a device: with the tuning that `zgan tune` wrote for it, or that `ZGAN_TUNING` names.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use zgan::Result;
+use zgan::device::{Device, DeviceChoice};
+use zgan::tune::file;
+
+const VARIABLE: &str = "ZGAN_TUNING";
+
+/// What the environment asks for.
+enum Asked {
+    /// A file of the user's, where there is one.
+    Nothing,
+    Off,
+    File(PathBuf),
+}
+
+fn asked() -> Asked {
+    match std::env::var_os(VARIABLE) {
+        None => Asked::Nothing,
+        Some(value) if value.is_empty() => Asked::Nothing,
+        Some(value) if value == "off" => Asked::Off,
+        Some(value) => Asked::File(value.into()),
+    }
+}
+
+/// As [`Device::open`], with the tuning for it. Which file that is from goes to the standard error, whose reader may be
+/// the same: what is for other programs has the standard output for itself.
+pub fn open(choice: DeviceChoice, threads: usize) -> Result<(Device, Option<String>)> {
+    let (device, why) = Device::open(choice, threads)?;
+    Ok((with_tuning(device)?, why))
+}
+
+/// The same for a run that goes on, whose tuning is in `file`: it keeps that, so that it ends as if it had gone through,
+/// unless the environment asks for another. What was measured on another device is of no use. The last value says that
+/// the run goes on with another one than it had.
+pub fn reopen(choice: DeviceChoice, threads: usize, file: &Path) -> Result<(Device, Option<String>, bool)> {
+    let (device, why) = Device::open(choice, threads)?;
+    let built_in = device.built_in_tuning();
+    // Runs are older than this file.
+    let kept = if file.is_file() { file::read(file) } else { Ok((device.name(), built_in.clone())) };
+    let had = match kept {
+        Ok((of, had)) if of == device.name() && matches!(asked(), Asked::Nothing) => {
+            if had != built_in {
+                tell(format!("tuned: {}", file.display()));
+            }
+            return Ok((device.with_tuning(had)?, why, false));
+        }
+        Ok((_, had)) => Some(had),
+        Err(error) => {
+            tell(format!("not tuned as before: {error}"));
+            None
+        }
+    };
+    let device = with_tuning(device)?;
+    let changed = had.is_none_or(|had| had != *device.tuning());
+    Ok((device, why, changed))
+}
+
+fn with_tuning(device: Device) -> Result<Device> {
+    let (path, found) = match asked() {
+        Asked::Off => return Ok(device),
+        Asked::File(path) => {
+            let found = file::read_for(&path, &device)
+                .map_err(|error| zgan::Error::Config(format!("{VARIABLE}: {error}; zgan tune makes one")));
+            (path, found?)
+        }
+        Asked::Nothing => {
+            let Some(path) = file::place(&device).filter(|path| path.is_file()) else { return Ok(device) };
+            match file::read_for(&path, &device) {
+                Ok(found) => (path, found),
+                // It may be older than the program: no reason not to train.
+                Err(error) => {
+                    tell(format!("not tuned: {error}; zgan tune makes it anew"));
+                    return Ok(device);
+                }
+            }
+        }
+    };
+    tell(format!("tuned: {}", path.display()));
+    device.with_tuning(found)
+}
+
+/// Once, however many devices are opened.
+fn tell(line: String) {
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut told = TOLD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !told.contains(&line) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+        told.push(line);
+    }
+}

@@ -1,0 +1,441 @@
+//! Measures which block sizes and tiles suit a device: what `zgan tune` does.
+//!
+//! One pass of coordinate descent over the fields of [`Tuning`]. A candidate is timed in turns with the present value, on
+//! the problems of `zgan bench` whose launches it changes, after both have computed the same; it is taken where it saves
+//! more than [`WORTH`], and again does so when it is timed a second time.
+
+pub mod file;
+
+use crate::bench::{self, Form, Problem, Settings, values};
+use crate::device::{Buffer, CONV_TILES, Device, FIELDS, Field, LINEAR_TILES, Precision, TileCost, Tuning, trace};
+use crate::ops::Activation;
+use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use crate::ops::matmul::{self, Linear, OutputGradient};
+use crate::{Error, Result};
+
+/// The share of the time that a candidate must save, on the geometric mean.
+pub const WORTH: f64 = 0.03;
+
+/// Something to tell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line {
+    /// What a tile costs beside what its size lets expect, the first tile that all products have being 1.
+    Cost {
+        family: &'static str,
+        precision: Precision,
+        tile: String,
+        cost: f64,
+    },
+    Trial(Trial),
+    /// No problem depends on it here.
+    Untried {
+        field: &'static str,
+        present: String,
+    },
+}
+
+/// A candidate that was timed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trial {
+    pub field: &'static str,
+    pub present: String,
+    pub tried: String,
+    /// Its time over the present value's, the geometric mean over so many problems; and timed a second time.
+    pub ratio: f64,
+    pub again: Option<f64>,
+    pub problems: usize,
+    pub taken: bool,
+}
+
+/// What is asked for.
+pub struct Request<'a> {
+    /// For each problem of a field, and each candidate that is timed again.
+    pub settings: Settings,
+    /// Sizes that only try the program.
+    pub tiny: bool,
+    /// Only the fields that hold this text.
+    pub filter: Option<&'a str>,
+}
+
+/// The matrix products' tiles, and the wide convolutions'.
+#[derive(Clone, Copy, PartialEq)]
+enum Family {
+    Linear,
+    Conv,
+}
+
+impl Family {
+    fn name(self) -> &'static str {
+        match self {
+            Family::Linear => "linear-tiles",
+            Family::Conv => "conv-tiles",
+        }
+    }
+
+    /// The operation of its problems.
+    fn operation(self) -> &'static str {
+        match self {
+            Family::Linear => "matmul",
+            Family::Conv => "conv",
+        }
+    }
+
+    fn all(self) -> &'static [(usize, usize)] {
+        match self {
+            Family::Linear => LINEAR_TILES,
+            Family::Conv => CONV_TILES,
+        }
+    }
+
+    fn of(self, tuning: &mut Tuning) -> &mut Vec<TileCost> {
+        match self {
+            Family::Linear => &mut tuning.linear_tiles,
+            Family::Conv => &mut tuning.conv_tiles,
+        }
+    }
+
+    /// The tiles of [`Family::all`] that all its products have come after the first so many.
+    fn first_of_all(self) -> usize {
+        if self == Family::Linear { 1 } else { 0 }
+    }
+}
+
+const FAMILIES: [Family; 2] = [Family::Linear, Family::Conv];
+
+/// The names of what can be tuned.
+pub fn fields() -> Vec<&'static str> {
+    FAMILIES.iter().map(|family| family.name()).chain(FIELDS.iter().map(|field| field.name)).collect()
+}
+
+/// A tuning for `device`, from the one in force there. `tell` gets a line for all that was measured.
+pub fn tune(device: &Device, request: &Request, tell: &mut dyn FnMut(Line)) -> Result<Tuning> {
+    if device.execution() == "simt" {
+        let what = "simt checks kernels on coroutines, whose times say nothing of any device: nothing to tune";
+        return Err(Error::Config(what.into()));
+    }
+    let wanted = |name: &str| request.filter.is_none_or(|text| name.contains(text));
+    if !fields().into_iter().any(wanted) {
+        let (text, there) = (request.filter.unwrap_or_default(), fields().join(", "));
+        return Err(Error::Config(format!("nothing to tune is called {text:?}; there are {there}")));
+    }
+    let mut search = Search { device, request, problems: problems(request.tiny), present: device.tuning().clone() };
+    for family in FAMILIES.into_iter().filter(|family| wanted(family.name())) {
+        search.tiles(family, tell)?;
+    }
+    for field in FIELDS.iter().filter(|field| wanted(field.name)) {
+        search.field(field, tell)?;
+    }
+    search.present.check()?;
+    Ok(search.present)
+}
+
+/// Those of `zgan bench`, and the bias gradients, which have no line there.
+fn problems(tiny: bool) -> Vec<Problem> {
+    let mut problems = bench::problems(tiny);
+    problems.push(linear_bias(if tiny { [5, 40] } else { [128, 1024] }));
+    problems.push(conv_bias(if tiny { [3, 4, 40] } else { [64, 16, 128] }));
+    problems
+}
+
+/// Whether the problem may depend on the field; whether it does, its launches tell.
+fn may_depend(field: &str, problem: &Problem) -> bool {
+    let (operation, sizes) = (problem.operation, &problem.sizes);
+    match field {
+        "elements" => matches!(operation, "adam" | "projection"),
+        "reduce-blocks" => operation == "adam",
+        "logits" | "logit-blocks" => operation == "log_partition",
+        "rows" => operation == "norm",
+        "split-blocks" | "split-pixels" => {
+            operation == "conv" && (sizes.ends_with("weight gradient") || sizes.ends_with("bias gradient"))
+        }
+        "bias-columns" => sizes.ends_with("bias gradient"),
+        _ => false,
+    }
+}
+
+struct Search<'a> {
+    device: &'a Device,
+    request: &'a Request<'a>,
+    problems: Vec<Problem>,
+    /// What was found so far.
+    present: Tuning,
+}
+
+/// Of one candidate: logarithms of its time over the present value's, one for each problem that it changes.
+type Ratios = Vec<f64>;
+
+fn mean(ratios: &Ratios) -> f64 {
+    (ratios.iter().sum::<f64>() / ratios.len().max(1) as f64).exp()
+}
+
+impl Search<'_> {
+    fn field(&mut self, field: &Field, tell: &mut dyn FnMut(Line)) -> Result<()> {
+        let present = (field.get)(&self.present);
+        let tried = [present / 4, present / 2, present * 2, present * 4];
+        let tried: Vec<usize> = tried.into_iter().filter(|value| (field.least..=field.most).contains(value)).collect();
+        let with = |value: &usize| {
+            let mut tuning = self.present.clone();
+            (field.set)(&mut tuning, *value);
+            (value.to_string(), tuning)
+        };
+        let candidates = tried.iter().map(with).collect();
+        let depends = |problem: &Problem| may_depend(field.name, problem);
+        self.choose(field.name, &present.to_string(), candidates, &depends, tell)
+    }
+
+    /// Times the candidates beside what is there, and takes the best that is worth it.
+    fn choose(
+        &mut self,
+        field: &'static str,
+        present: &str,
+        candidates: Vec<(String, Tuning)>,
+        depends: &dyn Fn(&Problem) -> bool,
+        tell: &mut dyn FnMut(Line),
+    ) -> Result<()> {
+        let ratios = self.time(candidates.iter().map(|(_, tuning)| tuning), depends)?;
+        let timed = candidates.into_iter().zip(ratios).filter(|(_, ratios)| !ratios.is_empty());
+        let timed = timed.map(|((tried, tuning), ratios)| {
+            let (ratio, problems) = (mean(&ratios), ratios.len());
+            let present = present.to_string();
+            (Trial { field, present, tried, ratio, again: None, problems, taken: false }, tuning)
+        });
+        let mut timed: Vec<(Trial, Tuning)> = timed.collect();
+        if let Some((trial, tuning)) = timed.iter_mut().min_by(|(a, _), (b, _)| a.ratio.total_cmp(&b.ratio))
+            && trial.ratio < 1.0 - WORTH
+        {
+            // The best of several is best by chance as well.
+            let again = self.time(std::iter::once(&*tuning), depends)?;
+            trial.again = again.first().map(mean);
+            trial.taken = trial.again.is_some_and(|again| again < 1.0 - WORTH);
+            if trial.taken {
+                self.present = tuning.clone();
+            }
+        }
+        if timed.is_empty() {
+            tell(Line::Untried { field, present: present.to_string() });
+        }
+        timed.into_iter().for_each(|(trial, _)| tell(Line::Trial(trial)));
+        Ok(())
+    }
+
+    /// Each candidate's times on the problems whose launches it changes.
+    fn time<'t>(
+        &self,
+        candidates: impl Iterator<Item = &'t Tuning>,
+        depends: &dyn Fn(&Problem) -> bool,
+    ) -> Result<Vec<Ratios>> {
+        let there = self.device.with_tuning(self.present.clone())?;
+        let others = candidates.map(|tuning| self.device.with_tuning(tuning.clone())).collect::<Result<Vec<_>>>()?;
+        let mut ratios = vec![Ratios::new(); others.len()];
+        for problem in self.problems.iter().filter(|problem| depends(problem)) {
+            // The first form is what training runs.
+            let form = |device: &Device| -> Result<(Form, Vec<_>)> {
+                let form = (problem.make)(device)?.swap_remove(0);
+                let launched = trace(|| form.run())?;
+                Ok((form, launched.into_iter().map(|launched| (launched.kernel, launched.grid)).collect()))
+            };
+            let (first, launched) = form(&there)?;
+            let (mut forms, mut which) = (vec![first], Vec::new());
+            for (i, other) in others.iter().enumerate() {
+                let (other, different) = form(other)?;
+                if different != launched {
+                    forms.push(other);
+                    which.push(i);
+                }
+            }
+            if which.is_empty() {
+                continue;
+            }
+            problem.check(&forms)?;
+            let measured = bench::time(self.device, &forms, self.request.settings)?;
+            for (i, candidate) in which.into_iter().zip(&measured[1..]) {
+                ratios[i].push((candidate.seconds / measured[0].seconds).ln());
+            }
+        }
+        Ok(ratios)
+    }
+
+    /// What each tile costs, in each precision that there is. Those of f32 are tried on the problems. There are none in
+    /// other precisions, and no result depends on their tiles: their costs are taken as they were measured.
+    fn tiles(&mut self, family: Family, tell: &mut dyn FnMut(Line)) -> Result<()> {
+        let on_gpu = self.device.execution() == "cuda";
+        // A CPU has no instructions for the others.
+        let precisions = if on_gpu { &Precision::ALL[..] } else { &Precision::ALL[..1] };
+        let mut measured: Vec<TileCost> =
+            family.all().iter().map(|&(rows, columns)| TileCost { rows, columns, cost: [1.0; 4] }).collect();
+        for &precision in precisions {
+            let costs = match self.costs(family, precision) {
+                Ok(costs) => costs,
+                // An older generation.
+                Err(Error::Device(_)) if precision != Precision::F32 => continue,
+                Err(error) => return Err(error),
+            };
+            for (tile, cost) in measured.iter_mut().zip(costs) {
+                if let Some(cost) = cost {
+                    tile.cost[precision as usize] = cost;
+                    tell(Line::Cost { family: family.name(), precision, tile: tile.name(), cost });
+                }
+            }
+        }
+        let narrow = |from: &TileCost, to: &mut TileCost| to.cost[1..].copy_from_slice(&from.cost[1..]);
+        for tile in family.of(&mut self.present) {
+            let same = |other: &&TileCost| (other.rows, other.columns) == (tile.rows, tile.columns);
+            if let Some(from) = measured.iter().find(same) {
+                narrow(from, tile);
+            }
+        }
+        let mut tuning = self.present.clone();
+        *family.of(&mut tuning) = measured;
+        let depends = |problem: &Problem| problem.operation == family.operation();
+        self.choose(family.name(), "as it was", vec![("these costs".into(), tuning)], &depends, tell)
+    }
+
+    /// Of each tile of [`Family::all`] that there is in this precision, from products that all tiles divide and that fill
+    /// the device evenly.
+    fn costs(&self, family: Family, precision: Precision) -> Result<Vec<Option<f64>>> {
+        let all = family.all();
+        let mut logarithms = vec![Vec::new(); all.len()];
+        let products: &[Product] = match family {
+            Family::Linear => &[Product::Forward, Product::InputGradient, Product::WeightGradient],
+            Family::Conv => &[Product::Forward, Product::InputGradient],
+        };
+        for &product in products {
+            let (mut forms, mut which) = (Vec::new(), Vec::new());
+            let mut most_blocks = Vec::new();
+            for (i, &(rows, columns)) in all.iter().enumerate() {
+                let device = self.device.with_tuning(only(&self.present, family, i))?;
+                let form = match family {
+                    Family::Linear => linear(&device, precision, product, self.request.tiny)?,
+                    Family::Conv => convolution(&device, precision, product, self.request.tiny)?,
+                };
+                let launched = trace(|| form.run())?;
+                // A product that has no kernel of this size takes another.
+                let name = format!("_{rows}x{columns}");
+                if let Some(launched) = launched.iter().find(|launched| launched.kernel.contains(&name)) {
+                    forms.push(form);
+                    which.push(i);
+                    most_blocks.push(launched.grid.iter().map(|n| f64::from(*n)).product::<f64>());
+                }
+            }
+            let Some(reference) = which.iter().position(|i| *i == family.first_of_all()) else { continue };
+            let measured = bench::time(self.device, &forms, self.request.settings)?;
+            let cost = |at: usize| {
+                let (rows, columns) = all[which[at]];
+                // As `ops/tile.rs` has it.
+                measured[at].seconds / (most_blocks[at] * (rows * columns + 4 * (rows + columns)) as f64)
+            };
+            for (at, &i) in which.iter().enumerate() {
+                logarithms[i].push((cost(at) / cost(reference)).ln());
+            }
+        }
+        // Three digits are more than is known.
+        let rounded = |logs: &Ratios| (mean(logs).clamp(1e-3, 1e3) * 1e3).round() / 1e3;
+        Ok(logarithms.iter().map(|logs| (!logs.is_empty()).then(|| rounded(logs))).collect())
+    }
+}
+
+/// With costs that make tile `i` of a family the one that is chosen wherever it is.
+fn only(tuning: &Tuning, family: Family, i: usize) -> Tuning {
+    let mut tuning = tuning.clone();
+    let tiles = family.all().iter().enumerate().map(|(j, &(rows, columns))| {
+        let cost = if i == j { 1e-3 } else { 1e3 };
+        TileCost { rows, columns, cost: [cost; 4] }
+    });
+    *family.of(&mut tuning) = tiles.collect();
+    tuning
+}
+
+#[derive(Clone, Copy)]
+enum Product {
+    Forward,
+    InputGradient,
+    WeightGradient,
+}
+
+const NONE: Activation = Activation::Identity;
+
+fn numbers(device: &Device, precision: Precision, len: usize, seed: u64) -> Result<Buffer<f32>> {
+    device.upload_in(&values(len, seed), precision)
+}
+
+/// Two rows of the widest tiles for each worker, and two tiles across.
+fn linear(device: &Device, precision: Precision, product: Product, tiny: bool) -> Result<Form> {
+    let (down, across, depth) = if tiny { (9, 9, 9) } else { (256 * device.workers(), 512, 256) };
+    let sizes = match product {
+        Product::Forward => Linear { n: down, k: across, c: depth },
+        Product::InputGradient => Linear { n: down, c: across, k: depth },
+        Product::WeightGradient => Linear { c: down, k: across, n: depth },
+    };
+    let Linear { n, c, k } = sizes;
+    let (x, dy) = (numbers(device, precision, n * c, 1)?, numbers(device, precision, n * k, 2)?);
+    // Weights are of the precision, their gradients f32.
+    let (weight, dweight) = (numbers(device, precision, c * k, 3)?, device.zeros(c * k)?);
+    Ok(Form::new("tile", &[], move || {
+        let gradient = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
+        match product {
+            Product::Forward => matmul::linear_forward(sizes, &dy, &x, &weight, None, NONE),
+            Product::InputGradient => matmul::linear_input_gradient(sizes, &x, &gradient, &weight),
+            Product::WeightGradient => matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient),
+        }
+    }))
+}
+
+/// An image of 16x16 for each worker.
+fn convolution(device: &Device, precision: Precision, product: Product, tiny: bool) -> Result<Form> {
+    let (n, side, across, depth) = if tiny { (1, 3, 33, 3) } else { (device.workers(), 16, 256, 64) };
+    let (c, k) = match product {
+        Product::InputGradient => (across, depth),
+        _ => (depth, across),
+    };
+    let sizes = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
+    let pixels = n * side * side;
+    let (x, dy) = (numbers(device, precision, pixels * c, 1)?, numbers(device, precision, pixels * k, 2)?);
+    let filters = numbers(device, precision, 9 * c * k, 3)?;
+    let workspace = device.zeros_in(conv::input_gradient_workspace_len(&sizes), precision)?;
+    Ok(Form::new("tile", &[], move || {
+        let output = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
+        let gradient = ConvGradient { output, pooled: false };
+        match product {
+            Product::InputGradient => {
+                conv::conv_input_gradient(sizes, &x, &gradient, &filters, &InputEpilogue::NONE, &workspace)
+            }
+            _ => conv::conv_forward(sizes, &dy, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
+        }
+    }))
+}
+
+fn linear_bias([n, k]: [usize; 2]) -> Problem {
+    Problem {
+        operation: "matmul",
+        sizes: format!("{n} x {k} bias gradient"),
+        tolerance: 1e-5,
+        make: Box::new(move |device| {
+            let (dy, out) = (bench::numbers(device, n * k, 1)?, device.zeros::<f32>(k)?);
+            let outputs = [out.clone()];
+            Ok(vec![Form::new("fused", &outputs.each_ref(), move || {
+                let gradient = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
+                out.zero()?;
+                matmul::linear_bias_gradient(Linear { n, c: 1, k }, &out, &gradient)
+            })])
+        }),
+    }
+}
+
+fn conv_bias([n, side, k]: [usize; 3]) -> Problem {
+    let sizes = Conv { n, h: side, w: side, c: 1, k, r: 3, s: 3, pad: 1, stride: 1 };
+    Problem {
+        operation: "conv",
+        sizes: format!("{n} of {side}x{side}, {k} bias gradient"),
+        tolerance: 1e-4,
+        make: Box::new(move |device| {
+            let (dy, out) = (bench::numbers(device, sizes.output_len(false), 1)?, device.zeros::<f32>(k)?);
+            let workspace = device.zeros::<f32>(conv::bias_gradient_workspace_len(device, &sizes))?;
+            let outputs = [out.clone()];
+            Ok(vec![Form::new("fused", &outputs.each_ref(), move || {
+                let output = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
+                out.zero()?;
+                conv::conv_bias_gradient(sizes, &out, &ConvGradient { output, pooled: false }, &workspace)
+            })])
+        }),
+    }
+}
