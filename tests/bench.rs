@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use zgan::bench::{self, Caches, Form, Problem, Settings};
-use zgan::device::{Buffer, Device};
+use zgan::device::{Buffer, Device, Precision};
 #[cfg(feature = "libtorch")]
 use zgan::gan::Preset;
 use zgan::gan::{Trainer, Update};
@@ -41,6 +41,35 @@ fn separate_kernels_launch_and_move_more() {
         }
     }
     assert!(compared >= 6, "{compared} problems with two forms");
+}
+
+/// In another precision the same products and steps, named after it, of what is stored in it.
+#[test]
+fn products_and_steps_run_in_every_precision() {
+    let device = Device::host(2).unwrap();
+    let settings = Settings { caches: Caches::Warm, time: Duration::ZERO };
+    let bytes = |precision: Precision| -> u64 {
+        let (problems, name) = (bench::problems_in(precision, true), precision.name());
+        let wide = precision == Precision::F32;
+        let mut products = problems.iter().filter(|p| p.operation == "matmul" || p.sizes.starts_with("3x3")).peekable();
+        assert!(products.peek().is_some());
+        let one = |problem: &Problem| {
+            assert!(wide || problem.name().ends_with(name), "{}", problem.name());
+            let [first, ..] = &bench::measure(&device, problem, settings).unwrap()[..] else { panic!() };
+            assert!(first.seconds > 0.0 && first.flops > 0, "{first:?}");
+            first.bytes
+        };
+        products.map(one).sum()
+    };
+    let [f32, tf32, bf16, f16] = Precision::ALL.map(bytes);
+    assert!(f32 == tf32 && bf16 == f16 && 10 * bf16 < 8 * f32, "{f32} {tf32} {bf16} {f16}");
+
+    for precision in [Precision::Tf32, Precision::Bf16, Precision::F16] {
+        let steps = bench::steps_in(precision, true);
+        assert!(steps.iter().all(|step| step.name.ends_with(precision.name())));
+        let step = steps.iter().find(|step| step.name.contains("mnist")).unwrap();
+        assert!(bench::measure_step(&device, step, settings).unwrap().seconds > 0.0);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use zgan::bench::{self, Bound, CARDS, Card, Modelled, Times};
-use zgan::device::{Device, Launched, trace, traffic};
+use zgan::device::{Device, Launched, Precision, trace, traffic};
 
 /// A card of round figures.
 const ROUND: Card = Card {
@@ -126,6 +126,27 @@ fn every_problem_and_step_has_a_model() {
     }
 }
 
+/// Products of another precision are made by tensor cores, as fast as those are; a card without them is told.
+#[test]
+fn tensor_cores_have_their_own_rate() {
+    let card = &CARDS[1];
+    for (precision, rate) in [(Precision::Tf32, card.tf32), (Precision::Bf16, card.bf16), (Precision::F16, card.f16)] {
+        let problems = bench::problems_in(precision, true);
+        let modelled: Vec<Modelled> = problems.iter().flat_map(|p| bench::model(card, p).unwrap()).collect();
+        assert!(modelled.len() > 5, "{precision}: {}", modelled.len());
+        for Modelled { name, total, .. } in modelled {
+            assert!(total.flops > 0, "{name}");
+            near(total.products, total.flops as f64 / rate.unwrap());
+        }
+        let step = bench::steps_in(precision, true).swap_remove(0);
+        let [graph, ..] = &bench::model_step(card, &step).unwrap()[..] else { panic!() };
+        assert!(graph.total.products < 0.9 * graph.total.flops as f64 / card.fma, "{graph:?}");
+    }
+    let problem = bench::problems_in(Precision::Bf16, true).swap_remove(0);
+    let error = bench::model(CARDS.iter().find(|card| card.name == "t4").unwrap(), &problem).unwrap_err().to_string();
+    assert!(error.contains("NVIDIA T4 has no tensor bf16"), "{error}");
+}
+
 #[test]
 fn the_program_prints_a_table_csv_and_json() {
     let run = |arguments: &[&str], code: i32| -> (String, String) {
@@ -157,6 +178,11 @@ fn the_program_prints_a_table_csv_and_json() {
         assert!(problem["measured_us"].as_f64().unwrap() > 0.0, "{json}");
         assert!(problem["modelled"]["least_us"].as_f64().unwrap() > 0.0, "{json}");
     }
+
+    let (table, _) = run(&["--model", "h100", "--precision", "bf16", "matmul"], 0);
+    assert!(table.contains("matmul 5 x 7 x 9 forward, bf16"), "{table}");
+    let (_, error) = run(&["--model", "t4", "--precision", "bf16"], 2);
+    assert!(error.contains("has no tensor bf16"), "{error}");
 
     let (_, error) = run(&["--model", "v100"], 2);
     assert!(error.contains("\"v100\"; there are h100, a100, rtx4090, t4"), "{error}");

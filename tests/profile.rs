@@ -209,35 +209,33 @@ fn text_of(line: &Line) -> String {
     text.lines().nth(number.wrapping_sub(1)).unwrap_or_default().to_string()
 }
 
-/// Of whole tiles alone: what linear layers and convolutions came to.
-fn products() -> &'static [(&'static str, Profiles); 2] {
-    static PRODUCTS: OnceLock<[(&str, Profiles); 2]> = OnceLock::new();
-    PRODUCTS.get_or_init(|| ["linear_", "conv_"].map(|filter| (filter, check::profile(filter, 0, true).unwrap())))
+/// Cases of whole tiles alone: linear layers, convolutions with nothing around them, and with everything.
+const PRODUCTS: [&str; 3] = ["linear_", "Nothing", "Everything"];
+
+fn products() -> &'static [Profiles; 3] {
+    static PROFILES: OnceLock<[Profiles; 3]> = OnceLock::new();
+    PROFILES.get_or_init(|| PRODUCTS.map(|filter| check::profile(filter, 0, true).unwrap()))
 }
 
-/// Of the kernels for tensor cores.
-fn hold_to_sectors(filter: &str, Profiles { kernels, .. }: &Profiles, percent: u64) {
-    let products = kernels.iter().filter(|(name, row)| row.profile.flops > 0 && Unit::of(name) != Unit::Fma);
-    let mut count = 0;
-    for (name, row) in products {
-        count += 1;
-        let mut all = Global::default();
-        row.profile.lines.iter().for_each(|line| all.add(line.global));
-        let Global { sectors, least_sectors, .. } = all;
-        assert!(100 * sectors <= percent * least_sectors, "{filter}: {name}: {sectors} sectors of {least_sectors}");
-    }
-    // Three passes with three tiles each, in three precisions.
-    assert_eq!(count, 27, "{filter}: kernels for tensor cores");
-}
-
-/// At most a tenth above the least. A table of f32 beside 16-bit numbers is read in two halves of 32 bytes a thread, each of
-/// which touches all its sectors: with one on the way in, and a bias, a fifth.
+/// At most a tenth above the least sectors. With everything, a third: a table of f32 beside 16-bit numbers is read in two
+/// halves of 32 bytes a thread, each of which touches all its sectors.
 #[test]
 fn tensor_cores_keep_to_sectors() {
-    let [(linear, of_linear), (conv, of_conv)] = products();
-    hold_to_sectors(linear, of_linear, 110);
-    hold_to_sectors(conv, of_conv, 120);
-    hold_to_sectors("Nothing", &check::profile("Nothing", 0, true).unwrap(), 110);
+    // Three passes with three tiles each, in three precisions; weight gradients of the wider tiles are in one case.
+    for ((filter, profiles), (percent, kernels)) in
+        PRODUCTS.iter().zip(products()).zip([(110, 27), (110, 27), (133, 21)])
+    {
+        let mut count = 0;
+        let products = profiles.kernels.iter().filter(|(_, row)| row.profile.flops > 0);
+        for (name, row) in products.filter(|(name, _)| Unit::of(name) != Unit::Fma) {
+            count += 1;
+            let mut all = Global::default();
+            row.profile.lines.iter().for_each(|line| all.add(line.global));
+            let Global { sectors, least_sectors, .. } = all;
+            assert!(100 * sectors <= percent * least_sectors, "{filter}: {name}: {sectors} sectors of {least_sectors}");
+        }
+        assert_eq!(count, kernels, "{filter}: kernels for tensor cores");
+    }
 }
 
 /// Products of whole tiles have no bank conflict on any line. The multiply-adds' read plain matrices with a tenth above the least
@@ -245,7 +243,7 @@ fn tensor_cores_keep_to_sectors() {
 #[test]
 fn the_products_keep_to_banks() {
     let (mut tensor, mut reads) = (0, 0);
-    for (_, profiles) in products() {
+    for profiles in products() {
         for (name, row) in profiles.kernels.iter().filter(|(_, row)| row.profile.flops > 0) {
             let lines = &row.profile.lines;
             if let Some(line) = lines.iter().find(|line| line.shared.conflicts() > 0) {
@@ -261,7 +259,7 @@ fn the_products_keep_to_banks() {
             }
         }
     }
-    assert!(tensor >= 54 && reads >= 10, "{tensor} kernels for tensor cores, {reads} lines that read matrices");
+    assert!(tensor >= 75 && reads >= 10, "{tensor} kernels for tensor cores, {reads} lines that read matrices");
 }
 
 #[test]

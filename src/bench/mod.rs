@@ -21,13 +21,13 @@ pub use ceilings::Ceilings;
 pub(crate) use measure::time;
 pub use measure::{Caches, Measured, Settings, measure};
 pub use model::{Bound, Modelled, Times, model, model_step};
-pub use operations::problems;
+pub use operations::{problems, problems_in};
 pub use report::{Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;
 pub use scaling::{Axis, Sweep, Timed, exponent, sweeps};
-pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps};
+pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps, steps_in};
 
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Precision};
 use crate::random::Random;
 use crate::{Error, Result};
 
@@ -149,10 +149,15 @@ fn all_but_a_few_agree(found: &[f32], expected: &[f32]) -> bool {
 
 /// The same numbers on every run, between -1 and 1.
 pub fn numbers(device: &Device, len: usize, seed: u64) -> Result<Buffer<f32>> {
-    device.upload(&values(len, seed))
+    numbers_in(device, Precision::F32, len, seed)
 }
 
-pub(crate) fn values(len: usize, seed: u64) -> Vec<f32> {
+/// The same, stored in this precision.
+pub(crate) fn numbers_in(device: &Device, precision: Precision, len: usize, seed: u64) -> Result<Buffer<f32>> {
+    device.upload_in(&values(len, seed), precision)
+}
+
+fn values(len: usize, seed: u64) -> Vec<f32> {
     let mut values = vec![0.0; len];
     Random::new(seed, 0, 0).fill_uniform(&mut values, -1.0, 1.0);
     values

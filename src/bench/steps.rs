@@ -8,7 +8,7 @@ use super::rivals::{self, MeasuredRival, settle};
 use crate::Result;
 use crate::config::Config;
 use crate::data::{DataInfo, ImageShape};
-use crate::device::{Device, traffic};
+use crate::device::{Device, Precision, traffic};
 use crate::gan::{Phase, Preset, Trainer, TrainerOptions, Update};
 use crate::nn::Fusion;
 
@@ -92,6 +92,18 @@ pub fn steps(tiny: bool) -> Vec<StepProblem> {
         }
     }
     problems
+}
+
+/// The same in another precision.
+pub fn steps_in(precision: Precision, tiny: bool) -> Vec<StepProblem> {
+    let in_precision = |mut problem: StepProblem| {
+        problem.options.precision = precision;
+        if precision != Precision::F32 {
+            problem.name = format!("{}, {precision}", problem.name);
+        }
+        problem
+    };
+    steps(tiny).into_iter().map(in_precision).collect()
 }
 
 /// A preset's simultaneous step at one size.

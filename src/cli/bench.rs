@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use zgan::bench::{self, Caches, Card, Ceilings, Row, Settings};
-use zgan::device::DeviceChoice;
+use zgan::device::{DeviceChoice, Precision};
 use zgan::nn::Fusion;
 
 use super::{model, say, scaling, tuned};
@@ -20,6 +20,9 @@ pub struct Bench {
     /// Threads of the host, 0 for one a core
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
+    /// Time the products of layers, and the steps, in tf32, bf16 or f16
+    #[arg(long, value_name = "NAME", default_value_t = Precision::F32, conflicts_with_all = ["unfused", "scaling"])]
+    precision: Precision,
     /// Let each run find in the caches what the run before left there
     #[arg(long)]
     warm: bool,
@@ -49,7 +52,7 @@ pub struct Bench {
     scaling: bool,
     /// Print what is compared with libtorch as a table in Markdown, with what was aimed at
     #[cfg(feature = "libtorch")]
-    #[arg(long, conflicts_with_all = ["json", "csv", "scaling"])]
+    #[arg(long, conflicts_with_all = ["json", "csv", "scaling", "precision"])]
     markdown: bool,
 }
 
@@ -69,6 +72,7 @@ impl Bench {
             return model::run(&model::Asked {
                 card,
                 filter,
+                precision: self.precision,
                 tiny: self.tiny,
                 json: self.json,
                 csv: self.csv,
@@ -95,7 +99,7 @@ impl Bench {
         }
         let wanted = |name: &str| self.filter.as_ref().is_none_or(|text| name.contains(text.as_str()));
         let (mut rows, mut steps) = (Vec::new(), Vec::new());
-        for problem in bench::problems(self.tiny).iter().filter(|problem| wanted(&problem.name())) {
+        for problem in bench::problems_in(self.precision, self.tiny).iter().filter(|problem| wanted(&problem.name())) {
             let row = Row::new(problem, bench::measure(&device, problem, settings)?);
             if for_people {
                 if rows.is_empty() {
@@ -105,7 +109,7 @@ impl Bench {
             }
             rows.push(row);
         }
-        let mut problems = bench::steps(self.tiny);
+        let mut problems = bench::steps_in(self.precision, self.tiny);
         problems.retain(|problem| wanted(&problem.name));
         #[cfg(feature = "libtorch")]
         problems.retain(|problem| !markdown || bench::libtorch::has(&problem.options));

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use zgan::bench::{self, Card, Modelled, Settings, Times};
-use zgan::device::Device;
+use zgan::device::{Device, Precision};
 
 use super::{say, thousands};
 
@@ -10,6 +10,7 @@ use super::{say, thousands};
 pub struct Asked<'a> {
     pub card: &'static Card,
     pub filter: Option<&'a str>,
+    pub precision: Precision,
     pub tiny: bool,
     pub json: bool,
     pub csv: bool,
@@ -26,7 +27,7 @@ struct Row {
 pub fn run(asked: &Asked) -> anyhow::Result<()> {
     let wanted = |name: &str| asked.filter.is_none_or(|text| name.contains(text));
     let mut rows = Vec::new();
-    for problem in bench::problems(asked.tiny).iter().filter(|problem| wanted(&problem.name())) {
+    for problem in bench::problems_in(asked.precision, asked.tiny).iter().filter(|problem| wanted(&problem.name())) {
         let measured = match &asked.measured {
             Some((device, settings)) => bench::measure(device, problem, *settings)?,
             None => Vec::new(),
@@ -36,7 +37,7 @@ pub fn run(asked: &Asked) -> anyhow::Result<()> {
             Row { measured: found.map(|found| found.seconds), modelled }
         }));
     }
-    for problem in bench::steps(asked.tiny).iter().filter(|problem| wanted(&problem.name)) {
+    for problem in bench::steps_in(asked.precision, asked.tiny).iter().filter(|problem| wanted(&problem.name)) {
         let measured = match &asked.measured {
             Some((device, settings)) => Some(bench::measure_step(device, problem, *settings)?.seconds),
             None => None,

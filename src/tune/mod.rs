@@ -6,8 +6,8 @@
 
 pub mod file;
 
-use crate::bench::{self, Form, Problem, Settings, values};
-use crate::device::{Buffer, CONV_TILES, Device, FIELDS, Field, LINEAR_TILES, Precision, TileCost, Tuning, trace};
+use crate::bench::{self, Form, Problem, Settings, numbers_in};
+use crate::device::{CONV_TILES, Device, FIELDS, Field, LINEAR_TILES, Precision, TileCost, Tuning, trace};
 use crate::ops::Activation;
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use crate::ops::matmul::{self, Linear, OutputGradient};
@@ -354,10 +354,6 @@ enum Product {
 
 const NONE: Activation = Activation::Identity;
 
-fn numbers(device: &Device, precision: Precision, len: usize, seed: u64) -> Result<Buffer<f32>> {
-    device.upload_in(&values(len, seed), precision)
-}
-
 /// Two rows of the widest tiles for each worker, and two tiles across.
 fn linear(device: &Device, precision: Precision, product: Product, tiny: bool) -> Result<Form> {
     let (down, across, depth) = if tiny { (9, 9, 9) } else { (256 * device.workers(), 512, 256) };
@@ -367,9 +363,9 @@ fn linear(device: &Device, precision: Precision, product: Product, tiny: bool) -
         Product::WeightGradient => Linear { c: down, k: across, n: depth },
     };
     let Linear { n, c, k } = sizes;
-    let (x, dy) = (numbers(device, precision, n * c, 1)?, numbers(device, precision, n * k, 2)?);
+    let (x, dy) = (numbers_in(device, precision, n * c, 1)?, numbers_in(device, precision, n * k, 2)?);
     // Weights are of the precision, their gradients f32.
-    let (weight, dweight) = (numbers(device, precision, c * k, 3)?, device.zeros(c * k)?);
+    let (weight, dweight) = (numbers_in(device, precision, c * k, 3)?, device.zeros(c * k)?);
     Ok(Form::new("tile", &[], move || {
         let gradient = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
         match product {
@@ -389,8 +385,8 @@ fn convolution(device: &Device, precision: Precision, product: Product, tiny: bo
     };
     let sizes = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
     let pixels = n * side * side;
-    let (x, dy) = (numbers(device, precision, pixels * c, 1)?, numbers(device, precision, pixels * k, 2)?);
-    let filters = numbers(device, precision, 9 * c * k, 3)?;
+    let (x, dy) = (numbers_in(device, precision, pixels * c, 1)?, numbers_in(device, precision, pixels * k, 2)?);
+    let filters = numbers_in(device, precision, 9 * c * k, 3)?;
     let workspace = device.zeros_in(conv::input_gradient_workspace_len(&sizes), precision)?;
     Ok(Form::new("tile", &[], move || {
         let output = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };

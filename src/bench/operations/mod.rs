@@ -9,7 +9,7 @@ pub(super) use products::Pass;
 
 use super::Problem;
 use crate::Result;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Precision};
 
 /// All problems, in the order of the table. `tiny` shrinks them to sizes that only try the program.
 pub fn problems(tiny: bool) -> Vec<Problem> {
@@ -17,6 +17,11 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
     problems.extend(memory::problems(tiny));
     problems.extend(products::problems(tiny));
     problems
+}
+
+/// What runs in another precision than f32: the products of layers, stored and multiplied so. Of f32 all problems.
+pub fn problems_in(precision: Precision, tiny: bool) -> Vec<Problem> {
+    if precision == Precision::F32 { problems(tiny) } else { products::plain(tiny, precision) }
 }
 
 /// Labels 0 .. classes, over and over.

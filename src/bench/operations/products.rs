@@ -2,7 +2,7 @@
 
 #[cfg(feature = "libtorch")]
 use super::super::libtorch;
-use super::super::{Form, Problem, numbers};
+use super::super::{Form, Problem, numbers, numbers_in};
 use crate::Result;
 use crate::device::{Buffer, Precision};
 use crate::ops::Activation;
@@ -14,6 +14,25 @@ use crate::ops::norm::{self, Tables};
 use crate::ops::resample::{self, Image, Upsampling};
 
 pub fn problems(tiny: bool) -> Vec<Problem> {
+    let mut problems = plain(tiny, Precision::F32);
+    let blocks: &[[usize; 4]] =
+        if tiny { &[[2, 4, 5, 7]] } else { &[[64, 14, 32, 16], [32, 16, 64, 64], [32, 8, 128, 128]] };
+    for &[n, side, c, k] in blocks {
+        problems.push(generator_convolution(n, side, c, k));
+        problems.push(discriminator_convolution(n, 2 * side, c, k));
+    }
+    // sagan-64 at 32x32 with 128 channels.
+    let shape = if tiny {
+        Shape { n: 1, l: 16, lk: 4, dk: 3, dv: 5 }
+    } else {
+        Shape { n: 8, l: 1024, lk: 256, dk: 16, dv: 64 }
+    };
+    problems.push(attention(shape));
+    problems
+}
+
+/// The passes of layers, stored and multiplied in this precision.
+pub fn plain(tiny: bool, precision: Precision) -> Vec<Problem> {
     let mut problems = Vec::new();
     // softmax-gan: G on 64 samples, D on 128.
     let linears: &[[usize; 3]] = if tiny {
@@ -23,7 +42,7 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
     };
     for &[n, c, k] in linears {
         for pass in PASSES {
-            problems.push(linear(Linear { n, c, k }, pass));
+            problems.push(linear(Linear { n, c, k }, pass, precision));
         }
     }
     // N, H = W, C, K of mnist; of sngan-projection-32 at width 64, batch 32; of sngan-projection-64 at batch 8.
@@ -46,22 +65,9 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
     for &[n, side, c, k] in convolutions {
         let sizes = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
         for pass in PASSES {
-            problems.push(convolution(sizes, pass));
+            problems.push(convolution(sizes, pass, precision));
         }
     }
-    let blocks: &[[usize; 4]] =
-        if tiny { &[[2, 4, 5, 7]] } else { &[[64, 14, 32, 16], [32, 16, 64, 64], [32, 8, 128, 128]] };
-    for &[n, side, c, k] in blocks {
-        problems.push(generator_convolution(n, side, c, k));
-        problems.push(discriminator_convolution(n, 2 * side, c, k));
-    }
-    // sagan-64 at 32x32 with 128 channels.
-    let shape = if tiny {
-        Shape { n: 1, l: 16, lk: 4, dk: 3, dv: 5 }
-    } else {
-        Shape { n: 8, l: 1024, lk: 256, dk: 16, dv: 64 }
-    };
-    problems.push(attention(shape));
     problems
 }
 
@@ -84,26 +90,31 @@ impl Pass {
     }
 }
 
-/// Of leaky ReLU layers with a bias; the gradients go through the activation as they are read.
-fn linear(sizes: Linear, pass: Pass) -> Problem {
+/// What a problem's name ends with: f32 goes without saying.
+fn suffix(precision: Precision) -> String {
+    if precision == Precision::F32 { String::new() } else { format!(", {precision}") }
+}
+
+/// Of leaky ReLU layers with a bias; the gradients go through the activation as they are read. The forms to compare with are
+/// f32.
+fn linear(sizes: Linear, pass: Pass, precision: Precision) -> Problem {
     let Linear { n, c, k } = sizes;
     Problem {
         operation: "matmul",
-        sizes: format!("{n} x {c} x {k} {}", pass.name()),
+        sizes: format!("{n} x {c} x {k} {}{}", pass.name(), suffix(precision)),
         tolerance: 1e-5,
         make: Box::new(move |device| {
             let activation = Activation::LeakyRelu(0.2);
             let form = |name, fused: bool| -> Result<Form> {
-                let (x, weight, bias) =
-                    (numbers(device, n * c, 1)?, numbers(device, c * k, 2)?, numbers(device, k, 3)?);
-                let (y, dy) = (numbers(device, n * k, 4)?, numbers(device, n * k, 5)?);
-                let zeros = |len: usize| device.zeros::<f32>(len);
-                let (product, ones) = (zeros(n * k)?, device.upload(&vec![1.0f32; k])?);
-                let out = zeros(match pass {
-                    Pass::Forward => n * k,
-                    Pass::InputGradient => n * c,
-                    Pass::WeightGradient => c * k,
-                })?;
+                let stored = |len: usize, seed: u64| numbers_in(device, precision, len, seed);
+                let (x, weight, bias) = (stored(n * c, 1)?, stored(c * k, 2)?, numbers(device, k, 3)?);
+                let (y, dy) = (stored(n * k, 4)?, stored(n * k, 5)?);
+                let (product, ones) = (device.zeros(n * k)?, device.upload(&vec![1.0f32; k])?);
+                let out = match pass {
+                    Pass::Forward => device.zeros_in(n * k, precision)?,
+                    Pass::InputGradient => device.zeros_in(n * c, precision)?,
+                    Pass::WeightGradient => device.zeros(c * k)?,
+                };
                 let outputs = [out.clone()];
                 Ok(Form::new(name, &outputs.each_ref(), move || {
                     let gradient = OutputGradient { dy: &dy, y: Some(&y), activation, row_scale: None };
@@ -125,6 +136,9 @@ fn linear(sizes: Linear, pass: Pass) -> Problem {
                 }))
             };
             let mut forms = vec![form("fused", true)?];
+            if precision != Precision::F32 {
+                return Ok(forms);
+            }
             if matches!(pass, Pass::Forward) {
                 forms.push(form("unfused", false)?);
             }
@@ -136,21 +150,21 @@ fn linear(sizes: Linear, pass: Pass) -> Problem {
 }
 
 /// Nothing fused in: the product alone.
-fn convolution(sizes: Conv, pass: Pass) -> Problem {
+fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
     let Conv { n, h, w, c, k, .. } = sizes;
     Problem {
         operation: "conv",
-        sizes: format!("3x3, {n} of {h}x{w}, {c} to {k} {}", pass.name()),
+        sizes: format!("3x3, {n} of {h}x{w}, {c} to {k} {}{}", pass.name(), suffix(precision)),
         tolerance: 1e-4,
         make: Box::new(move |device| {
-            let zeros = |len: usize| device.zeros::<f32>(len);
-            let (x, dy) = (numbers(device, n * h * w * c, 1)?, numbers(device, n * h * w * k, 2)?);
-            let filters = numbers(device, 9 * c * k, 3)?;
+            let stored = |len: usize, seed: u64| numbers_in(device, precision, len, seed);
+            let (x, dy, filters) = (stored(n * h * w * c, 1)?, stored(n * h * w * k, 2)?, stored(9 * c * k, 3)?);
+            let zeros = |len: usize| device.zeros_in(len, precision);
             let (out, workspace) = match pass {
                 Pass::Forward => (zeros(n * h * w * k)?, zeros(0)?),
                 Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(&sizes))?),
                 Pass::WeightGradient => {
-                    (zeros(9 * c * k)?, zeros(conv::weight_gradient_workspace_len(device, &sizes))?)
+                    (device.zeros(9 * c * k)?, device.zeros(conv::weight_gradient_workspace_len(device, &sizes))?)
                 }
             };
             let outputs = [out.clone()];
@@ -168,11 +182,11 @@ fn convolution(sizes: Conv, pass: Pass) -> Problem {
                     }
                 }
             });
-            Ok(vec![
-                plain,
-                #[cfg(feature = "libtorch")]
-                libtorch::convolution(device, sizes, pass)?,
-            ])
+            #[cfg(feature = "libtorch")]
+            if precision == Precision::F32 {
+                return Ok(vec![plain, libtorch::convolution(device, sizes, pass)?]);
+            }
+            Ok(vec![plain])
         }),
     }
 }
