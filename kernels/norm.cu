@@ -228,19 +228,17 @@ KERNEL norm_apply_T(T* RESTRICT y,               // (R, C), or (4 R, C) where wi
 template <class Body>
 DEVICE void with_gradient(const T* RESTRICT dy, const T* RESTRICT x, const float* RESTRICT scale, const float* RESTRICT shift,
                           Activation activation, uint32_t C, uint32_t width, Body body) {
-    with_activation(activation, [=](auto act) {
-        with_derivative(activation, [=](auto derivative) {
-            with_flag(width != 0, [=](auto upsampled) {
-                body([=](uint64_t row, uint64_t c) {
-                    const float slope = derivative(act(scale[c] * x[row * C + c] + shift[c]));
-                    if (upsampled.value) {
-                        const T* const from = dy + upsampled_row(row, width) * C + c;
-                        const uint64_t below = 2 * uint64_t(width) * C;
-                        return slope * ((from[0] + from[C]) + (from[below] + from[below + C]));
-                    } else {
-                        return slope * dy[row * C + c];
-                    }
-                });
+    with_slope(activation, [=](auto slope) {
+        with_flag(width != 0, [=](auto upsampled) {
+            body([=](uint64_t row, uint64_t c) {
+                const float share = slope(scale[c] * x[row * C + c] + shift[c]);
+                if (upsampled.value) {
+                    const T* const from = dy + upsampled_row(row, width) * C + c;
+                    const uint64_t below = 2 * uint64_t(width) * C;
+                    return share * ((from[0] + from[C]) + (from[below] + from[below + C]));
+                } else {
+                    return share * dy[row * C + c];
+                }
             });
         });
     });

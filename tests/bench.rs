@@ -82,6 +82,7 @@ fn forms_that_disagree_are_not_timed() {
     }
     let problem = |second: [f32; 2]| Problem {
         operation: "test",
+        precision: Precision::F32,
         sizes: "2".into(),
         tolerance: 1e-3,
         make: Box::new(move |device| Ok(vec![form(device, "first", [1.0, 2.0]), form(device, "second", second)])),

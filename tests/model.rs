@@ -9,6 +9,7 @@ use zgan::device::{Device, Launched, Precision, trace, traffic};
 const ROUND: Card = Card {
     name: "round",
     title: "A card of round figures",
+    multiprocessors: 10,
     fma: 1e12,
     tf32: None,
     bf16: Some(8e12),

@@ -1,4 +1,4 @@
-// Activations, and their derivatives from the output alone. The mirror of `Activation` in src/ops/mod.rs.
+// Activations, and their derivatives from the output alone, or from the input. The mirror of `Activation` in src/ops/mod.rs.
 #pragma once
 #include "math.h"
 
@@ -23,6 +23,14 @@ template <class Body> DEVICE void with_derivative(Activation activation, Body bo
     else if (activation.code == 2) body([](float y) { return 1.0f - y * y; });
     else body([](float) { return 1.0f; });
 }
+
+// The same as a function of the input x.
+template <class Body> DEVICE void with_slope(Activation activation, Body body) {
+    const float slope = activation.slope;
+    if (activation.code == 1) body([=](float x) { return x > 0.0f ? 1.0f : slope; });
+    else if (activation.code == 2) body([](float x) { const float y = tanh(x); return 1.0f - y * y; });
+    else body([](float) { return 1.0f; });
+}
 #else
 // A thread has a few elements, not a loop: one body, which selects. The identity is a leaky ReLU of slope 1.
 APART float tanh_apart(float x) { return tanh(x); }
@@ -31,5 +39,11 @@ template <class Body> DEVICE void with_activation(Activation activation, Body bo
 }
 template <class Body> DEVICE void with_derivative(Activation activation, Body body) {
     body([=](float y) { return activation.code == 2 ? 1.0f - y * y : y > 0.0f ? 1.0f : activation.slope; });
+}
+template <class Body> DEVICE void with_slope(Activation activation, Body body) {
+    body([=](float x) {
+        const float y = activation.code == 2 ? tanh_apart(x) : x;
+        return activation.code == 2 ? 1.0f - y * y : y > 0.0f ? 1.0f : activation.slope;
+    });
 }
 #endif

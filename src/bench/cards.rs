@@ -9,6 +9,7 @@ pub struct Card {
     /// As `--model` calls it.
     pub name: &'static str,
     pub title: &'static str,
+    pub multiprocessors: usize,
     /// Multiplications and additions.
     pub fma: f64,
     pub tf32: Option<f64>,
@@ -29,6 +30,7 @@ pub const CARDS: [Card; 4] = [
     Card {
         name: "h100",
         title: "NVIDIA H100 SXM5 80 GB",
+        multiprocessors: 132,
         fma: 66.9e12,
         // The data sheet gives twice these for tensor cores, "with sparsity".
         tf32: Some(494.7e12),
@@ -40,6 +42,7 @@ pub const CARDS: [Card; 4] = [
     Card {
         name: "a100",
         title: "NVIDIA A100 SXM4 80 GB",
+        multiprocessors: 108,
         fma: 19.5e12,
         tf32: Some(156e12),
         bf16: Some(312e12),
@@ -50,6 +53,7 @@ pub const CARDS: [Card; 4] = [
     Card {
         name: "rtx4090",
         title: "NVIDIA GeForce RTX 4090",
+        multiprocessors: 128,
         fma: 82.6e12,
         tf32: Some(82.6e12),
         bf16: Some(165.2e12),
@@ -61,6 +65,7 @@ pub const CARDS: [Card; 4] = [
     Card {
         name: "t4",
         title: "NVIDIA T4",
+        multiprocessors: 40,
         fma: 8.1e12,
         tf32: None,
         bf16: None,

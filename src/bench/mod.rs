@@ -36,6 +36,8 @@ pub struct Problem {
     /// As `kernels/` calls it.
     pub operation: &'static str,
     pub sizes: String,
+    /// What its operands are stored as, and its products computed in.
+    pub precision: Precision,
     /// Largest difference between two forms' outputs, relative to the largest value of the output.
     pub tolerance: f32,
     /// Its forms, with their buffers: made when they are to run, so that memory holds one problem at a time. The first is
@@ -96,9 +98,9 @@ impl Form {
 }
 
 impl Problem {
-    /// `operation sizes`, what a filter is compared with.
+    /// `operation sizes`, what a filter is compared with; and the precision, where it is not f32.
     pub fn name(&self) -> String {
-        format!("{} {}", self.operation, self.sizes)
+        in_precision(format!("{} {}", self.operation, self.sizes), self.precision)
     }
 
     /// That all forms compute the same, and numbers.
@@ -127,6 +129,11 @@ impl Problem {
         }
         Ok(())
     }
+}
+
+/// A name, with the precision where it does not go without saying.
+fn in_precision(name: String, precision: Precision) -> String {
+    if precision == Precision::F32 { name } else { format!("{name}, {precision}") }
 }
 
 /// The largest difference, relative to the largest value; NaN where the lengths differ.

@@ -102,7 +102,7 @@ impl Modelled {
 
 /// A device that launches as this card would.
 fn device(card: &Card) -> Device {
-    Device::launches_of_gpu(card.title)
+    Device::launches_of_gpu(card.title, card.multiprocessors)
 }
 
 /// Each form of a problem, launched kernel by kernel.

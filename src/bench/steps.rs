@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::Ceilings;
 use super::measure::{Settings, median_and_spread, seconds};
 use super::rivals::{self, MeasuredRival, settle};
+use super::{Ceilings, in_precision};
 use crate::Result;
 use crate::config::Config;
 use crate::data::{DataInfo, ImageShape};
@@ -96,14 +96,11 @@ pub fn steps(tiny: bool) -> Vec<StepProblem> {
 
 /// The same in another precision.
 pub fn steps_in(precision: Precision, tiny: bool) -> Vec<StepProblem> {
-    let in_precision = |mut problem: StepProblem| {
-        problem.options.precision = precision;
-        if precision != Precision::F32 {
-            problem.name = format!("{}, {precision}", problem.name);
-        }
-        problem
+    let with = |StepProblem { name, options }| StepProblem {
+        name: in_precision(name, precision),
+        options: TrainerOptions { precision, ..options },
     };
-    steps(tiny).into_iter().map(in_precision).collect()
+    steps(tiny).into_iter().map(with).collect()
 }
 
 /// A preset's simultaneous step at one size.

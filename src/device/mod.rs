@@ -225,10 +225,10 @@ impl Device {
         Device::without_memory(Kind::Host, 1)
     }
 
-    /// Stands for a GPU of this name where only the launches matter that it would be given ([`trace`]): they do nothing,
-    /// and whatever is read back is 0.
-    pub fn launches_of_gpu(name: &str) -> Device {
-        Device::without_memory(Kind::of_gpu(name), tuning::CUDA_WORKERS)
+    /// Stands for a GPU of this name, with so many multiprocessors, where only the launches matter that it would be given
+    /// ([`trace`]): they do nothing, and whatever is read back is 0.
+    pub fn launches_of_gpu(name: &str, multiprocessors: usize) -> Device {
+        Device::without_memory(Kind::of_gpu(name), multiprocessors)
     }
 
     fn without_memory(kind: Kind, workers: usize) -> Device {

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::bench::{Form, Problem, numbers};
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Precision};
 use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::projection::{self, Gradients, Head, Seeds};
@@ -87,6 +87,7 @@ fn log_partition(each: usize) -> Ladder {
                light; what costs is going back to memory, and launching, for each step of the formula.",
         problem: Problem {
             operation: "log_partition",
+            precision: Precision::F32,
             sizes: format!("{each}+{each}"),
             tolerance: 1e-5,
             make: Box::new(make),
@@ -158,6 +159,7 @@ fn projection_head([n, p, c, classes]: [usize; 4]) -> Ladder {
                memory is waste.",
         problem: Problem {
             operation: "projection",
+            precision: Precision::F32,
             sizes: format!("{n} samples of {p} pixels, C {c}, {classes} classes"),
             tolerance: 1e-5,
             make: Box::new(make),
@@ -196,6 +198,7 @@ fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
                convolution computes next to nothing, and each step of it that is a kernel reads and writes everything.",
         problem: Problem {
             operation: "residual block",
+            precision: Precision::F32,
             sizes: format!("{n} of {side}x{side}, {c} to {k}, pooled"),
             tolerance: 1e-4,
             make: Box::new(make),

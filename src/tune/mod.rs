@@ -6,6 +6,8 @@
 
 pub mod file;
 
+use std::cmp::Reverse;
+
 use crate::bench::{self, Form, Problem, Settings, numbers_in};
 use crate::device::{CONV_TILES, Device, FIELDS, Field, LINEAR_TILES, Precision, TileCost, Tuning, trace};
 use crate::ops::Activation;
@@ -118,7 +120,8 @@ pub fn tune(device: &Device, request: &Request, tell: &mut dyn FnMut(Line)) -> R
         let (text, there) = (request.filter.unwrap_or_default(), fields().join(", "));
         return Err(Error::Config(format!("nothing to tune is called {text:?}; there are {there}")));
     }
-    let mut search = Search { device, request, problems: problems(request.tiny), present: device.tuning().clone() };
+    let mut search =
+        Search { device, request, problems: problems(device, request.tiny), present: device.tuning().clone() };
     for family in FAMILIES.into_iter().filter(|family| wanted(family.name())) {
         search.tiles(family, tell)?;
     }
@@ -129,9 +132,15 @@ pub fn tune(device: &Device, request: &Request, tell: &mut dyn FnMut(Line)) -> R
     Ok(search.present)
 }
 
+/// A CPU has no instructions for the others.
+fn precisions(device: &Device) -> &'static [Precision] {
+    if device.execution() == "cuda" { &Precision::ALL } else { &Precision::ALL[..1] }
+}
+
 /// Those of `zgan bench`, and the bias gradients, which have no line there.
-fn problems(tiny: bool) -> Vec<Problem> {
-    let mut problems = bench::problems(tiny);
+fn problems(device: &Device, tiny: bool) -> Vec<Problem> {
+    let mut problems: Vec<Problem> =
+        precisions(device).iter().flat_map(|&precision| bench::problems_in(precision, tiny)).collect();
     problems.push(linear_bias(if tiny { [5, 40] } else { [128, 1024] }));
     problems.push(conv_bias(if tiny { [3, 4, 40] } else { [64, 16, 128] }));
     problems
@@ -140,17 +149,19 @@ fn problems(tiny: bool) -> Vec<Problem> {
 /// Whether the problem may depend on the field; whether it does, its launches tell.
 fn may_depend(field: &str, problem: &Problem) -> bool {
     let (operation, sizes) = (problem.operation, &problem.sizes);
-    match field {
-        "elements" => matches!(operation, "adam" | "projection"),
-        "reduce-blocks" => operation == "adam",
-        "logits" | "logit-blocks" => operation == "log_partition",
-        "rows" => operation == "norm",
-        "split-blocks" | "split-pixels" => {
-            operation == "conv" && (sizes.ends_with("weight gradient") || sizes.ends_with("bias gradient"))
+    // The same fields serve all precisions.
+    problem.precision == Precision::F32
+        && match field {
+            "elements" => matches!(operation, "adam" | "projection"),
+            "reduce-blocks" => operation == "adam",
+            "logits" | "logit-blocks" => operation == "log_partition",
+            "rows" => operation == "norm",
+            "split-blocks" | "split-pixels" => {
+                operation == "conv" && (sizes.ends_with("weight gradient") || sizes.ends_with("bias gradient"))
+            }
+            "bias-columns" => sizes.ends_with("bias gradient"),
+            _ => false,
         }
-        "bias-columns" => sizes.ends_with("bias gradient"),
-        _ => false,
-    }
 }
 
 struct Search<'a> {
@@ -255,39 +266,34 @@ impl Search<'_> {
         Ok(ratios)
     }
 
-    /// What each tile costs, in each precision that there is. Those of f32 are tried on the problems. There are none in
-    /// other precisions, and no result depends on their tiles: their costs are taken as they were measured.
+    /// What each tile costs, in each precision that there is: tried on the problems of that precision like any candidate.
     fn tiles(&mut self, family: Family, tell: &mut dyn FnMut(Line)) -> Result<()> {
-        let on_gpu = self.device.execution() == "cuda";
-        // A CPU has no instructions for the others.
-        let precisions = if on_gpu { &Precision::ALL[..] } else { &Precision::ALL[..1] };
-        let mut measured: Vec<TileCost> =
-            family.all().iter().map(|&(rows, columns)| TileCost { rows, columns, cost: [1.0; 4] }).collect();
-        for &precision in precisions {
+        for &precision in precisions(self.device) {
             let costs = match self.costs(family, precision) {
                 Ok(costs) => costs,
                 // An older generation.
                 Err(Error::Device(_)) if precision != Precision::F32 => continue,
                 Err(error) => return Err(error),
             };
-            for (tile, cost) in measured.iter_mut().zip(costs) {
-                if let Some(cost) = cost {
-                    tile.cost[precision as usize] = cost;
-                    tell(Line::Cost { family: family.name(), precision, tile: tile.name(), cost });
-                }
+            let mut tuning = self.present.clone();
+            let tiles = family.of(&mut tuning);
+            for (&(rows, columns), cost) in family.all().iter().zip(costs) {
+                let Some(cost) = cost else { continue };
+                let at = tiles.iter().position(|tile| (tile.rows, tile.columns) == (rows, columns));
+                let at = at.unwrap_or_else(|| {
+                    tiles.push(TileCost { rows, columns, cost: [1.0; 4] });
+                    tiles.len() - 1
+                });
+                tiles[at].cost[precision as usize] = cost;
+                tell(Line::Cost { family: family.name(), precision, tile: tiles[at].name(), cost });
             }
+            // As the built-in tables and files have them.
+            tiles.sort_by_key(|tile| Reverse((tile.rows * tile.columns, tile.rows)));
+            let depends = |problem: &Problem| problem.operation == family.operation() && problem.precision == precision;
+            let candidate = (format!("{precision} costs"), tuning);
+            self.choose(family.name(), "as it was", vec![candidate], &depends, tell)?;
         }
-        let narrow = |from: &TileCost, to: &mut TileCost| to.cost[1..].copy_from_slice(&from.cost[1..]);
-        for tile in family.of(&mut self.present) {
-            let same = |other: &&TileCost| (other.rows, other.columns) == (tile.rows, tile.columns);
-            if let Some(from) = measured.iter().find(same) {
-                narrow(from, tile);
-            }
-        }
-        let mut tuning = self.present.clone();
-        *family.of(&mut tuning) = measured;
-        let depends = |problem: &Problem| problem.operation == family.operation();
-        self.choose(family.name(), "as it was", vec![("these costs".into(), tuning)], &depends, tell)
+        Ok(())
     }
 
     /// Of each tile of [`Family::all`] that there is in this precision, from products that all tiles divide and that fill
@@ -403,6 +409,7 @@ fn convolution(device: &Device, precision: Precision, product: Product, tiny: bo
 fn linear_bias([n, k]: [usize; 2]) -> Problem {
     Problem {
         operation: "matmul",
+        precision: Precision::F32,
         sizes: format!("{n} x {k} bias gradient"),
         tolerance: 1e-5,
         make: Box::new(move |device| {
@@ -421,6 +428,7 @@ fn conv_bias([n, side, k]: [usize; 3]) -> Problem {
     let sizes = Conv { n, h: side, w: side, c: 1, k, r: 3, s: 3, pad: 1, stride: 1 };
     Problem {
         operation: "conv",
+        precision: Precision::F32,
         sizes: format!("{n} of {side}x{side}, {k} bias gradient"),
         tolerance: 1e-4,
         make: Box::new(move |device| {

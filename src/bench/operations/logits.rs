@@ -5,7 +5,7 @@ use super::super::libtorch;
 use super::super::{Form, Problem, numbers};
 use super::labels;
 use crate::Result;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Precision};
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses::{self, Loss};
 use crate::ops::projection::{self, Gradients, Head, Seeds};
@@ -35,6 +35,7 @@ fn evaluation(device: &Device, each: usize) -> Result<Evaluation> {
 fn log_partition(each: usize) -> Problem {
     Problem {
         operation: "log_partition",
+        precision: Precision::F32,
         sizes: format!("{each}+{each}"),
         tolerance: 1e-5,
         make: Box::new(move |device| {
@@ -60,6 +61,7 @@ fn log_partition(each: usize) -> Problem {
 fn hinge(each: usize) -> Problem {
     Problem {
         operation: "losses",
+        precision: Precision::F32,
         sizes: format!("hinge {each}+{each}"),
         tolerance: 1e-5,
         make: Box::new(move |device| {
@@ -80,6 +82,7 @@ fn hinge(each: usize) -> Problem {
 fn head([n, p, c, classes]: [usize; 4]) -> Problem {
     Problem {
         operation: "projection",
+        precision: Precision::F32,
         sizes: format!("{n} samples of {p} pixels, C {c}, {classes} classes"),
         tolerance: 1e-5,
         make: Box::new(move |device| {

@@ -5,7 +5,7 @@ use super::super::libtorch;
 use super::super::{Form, Problem, numbers};
 use super::labels;
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::{Buffer, Precision};
 use crate::ops::Activation;
 use crate::ops::adam::{self, Adam, Average, Buffers};
 use crate::ops::norm::{self, Affine, Batch, Gradients, Shape, Tables};
@@ -41,6 +41,7 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
 fn conditional_norm([n, h, w, c]: [usize; 4]) -> Problem {
     Problem {
         operation: "norm",
+        precision: Precision::F32,
         sizes: format!("conditional, ReLU, x2: {n} of {h}x{w}, C {c}"),
         tolerance: 1e-4,
         make: Box::new(move |device| {
@@ -95,6 +96,7 @@ fn conditional_norm([n, h, w, c]: [usize; 4]) -> Problem {
 fn adam_with_average(parameters: usize) -> Problem {
     Problem {
         operation: "adam",
+        precision: Precision::F32,
         sizes: format!("with average, {parameters} parameters"),
         tolerance: 1e-5,
         make: Box::new(move |device| {
@@ -135,6 +137,7 @@ fn spectral(width: usize) -> Problem {
     }
     Problem {
         operation: "spectral_norm",
+        precision: Precision::F32,
         sizes: format!("D of sngan-projection-32, width {width}, {parameters} parameters"),
         tolerance: 1e-4,
         make: Box::new(move |device| {

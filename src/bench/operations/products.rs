@@ -90,18 +90,14 @@ impl Pass {
     }
 }
 
-/// What a problem's name ends with: f32 goes without saying.
-fn suffix(precision: Precision) -> String {
-    if precision == Precision::F32 { String::new() } else { format!(", {precision}") }
-}
-
 /// Of leaky ReLU layers with a bias; the gradients go through the activation as they are read. The forms to compare with are
 /// f32.
 fn linear(sizes: Linear, pass: Pass, precision: Precision) -> Problem {
     let Linear { n, c, k } = sizes;
     Problem {
         operation: "matmul",
-        sizes: format!("{n} x {c} x {k} {}{}", pass.name(), suffix(precision)),
+        precision,
+        sizes: format!("{n} x {c} x {k} {}", pass.name()),
         tolerance: 1e-5,
         make: Box::new(move |device| {
             let activation = Activation::LeakyRelu(0.2);
@@ -154,7 +150,8 @@ fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
     let Conv { n, h, w, c, k, .. } = sizes;
     Problem {
         operation: "conv",
-        sizes: format!("3x3, {n} of {h}x{w}, {c} to {k} {}{}", pass.name(), suffix(precision)),
+        precision,
+        sizes: format!("3x3, {n} of {h}x{w}, {c} to {k} {}", pass.name()),
         tolerance: 1e-4,
         make: Box::new(move |device| {
             let stored = |len: usize, seed: u64| numbers_in(device, precision, len, seed);
@@ -196,6 +193,7 @@ fn generator_convolution(n: usize, side: usize, c: usize, k: usize) -> Problem {
     let sizes = Conv { n, h: 2 * side, w: 2 * side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
     Problem {
         operation: "conv",
+        precision: Precision::F32,
         sizes: format!("G: norm, ReLU, x2, 3x3, bias: {n} of {side}x{side}, {c} to {k}"),
         tolerance: 1e-4,
         make: Box::new(move |device| {
@@ -241,6 +239,7 @@ fn discriminator_convolution(n: usize, side: usize, c: usize, k: usize) -> Probl
     let sizes = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
     Problem {
         operation: "conv",
+        precision: Precision::F32,
         sizes: format!("D: ReLU, 3x3, bias, pool, residual: {n} of {side}x{side}, {c} to {k}"),
         tolerance: 1e-4,
         make: Box::new(move |device| {
@@ -293,6 +292,7 @@ fn attention(shape: Shape) -> Problem {
     let Shape { n, l, lk, dk, dv } = shape;
     Problem {
         operation: "attention",
+        precision: Precision::F32,
         sizes: format!("{n} of {l} queries, {lk} keys, {dk} and {dv} wide"),
         tolerance: 1e-4,
         make: Box::new(move |device| {
