@@ -51,8 +51,9 @@ pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
         stepper.set_two_backwards();
         rivals.push(Rival::new(TWO_BACKWARDS, false, move || stepper.run()));
     }
+    // Its steps are f32.
     #[cfg(feature = "libtorch")]
-    {
+    if options.precision == crate::device::Precision::F32 {
         rivals.extend(super::libtorch::step(device, problem)?);
         rivals.extend(super::libtorch::reference_step(device, problem)?);
     }
