@@ -397,7 +397,7 @@ fn what_a_driver_refuses_is_refused() {
             refused(launch_with(256, 48 << 10, memory, 8), CUresult::CUDA_ERROR_INVALID_VALUE);
             refused(launch_with(256, 0, memory, 7), CUresult::CUDA_ERROR_INVALID_VALUE);
 
-            stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+            stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
             refused(result::malloc_async(queue, 16), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
             refused(result::malloc_host(16, 0), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
             refused(stream.synchronize(), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
@@ -430,6 +430,48 @@ fn what_a_driver_refuses_is_refused() {
     }
 }
 
+/// A capture is its own thread's: others allocate, copy and wait meanwhile, unless it forbids that to everyone.
+#[test]
+fn other_threads_work_while_one_captures() {
+    let test = "other_threads_work_while_one_captures";
+    let told = on_stand_in(test, "host", &[], || {
+        let context = CudaContext::new(0).unwrap();
+        // SAFETY: no memory of cudarc's own is made.
+        unsafe { context.disable_event_tracking() };
+        let (stream, other) = (context.new_stream().unwrap(), context.new_stream().unwrap());
+        let elsewhere = || -> Result<Vec<f32>, DriverError> {
+            std::thread::scope(|scope| {
+                let work = || {
+                    context.bind_to_thread()?;
+                    let queue = other.cu_stream();
+                    let mut found = vec![0.0; 4];
+                    // SAFETY: sixteen bytes are copied to and from as many, which live until the stream was waited for.
+                    unsafe {
+                        let memory = result::malloc_async(queue, 16)?;
+                        result::memcpy_htod_async(memory, &[1.0f32, 2.0, 3.0, 4.0], queue)?;
+                        result::memcpy_dtoh_async(&mut found, memory, queue)?;
+                        other.synchronize()?;
+                        result::free_async(memory, queue)?;
+                    }
+                    assert_eq!(stream.synchronize().unwrap_err().0, CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+                    Ok(found)
+                };
+                scope.spawn(work).join().unwrap()
+            })
+        };
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        assert_eq!(elsewhere().unwrap(), [1.0, 2.0, 3.0, 4.0]);
+        drop(stream.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap());
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+        assert_eq!(elsewhere().unwrap_err().0, CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        drop(stream.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap());
+    });
+    let Some(told) = told else { return };
+    for what in ["a wait for a stream that captures", "an allocation while a stream captures"] {
+        assert!(told.contains(what), "{what:?} is not in {told}");
+    }
+}
+
 /// What is captured runs at each replay, on what is in memory then, and not while it is captured.
 #[test]
 fn a_captured_graph_is_replayed() {
@@ -455,7 +497,7 @@ fn a_captured_graph_is_replayed() {
                 stream.synchronize().unwrap();
             };
             result::memset_d8_async(memory, 0, 256, queue).unwrap();
-            stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED).unwrap();
+            stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
             let pointers = [memory, memory + 16, memory + 24, memory + 28, memory + 32];
             let (sign, n) = (1.0f32, 1u32);
             let mut arguments: Vec<*mut std::ffi::c_void> =

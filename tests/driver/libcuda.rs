@@ -31,10 +31,12 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::{LazyLock, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::Instant;
 
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::sys::CUresult::{self, *};
+use cudarc::driver::sys::CUstreamCaptureMode;
 use zgan::device::{Device, Kernel, kernel};
 
 type Answer = Result<(), CUresult>;
@@ -123,6 +125,13 @@ struct Event {
     time: Option<Instant>,
 }
 
+/// The work that a stream captures instead of queueing it.
+struct Capture {
+    work: Vec<Work>,
+    mode: CUstreamCaptureMode,
+    thread: ThreadId,
+}
+
 /// What a stream is told to do.
 #[derive(Clone)]
 enum Work {
@@ -168,8 +177,7 @@ struct Driver {
     device: Option<Device>,
     memory: BTreeMap<u64, Allocation>,
     pinned: BTreeMap<u64, usize>,
-    /// The work that a stream captures instead of queueing it.
-    streams: HashMap<Handle, Option<Vec<Work>>>,
+    streams: HashMap<Handle, Option<Capture>>,
     queues: BTreeMap<Handle, VecDeque<Work>>,
     events: HashMap<Handle, Event>,
     graphs: HashMap<Handle, Vec<Work>>,
@@ -266,9 +274,7 @@ impl Driver {
 
     /// All memory begins as NaNs: nobody may rely on zeros that he did not write.
     fn allocate(&mut self, bytes: usize) -> Result<u64, CUresult> {
-        if self.capturing() {
-            return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an allocation while a stream captures");
-        }
+        self.outside_captures("an allocation")?;
         if bytes == 0 {
             return refuse(CUDA_ERROR_INVALID_VALUE, "an allocation of no bytes");
         }
@@ -331,8 +337,18 @@ impl Driver {
         Ok(())
     }
 
-    fn capturing(&self) -> bool {
-        self.streams.values().any(Option::is_some)
+    /// The calling thread does what it may not do while a stream captures: each thread during a `GLOBAL` capture, that
+    /// which began it during one of `THREAD_LOCAL`, none during one of `RELAXED`.
+    fn outside_captures(&self, what: &str) -> Answer {
+        let refused = self.streams.values().flatten().any(|capture| match capture.mode {
+            CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL => true,
+            CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL => capture.thread == thread::current().id(),
+            CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED => false,
+        });
+        match refused {
+            true => refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, format!("{what} while a stream captures")),
+            false => Ok(()),
+        }
     }
 
     fn queue(&mut self, stream: Handle, mut work: Work) -> Answer {
@@ -351,7 +367,7 @@ impl Driver {
                     refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an event or a free while the stream captures")
                 }
                 work => {
-                    captured.push(work);
+                    captured.work.push(work);
                     Ok(())
                 }
             },
@@ -379,14 +395,17 @@ impl Driver {
 
     /// Does everything that is queued.
     fn wait(&mut self) -> Answer {
+        self.outside_captures("a wait")?;
         let streams: Vec<Handle> = self.queues.keys().copied().collect();
-        streams.into_iter().try_for_each(|stream| self.wait_for(stream, None))
+        streams.into_iter().for_each(|stream| self.run(stream, None));
+        self.fault.map_or(Ok(()), Err)
     }
 
     /// Does what `stream` was told, all of it or up to the event's turn.
     fn wait_for(&mut self, stream: Handle, until: Option<(Handle, u64)>) -> Answer {
-        if self.capturing() {
-            return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "a wait while a stream captures");
+        self.outside_captures("a wait")?;
+        if self.streams.get(&stream).is_some_and(Option::is_some) {
+            return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "a wait for a stream that captures");
         }
         self.run(stream, until);
         self.fault.map_or(Ok(()), Err)
@@ -766,10 +785,10 @@ pub unsafe extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamBeginCapture_v2(stream: Handle, _mode: u32) -> CUresult {
+pub unsafe extern "C" fn cuStreamBeginCapture_v2(stream: Handle, mode: CUstreamCaptureMode) -> CUresult {
     current(|driver| match driver.streams.get_mut(&stream) {
         Some(capture @ None) => {
-            *capture = Some(Vec::new());
+            *capture = Some(Capture { work: Vec::new(), mode, thread: thread::current().id() });
             Ok(())
         }
         _ => refuse(CUDA_ERROR_INVALID_VALUE, "a capture begins on no stream, or on one that captures"),
@@ -781,7 +800,7 @@ pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, graph: *mut Handle) 
     current(|driver| match driver.streams.get_mut(&stream).and_then(Option::take) {
         Some(captured) => {
             let handle = driver.handle();
-            driver.graphs.insert(handle, captured);
+            driver.graphs.insert(handle, captured.work);
             // SAFETY: the caller's.
             unsafe { give(graph, handle) }
         }
@@ -937,9 +956,7 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(pointer: *mut u64, bytes: usize, _flags: c_uint) -> CUresult {
     current(|driver| {
-        if driver.capturing() {
-            return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an allocation while a stream captures");
-        }
+        driver.outside_captures("an allocation")?;
         driver.pinnings += 1;
         if driver.settings.failing_pinned == Some(driver.pinnings) {
             return Err(CUDA_ERROR_OUT_OF_MEMORY);
