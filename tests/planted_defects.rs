@@ -11,8 +11,8 @@ mod simt_module;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use zgan::check;
@@ -48,6 +48,11 @@ impl Mutant {
         let Mutant { file, above, before, after, .. } = self;
         let above = if above.is_empty() { String::new() } else { format!("after `{}` ", above.trim()) };
         format!("{file}: {above}`{}` to `{}`", before.trim(), after.trim())
+    }
+
+    /// What is changed, in whichever module: file, line and the line's new text.
+    fn change(&self) -> (String, usize, String) {
+        (self.file.clone(), self.line, self.after.clone())
     }
 
     fn text(&self, original: &str) -> String {
@@ -114,7 +119,8 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
             found.push(("< to <=", replace(line, at, " < ", " <= ")));
         }
     }
-    let declares = ["SHARED(", "float ", "uint32_t ", "constexpr ", "Chain "].iter().any(|t| trimmed.starts_with(t));
+    let declares = ["SHARED(", "float ", "uint32_t ", "bool ", "typename ", "constexpr ", "Chain "];
+    let declares = declares.iter().any(|t| trimmed.starts_with(t));
     for (open, _) in code.match_indices('[') {
         let before = code[..open].chars().next_back();
         // Not a lambda's list, and not an array's length.
@@ -232,13 +238,25 @@ enum Outcome {
     Missed,
 }
 
-/// Compiles a mutant and runs it. `originals` has each module's object.
-fn try_out(mutant: &Mutant, number: usize, folder: &Path, originals: &BTreeMap<&str, Vec<u8>>) -> Outcome {
+/// Each module's object, compiled when a mutant is first compared with it.
+type Originals = BTreeMap<&'static str, OnceLock<Vec<u8>>>;
+
+fn original<'a>(originals: &'a Originals, module: &str, folder: &Path) -> &'a [u8] {
+    originals[module].get_or_init(|| {
+        let text = simt_module::text(module);
+        // `lines` and back: what a mutant's text went through.
+        let text = text.lines().collect::<Vec<_>>().join("\n") + "\n";
+        std::fs::read(simt_module::compile(folder, module, &text, false).unwrap()).unwrap()
+    })
+}
+
+/// Compiles a mutant and runs it.
+fn try_out(mutant: &Mutant, number: usize, folder: &Path, originals: &Originals) -> Outcome {
     let text = mutant.text(&simt_module::text(mutant.module));
     let Ok(object) = simt_module::compile(folder, &format!("mutant{number}"), &text, false) else {
         return Outcome::None;
     };
-    let outcome = if std::fs::read(&object).unwrap() == originals[mutant.module] {
+    let outcome = if std::fs::read(&object).unwrap() == original(originals, mutant.module, folder) {
         Outcome::None
     } else {
         let library = simt_module::link(&object);
@@ -301,40 +319,37 @@ fn planted_defects_are_found() {
     if wanted.is_none() {
         // Every so-many-th: all files and kinds have their share, and the choice changes with the kernels only.
         let mut seen = HashSet::new();
-        mutants.retain(|m| seen.insert((m.file.clone(), m.line, m.after.clone())));
-        let step = mutants.len().div_ceil(SOME);
-        mutants = mutants.into_iter().step_by(step).collect();
+        let firsts: Vec<_> = mutants.iter().map(Mutant::change).filter(|change| seen.insert(change.clone())).collect();
+        let step = firsts.len().div_ceil(SOME);
+        let chosen: HashSet<_> = firsts.into_iter().step_by(step).collect();
+        mutants.retain(|mutant| chosen.contains(&mutant.change()));
     }
-    let mut originals = BTreeMap::new();
-    for module in mutants.iter().map(|mutant| mutant.module).collect::<HashSet<_>>() {
-        let text = simt_module::text(module);
-        // `lines` and back: what a mutant's text went through.
-        let text = text.lines().collect::<Vec<_>>().join("\n") + "\n";
-        let object = simt_module::compile(folder.path(), module, &text, false).unwrap();
-        originals.insert(module, std::fs::read(object).unwrap());
-    }
+    let originals: Originals = mutants.iter().map(|mutant| (mutant.module, OnceLock::new())).collect();
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(BTreeMap::new());
-    // By file, line and text: a header's line is tried in several modules until it is found in one.
+    // A header's line is tried in several modules until it is found in one.
     let tried: Mutex<HashMap<_, (usize, bool)>> = Mutex::default();
     let work = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(mutant) = mutants.get(number) else { return };
-            let key = (mutant.file.clone(), mutant.line, mutant.after.clone());
-            if tried.lock().unwrap().get(&key).is_some_and(|(modules, found)| *found || *modules == MODULES) {
+            if tried.lock().unwrap().get(&mutant.change()).is_some_and(|(modules, found)| *found || *modules >= MODULES)
+            {
                 continue;
             }
             let outcome = try_out(mutant, number, folder.path(), &originals);
             if outcome == Outcome::Missed {
                 eprintln!("missed in {}: {}, line {}", mutant.module, mutant.name(), mutant.line);
             }
+            let mut tried = tried.lock().unwrap();
+            let (modules, found) = tried.entry(mutant.change()).or_default();
             if outcome != Outcome::None {
-                let mut tried = tried.lock().unwrap();
-                let (modules, found) = tried.entry(key).or_default();
                 *modules += 1;
                 *found |= outcome == Outcome::Found;
-                outcomes.lock().unwrap().insert((&mutant.file, mutant.line, &mutant.after), (*found, mutant));
+                outcomes.lock().unwrap().insert(mutant.change(), (*found, mutant));
+            } else if wanted.is_none() {
+                // Its code may change in another module, but there is no time for that.
+                *modules = MODULES;
             }
         }
     };
@@ -355,8 +370,8 @@ fn planted_defects_are_found() {
     }
     let found = outcomes.len() - missed.len();
     println!(
-        "of {total} mutations {} were compiled, {} changed the code, {found} were found",
-        mutants.len(),
+        "of {total} mutations {} were tried, {} changed the code, {found} were found",
+        mutants.iter().map(Mutant::change).collect::<HashSet<_>>().len(),
         outcomes.len()
     );
     for (kind, (found, count)) in &kinds {
