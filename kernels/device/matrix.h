@@ -118,18 +118,16 @@ struct Tf32 {
         return bits_to_float((bits & 0x1fff) ? 0x7fffffffu : bits);
     }
 };
-// This lane's part of C += A B. Products of such numbers are exact in f32; their sum is one chain here, while the manual leaves
+// This lane's part of C += A B. Products of such numbers are exact in f32; each sum is one chain here, while the manual leaves
 // its order and rounding to the machine.
 template <class Number, int K> UNCHECKED static void multiply_shown(float (&c)[4], const Shown* lanes, int lane) {
-    for (int row = 0; row < 2; row++) {
-        float a[K];
-        for (int k = 0; k < K; k++) a[k] = Number::number(lanes + lane / 4 * 4, row, 2, k);
-        for (int column = 0; column < 2; column++) {
-            const Shown* quad = lanes + (lane % 4 * 2 + column) * 4;
-            float sum = c[2 * row + column];
-            for (int k = 0; k < K; k++) sum += a[k] * Number::number(quad, 4, 1, k);
-            c[2 * row + column] = sum;
-        }
+    const Shown *rows = lanes + lane / 4 * 4, *columns = lanes + lane % 4 * 8;
+    UNROLL
+    for (int k = 0; k < K; k++) {
+        const float a[2] = {Number::number(rows, 0, 2, k), Number::number(rows, 1, 2, k)};
+        const float b[2] = {Number::number(columns, 4, 1, k), Number::number(columns + 4, 4, 1, k)};
+        UNROLL
+        for (int i = 0; i < 4; i++) c[i] += a[i / 2] * b[i % 2];
     }
 }
 template <class Number, int K> DEVICE void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
