@@ -19,125 +19,30 @@ import sys
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.numpy import save_file
 
 sys.path.insert(0, "tests/goldens")
-from common import digits, normal, uniform
+import mnist_network as network
+from mnist_network import CLASSES, generator, players, seen, softmax_losses
 
-STEPS, LATENT, CLASSES, SAMPLE = 10, 64, 10, 256
+STEPS, LATENT, SAMPLE = 10, 64, 256
 
 # Width, batch, and the number of the draw for the two rules.
 CASES = {"whole": (16, 64, {"simultaneous": 59, "alternating": 59}), "small": (8, 4, {"simultaneous": 18, "alternating": 36})}
 WIDTH, BATCH, DRAW = 16, 64, 0
 
-# What went into a ReLU since it was cleared.
-seen = []
-
-
-def conv(name, r, c, k):
-    return [(f"{name}.weight", (r, r, c, k), (3.0 / (r * r * c)) ** 0.5), (f"{name}.bias", (k,), 0.1)]
-
-
-def norm(name, shape):
-    return [(f"{name}.weight", shape, 0.2), (f"{name}.bias", shape, 0.2)]
-
-
-def tensors():
-    """Name, shape, bound of the uniform start (norm weights around 1); in layout order."""
-    wide, first = 2 * WIDTH, 7 * 7 * 2 * WIDTH
-    out = [("generator.linear.weight", (74, first), (3.0 / 74) ** 0.5), ("generator.linear.bias", (first,), 0.1)]
-    for i, (c, k) in enumerate([(wide, wide), (wide, WIDTH)], 1):
-        b = f"generator.block{i}"
-        out += norm(f"{b}.norm1", (CLASSES, c)) + conv(f"{b}.conv1", 3, c, k)
-        out += norm(f"{b}.norm2", (CLASSES, k)) + conv(f"{b}.conv2", 3, k, k) + conv(f"{b}.shortcut", 1, c, k)
-    out += norm("generator.norm", (WIDTH,)) + conv("generator.conv", 3, WIDTH, 1)
-    for i, (c, k) in enumerate([(1, WIDTH), (WIDTH, wide), (wide, wide)], 1):
-        b = f"discriminator.block{i}"
-        out += conv(f"{b}.conv1", 3, c, k) + conv(f"{b}.conv2", 3, k, k)
-        out += conv(f"{b}.shortcut", 1, c, k) if i < 3 else []
-    return out + [("discriminator.head.weight", (wide, 1), 0.3), ("discriminator.head.embedding", (CLASSES, wide), 0.3)]
-
 
 def start(dtype):
-    values = {}
-    for i, (name, shape, bound) in enumerate(tensors()):
-        x = (2.0 * uniform(100_000 * DRAW + 2000 + i, int(np.prod(shape))) - 1.0) * bound
-        if "norm" in name and name.endswith("weight"):
-            x = x + 1.0
-        values[name] = torch.tensor(x.astype(np.float32).reshape(shape)).to(dtype).requires_grad_()
-    return values
-
-
-def apply_conv(p, name, x):
-    weight = p[f"{name}.weight"].permute(3, 2, 0, 1).contiguous()
-    return F.conv2d(x, weight, p[f"{name}.bias"], padding=weight.shape[-1] // 2)
-
-
-def apply_norm(p, name, x, labels):
-    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
-    weight, bias = p[f"{name}.weight"], p[f"{name}.bias"]
-    if weight.dim() == 2:
-        weight, bias = weight[labels], bias[labels]
-    else:
-        weight, bias = weight[None], bias[None]
-    return (x - mean) / torch.sqrt(var + 1e-5) * weight[:, :, None, None] + bias[:, :, None, None]
-
-
-def relu(x):
-    seen.append(x.detach())
-    return F.relu(x)
-
-
-def up(x):
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def generator(p, z, labels):
-    x = torch.cat([z, 2.0 * F.one_hot(labels, CLASSES).to(z.dtype)], 1)
-    x = x @ p["generator.linear.weight"] + p["generator.linear.bias"]
-    x = x.reshape(-1, 7, 7, 2 * WIDTH).permute(0, 3, 1, 2)
-    for i in (1, 2):
-        b = f"generator.block{i}"
-        h = apply_conv(p, f"{b}.conv1", up(relu(apply_norm(p, f"{b}.norm1", x, labels))))
-        h = apply_conv(p, f"{b}.conv2", relu(apply_norm(p, f"{b}.norm2", h, labels)))
-        x = h + apply_conv(p, f"{b}.shortcut", up(x))
-    x = relu(apply_norm(p, "generator.norm", x, labels))
-    return torch.tanh(apply_conv(p, "generator.conv", x))
-
-
-def discriminator(p, x, labels):
-    for i in (1, 2, 3):
-        b = f"discriminator.block{i}"
-        h = apply_conv(p, f"{b}.conv1", x if i == 1 else relu(x))
-        h = apply_conv(p, f"{b}.conv2", relu(h))
-        if i < 3:
-            x = F.avg_pool2d(h, 2) + apply_conv(p, f"{b}.shortcut", F.avg_pool2d(x, 2))
-        else:
-            x = h + x
-    h = 4.0 * relu(x).mean((2, 3))
-    embedding = p["discriminator.head.embedding"][labels]
-    return h @ p["discriminator.head.weight"][:, 0] + (h * embedding).sum(1)
-
-
-def losses(real, fake):
-    """Of logits that say "real" when high."""
-    a, b = -real, -fake
-    log_z = torch.logsumexp(torch.cat([-a, -b]), 0)
-    return a.mean() + log_z, torch.cat([a, b]).mean() + log_z
+    head = [("discriminator.head.weight", (2 * WIDTH, 1), 0.3), ("discriminator.head.embedding", (CLASSES, 2 * WIDTH), 0.3)]
+    return network.start(network.tensors(WIDTH, LATENT, head), 100_000 * DRAW + 2000, dtype)
 
 
 def inputs(step, dtype):
-    images, labels = digits(STEPS * BATCH)
-    rows = slice(step * BATCH, (step + 1) * BATCH)
-    real = torch.tensor(images[rows].astype(np.float32) / np.float32(127.5) - np.float32(1.0)).to(dtype)[:, None]
-    z = torch.tensor(normal(100_000 * DRAW + 5000 + step, BATCH * LATENT).astype(np.float32).reshape(BATCH, LATENT)).to(dtype)
-    wanted = torch.tensor((uniform(100_000 * DRAW + 7000 + step, BATCH) * CLASSES).astype(np.int64))
-    return real, torch.tensor(labels[rows]), z, wanted
+    return network.inputs(step, STEPS, BATCH, LATENT, 100_000 * DRAW, dtype)
 
 
-def players(p):
-    return [[v for n, v in p.items() if n.startswith(who)] for who in ("generator", "discriminator")]
+def discriminator(p, x, labels):
+    return network.projection(p, network.features(p, x), labels)
 
 
 def run(rule, dtype, steps=STEPS):
@@ -150,7 +55,7 @@ def run(rule, dtype, steps=STEPS):
     for step in range(steps):
         seen.clear()
         real, labels, z, wanted = inputs(step, dtype)
-        evaluate = lambda: losses(discriminator(p, real, labels), discriminator(p, generator(p, z, wanted), wanted))
+        evaluate = lambda: softmax_losses(discriminator(p, real, labels), discriminator(p, generator(p, z, wanted), wanted))
         loss_d, loss_g = evaluate()
         grads_d = torch.autograd.grad(loss_d, d, retain_graph=True)
         if rule == "simultaneous":
@@ -189,7 +94,7 @@ def first(dtype):
     seen.clear()
     fake = generator(p, z, wanted)
     f_real, f_fake = discriminator(p, real, labels), discriminator(p, fake, wanted)
-    loss_d, loss_g = losses(f_real, f_fake)
+    loss_d, loss_g = softmax_losses(f_real, f_fake)
     grads = torch.autograd.grad(loss_g, g, retain_graph=True) + torch.autograd.grad(loss_d, d)
     out = {"start.fake": fake.permute(0, 2, 3, 1), "start.logits": torch.cat([f_real, f_fake])}
     out |= {f"start.gradient.{name}": grad for name, grad in zip(p, grads)}

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from safetensors.numpy import save_file
 
 sys.path.insert(0, "tests/goldens")
-from common import digits, normal, uniform
+import mnist_network as network
+from mnist_network import CLASSES, generator, players, softmax_losses
 
-STEPS, BATCH, LATENT, CLASSES, WIDTH = 10, 8, 16, 10, 4
+STEPS, BATCH, LATENT, WIDTH = 10, 8, 16, 4
 AUX_D, AUX_G, GP, SEED = 0.7, 0.3, 10.0, 1
 VARIANTS = {"ac-gan": (True, False), "penalty": (False, True), "ac-gan-penalty": (True, True)}
 
@@ -39,88 +40,23 @@ def shares(step):
     return np.array([word >> 8 for word in words]) * 2.0**-24
 
 
-def conv(name, r, c, k):
-    return [(f"{name}.weight", (r, r, c, k), (3.0 / (r * r * c)) ** 0.5), (f"{name}.bias", (k,), 0.1)]
-
-
-def norm(name, shape):
-    return [(f"{name}.weight", shape, 0.2), (f"{name}.bias", shape, 0.2)]
-
-
-def tensors(classified):
-    """Name, shape, bound of the uniform start (norm weights around 1); in layout order."""
-    w, seen = WIDTH, LATENT + CLASSES
-    out = [("generator.linear.weight", (seen, 98 * w), (3.0 / seen) ** 0.5), ("generator.linear.bias", (98 * w,), 0.1)]
-    for i, (c, k) in enumerate([(2 * w, 2 * w), (2 * w, w)], 1):
-        b = f"generator.block{i}"
-        out += norm(f"{b}.norm1", (CLASSES, c)) + conv(f"{b}.conv1", 3, c, k)
-        out += norm(f"{b}.norm2", (CLASSES, k)) + conv(f"{b}.conv2", 3, k, k) + conv(f"{b}.shortcut", 1, c, k)
-    out += norm("generator.norm", (w,)) + conv("generator.conv", 3, w, 1)
-    for i, (c, k) in enumerate([(1, w), (w, 2 * w), (2 * w, 2 * w)], 1):
-        b = f"discriminator.block{i}"
-        out += conv(f"{b}.conv1", 3, c, k) + conv(f"{b}.conv2", 3, k, k)
-        out += conv(f"{b}.shortcut", 1, c, k) if i < 3 else []
-    out += [("discriminator.head.weight", (2 * w, 1), 0.6)]
-    if classified:
-        return out + [("discriminator.classes.weight", (2 * w, CLASSES), 0.6), ("discriminator.classes.bias", (CLASSES,), 0.1)]
-    return out + [("discriminator.head.embedding", (CLASSES, 2 * w), 0.6)]
-
-
 def start(classified, dtype):
-    values = {}
-    for i, (name, shape, bound) in enumerate(tensors(classified)):
-        x = (2.0 * uniform(5500 + i, int(np.prod(shape))) - 1.0) * bound
-        if "norm" in name and name.endswith("weight"):
-            x = x + 1.0
-        values[name] = torch.tensor(x.astype(np.float32).reshape(shape)).to(dtype).requires_grad_()
-    return values
-
-
-def apply_conv(p, name, x):
-    weight = p[f"{name}.weight"].permute(3, 2, 0, 1).contiguous()
-    return F.conv2d(x, weight, p[f"{name}.bias"], padding=weight.shape[-1] // 2)
-
-
-def apply_norm(p, name, x, labels):
-    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
-    weight, bias = p[f"{name}.weight"], p[f"{name}.bias"]
-    if weight.dim() == 2:
-        weight, bias = weight[labels], bias[labels]
+    w = 2 * WIDTH
+    head = [("discriminator.head.weight", (w, 1), 0.6)]
+    if classified:
+        head += [("discriminator.classes.weight", (w, CLASSES), 0.6), ("discriminator.classes.bias", (CLASSES,), 0.1)]
     else:
-        weight, bias = weight[None], bias[None]
-    return (x - mean) / torch.sqrt(var + 1e-5) * weight[:, :, None, None] + bias[:, :, None, None]
-
-
-def up(x):
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def generator(p, z, labels):
-    x = torch.cat([z, 2.0 * F.one_hot(labels, CLASSES).to(z.dtype)], 1)
-    x = x @ p["generator.linear.weight"] + p["generator.linear.bias"]
-    x = x.reshape(-1, 7, 7, 2 * WIDTH).permute(0, 3, 1, 2)
-    for i in (1, 2):
-        b = f"generator.block{i}"
-        h = apply_conv(p, f"{b}.conv1", up(F.relu(apply_norm(p, f"{b}.norm1", x, labels))))
-        h = apply_conv(p, f"{b}.conv2", F.relu(apply_norm(p, f"{b}.norm2", h, labels)))
-        x = h + apply_conv(p, f"{b}.shortcut", up(x))
-    x = F.relu(apply_norm(p, "generator.norm", x, labels))
-    return torch.tanh(apply_conv(p, "generator.conv", x))
+        head += [("discriminator.head.embedding", (CLASSES, w), 0.6)]
+    return network.start(network.tensors(WIDTH, LATENT, head), 5500, dtype)
 
 
 def discriminator(p, x, labels):
     """The logit, and the cross entropy of the labels (0 without a class layer)."""
-    for i in (1, 2, 3):
-        b = f"discriminator.block{i}"
-        h = apply_conv(p, f"{b}.conv1", x if i == 1 else F.relu(x))
-        h = apply_conv(p, f"{b}.conv2", F.relu(h))
-        x = F.avg_pool2d(h, 2) + apply_conv(p, f"{b}.shortcut", F.avg_pool2d(x, 2)) if i < 3 else h + x
-    h = 4.0 * F.relu(x).mean((2, 3))
-    psi = h @ p["discriminator.head.weight"][:, 0]
-    if "discriminator.classes.weight" in p:
-        classes = h @ p["discriminator.classes.weight"] + p["discriminator.classes.bias"]
-        return psi, F.cross_entropy(classes, labels)
-    return psi + (h * p["discriminator.head.embedding"][labels]).sum(1), torch.zeros((), dtype=x.dtype)
+    h = network.features(p, x)
+    if "discriminator.classes.weight" not in p:
+        return network.projection(p, h, labels), torch.zeros((), dtype=x.dtype)
+    classes = h @ p["discriminator.classes.weight"] + p["discriminator.classes.bias"]
+    return h @ p["discriminator.head.weight"][:, 0], F.cross_entropy(classes, labels)
 
 
 def losses(p, penalised, step, real, labels, fake, wanted):
@@ -135,31 +71,20 @@ def losses(p, penalised, step, real, labels, fake, wanted):
         norms = g.flatten(1).norm(dim=1)
         penalty = GP * ((norms - 1.0) ** 2).mean()
     else:
-        a, b = -f_real, -f_fake
-        log_z = torch.logsumexp(torch.cat([-a, -b]), 0)
-        loss_d, loss_g = a.mean() + log_z, torch.cat([a, b]).mean() + log_z
+        loss_d, loss_g = softmax_losses(f_real, f_fake)
     return loss_d, loss_g, AUX_D * (c_real + c_fake), AUX_G * c_fake, penalty, norms.mean()
-
-
-def inputs(step, dtype):
-    images, labels = digits(STEPS * BATCH)
-    rows = slice(step * BATCH, (step + 1) * BATCH)
-    real = torch.tensor(images[rows].astype(np.float32) / np.float32(127.5) - np.float32(1.0)).to(dtype)[:, None]
-    z = torch.tensor(normal(5000 + step, BATCH * LATENT).astype(np.float32).reshape(BATCH, LATENT)).to(dtype)
-    wanted = torch.tensor((uniform(7000 + step, BATCH) * CLASSES).astype(np.int64))
-    return real, torch.tensor(labels[rows]), z, wanted
 
 
 def run(variant, rule, dtype):
     """The losses of all steps, and the gradients of the first."""
     classified, penalised = VARIANTS[variant]
     p = start(classified, dtype)
-    g, d = ([v for n, v in p.items() if n.startswith(who)] for who in ("generator", "discriminator"))
+    g, d = players(p)
     adam_g = torch.optim.Adam(g, lr=1e-3, betas=(0.5, 0.9))
     adam_d = torch.optim.Adam(d, lr=1e-3, betas=(0.5, 0.9))
     history, first = [], None
     for step in range(STEPS):
-        real, labels, z, wanted = inputs(step, dtype)
+        real, labels, z, wanted = network.inputs(step, STEPS, BATCH, LATENT, 0, dtype)
         evaluate = lambda: losses(p, penalised, step, real, labels, generator(p, z, wanted), wanted)
         loss_d, loss_g, class_d, class_g, penalty, norms = evaluate()
         grads_d = torch.autograd.grad(loss_d + class_d + penalty, d, retain_graph=True)
