@@ -155,7 +155,7 @@ fn read_sources(folder: &Path) -> Vec<Source> {
         assert!(named.iter().all(|name| PRECISIONS.contains(name)), "{file}.cu: precisions {named:?}");
         for precision in PRECISIONS.into_iter().filter(|precision| named.contains(precision)) {
             let module = if precision == "f32" { file.clone() } else { format!("{file}_{precision}") };
-            let mut kernels = kernel_lines(&own, precision);
+            let mut kernels = kernel_lines(&text, precision);
             kernels.retain(|kernel| precision == "f32" || kernel.family.is_some());
             sources.push(Source { kernels, module, precision, text: in_precision(&text, precision) });
         }
@@ -197,8 +197,14 @@ fn flatten(root: &Path, path: &Path, text: &mut String) {
         let _ = writeln!(text, "#ifndef INCLUDED_{guard}\n#define INCLUDED_{guard}");
     }
     let _ = writeln!(text, "#line 1 \"{shown}\"");
-    for (number, line) in file.lines().enumerate() {
-        if let Some(name) = line.strip_prefix("#include \"").and_then(|l| l.strip_suffix('"')) {
+    let mut lines = file.lines().enumerate();
+    while let Some((number, line)) = lines.next() {
+        if let Some(tiles) = line.strip_prefix("// Tiles: ") {
+            let kernel: Vec<&str> = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "}").collect();
+            for tile in tiles.split(", ") {
+                let _ = writeln!(text, "#line {} \"{shown}\"\n{}\n}}", number + 2, for_tile(&kernel.join("\n"), tile));
+            }
+        } else if let Some(name) = line.strip_prefix("#include \"").and_then(|l| l.strip_suffix('"')) {
             flatten(root, &full.with_file_name(name), text);
             let _ = writeln!(text, "#line {} \"{shown}\"", number + 2);
         } else {
@@ -213,6 +219,14 @@ fn flatten(root: &Path, path: &Path, text: &mut String) {
     if once {
         text.push_str("#endif\n");
     }
+}
+
+/// A product's kernel, written once for tiles of `BM` rows and `BN` columns, for one of them: `128x64`, or `f32 256x16` where only
+/// that precision has it.
+fn for_tile(kernel: &str, tile: &str) -> String {
+    let (precision, size) = tile.split_once(' ').unwrap_or(("T", tile));
+    let (rows, columns) = size.split_once('x').unwrap_or_else(|| panic!("// Tiles: {tile:?} is no size like 128x64"));
+    kernel.replace("BMxBN_T", &format!("BMxBN_{precision}")).replace("BM", rows).replace("BN", columns)
 }
 
 /// The kernels that a file defines: every `KERNEL name(...)`, in order.

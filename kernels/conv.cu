@@ -378,26 +378,56 @@ DEVICE Image image(const T* x, const float* scale, const float* shift, const Pro
     return {x, scale, shift, prologue.activation, window.H, window.W, window.C, prologue.up, prologue.table_stride};
 }
 
-template <int BM, int BN>
-DEVICE void forward(T* y, const T* x, const float* scale, const float* shift, const T* filters, const float* bias,
-                    const T* residual, const PrologueArgument& prologue, Activation activation, uint32_t accumulate, const Window& window, uint32_t K) {
+// The narrowest tile spills a register, left to itself.
+// Tiles: 64x64, 128x64, 128x128, f32 256x32, f32 256x16
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS (BN == 16 ? 4 : BLOCKS_OF_TILE(BM, BN))
+KERNEL conv_forward_BMxBN_T(
+    T* RESTRICT y,                // (N, P, Q, K), or halved
+    const T* RESTRICT x,          // (N, H, W, C), or halved
+    const float* RESTRICT scale,  // (1 or N, C) or null
+    const float* RESTRICT shift,  // (1 or N, C) or null
+    const T* RESTRICT filters,    // (R, S, C, K)
+    const float* RESTRICT bias,   // (K) or null
+    const T* RESTRICT residual,   // as y, or null
+    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     const WindowFetch<true, Image> a{image(x, scale, shift, prologue, window), window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{filters, K, window.taps()};
     tiled_matmul<BM, BN>(a, b, Output{y, bias, residual, activation, K, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
 }
+
+// Tiles: 64x64, 128x64, 128x128, f32 256x32, f32 256x16
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
 // The window sees g from the pixels of v: its C is the number of output channels.
-template <int BM, int BN>
-DEVICE void input_gradient(T* dx, const T* dy, const T* flipped, const T* y, const float* row_scale, const T* x,
-                           const GradientArgument& gradient, float slope, uint32_t accumulate, const Window& window, uint32_t C) {
+KERNEL conv_input_gradient_BMxBN_T(
+    T* RESTRICT dx,                   // (N, H, W, C), or halved
+    const T* RESTRICT dy,             // (N, P, Q, K), or halved
+    const T* RESTRICT flipped,        // (R, S, K, C)
+    const T* RESTRICT y,              // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    const T* RESTRICT x,              // as dx, or null
+    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
     const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.H, window.W, window.C, gradient.pooled};
     const WindowFetch<true, Gradient> a{g, window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{flipped, C, window.taps()};
     tiled_matmul<BM, BN>(a, b, InputOutput{dx, x, slope, C, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
 }
+
+// Tiles: 64x64, 128x64, 128x128, f32 256x32, f32 256x16
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
 // Split z = blockIdx.z sums the images from z * images on.
-template <int BM, int BN>
-DEVICE void weight_gradient(float* dweight, float* parts, const T* x, const float* scale, const float* shift, const T* dy, const T* y,
-                            const float* row_scale, const PrologueArgument& prologue, const GradientArgument& gradient, const Window& window, uint32_t K, uint32_t images) {
+KERNEL conv_weight_gradient_BMxBN_T(
+    float* RESTRICT dweight,          // (R, S, C, K)
+    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
+    const T* RESTRICT x,              // (N, H, W, C), or halved
+    const float* RESTRICT scale,      // (1 or N, C) or null
+    const float* RESTRICT shift,      // (1 or N, C) or null
+    const T* RESTRICT dy,             // (N, P, Q, K), or halved
+    const T* RESTRICT y,              // as dy, or null
+    const float* RESTRICT row_scale,  // (N) or null
+    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.P, window.Q, K, gradient.pooled};
     const WindowFetch<false, Image> a{image(x, scale, shift, prologue, window), window, window.taps(), window.pixels()};
     const GradientColumns b{g, window, K, window.pixels()};
@@ -407,169 +437,6 @@ DEVICE void weight_gradient(float* dweight, float* parts, const T* x, const floa
     tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, begin * per_image, end * per_image);
 }
 
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_TILES
-KERNEL conv_forward_64x64_T(T* RESTRICT y,               // (N, P, Q, K), or halved
-    const T* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const T* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const T* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<64, 64>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_128x64_T(T* RESTRICT y,               // (N, P, Q, K), or halved
-    const T* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const T* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const T* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<128, 64>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-KERNEL conv_forward_256x32_f32(T* RESTRICT y,               // (N, P, Q, K), or halved
-    const T* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const T* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const T* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 32>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 4
-KERNEL conv_forward_256x16_f32(T* RESTRICT y,               // (N, P, Q, K), or halved
-    const T* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const T* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const T* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<256, 16>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_TILES
-
-KERNEL conv_input_gradient_64x64_T(T* RESTRICT dx,               // (N, H, W, C), or halved
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT flipped,    // (R, S, K, C)
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const T* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<64, 64>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_128x64_T(T* RESTRICT dx,               // (N, H, W, C), or halved
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT flipped,    // (R, S, K, C)
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const T* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<128, 64>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_256x32_f32(T* RESTRICT dx,               // (N, H, W, C), or halved
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT flipped,    // (R, S, K, C)
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const T* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 32>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-KERNEL conv_input_gradient_256x16_f32(T* RESTRICT dx,               // (N, H, W, C), or halved
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT flipped,    // (R, S, K, C)
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const T* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<256, 16>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-
-KERNEL conv_weight_gradient_64x64_T(float* RESTRICT dweight,  // (R, S, C, K)
-    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const T* RESTRICT x,          // (N, H, W, C), or halved
-    const float* RESTRICT scale,      // (1 or N, C) or null
-    const float* RESTRICT shift,      // (1 or N, C) or null
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
-    weight_gradient<64, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
-}
-KERNEL conv_weight_gradient_128x64_T(float* RESTRICT dweight,  // (R, S, C, K)
-    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const T* RESTRICT x,          // (N, H, W, C), or halved
-    const float* RESTRICT scale,      // (1 or N, C) or null
-    const float* RESTRICT shift,      // (1 or N, C) or null
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
-    weight_gradient<128, 64>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
-}
-KERNEL conv_weight_gradient_256x32_f32(float* RESTRICT dweight,  // (R, S, C, K)
-    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const T* RESTRICT x,          // (N, H, W, C), or halved
-    const float* RESTRICT scale,      // (1 or N, C) or null
-    const float* RESTRICT shift,      // (1 or N, C) or null
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
-    weight_gradient<256, 32>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
-}
-KERNEL conv_weight_gradient_256x16_f32(float* RESTRICT dweight,  // (R, S, C, K)
-    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const T* RESTRICT x,          // (N, H, W, C), or halved
-    const float* RESTRICT scale,      // (1 or N, C) or null
-    const float* RESTRICT shift,      // (1 or N, C) or null
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
-    weight_gradient<256, 16>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
-}
-
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_WIDE_TILES
-KERNEL conv_forward_128x128_T(T* RESTRICT y,               // (N, P, Q, K), or halved
-    const T* RESTRICT x,         // (N, H, W, C), or halved
-    const float* RESTRICT scale,     // (1 or N, C) or null
-    const float* RESTRICT shift,     // (1 or N, C) or null
-    const T* RESTRICT filters,   // (R, S, C, K)
-    const float* RESTRICT bias,      // (K) or null
-    const T* RESTRICT residual,  // as y, or null
-    PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
-    forward<128, 128>(y, x, scale, shift, filters, bias, residual, prologue, activation, accumulate, window, K);
-}
-
-KERNEL conv_input_gradient_128x128_T(T* RESTRICT dx,               // (N, H, W, C), or halved
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT flipped,    // (R, S, K, C)
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    const T* RESTRICT x,          // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    input_gradient<128, 128>(dx, dy, flipped, y, row_scale, x, gradient, slope, accumulate, window, C);
-}
-
-KERNEL conv_weight_gradient_128x128_T(float* RESTRICT dweight,  // (R, S, C, K)
-    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const T* RESTRICT x,          // (N, H, W, C), or halved
-    const float* RESTRICT scale,      // (1 or N, C) or null
-    const float* RESTRICT shift,      // (1 or N, C) or null
-    const T* RESTRICT dy,         // (N, P, Q, K), or halved
-    const T* RESTRICT y,          // as dy, or null
-    const float* RESTRICT row_scale,  // (N) or null
-    PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
-    weight_gradient<128, 128>(dweight, parts, x, scale, shift, dy, y, row_scale, prologue, gradient, window, K, images);
-}
 #undef LEAST_BLOCKS
 #define LEAST_BLOCKS 0
 

@@ -151,105 +151,41 @@ struct Accumulate {
 #endif
 };
 
-template <int BM, int BN>
-DEVICE void forward(T* y, const T* x, const T* weight, const float* bias, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+// Tiles: 64x64, 128x64, 128x128
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
+KERNEL linear_forward_BMxBN_T(T* RESTRICT y,               // (N, K)
+                              const T* RESTRICT x,         // (N, C)
+                              const T* RESTRICT weight,    // (C, K)
+                              const float* RESTRICT bias,  // (K) or null
+                              Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     tiled_matmul<BM, BN>(MatrixFetch<true>{x, N, C}, MatrixFetch<false>{weight, K, C}, Forward{y, bias, activation, K}, 0, C);
 }
-template <int BM, int BN>
-DEVICE void input_gradient(T* dx, const T* dy, const T* weight, const T* y, const float* row_scale, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+
+// Tiles: 64x64, 128x64, 128x128, f32 128x256
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
+KERNEL linear_input_gradient_BMxBN_T(T* RESTRICT dx,                   // (N, C)
+                                     const T* RESTRICT dy,             // (N, K)
+                                     const T* RESTRICT weight,         // (C, K)
+                                     const T* RESTRICT y,              // (N, K) or null
+                                     const float* RESTRICT row_scale,  // (N) or null
+                                     Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     tiled_matmul<BM, BN>(gradient<true>(dy, y, row_scale, activation, N, K), MatrixFetch<true>{weight, C, K}, Overwrite{dx, C}, 0, K);
 }
-template <int BM, int BN>
-DEVICE void weight_gradient(float* dweight, const T* x, const T* dy, const T* y, const float* row_scale, Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+
+// Tiles: 64x64, 128x64, 128x128
+#undef LEAST_BLOCKS
+#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
+KERNEL linear_weight_gradient_BMxBN_T(float* RESTRICT dweight,          // (C, K)
+                                      const T* RESTRICT x,              // (N, C)
+                                      const T* RESTRICT dy,             // (N, K)
+                                      const T* RESTRICT y,              // (N, K) or null
+                                      const float* RESTRICT row_scale,  // (N) or null
+                                      Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K}, 0, N);
 }
 
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_TILES
-KERNEL linear_forward_64x64_T(T* RESTRICT y,             // (N, K)
-                              const T* RESTRICT x,       // (N, C)
-                              const T* RESTRICT weight,  // (C, K)
-                              const float* RESTRICT bias,    // (K) or null
-                              Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    forward<64, 64>(y, x, weight, bias, activation, N, C, K);
-}
-KERNEL linear_forward_128x64_T(T* RESTRICT y,             // (N, K)
-                               const T* RESTRICT x,       // (N, C)
-                               const T* RESTRICT weight,  // (C, K)
-                               const float* RESTRICT bias,    // (K) or null
-                               Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    forward<128, 64>(y, x, weight, bias, activation, N, C, K);
-}
-
-KERNEL linear_input_gradient_64x64_T(T* RESTRICT dx,               // (N, C)
-                                     const T* RESTRICT dy,         // (N, K)
-                                     const T* RESTRICT weight,     // (C, K)
-                                     const T* RESTRICT y,          // (N, K) or null
-                                     const float* RESTRICT row_scale,  // (N) or null
-                                     Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    input_gradient<64, 64>(dx, dy, weight, y, row_scale, activation, N, C, K);
-}
-KERNEL linear_input_gradient_128x64_T(T* RESTRICT dx,               // (N, C)
-                                      const T* RESTRICT dy,         // (N, K)
-                                      const T* RESTRICT weight,     // (C, K)
-                                      const T* RESTRICT y,          // (N, K) or null
-                                      const float* RESTRICT row_scale,  // (N) or null
-                                      Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    input_gradient<128, 64>(dx, dy, weight, y, row_scale, activation, N, C, K);
-}
-KERNEL linear_input_gradient_128x256_f32(T* RESTRICT dx,               // (N, C)
-                                       const T* RESTRICT dy,         // (N, K)
-                                       const T* RESTRICT weight,     // (C, K)
-                                       const T* RESTRICT y,          // (N, K) or null
-                                       const float* RESTRICT row_scale,  // (N) or null
-                                       Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    input_gradient<128, 256>(dx, dy, weight, y, row_scale, activation, N, C, K);
-}
-
-KERNEL linear_weight_gradient_64x64_T(float* RESTRICT dweight,          // (C, K)
-                                      const T* RESTRICT x,          // (N, C)
-                                      const T* RESTRICT dy,         // (N, K)
-                                      const T* RESTRICT y,          // (N, K) or null
-                                      const float* RESTRICT row_scale,  // (N) or null
-                                      Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    weight_gradient<64, 64>(dweight, x, dy, y, row_scale, activation, N, C, K);
-}
-KERNEL linear_weight_gradient_128x64_T(float* RESTRICT dweight,          // (C, K)
-                                       const T* RESTRICT x,          // (N, C)
-                                       const T* RESTRICT dy,         // (N, K)
-                                       const T* RESTRICT y,          // (N, K) or null
-                                       const float* RESTRICT row_scale,  // (N) or null
-                                       Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    weight_gradient<128, 64>(dweight, x, dy, y, row_scale, activation, N, C, K);
-}
-
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_WIDE_TILES
-KERNEL linear_forward_128x128_T(T* RESTRICT y,             // (N, K)
-                                const T* RESTRICT x,       // (N, C)
-                                const T* RESTRICT weight,  // (C, K)
-                                const float* RESTRICT bias,    // (K) or null
-                                Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    forward<128, 128>(y, x, weight, bias, activation, N, C, K);
-}
-
-KERNEL linear_input_gradient_128x128_T(T* RESTRICT dx,               // (N, C)
-                                       const T* RESTRICT dy,         // (N, K)
-                                       const T* RESTRICT weight,     // (C, K)
-                                       const T* RESTRICT y,          // (N, K) or null
-                                       const float* RESTRICT row_scale,  // (N) or null
-                                       Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    input_gradient<128, 128>(dx, dy, weight, y, row_scale, activation, N, C, K);
-}
-
-KERNEL linear_weight_gradient_128x128_T(float* RESTRICT dweight,          // (C, K)
-                                        const T* RESTRICT x,          // (N, C)
-                                        const T* RESTRICT dy,         // (N, K)
-                                        const T* RESTRICT y,          // (N, K) or null
-                                        const float* RESTRICT row_scale,  // (N) or null
-                                        Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    weight_gradient<128, 128>(dweight, x, dy, y, row_scale, activation, N, C, K);
-}
 #undef LEAST_BLOCKS
 #define LEAST_BLOCKS 0
 

@@ -162,9 +162,10 @@ fn the_page_shows_every_rung_and_every_kernel() {
     }
     let text_of_conv = kernel_text("conv_forward_64x64_f32").unwrap();
     assert!(
-        text_of_conv.contains("DEVICE void forward(") && !text_of_conv.contains("weight_gradient"),
+        text_of_conv.contains("tiled_matmul<64, 64>(") && text_of_conv.contains("DEVICE Image image("),
         "{text_of_conv}"
     );
+    assert!(!text_of_conv.contains("gradient"), "{text_of_conv}");
     assert_eq!(kernel_text("no_kernel"), None);
     // A dot for each kernel of each problem, which tells its name.
     assert_eq!(page.matches("<circle").count(), measured.kernels.len());

@@ -47,14 +47,11 @@
 #include "piece.h"
 #endif
 
-// What kernels of products set LEAST_BLOCKS to, those of 128 x 128 to the second: left to itself, the assembler spills fragments to let
-// one more block in.
+// What kernels of products set LEAST_BLOCKS to: left to itself, the assembler spills fragments to let one more block in.
 #if PRECISION_F32
-#define BLOCKS_OF_TILES 0
-#define BLOCKS_OF_WIDE_TILES 0
+#define BLOCKS_OF_TILE(BM, BN) 0
 #else
-#define BLOCKS_OF_TILES 2
-#define BLOCKS_OF_WIDE_TILES 1
+#define BLOCKS_OF_TILE(BM, BN) (BM * BN > 128 * 64 ? 1 : 2)
 #endif
 
 // Memory that will be wanted soon, for a processor that is told: `rows` pieces of a row, `stride` floats apart.

@@ -1,5 +1,6 @@
 //! The kernels that `build.rs` found, compiled and listed.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 
 use flate2::read::ZlibDecoder;
@@ -72,15 +73,18 @@ pub struct Module {
 pub fn kernel_text(name: &str) -> Option<String> {
     let module = kernel::MODULES.iter().find(|module| module.kernels.iter().any(|kernel| kernel.name == name))?;
     // Where the file itself goes on after the last header.
-    let own = module.source.rsplit_once("\n#line ").and_then(|(_, rest)| rest.split_once('\n'));
-    let own = own.map_or(module.source, |(_, own)| own);
+    let own = module.source.rsplit_once(".h\"\n").map_or(module.source, |(_, rest)| rest);
+    let own = own.split_once("\n#line ").map_or(own, |(_, rest)| rest);
+    let own: String = own.split_inclusive('\n').filter(|line| !line.starts_with("#line ")).collect();
+    let own = own.as_str();
     let kernel = definition(own, own.find(&format!("KERNEL {name}("))?)?;
+    let before_a_list = kernel.split(['(', '<']);
+    let called: BTreeSet<&str> =
+        before_a_list.filter_map(|text| text.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next()).collect();
     let mut text = String::new();
     for (start, line) in own.match_indices("\nDEVICE ").map(|(at, _)| (at + 1, &own[at + 1..])) {
         let function = line.split('(').next().and_then(|head| head.rsplit([' ', '*', '&']).next()).unwrap_or("");
-        if [format!(" {function}("), format!(" {function}<"), format!("({function}(")]
-            .iter()
-            .any(|c| kernel.contains(c))
+        if called.contains(function)
             && let Some(definition) = definition(own, start)
         {
             text.push_str(definition);
