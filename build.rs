@@ -226,6 +226,11 @@ fn flatten(root: &Path, path: &Path, text: &mut String) {
 fn for_tile(kernel: &str, tile: &str) -> String {
     let (precision, size) = tile.split_once(' ').unwrap_or(("T", tile));
     let (rows, columns) = size.split_once('x').unwrap_or_else(|| panic!("// Tiles: {tile:?} is no size like 128x64"));
+    assert_eq!(
+        kernel.matches("BMxBN_T(").count(),
+        1,
+        "// Tiles: is for one kernel whose name ends in BMxBN_T:\n{kernel}"
+    );
     kernel.replace("BMxBN_T", &format!("BMxBN_{precision}")).replace("BM", rows).replace("BN", columns)
 }
 
