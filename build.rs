@@ -148,9 +148,8 @@ fn read_sources(folder: &Path) -> Vec<Source> {
     for path in paths {
         let mut text = String::new();
         flatten(&root, &path, &mut text);
-        let own = fs::read_to_string(&path).expect("a kernel file");
         let file = path.file_stem().expect("a file name").to_string_lossy().into_owned();
-        let named = own.lines().find_map(|line| line.strip_prefix("// Precisions: ")).unwrap_or("f32");
+        let named = text.lines().find_map(|line| line.strip_prefix("// Precisions: ")).unwrap_or("f32");
         let named: Vec<&str> = named.split(", ").collect();
         assert!(named.iter().all(|name| PRECISIONS.contains(name)), "{file}.cu: precisions {named:?}");
         for precision in PRECISIONS.into_iter().filter(|precision| named.contains(precision)) {

@@ -61,9 +61,9 @@ def players(p):
     return [[v for n, v in p.items() if n.startswith(who)] for who in ("generator", "discriminator")]
 
 
-def inputs(step, steps, batch, latent, draw, dtype):
-    """Real images and their labels, latents and the labels wanted, of step `step` of `steps`."""
-    images, labels = digits(steps * batch)
+def inputs(step, batch, latent, draw, dtype):
+    """Real images and their labels, latents and the labels wanted, of a step."""
+    images, labels = digits((step + 1) * batch)
     rows = slice(step * batch, (step + 1) * batch)
     real = torch.tensor(images[rows].astype(np.float32) / np.float32(127.5) - np.float32(1.0)).to(dtype)[:, None]
     z = torch.tensor(normal(draw + 5000 + step, batch * latent).astype(np.float32).reshape(batch, latent)).to(dtype)

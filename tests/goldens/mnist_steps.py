@@ -38,7 +38,7 @@ def start(dtype):
 
 
 def inputs(step, dtype):
-    return network.inputs(step, STEPS, BATCH, LATENT, 100_000 * DRAW, dtype)
+    return network.inputs(step, BATCH, LATENT, 100_000 * DRAW, dtype)
 
 
 def discriminator(p, x, labels):

@@ -84,7 +84,7 @@ def run(variant, rule, dtype):
     adam_d = torch.optim.Adam(d, lr=1e-3, betas=(0.5, 0.9))
     history, first = [], None
     for step in range(STEPS):
-        real, labels, z, wanted = network.inputs(step, STEPS, BATCH, LATENT, 0, dtype)
+        real, labels, z, wanted = network.inputs(step, BATCH, LATENT, 0, dtype)
         evaluate = lambda: losses(p, penalised, step, real, labels, generator(p, z, wanted), wanted)
         loss_d, loss_g, class_d, class_g, penalty, norms = evaluate()
         grads_d = torch.autograd.grad(loss_d + class_d + penalty, d, retain_graph=True)
