@@ -322,7 +322,7 @@ fn compile_cpp(sources: &[Source], variants: &[Variant], out: &Path) {
 
 /// What the comparison with libtorch needs beyond the crate tch, and where programs find that libtorch.
 fn compile_libtorch_peer(compile: bool) {
-    const FILE: &str = "src/bench/libtorch/native.cpp";
+    const FILE: &str = "src/instruments/bench/libtorch/native.cpp";
     println!("cargo:rerun-if-changed={FILE}");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let Some(libtorch) = std::env::var_os("LIBTORCH").map(PathBuf::from) else {

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
-use zgan::bench::{self, Stepper};
 use zgan::device::{Device, DeviceChoice};
 use zgan::gan::Preset;
+use zgan::instruments::bench::{self, Stepper};
 
 fn operations(c: &mut Criterion) {
     let (device, _) = Device::open(DeviceChoice::Auto, 0).expect("a device");

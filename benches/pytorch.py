@@ -1,6 +1,6 @@
 """Training steps of three presets in PyTorch, written the way a good user of it would: channels last, one forward of D for
 real and fake images, the shortcut's 1x1 convolution before the upsampling and after the pooling, fused Adam, `set_to_none`.
-The same steps as src/bench/libtorch/ has, from Python and in a process of their own, to see that those are not slower; the
+The same steps as src/instruments/bench/libtorch/ has, from Python and in a process of their own, to see that those are not slower; the
 numbers of a step are compared in tests/training.rs.
 
     python benches/pytorch.py mnist|softmax-gan|sngan-projection-32 [simultaneous|alternating] [width] [batch]

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::config::{self, Config};
 use crate::device::Device;
 use crate::gan::Metrics;
-use crate::{Error, Result, files, tune};
+use crate::instruments::tune;
+use crate::{Error, Result, files};
 
 const CONFIG: &str = "config.toml";
 const TUNING: &str = "tuning.toml";

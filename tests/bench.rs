@@ -5,11 +5,11 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
-use zgan::bench::{self, Caches, Form, Problem, Settings};
 use zgan::device::{Buffer, Device, Precision};
 #[cfg(feature = "libtorch")]
 use zgan::gan::Preset;
 use zgan::gan::{Trainer, Update};
+use zgan::instruments::bench::{self, Caches, Form, Problem, Settings};
 
 #[test]
 fn the_forms_of_every_problem_agree_on_every_device() {

@@ -6,8 +6,8 @@ mod simt_module;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use zgan::check::{self, Options};
 use zgan::device::{Buffer, Check, Device, Finding, Seen, kernel};
+use zgan::instruments::check::{self, Options};
 
 /// Each `which` is a kernel of its own. `in` and `out` are what the test makes them: as a rule 256 floats.
 const PROBE: &str = r#"
@@ -240,7 +240,7 @@ fn every_kernel_is_checked_and_clean() {
     }
     assert!(report.clean());
     let unchecked: Vec<_> = check::kernel_names().filter(|name| !report.kernels.contains_key(name)).collect();
-    assert!(unchecked.is_empty(), "no case of src/check launches {}", unchecked.join(", "));
+    assert!(unchecked.is_empty(), "no case of src/instruments/check launches {}", unchecked.join(", "));
     for (name, row) in &report.kernels {
         assert!(row.accesses > 0, "no access of {name} was seen");
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use zgan::device::{embedded_images, kernel, nvrtc};
-use zgan::gate::{self, Disassembler, Instructions};
+use zgan::instruments::gate::{self, Disassembler, Instructions};
 
 fn zgan(arguments: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

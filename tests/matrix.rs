@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 
 use common::{Random, factor};
 use half::{bf16, f16};
-use zgan::check;
 use zgan::device::{Buffer, Check, Device, Precision, kernel};
+use zgan::instruments::check;
 
 /// Each `which` is a kernel of its own. All warps do the same; the first one's results are kept.
 const PROBE: &str = r#"

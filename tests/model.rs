@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use zgan::bench::{self, Bound, CARDS, Card, Modelled, Times};
 use zgan::device::{Device, Launched, Precision, trace, traffic};
+use zgan::instruments::bench::{self, Bound, CARDS, Card, Modelled, Times};
 
 /// A card of round figures.
 const ROUND: Card = Card {

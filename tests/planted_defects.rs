@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use zgan::check;
 use zgan::device::{Device, kernel};
+use zgan::instruments::check;
 
 /// Mutants of an ordinary run.
 const SOME: usize = 12;

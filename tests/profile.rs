@@ -6,8 +6,8 @@ mod simt_module;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use zgan::check::{self, Profiles};
 use zgan::device::{Check, Device, Global, Line, Profile, SharedMemory, Unit, kernel};
+use zgan::instruments::check::{self, Profiles};
 
 /// Each `which` is a kernel of its own. `out` and `in` are 8,192 floats, from a multiple of 256 bytes on.
 const PROBE: &str = r#"

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use zgan::bench;
 use zgan::device::{Device, kernel_text, traffic};
 use zgan::gan::{Conditioning, Loss, Preset, Trainer, TrainerOptions, Update};
+use zgan::instruments::bench;
+use zgan::instruments::study;
 use zgan::nn::Fusion;
-use zgan::study;
 
 /// The losses after each of some steps, and the launches and bytes of the last.
 fn train(device: &Device, options: &TrainerOptions) -> (Vec<f32>, u64, u64) {

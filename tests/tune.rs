@@ -9,8 +9,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::Random;
-use zgan::bench::{Caches, Settings};
 use zgan::device::{Buffer, Device, FIELDS, Launched, TileCost, Tuning, embedded_images, trace};
+use zgan::instruments::bench::{Caches, Settings};
+use zgan::instruments::tune::{self, Line, Request, file};
 use zgan::ops::adam::{self, Adam, Buffers};
 use zgan::ops::conv::{self, Conv, ConvGradient, Prologue};
 use zgan::ops::log_partition::{self, Evaluation};
@@ -18,7 +19,6 @@ use zgan::ops::matmul::{self, Linear, OutputGradient};
 use zgan::ops::norm::{self, Affine, Batch, Gradients, Shape, Tables};
 use zgan::ops::state::{Network, State, StateBuffer};
 use zgan::ops::{Activation, elementary};
-use zgan::tune::{self, Line, Request, file};
 use zgan::{Error, Result};
 
 /// As small as may be: what is one block otherwise is several.

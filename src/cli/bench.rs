@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use zgan::bench::{self, Caches, Card, Ceilings, Row, Settings};
 use zgan::device::{DeviceChoice, Precision};
+use zgan::instruments::bench::{self, Caches, Card, Ceilings, Row, Settings};
 use zgan::nn::Fusion;
 
 use super::{model, say, scaling, tuned};

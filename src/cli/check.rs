@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use zgan::check::{self, Options, Report};
+use zgan::instruments::check::{self, Options, Report};
 
 use super::{profile, say, thousands};
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 use zgan::device::embedded_compiler;
-use zgan::gate::{self, Budget, Count, Disassembler, KernelCode};
+use zgan::instruments::gate::{self, Budget, Count, Disassembler, KernelCode};
 
 use super::say;
 

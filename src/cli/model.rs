@@ -1,8 +1,8 @@
 //! `zgan bench --model`
 
 use serde_json::json;
-use zgan::bench::{self, Card, Modelled, Settings, Times};
 use zgan::device::{Device, Precision};
+use zgan::instruments::bench::{self, Card, Modelled, Settings, Times};
 
 use super::{say, thousands};
 

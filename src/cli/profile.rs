@@ -1,8 +1,8 @@
 //! The tables of `zgan check --profile`.
 
 use serde_json::json;
-use zgan::check::Profiles;
 use zgan::device::{Line, Unit};
+use zgan::instruments::check::Profiles;
 
 use super::{say, thousands};
 

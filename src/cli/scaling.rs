@@ -1,7 +1,7 @@
 //! `zgan bench --scaling`
 
-use zgan::bench::{Settings, Timed, exponent, sweeps};
 use zgan::device::DeviceChoice;
+use zgan::instruments::bench::{Settings, Timed, exponent, sweeps};
 
 use super::bench::Bench;
 use super::{say, tuned};

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use zgan::Error;
-use zgan::bench::{Caches, Settings};
 use zgan::config::Config;
 use zgan::data::{DataSource, Split};
 use zgan::device::DeviceChoice;
 use zgan::gan::Preset;
-use zgan::study::{self, conditioning};
+use zgan::instruments::bench::{Caches, Settings};
+use zgan::instruments::study::{self, conditioning};
 
 use super::{eval, say, tuned};
 

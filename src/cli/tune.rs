@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 use zgan::Error;
-use zgan::bench::{Caches, Settings};
 use zgan::device::DeviceChoice;
-use zgan::tune::{self, Line, Request, Trial, WORTH, file};
+use zgan::instruments::bench::{Caches, Settings};
+use zgan::instruments::tune::{self, Line, Request, Trial, WORTH, file};
 
 use super::{say, tuned};
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use zgan::Result;
 use zgan::device::{Device, DeviceChoice};
-use zgan::tune::file;
+use zgan::instruments::tune::file;
 
 const VARIABLE: &str = "ZGAN_TUNING";
 

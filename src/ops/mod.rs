@@ -1,5 +1,5 @@
 //! One typed wrapper per file of `kernels/`, of the same name: it checks shapes, computes the grid and launches.
-//! The only place besides [`crate::device`] that says `unsafe` (and `src/bench/libtorch/native.rs`, behind a feature, which
+//! The only place besides [`crate::device`] that says `unsafe` (and `src/instruments/bench/libtorch/native.rs`, behind a feature, which
 //! calls another library), and the only one that knows a block size.
 
 pub mod adam;

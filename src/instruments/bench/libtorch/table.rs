@@ -2,9 +2,9 @@
 
 use super::{NAME, REFERENCE, description};
 use crate::Result;
-use crate::bench::rivals::TWO_BACKWARDS;
-use crate::bench::{Ceilings, MeasuredStep, Row};
 use crate::device::Device;
+use crate::instruments::bench::rivals::TWO_BACKWARDS;
+use crate::instruments::bench::{Ceilings, MeasuredStep, Row};
 
 /// The least ratio that is aimed at, by what a name starts with; of a machine with two cores.
 const AIMS: &[(&str, f64)] = &[

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::{MeasuredLadder, MeasuredRung, Point, Study, share};
-use crate::bench::{Caches, Ceilings};
 use crate::device::kernel_text;
-use crate::plot::{self, Axis, Bar, Chart, bars, escape, short};
+use crate::instruments::bench::{Caches, Ceilings};
+use crate::instruments::plot::{self, Axis, Bar, Chart, bars, escape, short};
 
 /// Of every page of the study.
 const STYLE: &str = "

@@ -1,8 +1,8 @@
 //! Ladders from naive to fused: an operation in several forms, each of which does one thing more inside a kernel.
 
 use crate::Result;
-use crate::bench::{Form, Problem, numbers};
 use crate::device::{Buffer, Device, Precision};
+use crate::instruments::bench::{Form, Problem, numbers};
 use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::projection::{self, Gradients, Head, Seeds};

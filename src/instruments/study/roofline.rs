@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::median;
 use crate::Result;
-use crate::bench::{Caches, Ceilings, Problem, Settings};
 use crate::device::{Buffer, Device, Launched, trace};
+use crate::instruments::bench::{Caches, Ceilings, Problem, Settings};
 use crate::ops::elementary;
 
 /// A kernel within one problem, all its launches together.

@@ -8,8 +8,8 @@ pub mod file;
 
 use std::cmp::Reverse;
 
-use crate::bench::{self, Form, Problem, Settings, numbers_in};
 use crate::device::{CONV_TILES, Device, FIELDS, Field, LINEAR_TILES, Precision, TileCost, Tuning, trace};
+use crate::instruments::bench::{self, Form, Problem, Settings, numbers_in};
 use crate::ops::Activation;
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use crate::ops::matmul::{self, Linear, OutputGradient};

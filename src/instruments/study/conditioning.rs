@@ -11,7 +11,7 @@ use crate::data::{DataInfo, Dataset, Loader};
 use crate::device::Device;
 use crate::eval::{self, Classifier, Request};
 use crate::gan::{Conditioning, Trainer, Weights};
-use crate::plot::{Bar, bars, escape};
+use crate::instruments::plot::{Bar, bars, escape};
 use crate::{Error, Result};
 
 /// In the order of the table.

@@ -4,9 +4,9 @@ use tch::{Kind, Tensor};
 
 use super::native::gradients;
 use super::{NHWC, PLAIN, Read, Torch, leaf, read, scalar};
-use crate::bench::Form;
 use crate::device::Device;
 use crate::gan::Loss;
+use crate::instruments::bench::Form;
 use crate::{Error, Result};
 
 pub fn log_partition(device: &Device, each: usize) -> Result<Form> {

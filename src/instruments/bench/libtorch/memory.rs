@@ -7,8 +7,8 @@ use tch::{Kind, Tensor};
 use super::native::{Adam, gradients, lerp};
 use super::{NHWC, PLAIN, Read, Torch, floats, leaf, read};
 use crate::Result;
-use crate::bench::Form;
 use crate::device::Device;
+use crate::instruments::bench::Form;
 use crate::ops::spectral_norm::{Matrix, Outputs};
 
 /// Scale and shift of each sample's class after a batch norm without its own. `running`: mean and variance.
@@ -105,8 +105,8 @@ pub fn spectral(device: &Device, parameters: usize, matrices: &[Matrix]) -> Resu
         });
         each.collect()
     };
-    let weights: Vec<Tensor> = cut(crate::bench::values(parameters, 1)).into_iter().map(leaf).collect();
-    let seeds = cut(crate::bench::values(parameters, 3));
+    let weights: Vec<Tensor> = cut(crate::instruments::bench::values(parameters, 1)).into_iter().map(leaf).collect();
+    let seeds = cut(crate::instruments::bench::values(parameters, 3));
     let outputs: i64 = weights.iter().map(|weight| weight.size()[0]).sum();
     let u = torch.numbers(&[outputs as usize], 2);
     let mut from = 0;

@@ -6,14 +6,14 @@ use super::logits::losses;
 use super::native::{Adam, gradients, lerp};
 use super::networks::{Discriminator, Generator};
 use super::{Torch, scalar};
-use crate::bench::StepProblem;
-use crate::bench::rivals::Rival;
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
 use crate::device::Device;
 use crate::gan::networks::real_is_low;
 use crate::gan::step::{LABELS, LATENTS, STREAMS};
 use crate::gan::{Loss, Preset, Trainer, TrainerOptions, Update};
+use crate::instruments::bench::StepProblem;
+use crate::instruments::bench::rivals::Rival;
 use crate::random::Random;
 use crate::{Error, Result};
 

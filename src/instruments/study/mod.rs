@@ -11,8 +11,8 @@ pub use roofline::{Point, share};
 
 use std::path::Path;
 
-use crate::bench::{self, Ceilings, Measured, Settings};
 use crate::device::{Device, Launched, trace};
+use crate::instruments::bench::{self, Ceilings, Measured, Settings};
 use crate::{Result, files};
 
 /// What was measured on one device in one run.
