@@ -35,12 +35,15 @@ fn main() {
     // Clippy links nothing and runs nothing.
     let linted = std::env::var("RUSTC_WORKSPACE_WRAPPER").is_ok_and(|wrapper| wrapper.contains("clippy"));
 
-    let modules = source::read_all(Path::new("kernels"));
+    let modules = source::read_all(Path::new("."), Path::new("kernels"));
     let mut images = cuda::Images::default();
     if !linted {
         let store = store::Store::open(&out);
-        host::compile(&modules, check, &store, deny_warnings, &out);
-        images = cuda::compile(&modules, &store, deny_warnings);
+        let compiled = host::compile(&modules, check, &store, deny_warnings, &out);
+        images = compiled.and_then(|()| cuda::compile(&modules, &store, deny_warnings)).unwrap_or_else(|errors| {
+            eprintln!("{errors}");
+            std::process::exit(1);
+        });
     }
     if std::env::var_os("CARGO_FEATURE_LIBTORCH").is_some() {
         libtorch::compile(linted);

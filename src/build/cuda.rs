@@ -20,14 +20,14 @@ pub struct Images {
     pub targets: Vec<(&'static str, Vec<PathBuf>)>,
 }
 
-pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Images {
+pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Result<Images, String> {
     let compiler = match Compiler::find() {
         Ok(compiler) => compiler,
         Err(reason) => {
             println!(
                 "cargo:warning=no GPU code embedded ({reason}); on a machine with a GPU the binary compiles its kernels when it starts"
             );
-            return Images::default();
+            return Ok(Images::default());
         }
     };
     let (mut jobs, mut targets) = (Vec::new(), Vec::new());
@@ -62,6 +62,6 @@ pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Images
         }
         targets.push((target, files));
     }
-    store.make(&jobs, deny_warnings);
-    Images { version: Some(compiler.version()), targets }
+    store.make(&jobs, deny_warnings)?;
+    Ok(Images { version: Some(compiler.version()), targets })
 }

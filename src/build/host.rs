@@ -89,10 +89,9 @@ pub fn symbol(module: &Module, variant: &Variant) -> String {
 
 /// Compiles what is missing and links all of it into the library. For tests that compile kernels of their own, the compiler
 /// with its flags for `simt`, and what it was given, are left in `out`.
-pub fn compile(modules: &[Module], check: bool, store: &Store, deny_warnings: bool, out: &Path) {
+pub fn compile(modules: &[Module], check: bool, store: &Store, deny_warnings: bool, out: &Path) -> Result<(), String> {
     let mut build = cc::Build::new();
-    // Nothing of the profile: all share the objects.
-    build.cpp(true).warnings(false).inherit_rustflags(false).opt_level(3).debug(false).force_frame_pointer(false);
+    independent_of_the_profile(&mut build);
     let compiler = build.get_compiler();
     let version = Command::new(compiler.path()).arg("--version").output().map(|output| output.stdout);
     let version = version.unwrap_or_else(|e| panic!("{}: {e}; a C++17 compiler is needed", compiler.path().display()));
@@ -149,10 +148,16 @@ pub fn compile(modules: &[Module], check: bool, store: &Store, deny_warnings: bo
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         fs::write(out.join("simt.command"), words.join("\n")).expect("write simt.command");
     }
-    store.make(&jobs, deny_warnings);
+    store.make(&jobs, deny_warnings)?;
     let mut archive = cc::Build::new();
     jobs.iter().for_each(|job| _ = archive.object(&job.file));
     archive.compile("zgan_kernels");
+    Ok(())
+}
+
+/// All profiles share the objects.
+pub fn independent_of_the_profile(build: &mut cc::Build) -> &mut cc::Build {
+    build.cpp(true).warnings(false).inherit_rustflags(false).opt_level(3).debug(false).force_frame_pointer(false)
 }
 
 /// The module inside a namespace without a name, so that nothing in it can be merged with another instruction set's copy, and

@@ -39,18 +39,20 @@ pub struct Kernel {
     pub parameters: Vec<(String, String)>,
 }
 
-/// All modules, file by file and precision by precision.
-pub fn read_all(folder: &Path) -> Vec<Module> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+/// All modules of the kernel files in `root/folder`, file by file and precision by precision.
+pub fn read_all(root: &Path, folder: &Path) -> Vec<Module> {
+    let folder = root.join(folder);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry of the folder").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "cu"));
     paths.sort();
-    let root = std::env::current_dir().expect("the current folder");
+    // Of a folder that is reached through a link, too, names are relative.
+    let root = root.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", root.display()));
     paths.iter().flat_map(|path| read(&root, path)).collect()
 }
 
 /// The modules of one kernel file. Names of files in the text are relative to `root`.
-pub fn read(root: &Path, path: &Path) -> Vec<Module> {
+fn read(root: &Path, path: &Path) -> Vec<Module> {
     let mut text = String::new();
     flatten(root, path, &mut text);
     let file = path.file_stem().expect("a file name").to_string_lossy().into_owned();

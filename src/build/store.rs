@@ -56,15 +56,15 @@ impl Store {
         self.folder.join(format!("{stem}.{:016x}.{ending}", hasher.finish()))
     }
 
-    /// Makes what is missing, on all cores, and says so on the terminal. The build ends with every message of the jobs that
+    /// Makes what is missing, on all cores, and says so on the terminal. The error has every message of the jobs that
     /// failed; with `deny_warnings` a warning is a failure, also that of an earlier build.
-    pub fn make(&self, jobs: &[Job], deny_warnings: bool) {
+    pub fn make(&self, jobs: &[Job], deny_warnings: bool) -> Result<(), String> {
         let missing: Vec<&Job> = jobs.iter().filter(|job| !job.file.exists()).collect();
         tell(&missing);
         let mut failures = in_parallel(&missing, |job| {
             // Renamed when it is whole: another build may want the same file.
             let unfinished = self.folder.join(format!("unfinished.{}.{}", std::process::id(), name(&job.file)));
-            let Made { said, warnings } = (job.make)(&unfinished)?;
+            let Made { said, warnings } = (job.make)(&unfinished).inspect_err(|_| _ = fs::remove_file(&unfinished))?;
             let write = |ending: &str, text: &str| fs::write(job.file.with_extension(ending), text);
             let kept = write("said", &said).and_then(|()| match warnings.is_empty() {
                 true => Ok(()),
@@ -79,8 +79,7 @@ impl Store {
             // One mistake fails in every instruction set.
             failures.sort();
             failures.dedup();
-            eprintln!("{}", failures.join("\n"));
-            std::process::exit(1);
+            return Err(failures.join("\n"));
         }
         let now = SystemTime::now();
         for job in jobs {
@@ -88,6 +87,7 @@ impl Store {
             let _ = File::options().append(true).open(&job.file).and_then(|file| file.set_modified(now));
         }
         self.remove_old(now);
+        Ok(())
     }
 
     fn remove_old(&self, now: SystemTime) {
