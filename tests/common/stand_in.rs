@@ -14,7 +14,7 @@ pub fn folder() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver/image.rs"),
     ];
     for source in &made_from {
-        let build = "cargo build --release --example cuda";
+        let build = "cargo build --release --features check --example cuda";
         assert!(age(source) <= built, "the stand-in driver is older than {}: run `{build}`", source.display());
     }
     folder
