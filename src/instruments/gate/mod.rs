@@ -91,7 +91,7 @@ pub fn kernels(filter: &str, arch: Option<&str>, count: Count) -> Result<Vec<Ker
     let rows = rows.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut rows: Vec<KernelCode> = rows.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     if rows.is_empty() {
-        return Err(Error::Config(format!("no kernel's name contains {filter:?}; zgan info has them all")));
+        return Err(Error::Config(format!("no kernel's name contains {filter:?}; zgan info --kernels has them all")));
     }
     rows.sort_by(|a, b| (a.module, &a.kernel, number(a.arch)).cmp(&(b.module, &b.kernel, number(b.arch))));
     Ok(rows)
