@@ -77,15 +77,11 @@ fn forms_that_disagree_are_not_timed() {
     let device = Device::host(1).unwrap();
     fn form(device: &Device, name: &'static str, values: [f32; 2]) -> Form {
         let y: Buffer<f32> = device.zeros(2).unwrap();
-        let outputs = [y.clone()];
-        Form::new(name, &outputs.each_ref(), move || y.write(&values))
+        Form::new(name, [y.clone()], move || y.write(&values))
     }
-    let problem = |second: [f32; 2]| Problem {
-        operation: "test",
-        precision: Precision::F32,
-        sizes: "2".into(),
-        tolerance: 1e-3,
-        make: Box::new(move |device| Ok(vec![form(device, "first", [1.0, 2.0]), form(device, "second", second)])),
+    let problem = |second: [f32; 2]| {
+        let make = move |device: &Device| Ok(vec![form(device, "first", [1.0, 2.0]), form(device, "second", second)]);
+        Problem::new("test", "2".into(), 1e-3, make)
     };
     let check = |second| {
         let problem = problem(second);

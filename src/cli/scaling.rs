@@ -1,19 +1,19 @@
 //! `zgan bench --scaling`
 
 use zgan::device::DeviceChoice;
-use zgan::instruments::bench::{Settings, Timed, exponent, sweeps};
+use zgan::instruments::bench::{MeasuredRival, Settings, exponent, scalings};
 
 use super::bench::Bench;
 use super::{say, tuned};
 
 /// A sweep's points: thread count, size, forms.
-type Points = Vec<(usize, usize, Vec<Timed>)>;
+type Points = Vec<(usize, usize, Vec<MeasuredRival>)>;
 
 pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
     let for_people = !bench.json && !bench.csv;
     let (host, _) = tuned::open(bench.device, bench.threads)?;
     let threads = if host.execution() == "host" { thread_counts(bench.threads) } else { vec![0] };
-    let mut sweeps = sweeps(bench.tiny);
+    let mut sweeps = scalings(bench.tiny);
     sweeps.retain(|sweep| bench.filter.as_ref().is_none_or(|text| sweep.name.contains(text.as_str())));
     if sweeps.is_empty() {
         let filter = bench.filter.as_deref().unwrap_or_default();
@@ -38,7 +38,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
                     say(line(axis, size, &forms));
                 }
                 if bench.csv {
-                    for Timed { form, seconds, spread } in &forms {
+                    for MeasuredRival { name: form, seconds, spread } in &forms {
                         let (name, ms) = (&sweep.name, seconds * 1e3);
                         say(format!("\"{name}\",{axis},{size},{threads},{form},{ms:.5},{spread:.4}"));
                     }
@@ -72,9 +72,9 @@ fn thread_counts(asked: usize) -> Vec<usize> {
     counts
 }
 
-fn line(axis: &str, size: usize, forms: &[Timed]) -> String {
+fn line(axis: &str, size: usize, forms: &[MeasuredRival]) -> String {
     let times: Vec<String> =
-        forms.iter().map(|f| format!("{} {:>9.2} ± {:>2.0} %", f.form, f.seconds * 1e3, 100.0 * f.spread)).collect();
+        forms.iter().map(|f| format!("{} {:>9.2} ± {:>2.0} %", f.name, f.seconds * 1e3, 100.0 * f.spread)).collect();
     let ratio = match forms {
         [ours, theirs] => format!("   {:.2} times", theirs.seconds / ours.seconds),
         _ => String::new(),
@@ -96,7 +96,7 @@ fn thread_fits(points: &Points) -> Vec<(&'static str, f64)> {
 /// geometric mean of 1.
 fn by_form(
     points: &Points,
-    x: impl Fn(&(usize, usize, Vec<Timed>)) -> Option<f64>,
+    x: impl Fn(&(usize, usize, Vec<MeasuredRival>)) -> Option<f64>,
     group: impl Fn(usize) -> f64,
 ) -> Vec<(&'static str, f64)> {
     let Some((_, _, first)) = points.first() else { return Vec::new() };
@@ -104,7 +104,7 @@ fn by_form(
         let found: Vec<(f64, f64, f64)> = points
             .iter()
             .filter_map(|point| {
-                let seconds = point.2.iter().find(|timed| timed.form == form)?.seconds;
+                let seconds = point.2.iter().find(|timed| timed.name == form)?.seconds;
                 Some((group(point.1), x(point)?, seconds))
             })
             .collect();
@@ -117,7 +117,7 @@ fn by_form(
             .collect();
         Some((form, exponent(&relative)?))
     };
-    first.iter().filter_map(|timed| fit(timed.form)).collect()
+    first.iter().filter_map(|timed| fit(timed.name)).collect()
 }
 
 fn json(name: &str, axis: &str, points: &Points, threads: &[usize]) -> serde_json::Value {
@@ -125,7 +125,7 @@ fn json(name: &str, axis: &str, points: &Points, threads: &[usize]) -> serde_jso
     let times = points.iter().flat_map(|(threads, size, forms)| {
         forms.iter().map(move |f| {
             serde_json::json!({
-                "threads": threads, "size": size, "form": f.form, "median_ms": f.seconds * 1e3, "spread": f.spread,
+                "threads": threads, "size": size, "form": f.name, "median_ms": f.seconds * 1e3, "spread": f.spread,
             })
         })
     });

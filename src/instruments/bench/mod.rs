@@ -10,7 +10,7 @@ mod ceilings;
 pub mod libtorch;
 mod measure;
 mod model;
-mod operations;
+pub(in crate::instruments) mod operations;
 mod report;
 mod rivals;
 mod scaling;
@@ -18,13 +18,13 @@ mod steps;
 
 pub use cards::{CARDS, Card};
 pub use ceilings::Ceilings;
-pub(crate) use measure::time;
 pub use measure::{Caches, Measured, Settings, measure};
+pub(crate) use measure::{Sweep, median_and_spread, time};
 pub use model::{Bound, Modelled, Times, model, model_step};
 pub use operations::{problems, problems_in};
 pub use report::{Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;
-pub use scaling::{Axis, Sweep, Timed, exponent, sweeps};
+pub use scaling::{Axis, Scaling, exponent, scalings};
 pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps, steps_in};
 
 use crate::device::{Buffer, Device, Precision};
@@ -65,9 +65,13 @@ pub enum Output {
 }
 
 impl Form {
-    pub fn new(name: &'static str, outputs: &[&Buffer<f32>], run: impl Fn() -> Result<()> + 'static) -> Form {
-        let outputs = outputs.iter().map(|b| Output::Buffer((*b).clone())).collect();
-        Form { name, run: Box::new(run), outputs }
+    /// `outputs` are clones of the buffers that `run` writes to and keeps.
+    pub fn new(
+        name: &'static str,
+        outputs: impl IntoIterator<Item = Buffer<f32>>,
+        run: impl Fn() -> Result<()> + 'static,
+    ) -> Form {
+        Form { name, run: Box::new(run), outputs: outputs.into_iter().map(Output::Buffer).collect() }
     }
 
     pub fn run(&self) -> Result<()> {
@@ -98,6 +102,16 @@ impl Form {
 }
 
 impl Problem {
+    /// In f32.
+    pub fn new(
+        operation: &'static str,
+        sizes: String,
+        tolerance: f32,
+        make: impl Fn(&Device) -> Result<Vec<Form>> + 'static,
+    ) -> Problem {
+        Problem { operation, sizes, precision: Precision::F32, tolerance, make: Box::new(make) }
+    }
+
     /// `operation sizes`, what a filter is compared with; and the precision, where it is not f32.
     pub fn name(&self) -> String {
         in_precision(format!("{} {}", self.operation, self.sizes), self.precision)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{StepProblem, Stepper};
+use super::{StepProblem, Stepper, median_and_spread};
 use crate::Result;
 use crate::device::Device;
 use crate::gan::{Conditioning, Update};
@@ -25,7 +25,7 @@ impl Rival {
     }
 }
 
-/// Of one rival.
+/// What was measured of one way to do a step.
 #[derive(Clone, Debug)]
 pub struct MeasuredRival {
     pub name: &'static str,
@@ -35,6 +35,14 @@ pub struct MeasuredRival {
     pub spread: f64,
 }
 
+impl MeasuredRival {
+    /// From the times of all turns.
+    pub fn of(rival: &Rival, times: &mut [f64]) -> MeasuredRival {
+        let (seconds, spread) = median_and_spread(times);
+        MeasuredRival { name: rival.name, seconds, spread }
+    }
+}
+
 /// The name of the trainer's step with two backward passes of D.
 pub const TWO_BACKWARDS: &str = "two D backwards";
 
@@ -42,8 +50,8 @@ pub const TWO_BACKWARDS: &str = "two D backwards";
 pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     let options = &problem.options;
     let mut rivals = Vec::new();
-    // Those that run parts apart are beside the same step already.
-    if !problem.options.unfused.is_empty() {
+    // A step with separate kernels is itself timed as a rival of the fused one.
+    if !options.unfused.is_empty() {
         return Ok(rivals);
     }
     if options.update == Update::Simultaneous && options.conditioning != Conditioning::AcGan {
@@ -51,15 +59,13 @@ pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
         stepper.set_two_backwards();
         rivals.push(Rival::new(TWO_BACKWARDS, false, move || stepper.run()));
     }
-    // Its steps are f32.
+    // The steps of libtorch are written in f32 alone.
     #[cfg(feature = "libtorch")]
     if options.precision == crate::device::Precision::F32 {
         rivals.extend(super::libtorch::step(device, problem)?);
         rivals.extend(super::libtorch::reference_step(device, problem)?);
     }
-    for rival in &mut rivals {
-        rival.run()?;
-    }
+    rivals.iter_mut().try_for_each(Rival::run)?;
     Ok(rivals)
 }
 

@@ -181,10 +181,7 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
             settle(rival.foreign);
         }
     }
-    let rivals = rivals.iter().zip(&mut of_rivals).map(|(rival, times)| {
-        let (seconds, spread) = median_and_spread(times);
-        MeasuredRival { name: rival.name, seconds, spread }
-    });
+    let rivals = rivals.iter().zip(&mut of_rivals).map(|(rival, times)| MeasuredRival::of(rival, times));
     let (seconds, spread) = median_and_spread(&mut times);
     Ok(MeasuredStep {
         name: problem.name.clone(),

@@ -72,8 +72,3 @@ pub fn measure(device: &Device, settings: Settings, tiny: bool, tell: &mut dyn F
 pub fn write(path: &Path, page: &str) -> Result<()> {
     files::write_bytes(path, page.as_bytes())
 }
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}

@@ -2,11 +2,9 @@
 
 use std::time::Instant;
 
-use super::median;
 use crate::Result;
-use crate::device::{Buffer, Device, Launched, trace};
-use crate::instruments::bench::{Caches, Ceilings, Problem, Settings};
-use crate::ops::elementary;
+use crate::device::{Device, Launched, trace};
+use crate::instruments::bench::{Ceilings, Problem, Settings, Sweep, median_and_spread};
 
 /// A kernel within one problem, all its launches together.
 #[derive(Clone, Debug)]
@@ -70,25 +68,16 @@ fn arithmetic(kernel: &str) -> Option<f64> {
     fitting.max_by_key(|(start, _)| start.len()).map(|(_, count)| *count)
 }
 
-/// 32 MiB a buffer: two of them push a core's own cache out.
-const SWEPT: usize = 1 << 23;
-
 /// The kernels of a problem's first form, in the order of their first launches.
 pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result<Vec<Point>> {
     let forms = (problem.make)(device)?;
     let Some(form) = forms.first() else { return Ok(Vec::new()) };
-    let sweep: Option<[Buffer<f32>; 2]> = match settings.caches {
-        Caches::Warm => None,
-        Caches::Cold => Some([device.zeros(SWEPT)?, device.zeros(SWEPT)?]),
-    };
+    let sweep = Sweep::new(device, settings.caches)?;
     form.run()?;
     let mut turns: Vec<Vec<Launched>> = Vec::new();
     let start = Instant::now();
     while turns.len() < 3 || start.elapsed() < settings.time {
-        if let Some([to, from]) = &sweep {
-            elementary::affine(to, from, 1.0, 0.0)?;
-            device.synchronize()?;
-        }
+        sweep.run(device)?;
         let mut launched = trace(|| form.run())?;
         launched.retain(Launched::is_kernel);
         turns.push(launched);
@@ -109,7 +98,7 @@ pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result
     for point in &mut points {
         let of = |turn: &Vec<Launched>| turn.iter().filter(|l| l.kernel == point.kernel).map(|l| l.seconds).sum();
         // A clock that stood still would put a kernel beyond every roof.
-        point.seconds = median(turns.iter().map(of).collect()).max(1e-9);
+        point.seconds = median_and_spread(&mut turns.iter().map(of).collect::<Vec<f64>>()).0.max(1e-9);
         let counted = point.flops.filter(|flops| *flops > 0.0);
         point.flops = counted.or_else(|| Some(arithmetic(point.kernel)? * point.bytes as f64 / 4.0));
     }

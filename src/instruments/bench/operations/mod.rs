@@ -1,6 +1,18 @@
 //! The operations at the sizes of the presets.
 
-mod logits;
+/// Our forms of a problem, and libtorch's behind them where it is built in: `forms!(ours, ...; function(arguments))`, the
+/// function being one of `bench/libtorch`.
+macro_rules! forms {
+    ($($ours:expr),+ ; $theirs:ident $arguments:tt) => {
+        Ok(vec![
+            $($ours,)+
+            #[cfg(feature = "libtorch")]
+            crate::instruments::bench::libtorch::$theirs $arguments?,
+        ])
+    };
+}
+
+pub mod logits;
 mod memory;
 mod products;
 
