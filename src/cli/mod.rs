@@ -17,12 +17,13 @@ mod tune;
 mod tuned;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::Error;
 use zgan::config::Config;
+use zgan::run;
 
 /// Trains GANs with hand-written kernels, on an NVIDIA GPU or on this machine's cores.
 #[derive(Parser)]
@@ -134,6 +135,32 @@ fn hint(error: &Error) -> Option<&'static str> {
 /// saves its work.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line for people: on the standard output, or on the standard error where the standard output is for other programs.
+fn tell(for_people: bool, line: String) {
+    match for_people {
+        true => say(line),
+        false => drop(writeln!(std::io::stderr(), "{line}")),
+    }
+}
+
+/// Refuses a file that cannot be written, before minutes are spent on what would be in it. `option` is what named it.
+fn writable(option: &str, path: &Path) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.file_name().is_none() || path.is_dir() {
+        return Err(Error::Config(format!("{option}: {} is a folder, expected a file's name", path.display())));
+    }
+    if !folder.is_dir() {
+        return Err(Error::Config(format!("{option}: there is no folder {}", folder.display())));
+    }
+    Ok(())
+}
+
+/// The newest checkpoint in the folder of the run of this name.
+fn newest_checkpoint(folder: &Path, name: &str) -> Result<PathBuf, Error> {
+    let newest = run::checkpoints(folder)?.pop();
+    newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
 }
 
 /// A command to type next, with the folder of the runs where it is not the usual one.

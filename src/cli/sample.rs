@@ -8,12 +8,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use zgan::checkpoint::{self, Header};
 use zgan::config::{Config, nearest};
 use zgan::data::ImageShape;
-use zgan::device::DeviceChoice;
 use zgan::gan::{Generator, Latents, TrainerOptions, Weights, interpolate, ring};
 use zgan::picture::Picture;
 use zgan::{Error, run};
 
-use super::{grid, say, tuned};
+use super::tuned::Place;
+use super::{grid, newest_checkpoint, say};
 
 #[derive(Args)]
 pub struct Sample {
@@ -60,12 +60,8 @@ pub struct Sample {
     #[arg(long, help_heading = "What is written")]
     force: bool,
 
-    /// auto, host, cuda, cuda:N or simt
-    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, help_heading = "Where it runs")]
-    device: DeviceChoice,
-    /// Threads of the host, 0 for one a core
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Where it runs")]
-    threads: usize,
+    #[command(flatten, next_help_heading = "Where it runs")]
+    place: Place,
 }
 
 /// Most images of a grid, and of a folder.
@@ -88,7 +84,7 @@ impl Sample {
         if !grid {
             self.prepare_folder()?;
         }
-        let (device, _) = tuned::open(self.device, self.threads)?;
+        let device = self.place.open()?;
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
         let mut generator = Generator::new(&device, &job.options, &tensors, weights)
             .with_context(|| format!("{} cannot be drawn from", path.display()))?;
@@ -133,8 +129,7 @@ impl Sample {
             return Ok(file.clone());
         }
         let name = self.run.as_deref().unwrap_or_default();
-        let newest = run::checkpoints(&run::find(&self.runs_dir, name)?)?.pop();
-        newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
+        newest_checkpoint(&run::find(&self.runs_dir, name)?, name)
     }
 
     /// The wanted classes, all where none is named; none of a run that does not know labels.

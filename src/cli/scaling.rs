@@ -11,10 +11,10 @@ type Points = Vec<(usize, usize, Vec<MeasuredRival>)>;
 
 pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
     let for_people = !bench.json && !bench.csv;
-    let (host, _) = tuned::open(bench.device, bench.threads)?;
-    let threads = if host.execution() == "host" { thread_counts(bench.threads) } else { vec![0] };
-    let mut sweeps = scalings(bench.tiny);
-    sweeps.retain(|sweep| bench.filter.as_ref().is_none_or(|text| sweep.name.contains(text.as_str())));
+    let host = bench.place.open()?;
+    let threads = if host.execution() == "host" { thread_counts(bench.place.threads) } else { vec![0] };
+    let mut sweeps = scalings(bench.timing.tiny);
+    sweeps.retain(|sweep| bench.wants(&sweep.name));
     if sweeps.is_empty() {
         let filter = bench.filter.as_deref().unwrap_or_default();
         return Err(zgan::Error::Config(format!("no sweep of --scaling is called {filter:?}")).into());
@@ -27,7 +27,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
         let axis = sweep.axis.name();
         let mut points = Points::new();
         for &threads in &threads {
-            let choice = if threads > 0 { DeviceChoice::Host } else { bench.device };
+            let choice = if threads > 0 { DeviceChoice::Host } else { bench.place.device };
             let (device, _) = tuned::open(choice, threads)?;
             if for_people {
                 say(format!("{}: {}, ms a step", sweep.name, device.description()));

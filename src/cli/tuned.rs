@@ -4,9 +4,28 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use clap::Args;
 use zgan::Result;
 use zgan::device::{Device, DeviceChoice};
 use zgan::instruments::tune::file;
+
+/// The options of a command that say where it runs.
+#[derive(Args)]
+pub struct Place {
+    /// auto, host, cuda, cuda:N or simt
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// Threads of the host, 0 for one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl Place {
+    /// The device, with the tuning for it.
+    pub fn open(&self) -> Result<Device> {
+        open(self.device, self.threads).map(|(device, _)| device)
+    }
+}
 
 const VARIABLE: &str = "ZGAN_TUNING";
 

@@ -5,11 +5,13 @@
 //! - [`check`]: every kernel as thread blocks, under checkers that see each access to memory;
 //! - [`gate`]: what the compiler made of the kernels for GPUs, and the most they may take;
 //! - [`study`]: what fusion buys, rung by rung, and the page that shows it; [`plot`] draws;
+//! - [`record`]: rows as CSV and JSON;
 //! - [`tune`]: block sizes and tiles measured for a device, and the file they are kept in.
 
 pub mod bench;
 pub mod check;
 pub mod gate;
 pub mod plot;
+pub mod record;
 pub mod study;
 pub mod tune;

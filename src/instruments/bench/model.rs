@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::cards::{IN_GRAPH, LAUNCHED};
 use super::{Card, Problem, StepProblem, Stepper};
 use crate::device::{Device, Launched, Unit, trace};
+use crate::instruments::record::{Cell, number};
 use crate::{Error, Result};
 
 /// Which limit takes longest.
@@ -74,6 +75,20 @@ impl Times {
         self.memory += other.memory;
         self.overhead += other.overhead;
         self.least += other.least;
+    }
+
+    /// The columns of CSV and JSON.
+    pub fn record(&self) -> [(&'static str, Cell); 8] {
+        [
+            ("least_us", number(self.least * 1e6, 4)),
+            ("products_us", number(self.products * 1e6, 4)),
+            ("memory_us", number(self.memory * 1e6, 4)),
+            ("between_us", number(self.overhead * 1e6, 4)),
+            ("launches", Cell::Count(self.launches)),
+            ("flops", Cell::Count(self.flops)),
+            ("bytes", Cell::Count(self.bytes)),
+            ("bound", Cell::Name(self.bound().name())),
+        ]
     }
 
     pub fn bound(&self) -> Bound {

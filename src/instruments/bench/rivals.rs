@@ -50,7 +50,7 @@ pub const TWO_BACKWARDS: &str = "two D backwards";
 pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     let options = &problem.options;
     let mut rivals = Vec::new();
-    // A step with separate kernels is itself timed as a rival of the fused one.
+    // A step with separate kernels stands below the same step fused, which has been timed beside these.
     if !options.unfused.is_empty() {
         return Ok(rivals);
     }

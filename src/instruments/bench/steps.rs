@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use serde_json::{Map, Value, json};
+
 use super::measure::{Settings, median_and_spread, seconds};
 use super::rivals::{self, MeasuredRival, settle};
 use super::{Ceilings, in_precision};
@@ -10,6 +12,7 @@ use crate::config::Config;
 use crate::data::{DataInfo, ImageShape};
 use crate::device::{Device, Precision, traffic};
 use crate::gan::{Phase, Preset, Trainer, TrainerOptions, Update};
+use crate::instruments::record::{self, Cell, number};
 use crate::nn::Fusion;
 
 /// A preset under one update rule.
@@ -234,54 +237,46 @@ impl MeasuredStep {
         )
     }
 
-    pub fn json(&self, ceilings: &Ceilings) -> serde_json::Value {
-        let phases: serde_json::Map<String, serde_json::Value> = Phase::ALL
-            .iter()
-            .zip(self.phases)
-            .map(|(phase, time)| (phase.name().into(), (time * 1e3).into()))
-            .collect();
-        serde_json::json!({
-            "step": self.name,
-            "median_ms": self.seconds * 1e3,
-            "spread": self.spread,
-            "phases_ms": phases,
-            "gflops": self.rate() * 1e-9,
-            "of_peak": self.rate() / ceilings.flops,
-            "launches": self.launches,
-            "bytes": self.bytes,
-            "flops": self.flops,
-            "memory_bytes": self.memory,
-            "others": self.rivals.iter().map(|rival| serde_json::json!({
+    /// The columns that CSV and JSON share.
+    fn record(&self, ceilings: &Ceilings) -> [(&'static str, Cell); 9] {
+        [
+            ("step", Cell::Text(self.name.clone())),
+            ("median_ms", number(self.seconds * 1e3, 5)),
+            ("spread", number(self.spread, 4)),
+            ("gflops", number(self.rate() * 1e-9, 3)),
+            ("of_peak", number(self.rate() / ceilings.flops, 4)),
+            ("launches", Cell::Count(self.launches)),
+            ("bytes", Cell::Count(self.bytes)),
+            ("flops", Cell::Count(self.flops)),
+            ("memory_bytes", Cell::Count(self.memory as u64)),
+        ]
+    }
+
+    /// CSV has a column for each phase as well, and one for the other ways: `name: milliseconds; ...`.
+    pub(super) fn csv_record(&self, ceilings: &Ceilings) -> Vec<(String, Cell)> {
+        let mut columns: Vec<_> = self.record(ceilings).map(|(name, cell)| (name.to_string(), cell)).into();
+        let phases = Phase::ALL.iter().zip(self.phases);
+        let phases = phases.map(|(phase, time)| (phase.name().replace(' ', "_") + "_ms", number(time * 1e3, 5)));
+        columns.splice(3..3, phases);
+        let rivals: Vec<String> = self.rivals.iter().map(|r| format!("{}: {:.5}", r.name, r.seconds * 1e3)).collect();
+        columns.push(("others_ms".into(), Cell::Text(rivals.join("; "))));
+        columns
+    }
+
+    pub(super) fn json(&self, ceilings: &Ceilings) -> Map<String, Value> {
+        let phases = Phase::ALL.iter().zip(self.phases);
+        let phases: Map<_, _> = phases.map(|(phase, time)| (phase.name().into(), (time * 1e3).into())).collect();
+        let rivals = self.rivals.iter().map(|rival| {
+            json!({
                 "form": rival.name,
                 "median_ms": rival.seconds * 1e3,
                 "spread": rival.spread,
                 "ratio": rival.seconds / self.seconds,
-            })).collect::<Vec<_>>(),
-        })
-    }
-
-    /// As the header `step,median_ms,spread,` then the phases, `gflops,of_peak,launches,bytes,flops,memory_bytes`,
-    /// and the other ways as `name: milliseconds; ...`.
-    pub fn csv(&self, ceilings: &Ceilings) -> String {
-        let phases: String = self.phases.iter().map(|time| format!("{:.5},", time * 1e3)).collect();
-        let rivals: Vec<String> = self.rivals.iter().map(|r| format!("{}: {:.5}", r.name, r.seconds * 1e3)).collect();
-        format!(
-            "\"{}\",{:.5},{:.4},{phases}{:.3},{:.4},{},{},{},{},\"{}\"",
-            self.name,
-            self.seconds * 1e3,
-            self.spread,
-            self.rate() * 1e-9,
-            self.rate() / ceilings.flops,
-            self.launches,
-            self.bytes,
-            self.flops,
-            self.memory,
-            rivals.join("; ")
-        )
-    }
-
-    pub fn csv_header() -> String {
-        let phases: String = Phase::ALL.iter().map(|phase| format!("{}_ms,", phase.name().replace(' ', "_"))).collect();
-        format!("step,median_ms,spread,{phases}gflops,of_peak,launches,bytes,flops,memory_bytes,others_ms")
+            })
+        });
+        let mut object = record::json(&self.record(ceilings));
+        object.insert("phases_ms".into(), phases.into());
+        object.insert("others".into(), rivals.collect());
+        object
     }
 }
