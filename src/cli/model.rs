@@ -94,7 +94,7 @@ fn line(what: &str, times: &Times, measured: Option<f64>) -> String {
         times.memory * 1e6,
         times.overhead * 1e6,
         thousands(times.launches as usize),
-        times.bound().name()
+        times.bound()
     );
     text.trim_end().into()
 }

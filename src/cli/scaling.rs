@@ -24,7 +24,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
         say("sweep,axis,size,threads,form,median_ms,spread");
     }
     for sweep in &sweeps {
-        let axis = sweep.axis.name();
+        let axis = sweep.axis;
         let mut points = Points::new();
         for &threads in &threads {
             let choice = if threads > 0 { DeviceChoice::Host } else { bench.place.device };

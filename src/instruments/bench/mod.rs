@@ -20,11 +20,11 @@ pub use cards::{CARDS, Card};
 pub use ceilings::Ceilings;
 pub use measure::{Caches, Measured, Settings, measure};
 pub(crate) use measure::{Sweep, median_and_spread, time};
-pub use model::{Bound, Modelled, Times, model, model_step};
+pub use model::{Modelled, Times, model, model_step};
 pub use operations::{problems, problems_in};
 pub use report::{Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;
-pub use scaling::{Axis, Scaling, exponent, scalings};
+pub use scaling::{Scaling, exponent, scalings};
 pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps, steps_in};
 
 use crate::device::{Buffer, Device, Precision};

@@ -12,14 +12,6 @@ use crate::device::{Device, Launched, Unit, trace};
 use crate::instruments::record::{Cell, number};
 use crate::{Error, Result};
 
-/// Which limit takes longest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
-    Products,
-    Memory,
-    Launches,
-}
-
 /// Seconds that each limit alone would take.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Times {
@@ -43,16 +35,6 @@ pub struct Modelled {
     pub total: Times,
     /// By kernel, the longest first.
     pub kernels: Vec<(&'static str, Times)>,
-}
-
-impl Bound {
-    pub fn name(self) -> &'static str {
-        match self {
-            Bound::Products => "products",
-            Bound::Memory => "memory",
-            Bound::Launches => "launches",
-        }
-    }
 }
 
 impl Times {
@@ -87,15 +69,16 @@ impl Times {
             ("launches", Cell::Count(self.launches)),
             ("flops", Cell::Count(self.flops)),
             ("bytes", Cell::Count(self.bytes)),
-            ("bound", Cell::Name(self.bound().name())),
+            ("bound", Cell::Name(self.bound())),
         ]
     }
 
-    pub fn bound(&self) -> Bound {
+    /// The limit that takes longest.
+    pub fn bound(&self) -> &'static str {
         match () {
-            () if self.overhead >= self.products.max(self.memory) => Bound::Launches,
-            () if self.products > self.memory => Bound::Products,
-            () => Bound::Memory,
+            () if self.overhead >= self.products.max(self.memory) => "launches",
+            () if self.products > self.memory => "products",
+            () => "memory",
         }
     }
 }

@@ -10,26 +10,11 @@ use crate::Result;
 use crate::device::Device;
 use crate::gan::Preset;
 
-/// What grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Axis {
-    Batch,
-    Width,
-}
-
-impl Axis {
-    pub fn name(self) -> &'static str {
-        match self {
-            Axis::Batch => "batch",
-            Axis::Width => "width",
-        }
-    }
-}
-
 /// A preset's simultaneous step at several sizes.
 pub struct Scaling {
     pub name: String,
-    pub axis: Axis,
+    /// What grows: the batch or the width.
+    pub axis: &'static str,
     pub sizes: Vec<usize>,
     problem: Box<dyn Fn(usize) -> StepProblem>,
 }
@@ -38,14 +23,14 @@ pub struct Scaling {
 pub fn scalings(tiny: bool) -> Vec<Scaling> {
     let batches = |preset: Preset, width: usize| Scaling {
         name: format!("{preset} against batch"),
-        axis: Axis::Batch,
+        axis: "batch",
         sizes: if tiny { vec![2, 4] } else { vec![16, 32, 64, 128, 256, 512] },
         problem: Box::new(move |batch| step_of(preset, width, batch)),
     };
     let (preset, batch) = (Preset::SnganProjection32, if tiny { 2 } else { 8 });
     let widths = Scaling {
         name: format!("{preset}, batch {batch}, against width"),
-        axis: Axis::Width,
+        axis: "width",
         sizes: if tiny { vec![4, 8] } else { vec![32, 48, 64, 96, 128] },
         problem: Box::new(move |width| step_of(preset, width, batch)),
     };

@@ -1,6 +1,6 @@
 //! What walks flat buffers: elementary operations, bytes, random numbers, the optimiser.
 
-use super::Cases;
+use super::{Cases, Tray};
 use crate::ops::elementary::{
     Function, add, add_columns, affine, function, leaky_relu, maximum, scale_rows, sine_cosine, subtract, sum,
     tanh_backward,
@@ -78,17 +78,14 @@ pub fn pixels(cases: &mut Cases) {
 }
 
 pub fn random(cases: &mut Cases) {
-    cases.add_large("uniform, normal, 300000".into(), |t| {
-        let (u, z, state) = (t.out("uniform", 300_000)?, t.out_values("normal", 300_000)?, t.state()?);
+    let both = |t: &mut Tray, n: usize| {
+        let (u, z, state) = (t.out("uniform", n)?, t.out_values("normal", n)?, t.state()?);
         ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
         ops::random::normal(&z, &state, 2)
-    });
+    };
+    cases.add("uniform, normal, 300000".into(), move |t| both(t, 300_000)).large = true;
     for n in cases.pick(&SIZES, &[1, 5]) {
-        cases.add(format!("uniform, normal, {n}"), move |t| {
-            let (u, z, state) = (t.out("uniform", n)?, t.out_values("normal", n)?, t.state()?);
-            ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
-            ops::random::normal(&z, &state, 2)
-        });
+        cases.add(format!("uniform, normal, {n}"), move |t| both(t, n));
         cases.add(format!("ring, labels, {n}"), move |t| {
             let (points, labels, state) = (t.out_values("points", 2 * n)?, t.out_words("labels", n)?, t.state()?);
             ops::random::ring(&points, &state, 3)?;

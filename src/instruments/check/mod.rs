@@ -14,11 +14,10 @@ mod profile;
 mod tray;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::device::{Device, Finding, Precision, Seen, kernel};
+use crate::instruments::on_all_cores;
 use crate::{Error, Result};
 pub use profile::{Profiled, Profiles, profile};
 use tray::{Output, Tray};
@@ -29,7 +28,7 @@ type Run = Box<dyn Fn(&mut Tray) -> Result<()> + Send + Sync>;
 pub struct Case {
     /// `matmul: forward, 1 x 31 x 33`; begins with the module's name.
     pub name: String,
-    /// Left out of a quick run.
+    /// Takes too long for every test run: a quick run leaves it out.
     pub large: bool,
     /// Every row of every matrix begins where a GPU's memory likes it: what a profile of its kernels is taken of.
     pub aligned: bool,
@@ -47,39 +46,15 @@ struct Cases {
 }
 
 impl Cases {
-    fn add(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.add_sized(name, false, run);
-    }
-
-    fn add_aligned(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.add_case(name, false, true, run);
-    }
-
-    /// A case that takes too long for every test run.
-    fn add_large(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.add_sized(name, true, run);
-    }
-
-    fn add_sized(&mut self, name: String, large: bool, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.add_case(name, large, false, run);
-    }
-
-    fn add_case(
-        &mut self,
-        name: String,
-        large: bool,
-        aligned: bool,
-        run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static,
-    ) {
-        // In another precision it is the same code on other numbers: large cases would show nothing new.
-        if large && self.precision != Precision::F32 {
-            return;
-        }
+    /// Adds a case, small and not aligned unless the caller says otherwise.
+    fn add(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) -> &mut Case {
         let name = format!("{}: {name}", self.module);
-        self.list.push(Case { name, large, aligned, precision: self.precision, run: Box::new(run) });
+        let last = self.list.len();
+        self.list.push(Case { name, large: false, aligned: false, precision: self.precision, run: Box::new(run) });
+        &mut self.list[last]
     }
 
-    /// All of them, or, in another precision than f32, for the same reason those of these places.
+    /// All of them; in another precision than f32, which is the same code on other numbers, only those of these places.
     fn pick<T: Copy>(&self, all: &[T], some: &[usize]) -> Vec<T> {
         match self.precision {
             Precision::F32 => all.to_vec(),
@@ -88,14 +63,9 @@ impl Cases {
     }
 }
 
-/// Those that a kernel file has modules for.
-fn precisions(file: &str) -> Vec<Precision> {
-    let module = |precision: &Precision| match precision {
-        Precision::F32 => file.to_string(),
-        _ => format!("{file}_{precision}"),
-    };
-    let has = |precision: &Precision| kernel::MODULES.iter().any(|m| m.name == module(precision));
-    Precision::ALL.into_iter().filter(has).collect()
+/// The name of the module that a kernel file makes in this precision.
+fn module(file: &str, precision: Precision) -> String {
+    if precision == Precision::F32 { file.into() } else { format!("{file}_{precision}") }
 }
 
 /// Every case.
@@ -121,12 +91,16 @@ pub fn cases() -> Vec<Case> {
         ("spectral_norm", norm::spectral_norm),
         ("state", elementwise::state),
     ] {
-        for precision in precisions(file) {
-            cases.module = if precision == Precision::F32 { file.into() } else { format!("{file}_{precision}") };
+        for precision in Precision::ALL {
+            cases.module = module(file, precision);
             cases.precision = precision;
-            fill(&mut cases);
+            if kernel::MODULES.iter().any(|module| module.name == cases.module) {
+                fill(&mut cases);
+            }
         }
     }
+    // Large cases would show nothing new in another precision.
+    cases.list.retain(|case| !case.large || case.precision == Precision::F32);
     cases.list
 }
 
@@ -229,36 +203,6 @@ fn select<'a>(all: &'a [Case], filter: &str, quick: bool) -> Result<Vec<&'a Case
         return Err(Error::Config(format!("no case has {filter:?} in its name; there are {}", modules.join(", "))));
     }
     Ok(list)
-}
-
-/// `one` for 0 .. count, on all cores, each with devices of its own; the results in order.
-fn on_all_cores<D, T: Send>(
-    count: usize,
-    open: impl Fn() -> Result<D> + Sync,
-    one: impl Fn(&D, usize) -> T + Sync,
-) -> Result<Vec<T>> {
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(BTreeMap::new());
-    let work = || -> Result<()> {
-        let devices = open()?;
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            if at >= count {
-                return Ok(());
-            }
-            let result = one(&devices, at);
-            results.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(at, result);
-        }
-    };
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(count);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    })?;
-    Ok(results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).into_values().collect())
 }
 
 /// Runs the cases that the options ask for, on all cores. An error where there are none.

@@ -42,7 +42,7 @@ pub fn norm(cases: &mut Cases) {
             let rows = if conditional { n } else { 1 };
             let classes = if conditional { CLASSES } else { 1 };
             let what = format!("{n} x {h} x {w} x {c}, upsample {upsample}, conditional {conditional}");
-            cases.add_sized(format!("forward, {what}"), shape == large, move |t| {
+            let case = cases.add(format!("forward, {what}"), move |t| {
                 t.tolerance = 1e-4;
                 let (x, y) = (t.values(shape.input_len())?, t.out_values("y", shape.output_len())?);
                 let (mean, rstd) = (t.out("mean", c)?, t.out("rstd", c)?);
@@ -63,9 +63,10 @@ pub fn norm(cases: &mut Cases) {
                 norm::running_tables(tables, running, affine, 1e-5, shape)?;
                 norm::apply(&t.out_values("running y", shape.output_len())?, &x, tables, Activation::Tanh, shape)
             });
+            case.large = shape == large;
             for accumulate in [false, true] {
                 let name = format!("backward, {what}, accumulate {accumulate}");
-                cases.add_sized(name, shape == large, move |t| {
+                let case = cases.add(name, move |t| {
                     t.tolerance = 1e-4;
                     let (x, dy) = (t.values(shape.input_len())?, t.values(shape.output_len())?);
                     let (mean, rstd) = (t.numbers(c)?, t.uniforms(c, 0.5, 2.0)?);
@@ -85,6 +86,7 @@ pub fn norm(cases: &mut Cases) {
                     let activation = if accumulate { Activation::Tanh } else { Activation::LeakyRelu(0.2) };
                     norm::backward(gradients, &dy, batch, affine, activation, shape, &workspace)
                 });
+                case.large = shape == large;
             }
         }
     }

@@ -1,7 +1,6 @@
 //! Matrix products and convolutions. Which tile, and so which kernel, a shape gets is `simt`'s choice.
 
-use super::Cases;
-use super::tray::Tray;
+use super::{Case, Cases, Tray};
 use crate::Result;
 use crate::device::{Buffer, Precision};
 use crate::ops::Activation;
@@ -38,21 +37,23 @@ fn allow_other_factors(t: &mut Tray, computed: bool) {
 }
 
 pub fn matmul(cases: &mut Cases) {
-    cases.add_large("forward, 300 x 1000 x 520".into(), |t| {
+    let large = cases.add("forward, 300 x 1000 x 520".into(), |t| {
         let sizes = Linear { n: 300, c: 1000, k: 520 };
         let (y, x, weight) = (t.out_values("y", 300 * 520)?, t.values(300 * 1000)?, t.values(1000 * 520)?);
         matmul::linear_forward(sizes, &y, &x, &weight, None, LEAKY)
     });
+    large.large = true;
     let odd = cases.pick(&LINEAR, &[0, 2, 3, 4, 5, 8]).into_iter().map(|sizes| (false, sizes));
     for (aligned, [n, c, k]) in odd.chain(ALIGNED.map(|sizes| (true, sizes))) {
         let sizes = Linear { n, c, k };
         for (activation, fused) in [(Activation::Identity, false), (LEAKY, true), (Activation::Tanh, true)] {
-            cases.add_case(format!("forward, {n} x {c} x {k}, {activation:?}"), false, aligned, move |t| {
+            let forward = cases.add(format!("forward, {n} x {c} x {k}, {activation:?}"), move |t| {
                 let (y, x, weight) = (t.out_values("y", n * k)?, t.values(n * c)?, t.values(c * k)?);
                 let bias = t.numbers(k)?;
                 matmul::linear_forward(sizes, &y, &x, &weight, fused.then_some(&bias), activation)
             });
-            cases.add_case(format!("backward, {n} x {c} x {k}, {activation:?}"), false, aligned, move |t| {
+            forward.aligned = aligned;
+            let backward = cases.add(format!("backward, {n} x {c} x {k}, {activation:?}"), move |t| {
                 allow_other_factors(t, fused);
                 let (x, weight, dy) = (t.values(n * c)?, t.values(c * k)?, t.values(n * k)?);
                 let (y, scale) = (t.values_between(n * k, -1.0, 1.0)?, t.numbers(n)?);
@@ -64,6 +65,7 @@ pub fn matmul(cases: &mut Cases) {
                 matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient)?;
                 matmul::linear_bias_gradient(sizes, &dbias, &gradient)
             });
+            backward.aligned = aligned;
         }
     }
 }
@@ -154,8 +156,24 @@ fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result
     Ok(())
 }
 
+fn add_forward(cases: &mut Cases, sizes: Conv, around: Around) -> &mut Case {
+    cases.add(format!("forward, {}", name(&sizes, around)), move |t| forward(t, sizes, around))
+}
+
+/// `parts`: the gradients of the input, the weights and the bias.
+fn add_backward<'a>(cases: &'a mut Cases, sizes: Conv, around: Around, parts: &'static [char]) -> &'a mut Case {
+    let what = match parts {
+        ['x'] => "input gradient",
+        ['w', ..] => "weight gradient",
+        _ => "backward",
+    };
+    cases.add(format!("{what}, {}", name(&sizes, around)), move |t| backward(t, sizes, around, parts))
+}
+
 pub fn conv(cases: &mut Cases) {
     use Around::*;
+    const ALL: [Around; 5] = [Nothing, Everything, Added, Upsampled, Pooled];
+    const PARTS: &[char] = &['x', 'w', 'b'];
     let square = |n, h, c, k, r, pad| Conv { n, h, w: h, c, k, r, s: r, pad, stride: 1 };
     let shapes = [
         square(1, 1, 1, 1, 1, 0),
@@ -169,14 +187,9 @@ pub fn conv(cases: &mut Cases) {
     ];
     for sizes in cases.pick(&shapes, &[0, 1, 3, 4, 6]) {
         let even = [sizes.h, sizes.w, sizes.p(), sizes.q()].iter().all(|n| n.is_multiple_of(2));
-        for around in [Nothing, Everything, Added, Upsampled, Pooled] {
-            if matches!(around, Upsampled | Pooled) && !even {
-                continue;
-            }
-            cases.add(format!("forward, {}", name(&sizes, around)), move |t| forward(t, sizes, around));
-            cases.add(format!("backward, {}", name(&sizes, around)), move |t| {
-                backward(t, sizes, around, &['x', 'w', 'b'])
-            });
+        for around in ALL.into_iter().filter(|around| even || !matches!(around, Upsampled | Pooled)) {
+            add_forward(cases, sizes, around);
+            add_backward(cases, sizes, around, PARTS);
         }
     }
     // Whole tiles of each width.
@@ -185,39 +198,29 @@ pub fn conv(cases: &mut Cases) {
         for around in [Nothing, Everything] {
             let both =
                 move |t: &mut Tray| forward(t, sizes, around).and_then(|()| backward(t, sizes, around, &['x', 'w']));
-            cases.add_aligned(format!("both ways, {}", name(&sizes, around)), both);
+            cases.add(format!("both ways, {}", name(&sizes, around)), both).aligned = true;
         }
     }
-    // Tiles of 128 x 128, weight gradients in several parts, and the one so large that it gets such tiles.
-    let wide = square(2, 8, 128, 128, 3, 1);
+    // Tiles of 128 x 128, weight gradients in several parts, and a shape so large that it gets such tiles.
     for around in [Everything, Pooled] {
-        cases.add(format!("forward, {}", name(&wide, around)), move |t| forward(t, wide, around));
+        add_forward(cases, square(2, 8, 128, 128, 3, 1), around);
     }
     let large = square(8, 16, 64, 130, 3, 1);
-    cases.add_large(format!("forward, {}", name(&large, Pooled)), move |t| forward(t, large, Pooled));
-    cases.add_large(format!("backward, {}", name(&large, Pooled)), move |t| {
-        backward(t, large, Pooled, &['x', 'w', 'b'])
-    });
-    let tile = square(2, 8, 128, 9, 3, 1);
-    cases.add(format!("input gradient, {}", name(&tile, Everything)), move |t| backward(t, tile, Everything, &['x']));
+    add_forward(cases, large, Pooled).large = true;
+    add_backward(cases, large, Pooled, PARTS).large = true;
+    add_backward(cases, square(2, 8, 128, 9, 3, 1), Everything, &['x']);
     // Whole pieces of 16 bytes on all sides, and tiles of 128 x 64.
-    let whole = square(2, 8, 24, 72, 3, 1);
-    for around in [Nothing, Everything, Added, Upsampled, Pooled] {
-        cases.add(format!("forward, {}", name(&whole, around)), move |t| forward(t, whole, around));
-        cases.add(format!("backward, {}", name(&whole, around)), move |t| backward(t, whole, around, &['x', 'w', 'b']));
+    for around in ALL {
+        add_forward(cases, square(2, 8, 24, 72, 3, 1), around);
+        add_backward(cases, square(2, 8, 24, 72, 3, 1), around, PARTS);
     }
     let tall = square(2, 8, 64, 64, 1, 0);
-    cases.add(format!("backward, {}", name(&tall, Everything)), move |t| backward(t, tall, Everything, &['x', 'w']));
-    cases.add(format!("forward, {}", name(&tall, Everything)), move |t| forward(t, tall, Everything));
-    let parts = square(8, 12, 10, 12, 3, 1);
-    cases.add(format!("weight gradient, {}", name(&parts, Added)), move |t| backward(t, parts, Added, &['w', 'b']));
+    add_backward(cases, tall, Everything, &['x', 'w']);
+    add_forward(cases, tall, Everything);
+    add_backward(cases, square(8, 12, 10, 12, 3, 1), Added, &['w', 'b']);
     // So many tiles that larger ones are chosen.
     for (c, k) in [(1024, 576), (1280, 1280)] {
-        let huge = square(1, 2, c, k, 1, 0);
-        cases.add_aligned(format!("weight gradient, {}", name(&huge, Nothing)), move |t| {
-            backward(t, huge, Nothing, &['w'])
-        });
+        add_backward(cases, square(1, 2, c, k, 1, 0), Nothing, &['w']).aligned = true;
     }
-    let bias = square(5, 4, 3, 300, 1, 0);
-    cases.add(format!("backward, {}", name(&bias, Added)), move |t| backward(t, bias, Added, &['x', 'b']));
+    add_backward(cases, square(5, 4, 3, 300, 1, 0), Added, &['x', 'b']);
 }

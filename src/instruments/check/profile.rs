@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{cases, on_all_cores, run, select};
+use super::{cases, run, select};
 use crate::Result;
 use crate::device::{Device, Profile};
+use crate::instruments::on_all_cores;
 
 /// One kernel.
 #[derive(Clone, Debug, Default, PartialEq)]

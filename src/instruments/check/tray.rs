@@ -61,6 +61,12 @@ impl Tray<'_> {
         Tray { device, precision, random: Random::new(seed, 0, 0), outputs: Vec::new(), tolerance: 2e-5, scale: 0.0 }
     }
 
+    /// Remembers an output under its name.
+    fn keep<T: Clone>(&mut self, name: &str, buffer: Buffer<T>, kind: fn(Buffer<T>) -> Kind) -> Buffer<T> {
+        self.outputs.push((name.into(), kind(buffer.clone())));
+        buffer
+    }
+
     pub fn device(&self) -> &Device {
         self.device
     }
@@ -89,8 +95,7 @@ impl Tray<'_> {
     /// An output of activations or their gradients that the operation overwrites.
     pub fn out_values(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
         let buffer = self.device.unwritten_in(n, self.precision)?;
-        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Floats))
     }
 
     /// The same, or, where `accumulate`, one that it adds to.
@@ -99,8 +104,7 @@ impl Tray<'_> {
             return self.out_values(name, n);
         }
         let buffer = self.values(n)?;
-        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Floats))
     }
 
     /// An input of them between `low` and `high`.
@@ -149,27 +153,23 @@ impl Tray<'_> {
     /// An output that the operation overwrites.
     pub fn out(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
         let buffer = self.device.unwritten(n)?;
-        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Floats))
     }
 
     pub fn out_words(&mut self, name: &str, n: usize) -> Result<Buffer<u32>> {
         let buffer = self.device.unwritten(n)?;
-        self.outputs.push((name.into(), Kind::Words(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Words))
     }
 
     pub fn out_bytes(&mut self, name: &str, n: usize) -> Result<Buffer<u8>> {
         let buffer = self.device.unwritten(n)?;
-        self.outputs.push((name.into(), Kind::Bytes(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Bytes))
     }
 
     /// An output that the operation adds to, or changes.
     pub fn update(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
         let buffer = self.numbers(n)?;
-        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Floats))
     }
 
     /// An input that the operation also changes.

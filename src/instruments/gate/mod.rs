@@ -10,9 +10,6 @@ mod occupancy;
 mod sass;
 mod tensor;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use serde::Serialize;
 
 pub use budget::Budget;
@@ -22,6 +19,7 @@ pub use sass::{Disassembler, Instructions};
 pub use tensor::tensor_problems;
 
 use crate::device::{EmbeddedImage, embedded_code};
+use crate::instruments::on_all_cores;
 use crate::{Error, Result};
 
 /// One kernel as one generation of GPUs has it.
@@ -77,18 +75,8 @@ pub fn kernels(filter: &str, arch: Option<&str>, count: Count) -> Result<Vec<Ker
     };
     let images: Vec<&EmbeddedImage> = images.iter().filter(wanted).collect();
     // Disassembling a large module takes a second.
-    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
-            scope.spawn(|| {
-                while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let of_image = of_image(image, filter, count.of(image));
-                    rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(of_image);
-                }
-            });
-        }
-    });
-    let rows = rows.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let one = |(): &(), at: usize| of_image(images[at], filter, count.of(images[at]));
+    let rows = on_all_cores(images.len(), || Ok(()), one)?;
     let mut rows: Vec<KernelCode> = rows.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     if rows.is_empty() {
         return Err(Error::Config(format!("no kernel's name contains {filter:?}; zgan info --kernels has them all")));
