@@ -1,29 +1,7 @@
-//! Charts as SVG, for pages that fetch nothing: axes, lines, points and bars. Colours are classes (`s0` to `s9`) of
-//! [`STYLE`], so that a page is readable in light and in dark.
+//! Charts as SVG, for pages that fetch nothing: axes, lines, points and bars. Their colours are the classes `s0` to `s9` of
+//! `study/page.css`, which has them for light pages and for dark ones.
 
 use std::fmt::Write;
-
-/// What a page with charts has in its `<style>`.
-pub const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1d2125; --soft: #5b6570; --line: #c9d0d6; --grid: #e6eaed; --paper: #ffffff;
-  --panel: #f5f7f8; --s0: #2464a4; --s1: #c2571a; --s2: #2e7d4f; --s3: #8a3ea8; --s4: #b3312c; --s5: #7a6a12;
-  --s6: #0f7f8c; --s7: #a03a70; --s8: #59636e; --s9: #4a53c8; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8eb; --soft: #a3adb6; --line: #4a535b; --grid: #2c3338;
-  --paper: #14181b; --panel: #1d2327; --s0: #6cb0f2; --s1: #f3995b; --s2: #6cc993; --s3: #c990e3; --s4: #f08681;
-  --s5: #d4c05a; --s6: #5cc8d4; --s7: #ea8fbd; --s8: #aeb8c1; --s9: #9aa2ff; } }
-svg { display: block; font: 12px system-ui, sans-serif; }
-svg text { fill: var(--ink); }
-svg .soft { fill: var(--soft); }
-svg .grid { stroke: var(--grid); }
-svg .axis { stroke: var(--line); }
-svg .curve { fill: none; stroke-width: 2; }
-svg .dot { stroke: var(--paper); stroke-width: 0.75; fill-opacity: 0.85; }
-.s0 { fill: var(--s0); stroke: var(--s0); } .s1 { fill: var(--s1); stroke: var(--s1); }
-.s2 { fill: var(--s2); stroke: var(--s2); } .s3 { fill: var(--s3); stroke: var(--s3); }
-.s4 { fill: var(--s4); stroke: var(--s4); } .s5 { fill: var(--s5); stroke: var(--s5); }
-.s6 { fill: var(--s6); stroke: var(--s6); } .s7 { fill: var(--s7); stroke: var(--s7); }
-.s8 { fill: var(--s8); stroke: var(--s8); } .s9 { fill: var(--s9); stroke: var(--s9); }
-";
 
 /// Colours that series are told apart by.
 pub const SERIES: usize = 10;

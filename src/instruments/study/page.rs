@@ -7,49 +7,15 @@ use crate::device::kernel_text;
 use crate::instruments::bench::{Caches, Ceilings};
 use crate::instruments::plot::{self, Axis, Bar, Chart, bars, escape, short};
 
-/// Of every page of the study.
-const STYLE: &str = "
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 60px; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0 0 8px; } h2 { font-size: 21px; margin: 44px 0 6px; }
-h3 { font-size: 16px; margin: 0 0 6px; } p { margin: 0 0 10px; max-width: 78ch; }
-.soft, footer { color: var(--soft); } footer { margin-top: 40px; }
-.formula { width: fit-content; max-width: 100%; font: 14px/1.5 ui-monospace, monospace; background: var(--panel); padding: 8px 12px; border-radius: 6px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 22px 28px; margin: 18px 0; }
-.charts svg { width: 100%; max-width: 340px; }
-.rung { display: grid; grid-template-columns: minmax(240px, 320px) minmax(0, 1fr); gap: 20px; margin: 14px 0;
-  padding: 14px 16px; background: var(--panel); border-radius: 8px; }
-.rung table { width: 100%; } .rung .kernels { min-width: 0; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 3px 14px 3px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 500; color: var(--soft); }
-.rung td { text-align: right; padding-right: 0; }
-summary { cursor: pointer; } summary code { font-size: 13px; }
-pre { margin: 6px 0 10px; padding: 10px 12px; overflow: auto; max-height: 460px; background: var(--paper);
-  border: 1px solid var(--line); border-radius: 6px; font: 12px/1.45 ui-monospace, monospace; }
-.wide { overflow-x: auto; } .wide th, .wide td { white-space: nowrap; } .wide svg { width: 100%; min-width: 640px; max-width: 980px; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 13px; margin: 6px 0 10px; }
-.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 5px; }
-@media (max-width: 760px) { body { padding: 16px 14px 40px; } .rung { grid-template-columns: minmax(0, 1fr); gap: 10px; }
-  h1 { font-size: 24px; } }
-";
-
-/// The colours of [`plot::STYLE`] for marks in HTML.
-fn marks() -> String {
-    (0..plot::SERIES).map(|i| format!(".legend .s{i} {{ background: var(--s{i}); }}\n")).collect()
-}
-
 /// A page around `body`.
 pub(super) fn document(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{}</title>\n\
-         <style>{}{STYLE}{}</style>\n</head>\n<body>\n{body}\
+         <style>\n{}</style>\n</head>\n<body>\n{body}\
          <footer><p>Made by zgan {}.</p></footer>\n</body>\n</html>\n",
         escape(title),
-        plot::STYLE,
-        marks(),
+        include_str!("page.css"),
         env!("CARGO_PKG_VERSION")
     )
 }
