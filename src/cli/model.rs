@@ -101,11 +101,11 @@ fn line(what: &str, times: &Times, measured: Option<f64>) -> String {
 
 /// A line for each form, whose kernel is empty, and one for each kernel of it.
 fn print_csv(rows: &[Row]) {
-    let line = |modelled: &Modelled, kernel: &'static str, times: &Times, measured: Option<f64>| {
+    let line = |modelled: &Modelled, kernel: &str, times: &Times, measured: Option<f64>| {
         let names = [
             ("problem", Cell::Text(modelled.name.clone())),
-            ("form", Cell::Name(modelled.form)),
-            ("kernel", Cell::Name(kernel)),
+            ("form", Cell::Name(modelled.form.into())),
+            ("kernel", Cell::Name(kernel.into())),
         ];
         let measured = ("measured_us", Cell::Number(measured.map(|seconds| seconds * 1e6), 4));
         names.into_iter().chain(times.record()).chain([measured]).collect::<Vec<_>>()

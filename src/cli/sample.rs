@@ -7,6 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use zgan::checkpoint::{self, Header};
 use zgan::config::{Config, nearest};
+use zgan::cores::on_all_cores;
 use zgan::data::ImageShape;
 use zgan::gan::{Generator, Latents, TrainerOptions, Weights, interpolate, ring};
 use zgan::picture::Picture;
@@ -137,10 +138,7 @@ impl Sample {
         if self.class.is_empty() {
             return Ok(grid::all_classes(options));
         }
-        if !options.conditional() {
-            let what = format!("class: the run draws without labels (preset {}, conditioning none)", options.preset);
-            return Err(Error::Config(what));
-        }
+        knows_labels("class", options)?;
         self.class.iter().map(|class| find_class(class, names)).collect()
     }
 
@@ -153,6 +151,15 @@ impl Sample {
         }
         Ok(())
     }
+}
+
+/// Refuses an option that names classes, of a run that knows none.
+fn knows_labels(option: &str, options: &TrainerOptions) -> Result<(), Error> {
+    if options.conditional() {
+        return Ok(());
+    }
+    let preset = options.preset;
+    Err(Error::Config(format!("{option}: the run draws without labels (preset {preset}, conditioning none)")))
 }
 
 /// A class by its name or its number.
@@ -184,12 +191,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// The two classes of `A:B`. A name may have a colon too.
     fn ends(&self, morph: &str) -> Result<[u32; 2], Error> {
-        if !self.options.conditional() {
-            let preset = self.options.preset;
-            return Err(Error::Config(format!(
-                "morph: the run draws without labels (preset {preset}, conditioning none)"
-            )));
-        }
+        knows_labels("morph", &self.options)?;
         let names = &self.header.data.classes;
         let mut wrong = Error::Config(format!("morph: {morph:?}, expected two classes, as A:B"));
         for (at, _) in morph.match_indices(':') {
@@ -304,26 +306,13 @@ impl Job<'_> {
     }
 }
 
-/// Encodes and writes on all cores. Files of a set that can be drawn again need no syncing, which would take longer
-/// than all the rest.
+/// Encodes and writes on all cores. The files are not synced to the disk, which would take longer than all the rest: they
+/// can be drawn again.
 fn write_files(images: &[u8], shape: ImageShape, path: &(impl Fn(usize) -> PathBuf + Sync)) -> Result<(), Error> {
-    let write = |i: usize, image: &[u8]| {
-        let (path, picture) = (path(i), Picture { shape, pixels: image.to_vec() });
+    let images: Vec<&[u8]> = images.chunks_exact(shape.len()).collect();
+    let write = |(): &(), i: usize| {
+        let (path, picture) = (path(i), Picture { shape, pixels: images[i].to_vec() });
         picture.encode().and_then(|bytes| std::fs::write(&path, bytes)).map_err(Error::io(&path))
     };
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let each = (images.len() / shape.len()).div_ceil(threads).max(1);
-    let work = |(part, images): (usize, &[u8])| {
-        let mut numbered = images.chunks_exact(shape.len()).enumerate();
-        numbered.try_for_each(|(i, image)| write(part * each + i, image))
-    };
-    std::thread::scope(|scope| {
-        let work = &work;
-        let parts = images.chunks(each * shape.len()).enumerate();
-        let workers: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
-        let results = workers.into_iter().map(|worker| {
-            worker.join().unwrap_or_else(|_| Err(Error::Device("host: a thread that writes images has ended".into())))
-        });
-        results.collect::<Result<(), Error>>()
-    })
+    on_all_cores(images.len(), || Ok(()), write)?.into_iter().collect()
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug)]
 pub enum Cell {
     /// A name without commas.
-    Name(&'static str),
+    Name(String),
     /// Any other text, which CSV puts in quotes.
     Text(String),
     Count(u64),
@@ -23,7 +23,7 @@ pub fn number(value: f64, digits: usize) -> Cell {
 /// Rows of the same columns as CSV, under a line with the names of the columns. Nothing where there are no rows.
 pub fn csv<N: AsRef<str>, Row: AsRef<[(N, Cell)]>>(rows: &[Row]) -> String {
     let field = |cell: &Cell| match cell {
-        Cell::Name(name) => name.to_string(),
+        Cell::Name(name) => name.clone(),
         Cell::Text(text) => format!("\"{text}\""),
         Cell::Count(count) => count.to_string(),
         Cell::Number(value, digits) => value.map_or(String::new(), |value| format!("{value:.digits$}")),
@@ -43,7 +43,7 @@ pub fn csv<N: AsRef<str>, Row: AsRef<[(N, Cell)]>>(rows: &[Row]) -> String {
 /// The row as members of a JSON object.
 pub fn json(row: &[(&'static str, Cell)]) -> Map<String, Value> {
     let value = |cell: &Cell| match cell {
-        Cell::Name(name) => (*name).into(),
+        Cell::Name(name) => name.as_str().into(),
         Cell::Text(text) => text.as_str().into(),
         Cell::Count(count) => (*count).into(),
         Cell::Number(value, _) => (*value).into(),

@@ -69,7 +69,7 @@ impl Times {
             ("launches", Cell::Count(self.launches)),
             ("flops", Cell::Count(self.flops)),
             ("bytes", Cell::Count(self.bytes)),
-            ("bound", Cell::Name(self.bound())),
+            ("bound", Cell::Name(self.bound().into())),
         ]
     }
 

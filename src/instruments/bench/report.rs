@@ -31,9 +31,9 @@ impl Row {
     fn record(&self, form: &Measured, ceilings: &Ceilings) -> [(&'static str, Cell); 12] {
         let [rate, bandwidth] = self.rates(form);
         [
-            ("operation", Cell::Name(self.operation)),
+            ("operation", Cell::Name(self.operation.into())),
             ("sizes", Cell::Text(self.sizes.clone())),
-            ("form", Cell::Name(form.form)),
+            ("form", Cell::Name(form.form.into())),
             ("median_us", number(form.seconds * 1e6, 4)),
             ("spread", number(form.spread, 4)),
             ("gflops", Cell::Number(rate.map(|r| r * 1e-9), 5)),

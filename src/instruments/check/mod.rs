@@ -16,8 +16,8 @@ mod tray;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::cores::on_all_cores;
 use crate::device::{Device, Finding, Precision, Seen, kernel};
-use crate::instruments::on_all_cores;
 use crate::{Error, Result};
 pub use profile::{Profiled, Profiles, profile};
 use tray::{Output, Tray};

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::{cases, run, select};
 use crate::Result;
+use crate::cores::on_all_cores;
 use crate::device::{Device, Profile};
-use crate::instruments::on_all_cores;
 
 /// One kernel.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,8 +18,8 @@ pub use occupancy::{Occupancy, occupancy};
 pub use sass::{Disassembler, Instructions};
 pub use tensor::tensor_problems;
 
+use crate::cores::on_all_cores;
 use crate::device::{EmbeddedImage, embedded_code};
-use crate::instruments::on_all_cores;
 use crate::{Error, Result};
 
 /// One kernel as one generation of GPUs has it.

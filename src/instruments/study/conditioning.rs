@@ -5,13 +5,14 @@ use std::time::Instant;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::page::document;
+use super::page::{document, table as html_table};
 use crate::config::Config;
 use crate::data::{DataInfo, Dataset, Loader};
 use crate::device::Device;
 use crate::eval::{self, Classifier, Request};
 use crate::gan::{Conditioning, Trainer, Weights};
 use crate::instruments::plot::{Bar, bars, escape};
+use crate::instruments::record::{self, Cell, number};
 use crate::{Error, Result};
 
 /// In the order of the table.
@@ -221,24 +222,20 @@ pub fn table(outcomes: &[Outcome]) -> String {
 
 /// A line per training, under a header.
 pub fn csv(outcomes: &[Outcome]) -> String {
-    let mut text =
-        String::from("conditioning,seed,steps,parameters_d,label_accuracy,coverage,density,frechet_distance,seconds\n");
-    let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.5}"));
-    for o in outcomes {
-        text.push_str(&format!(
-            "{},{},{},{},{},{},{},{},{:.2}\n",
-            name(o.conditioning),
-            o.seed,
-            o.steps,
-            o.parameters_d,
-            number(o.label_accuracy),
-            number(o.coverage),
-            number(o.density),
-            number(o.frechet_distance),
-            o.seconds
-        ));
-    }
-    text
+    let row = |o: &Outcome| {
+        [
+            ("conditioning", Cell::Name(name(o.conditioning))),
+            ("seed", Cell::Count(o.seed)),
+            ("steps", Cell::Count(o.steps)),
+            ("parameters_d", Cell::Count(o.parameters_d as u64)),
+            ("label_accuracy", Cell::Number(o.label_accuracy, 5)),
+            ("coverage", Cell::Number(o.coverage, 5)),
+            ("density", Cell::Number(o.density, 5)),
+            ("frechet_distance", Cell::Number(o.frechet_distance, 5)),
+            ("seconds", number(o.seconds, 2)),
+        ]
+    };
+    record::csv(&outcomes.iter().map(row).collect::<Vec<_>>())
 }
 
 /// A page of its own: the table, and label accuracy and coverage as bars.
@@ -252,11 +249,6 @@ pub fn page(device: &str, config: &Config, outcomes: &[Outcome]) -> String {
     };
     let accuracy: Vec<Bar> = summaries.iter().map(|s| bar(s, s.label_accuracy, 100.0, 1)).collect();
     let coverage: Vec<Bar> = summaries.iter().map(|s| bar(s, s.coverage, 1.0, 3)).collect();
-    let row = |cells: [String; 7], tag: &str| {
-        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
-        format!("<tr>{cells}</tr>\n")
-    };
-    let rows: String = summaries.iter().map(|summary| row(cells(summary), "td")).collect();
     let mut seeds: Vec<String> = outcomes.iter().map(|o| o.seed.to_string()).collect();
     seeds.sort();
     seeds.dedup();
@@ -266,14 +258,14 @@ pub fn page(device: &str, config: &Config, outcomes: &[Outcome]) -> String {
          greatest. A classifier that was trained apart says whether an image carries its wanted label; coverage is the \
          share of real images that have a generated one of their class nearby.</p></header>\n\
          <section><div class=\"charts\">{}{}</div>\n\
-         <div class=\"wide\"><table><thead>{}</thead><tbody>{rows}</tbody></table></div></section>\n",
+         {}</section>\n",
         config.preset,
         config.steps,
         seeds.join(", "),
         escape(device),
         bars("Label accuracy, %", &accuracy),
         bars("Coverage", &coverage),
-        row(COLUMNS.map(String::from), "th"),
+        html_table(COLUMNS, summaries.iter().map(cells)),
     );
     document("zgan: four discriminators that know labels", &body)
 }

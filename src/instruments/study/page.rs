@@ -20,7 +20,18 @@ pub(super) fn document(title: &str, body: &str) -> String {
     )
 }
 
-/// All of it.
+/// A table under its headings.
+pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let row = |cells: [String; N], tag: &str| {
+        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    let body: String = rows.map(|cells| row(cells, "td")).collect();
+    let head = row(headings.map(String::from), "th");
+    format!("<div class=\"wide\"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>")
+}
+
+/// The page of a study.
 pub fn page(study: &Study) -> String {
     let Study { device, settings, ceilings, ladders, kernels } = study;
     let caches = match settings.caches {
@@ -147,13 +158,8 @@ fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &Me
     body.push_str("</div>\n</div>\n");
 }
 
-fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
-    let mut operations: Vec<&str> = Vec::new();
-    for point in kernels {
-        if !operations.contains(&point.operation) {
-            operations.push(point.operation);
-        }
-    }
+/// A chart of all kernels; the operations, in this order, have the series 0, 1 and so on.
+fn roofline_chart(kernels: &[Point], operations: &[&str], ceilings: &Ceilings) -> String {
     let ridge = ceilings.flops / ceilings.bandwidth;
     let intensities = kernels.iter().filter_map(Point::intensity).chain([ridge]);
     let x = Axis::around("operations for each byte", intensities);
@@ -185,6 +191,17 @@ fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
         );
         chart.point(place(point), series(point), &title);
     }
+    chart.svg()
+}
+
+/// Every kernel between the roofs of the machine: the chart, and its numbers as a table.
+fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
+    let mut operations: Vec<&str> = Vec::new();
+    for point in kernels {
+        if !operations.contains(&point.operation) {
+            operations.push(point.operation);
+        }
+    }
     let legend: String = operations
         .iter()
         .enumerate()
@@ -201,35 +218,25 @@ fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
          <p class=\"soft\">Multiplications and additions of products are counted as they are launched; what other kernels \
          compute is counted by hand for each number that they move, an exponential as 12. A kernel that computes \
          nothing stands at the left edge, as far below the roof as its bandwidth is below the copy's.</p>\n",
-        chart.svg()
+        roofline_chart(kernels, &operations, ceilings)
     );
+    let rows = kernels.iter().map(|point| {
+        [
+            point.kernel.to_string(),
+            format!("{} {}", point.operation, point.sizes),
+            point.launches.to_string(),
+            microseconds(point.seconds),
+            size(point.bytes),
+            short(point.bandwidth() * 1e-9),
+            point.flops.map_or("-".to_string(), |flops| short(flops / point.seconds * 1e-9)),
+            percent(point.share(ceilings)),
+        ]
+    });
     let headings = ["kernel", "operation", "launches", "time", "bytes", "GB/s", "GFLOP/s", "share of the ceiling"];
-    let cells = |cells: &[String], tag: &str| -> String {
-        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
-        format!("<tr>{cells}</tr>\n")
-    };
-    let rows: String = kernels
-        .iter()
-        .map(|point| {
-            let rate = point.flops.map_or("-".to_string(), |flops| short(flops / point.seconds * 1e-9));
-            let row = [
-                point.kernel.to_string(),
-                format!("{} {}", point.operation, point.sizes),
-                point.launches.to_string(),
-                microseconds(point.seconds),
-                size(point.bytes),
-                short(point.bandwidth() * 1e-9),
-                rate,
-                percent(point.share(ceilings)),
-            ];
-            cells(&row, "td")
-        })
-        .collect();
     let _ = write!(
         body,
-        "<details><summary>All {} as a table</summary>\n<div class=\"wide\"><table><thead>{}</thead><tbody>{rows}\
-         </tbody></table></div></details>\n</section>\n",
+        "<details><summary>All {} as a table</summary>\n{}</details>\n</section>\n",
         kernels.len(),
-        cells(&headings.map(String::from), "th")
+        table(headings, rows)
     );
 }
