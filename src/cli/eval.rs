@@ -14,7 +14,7 @@ use zgan::{Error, checkpoint, run};
 use super::tuned::Place;
 use super::{newest_checkpoint, say, tell, thousands};
 
-/// Real images of each class.
+/// How many real images of each class are compared.
 pub(super) const REAL: usize = 500;
 
 #[derive(Args)]
@@ -94,7 +94,7 @@ impl Eval {
         Ok(())
     }
 
-    /// Where the images are: as the command line says, or the run, or inside this program.
+    /// Sets where the images are: the command line says it, or the run, or they are inside this program.
     fn find_data(
         &self,
         config: &mut Config,
@@ -122,7 +122,7 @@ impl Eval {
     }
 }
 
-/// Refuses numbers of images that are none, or more than memory is for.
+/// Refuses to draw no images of a class, or more than memory has room for.
 pub(super) fn check_per_class(images: usize) -> Result<(), Error> {
     if (1..=1 << 16).contains(&images) {
         return Ok(());
@@ -130,12 +130,12 @@ pub(super) fn check_per_class(images: usize) -> Result<(), Error> {
     Err(Error::Config(format!("per-class: {images}, expected 1 to {}", 1 << 16)))
 }
 
-/// The weights that a training's images are judged by.
+/// The weights of G that draw the images which are judged.
 fn weights(config: &Config) -> Weights {
     if config.average > 0.0 { Weights::Average } else { Weights::Raw }
 }
 
-/// Whether a classifier can tell anything about such data.
+/// Refuses data that a classifier cannot tell anything about.
 pub(super) fn check(info: &DataInfo) -> Result<(), Error> {
     if info.classes.len() < 2 || info.shape.height.min(info.shape.width) < 4 {
         return Err(Error::Config(format!("evaluation needs images of two classes or more, not {info}")));
@@ -154,9 +154,9 @@ pub(super) fn classifier(
     Cache::of(&config.data).classifier(device, data, test.as_ref(), &Training::new(data.len()), tell, go_on)
 }
 
-/// The summary at the end of a training of labelled images. All is saved by then: what goes wrong here is only told.
+/// The summary at the end of a training on labelled images. Everything is saved by then, so an error here is only told.
 pub fn at_end(device: &Device, config: &Config, data: &Dataset, trainer: &mut Trainer, go_on: &dyn Fn() -> bool) {
-    // Blocks of coroutines are for checking, and would take hours.
+    // `simt` is for checking, and would take hours.
     if check(&data.info()).is_err() || device.execution() == "simt" {
         return;
     }
@@ -172,7 +172,7 @@ pub fn at_end(device: &Device, config: &Config, data: &Dataset, trainer: &mut Tr
     }
 }
 
-/// `label accuracy 97.7 %  coverage 0.41  density 0.62  Fréchet distance 21.3 (1,000 generated, 5,000 real)`
+/// A line like `label accuracy 97.7 %  coverage 0.41  density 0.62  Fréchet distance 21.3 (1,000 generated, 5,000 real)`
 fn summary(report: &Report) -> String {
     let mut parts = Vec::new();
     parts.extend(report.label_accuracy.map(|share| format!("label accuracy {:.1} %", 100.0 * share)));

@@ -75,7 +75,7 @@ impl Info {
     }
 }
 
-/// The names of the kernels by the file of `kernels/` that they are in, in all precisions.
+/// The names of the kernels of all precisions, by the file of `kernels/` that they are in.
 fn families() -> BTreeMap<&'static str, Vec<&'static str>> {
     let mut families: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for module in kernel::MODULES {

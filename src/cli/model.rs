@@ -8,7 +8,7 @@ use zgan::instruments::record::{self, Cell};
 use super::bench::Bench;
 use super::{say, thousands};
 
-/// One form of a problem as modelled, and the seconds that it took where it was also timed.
+/// The modelled times of one form of a problem, and the seconds that it took where it was timed as well.
 struct Row {
     modelled: Modelled,
     measured: Option<f64>,
@@ -33,7 +33,7 @@ pub fn run(asked: &Bench, card: &Card, settings: Settings) -> anyhow::Result<()>
             Some(device) => Some(bench::measure_step(device, problem, settings)?.seconds),
             None => None,
         };
-        // A device times whole steps as a graph.
+        // A whole step is timed as one graph.
         let beside = |modelled: Modelled| Row { measured: measured.filter(|_| modelled.form == "graph"), modelled };
         rows.extend(bench::model_step(card, problem)?.into_iter().map(beside));
     }
@@ -77,7 +77,7 @@ fn print(card: &Card, device: Option<&Device>, rows: &[Row]) {
             say(name);
         }
         say(line(&format!("  {}", row.modelled.form), &row.modelled.total, row.measured));
-        // The kernels of a launched step are those of the graph.
+        // A step without a graph has the same kernels as with one.
         if row.modelled.form != "launched" && row.modelled.kernels.len() > 1 {
             row.modelled.kernels.iter().for_each(|(kernel, times)| say(line(&format!("    {kernel}"), times, None)));
         }
@@ -99,7 +99,7 @@ fn line(what: &str, times: &Times, measured: Option<f64>) -> String {
     text.trim_end().into()
 }
 
-/// A line for each form, whose kernel is empty, and one for each kernel of it.
+/// A line for each form, in which the kernel is empty, and a line for each of its kernels.
 fn print_csv(rows: &[Row]) {
     let line = |modelled: &Modelled, kernel: &str, times: &Times, measured: Option<f64>| {
         let names = [

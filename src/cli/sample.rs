@@ -65,11 +65,11 @@ pub struct Sample {
     place: Place,
 }
 
-/// Most images of a grid, and of a folder.
+/// The most images that a grid, and a folder, may have.
 const GRID: usize = 1 << 16;
 const FOLDER: usize = 10_000_000;
 
-/// Images of a folder that are in memory at once.
+/// How many images of a folder are in memory at once.
 const AT_ONCE: usize = 512;
 
 impl Sample {
@@ -111,7 +111,7 @@ impl Sample {
         within("count", self.count, 1, if grid { GRID } else { FOLDER })?;
         within("columns", self.columns, 1, 1024)?;
         within("interpolate", self.interpolate, 2, 1024)?;
-        // Written so that NaN fails. Below, nearly all numbers would be drawn in vain.
+        // NaN is refused too. With less than 0.01, nearly every number would have to be drawn again.
         if let Some(most) = self.trunc.filter(|most| !(*most >= 0.01 && *most <= 100.0)) {
             return Err(Error::Config(format!("trunc: {most}, expected 0.01 to 100")));
         }
@@ -133,7 +133,7 @@ impl Sample {
         newest_checkpoint(&run::find(&self.runs_dir, name)?, name)
     }
 
-    /// The wanted classes, all where none is named; none of a run that does not know labels.
+    /// The wanted classes. They are all of them where none is named, and none for a run that does not know labels.
     fn classes(&self, options: &TrainerOptions, names: &[String]) -> Result<Vec<u32>, Error> {
         if self.class.is_empty() {
             return Ok(grid::all_classes(options));
@@ -153,7 +153,7 @@ impl Sample {
     }
 }
 
-/// Refuses an option that names classes, of a run that knows none.
+/// Refuses an option that names classes where the run does not know labels.
 fn knows_labels(option: &str, options: &TrainerOptions) -> Result<(), Error> {
     if options.conditional() {
         return Ok(());
@@ -162,7 +162,7 @@ fn knows_labels(option: &str, options: &TrainerOptions) -> Result<(), Error> {
     Err(Error::Config(format!("{option}: the run draws without labels (preset {preset}, conditioning none)")))
 }
 
-/// A class by its name or its number.
+/// Finds a class by its name or its number.
 fn find_class(class: &str, names: &[String]) -> Result<u32, Error> {
     let number = || class.parse().ok().filter(|number| *number < names.len());
     if let Some(found) = names.iter().position(|name| name == class).or_else(number) {
@@ -179,17 +179,17 @@ fn find_class(class: &str, names: &[String]) -> Result<u32, Error> {
     Err(Error::Config(format!("no class is called {class}; {there}there are {shown}{more}")))
 }
 
-/// What is drawn, from a checkpoint that has been read.
+/// What is to be drawn, from a checkpoint that has been read.
 struct Job<'a> {
     sample: &'a Sample,
     header: Header,
     options: TrainerOptions,
-    /// The wanted ones; empty where the networks know no labels.
+    /// The wanted classes; empty where the networks know no labels.
     classes: Vec<u32>,
 }
 
 impl Job<'_> {
-    /// The two classes of `A:B`. A name may have a colon too.
+    /// The two classes of `A:B`. The name of a class may have a colon as well, so every one is tried.
     fn ends(&self, morph: &str) -> Result<[u32; 2], Error> {
         knows_labels("morph", &self.options)?;
         let names = &self.header.data.classes;
@@ -225,13 +225,13 @@ impl Job<'_> {
         self.save(&generator.images(&latents.draw(self.options.latent), &latents.labels)?, columns)
     }
 
-    /// Rows for `columns` images each: as many as make `--count`, else one a class, else 8.
+    /// The rows of a grid of so many columns: as many as `--count` needs, or one for each class, or 8.
     fn rows(&self, columns: usize) -> usize {
         let usual = if self.classes.is_empty() { 8 } else { self.classes.len() };
         self.sample.count.map_or(usual, |count| count.div_ceil(columns))
     }
 
-    /// Row r goes from latent 2r to latent 2r + 1.
+    /// Draws a grid whose row r goes from latent 2r to latent 2r + 1.
     fn interpolate(&self, generator: &Generator, columns: usize) -> anyhow::Result<()> {
         let (rows, latent) = (self.rows(columns), self.options.latent);
         let ends = self.latents(0, Vec::new(), 2 * rows).draw(latent);
@@ -247,7 +247,7 @@ impl Job<'_> {
         self.save(&generator.images(&z, &labels)?, columns)
     }
 
-    /// Row r is latent r; column c is that share of the way.
+    /// Draws a grid whose row r has latent r; the columns go from one class to the other.
     fn morph(&self, generator: &mut Generator, ends: [u32; 2]) -> anyhow::Result<()> {
         let columns = self.sample.columns.unwrap_or(8);
         let rows = self.sample.count.map_or(8, |count| count.div_ceil(columns));
@@ -265,7 +265,7 @@ impl Job<'_> {
         self.save(&images, columns)
     }
 
-    /// A file per image: the classes take turns, `DIR/CLASS/000000.png` is the first of its class.
+    /// Writes a file for each image. The classes take turns; `DIR/CLASS/000000.png` is the first image of its class.
     fn folder(&self, generator: &Generator) -> anyhow::Result<()> {
         let (out, count) = (&self.sample.out, self.sample.count.unwrap_or(grid::COUNT));
         let turns = self.classes.len().max(1);

@@ -6,7 +6,7 @@ use zgan::instruments::bench::{MeasuredRival, Settings, exponent, scalings};
 use super::bench::Bench;
 use super::{say, tuned};
 
-/// A step of one size on so many threads, in each of its forms.
+/// The times of a step of one size on so many threads, in each of its forms.
 struct Point {
     threads: usize,
     size: usize,
@@ -74,7 +74,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// 1, 2, 4 and so on up to all cores, or up to what was asked for.
+/// 1, 2, 4 and so on, up to the number that was asked for or to all cores.
 fn thread_counts(asked: usize) -> Vec<usize> {
     let all = if asked > 0 { asked } else { std::thread::available_parallelism().map_or(1, |n| n.get()) };
     let mut counts: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&n| n < all).collect();

@@ -89,7 +89,7 @@ impl Tune {
         Ok(())
     }
 
-    /// Makes the cache folder where that is the place, and sees to it that the file can be written.
+    /// Makes the cache folder where the file goes there, and refuses another place that cannot be written to.
     fn prepare(&self, place: &Path) -> Result<(), Error> {
         if self.output.is_none()
             && let Some(folder) = place.parent()
@@ -100,7 +100,7 @@ impl Tune {
     }
 }
 
-/// A row of the table; `above` is the field of the row above, where there is one.
+/// Prints a row of the table. `above` is the field of the row above, if there is one: the same name is not repeated.
 fn tell(line: &Line, above: &mut Option<&'static str>) {
     if above.is_none() {
         say(format!("\n{:<13} {:>9} {:>12} {:>7} {:>7}  problems", "field", "present", "tried", "time", "again"));

@@ -3,15 +3,15 @@
 
 use std::fmt::Write;
 
-/// Colours that series are told apart by.
+/// How many colours there are to tell series apart; with more series they repeat.
 pub const SERIES: usize = 10;
 
-/// Text as it stands in HTML and SVG.
+/// Makes a text safe to stand in HTML and SVG.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A number with three digits that matter.
+/// A number with three significant digits.
 pub fn short(value: f64) -> String {
     match value.abs() {
         v if v == 0.0 || !v.is_finite() => format!("{value}"),
@@ -33,7 +33,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// Around all positive values of `values`, ends rounded to 1, 2 or 5 times a power of ten.
+    /// An axis that encloses all positive numbers among `values`. Its ends are 1, 2 or 5 times a power of ten.
     pub fn around(label: &'static str, values: impl IntoIterator<Item = f64>) -> Axis {
         let (mut low, mut high) = (f64::INFINITY, 0.0f64);
         for value in values.into_iter().filter(|value| *value > 0.0 && value.is_finite()) {
@@ -56,7 +56,7 @@ impl Axis {
         self.high
     }
 
-    /// From 0 at the low end to 1.
+    /// Where a value lies: 0 at the low end of the axis, 1 at its high end.
     fn at(&self, value: f64) -> f64 {
         (value.max(self.low * 1e-3) / self.low).ln() / (self.high / self.low).ln()
     }
@@ -97,7 +97,7 @@ impl Chart {
         (LEFT + self.x.at(x) * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - self.y.at(y) * (HEIGHT - TOP - BOTTOM))
     }
 
-    /// Through points that lie within the axes.
+    /// A line through points, all of which lie within the axes.
     pub fn line(&mut self, points: &[(f64, f64)], series: usize) {
         let places = points.iter().map(|&(x, y)| self.place(x, y));
         let path: Vec<String> = places.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
@@ -105,7 +105,7 @@ impl Chart {
         let _ = writeln!(self.body, "<polyline class=\"s{series} curve\" points=\"{}\"/>", path.join(" "));
     }
 
-    /// A dot that tells `title` where a pointer rests on it.
+    /// A dot that shows `title` when the mouse rests on it.
     pub fn point(&mut self, (x, y): (f64, f64), series: usize, title: &str) {
         let ((x, y), series) = (self.place(x, y), series % SERIES);
         let title = escape(title);
@@ -115,7 +115,7 @@ impl Chart {
         );
     }
 
-    /// Text that ends, or else starts, so many pixels from a point.
+    /// A text that ends (or, where `ends` is false, starts) `dx` and `dy` pixels from a point.
     pub fn note(&mut self, (x, y): (f64, f64), (dx, dy): (f64, f64), ends: bool, text: &str) {
         let (x, y) = self.place(x, y);
         let anchor = if ends { "end" } else { "start" };
@@ -127,7 +127,7 @@ impl Chart {
         let mut svg =
             format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(self.name));
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-        // Where an axis is long, only its powers of ten have numbers.
+        // A long axis has room for the numbers of its powers of ten alone.
         let named = |axis: &Axis, tick: f64| axis.decades() < 2.5 || (tick.log10() - tick.log10().round()).abs() < 1e-9;
         for tick in ticks(self.x.low, self.x.high) {
             let (x, _) = self.place(tick, self.y.low);
@@ -162,7 +162,7 @@ impl Chart {
     }
 }
 
-/// A tick without an exponent.
+/// The number of a tick, written without an exponent.
 fn plain(tick: f64) -> String {
     if tick >= 1.0 { format!("{tick:.0}") } else { format!("{:.*}", (-tick.log10()).ceil() as usize, tick) }
 }
@@ -171,9 +171,9 @@ fn plain(tick: f64) -> String {
 pub struct Bar {
     pub label: String,
     pub value: f64,
-    /// The value, as it is to be read.
+    /// The value as text.
     pub shown: String,
-    /// Least and greatest of what the value is the mean of.
+    /// The least and the greatest of the numbers whose mean the value is.
     pub range: Option<(f64, f64)>,
 }
 

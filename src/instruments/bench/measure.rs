@@ -1,4 +1,4 @@
-//! Timing the forms of a problem in turns.
+//! Times the forms of a problem in turns.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use crate::ops::elementary;
 /// What lies in the caches when a run starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caches {
-    /// Nothing of the problem: other memory was walked through in between.
+    /// Nothing that belongs to the problem: other memory was read and written in between.
     Cold,
-    /// What the run before left.
+    /// Whatever the previous run left there.
     Warm,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub caches: Caches,
-    /// For all forms of a problem together, once each form had three turns.
+    /// How long all forms of a problem are timed together. Each form has three turns even where that takes longer.
     pub time: Duration,
 }
 
@@ -30,7 +30,7 @@ pub struct Measured {
     pub form: &'static str,
     /// Median over the turns.
     pub seconds: f64,
-    /// Distance of the quartiles, relative to the median.
+    /// The distance between the quartiles, relative to the median.
     pub spread: f64,
     pub turns: usize,
     pub launches: u64,
@@ -53,7 +53,8 @@ const TURN: f64 = 1e-4;
 /// 32 MiB a buffer: two of them push everything else out of a core's own cache.
 const SWEPT: usize = 1 << 23;
 
-/// Two buffers that are copied before a run, so that the caches hold nothing of the problem; none where they may.
+/// Two buffers of which one is copied to the other before a run, so that the caches hold nothing of the problem. There are
+/// none where the caches may be warm.
 pub(crate) struct Sweep(Option<[Buffer<f32>; 2]>);
 
 impl Sweep {
@@ -123,7 +124,7 @@ pub(crate) fn time(device: &Device, forms: &[Form], settings: Settings) -> Resul
     Ok(measured)
 }
 
-/// The spread is the distance of the quartiles, relative to the median.
+/// The median, and the distance between the quartiles relative to it.
 pub(crate) fn median_and_spread(times: &mut [f64]) -> (f64, f64) {
     times.sort_by(f64::total_cmp);
     let at = |quarter: usize| times[(times.len() - 1) * quarter / 4];

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Ceilings, Measured, MeasuredStep, Problem};
 use crate::instruments::record::{self, Cell, number};
 
-/// A problem's forms as measured.
+/// What was measured of the forms of a problem.
 pub struct Row {
     pub operation: &'static str,
     pub sizes: String,
@@ -17,12 +17,13 @@ impl Row {
         Row { operation: problem.operation, sizes: problem.sizes.clone(), forms }
     }
 
-    /// Multiplications and additions a second, and bytes a second. The operations are those that the first form counted.
+    /// Multiplications and additions a second, and bytes a second. All forms are taken to do the operations that the first
+    /// one counts.
     fn rates(&self, form: &Measured) -> [Option<f64>; 2] {
         [self.forms[0].flops, form.bytes].map(|count| (count > 0).then_some(count as f64 / form.seconds))
     }
 
-    /// A form's time by the first form's.
+    /// The time of a form divided by that of the first form.
     fn ratio(&self, form: &Measured) -> f64 {
         form.seconds / self.forms[0].seconds
     }
@@ -55,7 +56,7 @@ pub fn heading() -> String {
     )
 }
 
-/// A line that names the problem, then one per form.
+/// A line with the name of the problem, then a line for each form.
 pub fn table(row: &Row, ceilings: &Ceilings) -> String {
     let mut text = format!("{}, {}", row.operation, row.sizes);
     let giga = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{:.1}", rate * 1e-9));

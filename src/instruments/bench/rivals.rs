@@ -1,4 +1,4 @@
-//! Other ways to do a step, timed in turns with the trainer's own.
+//! Other ways to do a training step, which are timed in turns with the trainer's own.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::gan::{Conditioning, Update};
 /// A way to do a step that computes what the trainer's own does.
 pub struct Rival {
     pub name: &'static str,
-    /// Of another library, whose threads go on looking for work when it is done.
+    /// Whether another library does it, whose threads go on looking for work when the step is done.
     pub foreign: bool,
     run: Box<dyn FnMut() -> Result<()>>,
 }
@@ -31,12 +31,12 @@ pub struct MeasuredRival {
     pub name: &'static str,
     /// Median over the turns.
     pub seconds: f64,
-    /// Distance of the quartiles, relative to the median.
+    /// The distance between the quartiles, relative to the median.
     pub spread: f64,
 }
 
 impl MeasuredRival {
-    /// From the times of all turns.
+    /// Sums up the times of all turns.
     pub fn of(rival: &Rival, times: &mut [f64]) -> MeasuredRival {
         let (seconds, spread) = median_and_spread(times);
         MeasuredRival { name: rival.name, seconds, spread }
@@ -46,7 +46,7 @@ impl MeasuredRival {
 /// The name of the trainer's step with two backward passes of D.
 pub const TWO_BACKWARDS: &str = "two D backwards";
 
-/// Two backward passes of D in place of the one, where there is one; and another library's steps.
+/// The step with two backward passes of D, where the trainer makes do with one; and the steps of another library.
 pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     let options = &problem.options;
     let mut rivals = Vec::new();
@@ -69,8 +69,8 @@ pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     Ok(rivals)
 }
 
-/// Lets the threads of what ran last fall asleep, so that they do not take the next one's cores: ours look for work for
-/// some 50 microseconds, OpenMP's for some 10 milliseconds.
+/// Waits until the threads of what ran last sleep, so that they leave the cores to what runs next. Ours look for work for
+/// some 50 microseconds before they sleep; those of another library, by OpenMP, for some 10 milliseconds.
 pub(super) fn settle(foreign: bool) {
     std::thread::sleep(Duration::from_millis(if foreign { 20 } else { 1 }));
 }

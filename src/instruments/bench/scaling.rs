@@ -19,7 +19,8 @@ pub struct Scaling {
     problem: Box<dyn Fn(usize) -> StepProblem>,
 }
 
-/// The two digits' presets against the batch, and the wide one against its width at a batch of 8. `tiny` shrinks all.
+/// Both presets for digits with growing batches, and sngan-projection-32 with growing widths at a batch of 8. `tiny` makes
+/// all of them small.
 pub fn scalings(tiny: bool) -> Vec<Scaling> {
     let batches = |preset: Preset, width: usize| Scaling {
         name: format!("{preset} against batch"),
@@ -38,7 +39,7 @@ pub fn scalings(tiny: bool) -> Vec<Scaling> {
 }
 
 impl Scaling {
-    /// Our step first, then another library's, in turns.
+    /// Times our step and, where another library is built in, its step as well, in turns. Ours is the first result.
     pub fn measure(&self, device: &Device, size: usize, settings: Settings) -> Result<Vec<MeasuredRival>> {
         let problem = (self.problem)(size);
         let mut stepper = Stepper::new(device, &problem)?;
@@ -66,7 +67,7 @@ impl Scaling {
     }
 }
 
-/// The exponent b of the power law `seconds = a size^b` that fits best in logarithms; none of a single point.
+/// The exponent b of the power law `seconds = a size^b` that fits the logarithms of the points best. One point has none.
 pub fn exponent(points: &[(f64, f64)]) -> Option<f64> {
     let n = points.len() as f64;
     let logs: Vec<(f64, f64)> = points.iter().map(|(x, y)| (x.ln(), y.ln())).collect();

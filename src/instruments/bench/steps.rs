@@ -22,7 +22,7 @@ pub struct StepProblem {
 }
 
 impl StepProblem {
-    /// Grey images for a step, and their labels.
+    /// The grey images of a step, and their labels.
     pub(super) fn batch(&self, trainer: &Trainer) -> (Vec<u8>, Vec<u32>) {
         let labelled = if self.options.draws_points() { 0 } else { trainer.images_per_step() };
         let ImageShape { height, width, channels } = self.options.shape;
@@ -30,7 +30,8 @@ impl StepProblem {
         (vec![128; labelled * height * width * channels], labels)
     }
 
-    /// The same step with those of `parts` from separate kernels that it has; none where it has none.
+    /// The same step with `parts` from separate kernels. Parts that the step does not have are left out; there is no such
+    /// step where none is left.
     pub fn unfused(&self, parts: &[Fusion]) -> Option<StepProblem> {
         let there = self.options.fusions();
         let unfused: Vec<Fusion> = parts.iter().copied().filter(|part| there.contains(part)).collect();
@@ -45,12 +46,12 @@ pub struct MeasuredStep {
     pub name: String,
     /// Median over the turns.
     pub seconds: f64,
-    /// Distance of the quartiles, relative to the median.
+    /// The distance between the quartiles, relative to the median.
     pub spread: f64,
-    /// Medians, in the order of [`Phase::ALL`], of steps launched kernel by kernel.
+    /// The medians of the phases, in the order of [`Phase::ALL`], of steps whose kernels are launched one by one.
     pub phases: [f64; Phase::ALL.len()],
     pub launches: u64,
-    /// That the launches read and wrote, each buffer once a launch.
+    /// What the launches read and wrote, each buffer counted once a launch.
     pub bytes: u64,
     /// Multiplications and additions of the products.
     pub flops: u64,
@@ -60,7 +61,8 @@ pub struct MeasuredStep {
     pub rivals: Vec<MeasuredRival>,
 }
 
-/// Presets, widths and batches. Those of 64 and 128 pixels are narrowed, so that a CPU does a step within seconds.
+/// Presets with their widths and batches. The ones of 64 and 128 pixels are narrower than trainings would be, so that a CPU
+/// does a step within seconds.
 const PRESETS: [(Preset, usize, usize); 9] = [
     (Preset::SoftmaxGan, 0, 64),
     (Preset::Ring, 128, 256),
@@ -73,8 +75,8 @@ const PRESETS: [(Preset, usize, usize); 9] = [
     (Preset::Sagan64, 16, 8),
 ];
 
-/// Every preset under both rules; the alternating one with the preset's own number of D steps. `tiny` shrinks them to
-/// sizes that only try the program.
+/// Every preset under both update rules. The alternating rule has the preset's own number of D steps. `tiny` makes sizes
+/// that only try the program.
 pub fn steps(tiny: bool) -> Vec<StepProblem> {
     let mut problems = Vec::new();
     for (preset, width, batch) in PRESETS {
@@ -97,7 +99,7 @@ pub fn steps(tiny: bool) -> Vec<StepProblem> {
     problems
 }
 
-/// The same in another precision.
+/// The steps of [`steps`] in another precision.
 pub fn steps_in(precision: Precision, tiny: bool) -> Vec<StepProblem> {
     let with = |StepProblem { name, options }| StepProblem {
         name: in_precision(name, precision),
@@ -127,7 +129,7 @@ fn data(preset: Preset) -> DataInfo {
     DataInfo { name: "grey".into(), images: 1, shape, classes, crc32: String::new() }
 }
 
-/// A trainer with grey images for its steps, after some steps that nobody times.
+/// A trainer with grey images for its steps. It has done two steps that nobody timed.
 pub struct Stepper {
     trainer: Trainer,
     images: Vec<u8>,
@@ -141,12 +143,12 @@ impl Stepper {
         let mut stepper = Stepper { trainer, images, labels };
         stepper.run()?;
         stepper.run()?;
-        // A step of numbers that are not finite is no step.
+        // Numbers that are not finite would make another step than a training has.
         stepper.trainer.metrics()?;
         Ok(stepper)
     }
 
-    /// D's backward pass from now on twice, see [`Trainer::set_two_backwards`].
+    /// From now on D has two backward passes, see [`Trainer::set_two_backwards`].
     pub(super) fn set_two_backwards(&mut self) {
         self.trainer.set_two_backwards(true);
     }
@@ -155,13 +157,13 @@ impl Stepper {
         self.trainer.step(&self.images, &self.labels)
     }
 
-    /// Of each phase, in seconds.
+    /// Does a step, and gives the seconds that each phase took.
     fn phases(&mut self) -> Result<[f64; Phase::ALL.len()]> {
         Ok(self.trainer.time_step(&self.images, &self.labels)?.map(|time| time.as_secs_f64()))
     }
 }
 
-/// Times whole steps, steps phase by phase, and other ways to do them, in turns.
+/// Times in turns whole steps, steps phase by phase, and other ways to do them.
 pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) -> Result<MeasuredStep> {
     let mut stepper = Stepper::new(device, problem)?;
     let before = traffic();
@@ -213,7 +215,7 @@ impl MeasuredStep {
         self.flops as f64 / self.seconds
     }
 
-    /// The name, times in milliseconds, and a line for each other way, with its time by ours.
+    /// The name, the times in milliseconds, and a line for each other way with its time divided by ours.
     pub fn row(&self, ceilings: &Ceilings) -> String {
         let rivals: String = self
             .rivals
@@ -252,7 +254,7 @@ impl MeasuredStep {
         ]
     }
 
-    /// CSV has a column for each phase as well, and one for the other ways: `name: milliseconds; ...`.
+    /// The columns of CSV, which also have one for each phase, and one for the other ways: `name: milliseconds; ...`.
     pub(super) fn csv_record(&self, ceilings: &Ceilings) -> Vec<(String, Cell)> {
         let mut columns: Vec<_> = self.record(ceilings).map(|(name, cell)| (name.to_string(), cell)).into();
         let phases = Phase::ALL.iter().zip(self.phases);

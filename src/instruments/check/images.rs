@@ -1,4 +1,4 @@
-//! What is done to images besides convolving them: attention, the projection head, pooling and upsampling.
+//! Operations on images other than convolutions: attention, the projection head, pooling and upsampling.
 
 use super::Cases;
 use crate::device::Precision;
@@ -42,7 +42,7 @@ pub fn attention(cases: &mut Cases) {
                 attention::residual(&y, &x, &a, &gamma)?;
                 let (da, dgamma) = (t.out_values("da", n * each)?, t.update("dgamma", 1)?);
                 let workspace = t.scratch(n)?;
-                // A sum of many numbers around 0.
+                // The gradient of gamma is a sum of many numbers around 0, which loses digits.
                 t.tolerance = 1e-3;
                 let scale = scaled.then_some(&scale);
                 attention::residual_backward(&da, Some(&dgamma), &dy, &a, &gamma, scale, &workspace)
@@ -55,7 +55,7 @@ pub fn projection(cases: &mut Cases) {
     const CLASSES: usize = 4;
     for (n, p, c) in cases.pick(&[(1, 1, 1), (3, 7, 31), (5, 16, 129), (2, 1100, 3), (33, 4, 33)], &[1, 3]) {
         for (plain, labelled) in [(false, false), (false, true), (true, false), (true, true)] {
-            // The head from separate kernels is there for comparison, in f32 alone.
+            // The head from separate kernels serves comparisons alone, and exists in f32 alone.
             if plain && cases.precision != Precision::F32 {
                 continue;
             }

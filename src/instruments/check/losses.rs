@@ -8,7 +8,7 @@ use crate::ops::losses::Loss;
 use crate::ops::{cross_entropy, losses as ops};
 
 const SIZES: [(usize, usize); 6] = [(1, 1), (1, 31), (33, 1), (255, 257), (300, 5), (4096, 4096)];
-/// Past the 8,192 logits of one block.
+/// More than the 8,192 logits that one block takes.
 const MANY: (usize, usize) = (8000, 200);
 
 fn evaluation(t: &mut Tray, n: usize, m: usize) -> Result<Evaluation> {

@@ -1,9 +1,9 @@
-//! `zgan check`: every kernel as real thread blocks under the four checkers, over a table of cases, and its results
-//! compared with what the host computes.
+//! `zgan check`: runs every kernel as real thread blocks under the four checkers, over a table of cases, and compares its
+//! results with what the host computes.
 //!
 //! A case is an operation at one shape, written once and run on any device: it takes its inputs and outputs from a
-//! [`Tray`]. Outputs and workspaces start as memory that nobody has written. Each schedule seed must give the same bits, and
-//! those must agree with the host's to rounding.
+//! [`Tray`]. Outputs and workspaces start as memory that nobody has written. Whatever the order in which threads run, which
+//! a schedule seed decides, the results must have the same bits, and must agree with the host's to rounding.
 
 mod elementwise;
 mod images;
@@ -26,18 +26,19 @@ type Run = Box<dyn Fn(&mut Tray) -> Result<()> + Send + Sync>;
 
 /// An operation at one shape.
 pub struct Case {
-    /// `matmul: forward, 1 x 31 x 33`; begins with the module's name.
+    /// The module's name and what the case is: `matmul: forward, 1 x 31 x 33`.
     pub name: String,
-    /// Takes too long for every test run: a quick run leaves it out.
+    /// Whether it takes too long for every run of the tests: quick runs leave it out.
     pub large: bool,
-    /// Every row of every matrix begins where a GPU's memory likes it: what a profile of its kernels is taken of.
+    /// Whether every row of every matrix begins at a boundary of a GPU's memory accesses. Only then does a profile show
+    /// what the kernels, and not the sizes, make of the memory.
     pub aligned: bool,
-    /// Of activations and their gradients.
+    /// The precision of activations and their gradients.
     precision: Precision,
     run: Run,
 }
 
-/// The table, as the files of this folder fill it.
+/// The table of cases, which the files of this folder fill.
 #[derive(Default)]
 struct Cases {
     module: String,
@@ -54,7 +55,7 @@ impl Cases {
         &mut self.list[last]
     }
 
-    /// All of them; in another precision than f32, which is the same code on other numbers, only those of these places.
+    /// All of them in f32. The other precisions are the same code on other numbers: they get those at the places `some`.
     fn pick<T: Copy>(&self, all: &[T], some: &[usize]) -> Vec<T> {
         match self.precision {
             Precision::F32 => all.to_vec(),
@@ -68,7 +69,7 @@ fn module(file: &str, precision: Precision) -> String {
     if precision == Precision::F32 { file.into() } else { format!("{file}_{precision}") }
 }
 
-/// Every case.
+/// All cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Cases::default();
     for (file, fill) in [
@@ -110,17 +111,17 @@ pub struct Options {
     /// Part of the name of a case, or of a kernel.
     pub filter: Option<String>,
     pub schedule_seeds: Vec<u64>,
-    /// Without the large cases.
+    /// Whether the large cases are left out.
     pub quick: bool,
 }
 
-/// One kernel.
+/// What was seen of one kernel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     pub cases: usize,
     pub launches: u64,
     pub accesses: u64,
-    /// Of the checkers, and cases with wrong results in which it was launched.
+    /// The findings of the checkers, and the cases with wrong results in which the kernel was launched.
     pub findings: usize,
     pub time: Duration,
 }
@@ -129,9 +130,9 @@ pub struct Row {
 pub struct Report {
     /// By the name of the kernel.
     pub kernels: BTreeMap<&'static str, Row>,
-    /// With the case in which each was seen first.
+    /// Each finding with the name of the case in which it was seen first.
     pub findings: Vec<(String, Finding)>,
-    /// Results that are not the host's, or differ between schedules, and cases that failed: the case, and what is wrong.
+    /// Cases that failed, and results that differ from the host's or between schedules: the case, and what is wrong.
     pub differences: Vec<(String, String)>,
     pub cases: usize,
     pub time: Duration,
@@ -143,15 +144,15 @@ impl Report {
     }
 }
 
-/// A case on a device: what it computed, or why it could not.
+/// Runs a case on a device: gives what it computed, or why it could not.
 fn run(case: &Case, device: &Device) -> Result<Vec<Output>> {
     let mut tray = Tray::new(device, &case.name, case.precision);
     (case.run)(&mut tray)?;
     tray.finish()
 }
 
-/// Runs a case on the host and, under each schedule, on checking `simt` devices: what these saw, and what is wrong with the
-/// results.
+/// Runs a case on the host and on `simt` devices that check, one for each schedule. Gives what these saw, and what is wrong
+/// with the results.
 pub fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen>, Vec<String>) {
     let mut wrong = Vec::new();
     let expected = match run(case, host) {
@@ -187,8 +188,8 @@ pub fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen
     (seen, wrong)
 }
 
-/// The cases with the filter in their name, or of a kernel file that has a kernel with it in its name. An error where there
-/// are none.
+/// The cases that have the filter in their name, and those of modules that have a kernel with the filter in its name. It is
+/// an error where there are none.
 fn select<'a>(all: &'a [Case], filter: &str, quick: bool) -> Result<Vec<&'a Case>> {
     let module = |case: &Case| case.name.split(':').next().unwrap_or("").to_string();
     let has_kernel = |module: &str| {
@@ -205,7 +206,7 @@ fn select<'a>(all: &'a [Case], filter: &str, quick: bool) -> Result<Vec<&'a Case
     Ok(list)
 }
 
-/// Runs the cases that the options ask for, on all cores. An error where there are none.
+/// Runs the cases that the options ask for, on all cores. It is an error where there are none.
 pub fn run_all(options: &Options) -> Result<Report> {
     let start = Instant::now();
     let all = cases();
@@ -243,7 +244,7 @@ impl Report {
                 row.cases += usize::from(launched.insert(name));
             }
             for finding in findings {
-                // Another case, or another schedule, may meet the same mistake.
+                // Another case or another schedule may have met the same mistake.
                 let same = |(_, known): &&mut (String, Finding)| {
                     (known.check, known.kernel, &known.source) == (finding.check, finding.kernel, &finding.source)
                 };

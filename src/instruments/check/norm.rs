@@ -25,7 +25,7 @@ pub fn norm(cases: &mut Cases) {
     for shape in shapes.into_iter().chain([large]) {
         let Shape { n, h, w, c, upsample } = shape;
         if shape.n > 100 && cases.precision == Precision::F32 {
-            // An offset much larger than the deviation, so that the mean is rounded.
+            // The offset is so much larger than the deviation that rounding the mean matters.
             cases.add(format!("statistics, {n} x {c}, offset"), move |t| {
                 t.tolerance = 1e-3;
                 let x: Vec<f32> = t.numbers(n * c)?.read()?.iter().map(|x| x + 4e6).collect();
@@ -109,7 +109,7 @@ pub fn spectral_norm(cases: &mut Cases) {
                 let plan = Plan::new(t.device(), parameters, &matrices)?;
                 let (weights, effective) = (t.numbers(parameters)?, t.out("effective", parameters)?);
                 let (u, v) = (t.update("u", plan.u_len())?, t.update("v", plan.v_len())?);
-                // Stretches without a matrix have a sigma that nobody touches.
+                // Stretches of the parameters that are no matrix have a sigma too, which must stay as it is.
                 let sigma = t.update("sigma", plan.sigma_len())?;
                 let workspace = t.scratch(plan.workspace_len())?;
                 let state = State { u: &u, v: &v, sigma: &sigma, workspace: &workspace };

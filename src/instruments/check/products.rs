@@ -1,4 +1,4 @@
-//! Matrix products and convolutions. Which tile, and so which kernel, a shape gets is `simt`'s choice.
+//! Matrix products and convolutions. The table of tiles of `simt` decides which tile, and so which kernel, a shape gets.
 
 use super::{Case, Cases, Tray};
 use crate::Result;
@@ -9,7 +9,7 @@ use crate::ops::matmul::{self, Linear, OutputGradient};
 
 const LEAKY: Activation = Activation::LeakyRelu(0.2);
 
-/// N, C, K: one, odd, around the tiles of 64, 128 and 256, and what needs several steps along the depth.
+/// N, C, K: ones, odd numbers, numbers around the tiles of 64, 128 and 256, and depths that take several steps.
 const LINEAR: [[usize; 3]; 9] = [
     [1, 1, 1],
     [3, 5, 7],
@@ -21,11 +21,12 @@ const LINEAR: [[usize; 3]; 9] = [
     [3, 128, 64],
     [128, 256, 9],
 ];
-/// Each tile, in whole tiles; and one of the depth that layers have, beside which a tile's ends are little.
+/// Shapes of whole tiles, for each tile; the last is as deep as layers are, so that the ends of a tile cost little.
 const ALIGNED: [[usize; 3]; 5] = [[64, 64, 64], [128, 64, 64], [128, 128, 128], [128, 256, 64], [128, 512, 128]];
 
-/// A factor that is computed differs between executions in its last bit (one has a fused multiply-add, the other not), and now
-/// and then is rounded to the other neighbour.
+/// Allows larger differences where the factors of a product are themselves computed. Their last bits differ between
+/// executions, of which one has fused multiply-adds and the other not, and so they are now and then rounded to different
+/// neighbours in the product's precision.
 fn allow_other_factors(t: &mut Tray, computed: bool) {
     if computed {
         t.tolerance += match t.precision() {
@@ -74,12 +75,12 @@ pub fn matmul(cases: &mut Cases) {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Around {
     Nothing,
-    /// A table for each sample, bias, residual, activation.
+    /// Scale and shift for each sample; bias, residual and activation.
     Everything,
-    /// One table for all, upsampled on the way in.
+    /// One scale and shift for all samples; the input is upsampled as it is read.
     Upsampled,
     Pooled,
-    /// A leaky ReLU on the way in, added to what is there.
+    /// A leaky ReLU as the input is read; the result is added to what is there.
     Added,
 }
 
@@ -160,7 +161,7 @@ fn add_forward(cases: &mut Cases, sizes: Conv, around: Around) -> &mut Case {
     cases.add(format!("forward, {}", name(&sizes, around)), move |t| forward(t, sizes, around))
 }
 
-/// `parts`: the gradients of the input, the weights and the bias.
+/// `parts` names the gradients: x of the input, w of the weights, b of the bias.
 fn add_backward<'a>(cases: &'a mut Cases, sizes: Conv, around: Around, parts: &'static [char]) -> &'a mut Case {
     let what = match parts {
         ['x'] => "input gradient",
@@ -201,7 +202,7 @@ pub fn conv(cases: &mut Cases) {
             cases.add(format!("both ways, {}", name(&sizes, around)), both).aligned = true;
         }
     }
-    // Tiles of 128 x 128, weight gradients in several parts, and a shape so large that it gets such tiles.
+    // Tiles of 128 x 128 for some passes; and a shape so large that all passes get them, with weight gradients in parts.
     for around in [Everything, Pooled] {
         add_forward(cases, square(2, 8, 128, 128, 3, 1), around);
     }
@@ -209,7 +210,7 @@ pub fn conv(cases: &mut Cases) {
     add_forward(cases, large, Pooled).large = true;
     add_backward(cases, large, Pooled, PARTS).large = true;
     add_backward(cases, square(2, 8, 128, 9, 3, 1), Everything, &['x']);
-    // Whole pieces of 16 bytes on all sides, and tiles of 128 x 64.
+    // Channels in whole pieces of 16 bytes on both sides, and tiles of 128 x 64.
     for around in ALL {
         add_forward(cases, square(2, 8, 24, 72, 3, 1), around);
         add_backward(cases, square(2, 8, 24, 72, 3, 1), around, PARTS);
@@ -218,7 +219,7 @@ pub fn conv(cases: &mut Cases) {
     add_backward(cases, tall, Everything, &['x', 'w']);
     add_forward(cases, tall, Everything);
     add_backward(cases, square(8, 12, 10, 12, 3, 1), Added, &['w', 'b']);
-    // So many tiles that larger ones are chosen.
+    // Weights so large that larger tiles are chosen for them.
     for (c, k) in [(1024, 576), (1280, 1280)] {
         add_backward(cases, square(1, 2, c, k, 1, 0), Nothing, &['w']).aligned = true;
     }

@@ -1,4 +1,5 @@
-//! Ladders from naive to fused: an operation in several forms, each of which does one thing more inside a kernel.
+//! Ladders from separate kernels to fused ones: an operation in several forms, each of which does one more thing inside a
+//! kernel.
 
 use crate::Result;
 use crate::device::{Buffer, Device};
@@ -9,14 +10,14 @@ use crate::instruments::bench::{Form, Problem, numbers};
 use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
 use crate::ops::{log_partition, projection};
 
-/// An operation, from every step its own kernel to what training runs.
+/// An operation in several forms: in the first one every step is a kernel of its own, the last one is what training runs.
 pub struct Ladder {
     pub title: &'static str,
     /// What is computed.
     pub formula: &'static str,
-    /// What the climb shows.
+    /// What can be learned from it.
     pub idea: &'static str,
-    /// One form per rung, of the rung's name.
+    /// It has a form for each rung, of the same name.
     pub problem: Problem,
     pub rungs: &'static [Rung],
 }
@@ -27,10 +28,10 @@ pub struct Rung {
     pub what: &'static str,
 }
 
-/// All ladders. `tiny` shrinks them to sizes that only try the program.
+/// All ladders. `tiny` makes sizes that only try the program.
 pub fn ladders(tiny: bool) -> Vec<Ladder> {
     let [few, many] = if tiny { [5, 9] } else { [64, 65_536] };
-    // mnist's D on 64 real images and 64 fakes: its head, and its second block.
+    // The head and the second block of mnist's D, for 64 real images and 64 fakes.
     let head = projection_head(if tiny { [4, 6, 8, 3] } else { [128, 49, 32, 10] });
     let block = residual_block(if tiny { [3, 6, 5, 7] } else { [128, 14, 16, 32] });
     vec![log_partition(few), log_partition(many), head, block]
@@ -123,7 +124,7 @@ fn projection_head(sizes: [usize; 4]) -> Ladder {
     }
 }
 
-/// N, H = W, C, K.
+/// The sizes are N, H = W, C and K.
 fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
     const RUNGS: &[Rung] = &[
         Rung {
@@ -156,7 +157,7 @@ fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
     }
 }
 
-/// A block of D with all that it works on.
+/// A form that runs a block of D, with everything that the block works on.
 fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'static [Fusion]) -> Result<Form> {
     let [n, side, c, k] = sizes;
     let build = |arena: &mut Arena, layout: &mut Layout| -> Result<(Value, DownBlock)> {

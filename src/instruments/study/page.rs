@@ -1,4 +1,4 @@
-//! The study as one HTML file, which fetches nothing.
+//! The study as one HTML file, which needs nothing from the network.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use crate::device::kernel_text;
 use crate::instruments::bench::{Caches, Ceilings};
 use crate::instruments::plot::{self, Axis, Bar, Chart, bars, escape, short};
 
-/// A page around `body`.
+/// A whole page with this body.
 pub(super) fn document(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
@@ -20,7 +20,7 @@ pub(super) fn document(title: &str, body: &str) -> String {
     )
 }
 
-/// A table under its headings.
+/// A table with its headings.
 pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let row = |cells: [String; N], tag: &str| {
         let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
@@ -75,7 +75,7 @@ fn percent(share: f64) -> String {
     format!("{} %", short(100.0 * share))
 }
 
-/// Of what the last rung must do.
+/// The share of the ceiling that a rung reaches, measured by the bytes and products of the last rung.
 fn rung_share(rung: &MeasuredRung, last: &MeasuredRung, ceilings: &Ceilings) -> f64 {
     share(last.measured.bytes as f64, last.measured.flops as f64, rung.measured.seconds, ceilings)
 }
@@ -113,7 +113,7 @@ fn section(body: &mut String, measured: &MeasuredLadder, ceilings: &Ceilings) {
     body.push_str("</section>\n");
 }
 
-/// Lines of kernels that a rung shows without being asked.
+/// A rung shows its kernels at once until they have this many lines; the others must be opened.
 const OPEN: usize = 16;
 
 /// A rung's numbers, and the text of its kernels beside them.
@@ -144,7 +144,7 @@ fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &Me
     let mut lines = 0;
     for (kernel, count) in &rung.kernels {
         let text = kernel_text(kernel).unwrap_or_default();
-        // As many stand open as fill the space beside the numbers.
+        // So many kernels are open as fill the space beside the numbers.
         let open = if lines < OPEN { " open=\"open\"" } else { "" };
         lines += 4 + text.lines().count();
         let often = if *count > 1 { format!(", {count} times") } else { String::new() };
@@ -164,7 +164,7 @@ fn roofline_chart(kernels: &[Point], operations: &[&str], ceilings: &Ceilings) -
     let intensities = kernels.iter().filter_map(Point::intensity).chain([ridge]);
     let x = Axis::around("operations for each byte", intensities);
     let low = x.low();
-    // What computes nothing stands at the left edge, as far below the roof as its bandwidth is below the copy's.
+    // A kernel that computes nothing stands at the left edge, as far below the roof as its bandwidth is below the copy's.
     let place = |point: &Point| {
         let intensity = point.intensity().unwrap_or(low);
         (intensity, intensity * point.bandwidth() * 1e-9)
@@ -177,7 +177,7 @@ fn roofline_chart(kernels: &[Point], operations: &[&str], ceilings: &Ceilings) -
     let left = low.max(bottom / slope);
     chart.line(&[(left, left * slope), (ridge, peak), (right, peak)], 8);
     chart.note((right, peak), (-6.0, -7.0), true, &format!("{} GFLOP/s", short(peak)));
-    // Few kernels lie between those that wait for memory and the products.
+    // There is room here: few kernels lie between those that wait for memory and the products.
     chart.note((0.3 * ridge, 0.3 * peak), (-10.0, -4.0), true, &format!("{} GB/s", short(slope)));
     let series = |point: &Point| operations.iter().position(|operation| *operation == point.operation).unwrap_or(0);
     for point in kernels {

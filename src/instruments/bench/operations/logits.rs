@@ -10,7 +10,8 @@ use crate::ops::projection::{self, Gradients, Head, Seeds};
 
 pub fn problems(tiny: bool) -> Vec<Problem> {
     let logits: &[usize] = if tiny { &[5] } else { &[64, 256, 65_536] };
-    // mnist; sngan-projection-32 at width 64, batch 32; sngan-projection-64 at batch 8.
+    // Samples, pixels, channels and classes of mnist; of sngan-projection-32 at width 64 and batch 32; of
+    // sngan-projection-64 at batch 8.
     let heads: &[[usize; 4]] =
         if tiny { &[[4, 6, 8, 3]] } else { &[[128, 49, 32, 10], [64, 64, 64, 10], [16, 4, 1024, 1000]] };
     let mut problems: Vec<Problem> = logits.iter().map(|&each| log_partition(each)).collect();
@@ -60,8 +61,8 @@ fn hinge(each: usize) -> Problem {
     })
 }
 
-/// How a head goes forward: to the logits (N) and the pooled features (N, C) from the features of the pixels, with a
-/// workspace.
+/// The forward pass of a head: it computes the logits (N) and the pooled features (N, C) from the features of the pixels.
+/// The last argument is its workspace.
 pub type HeadForward = fn(&Buffer<f32>, &Buffer<f32>, &Buffer<f32>, &Head, &Buffer<f32>) -> Result<()>;
 
 /// A form of the projection head: `forward` with a workspace of `workspace` numbers, then backward to the pixels and to

@@ -1,4 +1,4 @@
-//! What waits for memory: conditional batch norm, Adam, spectral normalisation.
+//! Operations whose time is that of the memory: conditional batch norm, Adam, spectral normalisation.
 
 use super::labels;
 use crate::Result;
@@ -15,13 +15,13 @@ use crate::ops::state::{self, State, StateBuffer};
 const CLASSES: usize = 10;
 
 pub fn problems(tiny: bool) -> Vec<Problem> {
-    // G of mnist; of sngan-projection-32 at width 64, batch 32.
+    // The sizes of G of mnist; of G of sngan-projection-32 at width 64 and batch 32.
     let norms: &[[usize; 4]] = if tiny {
         &[[3, 4, 4, 5]]
     } else {
         &[[64, 7, 7, 32], [64, 14, 14, 32], [32, 4, 4, 128], [32, 8, 8, 128], [32, 16, 16, 128]]
     };
-    // G of mnist, of softmax-gan, of sngan-projection-32.
+    // The parameters of G of mnist, of softmax-gan, of sngan-projection-32.
     let parameters: &[usize] = if tiny { &[1000] } else { &[147_041, 1_510_032, 4_304_387] };
     let mut problems: Vec<Problem> = norms.iter().map(|&sizes| conditional_norm(sizes)).collect();
     problems.extend(parameters.iter().map(|&parameters| adam_with_average(parameters)));
@@ -29,7 +29,7 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
     problems
 }
 
-/// Statistics, scale and shift of each sample's class, ReLU, nearest x2; and all gradients.
+/// Batch statistics, the scale and shift of each sample's class, ReLU and nearest upsampling by 2; and all gradients.
 fn conditional_norm([n, h, w, c]: [usize; 4]) -> Problem {
     let sizes = format!("conditional, ReLU, x2: {n} of {h}x{w}, C {c}");
     Problem::new("norm", sizes, 1e-4, move |device| {
@@ -73,7 +73,7 @@ fn conditional_norm([n, h, w, c]: [usize; 4]) -> Problem {
     })
 }
 
-/// With the moving average and the norm of the gradient.
+/// An update with the moving average and the norm of the gradient.
 fn adam_with_average(parameters: usize) -> Problem {
     Problem::new("adam", format!("with average, {parameters} parameters"), 1e-5, move |device| {
         let [values, gradient] = [numbers(device, parameters, 1)?, numbers(device, parameters, 2)?];
@@ -94,7 +94,8 @@ fn adam_with_average(parameters: usize) -> Problem {
     })
 }
 
-/// The weights of sngan-projection-32's D: a power iteration with the division, and the gradient's correction.
+/// The weights of the D of sngan-projection-32: a power iteration, the division by what it finds, and the correction of the
+/// gradient.
 fn spectral(width: usize) -> Problem {
     let (inner, first) = ((9 * width, width), (27, width));
     let shapes = [first, inner, (3, width), inner, inner, (width, width), inner, inner, inner, inner, (width, 1)];

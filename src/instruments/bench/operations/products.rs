@@ -18,7 +18,7 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
         problems.push(generator_convolution([n, side, c, k]));
         problems.push(discriminator_convolution([n, 2 * side, c, k]));
     }
-    // sagan-64 at 32x32 with 128 channels.
+    // The attention of sagan-64, at 32x32 pixels with 128 channels.
     problems.push(attention(if tiny {
         Shape { n: 1, l: 16, lk: 4, dk: 3, dv: 5 }
     } else {
@@ -27,15 +27,15 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
     problems
 }
 
-/// The passes of layers, stored and multiplied in this precision.
+/// Every pass of the layers alone, stored and multiplied in this precision.
 pub fn plain(tiny: bool, precision: Precision) -> Vec<Problem> {
-    // softmax-gan: G on 64 samples, D on 128.
+    // N, C and K of softmax-gan: G has 64 samples, D has 128.
     let linears: &[[usize; 3]] = if tiny {
         &[[5, 7, 9]]
     } else {
         &[[64, 128, 256], [64, 256, 512], [64, 512, 1024], [64, 1024, 784], [128, 784, 512], [128, 512, 256]]
     };
-    // N, H = W, C, K of mnist; of sngan-projection-32 at width 64, batch 32; of sngan-projection-64 at batch 8.
+    // N, H = W, C and K of mnist; of sngan-projection-32 at width 64 and batch 32; of sngan-projection-64 at batch 8.
     let convolutions: &[[usize; 4]] = if tiny {
         &[[2, 6, 5, 7]]
     } else {
@@ -82,8 +82,8 @@ impl Pass {
     }
 }
 
-/// Of leaky ReLU layers with a bias; the gradients go through the activation as they are read. Only f32 has forms to
-/// compare with.
+/// A pass of a layer with a bias and a leaky ReLU. The gradients apply the derivative of the ReLU as they read. Only f32 has
+/// other forms to compare with.
 fn linear(sizes: Linear, pass: Pass, precision: Precision) -> Problem {
     let Linear { n, c, k } = sizes;
     let name = format!("{n} x {c} x {k} {}", pass.name());
@@ -163,12 +163,12 @@ fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
     Problem { precision, ..problem }
 }
 
-/// Scales and shifts that change nothing, so that a kernel can apply an activation alone, or a shift alone.
+/// A scale and a shift that change nothing: with them, a kernel of the norm applies an activation alone, or a shift alone.
 fn neutral(device: &Device, c: usize) -> Result<[Buffer<f32>; 2]> {
     Ok([device.upload(&vec![1.0; c])?, device.zeros(c)?])
 }
 
-/// G's: scale and shift of each sample, ReLU, nearest x2, 3x3, bias.
+/// A convolution of G: scale and shift of each sample, ReLU, nearest upsampling by 2, 3x3, bias.
 fn generator_convolution([n, side, c, k]: [usize; 4]) -> Problem {
     let sizes = square([n, 2 * side, c, k]);
     let name = format!("G: norm, ReLU, x2, 3x3, bias: {n} of {side}x{side}, {c} to {k}");
@@ -207,7 +207,7 @@ fn generator_convolution([n, side, c, k]: [usize; 4]) -> Problem {
     })
 }
 
-/// D's: ReLU, 3x3, bias, 2x2 average pool, residual.
+/// A convolution of D: ReLU, 3x3, bias, 2x2 average pooling, residual.
 fn discriminator_convolution([n, side, c, k]: [usize; 4]) -> Problem {
     let sizes = square([n, side, c, k]);
     let name = format!("D: ReLU, 3x3, bias, pool, residual: {n} of {side}x{side}, {c} to {k}");
@@ -245,7 +245,7 @@ fn discriminator_convolution([n, side, c, k]: [usize; 4]) -> Problem {
     })
 }
 
-/// Forward and backward.
+/// Self-attention, forward and backward.
 fn attention(shape: Shape) -> Problem {
     let Shape { n, l, lk, dk, dv } = shape;
     let name = format!("{n} of {l} queries, {lk} keys, {dk} and {dv} wide");
