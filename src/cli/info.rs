@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use zgan::device::{Device, Precision, embedded_images, kernel};
+use zgan::device::{Device, embedded_images, kernel};
 use zgan::{checkpoint, run};
 
 use super::{say, thousands};
@@ -79,8 +79,7 @@ impl Info {
 fn families() -> BTreeMap<&'static str, Vec<&'static str>> {
     let mut families: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for module in kernel::MODULES {
-        let file = Precision::ALL.iter().find_map(|precision| module.name.strip_suffix(&format!("_{precision}")));
-        families.entry(file.unwrap_or(module.name)).or_default().extend(module.kernels.iter().map(|k| k.name));
+        families.entry(module.file).or_default().extend(module.kernels.iter().map(|kernel| kernel.name));
     }
     families
 }

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::cores::on_all_cores;
-use crate::device::{Device, Finding, Precision, Seen, kernel};
+use crate::device::{Device, Finding, HAS_CHECK, Precision, Seen, kernel, needs_check};
 use crate::{Error, Result};
 pub use profile::{Profiled, Profiles, profile};
 use tray::{Output, Tray};
@@ -64,11 +64,6 @@ impl Cases {
     }
 }
 
-/// The name of the module that a kernel file makes in this precision.
-fn module(file: &str, precision: Precision) -> String {
-    if precision == Precision::F32 { file.into() } else { format!("{file}_{precision}") }
-}
-
 /// All cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Cases::default();
@@ -92,12 +87,10 @@ pub fn cases() -> Vec<Case> {
         ("spectral_norm", norm::spectral_norm),
         ("state", elementwise::state),
     ] {
-        for precision in Precision::ALL {
-            cases.module = module(file, precision);
-            cases.precision = precision;
-            if kernel::MODULES.iter().any(|module| module.name == cases.module) {
-                fill(&mut cases);
-            }
+        for module in kernel::MODULES.iter().filter(|module| module.file == file) {
+            cases.module = module.name.into();
+            cases.precision = module.precision;
+            fill(&mut cases);
         }
     }
     // Large cases would show nothing new in another precision.
@@ -208,6 +201,9 @@ fn select<'a>(all: &'a [Case], filter: &str, quick: bool) -> Result<Vec<&'a Case
 
 /// Runs the cases that the options ask for, on all cores. It is an error where there are none.
 pub fn run_all(options: &Options) -> Result<Report> {
+    if !HAS_CHECK {
+        return Err(needs_check("zgan check"));
+    }
     let start = Instant::now();
     let all = cases();
     let list = select(&all, options.filter.as_deref().unwrap_or(""), options.quick)?;

@@ -19,7 +19,7 @@ pub use sass::{Disassembler, Instructions};
 pub use tensor::tensor_problems;
 
 use crate::cores::on_all_cores;
-use crate::device::{EmbeddedImage, embedded_code};
+use crate::device::{EmbeddedImage, Precision, embedded_code, kernel_named};
 use crate::{Error, Result};
 
 /// What one kernel takes on one generation of GPUs.
@@ -27,6 +27,10 @@ use crate::{Error, Result};
 pub struct KernelCode {
     pub module: &'static str,
     pub kernel: String,
+    /// Its family, tile and precision, see [`crate::device::Kernel`].
+    pub family: &'static str,
+    pub tile: Option<(usize, usize)>,
+    pub precision: Precision,
     /// The generation, as `sm_90`.
     pub arch: &'static str,
     pub registers: u32,
@@ -60,7 +64,8 @@ impl<'a> Count<'a> {
             Count::All(disassembler) => Some(disassembler),
             Count::TensorProducts(disassembler) => {
                 let own = !matches!(image.target, "sm_86" | "sm_89");
-                let products = image.module.kernels.iter().any(|kernel| tensor::is_product(kernel.name));
+                let products =
+                    image.module.kernels.iter().any(|kernel| tensor::is_product(kernel.tile, kernel.precision));
                 (own && products).then_some(disassembler)
             }
         }
@@ -94,6 +99,7 @@ fn of_image(image: &EmbeddedImage, filter: &str, disassembler: Option<&Disassemb
         if !(name.contains(filter) || image.module.name.contains(filter)) {
             continue;
         }
+        let Some(known) = kernel_named(&name) else { return Err(said(format!("{name} is no kernel of this build"))) };
         let Some(assembled) = image.assembled.iter().find(|kernel| kernel.name == name) else {
             return Err(said(format!("the assembler's log does not tell of {name}")));
         };
@@ -113,6 +119,9 @@ fn of_image(image: &EmbeddedImage, filter: &str, disassembler: Option<&Disassemb
         rows.push(KernelCode {
             module: image.module.name,
             kernel: name,
+            family: known.family,
+            tile: known.tile,
+            precision: known.precision,
             arch: image.target,
             registers,
             spill_stores: assembled.spill_stores,
