@@ -5,6 +5,7 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
+use approx::AbsDiffEq;
 use zgan::device::{Buffer, Device, Precision};
 #[cfg(feature = "libtorch")]
 use zgan::gan::Preset;
@@ -134,7 +135,7 @@ fn two_backward_passes_of_d_are_the_same_step() {
             [metrics.loss_d, metrics.loss_g, metrics.grad_norm_d, metrics.grad_norm_g]
         };
         for (one, two) in run(false).into_iter().zip(run(true)) {
-            assert!((one - two).abs() <= 1e-4 * one.abs().max(1.0), "{}: {one} and {two}", problem.name);
+            assert!(one.abs_diff_eq(&two, 1e-4 * one.abs().max(1.0)), "{}: {one} and {two}", problem.name);
         }
         compared += 1;
     }
@@ -144,7 +145,7 @@ fn two_backward_passes_of_d_are_the_same_step() {
 #[test]
 fn a_power_law_is_found_again() {
     let points: Vec<(f64, f64)> = [16.0, 32.0, 128.0, 512.0].map(|x: f64| (x, 3e-4 * x.powf(0.8))).into();
-    assert!((bench::exponent(&points).unwrap() - 0.8).abs() < 1e-9);
+    approx::assert_abs_diff_eq!(bench::exponent(&points).unwrap(), 0.8, epsilon = 1e-9);
     assert_eq!(bench::exponent(&points[..1]), None);
 }
 
