@@ -155,7 +155,7 @@ fn the_page_shows_every_rung_and_every_kernel() {
             for (kernel, _) in &rung.kernels {
                 let own = kernel_text(kernel).unwrap();
                 let written = kernel_named(kernel).unwrap().written;
-                assert!(own.contains(&format!("(256, 0) {written}(")) && own.ends_with('}'), "{own}");
+                assert!(own.contains(&format!("KERNEL(256, 0) {written}(")) && own.ends_with('}'), "{own}");
                 assert_eq!(own.matches("KERNEL").count(), 1, "{own}");
                 assert!(text.contains(&own), "{kernel}");
             }
