@@ -1,7 +1,7 @@
-//! Checkpoints: safetensors files with everything that training goes on from.
+//! Checkpoints: safetensors files with everything that a training needs to go on.
 //!
-//! The metadata is one string of JSON ([`Header`]), so that equal states make equal files to the byte. It carries a
-//! CRC-32 of itself and all tensors: the format alone would not notice a flipped bit.
+//! The metadata is one string of JSON ([`Header`]), so that equal states make files that are equal to the byte. It has a
+//! CRC-32 of itself and of all tensors, as the format by itself would not notice a flipped bit.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::data::DataInfo;
 use crate::{Error, Result, files};
 
-/// Changes when an old program could not go on from a new file, or the other way round.
+/// The version of the format. It changes when old programs cannot read new files, or new programs old files.
 pub const FORMAT: u32 = 1;
 
 const KEY: &str = "zgan";
 
-/// A tensor by its name.
+/// A tensor with its name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedTensor {
     pub name: String,
@@ -30,27 +30,27 @@ pub struct NamedTensor {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     pub format: u32,
-    /// Steps done.
+    /// How many steps were done.
     pub step: u64,
-    /// [`crate::config::Config::numbers`].
+    /// The settings that change numbers, see [`crate::config::Config::numbers`].
     pub config: toml::Table,
     pub data: DataInfo,
-    /// Of a run whose losses are scaled.
+    /// Only runs whose losses are scaled have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
 }
 
-/// Where a loss scale that finds its own size has got to.
+/// The state of a loss scale that finds its own size.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scaling {
     pub scale: f32,
-    /// In a row, without an overflow.
+    /// The steps since the last overflow.
     pub good_steps: u32,
-    /// Updates of G and of D: those that overflowed are not among them.
+    /// The updates of G and of D, without those that overflowed.
     pub updates: [u32; 2],
 }
 
-/// The last member of the metadata's JSON object, in two parts around eight digits.
+/// The last member of the metadata's JSON object: the texts before and behind the eight digits of the checksum.
 const SEAL: (&str, &str) = (",\"crc32\":\"", "\"}");
 
 impl View for &NamedTensor {
@@ -78,7 +78,7 @@ fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-/// Over the header's text, and each tensor's name, shape and values in the order of the names.
+/// The CRC-32 of the header's text, and of the name, shape and values of each tensor in the order of the names.
 fn checksum(header: &str, tensors: &[NamedTensor]) -> String {
     let mut crc = flate2::Crc::new();
     crc.update(header.as_bytes());
@@ -91,7 +91,7 @@ fn checksum(header: &str, tensors: &[NamedTensor]) -> String {
     format!("{:08x}", crc.sum())
 }
 
-/// Writes a checkpoint, whole or not at all; what was at `path` before stays until then.
+/// Writes a checkpoint. What was at `path` before stays there until the new file is whole.
 pub fn save(path: &Path, tensors: &[NamedTensor], header: &Header) -> Result<()> {
     let fail = |what: String| Error::Checkpoint { path: path.to_path_buf(), what };
     for tensor in tensors {
@@ -112,7 +112,7 @@ pub fn save(path: &Path, tensors: &[NamedTensor], header: &Header) -> Result<()>
     })
 }
 
-/// Reads a checkpoint; refuses what is damaged, cut off or not from this program.
+/// Reads a checkpoint. It refuses files that are damaged, cut off, or not from this program.
 pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
     let fail = |what: String| Error::Checkpoint { path: path.to_path_buf(), what };
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
@@ -121,7 +121,7 @@ pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
         let count = metadata.tensors().len();
         fail(format!("a safetensors file ({count} tensors) that zgan did not write: it has no \"{KEY}\" metadata"))
     })?;
-    // The version first: what else there is depends on it.
+    // The version comes first, as everything else depends on it.
     #[derive(Deserialize)]
     struct Version {
         format: u32,
@@ -155,7 +155,7 @@ pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
     Ok((header, tensors))
 }
 
-/// The reader's reasons in words, with the sizes where a file was cut off.
+/// What the reader's error means, with the sizes where a file was cut off.
 fn why(error: &SafeTensorError, bytes: &[u8]) -> String {
     let len = bytes.len();
     match error {
@@ -172,8 +172,8 @@ fn why(error: &SafeTensorError, bytes: &[u8]) -> String {
     }
 }
 
-/// The tensors of these names and shapes, in this order, and no others: what is missing, misshapen or too many is
-/// named.
+/// The tensors of these names and shapes, in this order. It is an error where there are others, and where one is missing
+/// or has another shape; the error names them.
 pub fn take<'a>(tensors: &'a [NamedTensor], expected: &[(&str, &[usize])]) -> Result<Vec<&'a NamedTensor>> {
     let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut found = Vec::with_capacity(expected.len());

@@ -1,19 +1,19 @@
-//! What can go wrong, as values with the numbers in them.
+//! What can go wrong. The errors have the numbers in them that explain them.
 
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An operation was given tensors that do not fit: `linear forward: weight expects C=64, input has 32`.
+    /// An operation got tensors that do not fit: `linear forward: weight expects C=64, input has 32`.
     #[error("{0}")]
     Shape(String),
-    /// A device could not be had, or refused.
+    /// A device could not be opened, or refused to do something.
     #[error("{0}")]
     Device(String),
     /// A device has too little memory.
     #[error("{device}: {asked} asked for, {free} free; a smaller --batch needs less")]
     OutOfMemory { device: String, asked: String, free: String },
-    /// A setting, or a pair of them, that cannot work.
+    /// A setting that cannot work, or two that cannot work together.
     #[error("{0}")]
     Config(String),
     /// A data file that is not what it should be.
@@ -35,7 +35,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// For `map_err`: an I/O error with the path it happened at.
+    /// Adds to an I/O error the path at which it happened: `map_err(Error::io(path))`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { path, source }

@@ -1,15 +1,15 @@
-//! Files that are either whole or not there.
+//! Writing files so that they are either whole or not there.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// What names end with while a file is being written.
+/// The ending of a file's name while it is being written.
 const UNFINISHED: &str = ".unfinished";
 
-/// `write` makes the file under a temporary name beside `path`; then it is synced and renamed. Whatever fails,
-/// a disk that is full included, what was at `path` before is still there, and nothing else is left behind.
+/// `write` makes the file under a temporary name beside `path`; then it is synced and renamed. If anything fails, a full
+/// disk for instance, what was at `path` before is still there, and nothing else is left behind.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(UNFINISHED);
@@ -18,7 +18,7 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> Result<()>) ->
         .and_then(|()| File::open(&unfinished).and_then(|file| file.sync_all()).map_err(Error::io(path)))
         .and_then(|()| fs::rename(&unfinished, path).map_err(Error::io(path)));
     if result.is_err() {
-        // The first failure is the one to report.
+        // The error to report is the first one.
         let _ = fs::remove_file(&unfinished);
         return result;
     }
@@ -26,27 +26,27 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> Result<()>) ->
     Ok(())
 }
 
-/// As [`write_atomically`], for bytes that are at hand.
+/// As [`write_atomically`], for bytes in memory.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |unfinished| fs::write(unfinished, bytes).map_err(Error::io(path)))
 }
 
-/// Makes a rename in this file's folder last through a power cut. Not every file system can; the file itself is
-/// synced already, so a refusal is not worth a failure.
+/// Makes sure that a rename in this file's folder survives a power cut. Not every file system can do that. The file itself
+/// is synced already, so it is no error where it cannot.
 fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
 }
 
-/// `$XDG_CACHE_HOME/zgan`, else `~/.cache/zgan`.
+/// The user's cache folder: `$XDG_CACHE_HOME/zgan`, or else `~/.cache/zgan`.
 pub fn users_cache() -> Option<PathBuf> {
-    // A relative path is to be ignored, the specification says.
+    // The specification of these folders says that relative paths are to be ignored.
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("zgan"))
 }
 
-/// Removes what a killed program left half written in `folder`.
+/// Removes from `folder` the unfinished files of a program that was killed.
 pub fn remove_unfinished(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().ends_with(UNFINISHED) {

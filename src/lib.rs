@@ -11,10 +11,12 @@
 //! - [`data`]: readers, the embedded digits, the loader;
 //! - [`eval`]: how good generated images are;
 //! - [`instruments`]: what times, checks, counts and explains the kernels; no training needs it;
-//! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images.
+//! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images;
+//! - [`cores`]: work on all cores, where no kernel does it.
 
 pub mod checkpoint;
 pub mod config;
+pub mod cores;
 pub mod data;
 pub mod device;
 mod error;

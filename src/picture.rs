@@ -1,4 +1,4 @@
-//! Grids of images as PNG files.
+//! Pictures as PNG files: grids of images, and points.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use crate::{Error, Result, files};
 
 /// Pixels between the images of a grid, and around it.
 const GAP: usize = 2;
-/// Their grey: told apart from black and from white images.
+/// The grey of the gaps, which differs from black and from white images.
 const GAP_GREY: u8 = 96;
 
-/// An image of one (grey) or three (RGB) bytes a pixel.
+/// An image with one byte (grey) or three bytes (RGB) for each pixel.
 pub struct Picture {
     pub shape: ImageShape,
     /// (H, W, C)
@@ -18,7 +18,7 @@ pub struct Picture {
 }
 
 impl Picture {
-    /// Lays `images` (N, H, W, C) out in rows of `columns`; a last row that is not full stays grey.
+    /// Lays `images` (N, H, W, C) out in rows of `columns` images. What the last row lacks stays grey.
     pub fn grid(images: &[u8], shape: ImageShape, columns: usize) -> Result<Picture> {
         let ImageShape { height, width, channels } = shape;
         let len = shape.len();
@@ -56,14 +56,14 @@ impl Picture {
         let scale = side as f32 / (2.0 * extent);
         let mut dot = |x: f32, y: f32, grey: u8| {
             let (column, line) = (((x + extent) * scale).floor(), ((extent - y) * scale).floor());
-            // Written so that NaN is outside.
+            // A NaN counts as outside.
             let inside = |at: f32| at >= 0.0 && at < side as f32;
             if inside(column) && inside(line) {
                 pixels[line as usize * side + column as usize] = grey;
             }
         };
         for [x, y] in centres {
-            // Steps of half a pixel.
+            // The dots of a circle are half a pixel apart.
             let steps = (std::f32::consts::TAU * radius * scale * 2.0).ceil().max(8.0) as usize;
             for step in 0..steps {
                 let (sine, cosine) = (std::f32::consts::TAU * step as f32 / steps as f32).sin_cos();
@@ -74,12 +74,12 @@ impl Picture {
         Picture { shape: ImageShape { height: side, width: side, channels: 1 }, pixels }
     }
 
-    /// Writes a PNG file, whole or not at all.
+    /// Writes a PNG file, which is then either whole or not there.
     pub fn save(&self, path: &Path) -> Result<()> {
         files::write_bytes(path, &self.encode().map_err(Error::io(path))?)
     }
 
-    /// A PNG file's bytes.
+    /// The bytes of a PNG file.
     pub fn encode(&self) -> std::io::Result<Vec<u8>> {
         let too_large = |_| std::io::Error::other("a picture's sides are at most 2^32 - 1 pixels");
         let width = u32::try_from(self.shape.width).map_err(too_large)?;
@@ -95,7 +95,7 @@ impl Picture {
     }
 }
 
-/// Columns of a grid of `count` images that is about square.
+/// The number of columns with which a grid of `count` images is about square.
 pub fn square_columns(count: usize) -> usize {
     (1..=count).find(|c| c * c >= count).unwrap_or(1)
 }

@@ -1,5 +1,5 @@
-//! Philox4x32-10 on the CPU, the generator of `kernels/device/philox.h`: what initial weights and the order of
-//! the data are drawn from, the same on every machine and device.
+//! Philox4x32-10 on the CPU, the same generator as in `kernels/device/philox.h`. Initial weights and the order of the data
+//! are drawn from it; they are the same on every machine and device.
 
 /// Four random words from a counter and a key.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
@@ -40,7 +40,7 @@ impl Random {
         word
     }
 
-    /// A multiple of 2^-24 in [0, 1).
+    /// A uniform number in [0, 1), a multiple of 2^-24.
     pub fn uniform(&mut self) -> f32 {
         (self.word() >> 8) as f32 / 16_777_216.0
     }
@@ -50,7 +50,7 @@ impl Random {
         ((u64::from(self.word()) * u64::from(n)) >> 32) as u32
     }
 
-    /// Two numbers with mean 0 and deviation 1, as the kernel's (to rounding).
+    /// Two normal numbers with mean 0 and deviation 1. They are those of the kernel but for rounding.
     pub fn normals(&mut self) -> [f32; 2] {
         let u = (f64::from(self.word() >> 1) + 0.5) / 2_147_483_648.0;
         let turn = std::f64::consts::TAU * f64::from(self.uniform());

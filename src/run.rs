@@ -19,13 +19,13 @@ const CHECKPOINTS: &str = "checkpoints";
 /// A run that this process writes to.
 pub struct Run {
     folder: PathBuf,
-    /// Held against a second process on the same run.
+    /// Keeps a second process from writing to the same run.
     _lock: Option<File>,
 }
 
 impl Run {
-    /// Makes the folder of a new run: `name`, or the next number and `label`. A run that has the name already is
-    /// replaced where `force` says so.
+    /// Makes the folder of a new run. It is called `name`, or by the next number and `label`. Where there is a run of this
+    /// name already, `force` replaces it.
     pub fn create(runs_dir: &Path, name: Option<&str>, label: &str, force: bool) -> Result<Run> {
         fs::create_dir_all(runs_dir).map_err(Error::io(runs_dir))?;
         let folder = match name {
@@ -45,7 +45,7 @@ impl Run {
         Ok(run)
     }
 
-    /// The first reason why [`Run::create`] would fail; nothing is left behind.
+    /// Gives the error with which [`Run::create`] would fail, if it would. Nothing is left behind.
     pub fn check(runs_dir: &Path, name: Option<&str>, force: bool) -> Result<()> {
         if let Some(name) = name {
             new_folder(runs_dir, name, force)?;
@@ -56,7 +56,7 @@ impl Run {
         fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).map_err(Error::io(there))
     }
 
-    /// Takes up a run that is there, by its name or its folder.
+    /// Opens a run that exists, by its name or its folder, to go on with it.
     pub fn open(runs_dir: &Path, name: &str) -> Result<Run> {
         let folder = find(runs_dir, name)?;
         let run = Run { _lock: lock(&folder)?, folder };
@@ -77,7 +77,7 @@ impl Run {
         files::write_bytes(&self.folder.join(CONFIG), config.to_toml()?.as_bytes())
     }
 
-    /// The block sizes that results depend on.
+    /// Saves the block sizes, as the results depend on them.
     pub fn save_tuning(&self, device: &Device) -> Result<()> {
         tune::file::write(&self.folder.join(TUNING), device)
     }
@@ -100,8 +100,8 @@ impl Run {
         Ok(())
     }
 
-    /// `metrics.csv`, with the rows up to `step`; new ones are appended. The second value is the seconds they took.
-    /// `more` names what the metrics of this run have besides those of all.
+    /// Opens `metrics.csv` to append rows, and drops those after `step`. The second value is the seconds that the training
+    /// took until then. `more` names the columns that this run has besides those that every run has.
     pub fn metrics(&self, step: u64, more: &[&str]) -> Result<(MetricsLog, f64)> {
         let path = self.folder.join(METRICS);
         let text = match fs::read_to_string(&path) {
@@ -114,7 +114,7 @@ impl Run {
         let mut seconds = 0.0;
         for row in text.lines().skip(1) {
             let fields: Vec<&str> = row.split(',').collect();
-            // A row that a crash cut off has fewer fields.
+            // A crash may have cut off the last row, which then has fewer fields.
             if fields.len() != columns.len() || fields[0].parse::<u64>().map_or(true, |s| s > step) {
                 break;
             }
@@ -127,7 +127,7 @@ impl Run {
         Ok((MetricsLog { file, path }, seconds))
     }
 
-    /// Empties the folder of what a run wrote there, and of nothing else.
+    /// Removes what a run wrote from the folder, and nothing else.
     fn clear(&self) -> Result<()> {
         let remove = |path: &Path| match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path)(error)),
@@ -146,7 +146,7 @@ impl Run {
     }
 }
 
-/// Columns that every run has, before those of its own.
+/// The columns that every run has. Those of its own come behind them.
 const COLUMNS: &[&str] =
     &["step", "seconds", "loss_d", "loss_g", "kl_d", "kl_g", "real_logit", "fake_logit", "grad_norm_d", "grad_norm_g"];
 const LAST_COLUMN: &str = "images_per_second";
@@ -158,10 +158,10 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// One row, in one write.
+    /// Appends a row in a single write.
     pub fn append(&mut self, m: &Metrics, seconds: f64, images_per_second: f64) -> Result<()> {
         let numbers = [m.loss_d, m.loss_g, m.kl_d, m.kl_g, m.real_logit, m.fake_logit, m.grad_norm_d, m.grad_norm_g];
-        // What a loss does not have stays empty.
+        // A number that the loss does not have is an empty field.
         let cell = |x: f32| if x.is_nan() { String::new() } else { x.to_string() };
         let cells: Vec<String> = numbers.into_iter().chain(m.more.iter().map(|m| m.1)).map(cell).collect();
         let row = format!("{},{seconds:.3},{},{images_per_second:.1}\n", m.step, cells.join(","));
@@ -169,7 +169,7 @@ impl MetricsLog {
     }
 }
 
-/// The folder of the run of this name, or of this path.
+/// The folder of the run that has this name or this path.
 pub fn find(runs_dir: &Path, name: &str) -> Result<PathBuf> {
     for folder in [runs_dir.join(name), PathBuf::from(name)] {
         if folder.join(CONFIG).is_file() {
@@ -216,7 +216,7 @@ pub fn samples(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     steps(&folder.join(SAMPLES), "png")
 }
 
-/// `step-NNNNNN.extension` in a folder, by step.
+/// The files `step-NNNNNN.extension` in a folder, by their steps.
 fn steps(folder: &Path, extension: &str) -> Result<Vec<(u64, PathBuf)>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -237,7 +237,7 @@ fn steps(folder: &Path, extension: &str) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// The folder for a new run of this name, if it may be one.
+/// The folder for a new run of this name, if there may be one.
 fn new_folder(runs_dir: &Path, name: &str, force: bool) -> Result<PathBuf> {
     let plain = !name.is_empty() && !name.starts_with(['.', '-']) && !name.contains(['/', '\\', '\0']);
     if !plain {
@@ -263,7 +263,7 @@ fn new_folder(runs_dir: &Path, name: &str, force: bool) -> Result<PathBuf> {
     }))
 }
 
-/// `00000-label`, `00001-label`, ...: one above the highest number there is.
+/// Makes the folder `00000-label`, `00001-label` and so on, with the number after the highest one there is.
 fn numbered_folder(runs_dir: &Path, label: &str) -> Result<PathBuf> {
     let number = |name: String| name.split('-').next().and_then(|n| n.parse::<u64>().ok());
     let entries = fs::read_dir(runs_dir).map_err(Error::io(runs_dir))?;
@@ -280,7 +280,7 @@ fn numbered_folder(runs_dir: &Path, label: &str) -> Result<PathBuf> {
     }
 }
 
-/// Locks a run's folder for this process; a system that cannot lock folders does without.
+/// Locks a run's folder for this process. On a system that cannot lock folders, the run is not locked.
 fn lock(folder: &Path) -> Result<Option<File>> {
     let Ok(file) = File::open(folder) else { return Ok(None) };
     match file.try_lock() {

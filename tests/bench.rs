@@ -5,6 +5,7 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
+use approx::AbsDiffEq;
 use zgan::device::{Buffer, Device, Precision};
 #[cfg(feature = "libtorch")]
 use zgan::gan::Preset;
@@ -77,15 +78,11 @@ fn forms_that_disagree_are_not_timed() {
     let device = Device::host(1).unwrap();
     fn form(device: &Device, name: &'static str, values: [f32; 2]) -> Form {
         let y: Buffer<f32> = device.zeros(2).unwrap();
-        let outputs = [y.clone()];
-        Form::new(name, &outputs.each_ref(), move || y.write(&values))
+        Form::new(name, [y.clone()], move || y.write(&values))
     }
-    let problem = |second: [f32; 2]| Problem {
-        operation: "test",
-        precision: Precision::F32,
-        sizes: "2".into(),
-        tolerance: 1e-3,
-        make: Box::new(move |device| Ok(vec![form(device, "first", [1.0, 2.0]), form(device, "second", second)])),
+    let problem = |second: [f32; 2]| {
+        let make = move |device: &Device| Ok(vec![form(device, "first", [1.0, 2.0]), form(device, "second", second)]);
+        Problem::new("test", "2".into(), 1e-3, make)
     };
     let check = |second| {
         let problem = problem(second);
@@ -138,7 +135,7 @@ fn two_backward_passes_of_d_are_the_same_step() {
             [metrics.loss_d, metrics.loss_g, metrics.grad_norm_d, metrics.grad_norm_g]
         };
         for (one, two) in run(false).into_iter().zip(run(true)) {
-            assert!((one - two).abs() <= 1e-4 * one.abs().max(1.0), "{}: {one} and {two}", problem.name);
+            assert!(one.abs_diff_eq(&two, 1e-4 * one.abs().max(1.0)), "{}: {one} and {two}", problem.name);
         }
         compared += 1;
     }
@@ -148,7 +145,7 @@ fn two_backward_passes_of_d_are_the_same_step() {
 #[test]
 fn a_power_law_is_found_again() {
     let points: Vec<(f64, f64)> = [16.0, 32.0, 128.0, 512.0].map(|x: f64| (x, 3e-4 * x.powf(0.8))).into();
-    assert!((bench::exponent(&points).unwrap() - 0.8).abs() < 1e-9);
+    approx::assert_abs_diff_eq!(bench::exponent(&points).unwrap(), 0.8, epsilon = 1e-9);
     assert_eq!(bench::exponent(&points[..1]), None);
 }
 

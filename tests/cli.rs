@@ -598,6 +598,9 @@ fn the_ring_is_trained_and_drawn() {
 fn info_tells_about_the_program_runs_and_checkpoints() {
     let place = Place::new();
     place.says("info", 0, &["host", "simt", "cuda", "log_partition", "instruction sets"]);
+    let info = place.zgan("info", 0);
+    assert!(info.lines().count() <= 24 && info.lines().all(|line| line.len() < 120), "{info}");
+    place.says("info --kernels", 0, &["\nlog_partition\n", "\n  log_partition_one_f32\n"]);
     place.train("--steps 4 --run a");
     place.says("info a", 0, &["after step 4", "seed", "mnist-10k", "loss_d", "tensors", "step-000004.png"]);
     place.says("info runs/a/checkpoints/step-000004.safetensors", 0, &["after step 4", "batch", "16"]);

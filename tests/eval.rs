@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
+use approx::AbsDiffEq;
 use common::*;
 use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, ImageShape, Split};
@@ -46,8 +47,8 @@ fn coverage_and_density_are_those_of_the_paper() {
     {
         let (x, y) = (cloud(1, real, dimensions, 0.0), cloud(2, generated, dimensions, shift));
         let (found, expected) = (overlap(&x, &y).unwrap(), naive_overlap(&x, &y));
-        assert!((found.coverage - expected.0).abs() < 1e-12, "{dimensions}: {found:?}, expected {expected:?}");
-        assert!((found.density - expected.1).abs() < 1e-12, "{dimensions}: {found:?}, expected {expected:?}");
+        assert!(found.coverage.abs_diff_eq(&expected.0, 1e-12), "{dimensions}: {found:?}, expected {expected:?}");
+        assert!(found.density.abs_diff_eq(&expected.1, 1e-12), "{dimensions}: {found:?}, expected {expected:?}");
         let same = overlap(&x, &x).unwrap();
         assert_eq!(same.coverage, 1.0);
         // Each point lies in its own neighbourhood, and each neighbourhood holds five more.
@@ -112,10 +113,10 @@ fn eigenvectors_rebuild_their_matrix() {
         (0..n * n).for_each(|i| transposed.values[i] = any.at(i % n, i / n));
         let matrix = any.times(&transposed).symmetrised();
         let (values, vectors) = symmetric(&matrix);
-        assert!((values.iter().sum::<f64>() - matrix.trace()).abs() < 1e-10 * matrix.trace());
+        assert!(values.iter().sum::<f64>().abs_diff_eq(&matrix.trace(), 1e-10 * matrix.trace()));
         let half = root(&matrix);
         for (i, (again, given)) in half.times(&half).values.iter().zip(&matrix.values).enumerate() {
-            assert!((again - given).abs() < 1e-9 * matrix.trace(), "n {n}, {i}: {again}, expected {given}");
+            assert!(again.abs_diff_eq(given, 1e-9 * matrix.trace()), "n {n}, {i}: {again}, expected {given}");
         }
         for (value, vector) in values.iter().zip(vectors.values.chunks(n)) {
             for i in 0..n {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use approx::AbsDiffEq;
 use zgan::device::{Device, kernel_named, kernel_text, traffic};
 use zgan::gan::{Conditioning, Loss, Preset, Trainer, TrainerOptions, Update};
 use zgan::instruments::bench;
@@ -55,7 +56,10 @@ fn every_unfused_form_trains_the_same_and_moves_more() {
             let (losses, more_launches, more_bytes) = train(&device, &unfused);
             for (found, expected) in losses.iter().zip(&expected) {
                 let scale = expected.abs().max(1.0);
-                assert!((found - expected).abs() <= 1e-4 * scale, "{name}, unfused {fusion}: {losses:?}, {expected:?}");
+                assert!(
+                    found.abs_diff_eq(expected, 1e-4 * scale),
+                    "{name}, unfused {fusion}: {losses:?}, {expected:?}"
+                );
             }
             assert!(launches < more_launches && bytes < more_bytes, "{name}, unfused {fusion}: {launches}, {bytes}");
             compared += 1;
@@ -63,7 +67,7 @@ fn every_unfused_form_trains_the_same_and_moves_more() {
         let all = TrainerOptions { unfused: options.fusions(), ..options.clone() };
         let (losses, ..) = train(&device, &all);
         for (found, expected) in losses.iter().zip(&expected) {
-            assert!((found - expected).abs() <= 1e-4 * expected.abs().max(1.0), "{name}: {losses:?}, {expected:?}");
+            assert!(found.abs_diff_eq(expected, 1e-4 * expected.abs().max(1.0)), "{name}: {losses:?}, {expected:?}");
         }
     }
     assert!(compared > 50, "{compared} forms");
@@ -267,7 +271,7 @@ fn conditioning_is_compared_for_each_seed() {
         assert_eq!(of_summary["conditioning"], pair[0]["conditioning"]);
         let accuracy = |training: &serde_json::Value| training["label-accuracy"].as_f64().unwrap();
         let mean = of_summary["label-accuracy"]["mean"].as_f64().unwrap();
-        assert!((mean - (accuracy(&pair[0]) + accuracy(&pair[1])) / 2.0).abs() < 1e-12, "{of_summary}");
+        assert!(mean.abs_diff_eq(&((accuracy(&pair[0]) + accuracy(&pair[1])) / 2.0), 1e-12), "{of_summary}");
     }
     // The same seeds give the same numbers, so the two outputs agree.
     let csv: f64 = rows[1][4].parse().unwrap();

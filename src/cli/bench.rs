@@ -3,44 +3,35 @@
 use std::time::Duration;
 
 use clap::Args;
-use zgan::device::{DeviceChoice, Precision};
-use zgan::instruments::bench::{self, Caches, Card, Ceilings, Row, Settings};
+use zgan::Error;
+use zgan::device::Precision;
+use zgan::instruments::bench::{self, Caches, Card, Ceilings, Row, Settings, StepProblem};
 use zgan::nn::Fusion;
 
-use super::{model, say, scaling, tuned};
+use super::tuned::Place;
+use super::{model, say, scaling};
 
 #[derive(Args)]
 pub struct Bench {
     /// Only what holds this text: an operation with its sizes, or "step" with a preset
     #[arg(value_name = "TEXT")]
     pub filter: Option<String>,
-    /// auto, host, cuda, cuda:N or simt
-    #[arg(long, default_value_t = DeviceChoice::Auto)]
-    pub device: DeviceChoice,
-    /// Threads of the host, 0 for one a core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub threads: usize,
+    #[command(flatten)]
+    pub place: Place,
     /// Time the products of layers, and the steps, in tf32, bf16 or f16
     #[arg(long, value_name = "NAME", default_value_t = Precision::F32, conflicts_with_all = ["unfused", "scaling"])]
-    precision: Precision,
-    /// Let each run find in the caches what the run before left there
-    #[arg(long)]
-    warm: bool,
+    pub precision: Precision,
     /// Time steps also with these from separate kernels, each beside its fused form
     #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
     unfused: Vec<Fusion>,
-    /// Seconds for each problem
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
-    time: f64,
-    /// Sizes that only try the program; their times say nothing
-    #[arg(long)]
-    pub tiny: bool,
+    #[command(flatten)]
+    pub timing: Timing,
     /// Do not time anything: tell the least time that the published rates of a card allow: h100, a100, rtx4090 or t4
     #[arg(long, value_name = "CARD")]
     model: Option<&'static Card>,
     /// With --model: time it on the device as well, and tell both
-    #[arg(long, requires = "model")]
-    measure: bool,
+    #[arg(long = "measure", requires = "model")]
+    pub and_measure: bool,
     /// Print one JSON object instead of the table
     #[arg(long, conflicts_with = "csv")]
     pub json: bool,
@@ -56,30 +47,56 @@ pub struct Bench {
     markdown: bool,
 }
 
+/// The options of a command that times operations.
+#[derive(Args)]
+pub struct Timing {
+    /// Let each run find in the caches what the run before left there
+    #[arg(long)]
+    warm: bool,
+    /// Seconds for each problem
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
+    time: f64,
+    /// Sizes that only try the program; their times say nothing
+    #[arg(long)]
+    pub tiny: bool,
+}
+
+impl Timing {
+    pub fn settings(&self) -> Result<Settings, Error> {
+        let caches = if self.warm { Caches::Warm } else { Caches::Cold };
+        Ok(Settings { caches, time: seconds(self.time)? })
+    }
+}
+
+/// The value of `--time`.
+pub fn seconds(time: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(time)
+        .map_err(|_| Error::Config(format!("--time {time}: a number of seconds, 0 or more")))
+}
+
 impl Bench {
     pub fn run(&self) -> anyhow::Result<()> {
-        let time = Duration::try_from_secs_f64(self.time)
-            .map_err(|_| zgan::Error::Config(format!("--time {}: a number of seconds, 0 or more", self.time)))?;
-        let caches = if self.warm { Caches::Warm } else { Caches::Cold };
-        let settings = Settings { caches, time };
-        if self.scaling {
-            return scaling::run(self, settings);
+        let settings = self.timing.settings()?;
+        match self.model {
+            _ if self.scaling => scaling::run(self, settings),
+            Some(card) => model::run(self, card, settings),
+            None => self.measure(settings),
         }
-        let open = || tuned::open(self.device, self.threads).map(|(device, _)| device);
-        if let Some(card) = self.model {
-            let measured = if self.measure { Some((open()?, settings)) } else { None };
-            let filter = self.filter.as_deref();
-            return model::run(&model::Asked {
-                card,
-                filter,
-                precision: self.precision,
-                tiny: self.tiny,
-                json: self.json,
-                csv: self.csv,
-                measured,
-            });
-        }
-        let device = open()?;
+    }
+
+    /// Whether the text that was given, if any, is in this name.
+    pub fn wants(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|text| name.contains(text.as_str()))
+    }
+
+    /// The error where there is nothing of this name.
+    pub fn nothing(&self) -> Error {
+        let filter = self.filter.as_deref().unwrap_or_default();
+        Error::Config(format!("nothing is called {filter:?}; zgan bench lists all"))
+    }
+
+    fn measure(&self, settings: Settings) -> anyhow::Result<()> {
+        let device = self.place.open()?;
         let ceilings = Ceilings::measure(&device)?;
         #[cfg(not(feature = "libtorch"))]
         let markdown = false;
@@ -92,14 +109,13 @@ impl Bench {
                 "ceilings of this run: {:.1} GFLOP/s of multiply-adds, {:.1} GB/s of a copy; caches {}",
                 ceilings.flops * 1e-9,
                 ceilings.bandwidth * 1e-9,
-                if self.warm { "warm" } else { "cold" }
+                if settings.caches == Caches::Warm { "warm" } else { "cold" }
             ));
             #[cfg(feature = "libtorch")]
             say(bench::libtorch::description(&device)?);
         }
-        let wanted = |name: &str| self.filter.as_ref().is_none_or(|text| name.contains(text.as_str()));
         let (mut rows, mut steps) = (Vec::new(), Vec::new());
-        for problem in bench::problems_in(self.precision, self.tiny).iter().filter(|problem| wanted(&problem.name())) {
+        for problem in bench::problems_in(self.precision, self.timing.tiny).iter().filter(|p| self.wants(&p.name())) {
             let row = Row::new(problem, bench::measure(&device, problem, settings)?);
             if for_people {
                 if rows.is_empty() {
@@ -109,15 +125,7 @@ impl Bench {
             }
             rows.push(row);
         }
-        let mut problems = bench::steps_in(self.precision, self.tiny);
-        problems.retain(|problem| wanted(&problem.name));
-        #[cfg(feature = "libtorch")]
-        problems.retain(|problem| !markdown || bench::libtorch::has(&problem.options));
-        let both = problems.into_iter().flat_map(|problem| {
-            let unfused = problem.unfused(&self.unfused);
-            [Some(problem), unfused]
-        });
-        for problem in &both.flatten().collect::<Vec<_>>() {
+        for problem in &self.steps() {
             let step = bench::measure_step(&device, problem, settings)?;
             if for_people {
                 if steps.is_empty() {
@@ -128,8 +136,7 @@ impl Bench {
             steps.push(step);
         }
         if rows.is_empty() && steps.is_empty() {
-            let filter = self.filter.as_deref().unwrap_or_default();
-            return Err(zgan::Error::Config(format!("nothing is called {filter:?}; zgan bench lists all")).into());
+            return Err(self.nothing().into());
         }
         #[cfg(feature = "libtorch")]
         if markdown {
@@ -138,14 +145,21 @@ impl Bench {
         if self.json {
             say(serde_json::to_string_pretty(&bench::json(&device.description(), &rows, &steps, &ceilings))?);
         } else if self.csv {
-            if !rows.is_empty() {
-                say(bench::csv(&rows, &ceilings).trim_end());
-            }
-            if !steps.is_empty() {
-                say(bench::MeasuredStep::csv_header());
-                steps.iter().for_each(|step| say(step.csv(&ceilings)));
-            }
+            say(bench::csv(&rows, &steps, &ceilings).trim_end());
         }
         Ok(())
+    }
+
+    /// The steps to time, each followed by its form from separate kernels where one is asked for.
+    fn steps(&self) -> Vec<StepProblem> {
+        let mut problems = bench::steps_in(self.precision, self.timing.tiny);
+        problems.retain(|problem| self.wants(&problem.name));
+        #[cfg(feature = "libtorch")]
+        problems.retain(|problem| !self.markdown || bench::libtorch::has(&problem.options));
+        let both = problems.into_iter().flat_map(|problem| {
+            let unfused = problem.unfused(&self.unfused);
+            [Some(problem), unfused]
+        });
+        both.flatten().collect()
     }
 }

@@ -1,4 +1,4 @@
-//! `zgan check`: every kernel as real thread blocks, under four checkers.
+//! `zgan check`: runs every kernel as real thread blocks, under four checkers.
 
 use std::process::ExitCode;
 

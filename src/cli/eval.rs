@@ -1,20 +1,20 @@
 //! `zgan eval`, and the line at the end of a training.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
 use zgan::config::Config;
 use zgan::data::{DataInfo, DataSource, Dataset, Split};
-use zgan::device::{Device, DeviceChoice};
+use zgan::device::Device;
 use zgan::eval::{self, Cache, Ready, Report, Request, Tested, Training};
 use zgan::gan::{Trainer, Weights};
 use zgan::{Error, checkpoint, run};
 
-use super::{say, thousands, tuned};
+use super::tuned::Place;
+use super::{newest_checkpoint, say, tell, thousands};
 
-/// Real images of each class.
+/// How many real images of each class are compared.
 pub(super) const REAL: usize = 500;
 
 #[derive(Args)]
@@ -43,28 +43,19 @@ pub struct Eval {
     /// Write one object of JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// auto, host, cuda, cuda:N or simt
-    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
-    /// Threads of the host, 0 for one a core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    place: Place,
 }
 
 impl Eval {
     pub fn run(&self) -> anyhow::Result<()> {
-        if self.per_class == 0 || self.per_class > 1 << 16 {
-            return Err(Error::Config(format!("per-class: {}, expected 1 to {}", self.per_class, 1 << 16)).into());
-        }
+        check_per_class(self.per_class)?;
         let folder = self.run.as_deref().map(|name| run::find(&self.runs_dir, name)).transpose()?;
         let path = match (&self.checkpoint, &folder) {
             (Some(file), _) => file.clone(),
             (None, folder) => {
                 let name = self.run.as_deref().unwrap_or_default();
-                match folder.as_deref().map(run::checkpoints).transpose()?.unwrap_or_default().pop() {
-                    Some((_, path)) => path,
-                    None => return Err(Error::Config(format!("run {name} has no checkpoint yet")).into()),
-                }
+                newest_checkpoint(folder.as_deref().unwrap_or(Path::new(name)), name)?
             }
         };
         let (header, tensors) = checkpoint::load(&path)?;
@@ -83,24 +74,15 @@ impl Eval {
             );
             return Err(Error::Config(what).into());
         }
-        let (device, _) = tuned::open(self.device, self.threads)?;
+        let device = self.place.open()?;
         let mut trainer = Trainer::new(&device, &config.trainer_options(&header.data))?;
         trainer.restore(header.step, &tensors).with_context(|| format!("{} cannot be drawn from", path.display()))?;
         drop(tensors);
 
-        // With --json the standard output is the object's alone.
-        let mut tell = |line: String| match self.json {
-            true => drop(writeln!(std::io::stderr(), "{line}")),
-            false => say(line),
-        };
+        let mut tell = |line: String| tell(!self.json, line);
         let Some(ready) = classifier(&device, &config, &data, &mut tell, &|| true)? else { return Ok(()) };
-        let raw = self.raw_weights || config.average == 0.0;
-        let request = Request {
-            weights: if raw { Weights::Raw } else { Weights::Average },
-            seed: self.seed,
-            per_class: self.per_class,
-            real_per_class: REAL,
-        };
+        let weights = if self.raw_weights { Weights::Raw } else { weights(&config) };
+        let request = Request { weights, seed: self.seed, per_class: self.per_class, real_per_class: REAL };
         let report = eval::evaluate(&ready.classifier, &mut trainer, &data, &request)?;
         if self.json {
             say(json(&report, &ready.tested, header.step)?);
@@ -112,7 +94,7 @@ impl Eval {
         Ok(())
     }
 
-    /// Where the images are: as the command line says, or the run, or inside this program.
+    /// Sets where the images are: the command line says it, or the run, or they are inside this program.
     fn find_data(
         &self,
         config: &mut Config,
@@ -140,7 +122,20 @@ impl Eval {
     }
 }
 
-/// Whether a classifier can tell anything about such data.
+/// Refuses to draw no images of a class, or more than memory has room for.
+pub(super) fn check_per_class(images: usize) -> Result<(), Error> {
+    if (1..=1 << 16).contains(&images) {
+        return Ok(());
+    }
+    Err(Error::Config(format!("per-class: {images}, expected 1 to {}", 1 << 16)))
+}
+
+/// The weights of G that draw the images which are judged.
+fn weights(config: &Config) -> Weights {
+    if config.average > 0.0 { Weights::Average } else { Weights::Raw }
+}
+
+/// Refuses data that a classifier cannot tell anything about.
 pub(super) fn check(info: &DataInfo) -> Result<(), Error> {
     if info.classes.len() < 2 || info.shape.height.min(info.shape.width) < 4 {
         return Err(Error::Config(format!("evaluation needs images of two classes or more, not {info}")));
@@ -159,16 +154,15 @@ pub(super) fn classifier(
     Cache::of(&config.data).classifier(device, data, test.as_ref(), &Training::new(data.len()), tell, go_on)
 }
 
-/// The summary at the end of a training of labelled images. All is saved by then: what goes wrong here is only told.
+/// The summary at the end of a training on labelled images. Everything is saved by then, so an error here is only told.
 pub fn at_end(device: &Device, config: &Config, data: &Dataset, trainer: &mut Trainer, go_on: &dyn Fn() -> bool) {
-    // Blocks of coroutines are for checking, and would take hours.
+    // `simt` is for checking, and would take hours.
     if check(&data.info()).is_err() || device.execution() == "simt" {
         return;
     }
     let evaluated = classifier(device, config, data, &mut |line| say(line), go_on).and_then(|ready| {
         let Some(ready) = ready.filter(|_| go_on()) else { return Ok(None) };
-        let weights = if config.average > 0.0 { Weights::Average } else { Weights::Raw };
-        let request = Request { weights, seed: config.seed, per_class: 100, real_per_class: REAL };
+        let request = Request { weights: weights(config), seed: config.seed, per_class: 100, real_per_class: REAL };
         eval::evaluate(&ready.classifier, trainer, data, &request).map(Some)
     });
     match evaluated {
@@ -178,7 +172,7 @@ pub fn at_end(device: &Device, config: &Config, data: &Dataset, trainer: &mut Tr
     }
 }
 
-/// `label accuracy 97.7 %  coverage 0.41  density 0.62  Fréchet distance 21.3 (1,000 generated, 5,000 real)`
+/// A line like `label accuracy 97.7 %  coverage 0.41  density 0.62  Fréchet distance 21.3 (1,000 generated, 5,000 real)`
 fn summary(report: &Report) -> String {
     let mut parts = Vec::new();
     parts.extend(report.label_accuracy.map(|share| format!("label accuracy {:.1} %", 100.0 * share)));

@@ -1,13 +1,13 @@
-//! What `train` and `sample` put into one picture.
+//! The layout of the pictures that `train` and `sample` draw.
 
 use zgan::gan::{Latents, TrainerOptions, ring};
 use zgan::picture::{Picture, square_columns};
 
-/// Images of a grid, where nobody says how many.
+/// The images of a grid where nobody says how many there are to be.
 pub const COUNT: usize = 64;
 
-/// The latents of a grid of about `count` images, and its columns. Where there are `classes` each has a row; too many
-/// for that take turns.
+/// The latents of a grid of about `count` images, and the number of its columns. Each of the `classes` has a row; where
+/// there are too many for that, they take turns.
 pub fn layout(classes: &[u32], seed: u64, count: usize, columns: Option<usize>) -> (Latents, usize) {
     if classes.is_empty() {
         return (Latents::unlabelled(seed, count), columns.unwrap_or_else(|| square_columns(count)));
@@ -20,12 +20,12 @@ pub fn layout(classes: &[u32], seed: u64, count: usize, columns: Option<usize>) 
     (Latents { count, labels, ..Latents::unlabelled(seed, 0) }, square_columns(count))
 }
 
-/// All classes of a run that draws for labels.
+/// All classes of a run that draws images for labels; none of another.
 pub fn all_classes(options: &TrainerOptions) -> Vec<u32> {
     (0..if options.conditional() { options.classes as u32 } else { 0 }).collect()
 }
 
-/// Points of the ring, the modes under them, and how many of these are covered.
+/// A picture of points of the ring over its modes, and a line that says how many modes are covered.
 pub fn scatter(points: &[f32]) -> (Picture, String) {
     const SIDE: usize = 400;
     let centres: Vec<[f32; 2]> = (0..ring::MODES).map(ring::centre).collect();

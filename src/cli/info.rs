@@ -1,5 +1,6 @@
 //! `zgan info`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -16,11 +17,15 @@ pub struct Info {
     /// Folder of all runs
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs_dir: PathBuf,
+    /// Print the name of every kernel, under the file that it is in
+    #[arg(long, conflicts_with = "what")]
+    kernels: bool,
 }
 
 impl Info {
     pub fn run(&self) -> anyhow::Result<()> {
         match &self.what {
+            None if self.kernels => tell_kernels(),
             None => self.program(),
             Some(file) if Path::new(file).is_file() => tell_checkpoint(Path::new(file))?,
             Some(name) => tell_run(&run::find(&self.runs_dir, name)?)?,
@@ -48,10 +53,12 @@ impl Info {
         say(format!("          instruction sets: {} (ZGAN_ISA forces one)", Device::host_isas().join(", ")));
         say(format!("  simt    {}", Device::simt(0).description()));
 
-        say("\nkernels");
-        for module in kernel::MODULES {
-            let names: Vec<&str> = module.kernels.iter().map(|k| k.name).collect();
-            say(format!("  {:<16}{}", module.name, names.join(" ")));
+        let families = families();
+        let kernels: usize = families.values().map(Vec::len).sum();
+        say(format!("\n{kernels} kernels in {} files (--kernels names them)", families.len()));
+        let counts: Vec<_> = families.iter().map(|(file, names)| format!("{file:<16} {:>3}", names.len())).collect();
+        for row in counts.chunks(4) {
+            say(format!("  {}", row.join("   ")));
         }
         say("\nembedded GPU code");
         let images = embedded_images();
@@ -65,6 +72,22 @@ impl Info {
         if !runs.is_empty() {
             say(format!("\nruns in {}\n  {}", self.runs_dir.display(), runs.join(" ")));
         }
+    }
+}
+
+/// The names of the kernels of all precisions, by the file of `kernels/` that they are in.
+fn families() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let mut families: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for module in kernel::MODULES {
+        families.entry(module.file).or_default().extend(module.kernels.iter().map(|kernel| kernel.name));
+    }
+    families
+}
+
+fn tell_kernels() {
+    for (file, names) in families() {
+        say(file);
+        names.iter().for_each(|name| say(format!("  {name}")));
     }
 }
 

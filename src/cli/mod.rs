@@ -17,12 +17,13 @@ mod tune;
 mod tuned;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::Error;
 use zgan::config::Config;
+use zgan::run;
 
 /// Trains GANs with hand-written kernels, on an NVIDIA GPU or on this machine's cores.
 #[derive(Parser)]
@@ -100,13 +101,13 @@ fn command() -> clap::Command {
     })
 }
 
-/// `error: ...`, what was behind it, and what may help.
+/// Prints `error: ...`, what caused it, and what may help.
 fn report(error: &anyhow::Error) {
     let mut shown = error.to_string();
     let mut text = format!("error: {shown}");
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
-        // Many errors quote their cause themselves.
+        // Many errors quote their cause already.
         if !shown.contains(&cause) {
             text.push_str(&format!("\n  because: {cause}"));
             shown = cause;
@@ -115,7 +116,7 @@ fn report(error: &anyhow::Error) {
     if let Some(hint) = error.downcast_ref().and_then(hint) {
         text.push_str(&format!("\n  hint: {hint}"));
     }
-    // Nobody may be there to read it.
+    // The reader may have gone, which is not an error.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
@@ -130,20 +131,47 @@ fn hint(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// A line on the standard output. A reader that has gone (`zgan info | head -1`) ends nothing: a training goes on and
-/// saves its work.
+/// Prints a line on the standard output. When its reader has gone (`zgan info | head -1`), nothing ends: a training goes on
+/// and saves its work.
 fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// A command to type next, with the folder of the runs where it is not the usual one.
+/// Prints a line for people: on the standard output, or on the standard error where the standard output is for programs.
+fn tell(for_people: bool, line: String) {
+    match for_people {
+        true => say(line),
+        false => drop(writeln!(std::io::stderr(), "{line}")),
+    }
+}
+
+/// Refuses a file that cannot be written before minutes are spent on what would be in it. `option` is the option that names
+/// the file.
+fn writable(option: &str, path: &Path) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.file_name().is_none() || path.is_dir() {
+        return Err(Error::Config(format!("{option}: {} is a folder, expected a file's name", path.display())));
+    }
+    if !folder.is_dir() {
+        return Err(Error::Config(format!("{option}: there is no folder {}", folder.display())));
+    }
+    Ok(())
+}
+
+/// The newest checkpoint in the folder of the run of this name.
+fn newest_checkpoint(folder: &Path, name: &str) -> Result<PathBuf, Error> {
+    let newest = run::checkpoints(folder)?.pop();
+    newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
+}
+
+/// A command to type next. It names the folder of the runs where that is not the usual one.
 fn next_command(command: &str, name: &str, runs_dir: &Path) -> String {
     let place =
         if runs_dir == Path::new("runs") { String::new() } else { format!(" --runs-dir {}", runs_dir.display()) };
     format!("zgan {command} {name}{place}")
 }
 
-/// 1,510,032
+/// A number with commas: 1,510,032.
 fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();

@@ -1,65 +1,54 @@
 //! `zgan bench --model`
 
 use serde_json::json;
-use zgan::device::{Device, Precision};
+use zgan::device::Device;
 use zgan::instruments::bench::{self, Card, Modelled, Settings, Times};
+use zgan::instruments::record::{self, Cell};
 
+use super::bench::Bench;
 use super::{say, thousands};
 
-/// What is asked for on the command line.
-pub struct Asked<'a> {
-    pub card: &'static Card,
-    pub filter: Option<&'a str>,
-    pub precision: Precision,
-    pub tiny: bool,
-    pub json: bool,
-    pub csv: bool,
-    /// Where it is timed as well, and how long.
-    pub measured: Option<(Device, Settings)>,
-}
-
-/// The modelled forms of one problem, each with its measured seconds.
+/// The modelled times of one form of a problem, and the seconds that it took where it was timed as well.
 struct Row {
     modelled: Modelled,
     measured: Option<f64>,
 }
 
-pub fn run(asked: &Asked) -> anyhow::Result<()> {
-    let wanted = |name: &str| asked.filter.is_none_or(|text| name.contains(text));
+pub fn run(asked: &Bench, card: &Card, settings: Settings) -> anyhow::Result<()> {
+    let device = if asked.and_measure { Some(asked.place.open()?) } else { None };
+    let tiny = asked.timing.tiny;
     let mut rows = Vec::new();
-    for problem in bench::problems_in(asked.precision, asked.tiny).iter().filter(|problem| wanted(&problem.name())) {
-        let measured = match &asked.measured {
-            Some((device, settings)) => bench::measure(device, problem, *settings)?,
+    for problem in bench::problems_in(asked.precision, tiny).iter().filter(|problem| asked.wants(&problem.name())) {
+        let measured = match &device {
+            Some(device) => bench::measure(device, problem, settings)?,
             None => Vec::new(),
         };
-        rows.extend(bench::model(asked.card, problem)?.into_iter().map(|modelled| {
+        rows.extend(bench::model(card, problem)?.into_iter().map(|modelled| {
             let found = measured.iter().find(|measured| measured.form == modelled.form);
             Row { measured: found.map(|found| found.seconds), modelled }
         }));
     }
-    for problem in bench::steps_in(asked.precision, asked.tiny).iter().filter(|problem| wanted(&problem.name)) {
-        let measured = match &asked.measured {
-            Some((device, settings)) => Some(bench::measure_step(device, problem, *settings)?.seconds),
+    for problem in bench::steps_in(asked.precision, tiny).iter().filter(|problem| asked.wants(&problem.name)) {
+        let measured = match &device {
+            Some(device) => Some(bench::measure_step(device, problem, settings)?.seconds),
             None => None,
         };
-        // Whole steps are timed as the device does them: as a graph.
+        // A whole step is timed as one graph.
         let beside = |modelled: Modelled| Row { measured: measured.filter(|_| modelled.form == "graph"), modelled };
-        rows.extend(bench::model_step(asked.card, problem)?.into_iter().map(beside));
+        rows.extend(bench::model_step(card, problem)?.into_iter().map(beside));
     }
     if rows.is_empty() {
-        let filter = asked.filter.unwrap_or_default();
-        return Err(zgan::Error::Config(format!("nothing is called {filter:?}; zgan bench lists all")).into());
+        return Err(asked.nothing().into());
     }
     match (asked.json, asked.csv) {
-        (true, _) => say(serde_json::to_string_pretty(&as_json(asked.card, &rows))?),
+        (true, _) => say(serde_json::to_string_pretty(&as_json(card, &rows))?),
         (_, true) => print_csv(&rows),
-        _ => print(asked, &rows),
+        _ => print(card, device.as_ref(), &rows),
     }
     Ok(())
 }
 
-fn print(asked: &Asked, rows: &[Row]) {
-    let card = asked.card;
+fn print(card: &Card, device: Option<&Device>, rows: &[Row]) {
     let rate = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{:.1}", rate * 1e-12));
     say(format_args!(
         "A MODEL, nothing of it is measured: the least time that the published rates of an {} allow",
@@ -74,7 +63,7 @@ fn print(asked: &Asked, rows: &[Row]) {
         card.bandwidth * 1e-9
     ));
     say(format_args!("from: {}; between kernels, what NVIDIA measured on a V100", card.source));
-    if let Some((device, _)) = &asked.measured {
+    if let Some(device) = device {
         say(format_args!("measured: {}", device.description()));
     }
     say(format_args!(
@@ -88,7 +77,7 @@ fn print(asked: &Asked, rows: &[Row]) {
             say(name);
         }
         say(line(&format!("  {}", row.modelled.form), &row.modelled.total, row.measured));
-        // The kernels of a launched step are those of the graph.
+        // A step without a graph has the same kernels as with one.
         if row.modelled.form != "launched" && row.modelled.kernels.len() > 1 {
             row.modelled.kernels.iter().for_each(|(kernel, times)| say(line(&format!("    {kernel}"), times, None)));
         }
@@ -105,58 +94,39 @@ fn line(what: &str, times: &Times, measured: Option<f64>) -> String {
         times.memory * 1e6,
         times.overhead * 1e6,
         thousands(times.launches as usize),
-        times.bound().name()
+        times.bound()
     );
     text.trim_end().into()
 }
 
-/// A line for each form, with no kernel, and one for each kernel of it.
+/// A line for each form, in which the kernel is empty, and a line for each of its kernels.
 fn print_csv(rows: &[Row]) {
-    say("problem,form,kernel,least_us,products_us,memory_us,between_us,launches,flops,bytes,bound,measured_us");
-    for Row { modelled, measured } in rows {
-        let total = [("", &modelled.total, *measured)];
-        let kernels = modelled.kernels.iter().map(|(kernel, times)| (*kernel, times, None));
-        for (kernel, times, measured) in total.into_iter().chain(kernels) {
-            say(format_args!(
-                "\"{}\",{},{kernel},{:.4},{:.4},{:.4},{:.4},{},{},{},{},{}",
-                modelled.name,
-                modelled.form,
-                times.least * 1e6,
-                times.products * 1e6,
-                times.memory * 1e6,
-                times.overhead * 1e6,
-                times.launches,
-                times.flops,
-                times.bytes,
-                times.bound().name(),
-                measured.map_or(String::new(), |seconds| format!("{:.4}", seconds * 1e6)),
-            ));
-        }
-    }
+    let line = |modelled: &Modelled, kernel: &str, times: &Times, measured: Option<f64>| {
+        let names = [
+            ("problem", Cell::Text(modelled.name.clone())),
+            ("form", Cell::Name(modelled.form.into())),
+            ("kernel", Cell::Name(kernel.into())),
+        ];
+        let measured = ("measured_us", Cell::Number(measured.map(|seconds| seconds * 1e6), 4));
+        names.into_iter().chain(times.record()).chain([measured]).collect::<Vec<_>>()
+    };
+    let lines = rows.iter().flat_map(|Row { modelled, measured }| {
+        let kernels = modelled.kernels.iter().map(|(kernel, times)| line(modelled, kernel, times, None));
+        [line(modelled, "", &modelled.total, *measured)].into_iter().chain(kernels)
+    });
+    say(record::csv(&lines.collect::<Vec<_>>()).trim_end());
 }
 
 fn as_json(card: &Card, rows: &[Row]) -> serde_json::Value {
-    let times = |times: &Times| {
-        json!({
-            "least_us": times.least * 1e6,
-            "products_us": times.products * 1e6,
-            "memory_us": times.memory * 1e6,
-            "between_us": times.overhead * 1e6,
-            "launches": times.launches,
-            "flops": times.flops,
-            "bytes": times.bytes,
-            "bound": times.bound().name(),
-        })
-    };
     let row = |Row { modelled, measured }: &Row| {
-        let kernels: serde_json::Map<String, serde_json::Value> =
-            modelled.kernels.iter().map(|(kernel, of)| (kernel.to_string(), times(of))).collect();
+        let kernels =
+            modelled.kernels.iter().map(|(kernel, of)| (kernel.to_string(), record::json(&of.record()).into()));
         json!({
             "problem": modelled.name,
             "form": modelled.form,
-            "modelled": times(&modelled.total),
+            "modelled": record::json(&modelled.total.record()),
             "measured_us": measured.map(|seconds| seconds * 1e6),
-            "kernels": kernels,
+            "kernels": kernels.collect::<serde_json::Map<_, _>>(),
         })
     };
     json!({

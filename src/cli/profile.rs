@@ -6,7 +6,7 @@ use zgan::instruments::check::Profiles;
 
 use super::{say, thousands};
 
-/// `a / b`, or a dash.
+/// The ratio of two counts, or a dash where there is none.
 fn ratio(a: u64, b: u64) -> String {
     if b == 0 { "-".into() } else { format!("{:.2}", a as f64 / b as f64) }
 }

@@ -16,7 +16,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// From step `first` to step `end`.
+    /// The progress of a training from step `first` to step `end`.
     pub fn new(first: u64, end: u64) -> Progress {
         let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
         let bar = terminal.then(|| {
@@ -58,7 +58,7 @@ impl Progress {
         }
     }
 
-    /// A line above the bar.
+    /// Prints a line above the bar.
     pub fn note(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
@@ -66,17 +66,17 @@ impl Progress {
         }
     }
 
-    /// Lets the bar stand as it is; what follows begins a line of its own.
+    /// Leaves the bar as it is, and begins a new line.
     pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
-            // The cursor is still behind the bar.
+            // The cursor still stands behind the bar.
             let _ = writeln!(std::io::stderr());
         }
     }
 }
 
-/// `1:02:03` or `2:03`.
+/// A time as `1:02:03` or `2:03`.
 pub fn clock(time: Duration) -> String {
     let seconds = time.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

@@ -7,13 +7,14 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use zgan::checkpoint::{self, Header};
 use zgan::config::{Config, nearest};
+use zgan::cores::on_all_cores;
 use zgan::data::ImageShape;
-use zgan::device::DeviceChoice;
 use zgan::gan::{Generator, Latents, TrainerOptions, Weights, interpolate, ring};
 use zgan::picture::Picture;
 use zgan::{Error, run};
 
-use super::{grid, say, tuned};
+use super::tuned::Place;
+use super::{grid, newest_checkpoint, say};
 
 #[derive(Args)]
 pub struct Sample {
@@ -60,19 +61,15 @@ pub struct Sample {
     #[arg(long, help_heading = "What is written")]
     force: bool,
 
-    /// auto, host, cuda, cuda:N or simt
-    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto, help_heading = "Where it runs")]
-    device: DeviceChoice,
-    /// Threads of the host, 0 for one a core
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Where it runs")]
-    threads: usize,
+    #[command(flatten, next_help_heading = "Where it runs")]
+    place: Place,
 }
 
-/// Most images of a grid, and of a folder.
+/// The most images that a grid, and a folder, may have.
 const GRID: usize = 1 << 16;
 const FOLDER: usize = 10_000_000;
 
-/// Images of a folder that are in memory at once.
+/// How many images of a folder are in memory at once.
 const AT_ONCE: usize = 512;
 
 impl Sample {
@@ -88,7 +85,7 @@ impl Sample {
         if !grid {
             self.prepare_folder()?;
         }
-        let (device, _) = tuned::open(self.device, self.threads)?;
+        let device = self.place.open()?;
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
         let mut generator = Generator::new(&device, &job.options, &tensors, weights)
             .with_context(|| format!("{} cannot be drawn from", path.display()))?;
@@ -114,7 +111,7 @@ impl Sample {
         within("count", self.count, 1, if grid { GRID } else { FOLDER })?;
         within("columns", self.columns, 1, 1024)?;
         within("interpolate", self.interpolate, 2, 1024)?;
-        // Written so that NaN fails. Below, nearly all numbers would be drawn in vain.
+        // NaN is refused too. With less than 0.01, nearly every number would have to be drawn again.
         if let Some(most) = self.trunc.filter(|most| !(*most >= 0.01 && *most <= 100.0)) {
             return Err(Error::Config(format!("trunc: {most}, expected 0.01 to 100")));
         }
@@ -133,19 +130,15 @@ impl Sample {
             return Ok(file.clone());
         }
         let name = self.run.as_deref().unwrap_or_default();
-        let newest = run::checkpoints(&run::find(&self.runs_dir, name)?)?.pop();
-        newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
+        newest_checkpoint(&run::find(&self.runs_dir, name)?, name)
     }
 
-    /// The wanted classes, all where none is named; none of a run that does not know labels.
+    /// The wanted classes. They are all of them where none is named, and none for a run that does not know labels.
     fn classes(&self, options: &TrainerOptions, names: &[String]) -> Result<Vec<u32>, Error> {
         if self.class.is_empty() {
             return Ok(grid::all_classes(options));
         }
-        if !options.conditional() {
-            let what = format!("class: the run draws without labels (preset {}, conditioning none)", options.preset);
-            return Err(Error::Config(what));
-        }
+        knows_labels("class", options)?;
         self.class.iter().map(|class| find_class(class, names)).collect()
     }
 
@@ -160,7 +153,16 @@ impl Sample {
     }
 }
 
-/// A class by its name or its number.
+/// Refuses an option that names classes where the run does not know labels.
+fn knows_labels(option: &str, options: &TrainerOptions) -> Result<(), Error> {
+    if options.conditional() {
+        return Ok(());
+    }
+    let preset = options.preset;
+    Err(Error::Config(format!("{option}: the run draws without labels (preset {preset}, conditioning none)")))
+}
+
+/// Finds a class by its name or its number.
 fn find_class(class: &str, names: &[String]) -> Result<u32, Error> {
     let number = || class.parse().ok().filter(|number| *number < names.len());
     if let Some(found) = names.iter().position(|name| name == class).or_else(number) {
@@ -177,24 +179,19 @@ fn find_class(class: &str, names: &[String]) -> Result<u32, Error> {
     Err(Error::Config(format!("no class is called {class}; {there}there are {shown}{more}")))
 }
 
-/// What is drawn, from a checkpoint that has been read.
+/// What is to be drawn, from a checkpoint that has been read.
 struct Job<'a> {
     sample: &'a Sample,
     header: Header,
     options: TrainerOptions,
-    /// The wanted ones; empty where the networks know no labels.
+    /// The wanted classes; empty where the networks know no labels.
     classes: Vec<u32>,
 }
 
 impl Job<'_> {
-    /// The two classes of `A:B`. A name may have a colon too.
+    /// The two classes of `A:B`. The name of a class may have a colon as well, so every one is tried.
     fn ends(&self, morph: &str) -> Result<[u32; 2], Error> {
-        if !self.options.conditional() {
-            let preset = self.options.preset;
-            return Err(Error::Config(format!(
-                "morph: the run draws without labels (preset {preset}, conditioning none)"
-            )));
-        }
+        knows_labels("morph", &self.options)?;
         let names = &self.header.data.classes;
         let mut wrong = Error::Config(format!("morph: {morph:?}, expected two classes, as A:B"));
         for (at, _) in morph.match_indices(':') {
@@ -228,13 +225,13 @@ impl Job<'_> {
         self.save(&generator.images(&latents.draw(self.options.latent), &latents.labels)?, columns)
     }
 
-    /// Rows for `columns` images each: as many as make `--count`, else one a class, else 8.
+    /// The rows of a grid of so many columns: as many as `--count` needs, or one for each class, or 8.
     fn rows(&self, columns: usize) -> usize {
         let usual = if self.classes.is_empty() { 8 } else { self.classes.len() };
         self.sample.count.map_or(usual, |count| count.div_ceil(columns))
     }
 
-    /// Row r goes from latent 2r to latent 2r + 1.
+    /// Draws a grid whose row r goes from latent 2r to latent 2r + 1.
     fn interpolate(&self, generator: &Generator, columns: usize) -> anyhow::Result<()> {
         let (rows, latent) = (self.rows(columns), self.options.latent);
         let ends = self.latents(0, Vec::new(), 2 * rows).draw(latent);
@@ -250,7 +247,7 @@ impl Job<'_> {
         self.save(&generator.images(&z, &labels)?, columns)
     }
 
-    /// Row r is latent r; column c is that share of the way.
+    /// Draws a grid whose row r has latent r; the columns go from one class to the other.
     fn morph(&self, generator: &mut Generator, ends: [u32; 2]) -> anyhow::Result<()> {
         let columns = self.sample.columns.unwrap_or(8);
         let rows = self.sample.count.map_or(8, |count| count.div_ceil(columns));
@@ -268,7 +265,7 @@ impl Job<'_> {
         self.save(&images, columns)
     }
 
-    /// A file per image: the classes take turns, `DIR/CLASS/000000.png` is the first of its class.
+    /// Writes a file for each image. The classes take turns; `DIR/CLASS/000000.png` is the first image of its class.
     fn folder(&self, generator: &Generator) -> anyhow::Result<()> {
         let (out, count) = (&self.sample.out, self.sample.count.unwrap_or(grid::COUNT));
         let turns = self.classes.len().max(1);
@@ -309,26 +306,13 @@ impl Job<'_> {
     }
 }
 
-/// Encodes and writes on all cores. Files of a set that can be drawn again need no syncing, which would take longer
-/// than all the rest.
+/// Encodes and writes on all cores. The files are not synced to the disk, which would take longer than all the rest: they
+/// can be drawn again.
 fn write_files(images: &[u8], shape: ImageShape, path: &(impl Fn(usize) -> PathBuf + Sync)) -> Result<(), Error> {
-    let write = |i: usize, image: &[u8]| {
-        let (path, picture) = (path(i), Picture { shape, pixels: image.to_vec() });
+    let images: Vec<&[u8]> = images.chunks_exact(shape.len()).collect();
+    let write = |(): &(), i: usize| {
+        let (path, picture) = (path(i), Picture { shape, pixels: images[i].to_vec() });
         picture.encode().and_then(|bytes| std::fs::write(&path, bytes)).map_err(Error::io(&path))
     };
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let each = (images.len() / shape.len()).div_ceil(threads).max(1);
-    let work = |(part, images): (usize, &[u8])| {
-        let mut numbered = images.chunks_exact(shape.len()).enumerate();
-        numbered.try_for_each(|(i, image)| write(part * each + i, image))
-    };
-    std::thread::scope(|scope| {
-        let work = &work;
-        let parts = images.chunks(each * shape.len()).enumerate();
-        let workers: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
-        let results = workers.into_iter().map(|worker| {
-            worker.join().unwrap_or_else(|_| Err(Error::Device("host: a thread that writes images has ended".into())))
-        });
-        results.collect::<Result<(), Error>>()
-    })
+    on_all_cores(images.len(), || Ok(()), write)?.into_iter().collect()
 }

@@ -1,20 +1,30 @@
 //! `zgan bench --scaling`
 
 use zgan::device::DeviceChoice;
-use zgan::instruments::bench::{Settings, Timed, exponent, sweeps};
+use zgan::instruments::bench::{MeasuredRival, Settings, exponent, scalings};
 
 use super::bench::Bench;
 use super::{say, tuned};
 
-/// A sweep's points: thread count, size, forms.
-type Points = Vec<(usize, usize, Vec<Timed>)>;
+/// The times of a step of one size on so many threads, in each of its forms.
+struct Point {
+    threads: usize,
+    size: usize,
+    forms: Vec<MeasuredRival>,
+}
+
+impl Point {
+    fn seconds(&self, form: &str) -> Option<f64> {
+        self.forms.iter().find(|timed| timed.name == form).map(|timed| timed.seconds)
+    }
+}
 
 pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
     let for_people = !bench.json && !bench.csv;
-    let (host, _) = tuned::open(bench.device, bench.threads)?;
-    let threads = if host.execution() == "host" { thread_counts(bench.threads) } else { vec![0] };
-    let mut sweeps = sweeps(bench.tiny);
-    sweeps.retain(|sweep| bench.filter.as_ref().is_none_or(|text| sweep.name.contains(text.as_str())));
+    let host = bench.place.open()?;
+    let threads = if host.execution() == "host" { thread_counts(bench.place.threads) } else { vec![0] };
+    let mut sweeps = scalings(bench.timing.tiny);
+    sweeps.retain(|sweep| bench.wants(&sweep.name));
     if sweeps.is_empty() {
         let filter = bench.filter.as_deref().unwrap_or_default();
         return Err(zgan::Error::Config(format!("no sweep of --scaling is called {filter:?}")).into());
@@ -24,10 +34,10 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
         say("sweep,axis,size,threads,form,median_ms,spread");
     }
     for sweep in &sweeps {
-        let axis = sweep.axis.name();
-        let mut points = Points::new();
+        let axis = sweep.axis;
+        let mut points = Vec::new();
         for &threads in &threads {
-            let choice = if threads > 0 { DeviceChoice::Host } else { bench.device };
+            let choice = if threads > 0 { DeviceChoice::Host } else { bench.place.device };
             let (device, _) = tuned::open(choice, threads)?;
             if for_people {
                 say(format!("{}: {}, ms a step", sweep.name, device.description()));
@@ -38,12 +48,12 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
                     say(line(axis, size, &forms));
                 }
                 if bench.csv {
-                    for Timed { form, seconds, spread } in &forms {
+                    for MeasuredRival { name: form, seconds, spread } in &forms {
                         let (name, ms) = (&sweep.name, seconds * 1e3);
                         say(format!("\"{name}\",{axis},{size},{threads},{form},{ms:.5},{spread:.4}"));
                     }
                 }
-                points.push((threads, size, forms));
+                points.push(Point { threads, size, forms });
             }
             if for_people {
                 let fits = fits(&points, threads);
@@ -64,7 +74,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// 1, 2, 4 and so on up to all cores, or up to what was asked for.
+/// 1, 2, 4 and so on, up to the number that was asked for or to all cores.
 fn thread_counts(asked: usize) -> Vec<usize> {
     let all = if asked > 0 { asked } else { std::thread::available_parallelism().map_or(1, |n| n.get()) };
     let mut counts: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&n| n < all).collect();
@@ -72,9 +82,9 @@ fn thread_counts(asked: usize) -> Vec<usize> {
     counts
 }
 
-fn line(axis: &str, size: usize, forms: &[Timed]) -> String {
+fn line(axis: &str, size: usize, forms: &[MeasuredRival]) -> String {
     let times: Vec<String> =
-        forms.iter().map(|f| format!("{} {:>9.2} ± {:>2.0} %", f.form, f.seconds * 1e3, 100.0 * f.spread)).collect();
+        forms.iter().map(|f| format!("{} {:>9.2} ± {:>2.0} %", f.name, f.seconds * 1e3, 100.0 * f.spread)).collect();
     let ratio = match forms {
         [ours, theirs] => format!("   {:.2} times", theirs.seconds / ours.seconds),
         _ => String::new(),
@@ -83,49 +93,39 @@ fn line(axis: &str, size: usize, forms: &[Timed]) -> String {
 }
 
 /// Each form's exponent in the size, at this number of threads.
-fn fits(points: &Points, threads: usize) -> Vec<(&'static str, f64)> {
-    by_form(points, |(n, size, _)| (*n == threads).then_some(*size as f64), |_| 0.0)
+fn fits(points: &[Point], threads: usize) -> Vec<(&'static str, f64)> {
+    by_form(points, |form| {
+        let own = points.iter().filter(|point| point.threads == threads);
+        own.filter_map(|point| Some((point.size as f64, point.seconds(form)?))).collect()
+    })
 }
 
-/// Each form's exponent in the number of threads: every size's times relative to its mean, in logarithms.
-fn thread_fits(points: &Points) -> Vec<(&'static str, f64)> {
-    by_form(points, |(n, ..)| Some(*n as f64), |size| size as f64)
+/// Each form's exponent in the number of threads, over all sizes: the times of each size are first divided by their
+/// geometric mean.
+fn thread_fits(points: &[Point]) -> Vec<(&'static str, f64)> {
+    by_form(points, |form| {
+        let relative = |point: &Point| {
+            let same = points.iter().filter(|other| other.size == point.size);
+            let logs: Vec<f64> = same.filter_map(|other| Some(other.seconds(form)?.ln())).collect();
+            let mean = (logs.iter().sum::<f64>() / logs.len() as f64).exp();
+            Some((point.threads as f64, point.seconds(form)? / mean))
+        };
+        points.iter().filter_map(relative).collect()
+    })
 }
 
-/// Fits the times of each form against `x` of a point, where it has one. Points of one `group` are first brought to a
-/// geometric mean of 1.
-fn by_form(
-    points: &Points,
-    x: impl Fn(&(usize, usize, Vec<Timed>)) -> Option<f64>,
-    group: impl Fn(usize) -> f64,
-) -> Vec<(&'static str, f64)> {
-    let Some((_, _, first)) = points.first() else { return Vec::new() };
-    let fit = |form: &'static str| {
-        let found: Vec<(f64, f64, f64)> = points
-            .iter()
-            .filter_map(|point| {
-                let seconds = point.2.iter().find(|timed| timed.form == form)?.seconds;
-                Some((group(point.1), x(point)?, seconds))
-            })
-            .collect();
-        let relative: Vec<(f64, f64)> = found
-            .iter()
-            .map(|&(of, x, seconds)| {
-                let same: Vec<f64> = found.iter().filter(|p| p.0 == of).map(|p| p.2.ln()).collect();
-                (x, seconds / (same.iter().sum::<f64>() / same.len() as f64).exp())
-            })
-            .collect();
-        Some((form, exponent(&relative)?))
-    };
-    first.iter().filter_map(|timed| fit(timed.form)).collect()
+/// The exponent that fits the pairs of each form, where there is one.
+fn by_form(points: &[Point], pairs: impl Fn(&str) -> Vec<(f64, f64)>) -> Vec<(&'static str, f64)> {
+    let forms = points.first().into_iter().flat_map(|point| &point.forms);
+    forms.filter_map(|form| Some((form.name, exponent(&pairs(form.name))?))).collect()
 }
 
-fn json(name: &str, axis: &str, points: &Points, threads: &[usize]) -> serde_json::Value {
+fn json(name: &str, axis: &str, points: &[Point], threads: &[usize]) -> serde_json::Value {
     let fit = |(form, exponent): (&'static str, f64)| serde_json::json!({ "form": form, "exponent": exponent });
-    let times = points.iter().flat_map(|(threads, size, forms)| {
+    let times = points.iter().flat_map(|Point { threads, size, forms }| {
         forms.iter().map(move |f| {
             serde_json::json!({
-                "threads": threads, "size": size, "form": f.form, "median_ms": f.seconds * 1e3, "spread": f.spread,
+                "threads": threads, "size": size, "form": f.name, "median_ms": f.seconds * 1e3, "spread": f.spread,
             })
         })
     });

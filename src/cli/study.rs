@@ -1,19 +1,17 @@
 //! `zgan study`, and `zgan study conditioning`
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use zgan::Error;
 use zgan::config::Config;
 use zgan::data::{DataSource, Split};
-use zgan::device::DeviceChoice;
 use zgan::gan::Preset;
-use zgan::instruments::bench::{Caches, Settings};
 use zgan::instruments::study::{self, conditioning};
 
-use super::{eval, say, tuned};
+use super::bench::Timing;
+use super::tuned::Place;
+use super::{eval, say, tell, writable};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -23,21 +21,10 @@ pub struct Study {
     /// The page that is written: one HTML file, which needs no network
     #[arg(long, value_name = "FILE", default_value = "study.html")]
     out: PathBuf,
-    /// auto, host, cuda, cuda:N or simt
-    #[arg(long, default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
-    /// Threads of the host, 0 for one a core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
-    /// Let each run find in the caches what the run before left there
-    #[arg(long)]
-    warm: bool,
-    /// Seconds for each problem
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
-    time: f64,
-    /// Sizes that only try the program; their times say nothing
-    #[arg(long)]
-    tiny: bool,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    timing: Timing,
 }
 
 #[derive(Subcommand)]
@@ -75,12 +62,8 @@ struct Conditioning {
     /// Write CSV instead of the table
     #[arg(long)]
     csv: bool,
-    /// auto, host, cuda, cuda:N or simt
-    #[arg(long, default_value_t = DeviceChoice::Auto)]
-    device: DeviceChoice,
-    /// Threads of the host, 0 for one a core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    #[command(flatten)]
+    place: Place,
 }
 
 impl Study {
@@ -88,47 +71,28 @@ impl Study {
         if let Some(Of::Conditioning(conditioning)) = &self.of {
             return conditioning.run();
         }
-        writable(&self.out)?;
-        let time = Duration::try_from_secs_f64(self.time)
-            .map_err(|_| Error::Config(format!("--time {}: a number of seconds, 0 or more", self.time)))?;
-        let caches = if self.warm { Caches::Warm } else { Caches::Cold };
-        let (device, _) = tuned::open(self.device, self.threads)?;
+        writable("out", &self.out)?;
+        let settings = self.timing.settings()?;
+        let device = self.place.open()?;
         say(device.description());
-        let study = study::measure(&device, Settings { caches, time }, self.tiny, &mut |line| say(line))?;
+        let study = study::measure(&device, settings, self.timing.tiny, &mut |line| say(line))?;
         study::write(&self.out, &study::page(&study))?;
         say(format!("page    {}", self.out.display()));
         Ok(())
     }
 }
 
-/// Refuses a place that nothing can be written to before minutes are spent on what would be.
-fn writable(path: &Path) -> Result<(), Error> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if path.file_name().is_none() || path.is_dir() {
-        return Err(Error::Config(format!("out: {} is a folder, expected a file's name", path.display())));
-    }
-    if !folder.is_dir() {
-        return Err(Error::Config(format!("out: there is no folder {}", folder.display())));
-    }
-    Ok(())
-}
-
 impl Conditioning {
     fn run(&self) -> anyhow::Result<()> {
         let config = self.settings()?;
         if let Some(out) = &self.out {
-            writable(out)?;
+            writable("out", out)?;
         }
         let data = config.data.open(Split::Train, &config.data_options())?;
         conditioning::check(&config, &data.info())?;
         eval::check(&data.info())?;
-        let (device, _) = tuned::open(self.device, self.threads)?;
-        let for_people = !self.json && !self.csv;
-        // What is for other programs has the standard output for itself.
-        let mut tell = |line: String| match for_people {
-            true => say(line),
-            false => drop(writeln!(std::io::stderr(), "{line}")),
-        };
+        let device = self.place.open()?;
+        let mut tell = |line: String| tell(!self.json && !self.csv, line);
         tell(format!("{}; {}, {} steps each", device.description(), config.preset, config.steps));
         let Some(ready) = eval::classifier(&device, &config, &data, &mut tell, &|| true)? else { return Ok(()) };
         let comparison = conditioning::Comparison {
@@ -171,9 +135,7 @@ impl Conditioning {
         config.steps = self.steps.unwrap_or(config.steps);
         config.data = config.data.absolute();
         config.check()?;
-        if self.per_class == 0 || self.per_class > 1 << 16 {
-            return Err(Error::Config(format!("per-class: {}, expected 1 to {}", self.per_class, 1 << 16)).into());
-        }
+        eval::check_per_class(self.per_class)?;
         if let Some(seed) = self.seeds.iter().find(|seed| **seed > i64::MAX as u64) {
             return Err(Error::Config(format!("seeds: {seed}, expected 0 to {}", i64::MAX)).into());
         }

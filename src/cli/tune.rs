@@ -1,7 +1,6 @@
 //! `zgan tune`
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use zgan::Error;
@@ -9,7 +8,8 @@ use zgan::device::DeviceChoice;
 use zgan::instruments::bench::{Caches, Settings};
 use zgan::instruments::tune::{self, Line, Request, Trial, WORTH, file};
 
-use super::{say, tuned};
+use super::bench::seconds;
+use super::{say, tuned, writable};
 
 #[derive(Args)]
 pub struct Tune {
@@ -38,8 +38,7 @@ pub struct Tune {
 
 impl Tune {
     pub fn run(&self) -> anyhow::Result<()> {
-        let time = Duration::try_from_secs_f64(self.time)
-            .map_err(|_| Error::Config(format!("--time {}: a number of seconds, 0 or more", self.time)))?;
+        let time = seconds(self.time)?;
         if self.tiny && self.output.is_none() && !self.dry_run {
             let what = "--tiny: its times say nothing, so all commands should not use them; give --output or --dry-run";
             return Err(Error::Config(what.into()).into());
@@ -57,7 +56,6 @@ impl Tune {
                 }
             },
         };
-        // Before minutes are spent on it.
         if let Some(place) = &place {
             self.prepare(place)?;
         }
@@ -91,22 +89,18 @@ impl Tune {
         Ok(())
     }
 
+    /// Makes the cache folder where the file goes there, and refuses another place that cannot be written to.
     fn prepare(&self, place: &Path) -> Result<(), Error> {
-        let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if self.output.is_none() {
-            return std::fs::create_dir_all(folder).map_err(Error::io(folder));
+        if self.output.is_none()
+            && let Some(folder) = place.parent()
+        {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
-        if place.file_name().is_none() || place.is_dir() {
-            return Err(Error::Config(format!("output: {} is a folder, expected a file's name", place.display())));
-        }
-        if !folder.is_dir() {
-            return Err(Error::Config(format!("output: there is no folder {}", folder.display())));
-        }
-        Ok(())
+        writable("output", place)
     }
 }
 
-/// A row of the table; `above` is the field of the row above, where there is one.
+/// Prints a row of the table. `above` is the field of the row above, if there is one: the same name is not repeated.
 fn tell(line: &Line, above: &mut Option<&'static str>) {
     if above.is_none() {
         say(format!("\n{:<13} {:>9} {:>12} {:>7} {:>7}  problems", "field", "present", "tried", "time", "again"));

@@ -1,18 +1,37 @@
-//! How the commands open a device: with the tuning that `zgan tune` wrote for it, or that `ZGAN_TUNING` names.
+//! How the commands open a device: with the tuning that `zgan tune` wrote for it, or with one that `ZGAN_TUNING` names.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use clap::Args;
 use zgan::Result;
 use zgan::device::{Device, DeviceChoice};
 use zgan::instruments::tune::file;
 
+/// The options of a command that say where it runs.
+#[derive(Args)]
+pub struct Place {
+    /// auto, host, cuda, cuda:N or simt
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
+    /// Threads of the host, 0 for one a core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl Place {
+    /// Opens the device with the tuning for it.
+    pub fn open(&self) -> Result<Device> {
+        open(self.device, self.threads).map(|(device, _)| device)
+    }
+}
+
 const VARIABLE: &str = "ZGAN_TUNING";
 
-/// What the environment asks for.
+/// The tuning that the environment asks for.
 enum Asked {
-    /// A file of the user's, where there is one.
+    /// It asks for nothing: the file in the user's cache folder counts, where there is one.
     Nothing,
     Off,
     File(PathBuf),
@@ -27,20 +46,20 @@ fn asked() -> Asked {
     }
 }
 
-/// As [`Device::open`], with the tuning for it. Which file that is from goes to the standard error, whose reader may be
-/// the same: what is for other programs has the standard output for itself.
+/// As [`Device::open`], with the tuning for the device. The name of the tuning's file goes to the standard error, as the
+/// standard output may be read by another program.
 pub fn open(choice: DeviceChoice, threads: usize) -> Result<(Device, Option<String>)> {
     let (device, why) = Device::open(choice, threads)?;
     Ok((with_tuning(device)?, why))
 }
 
-/// The same for a run that goes on, whose tuning is in `file`: it keeps that, so that it ends as if it had gone through,
-/// unless the environment asks for another. What was measured on another device is of no use. The last value says that
-/// the run goes on with another one than it had.
+/// The same for a run that goes on. It keeps its tuning, which is in `file`, so that its numbers are those of a run that was
+/// never interrupted. It does not where the environment asks for another tuning, or where it ran on another device before.
+/// The last value says whether the run goes on with another tuning than it had.
 pub fn reopen(choice: DeviceChoice, threads: usize, file: &Path) -> Result<(Device, Option<String>, bool)> {
     let (device, why) = Device::open(choice, threads)?;
     let built_in = device.built_in_tuning();
-    // Runs are older than this file.
+    // Runs of older versions of this program have no such file.
     let kept = if file.is_file() { file::read(file) } else { Ok((device.name(), built_in.clone())) };
     let had = match kept {
         Ok((of, had)) if of == device.name() && matches!(asked(), Asked::Nothing) => {
@@ -72,7 +91,7 @@ fn with_tuning(device: Device) -> Result<Device> {
             let Some(path) = file::place(&device).filter(|path| path.is_file()) else { return Ok(device) };
             match file::read_for(&path, &device) {
                 Ok(found) => (path, found),
-                // It may be older than the program: no reason not to train.
+                // The file may be older than the program, which must not keep anybody from training.
                 Err(error) => {
                     tell(format!("not tuned: {error}; zgan tune makes it anew"));
                     return Ok(device);
@@ -84,7 +103,7 @@ fn with_tuning(device: Device) -> Result<Device> {
     device.with_tuning(found)
 }
 
-/// Once, however many devices are opened.
+/// Prints a line on the standard error, and each line only once, however many devices are opened.
 fn tell(line: String) {
     static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let mut told = TOLD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

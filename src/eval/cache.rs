@@ -1,4 +1,4 @@
-//! The classifier of a data set: trained once, then kept.
+//! The classifier of a data set, which is trained once and then kept in a file.
 
 use std::path::{Path, PathBuf};
 
@@ -8,35 +8,35 @@ use crate::data::{DataInfo, DataOptions, DataSource, Dataset, Split};
 use crate::device::Device;
 use crate::{Error, Result, files, random};
 
-/// Changes with the network or its training: a file of another version is not taken.
+/// Grows when the network or its training changes: files of other versions are not used.
 const VERSION: u32 = 1;
 
-/// Most images that a classifier is tested on.
+/// The most images that a classifier is tested on.
 const TESTED: usize = 10_000;
 
-/// How many images a classifier gave their label.
+/// How many images a classifier gave the right label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Tested {
     pub right: usize,
     pub images: usize,
-    /// Whether it had not been trained on them.
+    /// Whether these are images that it was not trained on.
     pub held_out: bool,
 }
 
-/// A classifier at hand.
+/// A trained classifier, and how good it is.
 pub struct Ready {
     pub classifier: Classifier,
     pub tested: Tested,
 }
 
-/// The folders that the classifier of some data may be kept in, the first one that can be written first.
+/// The folders in which the classifier of some data may be kept. It is written to the first one that can be written to.
 pub struct Cache {
     places: Vec<PathBuf>,
 }
 
 impl Cache {
-    /// Beside the data where they are in a folder, else in the user's cache folder.
+    /// The folder of the data, if there is one, then the user's cache folder.
     pub fn of(source: &DataSource) -> Cache {
         let beside = match source {
             DataSource::Mnist10k | DataSource::Ring => None,
@@ -48,13 +48,13 @@ impl Cache {
         Cache { places: beside.into_iter().chain(files::users_cache()).collect() }
     }
 
-    /// In this folder alone.
+    /// This folder alone.
     pub fn in_folder(folder: impl Into<PathBuf>) -> Cache {
         Cache { places: vec![folder.into()] }
     }
 
-    /// The kept classifier of these data, or a new one. `tell` gets a line for people where there is something to say;
-    /// nothing comes out where `go_on` ended a training.
+    /// The kept classifier of these data, or a new one. `tell` gets a line for people where there is something to say.
+    /// `go_on` is asked before each step of a training; there is no classifier where it says no.
     pub fn classifier(
         &self,
         device: &Device,
@@ -86,7 +86,7 @@ impl Cache {
         Ok(Some(Ready { classifier, tested }))
     }
 
-    /// Where it was kept, or why nowhere.
+    /// Keeps a classifier. Gives the file, or the reason why it could not be kept.
     fn save(
         &self,
         classifier: &Classifier,
@@ -123,7 +123,7 @@ impl std::fmt::Display for Tested {
     }
 }
 
-/// The images that a classifier of `source` is tested on, if there are any that it is not trained on.
+/// The images of `source` that a classifier is tested on because it is not trained on them, if there are any.
 pub fn held_out(source: &DataSource, options: &DataOptions, data: &Dataset) -> Option<Dataset> {
     let test = source.open(Split::Test, options).ok()?;
     (test.shape() == data.shape() && test.classes().len() == data.classes().len()).then_some(test)
@@ -136,7 +136,7 @@ fn tested(classifier: &Classifier, data: &Dataset, test: Option<&Dataset>) -> Re
     Ok(Tested { right, images: indices.len(), held_out: test.is_some() })
 }
 
-/// `most` of some numbers, by chance.
+/// Chooses `most` of these numbers at random.
 pub(super) fn some_of(mut from: Vec<usize>, most: usize, stream: u32) -> Vec<usize> {
     if from.len() > most {
         let mut random = random::Random::new(1, stream, 0);
@@ -172,7 +172,7 @@ fn load(device: &Device, path: &Path, info: &DataInfo, training: &Training) -> R
     Ok(Ready { classifier, tested: Tested { right: right as usize, images: images as usize, held_out } })
 }
 
-/// What a kept classifier must have been trained with.
+/// The settings of a training, which a kept classifier must have been trained with.
 fn settings(training: &Training) -> toml::Table {
     let Training { steps, batch, rate, shift, seed } = *training;
     toml::Table::from_iter([
@@ -185,7 +185,7 @@ fn settings(training: &Training) -> toml::Table {
     ])
 }
 
-/// Hidden, so that a folder of images stays one.
+/// A hidden file, so that a folder of images has nothing else in it to see.
 fn file_name(info: &DataInfo) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let name: String = info.name.chars().map(plain).collect();

@@ -1,4 +1,4 @@
-//! A small classifier, whose features the metrics compare images in.
+//! A small classifier. The metrics compare images by its features.
 //!
 //! ```text
 //! conv3x3 - batch norm - relu - 2x2 average pool     16, 32, 64, ... channels, until 8 pixels or fewer are left
@@ -28,10 +28,10 @@ const EPS: f32 = 1e-5;
 const MOMENTUM: f32 = 0.1;
 const ADAM: Adam = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 
-/// Images are pooled until no side is longer.
+/// Images are pooled until no side is longer than this.
 const LAST_SIDE: usize = 8;
 
-/// Images that go through it at once.
+/// How many images go through the classifier at once.
 const BATCH: usize = 128;
 
 /// How it is trained.
@@ -39,9 +39,9 @@ const BATCH: usize = 128;
 pub struct Training {
     pub steps: u64,
     pub batch: usize,
-    /// Falls linearly to 0 at the last step.
+    /// The learning rate at the first step; it falls linearly to 0 at the last.
     pub rate: f32,
-    /// Images are moved by up to this many pixels each way.
+    /// Images are moved by up to this many pixels in each direction.
     pub shift: usize,
     pub seed: u64,
 }
@@ -68,7 +68,7 @@ struct Block {
 
 impl Block {
     fn new(build: &mut Builder, name: &str, x: &Value, out: usize, pool: bool) -> Result<Block> {
-        // The norm takes a bias away again.
+        // There is no bias, as the norm would take it away again.
         let conv = ConvOptions { bias: None, ..ConvOptions::pytorch(3, x.c, out) };
         let conv = Conv::new(build, &format!("{name}.conv"), conv, x)?;
         let h = build.value(x.n, x.h, x.w, out)?;
@@ -156,7 +156,7 @@ impl Layers {
         let Layouts { parameters, running } = layouts;
         let mut build = Builder { gradients: training.is_some(), ..Builder::new(parameters, running, arena) };
         let x = Value { dx: None, ..build.value(n, height, width, channels)? };
-        // Colours say more, and have more to say.
+        // Images in colour have more to tell, so there are more channels for them.
         let first = if channels == 1 { 16 } else { 32 };
         let mut network = Network::default();
         let mut from = x.clone();
@@ -185,7 +185,7 @@ impl Layers {
         Ok(Layers { network, bytes: build.arena.take(n * shape.len())?, x, features, logits })
     }
 
-    /// Through all layers, from the bytes.
+    /// Takes the bytes through all layers.
     fn forward(&self, state: &StateBuffer, flat: [&Buffer<f32>; 2], mode: Mode) -> Result<()> {
         let shape = [self.x.n, self.x.h, self.x.w, self.x.c];
         pixels::load(&self.x.x, &self.bytes, state, 0, Augment::default(), shape)?;
@@ -232,7 +232,7 @@ impl Classifier {
         })
     }
 
-    /// From the tensors of [`Classifier::tensors`].
+    /// Makes a classifier from what [`Classifier::tensors`] gave.
     pub fn restore(device: &Device, shape: ImageShape, classes: usize, tensors: &[NamedTensor]) -> Result<Classifier> {
         let classifier = Classifier::new(device, shape, classes)?;
         let find = |name: &str| {
@@ -257,7 +257,7 @@ impl Classifier {
         Ok(tensors)
     }
 
-    /// Trains one. `go_on` is asked before each step; nothing comes out where it says no.
+    /// Trains a classifier. `go_on` is asked before each step; there is no classifier where it says no.
     pub fn train(
         device: &Device,
         data: &Dataset,
@@ -347,7 +347,7 @@ impl Classifier {
         Ok(seen)
     }
 
-    /// As [`Classifier::see`], of images of a data set.
+    /// As [`Classifier::see`], for images of a data set.
     pub fn see_data(&self, data: &Dataset, indices: &[usize]) -> Result<Seen> {
         let mut seen = Seen::default();
         for indices in indices.chunks(BATCH) {
@@ -363,14 +363,14 @@ impl Classifier {
         Ok(seen)
     }
 
-    /// How many of these images it gives their label.
+    /// To how many of these images the classifier gives their label.
     pub fn right(&self, data: &Dataset, indices: &[usize]) -> Result<usize> {
         let seen = self.see_data(data, indices)?;
         Ok(seen.labels.iter().zip(indices).filter(|(label, index)| **label == data.label(**index)).count())
     }
 }
 
-/// The number of the largest value, the first of equal ones.
+/// The index of the largest value; of equal ones it is the first.
 fn largest(values: &[f32]) -> u32 {
     let mut best = 0;
     for (i, value) in values.iter().enumerate() {
@@ -381,7 +381,8 @@ fn largest(values: &[f32]) -> u32 {
     best as u32
 }
 
-/// Moves an image by up to `most` pixels each way; its edge fills what becomes free.
+/// Moves an image by up to `most` pixels in each direction. The space that becomes free is filled with the pixels of its
+/// edge.
 fn move_image(image: &mut [u8], from: &mut [u8], shape: ImageShape, most: usize, random: &mut Random) {
     let ImageShape { height, width, channels } = shape;
     let mut draw = || random.below(2 * most as u32 + 1) as isize - most as isize;

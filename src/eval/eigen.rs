@@ -33,7 +33,7 @@ impl Matrix {
         product
     }
 
-    /// The mean of this and its transpose: what rounding made unequal becomes equal.
+    /// The mean of this matrix and its transpose, which evens out what rounding made unequal.
     pub fn symmetrised(mut self) -> Matrix {
         for i in 0..self.n {
             for j in 0..i {
@@ -46,11 +46,11 @@ impl Matrix {
     }
 }
 
-/// Sweeps of Jacobi's method. It converges quadratically: ten are many.
+/// The most sweeps of Jacobi's method. It converges quadratically, so that even ten are rarely needed.
 const SWEEPS: usize = 50;
 
-/// The eigenvalues of a symmetric matrix, and its eigenvectors as the rows of the second value, by Jacobi's cyclic
-/// method: each rotation makes one pair off the diagonal zero.
+/// The eigenvalues of a symmetric matrix, and its eigenvectors as the rows of the second value. This is Jacobi's cyclic
+/// method: each rotation makes one pair of elements off the diagonal zero.
 pub fn symmetric(matrix: &Matrix) -> (Vec<f64>, Matrix) {
     let n = matrix.n;
     let mut a = matrix.clone();
@@ -68,7 +68,7 @@ pub fn symmetric(matrix: &Matrix) -> (Vec<f64>, Matrix) {
                 if apq == 0.0 {
                     continue;
                 }
-                // The smaller of the two angles: tan of it.
+                // The tangent of the smaller of the two angles that do so.
                 let theta = (a.at(q, q) - a.at(p, p)) / (2.0 * apq);
                 let t = 1.0f64.copysign(theta) / (theta.abs() + (theta * theta + 1.0).sqrt());
                 let c = 1.0 / (t * t + 1.0).sqrt();
@@ -95,7 +95,7 @@ fn rotate_columns(a: &mut Matrix, p: usize, q: usize, (c, s): (f64, f64)) {
     }
 }
 
-/// The root of a symmetric matrix without negative eigenvalues; those that rounding made negative count as 0.
+/// The square root of a symmetric matrix that has no negative eigenvalues. Those that are negative by rounding count as 0.
 pub fn root(matrix: &Matrix) -> Matrix {
     let n = matrix.n;
     let (values, vectors) = symmetric(matrix);

@@ -1,12 +1,13 @@
-//! How alike two sets of points are: coverage and density (Naeem et al., 2020), Fréchet distance (Heusel et al., 2017).
+//! How alike two sets of points are: coverage and density (Naeem et al., 2020), and the Fréchet distance (Heusel et al.,
+//! 2017).
 
 use super::eigen::{Matrix, root, symmetric};
 use crate::{Error, Result};
 
-/// A neighbourhood of a real point reaches to its neighbour of this number.
+/// The neighbourhood of a real point reaches as far as this many nearest neighbours.
 pub const NEIGHBOUR: usize = 5;
 
-/// Points of one space, one after the other.
+/// Points of one space, stored one after the other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Points {
     pub dimensions: usize,
@@ -27,14 +28,14 @@ impl Points {
         self.values.chunks_exact(self.dimensions.max(1))
     }
 
-    /// The points of these numbers.
+    /// The points at these indices.
     pub fn select(&self, indices: impl Iterator<Item = usize>) -> Points {
         let row = |i: usize| &self.values[i * self.dimensions..(i + 1) * self.dimensions];
         Points { dimensions: self.dimensions, values: indices.flat_map(row).copied().collect() }
     }
 }
 
-/// The squared distance. Eight sums at a time: one alone would not vectorise.
+/// The squared distance. It has eight sums, as a loop with a single sum would not be vectorised.
 fn distance(x: &[f32], y: &[f32]) -> f64 {
     let (xs, ys) = (x.as_chunks::<8>(), y.as_chunks::<8>());
     let mut sums = [0.0; 8];
@@ -51,21 +52,22 @@ fn distance(x: &[f32], y: &[f32]) -> f64 {
 /// How generated points lie among real ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Overlap {
-    /// Share of the real points that have a generated one within the distance of their [`NEIGHBOUR`]th nearest real one.
+    /// The share of the real points that have a generated point in their neighbourhood, which reaches to the
+    /// [`NEIGHBOUR`]th nearest real point.
     pub coverage: f64,
-    /// Mean over the generated points of the number of such neighbourhoods that they lie in, over [`NEIGHBOUR`]. 1 is
-    /// what more real points would get; more is possible.
+    /// In how many such neighbourhoods a generated point lies on average, divided by [`NEIGHBOUR`]. Points that are drawn as
+    /// the real ones are get 1; more is possible.
     pub density: f64,
 }
 
-/// Nothing where there are too few real points for a neighbourhood, or no generated ones.
+/// The overlap of two sets. There is none where there are too few real points for a neighbourhood, or no generated ones.
 pub fn overlap(real: &Points, generated: &Points) -> Option<Overlap> {
     if real.len() <= NEIGHBOUR || generated.is_empty() || real.dimensions != generated.dimensions {
         return None;
     }
     let (mut covered, mut inside) = (0usize, 0usize);
     for (i, x) in real.rows().enumerate() {
-        // The nearest so far, in order.
+        // The distances of the nearest points so far, in order.
         let mut nearest = [f64::INFINITY; NEIGHBOUR];
         for (_, other) in real.rows().enumerate().filter(|(j, _)| *j != i) {
             let d = distance(x, other);
@@ -100,13 +102,14 @@ fn moments(points: &Points) -> (Vec<f64>, Matrix) {
     (mean, covariance)
 }
 
-/// Fréchet distance (squared, as it is usually given) between the Gaussians of the means and covariances of two sets:
+/// The Fréchet distance (squared, as it is usually given) between two Gaussians that have the means and the covariances of
+/// the two sets:
 ///
 /// ```text
 /// |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)),   tr (S1 S2)^(1/2) = sum of the roots of eig(S1^(1/2) S2 S1^(1/2))
 /// ```
 ///
-/// Few points make it larger than it is.
+/// With few points it comes out too large.
 pub fn frechet_distance(a: &Points, b: &Points) -> Result<f64> {
     if a.dimensions != b.dimensions || a.len() < 2 || b.len() < 2 {
         let sizes = [a.len(), a.dimensions, b.len(), b.dimensions];

@@ -1,5 +1,5 @@
-//! How good generated images are, as a small classifier sees them: whether they are what was wanted, how much of what
-//! the real images show they cover, and how far their features lie from those of real ones.
+//! How good generated images are in the eyes of a small classifier: whether they show the wanted class, how much of the
+//! variety of the real images they cover, and how far their features are from those of real images.
 
 mod cache;
 mod classifier;
@@ -16,28 +16,29 @@ use crate::gan::{Latents, Trainer, Weights};
 use crate::{Error, Result};
 use metrics::{Overlap, Points, frechet_distance, overlap};
 
-/// What is compared.
+/// What is drawn and compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     pub weights: Weights,
-    /// All latents follow from it.
+    /// All latents follow from this number.
     pub seed: u64,
     /// Generated images of each class.
     pub per_class: usize,
-    /// Real images of each class, where there are as many.
+    /// Real images of each class; fewer where the data has fewer.
     pub real_per_class: usize,
 }
 
-/// What came out. A number is missing where there were too few images for it, or where it makes no sense.
+/// The results. A number is missing where there were too few images for it, or where it has no meaning.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Report {
     /// Generated images.
     pub generated: usize,
     pub real: usize,
-    /// Share of the generated images that the classifier gives their wanted label; only of a run that knows labels.
+    /// The share of the generated images to which the classifier gives their wanted label. Only runs that know labels have
+    /// it.
     pub label_accuracy: Option<f64>,
-    /// Over all real images: within their class, where the run knows labels.
+    /// Over all real images. Where the run knows labels, each image is compared with generated ones of its class.
     pub coverage: Option<f64>,
     pub density: Option<f64>,
     pub frechet_distance: f64,
@@ -48,10 +49,10 @@ pub struct Report {
 #[serde(rename_all = "kebab-case")]
 pub struct ClassReport {
     pub name: String,
-    /// Images that were drawn for this class; none of a run that does not know labels.
+    /// Images that were drawn for this class. A run that does not know labels has none.
     pub generated: usize,
     pub real: usize,
-    /// Generated images of any class that the classifier gives this label.
+    /// All generated images to which the classifier gives this label.
     pub labelled: usize,
     pub label_accuracy: Option<f64>,
     pub coverage: Option<f64>,
@@ -66,7 +67,7 @@ pub struct Real {
 }
 
 impl Real {
-    /// Up to `per_class` of each class, by chance, always the same ones.
+    /// Chooses up to `per_class` images of each class at random, the same ones every time.
     pub fn new(classifier: &Classifier, data: &Dataset, per_class: usize) -> Result<Real> {
         let mut by_class = vec![Vec::new(); data.classes().len()];
         for index in 0..data.len() {
@@ -94,7 +95,8 @@ pub fn evaluate(classifier: &Classifier, trainer: &mut Trainer, data: &Dataset, 
     compare(&seen, conditional.then_some(latents.labels.as_slice()), &real, data.classes())
 }
 
-/// Compares what was seen of generated images, drawn for the labels `wanted`, with real ones.
+/// Compares generated images with real ones, by what the classifier saw of them. `wanted` are the labels that the images
+/// were drawn for.
 pub fn compare(seen: &Seen, wanted: Option<&[u32]>, real: &Real, classes: &[String]) -> Result<Report> {
     if let Some(wanted) = wanted.filter(|wanted| wanted.len() != seen.labels.len()) {
         let (labels, images) = (wanted.len(), seen.labels.len());

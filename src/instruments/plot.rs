@@ -1,39 +1,17 @@
-//! Charts as SVG, for pages that fetch nothing: axes, lines, points and bars. Colours are classes (`s0` to `s9`) of
-//! [`STYLE`], so that a page is readable in light and in dark.
+//! Charts as SVG, for pages that fetch nothing: axes, lines, points and bars. Their colours are the classes `s0` to `s9` of
+//! `study/page.css`, which has them for light pages and for dark ones.
 
 use std::fmt::Write;
 
-/// What a page with charts has in its `<style>`.
-pub const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1d2125; --soft: #5b6570; --line: #c9d0d6; --grid: #e6eaed; --paper: #ffffff;
-  --panel: #f5f7f8; --s0: #2464a4; --s1: #c2571a; --s2: #2e7d4f; --s3: #8a3ea8; --s4: #b3312c; --s5: #7a6a12;
-  --s6: #0f7f8c; --s7: #a03a70; --s8: #59636e; --s9: #4a53c8; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e8eb; --soft: #a3adb6; --line: #4a535b; --grid: #2c3338;
-  --paper: #14181b; --panel: #1d2327; --s0: #6cb0f2; --s1: #f3995b; --s2: #6cc993; --s3: #c990e3; --s4: #f08681;
-  --s5: #d4c05a; --s6: #5cc8d4; --s7: #ea8fbd; --s8: #aeb8c1; --s9: #9aa2ff; } }
-svg { display: block; font: 12px system-ui, sans-serif; }
-svg text { fill: var(--ink); }
-svg .soft { fill: var(--soft); }
-svg .grid { stroke: var(--grid); }
-svg .axis { stroke: var(--line); }
-svg .curve { fill: none; stroke-width: 2; }
-svg .dot { stroke: var(--paper); stroke-width: 0.75; fill-opacity: 0.85; }
-.s0 { fill: var(--s0); stroke: var(--s0); } .s1 { fill: var(--s1); stroke: var(--s1); }
-.s2 { fill: var(--s2); stroke: var(--s2); } .s3 { fill: var(--s3); stroke: var(--s3); }
-.s4 { fill: var(--s4); stroke: var(--s4); } .s5 { fill: var(--s5); stroke: var(--s5); }
-.s6 { fill: var(--s6); stroke: var(--s6); } .s7 { fill: var(--s7); stroke: var(--s7); }
-.s8 { fill: var(--s8); stroke: var(--s8); } .s9 { fill: var(--s9); stroke: var(--s9); }
-";
-
-/// Colours that series are told apart by.
+/// How many colours there are to tell series apart; with more series they repeat.
 pub const SERIES: usize = 10;
 
-/// Text as it stands in HTML and SVG.
+/// Makes a text safe to stand in HTML and SVG.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A number with three digits that matter.
+/// A number with three significant digits.
 pub fn short(value: f64) -> String {
     match value.abs() {
         v if v == 0.0 || !v.is_finite() => format!("{value}"),
@@ -55,7 +33,7 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// Around all positive values of `values`, ends rounded to 1, 2 or 5 times a power of ten.
+    /// An axis that encloses all positive numbers among `values`. Its ends are 1, 2 or 5 times a power of ten.
     pub fn around(label: &'static str, values: impl IntoIterator<Item = f64>) -> Axis {
         let (mut low, mut high) = (f64::INFINITY, 0.0f64);
         for value in values.into_iter().filter(|value| *value > 0.0 && value.is_finite()) {
@@ -78,7 +56,7 @@ impl Axis {
         self.high
     }
 
-    /// From 0 at the low end to 1.
+    /// Where a value lies: 0 at the low end of the axis, 1 at its high end.
     fn at(&self, value: f64) -> f64 {
         (value.max(self.low * 1e-3) / self.low).ln() / (self.high / self.low).ln()
     }
@@ -119,7 +97,7 @@ impl Chart {
         (LEFT + self.x.at(x) * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - self.y.at(y) * (HEIGHT - TOP - BOTTOM))
     }
 
-    /// Through points that lie within the axes.
+    /// A line through points, all of which lie within the axes.
     pub fn line(&mut self, points: &[(f64, f64)], series: usize) {
         let places = points.iter().map(|&(x, y)| self.place(x, y));
         let path: Vec<String> = places.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
@@ -127,7 +105,7 @@ impl Chart {
         let _ = writeln!(self.body, "<polyline class=\"s{series} curve\" points=\"{}\"/>", path.join(" "));
     }
 
-    /// A dot that tells `title` where a pointer rests on it.
+    /// A dot that shows `title` when the mouse rests on it.
     pub fn point(&mut self, (x, y): (f64, f64), series: usize, title: &str) {
         let ((x, y), series) = (self.place(x, y), series % SERIES);
         let title = escape(title);
@@ -137,7 +115,7 @@ impl Chart {
         );
     }
 
-    /// Text that ends, or else starts, so many pixels from a point.
+    /// A text that ends (or, where `ends` is false, starts) `dx` and `dy` pixels from a point.
     pub fn note(&mut self, (x, y): (f64, f64), (dx, dy): (f64, f64), ends: bool, text: &str) {
         let (x, y) = self.place(x, y);
         let anchor = if ends { "end" } else { "start" };
@@ -149,7 +127,7 @@ impl Chart {
         let mut svg =
             format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(self.name));
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-        // Where an axis is long, only its powers of ten have numbers.
+        // A long axis has room for the numbers of its powers of ten alone.
         let named = |axis: &Axis, tick: f64| axis.decades() < 2.5 || (tick.log10() - tick.log10().round()).abs() < 1e-9;
         for tick in ticks(self.x.low, self.x.high) {
             let (x, _) = self.place(tick, self.y.low);
@@ -184,7 +162,7 @@ impl Chart {
     }
 }
 
-/// A tick without an exponent.
+/// The number of a tick, written without an exponent.
 fn plain(tick: f64) -> String {
     if tick >= 1.0 { format!("{tick:.0}") } else { format!("{:.*}", (-tick.log10()).ceil() as usize, tick) }
 }
@@ -193,9 +171,9 @@ fn plain(tick: f64) -> String {
 pub struct Bar {
     pub label: String,
     pub value: f64,
-    /// The value, as it is to be read.
+    /// The value as text.
     pub shown: String,
-    /// Least and greatest of what the value is the mean of.
+    /// The least and the greatest of the numbers whose mean the value is.
     pub range: Option<(f64, f64)>,
 }
 

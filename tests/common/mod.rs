@@ -6,6 +6,7 @@ mod golden;
 #[allow(unused_imports)]
 pub use golden::Golden;
 
+use approx::AbsDiffEq;
 use half::{bf16, f16};
 use zgan::device::{Buffer, Device, Precision};
 
@@ -167,26 +168,23 @@ pub fn at_most_twice(what: &str, precision: Precision, found: &[f32], exact: &[f
     assert!(error <= allowed, "{what}: relative error {error:.3e}, {allowed:.3e} allowed");
 }
 
+/// That no element is further from what is expected than `tolerance` times the largest value that is expected.
 #[track_caller]
 pub fn assert_close(name: &str, found: &Buffer<f32>, expected: &[f64], tolerance: f64) {
-    let error = relative_error(&found.read().unwrap(), expected, 1e-30);
-    assert!(error <= tolerance, "{name}: relative error {error:.3e}, at most {tolerance:.1e} allowed");
+    let found = found.read().unwrap();
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let scale = expected.iter().fold(1e-30, |most, x| x.abs().max(most));
+    let close = to_f64(&found).abs_diff_eq(expected, tolerance * scale);
+    let error = relative_error(&found, expected, 1e-30);
+    assert!(close, "{name}: relative error {error:.3e}, at most {tolerance:.1e} allowed");
 }
 
 /// The precisions that take 16 bits.
 pub const NARROW: [Precision; 2] = [Precision::Bf16, Precision::F16];
 
-/// As a buffer of this precision holds it.
-pub fn rounded_one(x: f32, precision: Precision) -> f32 {
-    match precision {
-        Precision::Bf16 => bf16::from_f32(x).to_f32(),
-        Precision::F16 => f16::from_f32(x).to_f32(),
-        _ => x,
-    }
-}
-
+/// The nearest numbers that a buffer of this precision can hold.
 pub fn rounded(values: &[f32], precision: Precision) -> Vec<f32> {
-    values.iter().map(|x| rounded_one(*x, precision)).collect()
+    values.iter().map(|x| stored(precision, *x)).collect()
 }
 
 /// At most twice as far off as the naive version in the buffer's precision: the exact result, rounded. `floor` is allowed
@@ -201,7 +199,7 @@ pub fn assert_as_good(name: &str, found: &Buffer<f32>, exact: &[f64], floor: f64
             if off.is_nan() { f64::INFINITY } else { worst.max(off) }
         })
     };
-    let naive = worst(&mut exact.iter().map(|x| rounded_one(*x as f32, precision)));
+    let naive = worst(&mut exact.iter().map(|x| stored(precision, *x as f32)));
     let error = worst(&mut found.into_iter());
     let allowed = 2.0 * naive + floor;
     assert!(error <= allowed, "{name} in {precision}: off by {error:.3e}, {naive:.3e} when only rounded");

@@ -1,12 +1,12 @@
-//! What NVIDIA publishes of some of its cards: the figures that a model of the time on them rests on.
+//! What NVIDIA publishes about some of its cards: the figures from which `zgan bench --model` computes times.
 
 use crate::device::Unit;
 
-/// Rates in units a second, at boost clock. Those of tensor cores are dense, with sums in f32; `None` where the card has no
-/// such instruction.
+/// Rates a second, at boost clock. Those of tensor cores are for dense matrices, with sums in f32; they are `None` where the
+/// card has no such instruction.
 #[derive(Debug, PartialEq)]
 pub struct Card {
-    /// As `--model` calls it.
+    /// What `--model` calls it.
     pub name: &'static str,
     pub title: &'static str,
     pub multiprocessors: usize,
@@ -20,9 +20,9 @@ pub struct Card {
     pub source: &'static str,
 }
 
-/// What a kernel costs beside its own work, in seconds, in a captured graph and launched alone. From 20 short kernels one
-/// after the other on a V100: 2.9 us is each one's own time, 3.4 us a kernel passed in a graph and 3.8 us without (NVIDIA's
-/// technical blog, "Getting Started with CUDA Graphs", 2019). No data sheet has such a figure, nor is it any other card's.
+/// The seconds that a kernel costs besides its own work, within a captured graph and launched by itself. NVIDIA measured
+/// them on a V100 with 20 short kernels, one after the other: each works for 2.9 us, and took 3.4 us within a graph and 3.8 us
+/// without (technical blog, "Getting Started with CUDA Graphs", 2019). No data sheet has this figure for another card.
 pub const IN_GRAPH: f64 = 0.5e-6;
 pub const LAUNCHED: f64 = 0.9e-6;
 
@@ -32,7 +32,7 @@ pub const CARDS: [Card; 4] = [
         title: "NVIDIA H100 SXM5 80 GB",
         multiprocessors: 132,
         fma: 66.9e12,
-        // The data sheet gives twice these for tensor cores, "with sparsity".
+        // For tensor cores the data sheet gives twice these rates, which hold "with sparsity".
         tf32: Some(494.7e12),
         bf16: Some(989.4e12),
         f16: Some(989.4e12),
@@ -57,7 +57,7 @@ pub const CARDS: [Card; 4] = [
         fma: 82.6e12,
         tf32: Some(82.6e12),
         bf16: Some(165.2e12),
-        // With sums in f16 it would be twice this.
+        // It would be twice this with sums in f16.
         f16: Some(165.2e12),
         bandwidth: 1.008e12,
         source: "NVIDIA Ada GPU architecture white paper, appendix A",

@@ -7,12 +7,12 @@ use crate::Result;
 use crate::device::{Buffer, Device};
 use crate::ops::{elementary, peak};
 
-/// Measured by [`Ceilings::measure`].
+/// The ceilings of a device, as [`Ceilings::measure`] finds them.
 #[derive(Clone, Copy, Debug)]
 pub struct Ceilings {
     /// Multiplications and additions a second, f32.
     pub flops: f64,
-    /// Bytes a second, read and written together, of a copy far larger than any cache.
+    /// Bytes a second that a copy far larger than any cache reads and writes together.
     pub bandwidth: f64,
 }
 
@@ -21,7 +21,7 @@ const COPIED: usize = 1 << 24;
 const STEPS: u32 = 1500;
 
 impl Ceilings {
-    /// The best of some turns of each, a third of a second together.
+    /// Takes turns of both for a third of a second, and keeps the fastest of each.
     pub fn measure(device: &Device) -> Result<Ceilings> {
         let chains: Buffer<f32> = device.zeros(64 * peak::per_block(device))?;
         let [from, to]: [Buffer<f32>; 2] = [device.zeros(COPIED)?, device.zeros(COPIED)?];

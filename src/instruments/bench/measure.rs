@@ -1,4 +1,4 @@
-//! Timing the forms of a problem in turns.
+//! Times the forms of a problem in turns.
 
 use std::time::{Duration, Instant};
 
@@ -11,32 +11,32 @@ use crate::ops::elementary;
 /// What lies in the caches when a run starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caches {
-    /// Nothing of the problem: other memory was walked through in between.
+    /// Nothing that belongs to the problem: other memory was read and written in between.
     Cold,
-    /// What the run before left.
+    /// Whatever the previous run left there.
     Warm,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub caches: Caches,
-    /// For all forms of a problem together, once each form had three turns.
+    /// How long all forms of a problem are timed together. Each form has three turns even where that takes longer.
     pub time: Duration,
 }
 
-/// Of one form.
+/// What was measured of one form.
 #[derive(Clone, Debug)]
 pub struct Measured {
     pub form: &'static str,
     /// Median over the turns.
     pub seconds: f64,
-    /// Distance of the quartiles, relative to the median.
+    /// The distance between the quartiles, relative to the median.
     pub spread: f64,
     pub turns: usize,
     pub launches: u64,
-    /// That its launches read and wrote, each buffer once a launch; none for another library.
+    /// What its launches read and wrote, each buffer counted once a launch; 0 for another library.
     pub bytes: u64,
-    /// Multiplications and additions of its products, 0 where it has none; none for another library.
+    /// Multiplications and additions of its products; 0 where it has none, and for another library.
     pub flops: u64,
 }
 
@@ -47,10 +47,30 @@ pub(super) fn seconds(device: &Device, body: impl FnOnce() -> Result<()>) -> Res
     Ok(device.event()?.since(&start)?.as_secs_f64())
 }
 
-/// A turn of a warm measurement lasts so long at least, in seconds: a clock is read in some 30 nanoseconds.
+/// A turn of a warm measurement repeats its form until it lasts this many seconds, as reading a clock takes some 30
+/// nanoseconds by itself.
 const TURN: f64 = 1e-4;
-/// 32 MiB a buffer: two of them push a core's own cache out.
+/// 32 MiB a buffer: two of them push everything else out of a core's own cache.
 const SWEPT: usize = 1 << 23;
+
+/// Two buffers of which one is copied to the other before a run, so that the caches hold nothing of the problem. There are
+/// none where the caches may be warm.
+pub(crate) struct Sweep(Option<[Buffer<f32>; 2]>);
+
+impl Sweep {
+    pub(crate) fn new(device: &Device, caches: Caches) -> Result<Sweep> {
+        Ok(Sweep(match caches {
+            Caches::Warm => None,
+            Caches::Cold => Some([device.zeros(SWEPT)?, device.zeros(SWEPT)?]),
+        }))
+    }
+
+    pub(crate) fn run(&self, device: &Device) -> Result<()> {
+        let Some([to, from]) = &self.0 else { return Ok(()) };
+        elementary::affine(to, from, 1.0, 0.0)?;
+        device.synchronize()
+    }
+}
 
 /// Makes the forms, checks them against each other, then times them in turns.
 pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result<Vec<Measured>> {
@@ -61,17 +81,17 @@ pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result
 
 /// Times forms in turns.
 pub(crate) fn time(device: &Device, forms: &[Form], settings: Settings) -> Result<Vec<Measured>> {
-    let sweep: Option<[Buffer<f32>; 2]> = match settings.caches {
-        Caches::Warm => None,
-        Caches::Cold => Some([device.zeros(SWEPT)?, device.zeros(SWEPT)?]),
-    };
+    let sweep = Sweep::new(device, settings.caches)?;
     let mut repeats = Vec::new();
     let mut measured = Vec::new();
     for form in forms {
         let before = traffic();
         let once = seconds(device, || form.run())?;
         let after = traffic();
-        repeats.push(if sweep.is_some() { 1 } else { (TURN / once).clamp(1.0, 10_000.0) as usize });
+        repeats.push(match settings.caches {
+            Caches::Cold => 1,
+            Caches::Warm => (TURN / once).clamp(1.0, 10_000.0) as usize,
+        });
         measured.push(Measured {
             form: form.name,
             seconds: 0.0,
@@ -88,10 +108,7 @@ pub(crate) fn time(device: &Device, forms: &[Form], settings: Settings) -> Resul
     let start = Instant::now();
     while times[0].len() < 3 || start.elapsed() < settings.time {
         for ((form, &repeat), times) in forms.iter().zip(&repeats).zip(&mut times) {
-            if let Some([to, from]) = &sweep {
-                elementary::affine(to, from, 1.0, 0.0)?;
-                device.synchronize()?;
-            }
+            sweep.run(device)?;
             if foreign {
                 settle(before);
                 before = form.foreign();
@@ -107,8 +124,8 @@ pub(crate) fn time(device: &Device, forms: &[Form], settings: Settings) -> Resul
     Ok(measured)
 }
 
-/// The spread is the distance of the quartiles, relative to the median.
-pub(super) fn median_and_spread(times: &mut [f64]) -> (f64, f64) {
+/// The median, and the distance between the quartiles relative to it.
+pub(crate) fn median_and_spread(times: &mut [f64]) -> (f64, f64) {
     times.sort_by(f64::total_cmp);
     let at = |quarter: usize| times[(times.len() - 1) * quarter / 4];
     (at(2), (at(3) - at(1)) / at(2))

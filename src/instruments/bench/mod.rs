@@ -1,8 +1,8 @@
 //! What `zgan bench` and the benches of criterion time: every operation at the sizes of the presets, in each of its
-//! forms, beside what the machine can do at most, measured in the same run.
+//! forms. The most that the machine can do is measured in the same run, and set beside them.
 //!
-//! A [`Problem`] is an operation at one size; its [`Form`]s (fused; from separate kernels; another library's) compute
-//! the same, which is checked before anything is timed. They are timed in turns, so that noise meets all of them.
+//! A [`Problem`] is an operation at one size. Its [`Form`]s (fused; from separate kernels; another library's) compute the
+//! same, which is checked before anything is timed. They are timed in turns, so that noise meets all of them alike.
 
 mod cards;
 mod ceilings;
@@ -10,7 +10,7 @@ mod ceilings;
 pub mod libtorch;
 mod measure;
 mod model;
-mod operations;
+pub(in crate::instruments) mod operations;
 mod report;
 mod rivals;
 mod scaling;
@@ -18,13 +18,13 @@ mod steps;
 
 pub use cards::{CARDS, Card};
 pub use ceilings::Ceilings;
-pub(crate) use measure::time;
 pub use measure::{Caches, Measured, Settings, measure};
-pub use model::{Bound, Modelled, Times, model, model_step};
+pub(crate) use measure::{Sweep, median_and_spread, time};
+pub use model::{Modelled, Times, model, model_step};
 pub use operations::{problems, problems_in};
 pub use report::{Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;
-pub use scaling::{Axis, Sweep, Timed, exponent, sweeps};
+pub use scaling::{Scaling, exponent, scalings};
 pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps, steps_in};
 
 use crate::device::{Buffer, Device, Precision};
@@ -33,15 +33,15 @@ use crate::{Error, Result};
 
 /// An operation at one size.
 pub struct Problem {
-    /// As `kernels/` calls it.
+    /// The name of its file in `kernels/`.
     pub operation: &'static str,
     pub sizes: String,
-    /// What its operands are stored as, and its products computed in.
+    /// The precision that its operands are stored in and its products computed in.
     pub precision: Precision,
-    /// Largest difference between two forms' outputs, relative to the largest value of the output.
+    /// The largest difference that is allowed between the outputs of two forms, relative to the largest value of an output.
     pub tolerance: f32,
-    /// Its forms, with their buffers: made when they are to run, so that memory holds one problem at a time. The first is
-    /// the one that training runs.
+    /// Makes its forms with their buffers. This happens when they are to run, so that memory holds one problem at a time.
+    /// The first form is the one that training runs.
     pub make: Make,
 }
 
@@ -53,33 +53,37 @@ type Run = Box<dyn Fn() -> Result<()>>;
 pub struct Form {
     pub name: &'static str,
     run: Run,
-    /// What the forms must agree on, in the same order in each.
+    /// What the forms must agree on; every form has its outputs in the same order.
     outputs: Vec<Output>,
 }
 
 /// Something that a form wrote.
 pub enum Output {
     Buffer(Buffer<f32>),
-    /// Of another library.
+    /// A tensor of another library, read by this function.
     Read(Box<dyn Fn() -> Vec<f32>>),
 }
 
 impl Form {
-    pub fn new(name: &'static str, outputs: &[&Buffer<f32>], run: impl Fn() -> Result<()> + 'static) -> Form {
-        let outputs = outputs.iter().map(|b| Output::Buffer((*b).clone())).collect();
-        Form { name, run: Box::new(run), outputs }
+    /// `outputs` are clones of the buffers that `run` writes to and keeps.
+    pub fn new(
+        name: &'static str,
+        outputs: impl IntoIterator<Item = Buffer<f32>>,
+        run: impl Fn() -> Result<()> + 'static,
+    ) -> Form {
+        Form { name, run: Box::new(run), outputs: outputs.into_iter().map(Output::Buffer).collect() }
     }
 
     pub fn run(&self) -> Result<()> {
         (self.run)()
     }
 
-    /// Whether it is another library's.
+    /// Whether another library computes it.
     fn foreign(&self) -> bool {
         matches!(self.outputs.first(), Some(Output::Read(_)))
     }
 
-    /// Runs once, from outputs of zero, and reads them.
+    /// Sets the outputs to zero, runs once, and reads them.
     fn results(&self) -> Result<Vec<Vec<f32>>> {
         for output in &self.outputs {
             if let Output::Buffer(buffer) = output {
@@ -98,12 +102,22 @@ impl Form {
 }
 
 impl Problem {
-    /// `operation sizes`, what a filter is compared with; and the precision, where it is not f32.
+    /// A problem in f32.
+    pub fn new(
+        operation: &'static str,
+        sizes: String,
+        tolerance: f32,
+        make: impl Fn(&Device) -> Result<Vec<Form>> + 'static,
+    ) -> Problem {
+        Problem { operation, sizes, precision: Precision::F32, tolerance, make: Box::new(make) }
+    }
+
+    /// The operation, its sizes, and the precision where it is not f32: the text that a filter is looked for in.
     pub fn name(&self) -> String {
         in_precision(format!("{} {}", self.operation, self.sizes), self.precision)
     }
 
-    /// That all forms compute the same, and numbers.
+    /// An error where a form computes something else than the first one, or anything that is no finite number.
     pub fn check(&self, forms: &[Form]) -> Result<()> {
         let mut first: Option<Vec<Vec<f32>>> = None;
         for form in forms {
@@ -131,7 +145,7 @@ impl Problem {
     }
 }
 
-/// A name, with the precision where it does not go without saying.
+/// A name with the precision behind it, unless that is f32.
 fn in_precision(name: String, precision: Precision) -> String {
     if precision == Precision::F32 { name } else { format!("{name}, {precision}") }
 }
@@ -146,20 +160,20 @@ fn distance(found: &[f32], expected: &[f32]) -> f32 {
     if difference == 0.0 { 0.0 } else { difference / scale }
 }
 
-/// Of many values: that they agree but for some as there are where a ReLU's input lies within rounding of 0. One of a
-/// million, and another library takes its other side.
+/// Whether many values agree but for a few. Where the input of a ReLU is 0 but for rounding, another library may find it on
+/// the other side of 0, and the gradient there is another one. About one value of a million is such a case.
 fn all_but_a_few_agree(found: &[f32], expected: &[f32]) -> bool {
     let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>();
     let off = squares(&mut found.iter().zip(expected).map(|(a, b)| a - b));
     found.len() == expected.len() && found.len() > 1000 && off <= 1e-4 * squares(&mut expected.iter().copied())
 }
 
-/// The same numbers on every run, between -1 and 1.
+/// Numbers between -1 and 1, the same ones in every run.
 pub fn numbers(device: &Device, len: usize, seed: u64) -> Result<Buffer<f32>> {
     numbers_in(device, Precision::F32, len, seed)
 }
 
-/// The same, stored in this precision.
+/// Such numbers, stored in this precision.
 pub(crate) fn numbers_in(device: &Device, precision: Precision, len: usize, seed: u64) -> Result<Buffer<f32>> {
     device.upload_in(&values(len, seed), precision)
 }

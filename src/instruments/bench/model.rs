@@ -1,25 +1,18 @@
 //! The least time that a card's published rates allow for what a problem or a step launches there. Nothing is measured.
 //!
-//! A launch takes at least as long as its products at the rate of the unit that makes them, and as its buffers, each read
-//! or written whole and once, at the rate of the memory; and then the time between two kernels. What is still in a cache
-//! from the kernel before comes faster than this, everything else in a real kernel makes it slower.
+//! A launch takes at least as long as the card needs for its products, and at least as long as the memory needs to read or
+//! write each of its buffers once, whichever is longer; the time between two kernels comes on top. Data that is still in
+//! a cache from the kernel before arrives sooner than this. Everything else in a real kernel makes it slower.
 
 use std::collections::BTreeMap;
 
 use super::cards::{IN_GRAPH, LAUNCHED};
 use super::{Card, Problem, StepProblem, Stepper};
 use crate::device::{Device, Launched, Unit, trace};
+use crate::instruments::record::{Cell, number};
 use crate::{Error, Result};
 
-/// Which limit takes longest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
-    Products,
-    Memory,
-    Launches,
-}
-
-/// Seconds that each limit alone would take.
+/// The seconds that each limit alone would take.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Times {
     pub launches: u64,
@@ -27,35 +20,25 @@ pub struct Times {
     pub bytes: u64,
     pub products: f64,
     pub memory: f64,
-    /// Between kernels.
+    /// The time between kernels.
     pub overhead: f64,
-    /// Kernel by kernel the longer of products and memory, and what lies between kernels.
+    /// The sum over all kernels of the longer of products and memory, and of the time between kernels.
     pub least: f64,
 }
 
-/// What a form of a problem, or a step, launches.
+/// The times of what a form of a problem, or a step, launches.
 #[derive(Clone, Debug)]
 pub struct Modelled {
     pub name: String,
-    /// `fused` and such; of steps, `graph` and `launched`.
+    /// The name of the form; a step has the forms `graph` and `launched`.
     pub form: &'static str,
     pub total: Times,
-    /// By kernel, the longest first.
+    /// The times of each kernel; the one that takes longest comes first.
     pub kernels: Vec<(&'static str, Times)>,
 }
 
-impl Bound {
-    pub fn name(self) -> &'static str {
-        match self {
-            Bound::Products => "products",
-            Bound::Memory => "memory",
-            Bound::Launches => "launches",
-        }
-    }
-}
-
 impl Times {
-    /// Of one launch, after which `overhead` seconds pass.
+    /// The times of one launch, after which `overhead` seconds pass.
     pub fn of(card: &Card, launched: &Launched, overhead: f64) -> Result<Times> {
         let unit = Unit::of(launched.kernel);
         let rate = card
@@ -76,11 +59,26 @@ impl Times {
         self.least += other.least;
     }
 
-    pub fn bound(&self) -> Bound {
+    /// The columns of CSV and JSON.
+    pub fn record(&self) -> [(&'static str, Cell); 8] {
+        [
+            ("least_us", number(self.least * 1e6, 4)),
+            ("products_us", number(self.products * 1e6, 4)),
+            ("memory_us", number(self.memory * 1e6, 4)),
+            ("between_us", number(self.overhead * 1e6, 4)),
+            ("launches", Cell::Count(self.launches)),
+            ("flops", Cell::Count(self.flops)),
+            ("bytes", Cell::Count(self.bytes)),
+            ("bound", Cell::Name(self.bound().into())),
+        ]
+    }
+
+    /// The limit that takes longest.
+    pub fn bound(&self) -> &'static str {
         match () {
-            () if self.overhead >= self.products.max(self.memory) => Bound::Launches,
-            () if self.products > self.memory => Bound::Products,
-            () => Bound::Memory,
+            () if self.overhead >= self.products.max(self.memory) => "launches",
+            () if self.products > self.memory => "products",
+            () => "memory",
         }
     }
 }
@@ -105,13 +103,13 @@ fn device(card: &Card) -> Device {
     Device::launches_of_gpu(card.title, card.multiprocessors)
 }
 
-/// Each form of a problem, launched kernel by kernel.
+/// The times of each form of a problem, whose kernels are launched one by one.
 pub fn model(card: &Card, problem: &Problem) -> Result<Vec<Modelled>> {
     let forms = (problem.make)(&device(card))?;
     let mut modelled = Vec::new();
     for form in &forms {
         let launched = trace(|| form.run())?;
-        // Another library's are not seen.
+        // The launches of another library cannot be seen.
         if !launched.is_empty() {
             modelled.push(Modelled::of(card, problem.name(), form.name, &launched, LAUNCHED)?);
         }
@@ -119,7 +117,7 @@ pub fn model(card: &Card, problem: &Problem) -> Result<Vec<Modelled>> {
     Ok(modelled)
 }
 
-/// A step as one captured graph, and launched kernel by kernel.
+/// The times of a step as one captured graph, and of the same step with its kernels launched one by one.
 pub fn model_step(card: &Card, problem: &StepProblem) -> Result<Vec<Modelled>> {
     let mut stepper = Stepper::new(&device(card), problem)?;
     let launched = trace(|| stepper.run())?;

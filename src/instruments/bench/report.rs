@@ -1,8 +1,11 @@
-//! The table of `zgan bench`, for people, as CSV and as JSON.
+//! The tables of `zgan bench`: for people, as CSV and as JSON.
+
+use serde_json::{Value, json};
 
 use super::{Ceilings, Measured, MeasuredStep, Problem};
+use crate::instruments::record::{self, Cell, number};
 
-/// A problem's forms as measured.
+/// What was measured of the forms of a problem.
 pub struct Row {
     pub operation: &'static str,
     pub sizes: String,
@@ -14,44 +17,35 @@ impl Row {
         Row { operation: problem.operation, sizes: problem.sizes.clone(), forms }
     }
 
-    fn columns(&self, form: &Measured, ceilings: &Ceilings) -> Columns {
-        let positive = |x: f64| (x > 0.0).then_some(x);
-        let rate = positive(self.forms[0].flops as f64 / form.seconds);
-        let bandwidth = positive(form.bytes as f64 / form.seconds);
-        Columns {
-            microseconds: form.seconds * 1e6,
-            spread: form.spread,
-            gflops: rate.map(|r| r * 1e-9),
-            of_peak: rate.map(|r| r / ceilings.flops),
-            gigabytes: bandwidth.map(|b| b * 1e-9),
-            of_copy: bandwidth.map(|b| b / ceilings.bandwidth),
-            launches: form.launches,
-            bytes: form.bytes,
-            ratio: form.seconds / self.forms[0].seconds,
-        }
+    /// Multiplications and additions a second, and bytes a second. All forms are taken to do the operations that the first
+    /// one counts.
+    fn rates(&self, form: &Measured) -> [Option<f64>; 2] {
+        [self.forms[0].flops, form.bytes].map(|count| (count > 0).then_some(count as f64 / form.seconds))
     }
-}
 
-struct Columns {
-    microseconds: f64,
-    /// Distance of the quartiles, relative to the median.
-    spread: f64,
-    gflops: Option<f64>,
-    of_peak: Option<f64>,
-    gigabytes: Option<f64>,
-    of_copy: Option<f64>,
-    launches: u64,
-    bytes: u64,
-    /// This form's time by the first form's.
-    ratio: f64,
-}
+    /// The time of a form divided by that of the first form.
+    fn ratio(&self, form: &Measured) -> f64 {
+        form.seconds / self.forms[0].seconds
+    }
 
-fn or_dash(value: Option<f64>, digits: usize) -> String {
-    value.map_or("-".into(), |v| format!("{v:.digits$}"))
-}
-
-fn percent(value: Option<f64>) -> String {
-    value.map_or("-".into(), |v| format!("{:.0} %", 100.0 * v))
+    /// The columns of CSV and JSON.
+    fn record(&self, form: &Measured, ceilings: &Ceilings) -> [(&'static str, Cell); 12] {
+        let [rate, bandwidth] = self.rates(form);
+        [
+            ("operation", Cell::Name(self.operation.into())),
+            ("sizes", Cell::Text(self.sizes.clone())),
+            ("form", Cell::Name(form.form.into())),
+            ("median_us", number(form.seconds * 1e6, 4)),
+            ("spread", number(form.spread, 4)),
+            ("gflops", Cell::Number(rate.map(|r| r * 1e-9), 5)),
+            ("of_peak", Cell::Number(rate.map(|r| r / ceilings.flops), 5)),
+            ("gb_per_s", Cell::Number(bandwidth.map(|b| b * 1e-9), 5)),
+            ("of_copy", Cell::Number(bandwidth.map(|b| b / ceilings.bandwidth), 5)),
+            ("launches", Cell::Count(form.launches)),
+            ("bytes", Cell::Count(form.bytes)),
+            ("ratio_to_first_form", number(self.ratio(form), 4)),
+        ]
+    }
 }
 
 /// The heading of [`table`].
@@ -62,82 +56,48 @@ pub fn heading() -> String {
     )
 }
 
-/// A line that names the problem, then one per form.
+/// A line with the name of the problem, then a line for each form.
 pub fn table(row: &Row, ceilings: &Ceilings) -> String {
     let mut text = format!("{}, {}", row.operation, row.sizes);
+    let giga = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{:.1}", rate * 1e-9));
+    let share = |rate: Option<f64>, of: f64| rate.map_or("-".into(), |rate| format!("{:.0} %", 100.0 * rate / of));
     for form in &row.forms {
-        let c = row.columns(form, ceilings);
-        let (launches, megabytes) = match c.launches {
+        let [rate, bandwidth] = row.rates(form);
+        let (launches, megabytes) = match form.launches {
             0 => ("-".into(), "-".into()),
-            n => (n.to_string(), format!("{:.3}", c.bytes as f64 * 1e-6)),
+            n => (n.to_string(), format!("{:.3}", form.bytes as f64 * 1e-6)),
         };
         text.push_str(&format!(
             "\n{:<10}{:>12.2} {:>3.0} % {:>8} {:>7} {:>7} {:>7} {launches:>8} {megabytes:>9} {:>7.2}",
             form.form,
-            c.microseconds,
-            100.0 * c.spread,
-            or_dash(c.gflops, 1),
-            percent(c.of_peak),
-            or_dash(c.gigabytes, 1),
-            percent(c.of_copy),
-            c.ratio
+            form.seconds * 1e6,
+            100.0 * form.spread,
+            giga(rate),
+            share(rate, ceilings.flops),
+            giga(bandwidth),
+            share(bandwidth, ceilings.bandwidth),
+            row.ratio(form)
         ));
     }
     text
 }
 
-/// With a header line.
-pub fn csv(rows: &[Row], ceilings: &Ceilings) -> String {
-    let mut text = String::from(
-        "operation,sizes,form,median_us,spread,gflops,of_peak,gb_per_s,of_copy,launches,bytes,ratio_to_first_form\n",
-    );
-    let number = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.5}"));
-    for row in rows {
-        for form in &row.forms {
-            let c = row.columns(form, ceilings);
-            text.push_str(&format!(
-                "{},\"{}\",{},{:.4},{:.4},{},{},{},{},{},{},{:.4}\n",
-                row.operation,
-                row.sizes,
-                form.form,
-                c.microseconds,
-                c.spread,
-                number(c.gflops),
-                number(c.of_peak),
-                number(c.gigabytes),
-                number(c.of_copy),
-                c.launches,
-                c.bytes,
-                c.ratio
-            ));
-        }
-    }
-    text
+/// Operations and steps, each under a header of their own.
+pub fn csv(rows: &[Row], steps: &[MeasuredStep], ceilings: &Ceilings) -> String {
+    let forms: Vec<_> = rows.iter().flat_map(|row| row.forms.iter().map(|form| row.record(form, ceilings))).collect();
+    let steps: Vec<_> = steps.iter().map(|step| step.csv_record(ceilings)).collect();
+    record::csv(&forms) + &record::csv(&steps)
 }
 
 /// One object: the device, its ceilings, every form of every problem, and every step.
-pub fn json(device: &str, rows: &[Row], steps: &[MeasuredStep], ceilings: &Ceilings) -> serde_json::Value {
-    let forms = rows.iter().flat_map(|row| {
-        row.forms.iter().map(move |form| {
-            let c = row.columns(form, ceilings);
-            serde_json::json!({
-                "operation": row.operation,
-                "sizes": row.sizes,
-                "form": form.form,
-                "median_us": c.microseconds,
-                "spread": c.spread,
-                "turns": form.turns,
-                "gflops": c.gflops,
-                "of_peak": c.of_peak,
-                "gb_per_s": c.gigabytes,
-                "of_copy": c.of_copy,
-                "launches": c.launches,
-                "bytes": c.bytes,
-                "ratio_to_first_form": c.ratio,
-            })
-        })
-    });
-    serde_json::json!({
+pub fn json(device: &str, rows: &[Row], steps: &[MeasuredStep], ceilings: &Ceilings) -> Value {
+    let form = |row: &Row, form: &Measured| {
+        let mut object = record::json(&row.record(form, ceilings));
+        object.insert("turns".into(), form.turns.into());
+        object
+    };
+    let forms = rows.iter().flat_map(|row| row.forms.iter().map(move |measured| form(row, measured)));
+    json!({
         "device": device,
         "peak_gflops": ceilings.flops * 1e-9,
         "copy_gb_per_s": ceilings.bandwidth * 1e-9,

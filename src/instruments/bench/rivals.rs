@@ -1,8 +1,8 @@
-//! Other ways to do a step, timed in turns with the trainer's own.
+//! Other ways to do a training step, which are timed in turns with the trainer's own.
 
 use std::time::Duration;
 
-use super::{StepProblem, Stepper};
+use super::{StepProblem, Stepper, median_and_spread};
 use crate::Result;
 use crate::device::Device;
 use crate::gan::{Conditioning, Update};
@@ -10,7 +10,7 @@ use crate::gan::{Conditioning, Update};
 /// A way to do a step that computes what the trainer's own does.
 pub struct Rival {
     pub name: &'static str,
-    /// Of another library, whose threads go on looking for work when it is done.
+    /// Whether another library does it, whose threads go on looking for work when the step is done.
     pub foreign: bool,
     run: Box<dyn FnMut() -> Result<()>>,
 }
@@ -25,25 +25,33 @@ impl Rival {
     }
 }
 
-/// Of one rival.
+/// What was measured of one way to do a step.
 #[derive(Clone, Debug)]
 pub struct MeasuredRival {
     pub name: &'static str,
     /// Median over the turns.
     pub seconds: f64,
-    /// Distance of the quartiles, relative to the median.
+    /// The distance between the quartiles, relative to the median.
     pub spread: f64,
+}
+
+impl MeasuredRival {
+    /// Sums up the times of all turns.
+    pub fn of(rival: &Rival, times: &mut [f64]) -> MeasuredRival {
+        let (seconds, spread) = median_and_spread(times);
+        MeasuredRival { name: rival.name, seconds, spread }
+    }
 }
 
 /// The name of the trainer's step with two backward passes of D.
 pub const TWO_BACKWARDS: &str = "two D backwards";
 
-/// Two backward passes of D in place of the one, where there is one; and another library's steps.
+/// The step with two backward passes of D, where the trainer makes do with one; and the steps of another library.
 pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     let options = &problem.options;
     let mut rivals = Vec::new();
-    // Those that run parts apart are beside the same step already.
-    if !problem.options.unfused.is_empty() {
+    // A step with separate kernels stands below the same step fused, which has been timed beside these.
+    if !options.unfused.is_empty() {
         return Ok(rivals);
     }
     if options.update == Update::Simultaneous && options.conditioning != Conditioning::AcGan {
@@ -51,20 +59,18 @@ pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
         stepper.set_two_backwards();
         rivals.push(Rival::new(TWO_BACKWARDS, false, move || stepper.run()));
     }
-    // Its steps are f32.
+    // The steps of libtorch are written in f32 alone.
     #[cfg(feature = "libtorch")]
     if options.precision == crate::device::Precision::F32 {
         rivals.extend(super::libtorch::step(device, problem)?);
         rivals.extend(super::libtorch::reference_step(device, problem)?);
     }
-    for rival in &mut rivals {
-        rival.run()?;
-    }
+    rivals.iter_mut().try_for_each(Rival::run)?;
     Ok(rivals)
 }
 
-/// Lets the threads of what ran last fall asleep, so that they do not take the next one's cores: ours look for work for
-/// some 50 microseconds, OpenMP's for some 10 milliseconds.
+/// Waits until the threads of what ran last sleep, so that they leave the cores to what runs next. Ours look for work for
+/// some 50 microseconds before they sleep; those of another library, by OpenMP, for some 10 milliseconds.
 pub(super) fn settle(foreign: bool) {
     std::thread::sleep(Duration::from_millis(if foreign { 20 } else { 1 }));
 }

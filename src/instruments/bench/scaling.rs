@@ -2,69 +2,45 @@
 
 use std::time::Instant;
 
-use super::measure::{Settings, median_and_spread, seconds};
-use super::rivals::{Rival, settle};
+use super::measure::{Settings, seconds};
+use super::rivals::{MeasuredRival, Rival, settle};
 use super::steps::step_of;
 use super::{StepProblem, Stepper};
 use crate::Result;
 use crate::device::Device;
 use crate::gan::Preset;
 
-/// What grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Axis {
-    Batch,
-    Width,
-}
-
-impl Axis {
-    pub fn name(self) -> &'static str {
-        match self {
-            Axis::Batch => "batch",
-            Axis::Width => "width",
-        }
-    }
-}
-
 /// A preset's simultaneous step at several sizes.
-pub struct Sweep {
+pub struct Scaling {
     pub name: String,
-    pub axis: Axis,
+    /// What grows: the batch or the width.
+    pub axis: &'static str,
     pub sizes: Vec<usize>,
     problem: Box<dyn Fn(usize) -> StepProblem>,
 }
 
-/// One form of a step at one size.
-#[derive(Clone, Debug)]
-pub struct Timed {
-    pub form: &'static str,
-    /// Median over the turns.
-    pub seconds: f64,
-    /// Distance of the quartiles, relative to the median.
-    pub spread: f64,
-}
-
-/// The two digits' presets against the batch, and the wide one against its width at a batch of 8. `tiny` shrinks all.
-pub fn sweeps(tiny: bool) -> Vec<Sweep> {
-    let batches = |preset: Preset, width: usize| Sweep {
+/// Both presets for digits with growing batches, and sngan-projection-32 with growing widths at a batch of 8. `tiny` makes
+/// all of them small.
+pub fn scalings(tiny: bool) -> Vec<Scaling> {
+    let batches = |preset: Preset, width: usize| Scaling {
         name: format!("{preset} against batch"),
-        axis: Axis::Batch,
+        axis: "batch",
         sizes: if tiny { vec![2, 4] } else { vec![16, 32, 64, 128, 256, 512] },
         problem: Box::new(move |batch| step_of(preset, width, batch)),
     };
     let (preset, batch) = (Preset::SnganProjection32, if tiny { 2 } else { 8 });
-    let widths = Sweep {
+    let widths = Scaling {
         name: format!("{preset}, batch {batch}, against width"),
-        axis: Axis::Width,
+        axis: "width",
         sizes: if tiny { vec![4, 8] } else { vec![32, 48, 64, 96, 128] },
         problem: Box::new(move |width| step_of(preset, width, batch)),
     };
     vec![batches(Preset::SoftmaxGan, 0), batches(Preset::Mnist, if tiny { 4 } else { 16 }), widths]
 }
 
-impl Sweep {
-    /// Our step first, then another library's, in turns.
-    pub fn measure(&self, device: &Device, size: usize, settings: Settings) -> Result<Vec<Timed>> {
+impl Scaling {
+    /// Times our step and, where another library is built in, its step as well, in turns. Ours is the first result.
+    pub fn measure(&self, device: &Device, size: usize, settings: Settings) -> Result<Vec<MeasuredRival>> {
         let problem = (self.problem)(size);
         let mut stepper = Stepper::new(device, &problem)?;
         let ours = Rival::new("zgan", false, move || stepper.run());
@@ -87,15 +63,11 @@ impl Sweep {
                 times.push(seconds(device, || form.run())?);
             }
         }
-        let timed = forms.iter().zip(&mut times).map(|(form, times)| {
-            let (seconds, spread) = median_and_spread(times);
-            Timed { form: form.name, seconds, spread }
-        });
-        Ok(timed.collect())
+        Ok(forms.iter().zip(&mut times).map(|(form, times)| MeasuredRival::of(form, times)).collect())
     }
 }
 
-/// The exponent b of the power law `seconds = a size^b` that fits best in logarithms; none of a single point.
+/// The exponent b of the power law `seconds = a size^b` that fits the logarithms of the points best. One point has none.
 pub fn exponent(points: &[(f64, f64)]) -> Option<f64> {
     let n = points.len() as f64;
     let logs: Vec<(f64, f64)> = points.iter().map(|(x, y)| (x.ln(), y.ln())).collect();

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use serde_json::{Map, Value, json};
+
 use super::measure::{Settings, median_and_spread, seconds};
 use super::rivals::{self, MeasuredRival, settle};
 use super::{Ceilings, in_precision};
@@ -10,6 +12,7 @@ use crate::config::Config;
 use crate::data::{DataInfo, ImageShape};
 use crate::device::{Device, Precision, traffic};
 use crate::gan::{Phase, Preset, Trainer, TrainerOptions, Update};
+use crate::instruments::record::{self, Cell, number};
 use crate::nn::Fusion;
 
 /// A preset under one update rule.
@@ -19,7 +22,7 @@ pub struct StepProblem {
 }
 
 impl StepProblem {
-    /// Grey images for a step, and their labels.
+    /// The grey images of a step, and their labels.
     pub(super) fn batch(&self, trainer: &Trainer) -> (Vec<u8>, Vec<u32>) {
         let labelled = if self.options.draws_points() { 0 } else { trainer.images_per_step() };
         let ImageShape { height, width, channels } = self.options.shape;
@@ -27,7 +30,8 @@ impl StepProblem {
         (vec![128; labelled * height * width * channels], labels)
     }
 
-    /// The same step with those of `parts` from separate kernels that it has; none where it has none.
+    /// The same step with `parts` from separate kernels. Parts that the step does not have are left out; there is no such
+    /// step where none is left.
     pub fn unfused(&self, parts: &[Fusion]) -> Option<StepProblem> {
         let there = self.options.fusions();
         let unfused: Vec<Fusion> = parts.iter().copied().filter(|part| there.contains(part)).collect();
@@ -42,12 +46,12 @@ pub struct MeasuredStep {
     pub name: String,
     /// Median over the turns.
     pub seconds: f64,
-    /// Distance of the quartiles, relative to the median.
+    /// The distance between the quartiles, relative to the median.
     pub spread: f64,
-    /// Medians, in the order of [`Phase::ALL`], of steps launched kernel by kernel.
+    /// The medians of the phases, in the order of [`Phase::ALL`], of steps whose kernels are launched one by one.
     pub phases: [f64; Phase::ALL.len()],
     pub launches: u64,
-    /// That the launches read and wrote, each buffer once a launch.
+    /// What the launches read and wrote, each buffer counted once a launch.
     pub bytes: u64,
     /// Multiplications and additions of the products.
     pub flops: u64,
@@ -57,7 +61,8 @@ pub struct MeasuredStep {
     pub rivals: Vec<MeasuredRival>,
 }
 
-/// Presets, widths and batches. Those of 64 and 128 pixels are narrowed, so that a CPU does a step within seconds.
+/// Presets with their widths and batches. The ones of 64 and 128 pixels are narrower than trainings would be, so that a CPU
+/// does a step within seconds.
 const PRESETS: [(Preset, usize, usize); 9] = [
     (Preset::SoftmaxGan, 0, 64),
     (Preset::Ring, 128, 256),
@@ -70,8 +75,8 @@ const PRESETS: [(Preset, usize, usize); 9] = [
     (Preset::Sagan64, 16, 8),
 ];
 
-/// Every preset under both rules; the alternating one with the preset's own number of D steps. `tiny` shrinks them to
-/// sizes that only try the program.
+/// Every preset under both update rules. The alternating rule has the preset's own number of D steps. `tiny` makes sizes
+/// that only try the program.
 pub fn steps(tiny: bool) -> Vec<StepProblem> {
     let mut problems = Vec::new();
     for (preset, width, batch) in PRESETS {
@@ -94,7 +99,7 @@ pub fn steps(tiny: bool) -> Vec<StepProblem> {
     problems
 }
 
-/// The same in another precision.
+/// The steps of [`steps`] in another precision.
 pub fn steps_in(precision: Precision, tiny: bool) -> Vec<StepProblem> {
     let with = |StepProblem { name, options }| StepProblem {
         name: in_precision(name, precision),
@@ -124,7 +129,7 @@ fn data(preset: Preset) -> DataInfo {
     DataInfo { name: "grey".into(), images: 1, shape, classes, crc32: String::new() }
 }
 
-/// A trainer with grey images for its steps, after some steps that nobody times.
+/// A trainer with grey images for its steps. It has done two steps that nobody timed.
 pub struct Stepper {
     trainer: Trainer,
     images: Vec<u8>,
@@ -138,12 +143,12 @@ impl Stepper {
         let mut stepper = Stepper { trainer, images, labels };
         stepper.run()?;
         stepper.run()?;
-        // A step of numbers that are not finite is no step.
+        // Numbers that are not finite would make another step than a training has.
         stepper.trainer.metrics()?;
         Ok(stepper)
     }
 
-    /// D's backward pass from now on twice, see [`Trainer::set_two_backwards`].
+    /// From now on D has two backward passes, see [`Trainer::set_two_backwards`].
     pub(super) fn set_two_backwards(&mut self) {
         self.trainer.set_two_backwards(true);
     }
@@ -152,13 +157,13 @@ impl Stepper {
         self.trainer.step(&self.images, &self.labels)
     }
 
-    /// Of each phase, in seconds.
+    /// Does a step, and gives the seconds that each phase took.
     fn phases(&mut self) -> Result<[f64; Phase::ALL.len()]> {
         Ok(self.trainer.time_step(&self.images, &self.labels)?.map(|time| time.as_secs_f64()))
     }
 }
 
-/// Times whole steps, steps phase by phase, and other ways to do them, in turns.
+/// Times in turns whole steps, steps phase by phase, and other ways to do them.
 pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) -> Result<MeasuredStep> {
     let mut stepper = Stepper::new(device, problem)?;
     let before = traffic();
@@ -181,10 +186,7 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
             settle(rival.foreign);
         }
     }
-    let rivals = rivals.iter().zip(&mut of_rivals).map(|(rival, times)| {
-        let (seconds, spread) = median_and_spread(times);
-        MeasuredRival { name: rival.name, seconds, spread }
-    });
+    let rivals = rivals.iter().zip(&mut of_rivals).map(|(rival, times)| MeasuredRival::of(rival, times));
     let (seconds, spread) = median_and_spread(&mut times);
     Ok(MeasuredStep {
         name: problem.name.clone(),
@@ -213,7 +215,7 @@ impl MeasuredStep {
         self.flops as f64 / self.seconds
     }
 
-    /// The name, times in milliseconds, and a line for each other way, with its time by ours.
+    /// The name, the times in milliseconds, and a line for each other way with its time divided by ours.
     pub fn row(&self, ceilings: &Ceilings) -> String {
         let rivals: String = self
             .rivals
@@ -237,54 +239,46 @@ impl MeasuredStep {
         )
     }
 
-    pub fn json(&self, ceilings: &Ceilings) -> serde_json::Value {
-        let phases: serde_json::Map<String, serde_json::Value> = Phase::ALL
-            .iter()
-            .zip(self.phases)
-            .map(|(phase, time)| (phase.name().into(), (time * 1e3).into()))
-            .collect();
-        serde_json::json!({
-            "step": self.name,
-            "median_ms": self.seconds * 1e3,
-            "spread": self.spread,
-            "phases_ms": phases,
-            "gflops": self.rate() * 1e-9,
-            "of_peak": self.rate() / ceilings.flops,
-            "launches": self.launches,
-            "bytes": self.bytes,
-            "flops": self.flops,
-            "memory_bytes": self.memory,
-            "others": self.rivals.iter().map(|rival| serde_json::json!({
+    /// The columns that CSV and JSON share.
+    fn record(&self, ceilings: &Ceilings) -> [(&'static str, Cell); 9] {
+        [
+            ("step", Cell::Text(self.name.clone())),
+            ("median_ms", number(self.seconds * 1e3, 5)),
+            ("spread", number(self.spread, 4)),
+            ("gflops", number(self.rate() * 1e-9, 3)),
+            ("of_peak", number(self.rate() / ceilings.flops, 4)),
+            ("launches", Cell::Count(self.launches)),
+            ("bytes", Cell::Count(self.bytes)),
+            ("flops", Cell::Count(self.flops)),
+            ("memory_bytes", Cell::Count(self.memory as u64)),
+        ]
+    }
+
+    /// The columns of CSV, which also have one for each phase, and one for the other ways: `name: milliseconds; ...`.
+    pub(super) fn csv_record(&self, ceilings: &Ceilings) -> Vec<(String, Cell)> {
+        let mut columns: Vec<_> = self.record(ceilings).map(|(name, cell)| (name.to_string(), cell)).into();
+        let phases = Phase::ALL.iter().zip(self.phases);
+        let phases = phases.map(|(phase, time)| (phase.name().replace(' ', "_") + "_ms", number(time * 1e3, 5)));
+        columns.splice(3..3, phases);
+        let rivals: Vec<String> = self.rivals.iter().map(|r| format!("{}: {:.5}", r.name, r.seconds * 1e3)).collect();
+        columns.push(("others_ms".into(), Cell::Text(rivals.join("; "))));
+        columns
+    }
+
+    pub(super) fn json(&self, ceilings: &Ceilings) -> Map<String, Value> {
+        let phases = Phase::ALL.iter().zip(self.phases);
+        let phases: Map<_, _> = phases.map(|(phase, time)| (phase.name().into(), (time * 1e3).into())).collect();
+        let rivals = self.rivals.iter().map(|rival| {
+            json!({
                 "form": rival.name,
                 "median_ms": rival.seconds * 1e3,
                 "spread": rival.spread,
                 "ratio": rival.seconds / self.seconds,
-            })).collect::<Vec<_>>(),
-        })
-    }
-
-    /// As the header `step,median_ms,spread,` then the phases, `gflops,of_peak,launches,bytes,flops,memory_bytes`,
-    /// and the other ways as `name: milliseconds; ...`.
-    pub fn csv(&self, ceilings: &Ceilings) -> String {
-        let phases: String = self.phases.iter().map(|time| format!("{:.5},", time * 1e3)).collect();
-        let rivals: Vec<String> = self.rivals.iter().map(|r| format!("{}: {:.5}", r.name, r.seconds * 1e3)).collect();
-        format!(
-            "\"{}\",{:.5},{:.4},{phases}{:.3},{:.4},{},{},{},{},\"{}\"",
-            self.name,
-            self.seconds * 1e3,
-            self.spread,
-            self.rate() * 1e-9,
-            self.rate() / ceilings.flops,
-            self.launches,
-            self.bytes,
-            self.flops,
-            self.memory,
-            rivals.join("; ")
-        )
-    }
-
-    pub fn csv_header() -> String {
-        let phases: String = Phase::ALL.iter().map(|phase| format!("{}_ms,", phase.name().replace(' ', "_"))).collect();
-        format!("step,median_ms,spread,{phases}gflops,of_peak,launches,bytes,flops,memory_bytes,others_ms")
+            })
+        });
+        let mut object = record::json(&self.record(ceilings));
+        object.insert("phases_ms".into(), phases.into());
+        object.insert("others".into(), rivals.collect());
+        object
     }
 }

@@ -1,6 +1,6 @@
-//! What walks flat buffers: elementary operations, bytes, random numbers, the optimiser.
+//! Operations on flat buffers: elementary ones, bytes, random numbers, the optimiser.
 
-use super::Cases;
+use super::{Cases, Tray};
 use crate::ops::elementary::{
     Function, add, add_columns, affine, function, leaky_relu, maximum, scale_rows, sine_cosine, subtract, sum,
     tanh_backward,
@@ -9,7 +9,7 @@ use crate::ops::pixels::Augment;
 use crate::ops::state::{Network, State, StateBuffer};
 use crate::ops::{self, elementary as ops_elementary};
 
-/// One, odd, around the 2,048 elements that a block walks, several blocks.
+/// One element, odd numbers of them, numbers around the 2,048 that a block takes, and several blocks.
 const SIZES: [usize; 6] = [1, 33, 1000, 2048, 2049, 5003];
 
 pub fn elementary(cases: &mut Cases) {
@@ -46,7 +46,7 @@ pub fn elementary(cases: &mut Cases) {
     elementary_by_rows(cases);
 }
 
-/// A row, a column, a block of several rows, rows longer than a block's elements.
+/// One element, a row, a column, rows of which a block takes several, and rows that are longer than a block takes.
 const MATRICES: [[usize; 2]; 6] = [[1, 1], [1, 33], [1000, 1], [70, 31], [5, 513], [3, 2050]];
 
 fn elementary_by_rows(cases: &mut Cases) {
@@ -78,17 +78,14 @@ pub fn pixels(cases: &mut Cases) {
 }
 
 pub fn random(cases: &mut Cases) {
-    cases.add_large("uniform, normal, 300000".into(), |t| {
-        let (u, z, state) = (t.out("uniform", 300_000)?, t.out_values("normal", 300_000)?, t.state()?);
+    let both = |t: &mut Tray, n: usize| {
+        let (u, z, state) = (t.out("uniform", n)?, t.out_values("normal", n)?, t.state()?);
         ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
         ops::random::normal(&z, &state, 2)
-    });
+    };
+    cases.add("uniform, normal, 300000".into(), move |t| both(t, 300_000)).large = true;
     for n in cases.pick(&SIZES, &[1, 5]) {
-        cases.add(format!("uniform, normal, {n}"), move |t| {
-            let (u, z, state) = (t.out("uniform", n)?, t.out_values("normal", n)?, t.state()?);
-            ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
-            ops::random::normal(&z, &state, 2)
-        });
+        cases.add(format!("uniform, normal, {n}"), move |t| both(t, n));
         cases.add(format!("ring, labels, {n}"), move |t| {
             let (points, labels, state) = (t.out_values("points", 2 * n)?, t.out_words("labels", n)?, t.state()?);
             ops::random::ring(&points, &state, 3)?;
@@ -108,7 +105,7 @@ pub fn convert(cases: &mut Cases) {
 }
 
 pub fn state(cases: &mut Cases) {
-    // Without and with overflows, at the growth's last step and short of it, and where no scale is left to try.
+    // Without and with overflows; when the scale is about to grow and when it is not yet; with the least scale there is.
     for (overflows, good_steps, loss_scale) in
         [([0, 0], 2, 64.0), ([0, 0], 3, 64.0), ([1, 0], 3, 64.0), ([0, 2], 0, 1.0), ([1, 1], 0, 5.9604645e-8)]
     {
@@ -144,7 +141,7 @@ pub fn state(cases: &mut Cases) {
             });
         }
     }
-    // Before the decay, at its first and last steps, after it, without one, and halted.
+    // Before the decay of the learning rates, at its first and last steps, after it, and without one; running and halted.
     for (step, decay) in [(2, [4, 20]), (3, [4, 20]), (4, [4, 20]), (19, [4, 20]), (30, [4, 20]), (7, [0, 0])] {
         for halted in [0, 1] {
             cases.add(format!("advance, step {step}, decay {decay:?}, halted {halted}"), move |t| {
@@ -172,7 +169,7 @@ pub fn state(cases: &mut Cases) {
 
 pub fn adam(cases: &mut Cases) {
     for n in SIZES {
-        // Copied to the average, averaged, no average, halted.
+        // The average is copied; averaged; absent. Then a halted training, and one whose gradient overflowed.
         for (averaged, start, halted, overflow) in
             [(true, 9, 0, 0), (true, 5, 0, 0), (false, 0, 0, 0), (true, 2, 1, 0), (true, 2, 0, 1)]
         {
@@ -203,7 +200,7 @@ pub fn adam(cases: &mut Cases) {
 }
 
 pub fn peak(cases: &mut Cases) {
-    // Chains differ between devices: a block of each, compared where both have one.
+    // Devices run different numbers of chains: only the first 64 are compared, which each of them has.
     cases.add("3 steps".into(), |t| {
         let chains = t.scratch(2 * ops::peak::per_block(t.device()))?;
         ops::peak::peak(&chains, 3)?;

@@ -1,4 +1,4 @@
-//! What is done to images besides convolving them: attention, the projection head, pooling and upsampling.
+//! Operations on images other than convolutions: attention, the projection head, pooling and upsampling.
 
 use super::Cases;
 use crate::device::Precision;
@@ -18,7 +18,7 @@ pub fn attention(cases: &mut Cases) {
     ];
     for [n, l, lk, dk, dv] in cases.pick(&shapes, &[1, 3, 5]) {
         let shape = Shape { n, l, lk, dk, dv };
-        cases.add_sized(format!("forward and backward, {shape:?}"), l > 1000, move |t| {
+        let case = cases.add(format!("forward and backward, {shape:?}"), move |t| {
             t.tolerance = 1e-4;
             let (q, k, v) = (t.values(n * l * dk)?, t.values(n * lk * dk)?, t.values(n * lk * dv)?);
             let (o, lse, d_o) = (t.out_values("o", n * l * dv)?, t.out("lse", n * l)?, t.values(n * l * dv)?);
@@ -32,6 +32,7 @@ pub fn attention(cases: &mut Cases) {
             };
             attention::backward(out, &d_o, &o, inputs, &lse, shape, &workspace)
         });
+        case.large = l > 1000;
     }
     for (n, each) in cases.pick(&[(1, 1), (3, 31), (2, 1025), (300, 5)], &[1, 2]) {
         for scaled in [false, true] {
@@ -41,7 +42,7 @@ pub fn attention(cases: &mut Cases) {
                 attention::residual(&y, &x, &a, &gamma)?;
                 let (da, dgamma) = (t.out_values("da", n * each)?, t.update("dgamma", 1)?);
                 let workspace = t.scratch(n)?;
-                // A sum of many numbers around 0.
+                // The gradient of gamma is a sum of many numbers around 0, which loses digits.
                 t.tolerance = 1e-3;
                 let scale = scaled.then_some(&scale);
                 attention::residual_backward(&da, Some(&dgamma), &dy, &a, &gamma, scale, &workspace)
@@ -54,7 +55,7 @@ pub fn projection(cases: &mut Cases) {
     const CLASSES: usize = 4;
     for (n, p, c) in cases.pick(&[(1, 1, 1), (3, 7, 31), (5, 16, 129), (2, 1100, 3), (33, 4, 33)], &[1, 3]) {
         for (plain, labelled) in [(false, false), (false, true), (true, false), (true, true)] {
-            // The head from separate kernels is there for comparison, in f32 alone.
+            // The head from separate kernels serves comparisons alone, and exists in f32 alone.
             if plain && cases.precision != Precision::F32 {
                 continue;
             }

@@ -1,9 +1,9 @@
-//! `zgan check`: every kernel as real thread blocks under the four checkers, over a table of cases, and its results
-//! compared with what the host computes.
+//! `zgan check`: runs every kernel as real thread blocks under the four checkers, over a table of cases, and compares its
+//! results with what the host computes.
 //!
 //! A case is an operation at one shape, written once and run on any device: it takes its inputs and outputs from a
-//! [`Tray`]. Outputs and workspaces start as memory that nobody has written. Each schedule seed must give the same bits, and
-//! those must agree with the host's to rounding.
+//! [`Tray`]. Outputs and workspaces start as memory that nobody has written. Whatever the order in which threads run, which
+//! a schedule seed decides, the results must have the same bits, and must agree with the host's to rounding.
 
 mod elementwise;
 mod images;
@@ -14,10 +14,9 @@ mod profile;
 mod tray;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::cores::on_all_cores;
 use crate::device::{Device, Finding, HAS_CHECK, Precision, Seen, kernel, needs_check};
 use crate::{Error, Result};
 pub use profile::{Profiled, Profiles, profile};
@@ -27,18 +26,19 @@ type Run = Box<dyn Fn(&mut Tray) -> Result<()> + Send + Sync>;
 
 /// An operation at one shape.
 pub struct Case {
-    /// `matmul: forward, 1 x 31 x 33`; begins with the module's name.
+    /// The module's name and what the case is: `matmul: forward, 1 x 31 x 33`.
     pub name: String,
-    /// Left out of a quick run.
+    /// Whether it takes too long for every run of the tests: quick runs leave it out.
     pub large: bool,
-    /// Every row of every matrix begins where a GPU's memory likes it: what a profile of its kernels is taken of.
+    /// Whether every row of every matrix begins at a boundary of a GPU's memory accesses. Only then does a profile show
+    /// what the kernels, and not the sizes, make of the memory.
     pub aligned: bool,
-    /// Of activations and their gradients.
+    /// The precision of activations and their gradients.
     precision: Precision,
     run: Run,
 }
 
-/// The table, as the files of this folder fill it.
+/// The table of cases, which the files of this folder fill.
 #[derive(Default)]
 struct Cases {
     module: String,
@@ -47,39 +47,15 @@ struct Cases {
 }
 
 impl Cases {
-    fn add(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.add_sized(name, false, run);
-    }
-
-    fn add_aligned(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.add_case(name, false, true, run);
-    }
-
-    /// A case that takes too long for every test run.
-    fn add_large(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.add_sized(name, true, run);
-    }
-
-    fn add_sized(&mut self, name: String, large: bool, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) {
-        self.add_case(name, large, false, run);
-    }
-
-    fn add_case(
-        &mut self,
-        name: String,
-        large: bool,
-        aligned: bool,
-        run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static,
-    ) {
-        // In another precision it is the same code on other numbers: large cases would show nothing new.
-        if large && self.precision != Precision::F32 {
-            return;
-        }
+    /// Adds a case, small and not aligned unless the caller says otherwise.
+    fn add(&mut self, name: String, run: impl Fn(&mut Tray) -> Result<()> + Send + Sync + 'static) -> &mut Case {
         let name = format!("{}: {name}", self.module);
-        self.list.push(Case { name, large, aligned, precision: self.precision, run: Box::new(run) });
+        let last = self.list.len();
+        self.list.push(Case { name, large: false, aligned: false, precision: self.precision, run: Box::new(run) });
+        &mut self.list[last]
     }
 
-    /// All of them, or, in another precision than f32, for the same reason those of these places.
+    /// All of them in f32. The other precisions are the same code on other numbers: they get those at the places `some`.
     fn pick<T: Copy>(&self, all: &[T], some: &[usize]) -> Vec<T> {
         match self.precision {
             Precision::F32 => all.to_vec(),
@@ -88,7 +64,7 @@ impl Cases {
     }
 }
 
-/// Every case.
+/// All cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Cases::default();
     for (file, fill) in [
@@ -117,6 +93,8 @@ pub fn cases() -> Vec<Case> {
             fill(&mut cases);
         }
     }
+    // Large cases would show nothing new in another precision.
+    cases.list.retain(|case| !case.large || case.precision == Precision::F32);
     cases.list
 }
 
@@ -126,17 +104,17 @@ pub struct Options {
     /// Part of the name of a case, or of a kernel.
     pub filter: Option<String>,
     pub schedule_seeds: Vec<u64>,
-    /// Without the large cases.
+    /// Whether the large cases are left out.
     pub quick: bool,
 }
 
-/// One kernel.
+/// What was seen of one kernel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     pub cases: usize,
     pub launches: u64,
     pub accesses: u64,
-    /// Of the checkers, and cases with wrong results in which it was launched.
+    /// The findings of the checkers, and the cases with wrong results in which the kernel was launched.
     pub findings: usize,
     pub time: Duration,
 }
@@ -145,9 +123,9 @@ pub struct Row {
 pub struct Report {
     /// By the name of the kernel.
     pub kernels: BTreeMap<&'static str, Row>,
-    /// With the case in which each was seen first.
+    /// Each finding with the name of the case in which it was seen first.
     pub findings: Vec<(String, Finding)>,
-    /// Results that are not the host's, or differ between schedules, and cases that failed: the case, and what is wrong.
+    /// Cases that failed, and results that differ from the host's or between schedules: the case, and what is wrong.
     pub differences: Vec<(String, String)>,
     pub cases: usize,
     pub time: Duration,
@@ -159,15 +137,15 @@ impl Report {
     }
 }
 
-/// A case on a device: what it computed, or why it could not.
+/// Runs a case on a device: gives what it computed, or why it could not.
 fn run(case: &Case, device: &Device) -> Result<Vec<Output>> {
     let mut tray = Tray::new(device, &case.name, case.precision);
     (case.run)(&mut tray)?;
     tray.finish()
 }
 
-/// Runs a case on the host and, under each schedule, on checking `simt` devices: what these saw, and what is wrong with the
-/// results.
+/// Runs a case on the host and on `simt` devices that check, one for each schedule. Gives what these saw, and what is wrong
+/// with the results.
 pub fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen>, Vec<String>) {
     let mut wrong = Vec::new();
     let expected = match run(case, host) {
@@ -203,8 +181,8 @@ pub fn check(case: &Case, host: &Device, devices: &[(u64, Device)]) -> (Vec<Seen
     (seen, wrong)
 }
 
-/// The cases with the filter in their name, or of a kernel file that has a kernel with it in its name. An error where there
-/// are none.
+/// The cases that have the filter in their name, and those of modules that have a kernel with the filter in its name. It is
+/// an error where there are none.
 fn select<'a>(all: &'a [Case], filter: &str, quick: bool) -> Result<Vec<&'a Case>> {
     let module = |case: &Case| case.name.split(':').next().unwrap_or("").to_string();
     let has_kernel = |module: &str| {
@@ -221,37 +199,7 @@ fn select<'a>(all: &'a [Case], filter: &str, quick: bool) -> Result<Vec<&'a Case
     Ok(list)
 }
 
-/// `one` for 0 .. count, on all cores, each with devices of its own; the results in order.
-fn on_all_cores<D, T: Send>(
-    count: usize,
-    open: impl Fn() -> Result<D> + Sync,
-    one: impl Fn(&D, usize) -> T + Sync,
-) -> Result<Vec<T>> {
-    let next = AtomicUsize::new(0);
-    let results = Mutex::new(BTreeMap::new());
-    let work = || -> Result<()> {
-        let devices = open()?;
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            if at >= count {
-                return Ok(());
-            }
-            let result = one(&devices, at);
-            results.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(at, result);
-        }
-    };
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(count);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
-    })?;
-    Ok(results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).into_values().collect())
-}
-
-/// Runs the cases that the options ask for, on all cores. An error where there are none.
+/// Runs the cases that the options ask for, on all cores. It is an error where there are none.
 pub fn run_all(options: &Options) -> Result<Report> {
     if !HAS_CHECK {
         return Err(needs_check("zgan check"));
@@ -292,7 +240,7 @@ impl Report {
                 row.cases += usize::from(launched.insert(name));
             }
             for finding in findings {
-                // Another case, or another schedule, may meet the same mistake.
+                // Another case or another schedule may have met the same mistake.
                 let same = |(_, known): &&mut (String, Finding)| {
                     (known.check, known.kernel, &known.source) == (finding.check, finding.kernel, &finding.source)
                 };

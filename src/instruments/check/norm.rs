@@ -25,7 +25,7 @@ pub fn norm(cases: &mut Cases) {
     for shape in shapes.into_iter().chain([large]) {
         let Shape { n, h, w, c, upsample } = shape;
         if shape.n > 100 && cases.precision == Precision::F32 {
-            // An offset much larger than the deviation, so that the mean is rounded.
+            // The offset is so much larger than the deviation that rounding the mean matters.
             cases.add(format!("statistics, {n} x {c}, offset"), move |t| {
                 t.tolerance = 1e-3;
                 let x: Vec<f32> = t.numbers(n * c)?.read()?.iter().map(|x| x + 4e6).collect();
@@ -42,7 +42,7 @@ pub fn norm(cases: &mut Cases) {
             let rows = if conditional { n } else { 1 };
             let classes = if conditional { CLASSES } else { 1 };
             let what = format!("{n} x {h} x {w} x {c}, upsample {upsample}, conditional {conditional}");
-            cases.add_sized(format!("forward, {what}"), shape == large, move |t| {
+            let case = cases.add(format!("forward, {what}"), move |t| {
                 t.tolerance = 1e-4;
                 let (x, y) = (t.values(shape.input_len())?, t.out_values("y", shape.output_len())?);
                 let (mean, rstd) = (t.out("mean", c)?, t.out("rstd", c)?);
@@ -63,9 +63,10 @@ pub fn norm(cases: &mut Cases) {
                 norm::running_tables(tables, running, affine, 1e-5, shape)?;
                 norm::apply(&t.out_values("running y", shape.output_len())?, &x, tables, Activation::Tanh, shape)
             });
+            case.large = shape == large;
             for accumulate in [false, true] {
                 let name = format!("backward, {what}, accumulate {accumulate}");
-                cases.add_sized(name, shape == large, move |t| {
+                let case = cases.add(name, move |t| {
                     t.tolerance = 1e-4;
                     let (x, dy) = (t.values(shape.input_len())?, t.values(shape.output_len())?);
                     let (mean, rstd) = (t.numbers(c)?, t.uniforms(c, 0.5, 2.0)?);
@@ -85,6 +86,7 @@ pub fn norm(cases: &mut Cases) {
                     let activation = if accumulate { Activation::Tanh } else { Activation::LeakyRelu(0.2) };
                     norm::backward(gradients, &dy, batch, affine, activation, shape, &workspace)
                 });
+                case.large = shape == large;
             }
         }
     }
@@ -107,7 +109,7 @@ pub fn spectral_norm(cases: &mut Cases) {
                 let plan = Plan::new(t.device(), parameters, &matrices)?;
                 let (weights, effective) = (t.numbers(parameters)?, t.out("effective", parameters)?);
                 let (u, v) = (t.update("u", plan.u_len())?, t.update("v", plan.v_len())?);
-                // Stretches without a matrix have a sigma that nobody touches.
+                // Stretches of the parameters that are no matrix have a sigma too, which must stay as it is.
                 let sigma = t.update("sigma", plan.sigma_len())?;
                 let workspace = t.scratch(plan.workspace_len())?;
                 let state = State { u: &u, v: &v, sigma: &sigma, workspace: &workspace };

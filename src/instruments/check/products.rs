@@ -1,7 +1,6 @@
-//! Matrix products and convolutions. Which tile, and so which kernel, a shape gets is `simt`'s choice.
+//! Matrix products and convolutions. The table of tiles of `simt` decides which tile, and so which kernel, a shape gets.
 
-use super::Cases;
-use super::tray::Tray;
+use super::{Case, Cases, Tray};
 use crate::Result;
 use crate::device::{Buffer, Precision};
 use crate::ops::Activation;
@@ -10,7 +9,7 @@ use crate::ops::matmul::{self, Linear, OutputGradient};
 
 const LEAKY: Activation = Activation::LeakyRelu(0.2);
 
-/// N, C, K: one, odd, around the tiles of 64, 128 and 256, and what needs several steps along the depth.
+/// N, C, K: ones, odd numbers, numbers around the tiles of 64, 128 and 256, and depths that take several steps.
 const LINEAR: [[usize; 3]; 9] = [
     [1, 1, 1],
     [3, 5, 7],
@@ -22,11 +21,12 @@ const LINEAR: [[usize; 3]; 9] = [
     [3, 128, 64],
     [128, 256, 9],
 ];
-/// Each tile, in whole tiles; and one of the depth that layers have, beside which a tile's ends are little.
+/// Shapes of whole tiles, for each tile; the last is as deep as layers are, so that the ends of a tile cost little.
 const ALIGNED: [[usize; 3]; 5] = [[64, 64, 64], [128, 64, 64], [128, 128, 128], [128, 256, 64], [128, 512, 128]];
 
-/// A factor that is computed differs between executions in its last bit (one has a fused multiply-add, the other not), and now
-/// and then is rounded to the other neighbour.
+/// Allows larger differences where the factors of a product are themselves computed. Their last bits differ between
+/// executions, of which one has fused multiply-adds and the other not, and so they are now and then rounded to different
+/// neighbours in the product's precision.
 fn allow_other_factors(t: &mut Tray, computed: bool) {
     if computed {
         t.tolerance += match t.precision() {
@@ -38,21 +38,23 @@ fn allow_other_factors(t: &mut Tray, computed: bool) {
 }
 
 pub fn matmul(cases: &mut Cases) {
-    cases.add_large("forward, 300 x 1000 x 520".into(), |t| {
+    let large = cases.add("forward, 300 x 1000 x 520".into(), |t| {
         let sizes = Linear { n: 300, c: 1000, k: 520 };
         let (y, x, weight) = (t.out_values("y", 300 * 520)?, t.values(300 * 1000)?, t.values(1000 * 520)?);
         matmul::linear_forward(sizes, &y, &x, &weight, None, LEAKY)
     });
+    large.large = true;
     let odd = cases.pick(&LINEAR, &[0, 2, 3, 4, 5, 8]).into_iter().map(|sizes| (false, sizes));
     for (aligned, [n, c, k]) in odd.chain(ALIGNED.map(|sizes| (true, sizes))) {
         let sizes = Linear { n, c, k };
         for (activation, fused) in [(Activation::Identity, false), (LEAKY, true), (Activation::Tanh, true)] {
-            cases.add_case(format!("forward, {n} x {c} x {k}, {activation:?}"), false, aligned, move |t| {
+            let forward = cases.add(format!("forward, {n} x {c} x {k}, {activation:?}"), move |t| {
                 let (y, x, weight) = (t.out_values("y", n * k)?, t.values(n * c)?, t.values(c * k)?);
                 let bias = t.numbers(k)?;
                 matmul::linear_forward(sizes, &y, &x, &weight, fused.then_some(&bias), activation)
             });
-            cases.add_case(format!("backward, {n} x {c} x {k}, {activation:?}"), false, aligned, move |t| {
+            forward.aligned = aligned;
+            let backward = cases.add(format!("backward, {n} x {c} x {k}, {activation:?}"), move |t| {
                 allow_other_factors(t, fused);
                 let (x, weight, dy) = (t.values(n * c)?, t.values(c * k)?, t.values(n * k)?);
                 let (y, scale) = (t.values_between(n * k, -1.0, 1.0)?, t.numbers(n)?);
@@ -64,6 +66,7 @@ pub fn matmul(cases: &mut Cases) {
                 matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient)?;
                 matmul::linear_bias_gradient(sizes, &dbias, &gradient)
             });
+            backward.aligned = aligned;
         }
     }
 }
@@ -72,12 +75,12 @@ pub fn matmul(cases: &mut Cases) {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Around {
     Nothing,
-    /// A table for each sample, bias, residual, activation.
+    /// Scale and shift for each sample; bias, residual and activation.
     Everything,
-    /// One table for all, upsampled on the way in.
+    /// One scale and shift for all samples; the input is upsampled as it is read.
     Upsampled,
     Pooled,
-    /// A leaky ReLU on the way in, added to what is there.
+    /// A leaky ReLU as the input is read; the result is added to what is there.
     Added,
 }
 
@@ -154,8 +157,24 @@ fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result
     Ok(())
 }
 
+fn add_forward(cases: &mut Cases, sizes: Conv, around: Around) -> &mut Case {
+    cases.add(format!("forward, {}", name(&sizes, around)), move |t| forward(t, sizes, around))
+}
+
+/// `parts` names the gradients: x of the input, w of the weights, b of the bias.
+fn add_backward<'a>(cases: &'a mut Cases, sizes: Conv, around: Around, parts: &'static [char]) -> &'a mut Case {
+    let what = match parts {
+        ['x'] => "input gradient",
+        ['w', ..] => "weight gradient",
+        _ => "backward",
+    };
+    cases.add(format!("{what}, {}", name(&sizes, around)), move |t| backward(t, sizes, around, parts))
+}
+
 pub fn conv(cases: &mut Cases) {
     use Around::*;
+    const ALL: [Around; 5] = [Nothing, Everything, Added, Upsampled, Pooled];
+    const PARTS: &[char] = &['x', 'w', 'b'];
     let square = |n, h, c, k, r, pad| Conv { n, h, w: h, c, k, r, s: r, pad, stride: 1 };
     let shapes = [
         square(1, 1, 1, 1, 1, 0),
@@ -169,14 +188,9 @@ pub fn conv(cases: &mut Cases) {
     ];
     for sizes in cases.pick(&shapes, &[0, 1, 3, 4, 6]) {
         let even = [sizes.h, sizes.w, sizes.p(), sizes.q()].iter().all(|n| n.is_multiple_of(2));
-        for around in [Nothing, Everything, Added, Upsampled, Pooled] {
-            if matches!(around, Upsampled | Pooled) && !even {
-                continue;
-            }
-            cases.add(format!("forward, {}", name(&sizes, around)), move |t| forward(t, sizes, around));
-            cases.add(format!("backward, {}", name(&sizes, around)), move |t| {
-                backward(t, sizes, around, &['x', 'w', 'b'])
-            });
+        for around in ALL.into_iter().filter(|around| even || !matches!(around, Upsampled | Pooled)) {
+            add_forward(cases, sizes, around);
+            add_backward(cases, sizes, around, PARTS);
         }
     }
     // Whole tiles of each width.
@@ -185,39 +199,29 @@ pub fn conv(cases: &mut Cases) {
         for around in [Nothing, Everything] {
             let both =
                 move |t: &mut Tray| forward(t, sizes, around).and_then(|()| backward(t, sizes, around, &['x', 'w']));
-            cases.add_aligned(format!("both ways, {}", name(&sizes, around)), both);
+            cases.add(format!("both ways, {}", name(&sizes, around)), both).aligned = true;
         }
     }
-    // Tiles of 128 x 128, weight gradients in several parts, and the one so large that it gets such tiles.
-    let wide = square(2, 8, 128, 128, 3, 1);
+    // Tiles of 128 x 128 for some passes; and a shape so large that all passes get them, with weight gradients in parts.
     for around in [Everything, Pooled] {
-        cases.add(format!("forward, {}", name(&wide, around)), move |t| forward(t, wide, around));
+        add_forward(cases, square(2, 8, 128, 128, 3, 1), around);
     }
     let large = square(8, 16, 64, 130, 3, 1);
-    cases.add_large(format!("forward, {}", name(&large, Pooled)), move |t| forward(t, large, Pooled));
-    cases.add_large(format!("backward, {}", name(&large, Pooled)), move |t| {
-        backward(t, large, Pooled, &['x', 'w', 'b'])
-    });
-    let tile = square(2, 8, 128, 9, 3, 1);
-    cases.add(format!("input gradient, {}", name(&tile, Everything)), move |t| backward(t, tile, Everything, &['x']));
-    // Whole pieces of 16 bytes on all sides, and tiles of 128 x 64.
-    let whole = square(2, 8, 24, 72, 3, 1);
-    for around in [Nothing, Everything, Added, Upsampled, Pooled] {
-        cases.add(format!("forward, {}", name(&whole, around)), move |t| forward(t, whole, around));
-        cases.add(format!("backward, {}", name(&whole, around)), move |t| backward(t, whole, around, &['x', 'w', 'b']));
+    add_forward(cases, large, Pooled).large = true;
+    add_backward(cases, large, Pooled, PARTS).large = true;
+    add_backward(cases, square(2, 8, 128, 9, 3, 1), Everything, &['x']);
+    // Channels in whole pieces of 16 bytes on both sides, and tiles of 128 x 64.
+    for around in ALL {
+        add_forward(cases, square(2, 8, 24, 72, 3, 1), around);
+        add_backward(cases, square(2, 8, 24, 72, 3, 1), around, PARTS);
     }
     let tall = square(2, 8, 64, 64, 1, 0);
-    cases.add(format!("backward, {}", name(&tall, Everything)), move |t| backward(t, tall, Everything, &['x', 'w']));
-    cases.add(format!("forward, {}", name(&tall, Everything)), move |t| forward(t, tall, Everything));
-    let parts = square(8, 12, 10, 12, 3, 1);
-    cases.add(format!("weight gradient, {}", name(&parts, Added)), move |t| backward(t, parts, Added, &['w', 'b']));
-    // So many tiles that larger ones are chosen.
+    add_backward(cases, tall, Everything, &['x', 'w']);
+    add_forward(cases, tall, Everything);
+    add_backward(cases, square(8, 12, 10, 12, 3, 1), Added, &['w', 'b']);
+    // Weights so large that larger tiles are chosen for them.
     for (c, k) in [(1024, 576), (1280, 1280)] {
-        let huge = square(1, 2, c, k, 1, 0);
-        cases.add_aligned(format!("weight gradient, {}", name(&huge, Nothing)), move |t| {
-            backward(t, huge, Nothing, &['w'])
-        });
+        add_backward(cases, square(1, 2, c, k, 1, 0), Nothing, &['w']).aligned = true;
     }
-    let bias = square(5, 4, 3, 300, 1, 0);
-    cases.add(format!("backward, {}", name(&bias, Added)), move |t| backward(t, bias, Added, &['x', 'b']));
+    add_backward(cases, square(5, 4, 3, 300, 1, 0), Added, &['x', 'b']);
 }

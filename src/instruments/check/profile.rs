@@ -1,18 +1,19 @@
-//! What a GPU's memory would feel of each kernel, counted over the cases (`zgan check --profile`).
+//! The accesses to a GPU's memory that each kernel would cause, counted over the cases (`zgan check --profile`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{cases, on_all_cores, run, select};
+use super::{cases, run, select};
 use crate::Result;
+use crate::cores::on_all_cores;
 use crate::device::{Device, Profile};
 
-/// One kernel.
+/// What was counted of one kernel.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Profiled {
     pub profile: Profile,
     pub cases: usize,
-    /// Whether these are the cases of aligned sizes alone. A kernel that is in none is shown at whatever sizes there are.
+    /// Whether only cases of aligned sizes are counted. A kernel that no such case launches is counted over all cases.
     pub aligned: bool,
 }
 
@@ -23,8 +24,7 @@ pub struct Profiles {
     pub time: Duration,
 }
 
-/// Runs the cases with `filter` in their name, or of kernels with it in theirs, under one schedule; those of aligned sizes
-/// alone where `only_aligned`.
+/// Runs the cases that `filter` selects under one schedule, and counts; only those of aligned sizes where `only_aligned`.
 pub fn profile(filter: &str, schedule_seed: u64, only_aligned: bool) -> Result<Profiles> {
     let start = Instant::now();
     let all = cases();

@@ -1,4 +1,4 @@
-//! What a case takes its buffers from, and what is compared of it.
+//! Where a case takes its buffers from. The tray remembers which of them are outputs, to compare them.
 
 use crate::Result;
 use crate::device::{Buffer, Device, Precision};
@@ -13,7 +13,7 @@ pub struct Tray<'a> {
     outputs: Vec<(String, Kind)>,
     /// The largest difference from the host that is allowed, relative to the largest value of an output.
     pub tolerance: f32,
-    /// What that value counts as at least: for outputs that may be nothing but rounding errors.
+    /// The least that this largest value counts as, for outputs that may be nothing but rounding errors.
     pub scale: f32,
 }
 
@@ -23,7 +23,7 @@ enum Kind {
     Bytes(Buffer<u8>),
 }
 
-/// What a case computed.
+/// An output that a case computed.
 pub struct Output {
     pub name: String,
     values: Vec<f32>,
@@ -33,7 +33,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// What is wrong with it, if anything is.
+    /// What is wrong with this output, if it is not as expected.
     pub fn difference(&self, expected: &Output) -> Option<String> {
         let name = &self.name;
         if self.values.len() != expected.values.len() {
@@ -42,7 +42,7 @@ impl Output {
         let scale = expected.values.iter().fold(self.scale, |m, x| m.max(x.abs()));
         let allowed = self.tolerance * scale;
         let mut pairs = self.values.iter().zip(&expected.values).enumerate();
-        // Not `d > allowed`: neither may be NaN.
+        // A difference of NaN is never larger than what is allowed, and is wrong all the same.
         let (i, (found, expected)) = pairs.find(|(_, (f, e))| {
             let d = (*f - *e).abs();
             d.is_nan() || d > allowed
@@ -59,6 +59,12 @@ impl Tray<'_> {
     pub fn new<'a>(device: &'a Device, case: &str, precision: Precision) -> Tray<'a> {
         let seed = case.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         Tray { device, precision, random: Random::new(seed, 0, 0), outputs: Vec::new(), tolerance: 2e-5, scale: 0.0 }
+    }
+
+    /// Remembers an output under its name.
+    fn keep<T: Clone>(&mut self, name: &str, buffer: Buffer<T>, kind: fn(Buffer<T>) -> Kind) -> Buffer<T> {
+        self.outputs.push((name.into(), kind(buffer.clone())));
+        buffer
     }
 
     pub fn device(&self) -> &Device {
@@ -89,21 +95,19 @@ impl Tray<'_> {
     /// An output of activations or their gradients that the operation overwrites.
     pub fn out_values(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
         let buffer = self.device.unwritten_in(n, self.precision)?;
-        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Floats))
     }
 
-    /// The same, or, where `accumulate`, one that it adds to.
+    /// An output of them that the operation overwrites or, where `accumulate`, adds to.
     pub fn either_values(&mut self, name: &str, n: usize, accumulate: bool) -> Result<Buffer<f32>> {
         if !accumulate {
             return self.out_values(name, n);
         }
         let buffer = self.values(n)?;
-        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Floats))
     }
 
-    /// An input of them between `low` and `high`.
+    /// An input of activations between `low` and `high`.
     pub fn values_between(&mut self, n: usize, low: f32, high: f32) -> Result<Buffer<f32>> {
         let mut values = vec![0.0; n];
         self.random.fill_uniform(&mut values, low, high);
@@ -124,7 +128,7 @@ impl Tray<'_> {
         self.device.upload(&values)
     }
 
-    /// Labels of `classes` classes; with more than three samples, two are none.
+    /// Labels of `classes` classes. With more than three samples, one label is absent and one is beyond the last class.
     pub fn labels(&mut self, n: usize, classes: usize) -> Result<Buffer<u32>> {
         let mut labels = self.below(n, classes)?.read()?;
         if n > 3 {
@@ -139,7 +143,7 @@ impl Tray<'_> {
         self.device.upload(&values)
     }
 
-    /// A training's state, some steps on.
+    /// The state of a training that has done some steps.
     pub fn state(&mut self) -> Result<StateBuffer> {
         let state =
             State { step: 7, updates: [3, 5], ..State::new(u64::from(self.random.word()), [1e-3, 2e-3], 4, 20) };
@@ -149,27 +153,23 @@ impl Tray<'_> {
     /// An output that the operation overwrites.
     pub fn out(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
         let buffer = self.device.unwritten(n)?;
-        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Floats))
     }
 
     pub fn out_words(&mut self, name: &str, n: usize) -> Result<Buffer<u32>> {
         let buffer = self.device.unwritten(n)?;
-        self.outputs.push((name.into(), Kind::Words(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Words))
     }
 
     pub fn out_bytes(&mut self, name: &str, n: usize) -> Result<Buffer<u8>> {
         let buffer = self.device.unwritten(n)?;
-        self.outputs.push((name.into(), Kind::Bytes(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Bytes))
     }
 
     /// An output that the operation adds to, or changes.
     pub fn update(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
         let buffer = self.numbers(n)?;
-        self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
-        Ok(buffer)
+        Ok(self.keep(name, buffer, Kind::Floats))
     }
 
     /// An input that the operation also changes.
@@ -189,7 +189,7 @@ impl Tray<'_> {
         let Tray { tolerance, scale, outputs, .. } = self;
         let output = |(name, kind)| {
             let (values, tolerance) = match kind {
-                // Where sums differ in their last bits, 16 bits may be rounded to either neighbour.
+                // Sums that differ in their last bits may be rounded to different neighbours of 16 bits.
                 Kind::Floats(buffer) => match buffer.precision() {
                     Precision::Bf16 => (buffer.read()?, tolerance + 1.0 / 128.0),
                     Precision::F16 => (buffer.read()?, tolerance + 1.0 / 1024.0),

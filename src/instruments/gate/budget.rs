@@ -1,4 +1,5 @@
-//! How much each kernel may take: `kernels/budget.toml`. A change that makes a kernel take more must say so in that file.
+//! How much each kernel may take, which `kernels/budget.toml` lists. A change that makes a kernel take more must say so
+//! there.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,19 +13,19 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
-    /// The version of NVRTC whose registers these are; another may take more or fewer.
+    /// The version of NVRTC that gave out these registers; another version may need more or fewer.
     compiler: String,
     kernels: BTreeMap<String, Allowed>,
 }
 
-/// The most over all generations.
+/// The most that a kernel may take on any generation of GPUs.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Allowed {
     registers: u32,
     /// Bytes of static shared memory of a block.
     shared: u32,
-    /// Bytes of local memory of a thread: an exception, with its reason.
+    /// Bytes of local memory of a thread. Any is an exception, and needs a reason.
     #[serde(default)]
     local: u32,
     #[serde(default)]
@@ -51,8 +52,8 @@ impl Budget {
         Ok(budget)
     }
 
-    /// What these kernels take, compiled by NVRTC of this version. Exceptions are taken over from `older`: new ones are
-    /// not made.
+    /// A budget of what these kernels take, compiled by this version of NVRTC. The exceptions are those of `older`: no new
+    /// ones are made.
     pub fn of(kernels: &[KernelCode], compiler: &str, older: Option<&Budget>) -> Budget {
         let mut budget = Budget { compiler: compiler.into(), kernels: BTreeMap::new() };
         for code in kernels {
@@ -88,7 +89,8 @@ impl Budget {
         text
     }
 
-    /// What is wrong with these kernels, compiled by NVRTC of this version: a line each. `all` of the kernels are there.
+    /// What is wrong with these kernels, compiled by this version of NVRTC, a line for each mistake. `all` says that no
+    /// kernel is left out, so that the budget must not list more.
     pub fn check(&self, kernels: &[KernelCode], compiler: &str, all: bool) -> Vec<String> {
         let mut problems = Vec::new();
         for code in kernels {
@@ -103,13 +105,13 @@ impl Budget {
                     problems.push(format!("{kernel} for {arch}: {found} {what}, {more} more than the {limit} it may"));
                 }
             };
-            // Another compiler gives out registers differently, and that is no fault of the kernel.
+            // Another compiler gives out registers differently, which is not the kernel's fault.
             if self.is_of(compiler) {
                 over("registers", *registers, allowed.registers);
             }
             over("bytes of shared memory", *shared, allowed.shared);
             over("bytes of local memory", *local, allowed.local);
-            // What is excused covers its spills.
+            // Local memory that is excused may hold spilled registers.
             let spilled = spill_stores + spill_loads;
             if spilled > 0 && *local > allowed.local {
                 problems.push(format!(
@@ -180,7 +182,7 @@ mod tests {
             "b is in the budget, and there is no such kernel",
         ];
         assert_eq!(budget.check(&more, "12.9", true), expected);
-        // A part of the kernels, and another compiler's registers.
+        // Only a part of the kernels; and the registers of another compiler.
         assert_eq!(budget.check(&more[..1], "12.9", false), expected[..1]);
         assert_eq!(budget.check(&more[..1], "12.4", false), [""; 0]);
         assert_eq!(budget.check(&more[1..2], "12.4", false), expected[1..4]);
@@ -191,7 +193,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("budget.toml");
         let spilling = [code("a", "sm_80", [32, 64, 16])];
-        // Renewing does not excuse.
+        // Writing the budget anew excuses nothing.
         let budget = Budget::of(&spilling, "12.9", None);
         assert_eq!(budget.check(&spilling, "12.9", true).len(), 2);
         budget.write(&path).unwrap();

@@ -1,18 +1,18 @@
-//! What a cubin says of its kernels. A cubin is an ELF file; the numbers are attributes in its sections `.nv.info`, and
-//! the sizes of `.nv.shared.NAME`.
+//! What a cubin says about its kernels. A cubin is an ELF file. The numbers are attributes in its sections `.nv.info`, and
+//! the sizes of its sections `.nv.shared.NAME`.
 
-/// What a thread, and a block, of a kernel takes.
+/// What a kernel takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resources {
     pub name: String,
     pub registers: u32,
-    /// Bytes of local memory of each thread, with the functions that it calls.
+    /// Bytes of local memory of a thread, including what the functions need that it calls.
     pub local: u32,
-    /// Bytes of static shared memory, without what the system keeps for itself.
+    /// Bytes of static shared memory of a block, without what the system keeps for itself.
     pub shared: u32,
 }
 
-/// From this generation on `.nv.shared.NAME` begins with what the system keeps in each block's shared memory.
+/// From this generation on, `.nv.shared.NAME` also counts what the system keeps in the shared memory of each block.
 const RESERVED_INSIDE: u32 = 90;
 const RESERVED: u64 = 1024;
 
@@ -42,7 +42,7 @@ fn read(cubin: &[u8], arch: u32) -> Option<Vec<Resources>> {
     const FRAME: u8 = 0x11;
     const STACK: u8 = 0x12;
     let mut kernels = Vec::new();
-    // Functions that kernels call have code, and no `.nv.info` of their own.
+    // Only kernels have a section `.nv.info.NAME`; the functions that they call have none.
     for name in sections.iter().filter_map(|section| section.name.strip_prefix(".nv.info.")) {
         let shared = find(&format!(".nv.shared.{name}")).map_or(0, |section| section.size);
         let reserved = if arch >= RESERVED_INSIDE { RESERVED } else { 0 };
@@ -89,8 +89,8 @@ fn symbols<'a>(table: &[u8], names: &'a [u8]) -> Option<Vec<&'a str>> {
     table.chunks_exact(24).map(|symbol| text(names, number(symbol, 0, 4)?)).collect()
 }
 
-/// `.nv.info` is a list: format, number, and a value in two bytes or of that many bytes. Those that say something of a
-/// symbol: (number, symbol, value).
+/// The attributes that say something about a symbol: (attribute, symbol, value). `.nv.info` is a list of entries. Each has a
+/// format, the number of the attribute, and two bytes, which are the value or the number of bytes of the value behind them.
 fn attributes(mut bytes: &[u8]) -> Option<Vec<(u8, u32, u32)>> {
     const WITH_BYTES: u8 = 4;
     let mut found = Vec::new();

@@ -1,7 +1,7 @@
-//! The code gate: what the compiler made of the kernels for each GPU, which can be known where there is none.
+//! The code gate: what the compiler made of the kernels for each generation of GPUs. No GPU is needed to know that.
 //!
-//! Registers, local and shared memory come from the embedded cubins themselves, spills from the assembler's log, which
-//! `build.rs` keeps beside them; instructions from `nvdisasm`, where it is installed. [`Budget`] says how much each
+//! Registers, local and shared memory are read from the embedded cubins, spills from the assembler's log, which the build
+//! keeps beside them, and instructions from the output of `nvdisasm`, where it is installed. [`Budget`] says how much each
 //! kernel may take.
 
 mod budget;
@@ -9,9 +9,6 @@ mod cubin;
 mod occupancy;
 mod sass;
 mod tensor;
-
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
@@ -21,40 +18,41 @@ pub use occupancy::{Occupancy, occupancy};
 pub use sass::{Disassembler, Instructions};
 pub use tensor::tensor_problems;
 
+use crate::cores::on_all_cores;
 use crate::device::{EmbeddedImage, Precision, embedded_code, kernel_named};
 use crate::{Error, Result};
 
-/// One kernel as one generation of GPUs has it.
+/// What one kernel takes on one generation of GPUs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct KernelCode {
     pub module: &'static str,
     pub kernel: String,
-    /// As [`crate::device::Kernel`] has them.
+    /// Its family, tile and precision, see [`crate::device::Kernel`].
     pub family: &'static str,
     pub tile: Option<(usize, usize)>,
     pub precision: Precision,
-    /// `sm_90`
+    /// The generation, as `sm_90`.
     pub arch: &'static str,
     pub registers: u32,
-    /// Bytes of a thread, stored and loaded because registers ran out.
+    /// Bytes that a thread stores and loads because registers ran out.
     pub spill_stores: u32,
     pub spill_loads: u32,
-    /// Bytes of a thread: what was spilled, and arrays that registers cannot hold.
+    /// Bytes of local memory of a thread: spilled registers, and arrays that registers cannot hold.
     pub local: u32,
-    /// Bytes of a block.
+    /// Bytes of shared memory of a block.
     pub shared: u32,
-    /// Blocks that a multiprocessor holds, and their share of its warps in percent.
+    /// How many blocks a multiprocessor holds at a time, and their share of its warps in percent.
     pub blocks: u32,
     pub occupancy: u32,
-    /// None where they were not asked for.
+    /// None where they were not counted.
     pub instructions: Option<Instructions>,
 }
 
-/// Whose instructions are counted; it takes minutes for all.
+/// The kernels whose instructions are counted. Counting those of all kernels takes minutes.
 #[derive(Clone, Copy)]
 pub enum Count<'a> {
     Nothing,
-    /// What [`tensor_problems`] looks at, once for the generations that run the same code.
+    /// The kernels that [`tensor_problems`] looks at, and of generations that run the same code only one.
     TensorProducts(&'a Disassembler),
     All(&'a Disassembler),
 }
@@ -82,21 +80,11 @@ pub fn kernels(filter: &str, arch: Option<&str>, count: Count) -> Result<Vec<Ker
     };
     let images: Vec<&EmbeddedImage> = images.iter().filter(wanted).collect();
     // Disassembling a large module takes a second.
-    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
-            scope.spawn(|| {
-                while let Some(image) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let of_image = of_image(image, filter, count.of(image));
-                    rows.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(of_image);
-                }
-            });
-        }
-    });
-    let rows = rows.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let one = |(): &(), at: usize| of_image(images[at], filter, count.of(images[at]));
+    let rows = on_all_cores(images.len(), || Ok(()), one)?;
     let mut rows: Vec<KernelCode> = rows.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     if rows.is_empty() {
-        return Err(Error::Config(format!("no kernel's name contains {filter:?}; zgan info has them all")));
+        return Err(Error::Config(format!("no kernel's name contains {filter:?}; zgan info --kernels has them all")));
     }
     rows.sort_by(|a, b| (a.module, &a.kernel, number(a.arch)).cmp(&(b.module, &b.kernel, number(b.arch))));
     Ok(rows)
@@ -195,7 +183,7 @@ fn machine_code(arch: Option<&str>) -> Result<Vec<EmbeddedImage>> {
     Ok(images)
 }
 
-/// The image of the module that has this kernel.
+/// The image of the module that this kernel is in.
 fn image_of(kernel: &str, images: Vec<EmbeddedImage>) -> Result<EmbeddedImage> {
     let names = || images.iter().flat_map(|image| image.module.kernels).map(|k| k.name);
     let near = |name: &&str| (strsim::jaro_winkler(kernel, name) * 1e6) as u64;
@@ -204,7 +192,7 @@ fn image_of(kernel: &str, images: Vec<EmbeddedImage>) -> Result<EmbeddedImage> {
     found.ok_or_else(|| Error::Config(format!("no kernel is called {kernel:?}; is {nearest} meant?")))
 }
 
-/// 90 of `sm_90`.
+/// The number of a target: 90 for `sm_90`.
 fn number(target: &str) -> u32 {
     target.split_once('_').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
 }

@@ -1,17 +1,17 @@
-//! How many blocks a multiprocessor holds at a time, from what one takes.
+//! How many blocks of a kernel a multiprocessor holds at a time.
 
-/// Threads of a block: `BLOCK` in `kernels/device/cuda.h`.
+/// The threads of a block: `BLOCK` in `kernels/device/cuda.h`.
 const THREADS: u32 = 256;
 const WARP: u32 = 32;
-/// Of each multiprocessor of every generation here.
+/// The registers of a multiprocessor, the same number on every generation here.
 const REGISTERS: u32 = 65_536;
 
-/// What a multiprocessor has.
+/// What a multiprocessor of a generation has.
 struct Limits {
     arch: u32,
     warps: u32,
     blocks: u32,
-    /// Bytes of shared memory, the steps in which it is given to blocks, and what the system takes of each.
+    /// Bytes of shared memory; the steps in which blocks get it; and what the system takes for each block.
     shared: u32,
     shared_step: u32,
     reserved: u32,
@@ -22,8 +22,8 @@ const fn limits(arch: u32, warps: u32, blocks: u32, shared_kib: u32) -> Limits {
     Limits { arch, warps, blocks, shared: shared_kib * 1024, shared_step, reserved }
 }
 
-/// NVIDIA, CUDA C++ Programming Guide 12.9, section "Technical Specifications per Compute Capability"; the steps are
-/// those of its header `cuda_occupancy.h`.
+/// From NVIDIA's CUDA C++ Programming Guide 12.9, section "Technical Specifications per Compute Capability"; the steps are
+/// from its header `cuda_occupancy.h`.
 const TABLE: &[Limits] = &[
     limits(75, 32, 16, 64),
     limits(80, 64, 32, 164),
@@ -36,17 +36,18 @@ const TABLE: &[Limits] = &[
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occupancy {
-    /// That run on a multiprocessor at the same time.
+    /// Blocks that are on a multiprocessor at the same time.
     pub blocks: u32,
-    /// Their warps, in percent of those that a multiprocessor can hold.
+    /// Their warps, in percent of the warps that a multiprocessor can hold.
     pub percent: u32,
 }
 
-/// None for a generation that is not in the table.
+/// The occupancy of a kernel that takes so many registers a thread and so much shared memory a block. There is none for a
+/// generation that is not in the table.
 pub fn occupancy(arch: u32, registers: u32, shared: u32) -> Option<Occupancy> {
     let limits = TABLE.iter().find(|limits| limits.arch == arch)?;
     let warps = THREADS / WARP;
-    // Registers are given to warps in steps of 256, to four warps at a time.
+    // A warp gets registers in steps of 256, and warps get them four at a time.
     let of_warp = (registers.max(1) * WARP).next_multiple_of(256);
     let by_registers = REGISTERS / of_warp / 4 * 4 / warps;
     let of_block = (shared + limits.reserved).next_multiple_of(limits.shared_step);
@@ -60,11 +61,11 @@ mod tests {
     use super::*;
     use crate::device::nvrtc;
 
-    /// As NVIDIA's occupancy calculator has them, for 256 threads.
+    /// The expected numbers are from NVIDIA's occupancy calculator, for 256 threads.
     #[test]
     fn blocks_of_a_multiprocessor() {
         let found = |arch, registers, shared| occupancy(arch, registers, shared).map(|o| (o.blocks, o.percent));
-        // Few of both: the warps are the limit.
+        // Few registers and no shared memory: the warps are the limit.
         assert_eq!(found(75, 32, 0), Some((4, 100)));
         assert_eq!(found(80, 32, 0), Some((8, 100)));
         assert_eq!(found(86, 40, 0), Some((6, 100)));

@@ -1,4 +1,4 @@
-//! Machine code as text, by NVIDIA's `nvdisasm`, and its instructions of interest.
+//! Machine code as text, which NVIDIA's `nvdisasm` makes, and the numbers of some instructions in it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-/// How often a kernel's code has each; how often they run is another matter.
+/// How often a kernel's code has these instructions, not how often they run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Instructions {
     pub all: u32,
-    /// Of the tensor cores: HMMA, IMMA and their like.
+    /// Instructions of the tensor cores: HMMA, IMMA and their like.
     pub matrix: u32,
-    /// From global to shared memory past the registers: LDGSTS.
+    /// Copies from global to shared memory that bypass the registers: LDGSTS.
     pub async_copy: u32,
-    /// Fragments from shared memory: LDSM.
+    /// Loads of matrix fragments from shared memory: LDSM.
     pub ldsm: u32,
     /// Loads of 16 bytes.
     pub vector_loads: u32,
     pub ffma: u32,
-    /// Of those, in a stretch of code without branches that also has instructions of the tensor cores: its inner loop.
+    /// FFMA in stretches without branches that also have instructions of the tensor cores, which are the inner loops.
     pub ffma_beside_matrix: u32,
     /// Loads from and stores to local memory.
     pub local: u32,
@@ -51,7 +51,7 @@ impl Disassembler {
 
     /// The code of each kernel of a cubin: (name, text).
     pub fn disassemble(&self, cubin: &[u8]) -> Result<Vec<(String, String)>, String> {
-        // It reads files only.
+        // The disassembler only reads files.
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("zgan-{}-{}.cubin", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let file = std::env::temp_dir().join(name);
@@ -71,7 +71,7 @@ impl Disassembler {
     }
 }
 
-/// A kernel's code begins with a line `//---- .text.NAME ----`.
+/// Splits the text at the lines `//---- .text.NAME ----`, with which the code of a kernel begins.
 fn kernels(text: &str) -> Vec<(String, String)> {
     let mut kernels: Vec<(String, String)> = Vec::new();
     for line in text.lines() {
@@ -91,7 +91,7 @@ fn kernels(text: &str) -> Vec<(String, String)> {
 impl Instructions {
     pub fn count(code: &str) -> Instructions {
         let mut count = Instructions::default();
-        // Of the stretch that is being read.
+        // The instructions of the stretch that is being read.
         let (mut matrix, mut ffma) = (0, 0);
         for line in code.lines() {
             let ends = line.starts_with(".L_");
@@ -105,12 +105,12 @@ impl Instructions {
             let mut parts = opcode.split('.');
             let name = parts.next().unwrap_or_default();
             count.all += 1;
-            // HFMA2.MMA is half-precision arithmetic of one lane.
+            // HFMA2.MMA does not count: it is half-precision arithmetic of one lane.
             count.matrix += u32::from(name.ends_with("MMA"));
             count.async_copy += u32::from(name == "LDGSTS");
             count.ldsm += u32::from(name == "LDSM");
             count.vector_loads += u32::from(matches!(name, "LD" | "LDG" | "LDS") && parts.any(|part| part == "128"));
-            // FFMA2 does two at once, from sm_100 on.
+            // From sm_100 on there is FFMA2, which does two at once.
             count.ffma += u32::from(name.starts_with("FFMA"));
             count.local += u32::from(matches!(name, "LDL" | "STL"));
             matrix += count.matrix - before.0;
@@ -131,7 +131,8 @@ impl Instructions {
     }
 }
 
-/// `        /*0110*/              @!P0 FADD R3, R3, R4 ;` has FADD. A line of the encoding alone has none.
+/// The name of a line's instruction: FADD for `        /*0110*/              @!P0 FADD R3, R3, R4 ;`. Lines that only have
+/// bytes of the encoding have none.
 fn opcode(line: &str) -> Option<&str> {
     let (_, rest) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
     let rest = rest.trim_start();

@@ -1,24 +1,26 @@
-//! The conditional discriminators side by side: the same steps, seeds and data, and what their generators learn.
+//! Compares the conditional discriminators: each trains for the same steps, from the same seeds, on the same data, and the
+//! generators that come out are judged.
 
 use std::time::Instant;
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::page::document;
+use super::page::{document, table as html_table};
 use crate::config::Config;
 use crate::data::{DataInfo, Dataset, Loader};
 use crate::device::Device;
 use crate::eval::{self, Classifier, Request};
 use crate::gan::{Conditioning, Trainer, Weights};
 use crate::instruments::plot::{Bar, bars, escape};
+use crate::instruments::record::{self, Cell, number};
 use crate::{Error, Result};
 
-/// In the order of the table.
+/// The conditionings that are compared, in the order of the table.
 pub const COMPARED: [Conditioning; 4] =
     [Conditioning::Projection, Conditioning::InputConcat, Conditioning::HiddenConcat, Conditioning::AcGan];
 
-/// One training and what came of it. A number is missing where the training diverged.
+/// One training, and how good its generator became. The numbers are missing where the training diverged.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Outcome {
@@ -31,23 +33,23 @@ pub struct Outcome {
     pub coverage: Option<f64>,
     pub density: Option<f64>,
     pub frechet_distance: Option<f64>,
-    /// Of the training alone.
+    /// The time of the training alone.
     pub seconds: f64,
 }
 
-/// What is compared.
+/// What is compared, and how.
 pub struct Comparison<'a> {
-    /// The settings of every training but for seed and conditioning.
+    /// The settings of every training, except for the seed and the conditioning.
     pub config: &'a Config,
     pub seeds: &'a [u64],
     pub data: &'a Dataset,
     pub classifier: &'a Classifier,
-    /// Generated images of each class, and real ones.
+    /// How many generated and how many real images of each class are compared.
     pub per_class: usize,
     pub real_per_class: usize,
 }
 
-/// Refuses settings that one of the trainings would be refused for.
+/// Refuses settings with which one of the trainings could not be done.
 pub fn check(config: &Config, data: &DataInfo) -> Result<()> {
     for conditioning in COMPARED {
         Trainer::plan(&Config { conditioning, ..config.clone() }.trainer_options(data))?;
@@ -100,13 +102,13 @@ impl Comparison<'_> {
             seconds: begun.elapsed().as_secs_f64(),
         };
         match ended {
-            // One seed that diverges is a result, not the end of the others.
+            // A training that diverges is a result too, and the others go on.
             Err(Error::NotFinite { .. }) => return Ok(outcome),
             ended => ended.map(drop)?,
         }
         let weights = if config.average > 0.0 { Weights::Average } else { Weights::Raw };
         let (per_class, real_per_class) = (self.per_class, self.real_per_class);
-        // The same latents for all.
+        // All generators draw from the same latents.
         let request = Request { weights, seed: 1, per_class, real_per_class };
         let report = eval::evaluate(self.classifier, &mut trainer, self.data, &request)?;
         outcome.label_accuracy = report.label_accuracy;
@@ -117,7 +119,7 @@ impl Comparison<'_> {
     }
 }
 
-/// As the command line calls it.
+/// What the command line calls it.
 pub fn name(conditioning: Conditioning) -> String {
     conditioning.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
 }
@@ -133,7 +135,7 @@ fn line(outcome: &Outcome) -> String {
     }
 }
 
-/// Mean, least and greatest of the seeds that did not diverge; none where all did.
+/// The mean, the least and the greatest number over the seeds that did not diverge; none where all did.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Spread {
     pub mean: f64,
@@ -206,7 +208,7 @@ fn cells(summary: &Summary) -> [String; 7] {
     ]
 }
 
-/// For people: a line per conditioning, the mean over the seeds and their range.
+/// The table for people: a line for each conditioning, with the means over the seeds and their ranges.
 pub fn table(outcomes: &[Outcome]) -> String {
     let rows: Vec<[String; 7]> =
         [COLUMNS.map(String::from)].into_iter().chain(summaries(outcomes).iter().map(cells)).collect();
@@ -219,29 +221,25 @@ pub fn table(outcomes: &[Outcome]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A line per training, under a header.
+/// A line for each training, under a header.
 pub fn csv(outcomes: &[Outcome]) -> String {
-    let mut text =
-        String::from("conditioning,seed,steps,parameters_d,label_accuracy,coverage,density,frechet_distance,seconds\n");
-    let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.5}"));
-    for o in outcomes {
-        text.push_str(&format!(
-            "{},{},{},{},{},{},{},{},{:.2}\n",
-            name(o.conditioning),
-            o.seed,
-            o.steps,
-            o.parameters_d,
-            number(o.label_accuracy),
-            number(o.coverage),
-            number(o.density),
-            number(o.frechet_distance),
-            o.seconds
-        ));
-    }
-    text
+    let row = |o: &Outcome| {
+        [
+            ("conditioning", Cell::Name(name(o.conditioning))),
+            ("seed", Cell::Count(o.seed)),
+            ("steps", Cell::Count(o.steps)),
+            ("parameters_d", Cell::Count(o.parameters_d as u64)),
+            ("label_accuracy", Cell::Number(o.label_accuracy, 5)),
+            ("coverage", Cell::Number(o.coverage, 5)),
+            ("density", Cell::Number(o.density, 5)),
+            ("frechet_distance", Cell::Number(o.frechet_distance, 5)),
+            ("seconds", number(o.seconds, 2)),
+        ]
+    };
+    record::csv(&outcomes.iter().map(row).collect::<Vec<_>>())
 }
 
-/// A page of its own: the table, and label accuracy and coverage as bars.
+/// A page with the table, and with label accuracy and coverage as bars.
 pub fn page(device: &str, config: &Config, outcomes: &[Outcome]) -> String {
     let summaries = summaries(outcomes);
     let bar = |summary: &Summary, spread: Option<Spread>, factor: f64, digits: usize| Bar {
@@ -252,11 +250,6 @@ pub fn page(device: &str, config: &Config, outcomes: &[Outcome]) -> String {
     };
     let accuracy: Vec<Bar> = summaries.iter().map(|s| bar(s, s.label_accuracy, 100.0, 1)).collect();
     let coverage: Vec<Bar> = summaries.iter().map(|s| bar(s, s.coverage, 1.0, 3)).collect();
-    let row = |cells: [String; 7], tag: &str| {
-        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
-        format!("<tr>{cells}</tr>\n")
-    };
-    let rows: String = summaries.iter().map(|summary| row(cells(summary), "td")).collect();
     let mut seeds: Vec<String> = outcomes.iter().map(|o| o.seed.to_string()).collect();
     seeds.sort();
     seeds.dedup();
@@ -266,14 +259,14 @@ pub fn page(device: &str, config: &Config, outcomes: &[Outcome]) -> String {
          greatest. A classifier that was trained apart says whether an image carries its wanted label; coverage is the \
          share of real images that have a generated one of their class nearby.</p></header>\n\
          <section><div class=\"charts\">{}{}</div>\n\
-         <div class=\"wide\"><table><thead>{}</thead><tbody>{rows}</tbody></table></div></section>\n",
+         {}</section>\n",
         config.preset,
         config.steps,
         seeds.join(", "),
         escape(device),
         bars("Label accuracy, %", &accuracy),
         bars("Coverage", &coverage),
-        row(COLUMNS.map(String::from), "th"),
+        html_table(COLUMNS, summaries.iter().map(cells)),
     );
     document("zgan: four discriminators that know labels", &body)
 }

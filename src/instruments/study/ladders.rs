@@ -1,20 +1,23 @@
-//! Ladders from naive to fused: an operation in several forms, each of which does one thing more inside a kernel.
+//! Ladders from separate kernels to fused ones: an operation in several forms, each of which does one more thing inside a
+//! kernel.
 
 use crate::Result;
-use crate::device::{Buffer, Device, Precision};
+use crate::device::{Buffer, Device};
+use crate::instruments::bench::operations::logits::{
+    HEAD_FUSED, HeadForward, head_form, head_problem, log_partition_problem, loss_form,
+};
 use crate::instruments::bench::{Form, Problem, numbers};
 use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
-use crate::ops::log_partition::{self, Evaluation};
-use crate::ops::projection::{self, Gradients, Head, Seeds};
+use crate::ops::{log_partition, projection};
 
-/// An operation, from every step its own kernel to what training runs.
+/// An operation in several forms: in the first one every step is a kernel of its own, the last one is what training runs.
 pub struct Ladder {
     pub title: &'static str,
     /// What is computed.
     pub formula: &'static str,
-    /// What the climb shows.
+    /// What can be learned from it.
     pub idea: &'static str,
-    /// One form per rung, of the rung's name.
+    /// It has a form for each rung, of the same name.
     pub problem: Problem,
     pub rungs: &'static [Rung],
 }
@@ -25,17 +28,13 @@ pub struct Rung {
     pub what: &'static str,
 }
 
-/// All ladders. `tiny` shrinks them to sizes that only try the program.
+/// All ladders. `tiny` makes sizes that only try the program.
 pub fn ladders(tiny: bool) -> Vec<Ladder> {
-    let mut ladders = Vec::new();
-    let logits: &[usize] = if tiny { &[5, 9] } else { &[64, 65_536] };
-    for &each in logits {
-        ladders.push(log_partition(each));
-    }
-    // mnist's D on 64 real images and 64 fakes: its head, and its second block.
-    ladders.push(projection_head(if tiny { [4, 6, 8, 3] } else { [128, 49, 32, 10] }));
-    ladders.push(residual_block(if tiny { [3, 6, 5, 7] } else { [128, 14, 16, 32] }));
-    ladders
+    let [few, many] = if tiny { [5, 9] } else { [64, 65_536] };
+    // The head and the second block of mnist's D, for 64 real images and 64 fakes.
+    let head = projection_head(if tiny { [4, 6, 8, 3] } else { [128, 49, 32, 10] });
+    let block = residual_block(if tiny { [3, 6, 5, 7] } else { [128, 14, 16, 32] });
+    vec![log_partition(few), log_partition(many), head, block]
 }
 
 fn log_partition(each: usize) -> Ladder {
@@ -58,25 +57,17 @@ fn log_partition(each: usize) -> Ladder {
         },
     ];
     let make = move |device: &Device| -> Result<Vec<Form>> {
-        let form = |rung: usize| -> Result<Form> {
-            let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
-            let out = Evaluation {
-                statistics: device.zeros(4)?,
-                seed_d: device.zeros(2 * each)?,
-                seed_g: device.zeros(each)?,
-            };
-            let len = match rung {
-                0 => log_partition::plain_workspace_len(device, 2 * each),
-                1 => log_partition::two_launches_workspace_len(device, 2 * each),
-                _ => 0,
-            };
-            let workspace: Buffer<f32> = device.zeros(len)?;
-            let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
-            Ok(Form::new(RUNGS[rung].name, &outputs.each_ref(), move || match rung {
-                0 => log_partition::plain(&out, &real, &fake, 1.0, &workspace),
-                1 => log_partition::two_launches(&out, &real, &fake, 1.0, &workspace),
-                _ => log_partition::one_launch(&out, &real, &fake, 1.0),
-            }))
+        let workspaces = [
+            log_partition::plain_workspace_len(device, 2 * each),
+            log_partition::two_launches_workspace_len(device, 2 * each),
+            0,
+        ];
+        let form = |rung: usize| {
+            loss_form(device, each, RUNGS[rung].name, workspaces[rung], move |out, real, fake, workspace| match rung {
+                0 => log_partition::plain(out, real, fake, 1.0, workspace),
+                1 => log_partition::two_launches(out, real, fake, 1.0, workspace),
+                _ => log_partition::one_launch(out, real, fake, 1.0),
+            })
         };
         (0..RUNGS.len()).map(form).collect()
     };
@@ -85,18 +76,12 @@ fn log_partition(each: usize) -> Ladder {
         formula: "L = ln \u{3a3} exp(-x) over all logits;  L_D = mean(a) + L,  L_G = mean(x) + L;  all gradients",
         idea: "Both losses of Softmax GAN and every gradient follow from one softmax over the batch. The arithmetic is \
                light; what costs is going back to memory, and launching, for each step of the formula.",
-        problem: Problem {
-            operation: "log_partition",
-            precision: Precision::F32,
-            sizes: format!("{each}+{each}"),
-            tolerance: 1e-5,
-            make: Box::new(make),
-        },
+        problem: log_partition_problem(each, make),
         rungs: RUNGS,
     }
 }
 
-fn projection_head([n, p, c, classes]: [usize; 4]) -> Ladder {
+fn projection_head(sizes: [usize; 4]) -> Ladder {
     const RUNGS: &[Rung] = &[
         Rung {
             name: "every step a kernel",
@@ -118,57 +103,28 @@ fn projection_head([n, p, c, classes]: [usize; 4]) -> Ladder {
         },
     ];
     let make = move |device: &Device| -> Result<Vec<Form>> {
-        let form = |rung: usize| -> Result<Form> {
-            let (x, df) = (numbers(device, n * p * c, 1)?, numbers(device, n, 2)?);
-            let (w, v) = (numbers(device, c, 3)?, numbers(device, classes * c, 4)?);
-            let labels = device.upload(&(0..n as u32).map(|i| i % classes as u32).collect::<Vec<_>>())?;
-            let zeros = |len: usize| device.zeros::<f32>(len);
-            let (f, h, dx, dh) = (zeros(n)?, zeros(n * c)?, zeros(n * p * c)?, zeros(n * c)?);
-            let (dw, dv) = (zeros(c)?, zeros(classes * c)?);
-            let workspace = zeros(match rung {
-                0 => projection::plain::workspace_len(x.len(), n),
-                _ => 2 * n,
-            })?;
-            let outputs = [&f, &h, &dx, &dw, &dv].map(Buffer::clone);
-            Ok(Form::new(RUNGS[rung].name, &outputs.each_ref(), move || {
-                let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
-                let gradients = Gradients { dw: &dw, dv: Some(&dv), dbias: None };
-                let seeds = Seeds { df: Some(&df), scale: None };
-                // They accumulate.
-                dw.zero()?;
-                dv.zero()?;
-                match rung {
-                    0 => projection::plain::forward(&f, &h, &x, &head, &workspace)?,
-                    1 => projection::plain::forward_pooled(&f, &h, &x, &head, &workspace)?,
-                    _ => projection::forward(&f, &h, &x, &head)?,
-                }
-                if rung == 3 {
-                    projection::backward_data(&dx, &x, &head, n, Some(&df))?;
-                    return projection::backward_parameters(gradients, &h, Some(&labels), seeds);
-                }
-                projection::plain::backward_data(&dx, &x, &head, n, Some(&df), &dh)?;
-                projection::plain::backward_parameters(gradients, &h, Some(&labels), seeds)
-            }))
-        };
-        (0..RUNGS.len()).map(form).collect()
+        let [n, p, c, _] = sizes;
+        let plain = projection::plain::workspace_len(n * p * c, n);
+        let passes: [((HeadForward, usize), bool); 4] = [
+            ((projection::plain::forward, plain), false),
+            ((projection::plain::forward_pooled, 2 * n), false),
+            (HEAD_FUSED, false),
+            (HEAD_FUSED, true),
+        ];
+        let form = |(rung, (forward, fused)): (&Rung, _)| head_form(device, sizes, rung.name, forward, fused);
+        RUNGS.iter().zip(passes).map(form).collect()
     };
     Ladder {
         title: "Projection head",
         formula: "h = \u{3a3} over pixels of relu(x);  f = w\u{b7}h + V[y]\u{b7}h;  forward and backward",
         idea: "The head reads the features once and has a number per sample to show for it: whatever else goes through \
                memory is waste.",
-        problem: Problem {
-            operation: "projection",
-            precision: Precision::F32,
-            sizes: format!("{n} samples of {p} pixels, C {c}, {classes} classes"),
-            tolerance: 1e-5,
-            make: Box::new(make),
-        },
+        problem: head_problem(sizes, make),
         rungs: RUNGS,
     }
 }
 
-/// N, H = W, C, K.
+/// The sizes are N, H = W, C and K.
 fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
     const RUNGS: &[Rung] = &[
         Rung {
@@ -196,18 +152,12 @@ fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
         formula: "h = conv1(relu(x));  y = pool(conv2(relu(h))) + shortcut(pool(x));  forward and backward",
         idea: "Nearly all the work is in the products, so fusion saves less time here than traffic: what surrounds a \
                convolution computes next to nothing, and each step of it that is a kernel reads and writes everything.",
-        problem: Problem {
-            operation: "residual block",
-            precision: Precision::F32,
-            sizes: format!("{n} of {side}x{side}, {c} to {k}, pooled"),
-            tolerance: 1e-4,
-            make: Box::new(make),
-        },
+        problem: Problem::new("residual block", format!("{n} of {side}x{side}, {c} to {k}, pooled"), 1e-4, make),
         rungs: RUNGS,
     }
 }
 
-/// A block of D with all that it works on.
+/// A form that runs a block of D, with everything that the block works on.
 fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'static [Fusion]) -> Result<Form> {
     let [n, side, c, k] = sizes;
     let build = |arena: &mut Arena, layout: &mut Layout| -> Result<(Value, DownBlock)> {
@@ -232,8 +182,8 @@ fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'stat
     if let Some(there) = &block.output().dx {
         there.copy_from(&dy)?;
     }
-    Ok(Form::new(name, &outputs.iter().collect::<Vec<_>>(), move || {
-        // They accumulate.
+    Ok(Form::new(name, outputs, move || {
+        // The gradients are added to what is there.
         gradients.zero()?;
         let rows = 0..n;
         let mode = Mode::Train { momentum: 0.1 };

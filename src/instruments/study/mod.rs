@@ -31,16 +31,16 @@ pub struct MeasuredLadder {
 
 pub struct MeasuredRung {
     pub measured: Measured,
-    /// The kernels that it launches, in the order of their first launches, and how often.
+    /// The kernels that it launches, in the order of their first launches, and how often it launches each.
     pub kernels: Vec<(&'static str, usize)>,
 }
 
-/// Measures everything, checking first that the rungs of a ladder compute the same. `tell` gets a line for people as
-/// each part is done.
+/// Measures everything. Before the rungs of a ladder are timed, it checks that they compute the same. `tell` gets a line for
+/// people when a part is done.
 pub fn measure(device: &Device, settings: Settings, tiny: bool, tell: &mut dyn FnMut(String)) -> Result<Study> {
     let ceilings = Ceilings::measure(device)?;
     let mut measured = Vec::new();
-    // The time is for all rungs together, and few runs make no median.
+    // All rungs share this time, and a median needs more than a few runs of each.
     let long = Settings { time: 4 * settings.time, ..settings };
     for ladder in ladders(tiny) {
         let forms = bench::measure(device, &ladder.problem, long)?;
@@ -68,12 +68,7 @@ pub fn measure(device: &Device, settings: Settings, tiny: bool, tell: &mut dyn F
     Ok(Study { device: device.description(), settings, ceilings, ladders: measured, kernels })
 }
 
-/// Writes a page whole or not at all.
+/// Writes a page; the file is then either whole or not there.
 pub fn write(path: &Path, page: &str) -> Result<()> {
     files::write_bytes(path, page.as_bytes())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

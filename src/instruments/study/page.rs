@@ -1,4 +1,4 @@
-//! The study as one HTML file, which fetches nothing.
+//! The study as one HTML file, which needs nothing from the network.
 
 use std::fmt::Write;
 
@@ -7,54 +7,31 @@ use crate::device::kernel_text;
 use crate::instruments::bench::{Caches, Ceilings};
 use crate::instruments::plot::{self, Axis, Bar, Chart, bars, escape, short};
 
-/// Of every page of the study.
-const STYLE: &str = "
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 24px 20px 60px; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0 0 8px; } h2 { font-size: 21px; margin: 44px 0 6px; }
-h3 { font-size: 16px; margin: 0 0 6px; } p { margin: 0 0 10px; max-width: 78ch; }
-.soft, footer { color: var(--soft); } footer { margin-top: 40px; }
-.formula { width: fit-content; max-width: 100%; font: 14px/1.5 ui-monospace, monospace; background: var(--panel); padding: 8px 12px; border-radius: 6px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 22px 28px; margin: 18px 0; }
-.charts svg { width: 100%; max-width: 340px; }
-.rung { display: grid; grid-template-columns: minmax(240px, 320px) minmax(0, 1fr); gap: 20px; margin: 14px 0;
-  padding: 14px 16px; background: var(--panel); border-radius: 8px; }
-.rung table { width: 100%; } .rung .kernels { min-width: 0; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 3px 14px 3px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 500; color: var(--soft); }
-.rung td { text-align: right; padding-right: 0; }
-summary { cursor: pointer; } summary code { font-size: 13px; }
-pre { margin: 6px 0 10px; padding: 10px 12px; overflow: auto; max-height: 460px; background: var(--paper);
-  border: 1px solid var(--line); border-radius: 6px; font: 12px/1.45 ui-monospace, monospace; }
-.wide { overflow-x: auto; } .wide th, .wide td { white-space: nowrap; } .wide svg { width: 100%; min-width: 640px; max-width: 980px; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 13px; margin: 6px 0 10px; }
-.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 5px; }
-@media (max-width: 760px) { body { padding: 16px 14px 40px; } .rung { grid-template-columns: minmax(0, 1fr); gap: 10px; }
-  h1 { font-size: 24px; } }
-";
-
-/// The colours of [`plot::STYLE`] for marks in HTML.
-fn marks() -> String {
-    (0..plot::SERIES).map(|i| format!(".legend .s{i} {{ background: var(--s{i}); }}\n")).collect()
-}
-
-/// A page around `body`.
+/// A whole page with this body.
 pub(super) fn document(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{}</title>\n\
-         <style>{}{STYLE}{}</style>\n</head>\n<body>\n{body}\
+         <style>\n{}</style>\n</head>\n<body>\n{body}\
          <footer><p>Made by zgan {}.</p></footer>\n</body>\n</html>\n",
         escape(title),
-        plot::STYLE,
-        marks(),
+        include_str!("page.css"),
         env!("CARGO_PKG_VERSION")
     )
 }
 
-/// All of it.
+/// A table with its headings.
+pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let row = |cells: [String; N], tag: &str| {
+        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        format!("<tr>{cells}</tr>\n")
+    };
+    let body: String = rows.map(|cells| row(cells, "td")).collect();
+    let head = row(headings.map(String::from), "th");
+    format!("<div class=\"wide\"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>")
+}
+
+/// The page of a study.
 pub fn page(study: &Study) -> String {
     let Study { device, settings, ceilings, ladders, kernels } = study;
     let caches = match settings.caches {
@@ -98,7 +75,7 @@ fn percent(share: f64) -> String {
     format!("{} %", short(100.0 * share))
 }
 
-/// Of what the last rung must do.
+/// The share of the ceiling that a rung reaches, measured by the bytes and products of the last rung.
 fn rung_share(rung: &MeasuredRung, last: &MeasuredRung, ceilings: &Ceilings) -> f64 {
     share(last.measured.bytes as f64, last.measured.flops as f64, rung.measured.seconds, ceilings)
 }
@@ -136,7 +113,7 @@ fn section(body: &mut String, measured: &MeasuredLadder, ceilings: &Ceilings) {
     body.push_str("</section>\n");
 }
 
-/// Lines of kernels that a rung shows without being asked.
+/// A rung shows its kernels at once until they have this many lines; the others must be opened.
 const OPEN: usize = 16;
 
 /// A rung's numbers, and the text of its kernels beside them.
@@ -167,7 +144,7 @@ fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &Me
     let mut lines = 0;
     for (kernel, count) in &rung.kernels {
         let text = kernel_text(kernel).unwrap_or_default();
-        // As many stand open as fill the space beside the numbers.
+        // So many kernels are open as fill the space beside the numbers.
         let open = if lines < OPEN { " open=\"open\"" } else { "" };
         lines += 4 + text.lines().count();
         let often = if *count > 1 { format!(", {count} times") } else { String::new() };
@@ -181,18 +158,13 @@ fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &Me
     body.push_str("</div>\n</div>\n");
 }
 
-fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
-    let mut operations: Vec<&str> = Vec::new();
-    for point in kernels {
-        if !operations.contains(&point.operation) {
-            operations.push(point.operation);
-        }
-    }
+/// A chart of all kernels; the operations, in this order, have the series 0, 1 and so on.
+fn roofline_chart(kernels: &[Point], operations: &[&str], ceilings: &Ceilings) -> String {
     let ridge = ceilings.flops / ceilings.bandwidth;
     let intensities = kernels.iter().filter_map(Point::intensity).chain([ridge]);
     let x = Axis::around("operations for each byte", intensities);
     let low = x.low();
-    // What computes nothing stands at the left edge, as far below the roof as its bandwidth is below the copy's.
+    // A kernel that computes nothing stands at the left edge, as far below the roof as its bandwidth is below the copy's.
     let place = |point: &Point| {
         let intensity = point.intensity().unwrap_or(low);
         (intensity, intensity * point.bandwidth() * 1e-9)
@@ -205,7 +177,7 @@ fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
     let left = low.max(bottom / slope);
     chart.line(&[(left, left * slope), (ridge, peak), (right, peak)], 8);
     chart.note((right, peak), (-6.0, -7.0), true, &format!("{} GFLOP/s", short(peak)));
-    // Few kernels lie between those that wait for memory and the products.
+    // There is room here: few kernels lie between those that wait for memory and the products.
     chart.note((0.3 * ridge, 0.3 * peak), (-10.0, -4.0), true, &format!("{} GB/s", short(slope)));
     let series = |point: &Point| operations.iter().position(|operation| *operation == point.operation).unwrap_or(0);
     for point in kernels {
@@ -218,6 +190,17 @@ fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
             percent(point.share(ceilings))
         );
         chart.point(place(point), series(point), &title);
+    }
+    chart.svg()
+}
+
+/// Every kernel between the roofs of the machine: the chart, and its numbers as a table.
+fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
+    let mut operations: Vec<&str> = Vec::new();
+    for point in kernels {
+        if !operations.contains(&point.operation) {
+            operations.push(point.operation);
+        }
     }
     let legend: String = operations
         .iter()
@@ -235,35 +218,25 @@ fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
          <p class=\"soft\">Multiplications and additions of products are counted as they are launched; what other kernels \
          compute is counted by hand for each number that they move, an exponential as 12. A kernel that computes \
          nothing stands at the left edge, as far below the roof as its bandwidth is below the copy's.</p>\n",
-        chart.svg()
+        roofline_chart(kernels, &operations, ceilings)
     );
+    let rows = kernels.iter().map(|point| {
+        [
+            point.kernel.to_string(),
+            format!("{} {}", point.operation, point.sizes),
+            point.launches.to_string(),
+            microseconds(point.seconds),
+            size(point.bytes),
+            short(point.bandwidth() * 1e-9),
+            point.flops.map_or("-".to_string(), |flops| short(flops / point.seconds * 1e-9)),
+            percent(point.share(ceilings)),
+        ]
+    });
     let headings = ["kernel", "operation", "launches", "time", "bytes", "GB/s", "GFLOP/s", "share of the ceiling"];
-    let cells = |cells: &[String], tag: &str| -> String {
-        let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
-        format!("<tr>{cells}</tr>\n")
-    };
-    let rows: String = kernels
-        .iter()
-        .map(|point| {
-            let rate = point.flops.map_or("-".to_string(), |flops| short(flops / point.seconds * 1e-9));
-            let row = [
-                point.kernel.to_string(),
-                format!("{} {}", point.operation, point.sizes),
-                point.launches.to_string(),
-                microseconds(point.seconds),
-                size(point.bytes),
-                short(point.bandwidth() * 1e-9),
-                rate,
-                percent(point.share(ceilings)),
-            ];
-            cells(&row, "td")
-        })
-        .collect();
     let _ = write!(
         body,
-        "<details><summary>All {} as a table</summary>\n<div class=\"wide\"><table><thead>{}</thead><tbody>{rows}\
-         </tbody></table></div></details>\n</section>\n",
+        "<details><summary>All {} as a table</summary>\n{}</details>\n</section>\n",
         kernels.len(),
-        cells(&headings.map(String::from), "th")
+        table(headings, rows)
     );
 }

@@ -1,23 +1,21 @@
-//! Every kernel that the table of `zgan bench` runs, between what it moves and what it computes.
+//! What every kernel of the table of `zgan bench` moves and computes, and the time that it takes.
 
 use std::time::Instant;
 
-use super::median;
 use crate::Result;
-use crate::device::{Buffer, Device, Launched, trace};
-use crate::instruments::bench::{Caches, Ceilings, Problem, Settings};
-use crate::ops::elementary;
+use crate::device::{Device, Launched, trace};
+use crate::instruments::bench::{Ceilings, Problem, Settings, Sweep, median_and_spread};
 
-/// A kernel within one problem, all its launches together.
+/// A kernel of one problem; all its launches count together.
 #[derive(Clone, Debug)]
 pub struct Point {
     pub operation: &'static str,
-    /// The problem's.
+    /// The sizes of the problem.
     pub sizes: String,
     pub kernel: &'static str,
     pub launches: usize,
     pub bytes: u64,
-    /// None of a kernel that only moves.
+    /// Operations; none where the kernel only moves data.
     pub flops: Option<f64>,
     /// Median over the turns.
     pub seconds: f64,
@@ -33,22 +31,23 @@ impl Point {
         self.bytes as f64 / self.seconds
     }
 
-    /// Of the time that it took, what it would take at the nearer of the two ceilings.
+    /// The time that the machine would need at its ceilings, as a share of the time that the kernel took.
     pub fn share(&self, ceilings: &Ceilings) -> f64 {
         share(self.bytes as f64, self.flops.unwrap_or(0.0), self.seconds, ceilings)
     }
 }
 
-/// The time that so many bytes and operations would take at the ceilings, the longer of the two, by the time taken.
+/// The time that so many bytes or so many operations would take at the ceilings, whichever is longer, as a share of
+/// `seconds`.
 pub fn share(bytes: f64, flops: f64, seconds: f64, ceilings: &Ceilings) -> f64 {
     (bytes / ceilings.bandwidth).max(flops / ceilings.flops) / seconds
 }
 
-/// Of a kernel without products: additions, multiplications, comparisons for each number that it moves, as its text has
-/// them; an exponential or a logarithm counts as 12, a division or a root as one. None where it computes nothing.
-/// Products are counted as they are launched.
+/// The operations of a kernel without products, for each number that it moves: its additions, multiplications and
+/// comparisons, counted in its text. An exponential or a logarithm counts as 12, a division or a root as one. There are none
+/// for a kernel that computes nothing. (The operations of products are counted when they are launched.)
 fn arithmetic(kernel: &str) -> Option<f64> {
-    // The longest beginning that fits is taken.
+    // Where several of these begin the kernel's name, the longest one counts.
     const COUNTS: &[(&str, f64)] = &[
         ("adam_finish", 2.0),
         ("adam_update", 2.8),
@@ -70,25 +69,16 @@ fn arithmetic(kernel: &str) -> Option<f64> {
     fitting.max_by_key(|(start, _)| start.len()).map(|(_, count)| *count)
 }
 
-/// 32 MiB a buffer: two of them push a core's own cache out.
-const SWEPT: usize = 1 << 23;
-
 /// The kernels of a problem's first form, in the order of their first launches.
 pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result<Vec<Point>> {
     let forms = (problem.make)(device)?;
     let Some(form) = forms.first() else { return Ok(Vec::new()) };
-    let sweep: Option<[Buffer<f32>; 2]> = match settings.caches {
-        Caches::Warm => None,
-        Caches::Cold => Some([device.zeros(SWEPT)?, device.zeros(SWEPT)?]),
-    };
+    let sweep = Sweep::new(device, settings.caches)?;
     form.run()?;
     let mut turns: Vec<Vec<Launched>> = Vec::new();
     let start = Instant::now();
     while turns.len() < 3 || start.elapsed() < settings.time {
-        if let Some([to, from]) = &sweep {
-            elementary::affine(to, from, 1.0, 0.0)?;
-            device.synchronize()?;
-        }
+        sweep.run(device)?;
         let mut launched = trace(|| form.run())?;
         launched.retain(Launched::is_kernel);
         turns.push(launched);
@@ -108,8 +98,8 @@ pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result
     }
     for point in &mut points {
         let of = |turn: &Vec<Launched>| turn.iter().filter(|l| l.kernel == point.kernel).map(|l| l.seconds).sum();
-        // A clock that stood still would put a kernel beyond every roof.
-        point.seconds = median(turns.iter().map(of).collect()).max(1e-9);
+        // A clock may show the same time before and after a short kernel, and no kernel takes no time.
+        point.seconds = median_and_spread(&mut turns.iter().map(of).collect::<Vec<f64>>()).0.max(1e-9);
         let counted = point.flops.filter(|flops| *flops > 0.0);
         point.flops = counted.or_else(|| Some(arithmetic(point.kernel)? * point.bytes as f64 / 4.0));
     }

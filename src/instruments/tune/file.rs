@@ -1,4 +1,4 @@
-//! A tuning as a file: TOML, with the device that it was measured on.
+//! The file of a tuning: TOML, with the name of the device that it was measured on.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub fn text(device: &Device) -> String {
     for (name, tiles) in [("linear-tiles", &tuning.linear_tiles), ("conv-tiles", &tuning.conv_tiles)] {
         let _ = writeln!(text, "[{name}]");
         for tile in tiles {
-            // What was not measured is 1.
+            // A cost of 1 was not measured.
             let told = |(precision, cost): &(&Precision, f64)| **precision == Precision::F32 || *cost != 1.0;
             let costs = Precision::ALL.iter().zip(tile.cost).filter(told);
             let costs: Vec<String> = costs.map(|(precision, cost)| format!("{precision} = {cost:?}")).collect();
@@ -37,25 +37,25 @@ pub fn text(device: &Device) -> String {
     text
 }
 
-/// Writes it whole, or not at all.
+/// Writes the file; it is then either whole or not there.
 pub fn write(path: &Path, device: &Device) -> Result<()> {
     files::write_bytes(path, text(device).as_bytes())
 }
 
-/// Where the tuning of a device is kept: `$XDG_CACHE_HOME/zgan/tuning/NAME.toml`, else in `~/.cache`.
+/// Where the tuning of a device is kept: `$XDG_CACHE_HOME/zgan/tuning/NAME.toml`, or the same below `~/.cache`.
 pub fn place(device: &Device) -> Option<PathBuf> {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let name: String = device.name().chars().map(plain).collect();
     Some(files::users_cache()?.join("tuning").join(format!("{name}.toml")))
 }
 
-/// The device and the tuning in a file.
+/// Reads the name of the device and the tuning from a file.
 pub fn read(path: &Path) -> Result<(String, Tuning)> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     parse(&text).map_err(|what| Error::Config(format!("{}: {what}", path.display())))
 }
 
-/// The tuning in a file that must be of this device.
+/// Reads the tuning from a file, which must be for this device.
 pub fn read_for(path: &Path, device: &Device) -> Result<Tuning> {
     let (of, tuning) = read(path)?;
     if of != device.name() {
@@ -65,7 +65,7 @@ pub fn read_for(path: &Path, device: &Device) -> Result<Tuning> {
     Ok(tuning)
 }
 
-/// What is wrong is told with its key, its value and what is expected.
+/// The name of the device and the tuning in this text. An error names the key, its value and what was expected.
 pub fn parse(text: &str) -> std::result::Result<(String, Tuning), String> {
     let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.to_string().trim().to_string())?;
     let version = take_text(&mut table, "zgan")?;
@@ -135,7 +135,7 @@ fn tiles(table: &mut toml::Table, name: &str) -> std::result::Result<Vec<TileCos
         Ok(TileCost { rows, columns, cost })
     };
     let mut tiles: Vec<TileCost> = rows.into_iter().map(tile).collect::<std::result::Result<_, String>>()?;
-    // The order of the built-in tables, so that equal ones are equal.
+    // This is the order of the built-in tables, so that equal tables compare as equal.
     tiles.sort_by_key(|tile| std::cmp::Reverse((tile.rows * tile.columns, tile.rows)));
     Ok(tiles)
 }

@@ -336,7 +336,7 @@ fn linear(device: &Device, precision: Precision, product: Product, tiny: bool) -
     let (x, dy) = (numbers_in(device, precision, n * c, 1)?, numbers_in(device, precision, n * k, 2)?);
     // Weights are of the precision, their gradients f32.
     let (weight, dweight) = (numbers_in(device, precision, c * k, 3)?, device.zeros(c * k)?);
-    Ok(Form::new("tile", &[], move || {
+    Ok(Form::new("tile", [], move || {
         let gradient = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
         match product {
             Product::Forward => matmul::linear_forward(sizes, &dy, &x, &weight, None, NONE),
@@ -358,7 +358,7 @@ fn convolution(device: &Device, precision: Precision, product: Product, tiny: bo
     let (x, dy) = (numbers_in(device, precision, pixels * c, 1)?, numbers_in(device, precision, pixels * k, 2)?);
     let filters = numbers_in(device, precision, 9 * c * k, 3)?;
     let workspace = device.zeros_in(conv::input_gradient_workspace_len(&sizes), precision)?;
-    Ok(Form::new("tile", &[], move || {
+    Ok(Form::new("tile", [], move || {
         let output = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
         let gradient = ConvGradient { output, pooled: false };
         match product {
@@ -378,8 +378,7 @@ fn linear_bias([n, k]: [usize; 2]) -> Problem {
         tolerance: 1e-5,
         make: Box::new(move |device| {
             let (dy, out) = (bench::numbers(device, n * k, 1)?, device.zeros::<f32>(k)?);
-            let outputs = [out.clone()];
-            Ok(vec![Form::new("fused", &outputs.each_ref(), move || {
+            Ok(vec![Form::new("fused", [out.clone()], move || {
                 let gradient = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
                 out.zero()?;
                 matmul::linear_bias_gradient(Linear { n, c: 1, k }, &out, &gradient)
@@ -398,8 +397,7 @@ fn conv_bias([n, side, k]: [usize; 3]) -> Problem {
         make: Box::new(move |device| {
             let (dy, out) = (bench::numbers(device, sizes.output_len(false), 1)?, device.zeros::<f32>(k)?);
             let workspace = device.zeros::<f32>(conv::bias_gradient_workspace_len(device, &sizes))?;
-            let outputs = [out.clone()];
-            Ok(vec![Form::new("fused", &outputs.each_ref(), move || {
+            Ok(vec![Form::new("fused", [out.clone()], move || {
                 let output = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
                 out.zero()?;
                 conv::conv_bias_gradient(sizes, &out, &ConvGradient { output, pooled: false }, &workspace)

@@ -17,7 +17,7 @@ pub fn hinge(device: &Device, each: usize) -> Result<Form> {
     loss(device, each, Loss::Hinge, false)
 }
 
-/// L_D and L_G of `n` real logits and the fake ones behind them.
+/// L_D and L_G, from `n` real logits with the fake ones behind them.
 pub fn losses(loss: Loss, logits: &Tensor, n: i64, real_is_low: bool) -> Result<[Tensor; 2]> {
     let (real, fake) = (logits.narrow(0, 0, n), logits.narrow(0, n, logits.size()[0] - n));
     Ok(match loss {
@@ -44,7 +44,7 @@ fn loss(device: &Device, each: usize, loss: Loss, real_is_low: bool) -> Result<F
     let torch = Torch::new(device)?;
     let logits = leaf(Tensor::cat(&[torch.numbers(&[each], 1), torch.numbers(&[each], 2)], 0));
     let n = each as i64;
-    // L_D, L_G, and the means, which a loss alone does not need.
+    // L_D and L_G, and the means of the logits, which our kernel gives as well.
     let statistics: Read = Box::new(move |results| {
         let mean = |start| scalar(&results[4].narrow(0, start, n).mean(Kind::Float));
         vec![scalar(&results[0]), scalar(&results[1]), mean(0), mean(n)]
@@ -62,7 +62,7 @@ fn loss(device: &Device, each: usize, loss: Loss, real_is_low: bool) -> Result<F
     }))
 }
 
-/// The logits, and the pooled features, of NCHW features.
+/// The logits and the pooled features, from features in the order NCHW.
 pub fn projection(x: &Tensor, w: &Tensor, v: &Tensor, labels: &Tensor, factor: f64) -> (Tensor, Tensor) {
     let sum = x.relu().sum_dim_intlist([2i64, 3].as_slice(), false, Kind::Float);
     let h = if factor == 1.0 { sum } else { sum * factor };

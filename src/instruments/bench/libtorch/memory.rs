@@ -11,7 +11,8 @@ use crate::device::Device;
 use crate::instruments::bench::Form;
 use crate::ops::spectral_norm::{Matrix, Outputs};
 
-/// Scale and shift of each sample's class after a batch norm without its own. `running`: mean and variance.
+/// A batch norm without scale and shift of its own, then those of each sample's class. `running` is the mean and the
+/// variance.
 pub fn normalise(
     x: &Tensor,
     gamma: &Tensor,
@@ -26,7 +27,7 @@ pub fn normalise(
     pick(beta).addcmul(&xhat, &pick(gamma))
 }
 
-/// Nearest, by 2.
+/// Nearest upsampling by 2.
 pub fn upsample(x: &Tensor) -> Tensor {
     let size = x.size();
     x.upsample_nearest2d([2 * size[2], 2 * size[3]], None, None)
@@ -50,7 +51,7 @@ pub fn conditional_norm(device: &Device, [n, h, w, c]: [usize; 4], classes: usiz
     }))
 }
 
-/// The gradient's norm is ours alone.
+/// Only our form also computes the norm of the gradient.
 pub fn adam_with_average(device: &Device, parameters: usize) -> Result<Form> {
     let torch = Torch::new(device)?;
     let [values, gradient] = [1, 2].map(|seed| [torch.numbers(&[parameters], seed)]);
@@ -64,7 +65,7 @@ pub fn adam_with_average(device: &Device, parameters: usize) -> Result<Form> {
     }))
 }
 
-/// A weight's normalisation, as `torch.nn.utils.parametrizations.spectral_norm`'s, v before u.
+/// The normalisation of a weight as in `torch.nn.utils.parametrizations.spectral_norm`, but v is computed before u.
 pub struct Spectral {
     u: RefCell<Tensor>,
     v: RefCell<Tensor>,
@@ -75,8 +76,8 @@ impl Spectral {
         Spectral { u: RefCell::new(u), v: RefCell::new(v) }
     }
 
-    /// The weight by its largest singular value; `iterate` improves that estimate first. Filters are seen as (K, R S C),
-    /// which channels last are without a copy.
+    /// The weight divided by its largest singular value; `iterate` improves the estimate of that first. Filters are taken as
+    /// matrices (K, R S C), which needs no copy as their channels are last in memory.
     pub fn divide(&self, weight: &Tensor, iterate: bool) -> Tensor {
         let matrix = match weight.dim() {
             4 => weight.permute([0, 2, 3, 1]).flatten(1, 3),

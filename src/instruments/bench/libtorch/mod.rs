@@ -1,17 +1,18 @@
-//! libtorch beside us, behind the feature `libtorch`: the operations and training steps of the tables, written the way a
-//! good user of PyTorch writes them, timed in turns with ours in one process, and checked against ours before.
+//! The operations and training steps of the tables in libtorch, which the feature `libtorch` builds in. They are written
+//! the way a good user of PyTorch writes them, checked against ours, and timed in turns with ours in one process.
 //!
-//! Like with like: the same sizes, f32, as many threads; activations and filters channels last; `logsumexp`; nothing
-//! that a loss does not ask for is differentiated; the fused Adam; gradients dropped, not cleared. Forward and backward
-//! go through autograd where a step's would, else through the passes alone. Inputs lie on the device from the start.
-//! Where a choice had to be made it is libtorch's gain: its Adam does not measure the gradient, its images are floats
-//! already, and no interpreter stands between it and us.
+//! Both do the same: the same sizes in f32 on as many threads, with activations and filters in memory as libtorch likes
+//! them best (channels last). libtorch uses `logsumexp` and the fused Adam, differentiates only what a loss asks for, and
+//! drops gradients instead of clearing them. Forward and backward go through autograd where those of a step would, and
+//! otherwise call the passes directly. Inputs are on the device from the start. Where a choice had to be made, it favours
+//! libtorch: its Adam does not measure the gradient, its images are floats already, and no Python is involved.
 //!
-//! On a GPU cuDNN may search for its fastest convolutions (`cudnn.benchmark`), and every run waits for the device. There
-//! is no captured graph of libtorch's: tch has no such call. That half has never run.
+//! On a GPU, cuDNN may search for its fastest convolutions (`cudnn.benchmark`), and every run waits for the device. There
+//! is no captured graph, as tch has no call for that. The part for GPUs has never run.
 //!
-//! `native.rs` is the one place outside `src/device/` and `src/ops/` that says `unsafe`: tch lacks some calls. tch's own
-//! calls panic where libtorch refuses: shapes here are fixed, so that is a mistake in these files or a lack of memory.
+//! `native.rs` is the one place outside `src/device/` and `src/ops/` that says `unsafe`, because tch lacks some calls. The
+//! calls that tch has panic when libtorch refuses. Shapes are fixed here, so that would be a mistake in these files, or a
+//! lack of memory.
 
 mod logits;
 mod memory;
@@ -36,9 +37,9 @@ use super::{Form, Output, values};
 use crate::device::Device;
 use crate::{Error, Result};
 
-/// The name of its forms.
+/// The name of the forms that libtorch computes.
 pub const NAME: &str = "libtorch";
-/// The name of the step as the implementation does it that the Softmax GAN note points at.
+/// The name of the step as the Softmax GAN of PyTorch-GAN does it.
 const REFERENCE: &str = "libtorch, the reference's way";
 
 /// Where libtorch runs.
@@ -48,7 +49,7 @@ struct Torch {
 }
 
 impl Torch {
-    /// Beside this device, with as many threads.
+    /// The place beside one of our devices, with as many threads.
     fn new(device: &Device) -> Result<Torch> {
         if device.execution() != "cuda" {
             tch::set_num_threads(device.workers() as i32);
@@ -62,7 +63,7 @@ impl Torch {
         Ok(Torch { device: tch::Device::Cuda(0) })
     }
 
-    /// The numbers that ours start from.
+    /// The same numbers that our forms start from.
     fn numbers(self, shape: &[usize], seed: u64) -> Tensor {
         self.tensor(&values(shape.iter().product(), seed), shape)
     }
@@ -72,12 +73,12 @@ impl Torch {
         Tensor::from_slice(values).view(shape.as_slice()).to_device(self.device)
     }
 
-    /// (N, H, W, C) as libtorch's (N, C, H, W), channels last.
+    /// An image (N, H, W, C) as libtorch sees it: (N, C, H, W), with the channels last in memory.
     fn image(self, shape: [usize; 4], seed: u64) -> Tensor {
         self.numbers(&shape, seed).permute([0, 3, 1, 2])
     }
 
-    /// (R, S, C, K) as libtorch's (K, C, R, S), channels last.
+    /// Filters (R, S, C, K) as libtorch sees them: (K, C, R, S), with the channels last in memory.
     fn filters(self, shape: [usize; 4], seed: u64) -> Tensor {
         filters(&self.numbers(&shape, seed))
     }
@@ -115,20 +116,20 @@ fn filters(rsck: &Tensor) -> Tensor {
     rsck.permute([3, 0, 1, 2]).contiguous().permute([0, 3, 1, 2])
 }
 
-/// Makes an input of it whose gradient is wanted.
+/// Makes the tensor an input whose gradient is wanted.
 fn leaf(tensor: Tensor) -> Tensor {
     tensor.set_requires_grad(true)
 }
 
 type Read = Box<dyn Fn(&[Tensor]) -> Vec<f32>>;
 
-/// The dimensions of libtorch's tensors in the order that ours have.
+/// How the dimensions of a tensor of libtorch must be permuted to stand in the order that ours have.
 const PLAIN: &[i64] = &[];
 const NHWC: &[i64] = &[0, 2, 3, 1];
 const RSCK: &[i64] = &[2, 3, 1, 0];
 const TURNED: &[i64] = &[1, 0];
 
-/// Result `i`, as our buffers hold it.
+/// Reads result `i` in the order that our buffers have.
 fn read(i: usize, order: &'static [i64]) -> Read {
     Box::new(move |results| {
         floats(&if order.is_empty() { results[i].shallow_clone() } else { results[i].permute(order) })
@@ -141,7 +142,7 @@ fn floats(tensor: &Tensor) -> Vec<f32> {
     values
 }
 
-/// One line: what it is, and what may differ from run to run.
+/// One line that says which libtorch this is, and which of its settings may differ from run to run.
 pub fn description(device: &Device) -> Result<String> {
     let torch = Torch::new(device)?;
     let threads = tch::get_num_threads();

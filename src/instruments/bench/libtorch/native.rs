@@ -63,7 +63,7 @@ fn handles(tensors: &[Tensor]) -> Vec<Handle> {
     tensors.iter().map(handle).collect()
 }
 
-/// Runs a call that writes into the buffer why it failed.
+/// Runs a call. It gets a buffer to write into why it failed.
 fn call(what: &str, call: impl FnOnce(*mut c_char, usize) -> bool) -> Result<()> {
     let mut why = [0u8; 512];
     if call(why.as_mut_ptr().cast(), why.len()) {
@@ -73,7 +73,7 @@ fn call(what: &str, call: impl FnOnce(*mut c_char, usize) -> bool) -> Result<()>
     Err(Error::Device(format!("libtorch, {what}: {}", String::from_utf8_lossy(&why[..end]))))
 }
 
-/// d `output` / d each of `inputs`, from this seed, or from 1 for a scalar.
+/// The gradients of `output` with respect to `inputs`. The seed is the gradient of `output` itself, 1 for a scalar.
 pub fn gradients(output: &Tensor, seed: Option<&Tensor>, inputs: &[Tensor], keep_graph: bool) -> Result<Vec<Tensor>> {
     let mut results = vec![std::ptr::null_mut(); inputs.len()];
     let from = handles(inputs);
@@ -97,7 +97,7 @@ pub fn gradients(output: &Tensor, seed: Option<&Tensor>, inputs: &[Tensor], keep
     Ok(results.into_iter().map(|result| unsafe { Tensor::from_ptr(result.cast()) }).collect())
 }
 
-/// Of a 3x3 convolution with padding 1: the gradient of the filters, or of the input.
+/// The gradient of the filters or of the input of a 3x3 convolution with padding 1.
 pub fn convolution_gradient(dy: &Tensor, x: &Tensor, filters: &Tensor, of_filters: bool) -> Result<Tensor> {
     let mut result = std::ptr::null_mut();
     call("convolution gradient", |why, room| {
@@ -110,7 +110,7 @@ pub fn convolution_gradient(dy: &Tensor, x: &Tensor, filters: &Tensor, of_filter
     Ok(unsafe { Tensor::from_ptr(result.cast()) })
 }
 
-/// In place.
+/// A leaky ReLU in place.
 pub fn leaky_relu(x: Tensor, slope: f64) -> Result<Tensor> {
     // SAFETY: the handle is of a tensor owned here.
     call("leaky ReLU", |why, room| unsafe { zgan_torch_leaky_relu(handle(&x), slope, why, room) })?;
@@ -162,7 +162,7 @@ impl Adam {
     }
 }
 
-/// `into` goes by `weight` of the way to `from`, tensor by tensor.
+/// Moves each tensor of `into` towards that of `from`, by `weight` of the way.
 pub fn lerp(into: &[Tensor], from: &[Tensor], weight: f64) -> Result<()> {
     let [to, source] = [into, from].map(handles);
     if to.len() != source.len() {

@@ -68,14 +68,14 @@ impl Layer {
         x.linear(&p[self.weight], self.bias.map(|bias| &p[bias]))
     }
 
-    /// As wide and high as its input.
+    /// A convolution whose output is as wide and high as its input.
     fn conv(self, p: &[Tensor], x: &Tensor) -> Tensor {
         let weight = &p[self.weight];
         x.conv2d(weight, self.bias.map(|bias| &p[bias]), 1, weight.size()[2] / 2, 1, 1)
     }
 }
 
-/// A batch norm, of classes or not; `running` has its mean and variance.
+/// A batch norm, conditional or not; `running` has its mean and variance.
 struct Norm {
     affine: Layer,
     running: [Tensor; 2],
@@ -104,12 +104,12 @@ impl Norm {
 
 struct Up {
     norms: [Norm; 2],
-    /// conv1, conv2, the shortcut.
+    /// Those called conv1, conv2 and shortcut.
     convs: [Layer; 3],
 }
 
 enum Body {
-    /// z - ... - image, LeakyReLU 0.2, tanh.
+    /// Layers from z to the image, with LeakyReLU 0.2 between them and tanh at the end.
     Perceptron(Vec<(Layer, Option<Norm>)>),
     Residual {
         linear: Layer,
@@ -188,7 +188,7 @@ impl Generator {
     }
 }
 
-/// conv1, conv2, and where it pools, the shortcut.
+/// A block of D. Its convolutions are called conv1 and conv2; one that pools has a shortcut as well.
 struct Down {
     convs: [Layer; 2],
     shortcut: Option<Layer>,
@@ -201,7 +201,7 @@ enum Judge {
 
 pub struct Discriminator {
     pub parameters: Parameters,
-    /// For each parameter that spectral normalisation is for.
+    /// An entry for each parameter; those without spectral normalisation have none.
     spectral: Vec<Option<Spectral>>,
     body: Judge,
 }
@@ -234,8 +234,8 @@ impl Discriminator {
         Ok(Discriminator { spectral, parameters: p, body })
     }
 
-    /// What [`Discriminator::forward`] takes: the parameters, the normalised ones divided by their norm, after a power
-    /// iteration where it is wanted.
+    /// The weights for [`Discriminator::forward`]: the parameters, of which those with spectral normalisation are divided by
+    /// their norm. `iterate` asks for a power iteration before that.
     pub fn weights(&self, iterate: bool) -> Vec<Tensor> {
         let pairs = self.parameters.leaves.iter().zip(&self.spectral);
         pairs.map(|(leaf, s)| s.as_ref().map_or_else(|| leaf.shallow_clone(), |s| s.divide(leaf, iterate))).collect()
@@ -271,7 +271,7 @@ impl Discriminator {
     }
 }
 
-/// From the trainer's vectors, which have one matrix after the other.
+/// Takes the vectors u and v of each weight out of the trainer's two, which have those of all weights one after the other.
 fn spectral(torch: Torch, p: &Parameters, tensors: &[NamedTensor]) -> Vec<Option<Spectral>> {
     let vector = |name: &str| {
         let found = tensors.iter().find(|tensor| tensor.name == format!("discriminator.{name}"))?;

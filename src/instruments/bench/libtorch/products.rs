@@ -13,7 +13,7 @@ use crate::ops::attention::Shape;
 use crate::ops::conv::Conv;
 use crate::ops::matmul::Linear;
 
-/// Of a leaky ReLU layer with a bias.
+/// A pass of a layer with a bias and a leaky ReLU.
 pub fn linear(device: &Device, Linear { n, c, k }: Linear, pass: Pass) -> Result<Form> {
     let torch = Torch::new(device)?;
     let (x, weight, bias) =
@@ -48,7 +48,7 @@ pub fn convolution(device: &Device, Conv { n, h, w, c, k, .. }: Conv, pass: Pass
     }))
 }
 
-/// Scale and shift of each sample, ReLU, nearest x2, 3x3, bias.
+/// Scale and shift of each sample, ReLU, nearest upsampling by 2, 3x3, bias.
 pub fn generator_convolution(device: &Device, [n, side, c, k]: [usize; 4]) -> Result<Form> {
     let torch = Torch::new(device)?;
     let (x, filters, bias) =
@@ -70,13 +70,13 @@ pub fn discriminator_convolution(device: &Device, [n, side, c, k]: [usize; 4]) -
     }))
 }
 
-/// 2x2.
+/// Average pooling of 2x2 pixels.
 pub fn average_pool(x: &Tensor) -> Tensor {
     x.avg_pool2d(2, 2, 0, false, true, None)
 }
 
-/// Forward and, by autograd, backward. `scaled_dot_product_attention` has no fused form for keys and values of two
-/// widths.
+/// Self-attention, forward and, by autograd, backward. `scaled_dot_product_attention` is no help, as it has no fused form
+/// for keys and values of different widths.
 pub fn attention(device: &Device, Shape { n, l, lk, dk, dv }: Shape) -> Result<Form> {
     let torch = Torch::new(device)?;
     let inputs = [

@@ -17,22 +17,22 @@ use crate::instruments::bench::rivals::Rival;
 use crate::random::Random;
 use crate::{Error, Result};
 
-/// Who is differentiated how in a simultaneous step.
+/// How a simultaneous step differentiates its two losses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// What each loss is for, by `autograd.grad` from one forward pass.
+    /// Each loss with respect to its own network alone, by `autograd.grad` from one forward pass.
     Asked,
-    /// As PyTorch-GAN's Softmax GAN, in an order that is legal: log(Z + 1e-8), and both losses' `backward` through the one
-    /// graph, each to all parameters of both networks.
+    /// As the Softmax GAN of PyTorch-GAN does it, but in an order that PyTorch allows: with log(Z + 1e-8), and with both losses
+    /// going backward through the one graph, each to all parameters of both networks.
     Reference,
 }
 
 /// Where a step's latents and labels come from.
 #[derive(Clone, Copy)]
 enum Draws {
-    /// libtorch's generator.
+    /// The generator of random numbers of libtorch.
     Own,
-    /// The numbers of our step of this number.
+    /// The numbers that our trainer draws in the step of this number.
     Ours(u32),
 }
 
@@ -48,14 +48,14 @@ struct Peer {
     real: Vec<(Tensor, Tensor)>,
 }
 
-/// Of one step; the last D step's.
+/// The losses of one step; where it has several D steps, those of the last.
 struct Losses {
     d: Tensor,
     g: Tensor,
 }
 
 impl Peer {
-    /// From the tensors of a trainer, and a step's images and labels.
+    /// Starts from the tensors of a trainer, and has the images and labels of a step.
     fn new(
         torch: Torch,
         (options, way): (&TrainerOptions, Way),
@@ -85,7 +85,7 @@ impl Peer {
         Ok(Peer { torch, options: options.clone(), way, generator, discriminator, adams, average, real })
     }
 
-    /// Latents and wanted labels of the use `i` of random numbers in a step.
+    /// Draws latents and wanted labels; `i` counts how often a step has drawn before.
     fn draw(&self, draws: Draws, i: u32) -> (Tensor, Tensor) {
         let (m, latent, classes) = (self.options.batch_g, self.options.latent, self.options.classes);
         let on = |kind| (kind, self.torch.device);
@@ -140,7 +140,7 @@ impl Peer {
         Ok(losses)
     }
 
-    /// Both players from one forward pass.
+    /// Updates both players from one forward pass.
     fn together(&self, draws: Draws) -> Result<Losses> {
         let (images, labels) = &self.real[0];
         let (z, wanted) = self.draw(draws, 0);
@@ -177,7 +177,7 @@ impl Peer {
         Ok(d)
     }
 
-    /// D's parameters, and the real images, get no gradient.
+    /// Updates G. The parameters of D and the real images get no gradient.
     fn move_g(&self, fake: &Tensor, wanted: &Tensor) -> Result<Tensor> {
         let weights: Vec<Tensor> =
             tch::no_grad(|| self.discriminator.weights(false)).iter().map(Tensor::detach).collect();
@@ -203,13 +203,13 @@ impl Peer {
     }
 }
 
-/// Whether this step is written here.
+/// Whether this step is written in libtorch.
 pub fn has(options: &TrainerOptions) -> bool {
     let sngan = matches!(options.preset, Preset::SnganProjection32 | Preset::SnganProjection64);
     sngan || matches!(options.preset, Preset::SoftmaxGan | Preset::Mnist)
 }
 
-/// libtorch's way to do this step, after it was checked against ours; none where it is not written.
+/// The step in libtorch, after it was checked against ours; none where it is not written in libtorch.
 pub fn step(device: &Device, problem: &StepProblem) -> Result<Option<Rival>> {
     if !has(&problem.options) {
         return Ok(None);
@@ -226,16 +226,16 @@ pub fn reference_step(device: &Device, problem: &StepProblem) -> Result<Option<R
     rival(device, problem, super::REFERENCE, Way::Reference).map(Some)
 }
 
-/// Steps of both from the same parameters, images and random numbers: so many that a mistake in a gradient or an update
-/// shows in the losses of the next. Of a step with several D steps one is enough.
+/// How many steps are compared, from the same parameters, images and random numbers. A mistake in a gradient or an update
+/// shows in the losses of the next step. Where a step has several D steps, one is enough.
 const CHECKED: u32 = 3;
-/// The largest difference of a loss, relative to it (to 1 where it is smaller): before anything was updated, and after.
-/// Adam makes steps of one size of the smallest gradients, and so of rounding.
+/// The largest difference allowed between the losses, relative to the loss (or to 1, where it is smaller): before anything
+/// was updated, and after. It is larger after, because Adam makes full steps even of gradients that are only rounding errors.
 const TOLERANCES: [f32; 2] = [1e-4, 1e-2];
 
 fn rival(device: &Device, problem: &StepProblem, name: &'static str, way: Way) -> Result<Rival> {
     let torch = Torch::new(device)?;
-    // Noise on the images is drawn on our device alone.
+    // Only our device draws noise on the images, so there is none.
     let options = TrainerOptions { noise: 0.0, flips: false, ..problem.options.clone() };
     let mut trainer = Trainer::new(device, &options)?;
     let (mut images, labels) = problem.batch(&trainer);

@@ -1,4 +1,4 @@
-//! The table of `docs/benchmarks.md`: libtorch's time by ours, and what was aimed at.
+//! The table of `docs/benchmarks.md`: the times of libtorch and ours, their ratio, and the ratio that is aimed at.
 
 use super::{NAME, REFERENCE, description};
 use crate::Result;
@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::instruments::bench::rivals::TWO_BACKWARDS;
 use crate::instruments::bench::{Ceilings, MeasuredStep, Row};
 
-/// The least ratio that is aimed at, by what a name starts with; of a machine with two cores.
+/// What names begin with, and the least ratio that is aimed at for them on a machine with two cores.
 const AIMS: &[(&str, f64)] = &[
     ("log_partition 64+64", 50.0),
     ("log_partition 65536+65536", 8.0),
@@ -20,10 +20,10 @@ const AIMS: &[(&str, f64)] = &[
     ("step, sngan-projection-32, width 64, batch 32, alternating, n_dis 5", 1.2),
 ];
 const AIM_OF_REFERENCE: f64 = 2.5;
-/// Of the geometric mean over all 3x3 convolutions alone.
+/// The aim for the geometric mean over all 3x3 convolutions.
 const AIM_OF_CONVOLUTIONS: f64 = 1.0;
 
-/// What the names start with that something is aimed at for.
+/// What the names begin with for which there is an aim.
 pub fn aimed_at() -> impl Iterator<Item = &'static str> {
     AIMS.iter().map(|(start, _)| *start)
 }
@@ -32,7 +32,7 @@ fn aim(name: &str) -> Option<f64> {
     AIMS.iter().find(|(start, _)| name.starts_with(start)).map(|(_, aim)| *aim)
 }
 
-/// What a line ends with: the ratio, the aim, and whether it was met.
+/// The end of a line: the ratio, the aim, and whether it was met.
 fn verdict(ratio: f64, aim: Option<f64>) -> String {
     match aim {
         None => format!("{ratio:.2} | | |"),
@@ -51,7 +51,7 @@ fn time(seconds: f64, spread: f64) -> String {
 
 const HEADING: &str = "| zgan | libtorch | libtorch / zgan | aim | |\n|---|---|---|---|---|---|\n";
 
-/// Operations, then steps. Only what has a form of libtorch's is in it.
+/// A table of the operations, then one of the steps. Only what also runs in libtorch is in them.
 pub fn markdown(device: &Device, ceilings: &Ceilings, rows: &[Row], steps: &[MeasuredStep]) -> Result<String> {
     let mut text = format!(
         "zgan on {}; {}. Peak of this run {:.0} GFLOP/s, copy {:.1} GB/s. Medians ± the distance of the quartiles.\n\n",
@@ -80,7 +80,7 @@ pub fn markdown(device: &Device, ceilings: &Ceilings, rows: &[Row], steps: &[Mea
         text += &format!("| geometric mean of the {} conv 3x3 | | | {verdict}\n", convolutions.len());
     }
     if !steps.is_empty() {
-        // Apart from the table above, where there is one.
+        // An empty line separates it from the table above, if there is one.
         let gap = if rows.is_empty() { "" } else { "\n" };
         text += &format!("{gap}| step, with two D backwards {HEADING}");
     }

@@ -1,129 +1,118 @@
 //! What ends a discriminator: its head and the loss.
 
-#[cfg(feature = "libtorch")]
-use super::super::libtorch;
-use super::super::{Form, Problem, numbers};
 use super::labels;
 use crate::Result;
-use crate::device::{Buffer, Device, Precision};
+use crate::device::{Buffer, Device};
+use crate::instruments::bench::{Form, Problem, numbers};
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses::{self, Loss};
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 
 pub fn problems(tiny: bool) -> Vec<Problem> {
-    let mut problems = Vec::new();
     let logits: &[usize] = if tiny { &[5] } else { &[64, 256, 65_536] };
-    for &each in logits {
-        problems.push(log_partition(each));
-    }
-    let each = if tiny { 5 } else { 64 };
-    problems.push(hinge(each));
-    // mnist; sngan-projection-32 at width 64, batch 32; sngan-projection-64 at batch 8.
+    // Samples, pixels, channels and classes of mnist; of sngan-projection-32 at width 64 and batch 32; of
+    // sngan-projection-64 at batch 8.
     let heads: &[[usize; 4]] =
         if tiny { &[[4, 6, 8, 3]] } else { &[[128, 49, 32, 10], [64, 64, 64, 10], [16, 4, 1024, 1000]] };
-    for &sizes in heads {
-        problems.push(head(sizes));
-    }
+    let mut problems: Vec<Problem> = logits.iter().map(|&each| log_partition(each)).collect();
+    problems.push(hinge(if tiny { 5 } else { 64 }));
+    problems.extend(heads.iter().map(|&sizes| head(sizes)));
     problems
 }
 
-fn evaluation(device: &Device, each: usize) -> Result<Evaluation> {
-    Ok(Evaluation { statistics: device.zeros(4)?, seed_d: device.zeros(2 * each)?, seed_g: device.zeros(each)? })
+/// A form that computes both losses and all their gradients from `each` real logits and as many fake ones. `compute` gets
+/// the outputs, the real logits, the fake ones, and a workspace of `workspace` numbers.
+pub fn loss_form(
+    device: &Device,
+    each: usize,
+    name: &'static str,
+    workspace: usize,
+    compute: impl Fn(&Evaluation, &Buffer<f32>, &Buffer<f32>, &Buffer<f32>) -> Result<()> + 'static,
+) -> Result<Form> {
+    let (real, fake, workspace) = (numbers(device, each, 1)?, numbers(device, each, 2)?, device.zeros(workspace)?);
+    let out = Evaluation { statistics: device.zeros(4)?, seed_d: device.zeros(2 * each)?, seed_g: device.zeros(each)? };
+    let outputs = [&out.statistics, &out.seed_d, &out.seed_g].map(Buffer::clone);
+    Ok(Form::new(name, outputs, move || compute(&out, &real, &fake, &workspace)))
 }
 
-/// Both losses and all their gradients.
+pub fn log_partition_problem(each: usize, make: impl Fn(&Device) -> Result<Vec<Form>> + 'static) -> Problem {
+    Problem::new("log_partition", format!("{each}+{each}"), 1e-5, make)
+}
+
 fn log_partition(each: usize) -> Problem {
-    Problem {
-        operation: "log_partition",
-        precision: Precision::F32,
-        sizes: format!("{each}+{each}"),
-        tolerance: 1e-5,
-        make: Box::new(move |device| {
-            let form = |name, fused: bool| -> Result<Form> {
-                let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
-                let out = evaluation(device, each)?;
-                let len = if fused { log_partition::workspace_len } else { log_partition::plain_workspace_len };
-                let workspace: Buffer<f32> = device.zeros(len(device, 2 * each))?;
-                let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
-                let compute = if fused { log_partition::fused } else { log_partition::plain };
-                Ok(Form::new(name, &outputs.each_ref(), move || compute(&out, &real, &fake, 1.0, &workspace)))
-            };
-            Ok(vec![
-                form("fused", true)?,
-                form("unfused", false)?,
-                #[cfg(feature = "libtorch")]
-                libtorch::log_partition(device, each)?,
-            ])
-        }),
-    }
+    log_partition_problem(each, move |device| {
+        let (fused, unfused) =
+            (log_partition::workspace_len(device, 2 * each), log_partition::plain_workspace_len(device, 2 * each));
+        forms!(
+            loss_form(device, each, "fused", fused, |out, real, fake, w| log_partition::fused(out, real, fake, 1.0, w))?,
+            loss_form(device, each, "unfused", unfused, |out, real, fake, w| {
+                log_partition::plain(out, real, fake, 1.0, w)
+            })?;
+            log_partition(device, each)
+        )
+    })
 }
 
 fn hinge(each: usize) -> Problem {
-    Problem {
-        operation: "losses",
-        precision: Precision::F32,
-        sizes: format!("hinge {each}+{each}"),
-        tolerance: 1e-5,
-        make: Box::new(move |device| {
-            let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
-            let out = evaluation(device, each)?;
-            let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
-            let fused = Form::new("fused", &outputs.each_ref(), move || losses::fused(&out, &real, &fake, Loss::Hinge));
-            Ok(vec![
-                fused,
-                #[cfg(feature = "libtorch")]
-                libtorch::hinge(device, each)?,
-            ])
-        }),
-    }
+    Problem::new("losses", format!("hinge {each}+{each}"), 1e-5, move |device| {
+        let fused =
+            loss_form(device, each, "fused", 0, |out, real, fake, _| losses::fused(out, real, fake, Loss::Hinge))?;
+        forms!(fused; hinge(device, each))
+    })
 }
 
-/// Forward, backward to the pixels, backward to the parameters.
-fn head([n, p, c, classes]: [usize; 4]) -> Problem {
-    Problem {
-        operation: "projection",
-        precision: Precision::F32,
-        sizes: format!("{n} samples of {p} pixels, C {c}, {classes} classes"),
-        tolerance: 1e-5,
-        make: Box::new(move |device| {
-            let form = |name, fused: bool| -> Result<Form> {
-                let (x, df) = (numbers(device, n * p * c, 1)?, numbers(device, n, 2)?);
-                let (w, v) = (numbers(device, c, 3)?, numbers(device, classes * c, 4)?);
-                let labels = labels(device, n, classes as u32)?;
-                let [f, h, dx, dw, dv]: [Buffer<f32>; 5] = [
-                    device.zeros(n)?,
-                    device.zeros(n * c)?,
-                    device.zeros(n * p * c)?,
-                    device.zeros(c)?,
-                    device.zeros(classes * c)?,
-                ];
-                let workspace: Buffer<f32> = device.zeros(projection::plain::workspace_len(x.len(), n))?;
-                let dh: Buffer<f32> = device.zeros(n * c)?;
-                let outputs = [&f, &h, &dx, &dw, &dv].map(Buffer::clone);
-                Ok(Form::new(name, &outputs.each_ref(), move || {
-                    let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
-                    let gradients = Gradients { dw: &dw, dv: Some(&dv), dbias: None };
-                    let seeds = Seeds { df: Some(&df), scale: None };
-                    // The parameters' gradients accumulate.
-                    dw.zero()?;
-                    dv.zero()?;
-                    if fused {
-                        projection::forward(&f, &h, &x, &head)?;
-                        projection::backward_data(&dx, &x, &head, n, Some(&df))?;
-                        projection::backward_parameters(gradients, &h, Some(&labels), seeds)
-                    } else {
-                        projection::plain::forward(&f, &h, &x, &head, &workspace)?;
-                        projection::plain::backward_data(&dx, &x, &head, n, Some(&df), &dh)?;
-                        projection::plain::backward_parameters(gradients, &h, Some(&labels), seeds)
-                    }
-                }))
-            };
-            Ok(vec![
-                form("fused", true)?,
-                form("unfused", false)?,
-                #[cfg(feature = "libtorch")]
-                libtorch::head(device, [n, p, c, classes])?,
-            ])
-        }),
-    }
+/// The forward pass of a head: it computes the logits (N) and the pooled features (N, C) from the features of the pixels.
+/// The last argument is its workspace.
+pub type HeadForward = fn(&Buffer<f32>, &Buffer<f32>, &Buffer<f32>, &Head, &Buffer<f32>) -> Result<()>;
+
+/// A form of the projection head: `forward` with a workspace of `workspace` numbers, then backward to the pixels and to
+/// the parameters, fused or from separate kernels.
+pub fn head_form(
+    device: &Device,
+    [n, p, c, classes]: [usize; 4],
+    name: &'static str,
+    (forward, workspace): (HeadForward, usize),
+    backward_fused: bool,
+) -> Result<Form> {
+    let (x, df) = (numbers(device, n * p * c, 1)?, numbers(device, n, 2)?);
+    let (w, v) = (numbers(device, c, 3)?, numbers(device, classes * c, 4)?);
+    let labels = labels(device, n, classes as u32)?;
+    let zeros = |len: usize| device.zeros::<f32>(len);
+    let (f, h, dx, dh) = (zeros(n)?, zeros(n * c)?, zeros(n * p * c)?, zeros(n * c)?);
+    let (dw, dv, workspace) = (zeros(c)?, zeros(classes * c)?, zeros(workspace)?);
+    Ok(Form::new(name, [&f, &h, &dx, &dw, &dv].map(Buffer::clone), move || {
+        let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
+        let gradients = Gradients { dw: &dw, dv: Some(&dv), dbias: None };
+        let seeds = Seeds { df: Some(&df), scale: None };
+        // The gradients of the parameters are added to what is there.
+        dw.zero()?;
+        dv.zero()?;
+        forward(&f, &h, &x, &head, &workspace)?;
+        if backward_fused {
+            projection::backward_data(&dx, &x, &head, n, Some(&df))?;
+            projection::backward_parameters(gradients, &h, Some(&labels), seeds)
+        } else {
+            projection::plain::backward_data(&dx, &x, &head, n, Some(&df), &dh)?;
+            projection::plain::backward_parameters(gradients, &h, Some(&labels), seeds)
+        }
+    }))
+}
+
+/// The fused forward pass of a head, which needs no workspace.
+pub const HEAD_FUSED: (HeadForward, usize) = (|f, h, x, head, _| projection::forward(f, h, x, head), 0);
+
+pub fn head_problem([n, p, c, classes]: [usize; 4], make: impl Fn(&Device) -> Result<Vec<Form>> + 'static) -> Problem {
+    Problem::new("projection", format!("{n} samples of {p} pixels, C {c}, {classes} classes"), 1e-5, make)
+}
+
+fn head(sizes: [usize; 4]) -> Problem {
+    head_problem(sizes, move |device| {
+        let [n, p, c, _] = sizes;
+        let plain: (HeadForward, usize) = (projection::plain::forward, projection::plain::workspace_len(n * p * c, n));
+        forms!(
+            head_form(device, sizes, "fused", HEAD_FUSED, true)?,
+            head_form(device, sizes, "unfused", plain, false)?;
+            head(device, sizes)
+        )
+    })
 }

@@ -1,11 +1,9 @@
-//! What waits for memory: conditional batch norm, Adam, spectral normalisation.
+//! Operations whose time is that of the memory: conditional batch norm, Adam, spectral normalisation.
 
-#[cfg(feature = "libtorch")]
-use super::super::libtorch;
-use super::super::{Form, Problem, numbers};
 use super::labels;
 use crate::Result;
-use crate::device::{Buffer, Precision};
+use crate::device::Buffer;
+use crate::instruments::bench::{Form, Problem, numbers};
 use crate::ops::Activation;
 use crate::ops::adam::{self, Adam, Average, Buffers};
 use crate::ops::norm::{self, Affine, Batch, Gradients, Shape, Tables};
@@ -17,115 +15,87 @@ use crate::ops::state::{self, State, StateBuffer};
 const CLASSES: usize = 10;
 
 pub fn problems(tiny: bool) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    // G of mnist; of sngan-projection-32 at width 64, batch 32.
+    // The sizes of G of mnist; of G of sngan-projection-32 at width 64 and batch 32.
     let norms: &[[usize; 4]] = if tiny {
         &[[3, 4, 4, 5]]
     } else {
         &[[64, 7, 7, 32], [64, 14, 14, 32], [32, 4, 4, 128], [32, 8, 8, 128], [32, 16, 16, 128]]
     };
-    for &sizes in norms {
-        problems.push(conditional_norm(sizes));
-    }
-    // G of mnist, of softmax-gan, of sngan-projection-32.
+    // The parameters of G of mnist, of softmax-gan, of sngan-projection-32.
     let parameters: &[usize] = if tiny { &[1000] } else { &[147_041, 1_510_032, 4_304_387] };
-    for &parameters in parameters {
-        problems.push(adam_with_average(parameters));
-    }
-    let width = if tiny { 4 } else { 128 };
-    problems.push(spectral(width));
+    let mut problems: Vec<Problem> = norms.iter().map(|&sizes| conditional_norm(sizes)).collect();
+    problems.extend(parameters.iter().map(|&parameters| adam_with_average(parameters)));
+    problems.push(spectral(if tiny { 4 } else { 128 }));
     problems
 }
 
-/// Statistics, scale and shift of each sample's class, ReLU, nearest x2; and all gradients.
+/// Batch statistics, the scale and shift of each sample's class, ReLU and nearest upsampling by 2; and all gradients.
 fn conditional_norm([n, h, w, c]: [usize; 4]) -> Problem {
-    Problem {
-        operation: "norm",
-        precision: Precision::F32,
-        sizes: format!("conditional, ReLU, x2: {n} of {h}x{w}, C {c}"),
-        tolerance: 1e-4,
-        make: Box::new(move |device| {
-            let form = |name, fused: bool| -> Result<Form> {
-                let shape = Shape { n, h, w, c, upsample: fused };
-                let (small, large) = (n * h * w * c, 4 * n * h * w * c);
-                let (x, dy) = (numbers(device, small, 1)?, numbers(device, large, 2)?);
-                let (gamma, beta) = (numbers(device, CLASSES * c, 3)?, numbers(device, CLASSES * c, 4)?);
-                let labels = labels(device, n, CLASSES as u32)?;
-                let zeros = |len: usize| device.zeros::<f32>(len);
-                let (mean, rstd, scale, shift) = (zeros(c)?, zeros(c)?, zeros(n * c)?, zeros(n * c)?);
-                let (y, dx, dgamma, dbeta) = (zeros(large)?, zeros(small)?, zeros(CLASSES * c)?, zeros(CLASSES * c)?);
-                let workspace = zeros(norm::workspace_len(device, shape, true))?;
-                // Of the separate kernels: normalised, after the ReLU, and the gradients there.
-                let [z, a, da, dz] = [zeros(small)?, zeros(small)?, zeros(small)?, zeros(small)?];
-                let (ones, none) = (device.upload(&vec![1.0f32; c])?, zeros(c)?);
-                let outputs = [&y, &dx, &dgamma, &dbeta].map(Buffer::clone);
-                Ok(Form::new(name, &outputs.each_ref(), move || {
-                    let tables = Tables { scale: &scale, shift: &shift };
-                    let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
-                    let affine = Affine { gamma: &gamma, beta: &beta, labels: Some(&labels) };
-                    let gradients = Gradients { dx: &dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta };
-                    // They accumulate.
-                    dgamma.zero()?;
-                    dbeta.zero()?;
-                    norm::statistics(batch, None, affine, 1e-5, shape, &workspace)?;
-                    if fused {
-                        norm::apply(&y, &x, tables, Activation::RELU, shape)?;
-                        return norm::backward(gradients, &dy, batch, affine, Activation::RELU, shape, &workspace);
-                    }
-                    let image = Image { n, h, w, c };
-                    norm::apply(&z, &x, tables, Activation::Identity, shape)?;
-                    norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
-                    resample::upsample(&y, &a, image, Upsampling::Nearest)?;
-                    resample::upsample_backward(&da, &dy, image, Upsampling::Nearest, false)?;
-                    // Over samples of one pixel, the backward of a pooling is that of a ReLU.
-                    projection::pool_backward(&dz, &z, &da, n * h * w, 1.0)?;
-                    norm::backward(gradients, &dz, batch, affine, Activation::Identity, shape, &workspace)
-                }))
-            };
-            Ok(vec![
-                form("fused", true)?,
-                form("unfused", false)?,
-                #[cfg(feature = "libtorch")]
-                libtorch::conditional_norm(device, [n, h, w, c], CLASSES)?,
-            ])
-        }),
-    }
-}
-
-/// With the moving average and the norm of the gradient.
-fn adam_with_average(parameters: usize) -> Problem {
-    Problem {
-        operation: "adam",
-        precision: Precision::F32,
-        sizes: format!("with average, {parameters} parameters"),
-        tolerance: 1e-5,
-        make: Box::new(move |device| {
-            let [values, gradient] = [numbers(device, parameters, 1)?, numbers(device, parameters, 2)?];
+    let sizes = format!("conditional, ReLU, x2: {n} of {h}x{w}, C {c}");
+    Problem::new("norm", sizes, 1e-4, move |device| {
+        let form = |name, fused: bool| -> Result<Form> {
+            let shape = Shape { n, h, w, c, upsample: fused };
+            let (small, large) = (n * h * w * c, 4 * n * h * w * c);
+            let (x, dy) = (numbers(device, small, 1)?, numbers(device, large, 2)?);
+            let (gamma, beta) = (numbers(device, CLASSES * c, 3)?, numbers(device, CLASSES * c, 4)?);
+            let labels = labels(device, n, CLASSES as u32)?;
             let zeros = |len: usize| device.zeros::<f32>(len);
-            let (first, second, average, norm) =
-                (zeros(parameters)?, zeros(parameters)?, zeros(parameters)?, zeros(1)?);
-            let workspace = zeros(adam::workspace_len(device, parameters))?;
-            let state = StateBuffer::new(device, &State::new(1, [1e-3; 2], 0, 0))?;
-            let settings = Adam { beta1: 0.5, beta2: 0.999, eps: 1e-8 };
-            // All are 0 at the start, as they are before a comparison.
-            let outputs = [&first, &second, &average].map(Buffer::clone);
-            let fused = Form::new("fused", &outputs.each_ref(), move || {
-                let buffers =
-                    Buffers { parameters: &values, first_moment: &first, second_moment: &second, gradient: &gradient };
-                let average = Average { values: &average, decay: 0.995, start: 0 };
-                let generator = state::Network::Generator;
-                adam::update(&buffers, Some(&average), &norm, &state, generator, &settings, &workspace)
-            });
-            Ok(vec![
-                fused,
-                #[cfg(feature = "libtorch")]
-                libtorch::adam_with_average(device, parameters)?,
-            ])
-        }),
-    }
+            let (mean, rstd, scale, shift) = (zeros(c)?, zeros(c)?, zeros(n * c)?, zeros(n * c)?);
+            let (y, dx, dgamma, dbeta) = (zeros(large)?, zeros(small)?, zeros(CLASSES * c)?, zeros(CLASSES * c)?);
+            let workspace = zeros(norm::workspace_len(device, shape, true))?;
+            // The separate kernels write what is normalised, what the ReLU makes of it, and the gradients of both.
+            let [z, a, da, dz] = [zeros(small)?, zeros(small)?, zeros(small)?, zeros(small)?];
+            let (ones, none) = (device.upload(&vec![1.0f32; c])?, zeros(c)?);
+            Ok(Form::new(name, [&y, &dx, &dgamma, &dbeta].map(Buffer::clone), move || {
+                let tables = Tables { scale: &scale, shift: &shift };
+                let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
+                let affine = Affine { gamma: &gamma, beta: &beta, labels: Some(&labels) };
+                let gradients = Gradients { dx: &dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta };
+                // The gradients of the parameters are added to what is there.
+                dgamma.zero()?;
+                dbeta.zero()?;
+                norm::statistics(batch, None, affine, 1e-5, shape, &workspace)?;
+                if fused {
+                    norm::apply(&y, &x, tables, Activation::RELU, shape)?;
+                    return norm::backward(gradients, &dy, batch, affine, Activation::RELU, shape, &workspace);
+                }
+                let image = Image { n, h, w, c };
+                norm::apply(&z, &x, tables, Activation::Identity, shape)?;
+                norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
+                resample::upsample(&y, &a, image, Upsampling::Nearest)?;
+                resample::upsample_backward(&da, &dy, image, Upsampling::Nearest, false)?;
+                // For samples of one pixel, the backward pass of the pooling is that of a ReLU.
+                projection::pool_backward(&dz, &z, &da, n * h * w, 1.0)?;
+                norm::backward(gradients, &dz, batch, affine, Activation::Identity, shape, &workspace)
+            }))
+        };
+        forms!(form("fused", true)?, form("unfused", false)?; conditional_norm(device, [n, h, w, c], CLASSES))
+    })
 }
 
-/// The weights of sngan-projection-32's D: a power iteration with the division, and the gradient's correction.
+/// An update with the moving average and the norm of the gradient.
+fn adam_with_average(parameters: usize) -> Problem {
+    Problem::new("adam", format!("with average, {parameters} parameters"), 1e-5, move |device| {
+        let [values, gradient] = [numbers(device, parameters, 1)?, numbers(device, parameters, 2)?];
+        let zeros = |len: usize| device.zeros::<f32>(len);
+        let (first, second, average, norm) = (zeros(parameters)?, zeros(parameters)?, zeros(parameters)?, zeros(1)?);
+        let workspace = zeros(adam::workspace_len(device, parameters))?;
+        let state = StateBuffer::new(device, &State::new(1, [1e-3; 2], 0, 0))?;
+        let settings = Adam { beta1: 0.5, beta2: 0.999, eps: 1e-8 };
+        // A comparison sets the outputs to 0 first, which is also what these start from in a training.
+        let fused = Form::new("fused", [&first, &second, &average].map(Buffer::clone), move || {
+            let buffers =
+                Buffers { parameters: &values, first_moment: &first, second_moment: &second, gradient: &gradient };
+            let average = Average { values: &average, decay: 0.995, start: 0 };
+            let generator = state::Network::Generator;
+            adam::update(&buffers, Some(&average), &norm, &state, generator, &settings, &workspace)
+        });
+        forms!(fused; adam_with_average(device, parameters))
+    })
+}
+
+/// The weights of the D of sngan-projection-32: a power iteration, the division by what it finds, and the correction of the
+/// gradient.
 fn spectral(width: usize) -> Problem {
     let (inner, first) = ((9 * width, width), (27, width));
     let shapes = [first, inner, (3, width), inner, inner, (width, width), inner, inner, inner, inner, (width, 1)];
@@ -135,29 +105,19 @@ fn spectral(width: usize) -> Problem {
         matrices.push(Matrix { offset: parameters, rows, columns, outputs: Outputs::Columns });
         parameters += rows * columns;
     }
-    Problem {
-        operation: "spectral_norm",
-        precision: Precision::F32,
-        sizes: format!("D of sngan-projection-32, width {width}, {parameters} parameters"),
-        tolerance: 1e-4,
-        make: Box::new(move |device| {
-            let plan = Plan::new(device, parameters, &matrices)?;
-            let weights = numbers(device, parameters, 1)?;
-            let u = numbers(device, plan.u_len(), 2)?;
-            let zeros = |len: usize| device.zeros::<f32>(len);
-            let (v, sigma, workspace) = (zeros(plan.v_len())?, zeros(plan.sigma_len())?, zeros(plan.workspace_len())?);
-            let (effective, gradient) = (zeros(parameters)?, numbers(device, parameters, 3)?);
-            let outputs = [effective.clone()];
-            let fused = Form::new("fused", &outputs.each_ref(), move || {
-                let state = spectral_norm::State { u: &u, v: &v, sigma: &sigma, workspace: &workspace };
-                spectral_norm::forward(&plan, &effective, &weights, state, true)?;
-                spectral_norm::backward(&plan, &gradient, &effective, state)
-            });
-            Ok(vec![
-                fused,
-                #[cfg(feature = "libtorch")]
-                libtorch::spectral(device, parameters, &matrices)?,
-            ])
-        }),
-    }
+    let sizes = format!("D of sngan-projection-32, width {width}, {parameters} parameters");
+    Problem::new("spectral_norm", sizes, 1e-4, move |device| {
+        let plan = Plan::new(device, parameters, &matrices)?;
+        let weights = numbers(device, parameters, 1)?;
+        let u = numbers(device, plan.u_len(), 2)?;
+        let zeros = |len: usize| device.zeros::<f32>(len);
+        let (v, sigma, workspace) = (zeros(plan.v_len())?, zeros(plan.sigma_len())?, zeros(plan.workspace_len())?);
+        let (effective, gradient) = (zeros(parameters)?, numbers(device, parameters, 3)?);
+        let fused = Form::new("fused", [effective.clone()], move || {
+            let state = spectral_norm::State { u: &u, v: &v, sigma: &sigma, workspace: &workspace };
+            spectral_norm::forward(&plan, &effective, &weights, state, true)?;
+            spectral_norm::backward(&plan, &gradient, &effective, state)
+        });
+        forms!(fused; spectral(device, parameters, &matrices))
+    })
 }

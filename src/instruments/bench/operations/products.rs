@@ -1,51 +1,41 @@
 //! Matrix products and convolutions, and attention.
 
-#[cfg(feature = "libtorch")]
-use super::super::libtorch;
-use super::super::{Form, Problem, numbers, numbers_in};
 use crate::Result;
-use crate::device::{Buffer, Precision};
-use crate::ops::Activation;
+use crate::device::{Buffer, Device, Precision};
+use crate::instruments::bench::{Form, Problem, numbers, numbers_in};
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
-use crate::ops::elementary;
 use crate::ops::matmul::{self, Linear, OutputGradient};
 use crate::ops::norm::{self, Tables};
 use crate::ops::resample::{self, Image, Upsampling};
+use crate::ops::{Activation, elementary};
 
 pub fn problems(tiny: bool) -> Vec<Problem> {
     let mut problems = plain(tiny, Precision::F32);
     let blocks: &[[usize; 4]] =
         if tiny { &[[2, 4, 5, 7]] } else { &[[64, 14, 32, 16], [32, 16, 64, 64], [32, 8, 128, 128]] };
     for &[n, side, c, k] in blocks {
-        problems.push(generator_convolution(n, side, c, k));
-        problems.push(discriminator_convolution(n, 2 * side, c, k));
+        problems.push(generator_convolution([n, side, c, k]));
+        problems.push(discriminator_convolution([n, 2 * side, c, k]));
     }
-    // sagan-64 at 32x32 with 128 channels.
-    let shape = if tiny {
+    // The attention of sagan-64, at 32x32 pixels with 128 channels.
+    problems.push(attention(if tiny {
         Shape { n: 1, l: 16, lk: 4, dk: 3, dv: 5 }
     } else {
         Shape { n: 8, l: 1024, lk: 256, dk: 16, dv: 64 }
-    };
-    problems.push(attention(shape));
+    }));
     problems
 }
 
-/// The passes of layers, stored and multiplied in this precision.
+/// Every pass of the layers alone, stored and multiplied in this precision.
 pub fn plain(tiny: bool, precision: Precision) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    // softmax-gan: G on 64 samples, D on 128.
+    // N, C and K of softmax-gan: G has 64 samples, D has 128.
     let linears: &[[usize; 3]] = if tiny {
         &[[5, 7, 9]]
     } else {
         &[[64, 128, 256], [64, 256, 512], [64, 512, 1024], [64, 1024, 784], [128, 784, 512], [128, 512, 256]]
     };
-    for &[n, c, k] in linears {
-        for pass in PASSES {
-            problems.push(linear(Linear { n, c, k }, pass, precision));
-        }
-    }
-    // N, H = W, C, K of mnist; of sngan-projection-32 at width 64, batch 32; of sngan-projection-64 at batch 8.
+    // N, H = W, C and K of mnist; of sngan-projection-32 at width 64 and batch 32; of sngan-projection-64 at batch 8.
     let convolutions: &[[usize; 4]] = if tiny {
         &[[2, 6, 5, 7]]
     } else {
@@ -62,13 +52,15 @@ pub fn plain(tiny: bool, precision: Precision) -> Vec<Problem> {
             [16, 8, 256, 256],
         ]
     };
-    for &[n, side, c, k] in convolutions {
-        let sizes = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
-        for pass in PASSES {
-            problems.push(convolution(sizes, pass, precision));
-        }
-    }
-    problems
+    let linears = linears.iter().flat_map(|&[n, c, k]| PASSES.map(|pass| linear(Linear { n, c, k }, pass, precision)));
+    let convolutions =
+        convolutions.iter().flat_map(|&sizes| PASSES.map(|pass| convolution(square(sizes), pass, precision)));
+    linears.chain(convolutions).collect()
+}
+
+/// A 3x3 convolution of N images of H = W pixels, C to K channels.
+fn square([n, side, c, k]: [usize; 4]) -> Conv {
+    Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 }
 }
 
 #[derive(Clone, Copy)]
@@ -90,230 +82,186 @@ impl Pass {
     }
 }
 
-/// Of leaky ReLU layers with a bias; the gradients go through the activation as they are read. The forms to compare with are
-/// f32.
+/// A pass of a layer with a bias and a leaky ReLU. The gradients apply the derivative of the ReLU as they read. Only f32 has
+/// other forms to compare with.
 fn linear(sizes: Linear, pass: Pass, precision: Precision) -> Problem {
     let Linear { n, c, k } = sizes;
-    Problem {
-        operation: "matmul",
-        precision,
-        sizes: format!("{n} x {c} x {k} {}", pass.name()),
-        tolerance: 1e-5,
-        make: Box::new(move |device| {
-            let activation = Activation::LeakyRelu(0.2);
-            let form = |name, fused: bool| -> Result<Form> {
-                let stored = |len: usize, seed: u64| numbers_in(device, precision, len, seed);
-                let (x, weight, bias) = (stored(n * c, 1)?, stored(c * k, 2)?, numbers(device, k, 3)?);
-                let (y, dy) = (stored(n * k, 4)?, stored(n * k, 5)?);
-                let (product, ones) = (device.zeros(n * k)?, device.upload(&vec![1.0f32; k])?);
-                let out = match pass {
-                    Pass::Forward => device.zeros_in(n * k, precision)?,
-                    Pass::InputGradient => device.zeros_in(n * c, precision)?,
-                    Pass::WeightGradient => device.zeros(c * k)?,
-                };
-                let outputs = [out.clone()];
-                Ok(Form::new(name, &outputs.each_ref(), move || {
-                    let gradient = OutputGradient { dy: &dy, y: Some(&y), activation, row_scale: None };
-                    match pass {
-                        Pass::Forward if fused => {
-                            matmul::linear_forward(sizes, &out, &x, &weight, Some(&bias), activation)
-                        }
-                        Pass::Forward => {
-                            matmul::linear_forward(sizes, &product, &x, &weight, None, Activation::Identity)?;
-                            let tables = Tables { scale: &ones, shift: &bias };
-                            norm::apply(&out, &product, tables, activation, norm::Shape::features(n, k))
-                        }
-                        Pass::InputGradient => matmul::linear_input_gradient(sizes, &out, &gradient, &weight),
-                        Pass::WeightGradient => {
-                            out.zero()?;
-                            matmul::linear_weight_gradient(sizes, &out, &x, &gradient)
-                        }
-                    }
-                }))
-            };
-            let mut forms = vec![form("fused", true)?];
-            if precision != Precision::F32 {
-                return Ok(forms);
-            }
-            if matches!(pass, Pass::Forward) {
-                forms.push(form("unfused", false)?);
-            }
-            #[cfg(feature = "libtorch")]
-            forms.push(libtorch::linear(device, sizes, pass)?);
-            Ok(forms)
-        }),
-    }
-}
-
-/// Nothing fused in: the product alone.
-fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
-    let Conv { n, h, w, c, k, .. } = sizes;
-    Problem {
-        operation: "conv",
-        precision,
-        sizes: format!("3x3, {n} of {h}x{w}, {c} to {k} {}", pass.name()),
-        tolerance: 1e-4,
-        make: Box::new(move |device| {
+    let name = format!("{n} x {c} x {k} {}", pass.name());
+    let problem = Problem::new("matmul", name, 1e-5, move |device| {
+        let activation = Activation::LeakyRelu(0.2);
+        let form = |name, fused: bool| -> Result<Form> {
             let stored = |len: usize, seed: u64| numbers_in(device, precision, len, seed);
-            let (x, dy, filters) = (stored(n * h * w * c, 1)?, stored(n * h * w * k, 2)?, stored(9 * c * k, 3)?);
-            let zeros = |len: usize| device.zeros_in(len, precision);
-            let (out, workspace) = match pass {
-                Pass::Forward => (zeros(n * h * w * k)?, zeros(0)?),
-                Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(&sizes))?),
-                Pass::WeightGradient => {
-                    (device.zeros(9 * c * k)?, device.zeros(conv::weight_gradient_workspace_len(device, &sizes))?)
-                }
+            let (x, weight, bias) = (stored(n * c, 1)?, stored(c * k, 2)?, numbers(device, k, 3)?);
+            let (y, dy) = (stored(n * k, 4)?, stored(n * k, 5)?);
+            let (product, ones) = (device.zeros(n * k)?, device.upload(&vec![1.0f32; k])?);
+            let out = match pass {
+                Pass::Forward => device.zeros_in(n * k, precision)?,
+                Pass::InputGradient => device.zeros_in(n * c, precision)?,
+                Pass::WeightGradient => device.zeros(c * k)?,
             };
-            let outputs = [out.clone()];
-            let plain = Form::new("fused", &outputs.each_ref(), move || {
-                let output = OutputGradient { dy: &dy, y: None, activation: Activation::Identity, row_scale: None };
-                let gradient = ConvGradient { output, pooled: false };
+            Ok(Form::new(name, [out.clone()], move || {
+                let gradient = OutputGradient { dy: &dy, y: Some(&y), activation, row_scale: None };
                 match pass {
-                    Pass::Forward => conv::conv_forward(sizes, &out, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
-                    Pass::InputGradient => {
-                        conv::conv_input_gradient(sizes, &out, &gradient, &filters, &InputEpilogue::NONE, &workspace)
+                    Pass::Forward if fused => matmul::linear_forward(sizes, &out, &x, &weight, Some(&bias), activation),
+                    Pass::Forward => {
+                        matmul::linear_forward(sizes, &product, &x, &weight, None, Activation::Identity)?;
+                        let tables = Tables { scale: &ones, shift: &bias };
+                        norm::apply(&out, &product, tables, activation, norm::Shape::features(n, k))
                     }
+                    Pass::InputGradient => matmul::linear_input_gradient(sizes, &out, &gradient, &weight),
                     Pass::WeightGradient => {
                         out.zero()?;
-                        conv::conv_weight_gradient(sizes, &out, &x, &Prologue::NONE, &gradient, &workspace)
+                        matmul::linear_weight_gradient(sizes, &out, &x, &gradient)
                     }
                 }
-            });
-            #[cfg(feature = "libtorch")]
-            if precision == Precision::F32 {
-                return Ok(vec![plain, libtorch::convolution(device, sizes, pass)?]);
+            }))
+        };
+        let fused = form("fused", true)?;
+        match pass {
+            _ if precision != Precision::F32 => Ok(vec![fused]),
+            Pass::Forward => forms!(fused, form("unfused", false)?; linear(device, sizes, pass)),
+            _ => forms!(fused; linear(device, sizes, pass)),
+        }
+    });
+    Problem { precision, ..problem }
+}
+
+/// The product alone, with nothing fused into it.
+fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
+    let Conv { n, h, w, c, k, .. } = sizes;
+    let name = format!("3x3, {n} of {h}x{w}, {c} to {k} {}", pass.name());
+    let problem = Problem::new("conv", name, 1e-4, move |device| {
+        let stored = |len: usize, seed: u64| numbers_in(device, precision, len, seed);
+        let (x, dy, filters) = (stored(n * h * w * c, 1)?, stored(n * h * w * k, 2)?, stored(9 * c * k, 3)?);
+        let zeros = |len: usize| device.zeros_in(len, precision);
+        let (out, workspace) = match pass {
+            Pass::Forward => (zeros(n * h * w * k)?, zeros(0)?),
+            Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(&sizes))?),
+            Pass::WeightGradient => {
+                (device.zeros(9 * c * k)?, device.zeros(conv::weight_gradient_workspace_len(device, &sizes))?)
             }
-            Ok(vec![plain])
-        }),
-    }
+        };
+        let ours = Form::new("fused", [out.clone()], move || {
+            let output = OutputGradient { dy: &dy, y: None, activation: Activation::Identity, row_scale: None };
+            let gradient = ConvGradient { output, pooled: false };
+            match pass {
+                Pass::Forward => conv::conv_forward(sizes, &out, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
+                Pass::InputGradient => {
+                    conv::conv_input_gradient(sizes, &out, &gradient, &filters, &InputEpilogue::NONE, &workspace)
+                }
+                Pass::WeightGradient => {
+                    out.zero()?;
+                    conv::conv_weight_gradient(sizes, &out, &x, &Prologue::NONE, &gradient, &workspace)
+                }
+            }
+        });
+        if precision != Precision::F32 {
+            return Ok(vec![ours]);
+        }
+        forms!(ours; convolution(device, sizes, pass))
+    });
+    Problem { precision, ..problem }
 }
 
-/// G's: scale and shift of each sample, ReLU, nearest x2, 3x3, bias.
-fn generator_convolution(n: usize, side: usize, c: usize, k: usize) -> Problem {
-    let sizes = Conv { n, h: 2 * side, w: 2 * side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
-    Problem {
-        operation: "conv",
-        precision: Precision::F32,
-        sizes: format!("G: norm, ReLU, x2, 3x3, bias: {n} of {side}x{side}, {c} to {k}"),
-        tolerance: 1e-4,
-        make: Box::new(move |device| {
-            let small = n * side * side * c;
-            let form = |name, fused: bool| -> Result<Form> {
-                let (x, filters, bias) =
-                    (numbers(device, small, 1)?, numbers(device, 9 * c * k, 2)?, numbers(device, k, 3)?);
-                let (scale, shift) = (numbers(device, n * c, 4)?, numbers(device, n * c, 5)?);
-                let zeros = |len: usize| device.zeros::<f32>(len);
-                let (z, a, up) = (zeros(small)?, zeros(small)?, zeros(4 * small)?);
-                let (product, y) = (zeros(sizes.output_len(false))?, zeros(sizes.output_len(false))?);
-                let (ones, many, none) =
-                    (device.upload(&vec![1.0f32; c])?, device.upload(&vec![1.0f32; k])?, zeros(c)?);
-                let outputs = [y.clone()];
-                Ok(Form::new(name, &outputs.each_ref(), move || {
-                    if fused {
-                        let scale_shift = Some((&scale, &shift));
-                        let prologue = Prologue { scale_shift, activation: Activation::RELU, upsample: true };
-                        let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::NONE };
-                        return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
-                    }
-                    let shape = norm::Shape { n, h: side, w: side, c, upsample: false };
-                    norm::apply(&z, &x, Tables { scale: &scale, shift: &shift }, Activation::Identity, shape)?;
-                    norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
-                    resample::upsample(&up, &a, Image { n, h: side, w: side, c }, Upsampling::Nearest)?;
-                    conv::conv_forward(sizes, &product, &up, &filters, &Prologue::NONE, &Epilogue::NONE)?;
-                    let wide = norm::Shape { n, h: sizes.h, w: sizes.w, c: k, upsample: false };
-                    norm::apply(&y, &product, Tables { scale: &many, shift: &bias }, Activation::Identity, wide)
-                }))
-            };
-            Ok(vec![
-                form("fused", true)?,
-                form("unfused", false)?,
-                #[cfg(feature = "libtorch")]
-                libtorch::generator_convolution(device, [n, side, c, k])?,
-            ])
-        }),
-    }
+/// A scale and a shift that change nothing: with them, a kernel of the norm applies an activation alone, or a shift alone.
+fn neutral(device: &Device, c: usize) -> Result<[Buffer<f32>; 2]> {
+    Ok([device.upload(&vec![1.0; c])?, device.zeros(c)?])
 }
 
-/// D's: ReLU, 3x3, bias, 2x2 average pool, residual.
-fn discriminator_convolution(n: usize, side: usize, c: usize, k: usize) -> Problem {
-    let sizes = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
-    Problem {
-        operation: "conv",
-        precision: Precision::F32,
-        sizes: format!("D: ReLU, 3x3, bias, pool, residual: {n} of {side}x{side}, {c} to {k}"),
-        tolerance: 1e-4,
-        make: Box::new(move |device| {
-            let form = |name, fused: bool| -> Result<Form> {
-                let x = numbers(device, n * side * side * c, 1)?;
-                let (filters, bias) = (numbers(device, 9 * c * k, 2)?, numbers(device, k, 3)?);
-                let pooled = sizes.output_len(true);
-                let residual = numbers(device, pooled, 4)?;
-                let zeros = |len: usize| device.zeros::<f32>(len);
-                let (a, product, biased) =
-                    (zeros(x.len())?, zeros(sizes.output_len(false))?, zeros(sizes.output_len(false))?);
-                let (mean, y) = (zeros(pooled)?, zeros(pooled)?);
-                let (ones, many, none) =
-                    (device.upload(&vec![1.0f32; c])?, device.upload(&vec![1.0f32; k])?, zeros(c)?);
-                let outputs = [y.clone()];
-                Ok(Form::new(name, &outputs.each_ref(), move || {
-                    if fused {
-                        let prologue = Prologue { scale_shift: None, activation: Activation::RELU, upsample: false };
-                        let epilogue =
-                            Epilogue { bias: Some(&bias), residual: Some(&residual), pool: true, ..Epilogue::NONE };
-                        return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
-                    }
-                    let image = Image { n, h: side, w: side, c };
-                    let shape = |c: usize| norm::Shape { n, h: side, w: side, c, upsample: false };
-                    norm::apply(&a, &x, Tables { scale: &ones, shift: &none }, Activation::RELU, shape(c))?;
-                    conv::conv_forward(sizes, &product, &a, &filters, &Prologue::NONE, &Epilogue::NONE)?;
-                    norm::apply(
-                        &biased,
-                        &product,
-                        Tables { scale: &many, shift: &bias },
-                        Activation::Identity,
-                        shape(k),
-                    )?;
-                    resample::average_pool(&mean, &biased, Image { c: k, ..image })?;
-                    elementary::add(&y, &mean, &residual)
-                }))
-            };
-            Ok(vec![
-                form("fused", true)?,
-                form("unfused", false)?,
-                #[cfg(feature = "libtorch")]
-                libtorch::discriminator_convolution(device, [n, side, c, k])?,
-            ])
-        }),
-    }
+/// A convolution of G: scale and shift of each sample, ReLU, nearest upsampling by 2, 3x3, bias.
+fn generator_convolution([n, side, c, k]: [usize; 4]) -> Problem {
+    let sizes = square([n, 2 * side, c, k]);
+    let name = format!("G: norm, ReLU, x2, 3x3, bias: {n} of {side}x{side}, {c} to {k}");
+    Problem::new("conv", name, 1e-4, move |device| {
+        let small = n * side * side * c;
+        let form = |name, fused: bool| -> Result<Form> {
+            let (x, filters, bias) =
+                (numbers(device, small, 1)?, numbers(device, 9 * c * k, 2)?, numbers(device, k, 3)?);
+            let (scale, shift) = (numbers(device, n * c, 4)?, numbers(device, n * c, 5)?);
+            let zeros = |len: usize| device.zeros::<f32>(len);
+            let (z, a, up) = (zeros(small)?, zeros(small)?, zeros(4 * small)?);
+            let (product, y) = (zeros(sizes.output_len(false))?, zeros(sizes.output_len(false))?);
+            let ([ones, none], [many, _]) = (neutral(device, c)?, neutral(device, k)?);
+            Ok(Form::new(name, [y.clone()], move || {
+                let tables = Tables { scale: &scale, shift: &shift };
+                if fused {
+                    let scale_shift = Some((&scale, &shift));
+                    let prologue = Prologue { scale_shift, activation: Activation::RELU, upsample: true };
+                    let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::NONE };
+                    return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
+                }
+                let shape = norm::Shape { n, h: side, w: side, c, upsample: false };
+                norm::apply(&z, &x, tables, Activation::Identity, shape)?;
+                norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
+                resample::upsample(&up, &a, Image { n, h: side, w: side, c }, Upsampling::Nearest)?;
+                conv::conv_forward(sizes, &product, &up, &filters, &Prologue::NONE, &Epilogue::NONE)?;
+                let wide = norm::Shape { n, h: sizes.h, w: sizes.w, c: k, upsample: false };
+                norm::apply(&y, &product, Tables { scale: &many, shift: &bias }, Activation::Identity, wide)
+            }))
+        };
+        forms!(
+            form("fused", true)?,
+            form("unfused", false)?;
+            generator_convolution(device, [n, side, c, k])
+        )
+    })
 }
 
-/// Forward and backward.
+/// A convolution of D: ReLU, 3x3, bias, 2x2 average pooling, residual.
+fn discriminator_convolution([n, side, c, k]: [usize; 4]) -> Problem {
+    let sizes = square([n, side, c, k]);
+    let name = format!("D: ReLU, 3x3, bias, pool, residual: {n} of {side}x{side}, {c} to {k}");
+    Problem::new("conv", name, 1e-4, move |device| {
+        let form = |name, fused: bool| -> Result<Form> {
+            let x = numbers(device, n * side * side * c, 1)?;
+            let (filters, bias) = (numbers(device, 9 * c * k, 2)?, numbers(device, k, 3)?);
+            let (whole, pooled) = (sizes.output_len(false), sizes.output_len(true));
+            let residual = numbers(device, pooled, 4)?;
+            let zeros = |len: usize| device.zeros::<f32>(len);
+            let (a, product, biased) = (zeros(x.len())?, zeros(whole)?, zeros(whole)?);
+            let (mean, y) = (zeros(pooled)?, zeros(pooled)?);
+            let ([ones, none], [many, _]) = (neutral(device, c)?, neutral(device, k)?);
+            Ok(Form::new(name, [y.clone()], move || {
+                if fused {
+                    let prologue = Prologue { scale_shift: None, activation: Activation::RELU, upsample: false };
+                    let epilogue =
+                        Epilogue { bias: Some(&bias), residual: Some(&residual), pool: true, ..Epilogue::NONE };
+                    return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
+                }
+                let shape = |c: usize| norm::Shape { n, h: side, w: side, c, upsample: false };
+                norm::apply(&a, &x, Tables { scale: &ones, shift: &none }, Activation::RELU, shape(c))?;
+                conv::conv_forward(sizes, &product, &a, &filters, &Prologue::NONE, &Epilogue::NONE)?;
+                let tables = Tables { scale: &many, shift: &bias };
+                norm::apply(&biased, &product, tables, Activation::Identity, shape(k))?;
+                resample::average_pool(&mean, &biased, Image { n, h: side, w: side, c: k })?;
+                elementary::add(&y, &mean, &residual)
+            }))
+        };
+        forms!(
+            form("fused", true)?,
+            form("unfused", false)?;
+            discriminator_convolution(device, [n, side, c, k])
+        )
+    })
+}
+
+/// Self-attention, forward and backward.
 fn attention(shape: Shape) -> Problem {
     let Shape { n, l, lk, dk, dv } = shape;
-    Problem {
-        operation: "attention",
-        precision: Precision::F32,
-        sizes: format!("{n} of {l} queries, {lk} keys, {dk} and {dv} wide"),
-        tolerance: 1e-4,
-        make: Box::new(move |device| {
-            let (q, k, v) =
-                (numbers(device, n * l * dk, 1)?, numbers(device, n * lk * dk, 2)?, numbers(device, n * lk * dv, 3)?);
-            let zeros = |len: usize| device.zeros::<f32>(len);
-            let (o, lse, d_o) = (zeros(n * l * dv)?, zeros(n * l)?, numbers(device, n * l * dv, 4)?);
-            let (dq, d_k, d_v) = (zeros(n * l * dk)?, zeros(n * lk * dk)?, zeros(n * lk * dv)?);
-            let workspace = zeros(shape.workspace_len(Precision::F32))?;
-            let outputs = [&o, &dq, &d_k, &d_v].map(Buffer::clone);
-            let streaming = Form::new("fused", &outputs.each_ref(), move || {
-                let inputs = Inputs { q: &q, k: &k, v: &v };
-                attention::forward(&o, &lse, inputs, shape, &workspace)?;
-                let gradients = Gradients { dq: &dq, dk: &d_k, dv: &d_v };
-                attention::backward(gradients, &d_o, &o, inputs, &lse, shape, &workspace)
-            });
-            Ok(vec![
-                streaming,
-                #[cfg(feature = "libtorch")]
-                libtorch::attention(device, shape)?,
-            ])
-        }),
-    }
+    let name = format!("{n} of {l} queries, {lk} keys, {dk} and {dv} wide");
+    Problem::new("attention", name, 1e-4, move |device| {
+        let (q, k, v) =
+            (numbers(device, n * l * dk, 1)?, numbers(device, n * lk * dk, 2)?, numbers(device, n * lk * dv, 3)?);
+        let zeros = |len: usize| device.zeros::<f32>(len);
+        let (o, lse, d_o) = (zeros(n * l * dv)?, zeros(n * l)?, numbers(device, n * l * dv, 4)?);
+        let (dq, d_k, d_v) = (zeros(n * l * dk)?, zeros(n * lk * dk)?, zeros(n * lk * dv)?);
+        let workspace = zeros(shape.workspace_len(Precision::F32))?;
+        let streaming = Form::new("fused", [&o, &dq, &d_k, &d_v].map(Buffer::clone), move || {
+            let inputs = Inputs { q: &q, k: &k, v: &v };
+            attention::forward(&o, &lse, inputs, shape, &workspace)?;
+            let gradients = Gradients { dq: &dq, dk: &d_k, dv: &d_v };
+            attention::backward(gradients, &d_o, &o, inputs, &lse, shape, &workspace)
+        });
+        forms!(streaming; attention(device, shape))
+    })
 }

@@ -1,0 +1,38 @@
+//! Work that is spread over the cores of this machine.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::Result;
+
+/// Calls `one` for the numbers 0 .. count on all cores, and gives the results in order. Each core has what `open` makes,
+/// devices for instance, for itself.
+pub fn on_all_cores<D, T: Send>(
+    count: usize,
+    open: impl Fn() -> Result<D> + Sync,
+    one: impl Fn(&D, usize) -> T + Sync,
+) -> Result<Vec<T>> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(BTreeMap::new());
+    let work = || -> Result<()> {
+        let own = open()?;
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                return Ok(());
+            }
+            let result = one(&own, at);
+            results.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(at, result);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(count);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })?;
+    Ok(results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).into_values().collect())
+}
