@@ -155,8 +155,8 @@ fn the_page_shows_every_rung_and_every_kernel() {
             for (kernel, _) in &rung.kernels {
                 let own = kernel_text(kernel).unwrap();
                 let written = kernel_named(kernel).unwrap().written;
-                assert!(own.contains(&format!("KERNEL(256, 0) {written}(")) && own.ends_with('}'), "{own}");
-                assert_eq!(own.matches("KERNEL").count(), 1, "{own}");
+                assert!(own.contains(&format!(") {written}(")) && own.ends_with('}'), "{own}");
+                assert_eq!(own.lines().filter(|line| line.starts_with("KERNEL")).count(), 1, "{own}");
                 assert!(text.contains(&own), "{kernel}");
             }
         }
@@ -167,7 +167,7 @@ fn the_page_shows_every_rung_and_every_kernel() {
     }
     let text_of_conv = kernel_text("conv_forward_64x64_f32").unwrap();
     assert!(
-        text_of_conv.contains("tiled_matmul<64, 64>(") && text_of_conv.contains("DEVICE Image image("),
+        text_of_conv.contains("tiled_matmul<BM, BN>(") && text_of_conv.contains("DEVICE Image image("),
         "{text_of_conv}"
     );
     assert!(!text_of_conv.contains("gradient"), "{text_of_conv}");

@@ -97,6 +97,7 @@ impl Bench {
 
     fn measure(&self, settings: Settings) -> anyhow::Result<()> {
         let device = self.place.open()?;
+        device.check_precision(self.precision)?;
         let ceilings = Ceilings::measure(&device)?;
         #[cfg(not(feature = "libtorch"))]
         let markdown = false;
