@@ -32,7 +32,7 @@ pub struct Header {
     pub format: u32,
     /// Steps done.
     pub step: u64,
-    /// [`crate::config::Config::numbers`].
+    /// [`crate::settings::Settings::numbers`].
     pub config: toml::Table,
     pub data: DataInfo,
     /// Of a run whose losses are scaled.

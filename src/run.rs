@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Config};
 use crate::device::Device;
 use crate::gan::Metrics;
 use crate::instruments::tune;
+use crate::settings::{self, Settings};
 use crate::{Error, Result, files};
 
 const CONFIG: &str = "config.toml";
@@ -73,8 +73,8 @@ impl Run {
         &self.folder
     }
 
-    pub fn save_config(&self, config: &Config) -> Result<()> {
-        files::write_bytes(&self.folder.join(CONFIG), config.to_toml()?.as_bytes())
+    pub fn save_settings(&self, settings: &Settings) -> Result<()> {
+        files::write_bytes(&self.folder.join(CONFIG), settings.to_toml()?.as_bytes())
     }
 
     /// The block sizes that results depend on.
@@ -177,7 +177,7 @@ pub fn find(runs_dir: &Path, name: &str) -> Result<PathBuf> {
         }
     }
     let all = names(runs_dir);
-    let there = match config::nearest(name, &all) {
+    let there = match settings::nearest(name, &all) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None if all.is_empty() => "there are none".to_string(),
         None => format!("there are {}", all.join(", ")),

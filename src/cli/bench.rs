@@ -112,7 +112,7 @@ impl Bench {
         let mut problems = bench::steps_in(self.precision, self.tiny);
         problems.retain(|problem| wanted(&problem.name));
         #[cfg(feature = "libtorch")]
-        problems.retain(|problem| !markdown || bench::libtorch::has(&problem.options));
+        problems.retain(|problem| !markdown || bench::libtorch::has(&problem.setup));
         let both = problems.into_iter().flat_map(|problem| {
             let unfused = problem.unfused(&self.unfused);
             [Some(problem), unfused]

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use zgan::config::Config;
 use zgan::data::{DataInfo, DataSource, Dataset, Split};
 use zgan::device::{Device, DeviceChoice};
 use zgan::eval::{self, Cache, Ready, Report, Request, Tested, Training};
-use zgan::gan::{Trainer, Weights};
+use zgan::gan::{Setup, Trainer, Weights};
+use zgan::settings::Settings;
 use zgan::{Error, checkpoint, run};
 
 use super::{say, thousands, tuned};
@@ -68,10 +68,10 @@ impl Eval {
             }
         };
         let (header, tensors) = checkpoint::load(&path)?;
-        let mut config = Config::new(None, &header.config)?;
-        self.find_data(&mut config, &header.data, folder.as_deref(), &path)?;
+        let mut settings = Settings::new(None, &header.config)?;
+        self.find_data(&mut settings, &header.data, folder.as_deref(), &path)?;
         check(&header.data)?;
-        let data = config.data.open(Split::Train, &config.data_options())?;
+        let data = settings.images.data.open(Split::Train, &settings.data_options())?;
         let here = data.info();
         if here != header.data {
             let (there, crcs) = (&header.data, [&header.data.crc32, &here.crc32]);
@@ -84,7 +84,7 @@ impl Eval {
             return Err(Error::Config(what).into());
         }
         let (device, _) = tuned::open(self.device, self.threads)?;
-        let mut trainer = Trainer::new(&device, &config.trainer_options(&header.data))?;
+        let mut trainer = Trainer::new(&device, &Setup::new(&settings, &header.data))?;
         trainer.restore(header.step, &tensors).with_context(|| format!("{} cannot be drawn from", path.display()))?;
         drop(tensors);
 
@@ -93,8 +93,8 @@ impl Eval {
             true => drop(writeln!(std::io::stderr(), "{line}")),
             false => say(line),
         };
-        let Some(ready) = classifier(&device, &config, &data, &mut tell, &|| true)? else { return Ok(()) };
-        let raw = self.raw_weights || config.average == 0.0;
+        let Some(ready) = classifier(&device, &settings, &data, &mut tell, &|| true)? else { return Ok(()) };
+        let raw = self.raw_weights || settings.training.average == 0.0;
         let request = Request {
             weights: if raw { Weights::Raw } else { Weights::Average },
             seed: self.seed,
@@ -115,7 +115,7 @@ impl Eval {
     /// Where the images are: as the command line says, or the run, or inside this program.
     fn find_data(
         &self,
-        config: &mut Config,
+        settings: &mut Settings,
         info: &DataInfo,
         folder: Option<&Path>,
         checkpoint: &Path,
@@ -123,19 +123,21 @@ impl Eval {
         // runs/NAME/checkpoints/step-000001.safetensors
         let folder = folder.or_else(|| checkpoint.parent()?.parent());
         let saved = folder.map(run::config_path).filter(|file| file.is_file());
-        let saved = saved.map(|file| Config::read_table(&file)).transpose()?;
+        let saved = saved.map(|file| Settings::read_table(&file)).transpose()?;
         if let Some(saved) = saved {
-            let Config { data, unreadable, data_memory, .. } = Config::new(None, &saved)?;
-            (config.data, config.unreadable, config.data_memory) = (data, unreadable, data_memory);
-        } else if self.data.is_none() && info.name != config.data.to_string() {
+            let saved = Settings::new(None, &saved)?;
+            settings.images = saved.images;
+            settings.batches.unreadable = saved.batches.unreadable;
+        } else if self.data.is_none() && info.name != settings.images.data.to_string() {
             let what =
                 format!("{} does not say where its images ({info}) are: --data names them", checkpoint.display());
             return Err(Error::Config(what).into());
         }
         if let Some(data) = &self.data {
-            config.data = data.clone().absolute();
+            settings.images.data = data.clone().absolute();
         }
-        (config.classes, config.size, config.channels) = (info.classes.len(), info.shape.height, info.shape.channels);
+        let images = &mut settings.images;
+        (images.classes, images.size, images.channels) = (info.classes.len(), info.shape.height, info.shape.channels);
         Ok(())
     }
 }
@@ -150,25 +152,25 @@ pub(super) fn check(info: &DataInfo) -> Result<(), Error> {
 
 pub(super) fn classifier(
     device: &Device,
-    config: &Config,
+    settings: &Settings,
     data: &Dataset,
     tell: &mut dyn FnMut(String),
     go_on: &dyn Fn() -> bool,
 ) -> Result<Option<Ready>, Error> {
-    let test = eval::held_out(&config.data, &config.data_options(), data);
-    Cache::of(&config.data).classifier(device, data, test.as_ref(), &Training::new(data.len()), tell, go_on)
+    let test = eval::held_out(&settings.images.data, &settings.data_options(), data);
+    Cache::of(&settings.images.data).classifier(device, data, test.as_ref(), &Training::new(data.len()), tell, go_on)
 }
 
 /// The summary at the end of a training of labelled images. All is saved by then: what goes wrong here is only told.
-pub fn at_end(device: &Device, config: &Config, data: &Dataset, trainer: &mut Trainer, go_on: &dyn Fn() -> bool) {
+pub fn at_end(device: &Device, settings: &Settings, data: &Dataset, trainer: &mut Trainer, go_on: &dyn Fn() -> bool) {
     // Blocks of coroutines are for checking, and would take hours.
     if check(&data.info()).is_err() || device.execution() == "simt" {
         return;
     }
-    let evaluated = classifier(device, config, data, &mut |line| say(line), go_on).and_then(|ready| {
+    let evaluated = classifier(device, settings, data, &mut |line| say(line), go_on).and_then(|ready| {
         let Some(ready) = ready.filter(|_| go_on()) else { return Ok(None) };
-        let weights = if config.average > 0.0 { Weights::Average } else { Weights::Raw };
-        let request = Request { weights, seed: config.seed, per_class: 100, real_per_class: REAL };
+        let weights = if settings.training.average > 0.0 { Weights::Average } else { Weights::Raw };
+        let request = Request { weights, seed: settings.training.seed, per_class: 100, real_per_class: REAL };
         eval::evaluate(&ready.classifier, trainer, data, &request).map(Some)
     });
     match evaluated {

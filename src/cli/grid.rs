@@ -1,6 +1,6 @@
 //! What `train` and `sample` put into one picture.
 
-use zgan::gan::{Latents, TrainerOptions, ring};
+use zgan::gan::{Latents, Setup, ring};
 use zgan::picture::{Picture, square_columns};
 
 /// Images of a grid, where nobody says how many.
@@ -21,8 +21,8 @@ pub fn layout(classes: &[u32], seed: u64, count: usize, columns: Option<usize>) 
 }
 
 /// All classes of a run that draws for labels.
-pub fn all_classes(options: &TrainerOptions) -> Vec<u32> {
-    (0..if options.conditional() { options.classes as u32 } else { 0 }).collect()
+pub fn all_classes(setup: &Setup) -> Vec<u32> {
+    (0..if setup.conditional() { setup.classes as u32 } else { 0 }).collect()
 }
 
 /// Points of the ring, the modes under them, and how many of these are covered.

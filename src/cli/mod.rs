@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::Error;
-use zgan::config::Config;
+use zgan::settings::{PRESETS, Settings};
 
 /// Trains GANs with hand-written kernels, on an NVIDIA GPU or on this machine's cores.
 #[derive(Parser)]
@@ -57,7 +57,8 @@ enum Command {
 /// Exit codes: 0 all done, 1 something failed, 2 the command line or a setting is wrong, 130 stopped by Ctrl-C with
 /// everything saved.
 pub fn main() -> ExitCode {
-    let matches = command().try_get_matches().unwrap_or_else(|error| error.exit());
+    let brief = std::env::args_os().any(|argument| argument == "-h");
+    let matches = command(brief).try_get_matches().unwrap_or_else(|error| error.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match (&cli.command, matches.subcommand()) {
         (Command::Train(train), Some((_, settings))) => train.run(settings),
@@ -77,17 +78,49 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// The parser, with the settings of [`Config`] as options of `train`, and their defaults in the help.
-fn command() -> clap::Command {
-    let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
+/// The options of `train` that `-h` has; `--help` has them all.
+const MOST_USED: [&str; 16] = [
+    "resume",
+    "config",
+    "dry_run",
+    "help",
+    "preset",
+    "data",
+    "size",
+    "conditioning",
+    "loss",
+    "steps",
+    "batch",
+    "seed",
+    "lr_g",
+    "lr_d",
+    "device",
+    "run",
+];
+
+/// The parser, with [`Settings`] as options of `train`, and their defaults in the help. For `brief` help it shows the most
+/// used ones alone.
+fn command(brief: bool) -> clap::Command {
+    let defaults = Settings::default().table().unwrap_or_default();
     Cli::command().mut_subcommand("train", |train| {
         let about = train.get_about().cloned().unwrap_or_default();
-        let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help("Print this help");
-        let train = Config::augment_args_for_update(train).about(about).disable_help_flag(true).arg(help);
-        let train = train.allow_negative_numbers(true).after_help(
-            "The defaults are those of preset mnist. Every preset has its own: zgan train --preset NAME --dry-run tells them.",
-        );
+        // Clap's own --help spends three lines on an option; that of -h spends one.
+        let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort);
+        let help = help.help("Print the options that are used most (-h), or all (--help)");
+        let train = Settings::augment_args_for_update(train).about(about).disable_help_flag(true).arg(help);
+        let presets: String = PRESETS.iter().map(|p| format!("\n  {:<22}{}", p.name, p.about)).collect();
+        let more = if brief { "\n\nThere are more options: zgan train --help" } else { "" };
+        let train = train.allow_negative_numbers(true).after_help(format!(
+            "Presets:{presets}\n\nThe defaults are those of preset mnist. Every preset has its own: \
+             zgan train --preset NAME --dry-run tells them.{more}",
+        ));
         train.mut_args(|arg| {
+            let arg = if brief {
+                let used = MOST_USED.contains(&arg.get_id().as_str());
+                arg.hide(!used)
+            } else {
+                arg
+            };
             let default = arg.get_long().and_then(|name| defaults.get(name));
             let shown = match default {
                 Some(toml::Value::String(text)) => text.clone(),

@@ -6,11 +6,11 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use zgan::checkpoint::{self, Header};
-use zgan::config::{Config, nearest};
 use zgan::data::ImageShape;
 use zgan::device::DeviceChoice;
-use zgan::gan::{Generator, Latents, TrainerOptions, Weights, interpolate, ring};
+use zgan::gan::{Generator, Latents, Setup, Weights, interpolate, ring};
 use zgan::picture::Picture;
+use zgan::settings::{Settings, nearest};
 use zgan::{Error, run};
 
 use super::{grid, say, tuned};
@@ -81,19 +81,18 @@ impl Sample {
         self.check(grid)?;
         let path = self.path()?;
         let (header, tensors) = checkpoint::load(&path)?;
-        let config = Config::new(None, &header.config)?;
-        let options = config.trainer_options(&header.data);
-        let job = Job { sample: self, classes: self.classes(&options, &header.data.classes)?, header, options };
+        let setup = Setup::new(&Settings::new(None, &header.config)?, &header.data);
+        let job = Job { sample: self, classes: self.classes(&setup, &header.data.classes)?, header, setup };
         let ends = self.morph.as_deref().map(|morph| job.ends(morph)).transpose()?;
         if !grid {
             self.prepare_folder()?;
         }
         let (device, _) = tuned::open(self.device, self.threads)?;
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
-        let mut generator = Generator::new(&device, &job.options, &tensors, weights)
+        let mut generator = Generator::new(&device, &job.setup, &tensors, weights)
             .with_context(|| format!("{} cannot be drawn from", path.display()))?;
         drop(tensors);
-        if job.options.draws_points() {
+        if job.setup.draws_points() {
             return job.scatter(&generator);
         }
         match (ends, self.interpolate) {
@@ -138,12 +137,12 @@ impl Sample {
     }
 
     /// The wanted classes, all where none is named; none of a run that does not know labels.
-    fn classes(&self, options: &TrainerOptions, names: &[String]) -> Result<Vec<u32>, Error> {
+    fn classes(&self, setup: &Setup, names: &[String]) -> Result<Vec<u32>, Error> {
         if self.class.is_empty() {
-            return Ok(grid::all_classes(options));
+            return Ok(grid::all_classes(setup));
         }
-        if !options.conditional() {
-            let what = format!("class: the run draws without labels (preset {}, conditioning none)", options.preset);
+        if !setup.conditional() {
+            let what = format!("class: the run draws without labels (preset {}, conditioning none)", setup.preset);
             return Err(Error::Config(what));
         }
         self.class.iter().map(|class| find_class(class, names)).collect()
@@ -181,7 +180,7 @@ fn find_class(class: &str, names: &[String]) -> Result<u32, Error> {
 struct Job<'a> {
     sample: &'a Sample,
     header: Header,
-    options: TrainerOptions,
+    setup: Setup,
     /// The wanted ones; empty where the networks know no labels.
     classes: Vec<u32>,
 }
@@ -189,8 +188,8 @@ struct Job<'a> {
 impl Job<'_> {
     /// The two classes of `A:B`. A name may have a colon too.
     fn ends(&self, morph: &str) -> Result<[u32; 2], Error> {
-        if !self.options.conditional() {
-            let preset = self.options.preset;
+        if !self.setup.conditional() {
+            let preset = self.setup.preset;
             return Err(Error::Config(format!(
                 "morph: the run draws without labels (preset {preset}, conditioning none)"
             )));
@@ -212,8 +211,8 @@ impl Job<'_> {
     }
 
     fn save(&self, images: &[u8], columns: usize) -> anyhow::Result<()> {
-        Picture::grid(images, self.options.shape, columns)?.save(&self.sample.out)?;
-        let count = images.len() / self.options.shape.len();
+        Picture::grid(images, self.setup.shape, columns)?.save(&self.sample.out)?;
+        let count = images.len() / self.setup.shape.len();
         say(format!("{count} images after step {}: {}", self.header.step, self.sample.out.display()));
         Ok(())
     }
@@ -225,7 +224,7 @@ impl Job<'_> {
             return Err(Error::Config(format!("columns: a grid of {} images, at most {GRID}", layout.count)).into());
         }
         let latents = Latents { truncation: self.sample.trunc, ..layout };
-        self.save(&generator.images(&latents.draw(self.options.latent), &latents.labels)?, columns)
+        self.save(&generator.images(&latents.draw(self.setup.networks.latent), &latents.labels)?, columns)
     }
 
     /// Rows for `columns` images each: as many as make `--count`, else one a class, else 8.
@@ -236,7 +235,7 @@ impl Job<'_> {
 
     /// Row r goes from latent 2r to latent 2r + 1.
     fn interpolate(&self, generator: &Generator, columns: usize) -> anyhow::Result<()> {
-        let (rows, latent) = (self.rows(columns), self.options.latent);
+        let (rows, latent) = (self.rows(columns), self.setup.networks.latent);
         let ends = self.latents(0, Vec::new(), 2 * rows).draw(latent);
         let mut z = Vec::with_capacity(rows * columns * latent);
         for ends in ends.chunks_exact(2 * latent) {
@@ -254,8 +253,8 @@ impl Job<'_> {
     fn morph(&self, generator: &mut Generator, ends: [u32; 2]) -> anyhow::Result<()> {
         let columns = self.sample.columns.unwrap_or(8);
         let rows = self.sample.count.map_or(8, |count| count.div_ceil(columns));
-        let z = self.latents(0, Vec::new(), rows).draw(self.options.latent);
-        let len = self.options.shape.len();
+        let z = self.latents(0, Vec::new(), rows).draw(self.setup.networks.latent);
+        let len = self.setup.shape.len();
         let mut images = vec![0; rows * columns * len];
         for column in 0..columns {
             let t = column as f32 / (columns.max(2) - 1) as f32;
@@ -285,9 +284,9 @@ impl Job<'_> {
             let n = AT_ONCE.min(count - first);
             let labels = self.classes.iter().cycle().skip(first % turns).take(n).copied().collect();
             let latents = self.latents(first, labels, n);
-            let images = generator.images(&latents.draw(self.options.latent), &latents.labels)?;
+            let images = generator.images(&latents.draw(self.setup.networks.latent), &latents.labels)?;
             let path = |i: usize| folders[(first + i) % turns].join(format!("{:06}.png", (first + i) / turns));
-            write_files(&images, self.options.shape, &path)?;
+            write_files(&images, self.setup.shape, &path)?;
             bar.inc(n as u64);
         }
         bar.finish_and_clear();
@@ -300,7 +299,7 @@ impl Job<'_> {
             return Err(Error::Config("preset ring draws points: one picture, and no --interpolate".into()).into());
         }
         let latents = self.latents(0, Vec::new(), self.sample.count.unwrap_or(ring::POINTS));
-        let points = generator.values(&latents.draw(self.options.latent), &[])?;
+        let points = generator.values(&latents.draw(self.setup.networks.latent), &[])?;
         let (picture, modes) = grid::scatter(&points);
         picture.save(&self.sample.out)?;
         say(modes);

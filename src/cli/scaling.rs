@@ -13,7 +13,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
     let for_people = !bench.json && !bench.csv;
     let (host, _) = tuned::open(bench.device, bench.threads)?;
     let threads = if host.execution() == "host" { thread_counts(bench.threads) } else { vec![0] };
-    let mut sweeps = sweeps(bench.tiny);
+    let mut sweeps = sweeps(bench.tiny)?;
     sweeps.retain(|sweep| bench.filter.as_ref().is_none_or(|text| sweep.name.contains(text.as_str())));
     if sweeps.is_empty() {
         let filter = bench.filter.as_deref().unwrap_or_default();

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use zgan::Error;
-use zgan::config::Config;
 use zgan::data::{DataSource, Split};
 use zgan::device::DeviceChoice;
-use zgan::gan::Preset;
-use zgan::instruments::bench::{Caches, Settings};
+use zgan::instruments::bench::{self, Caches};
 use zgan::instruments::study::{self, conditioning};
+use zgan::settings::{Preset, Settings};
 
 use super::{eval, say, tuned};
 
@@ -94,7 +93,7 @@ impl Study {
         let caches = if self.warm { Caches::Warm } else { Caches::Cold };
         let (device, _) = tuned::open(self.device, self.threads)?;
         say(device.description());
-        let study = study::measure(&device, Settings { caches, time }, self.tiny, &mut |line| say(line))?;
+        let study = study::measure(&device, bench::Settings { caches, time }, self.tiny, &mut |line| say(line))?;
         study::write(&self.out, &study::page(&study))?;
         say(format!("page    {}", self.out.display()));
         Ok(())
@@ -115,12 +114,12 @@ fn writable(path: &Path) -> Result<(), Error> {
 
 impl Conditioning {
     fn run(&self) -> anyhow::Result<()> {
-        let config = self.settings()?;
+        let settings = self.settings()?;
         if let Some(out) = &self.out {
             writable(out)?;
         }
-        let data = config.data.open(Split::Train, &config.data_options())?;
-        conditioning::check(&config, &data.info())?;
+        let data = settings.images.data.open(Split::Train, &settings.data_options())?;
+        conditioning::check(&settings, &data.info())?;
         eval::check(&data.info())?;
         let (device, _) = tuned::open(self.device, self.threads)?;
         let for_people = !self.json && !self.csv;
@@ -129,10 +128,10 @@ impl Conditioning {
             true => say(line),
             false => drop(writeln!(std::io::stderr(), "{line}")),
         };
-        tell(format!("{}; {}, {} steps each", device.description(), config.preset, config.steps));
-        let Some(ready) = eval::classifier(&device, &config, &data, &mut tell, &|| true)? else { return Ok(()) };
+        tell(format!("{}; {}, {} steps each", device.description(), settings.preset, settings.training.steps));
+        let Some(ready) = eval::classifier(&device, &settings, &data, &mut tell, &|| true)? else { return Ok(()) };
         let comparison = conditioning::Comparison {
-            config: &config,
+            settings: &settings,
             seeds: &self.seeds,
             data: &data,
             classifier: &ready.classifier,
@@ -141,15 +140,15 @@ impl Conditioning {
         };
         let outcomes = comparison.run(&device, &mut tell)?;
         if let Some(out) = &self.out {
-            let page = conditioning::page(&device.description(), &config, &outcomes);
+            let page = conditioning::page(&device.description(), &settings, &outcomes);
             study::write(out, &page)?;
             tell(format!("page    {}", out.display()));
         }
         if self.json {
             let object = serde_json::json!({
                 "device": device.description(),
-                "preset": config.preset,
-                "steps": config.steps,
+                "preset": settings.preset.name,
+                "steps": settings.training.steps,
                 "summary": conditioning::summaries(&outcomes),
                 "trainings": outcomes,
             });
@@ -162,21 +161,21 @@ impl Conditioning {
         Ok(())
     }
 
-    fn settings(&self) -> anyhow::Result<Config> {
-        let table = self.config.as_deref().map(Config::read_table).transpose()?.unwrap_or_default();
-        let mut config = Config::new(self.preset, &table)?;
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let table = self.config.as_deref().map(Settings::read_table).transpose()?.unwrap_or_default();
+        let mut settings = Settings::new(self.preset, &table)?;
         if let Some(data) = &self.data {
-            config.data = data.clone();
+            settings.images.data = data.clone();
         }
-        config.steps = self.steps.unwrap_or(config.steps);
-        config.data = config.data.absolute();
-        config.check()?;
+        settings.training.steps = self.steps.unwrap_or(settings.training.steps);
+        settings.images.data = settings.images.data.absolute();
+        settings.check()?;
         if self.per_class == 0 || self.per_class > 1 << 16 {
             return Err(Error::Config(format!("per-class: {}, expected 1 to {}", self.per_class, 1 << 16)).into());
         }
         if let Some(seed) = self.seeds.iter().find(|seed| **seed > i64::MAX as u64) {
             return Err(Error::Config(format!("seeds: {seed}, expected 0 to {}", i64::MAX)).into());
         }
-        Ok(config)
+        Ok(settings)
     }
 }

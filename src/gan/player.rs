@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::options::{TrainerOptions, Weights};
+use super::setup::{Setup, Weights};
 use crate::Result;
 use crate::checkpoint::NamedTensor;
 use crate::device::{Buffer, Device, Precision};
@@ -78,18 +78,13 @@ pub struct Spectral {
 }
 
 impl Player {
-    pub fn new(
-        device: &Device,
-        name: &'static str,
-        layouts: Layouts,
-        options: &TrainerOptions,
-        seed: u64,
-    ) -> Result<Player> {
+    pub fn new(device: &Device, name: &'static str, layouts: Layouts, setup: &Setup, seed: u64) -> Result<Player> {
+        let (networks, training) = (&setup.networks, &setup.training);
         let (layout, len) = (&layouts.parameters, layouts.parameters.len());
         let initial = layout.initial_values(seed);
         let generator = name == "generator";
-        let averaged = generator && options.average > 0.0;
-        let normalised = if generator { options.spectral_norm_g } else { options.spectral_norm };
+        let averaged = generator && training.average > 0.0;
+        let normalised = if generator { networks.spectral_norm_g } else { networks.spectral_norm };
         let player = Player {
             name,
             values: device.upload(&initial)?,
@@ -99,14 +94,14 @@ impl Player {
             average: if averaged { Some(device.upload(&initial)?) } else { None },
             running: device.upload(&layouts.running.initial_values(0))?,
             spectral: if normalised { Some(Spectral::new(device, layout, seed)?) } else { None },
-            rounded: match options.precision {
+            rounded: match training.precision {
                 precision if precision.bytes() == 2 => Some(device.zeros_in(len, precision)?),
                 _ => None,
             },
             network: if generator { Network::Generator } else { Network::Discriminator },
-            adam: Adam { beta1: options.beta1, beta2: options.beta2, eps: 1e-8 },
-            average_decay: options.average,
-            average_from: options.average_from,
+            adam: Adam { beta1: training.beta1, beta2: training.beta2, eps: 1e-8 },
+            average_decay: training.average as f32,
+            average_from: training.average_from,
             layouts,
         };
         // One iteration, so that a pass that makes none of its own finds a norm.

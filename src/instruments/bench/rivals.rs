@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{StepProblem, Stepper};
 use crate::Result;
 use crate::device::Device;
-use crate::gan::{Conditioning, Update};
+use crate::settings::{Conditioning, Update};
 
 /// A way to do a step that computes what the trainer's own does.
 pub struct Rival {
@@ -40,20 +40,20 @@ pub const TWO_BACKWARDS: &str = "two D backwards";
 
 /// Two backward passes of D in place of the one, where there is one; and another library's steps.
 pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
-    let options = &problem.options;
+    let (networks, training) = (&problem.setup.networks, &problem.setup.training);
     let mut rivals = Vec::new();
     // Those that run parts apart are beside the same step already.
-    if !problem.options.unfused.is_empty() {
+    if !training.unfused.is_empty() {
         return Ok(rivals);
     }
-    if options.update == Update::Simultaneous && options.conditioning != Conditioning::AcGan {
+    if training.update == Update::Simultaneous && networks.conditioning != Conditioning::AcGan {
         let mut stepper = Stepper::new(device, problem)?;
         stepper.set_two_backwards();
         rivals.push(Rival::new(TWO_BACKWARDS, false, move || stepper.run()));
     }
     // Its steps are f32.
     #[cfg(feature = "libtorch")]
-    if options.precision == crate::device::Precision::F32 {
+    if training.precision == crate::device::Precision::F32 {
         rivals.extend(super::libtorch::step(device, problem)?);
         rivals.extend(super::libtorch::reference_step(device, problem)?);
     }
