@@ -102,7 +102,7 @@ fn help_names_every_setting_with_its_default() {
     place.says("", 2, &["train", "sample", "info"]);
     place.says("--version", 0, &[env!("CARGO_PKG_VERSION")]);
     let help = place.zgan("train --help", 0);
-    for name in zgan::config::Config::names() {
+    for name in zgan::settings::Settings::names() {
         assert!(help.contains(&format!("--{name} ")), "{name} is not in the help:\n{help}");
     }
     let line = help.lines().find(|l| l.contains("--lr-g")).unwrap();
