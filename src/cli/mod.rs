@@ -79,23 +79,9 @@ pub fn main() -> ExitCode {
 }
 
 /// The options of `train` that `-h` has; `--help` has them all.
-const MOST_USED: [&str; 16] = [
-    "resume",
-    "config",
-    "dry_run",
-    "help",
-    "preset",
-    "data",
-    "size",
-    "conditioning",
-    "loss",
-    "steps",
-    "batch",
-    "seed",
-    "lr_g",
-    "lr_d",
-    "device",
-    "run",
+const MOST_USED: [&str; 15] = [
+    "resume", "config", "dry_run", "help", "preset", "data", "size", "loss", "steps", "batch", "seed", "lr_g", "lr_d",
+    "device", "run",
 ];
 
 /// The parser, with [`Settings`] as options of `train`, and their defaults in the help. For `brief` help it shows the most
@@ -115,12 +101,7 @@ fn command(brief: bool) -> clap::Command {
              zgan train --preset NAME --dry-run tells them.{more}",
         ));
         train.mut_args(|arg| {
-            let arg = if brief {
-                let used = MOST_USED.contains(&arg.get_id().as_str());
-                arg.hide(!used)
-            } else {
-                arg
-            };
+            let arg = if brief && !MOST_USED.contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg };
             let default = arg.get_long().and_then(|name| defaults.get(name));
             let shown = match default {
                 Some(toml::Value::String(text)) => text.clone(),

@@ -6,7 +6,7 @@ use super::player::Player;
 use super::setup::Setup;
 use super::workspace::gradient;
 use crate::device::Buffer;
-use crate::nn::{Arena, Backward, Forward, Mode, Network, Tangent, Value};
+use crate::nn::{Arena, Mode, Network, Tangent, Value};
 use crate::ops::gradient_penalty::{self, Direction};
 use crate::ops::random;
 use crate::ops::state::{self, StateBuffer};
@@ -80,22 +80,8 @@ impl GradientPenalty {
         random::uniform(&self.share, state, stream, 0.0, 1.0)?;
         gradient_penalty::mix(&points.x, &real, &fake, &self.share)?;
         labels.view(self.points.clone()).copy_from(&labels.view(0..n))?;
-        network.forward(&Forward {
-            weights: player.weights(),
-            factors: player.factors(),
-            running: &player.running,
-            mode: Mode::Evaluate,
-            rows: self.points.clone(),
-        })?;
-        network.backward(&Backward {
-            weights: player.weights(),
-            factors: player.factors(),
-            gradients: None,
-            parameter_scale: None,
-            signal_scale: None,
-            rows: self.points.clone(),
-            input_rows: self.points.clone(),
-        })?;
+        player.forward(network, Mode::Evaluate, self.points.clone())?;
+        network.backward(&player.signal(self.points.clone()))?;
         let g = gradient(&points, "D's batch")?;
         let out = Direction { v: &v, norms: &self.norms, statistics: &self.statistics };
         gradient_penalty::direction(out, g, self.weight, state)?;

@@ -1,13 +1,14 @@
 //! One of the two networks with all that goes with its parameters.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::setup::{Setup, Weights};
 use crate::Result;
 use crate::checkpoint::NamedTensor;
 use crate::device::{Buffer, Device, Precision};
 use crate::nn::parameters;
-use crate::nn::{Init, Layout};
+use crate::nn::{self, Backward, Forward, Init, Layout, Mode};
 use crate::ops::adam::{self, Adam};
 use crate::ops::convert;
 use crate::ops::spectral_norm::{self, Matrix, Plan};
@@ -123,6 +124,25 @@ impl Player {
     /// What products with 16-bit activations multiply with.
     pub fn factors(&self) -> Option<&Buffer<f32>> {
         self.rounded.as_ref()
+    }
+
+    /// A forward pass of a network with these parameters.
+    pub fn forward(&self, network: &nn::Network, mode: Mode, rows: Range<usize>) -> Result<()> {
+        let (weights, factors) = (self.weights(), self.factors());
+        network.forward(&Forward { weights, factors, running: &self.running, mode, rows })
+    }
+
+    /// A backward pass with these parameters that takes the signal of some samples to the network's input.
+    pub fn signal(&self, rows: Range<usize>) -> Backward<'_> {
+        Backward {
+            weights: self.weights(),
+            factors: self.factors(),
+            gradients: None,
+            parameter_scale: None,
+            signal_scale: None,
+            input_rows: rows.clone(),
+            rows,
+        }
     }
 
     /// After the weights have changed.

@@ -11,7 +11,7 @@ use super::setup::Setup;
 use super::workspace::Workspace;
 use crate::Result;
 use crate::device::{Buffer, Device, Event};
-use crate::nn::{Backward, Forward, Mode, Network};
+use crate::nn::{Backward, Mode, Network};
 use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
 use crate::ops::random;
@@ -173,13 +173,7 @@ impl Step {
     }
 
     fn generate(&self, network: &Network, fakes: usize) -> Result<()> {
-        network.forward(&Forward {
-            weights: self.generator.weights(),
-            factors: self.generator.factors(),
-            running: &self.generator.running,
-            mode: Mode::Train { momentum: MOMENTUM },
-            rows: 0..fakes,
-        })
+        self.generator.forward(network, Mode::Train { momentum: MOMENTUM }, 0..fakes)
     }
 
     /// Spectral normalisation of D's weights as they are now, after a power iteration. Per forward it is one for the
@@ -197,13 +191,7 @@ impl Step {
     fn judge(&self, rows: Range<usize>, evaluation: &Evaluation) -> Result<()> {
         self.enter(Phase::DiscriminatorForward)?;
         let (w, n) = (&self.workspace, self.setup.training.batch);
-        w.discriminator.forward(&Forward {
-            weights: self.discriminator.weights(),
-            factors: self.discriminator.factors(),
-            running: &self.discriminator.running,
-            mode: Mode::Train { momentum: MOMENTUM },
-            rows: rows.clone(),
-        })?;
+        self.discriminator.forward(&w.discriminator, Mode::Train { momentum: MOMENTUM }, rows.clone())?;
         let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..rows.end));
         let real_is_low = self.setup.real_is_low();
         if self.setup.scales_losses() {
@@ -234,14 +222,11 @@ impl Step {
         let one_pass = w.classes.is_none();
         let leaves_signal = one_pass && self.setup.training.update == Update::Simultaneous && !self.two_backwards;
         w.discriminator.backward(&Backward {
-            weights: player.weights(),
-            factors: player.factors(),
             gradients: Some(&player.gradients),
             // The seeds in L_D: they scale each sample's part in the gradients alone, as the signal is to be G's.
             parameter_scale: one_pass.then_some(&w.of_d.seed_d),
-            signal_scale: None,
             input_rows: if leaves_signal { fakes } else { 0..0 },
-            rows,
+            ..player.signal(rows)
         })?;
         if let Some(penalty) = &w.penalty {
             penalty.add(&w.discriminator, player, &w.batch, &w.labels, &self.state, SHARES + stream)?;
@@ -267,15 +252,7 @@ impl Step {
             classes.seed_g(fakes.clone(), &self.state)?;
             self.seed_logits(classes, fakes.clone(), &evaluation.seed_g)?;
         }
-        self.workspace.discriminator.backward(&Backward {
-            weights: self.discriminator.weights(),
-            factors: self.discriminator.factors(),
-            gradients: None,
-            parameter_scale: None,
-            signal_scale: None,
-            rows: fakes.clone(),
-            input_rows: fakes,
-        })
+        self.workspace.discriminator.backward(&self.discriminator.signal(fakes))
     }
 
     /// A G step of its own, which judges the fakes anew.
@@ -295,15 +272,10 @@ impl Step {
     fn learn_g(&self, evaluation: &Evaluation) -> Result<()> {
         self.enter(Phase::GeneratorBackward)?;
         self.generator.gradients.zero()?;
-        let rows = 0..self.workspace.latent.z.n;
         self.workspace.generator.backward(&Backward {
-            weights: self.generator.weights(),
-            factors: self.generator.factors(),
             gradients: Some(&self.generator.gradients),
-            parameter_scale: None,
             signal_scale: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
-            rows: rows.clone(),
-            input_rows: rows,
+            ..self.generator.signal(0..self.workspace.latent.z.n)
         })?;
         self.generator.finish_gradient()
     }

@@ -28,8 +28,8 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 /// they do not depend on the rest, which may change whenever the run is resumed.
 #[derive(Clone, Debug, PartialEq, Args, Serialize)]
 pub struct Settings {
-    /// Networks and the settings that go with them
-    #[arg(long, value_name = "NAME")]
+    /// Networks and the settings that go with them: one of those below
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
     #[serde(with = "text")]
     pub preset: Preset,
     #[command(flatten)]
