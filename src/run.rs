@@ -211,6 +211,12 @@ pub fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     steps(&folder.join(CHECKPOINTS), "safetensors")
 }
 
+/// The newest checkpoint of the run of this name or path.
+pub fn newest_checkpoint(runs_dir: &Path, name: &str) -> Result<PathBuf> {
+    let newest = checkpoints(&find(runs_dir, name)?)?.pop();
+    newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
+}
+
 /// The pictures of a run, from the oldest to the newest, with their steps.
 pub fn samples(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     steps(&folder.join(SAMPLES), "png")

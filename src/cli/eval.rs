@@ -57,32 +57,16 @@ impl Eval {
             return Err(Error::Config(format!("per-class: {}, expected 1 to {}", self.per_class, 1 << 16)).into());
         }
         let folder = self.run.as_deref().map(|name| run::find(&self.runs_dir, name)).transpose()?;
-        let path = match (&self.checkpoint, &folder) {
-            (Some(file), _) => file.clone(),
-            (None, folder) => {
-                let name = self.run.as_deref().unwrap_or_default();
-                match folder.as_deref().map(run::checkpoints).transpose()?.unwrap_or_default().pop() {
-                    Some((_, path)) => path,
-                    None => return Err(Error::Config(format!("run {name} has no checkpoint yet")).into()),
-                }
-            }
+        let path = match &self.checkpoint {
+            Some(file) => file.clone(),
+            None => run::newest_checkpoint(&self.runs_dir, self.run.as_deref().unwrap_or_default())?,
         };
         let (header, tensors) = checkpoint::load(&path)?;
         let mut settings = Settings::new(None, &header.config)?;
         self.find_data(&mut settings, &header.data, folder.as_deref(), &path)?;
         check(&header.data)?;
         let data = settings.images.data.open(Split::Train, &settings.data_options())?;
-        let here = data.info();
-        if here != header.data {
-            let (there, crcs) = (&header.data, [&header.data.crc32, &here.crc32]);
-            let what = format!(
-                "{} is of other images: {there}, CRC {} there; {here}, CRC {} here",
-                path.display(),
-                crcs[0],
-                crcs[1]
-            );
-            return Err(Error::Config(what).into());
-        }
+        same_images(&path, &header.data, &data.info())?;
         let (device, _) = tuned::open(self.device, self.threads)?;
         let mut trainer = Trainer::new(&device, &Setup::new(&settings, &header.data))?;
         trainer.restore(header.step, &tensors).with_context(|| format!("{} cannot be drawn from", path.display()))?;
@@ -140,6 +124,16 @@ impl Eval {
         (images.classes, images.size, images.channels) = (info.classes.len(), info.shape.height, info.shape.channels);
         Ok(())
     }
+}
+
+/// Refuses a checkpoint of other images than those that are here.
+pub(super) fn same_images(checkpoint: &Path, there: &DataInfo, here: &DataInfo) -> Result<(), Error> {
+    if there == here {
+        return Ok(());
+    }
+    let (path, crcs) = (checkpoint.display(), [&there.crc32, &here.crc32]);
+    let what = format!("{path} is of other images: {there}, CRC {} there; {here}, CRC {} here", crcs[0], crcs[1]);
+    Err(Error::Config(what))
 }
 
 /// Whether a classifier can tell anything about such data.

@@ -79,7 +79,11 @@ impl Sample {
     pub fn run(&self) -> anyhow::Result<()> {
         let grid = self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
         self.check(grid)?;
-        let path = self.path()?;
+        let name = self.run.as_deref().unwrap_or_default();
+        let path = match &self.checkpoint {
+            Some(file) => file.clone(),
+            None => run::newest_checkpoint(&self.runs_dir, name)?,
+        };
         let (header, tensors) = checkpoint::load(&path)?;
         let setup = Setup::new(&Settings::new(None, &header.config)?, &header.data);
         let job = Job { sample: self, classes: self.classes(&setup, &header.data.classes)?, header, setup };
@@ -125,15 +129,6 @@ impl Sample {
             return Err(Error::Config(what));
         }
         Ok(())
-    }
-
-    fn path(&self) -> Result<PathBuf, Error> {
-        if let Some(file) = &self.checkpoint {
-            return Ok(file.clone());
-        }
-        let name = self.run.as_deref().unwrap_or_default();
-        let newest = run::checkpoints(&run::find(&self.runs_dir, name)?)?.pop();
-        newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
     }
 
     /// The wanted classes, all where none is named; none of a run that does not know labels.

@@ -188,16 +188,7 @@ impl Train {
             let what = format!("{} is of other settings: {}", path.display(), differing.join("; "));
             return Err(Error::Config(what).into());
         }
-        if header.data != *info {
-            let (there, here) = (&header.data, info);
-            let what = format!(
-                "{} is of other images: {there}, CRC {} there; {here}, CRC {} here",
-                path.display(),
-                there.crc32,
-                here.crc32
-            );
-            return Err(Error::Config(what).into());
-        }
+        eval::same_images(&path, &header.data, info)?;
         Ok(Some(Start { header, tensors }))
     }
 
