@@ -91,7 +91,7 @@ fn command(brief: bool) -> clap::Command {
     Cli::command().mut_subcommand("train", |train| {
         let about = train.get_about().cloned().unwrap_or_default();
         // Clap's own --help spends three lines on an option; that of -h spends one.
-        let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort);
+        let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help_heading(None);
         let help = help.help("Print the options that are used most (-h), or all (--help)");
         let train = Settings::augment_args_for_update(train).about(about).disable_help_flag(true).arg(help);
         let presets: String = PRESETS.iter().map(|p| format!("\n  {:<22}{}", p.name, p.about)).collect();

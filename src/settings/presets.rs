@@ -90,7 +90,7 @@ pub static PRESETS: [Preset; 8] = [
     },
     Preset {
         name: "crcrpar-64",
-        about: "Its PyTorch port for 64x64 images: bilinear upsampling, PyTorch's initialisation in G",
+        about: "Its PyTorch port, 64x64: bilinear upsampling, PyTorch's initialisation in G",
         architecture: Architecture::Residual(Residual {
             upsampling: Upsampling::Bilinear,
             last: 1,
