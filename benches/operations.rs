@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use zgan::device::{Device, DeviceChoice};
-use zgan::gan::Preset;
 use zgan::instruments::bench::{self, Stepper};
 
 fn operations(c: &mut Criterion) {
@@ -39,8 +38,8 @@ fn steps(c: &mut Criterion) {
     let (device, _) = Device::open(DeviceChoice::Auto, 0).expect("a device");
     let mut group: BenchmarkGroup<WallTime> = c.benchmark_group("step");
     group.sample_size(20);
-    let digits = [Preset::SoftmaxGan, Preset::Mnist];
-    for problem in bench::steps(false).iter().filter(|problem| digits.contains(&problem.options.preset)) {
+    let digits = ["softmax-gan", "mnist"];
+    for problem in bench::steps(false).iter().filter(|problem| digits.contains(&problem.setup.preset.name)) {
         let mut stepper = None;
         group.bench_function(&problem.name, |b| {
             let stepper = stepper.get_or_insert_with(|| Stepper::new(&device, problem).expect("finite losses"));

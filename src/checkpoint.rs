@@ -32,7 +32,7 @@ pub struct Header {
     pub format: u32,
     /// How many steps were done.
     pub step: u64,
-    /// The settings that change numbers, see [`crate::config::Config::numbers`].
+    /// The settings that change numbers, see [`crate::settings::Settings::numbers`].
     pub config: toml::Table,
     pub data: DataInfo,
     /// Only runs whose losses are scaled have it.

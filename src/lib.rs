@@ -6,16 +6,15 @@
 //! - [`device`]: where kernels run (GPU, CPU cores, or thread blocks as coroutines), buffers and launches;
 //! - [`ops`]: one typed wrapper per kernel file, of the same name;
 //! - [`nn`]: layers, forward and backward side by side, on buffers that are placed once;
-//! - [`gan`]: the networks of the presets, and the training step;
+//! - [`gan`]: the networks, and the training step;
 //! - [`random`]: the generator of the kernels, on the CPU;
 //! - [`data`]: readers, the embedded digits, the loader;
 //! - [`eval`]: how good generated images are;
 //! - [`instruments`]: what times, checks, counts and explains the kernels; no training needs it;
-//! - [`config`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images;
+//! - [`settings`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images;
 //! - [`cores`]: work on all cores, where no kernel does it.
 
 pub mod checkpoint;
-pub mod config;
 pub mod cores;
 pub mod data;
 pub mod device;
@@ -29,5 +28,6 @@ pub mod ops;
 pub mod picture;
 pub mod random;
 pub mod run;
+pub mod settings;
 
 pub use error::{Error, Result};

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Config};
 use crate::device::Device;
 use crate::gan::Metrics;
 use crate::instruments::tune;
+use crate::settings::{self, Settings};
 use crate::{Error, Result, files};
 
 const CONFIG: &str = "config.toml";
@@ -73,8 +73,8 @@ impl Run {
         &self.folder
     }
 
-    pub fn save_config(&self, config: &Config) -> Result<()> {
-        files::write_bytes(&self.folder.join(CONFIG), config.to_toml()?.as_bytes())
+    pub fn save_settings(&self, settings: &Settings) -> Result<()> {
+        files::write_bytes(&self.folder.join(CONFIG), settings.to_toml()?.as_bytes())
     }
 
     /// Saves the block sizes, as the results depend on them.
@@ -177,7 +177,7 @@ pub fn find(runs_dir: &Path, name: &str) -> Result<PathBuf> {
         }
     }
     let all = names(runs_dir);
-    let there = match config::nearest(name, &all) {
+    let there = match settings::nearest(name, &all) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None if all.is_empty() => "there are none".to_string(),
         None => format!("there are {}", all.join(", ")),
@@ -209,6 +209,12 @@ pub fn metrics_path(folder: &Path) -> PathBuf {
 /// The checkpoints of a run, from the oldest to the newest, with their steps.
 pub fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     steps(&folder.join(CHECKPOINTS), "safetensors")
+}
+
+/// The newest checkpoint of the run of this name or path.
+pub fn newest_checkpoint(runs_dir: &Path, name: &str) -> Result<PathBuf> {
+    let newest = checkpoints(&find(runs_dir, name)?)?.pop();
+    newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
 }
 
 /// The pictures of a run, from the oldest to the newest, with their steps.

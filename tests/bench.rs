@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use approx::AbsDiffEq;
 use zgan::device::{Buffer, Device, Precision};
-#[cfg(feature = "libtorch")]
-use zgan::gan::Preset;
-use zgan::gan::{Trainer, Update};
+use zgan::gan::Trainer;
 use zgan::instruments::bench::{self, Caches, Form, Problem, Settings};
+use zgan::settings::Update;
 
 #[test]
 fn the_forms_of_every_problem_agree_on_every_device() {
@@ -117,16 +116,16 @@ fn two_backward_passes_of_d_are_the_same_step() {
     let device = Device::host(2).unwrap();
     let mut compared = 0;
     for problem in bench::steps(true) {
-        let options = &problem.options;
-        if options.update != Update::Simultaneous || options.draws_points() {
+        let setup = &problem.setup;
+        if setup.training.update != Update::Simultaneous || setup.draws_points() {
             continue;
         }
-        let shape = options.shape;
+        let (shape, batch) = (setup.shape, setup.training.batch);
         let images: Vec<u8> =
-            (0..options.batch * shape.height * shape.width * shape.channels).map(|i| (i * 37 % 251) as u8).collect();
-        let labels: Vec<u32> = (0..options.batch as u32).collect();
+            (0..batch * shape.height * shape.width * shape.channels).map(|i| (i * 37 % 251) as u8).collect();
+        let labels: Vec<u32> = (0..batch as u32).collect();
         let run = |two: bool| {
-            let mut trainer = Trainer::new(&device, options).unwrap();
+            let mut trainer = Trainer::new(&device, setup).unwrap();
             trainer.set_two_backwards(two);
             for _ in 0..3 {
                 trainer.step(&images, &labels).unwrap();
@@ -163,10 +162,10 @@ fn libtorch_agrees_with_every_operation_and_step() {
     for problem in bench::steps(true) {
         let step = bench::measure_step(&device, &problem, settings).unwrap();
         let found = step.rivals.iter().filter(|rival| rival.name.starts_with("libtorch")).count();
-        ways.push((problem.options.preset, found));
+        ways.push((problem.setup.preset.name, found));
     }
     let count = |preset| ways.iter().filter(|(of, _)| *of == preset).map(|(_, found)| found).sum::<usize>();
-    assert_eq!([Preset::SoftmaxGan, Preset::Mnist, Preset::SnganProjection32].map(count), [3, 2, 4]);
+    assert_eq!(["softmax-gan", "mnist", "sngan-projection-32"].map(count), [3, 2, 4]);
 }
 
 #[cfg(feature = "libtorch")]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use zgan::checkpoint::{FORMAT, Header, NamedTensor, load, save, take};
-use zgan::config::Config;
 use zgan::data::{DataSource, Split};
+use zgan::settings::Settings;
 
 fn tensor(name: &str, shape: &[usize], first: f32) -> NamedTensor {
     let n = shape.iter().product::<usize>();
@@ -19,9 +19,11 @@ fn tensors() -> Vec<NamedTensor> {
 }
 
 fn header(step: u64) -> Header {
-    let config = Config { lr_g: 0.1 + 0.2, seed: i64::MAX as u64, ..Config::default() };
-    let data = DataSource::Mnist10k.open(Split::Test, &Config::default().data_options()).unwrap().info();
-    Header { format: FORMAT, step, config: config.numbers().unwrap(), data, scaling: None }
+    let mut settings = Settings::default();
+    settings.training.lr_g = 0.1 + 0.2;
+    settings.training.seed = i64::MAX as u64;
+    let data = DataSource::Mnist10k.open(Split::Test, &Settings::default().data_options()).unwrap().info();
+    Header { format: FORMAT, step, config: settings.numbers().unwrap(), data, scaling: None }
 }
 
 fn refused(path: &Path, parts: &[&str]) {
@@ -44,8 +46,8 @@ fn what_is_saved_is_loaded() {
     assert_eq!(loaded, expected);
     let bits = |t: &[NamedTensor]| t.iter().flat_map(|t| &t.values).map(|v| v.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&loaded), bits(&expected), "signed zeros and subnormals too");
-    let config = Config::new(None, &found.config).unwrap();
-    assert_eq!(config.lr_g, 0.1 + 0.2, "to the last bit");
+    let settings = Settings::new(None, &found.config).unwrap();
+    assert_eq!(settings.training.lr_g, 0.1 + 0.2, "to the last bit");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left behind");
 }
 

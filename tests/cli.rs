@@ -1,9 +1,12 @@
 //! The program as it is used: every test runs the built binary in a folder of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+use zgan::nn::Fusion;
+use zgan::settings::{self, Batches, Images, Networks, PRESETS, Settings, Training, Written};
 
 const ZGAN: &str = env!("CARGO_BIN_EXE_zgan");
 
@@ -102,12 +105,87 @@ fn help_names_every_setting_with_its_default() {
     place.says("", 2, &["train", "sample", "info"]);
     place.says("--version", 0, &[env!("CARGO_PKG_VERSION")]);
     let help = place.zgan("train --help", 0);
-    for name in zgan::config::Config::names() {
+    for name in Settings::names() {
         assert!(help.contains(&format!("--{name} ")), "{name} is not in the help:\n{help}");
     }
     let line = help.lines().find(|l| l.contains("--lr-g")).unwrap();
     assert!(line.contains("[default: 0.001]"), "{line}");
     place.says("sample --help", 0, &["--seed", "--raw-weights", "[default: 64;"]);
+}
+
+/// The names of the settings in a part of the tree.
+fn names_of<T: clap::Args>() -> BTreeSet<String> {
+    let command = T::augment_args_for_update(clap::Command::new("zgan"));
+    command.get_arguments().filter_map(|a| a.get_long()).map(String::from).collect()
+}
+
+/// A setting is one field: its key in files, its line of help, and whether numbers depend on it follow from that.
+#[test]
+fn a_setting_is_one_field() {
+    let help = Place::new().zgan("train --help", 0);
+    let mut of_numbers = BTreeSet::from(["preset".to_string()]);
+    of_numbers.extend([names_of::<Networks>(), names_of::<Training>(), names_of::<Batches>()].into_iter().flatten());
+    let others = [names_of::<Images>(), names_of::<settings::Place>(), names_of::<Written>()];
+    let others: BTreeSet<String> = others.into_iter().flatten().collect();
+    assert_eq!(of_numbers.len() + others.len(), Settings::names().len(), "each is in one part of the tree");
+    for name in Settings::names() {
+        assert!(of_numbers.contains(&name) != others.contains(&name), "{name}");
+        let lines = help.lines().filter(|line| line.trim_start().starts_with(&format!("--{name} "))).count();
+        assert_eq!(lines, 1, "{name} in the help");
+        // No setting is a list of lists: a key that was not read would pass.
+        let wrong = toml::Table::from_iter([(name.clone(), vec![vec![1]].into())]);
+        assert!(Settings::new(None, &wrong).is_err(), "{name} in a file");
+    }
+    let mut all = Settings::default();
+    all.training.batch_g = Some(1);
+    all.training.decay_from = Some(1);
+    all.training.unfused.push(Fusion::Norm);
+    assert_eq!(all.numbers().unwrap().into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>(), of_numbers);
+}
+
+/// A preset is one entry of the table: the help, files and trainings have it.
+#[test]
+fn a_preset_is_one_entry() {
+    let place = Place::new();
+    folder_of_noise(&place.path("noise"));
+    let help = place.zgan("train --help", 0);
+    for preset in PRESETS {
+        let (name, side) = (preset.name, preset.sample.height);
+        assert!(
+            help.contains(&format!("  {name} ")) && help.contains(preset.about),
+            "{name} is not in the help:\n{help}"
+        );
+        place.says("train --preset nothing", 2, &[name]);
+        let data = match preset.sample.channels {
+            3 => format!("--data folder:noise --size {side}"),
+            _ => String::new(),
+        };
+        place.says(
+            &format!("train --preset {name} --dry-run --device host --width 2 --batch 2 {data}"),
+            0,
+            &["discriminator", name],
+        );
+        let settings = preset.settings();
+        std::fs::write(place.path("saved.toml"), settings.to_toml().unwrap()).unwrap();
+        let read = Settings::new(None, &Settings::read_table(&place.path("saved.toml")).unwrap()).unwrap();
+        assert_eq!(read, settings);
+        assert_eq!(Settings::new(Some(preset), &toml::Table::new()).unwrap(), settings);
+    }
+}
+
+#[test]
+fn the_brief_help_has_the_most_used_options() {
+    let place = Place::new();
+    let [brief, whole] = ["train -h", "train --help"].map(|arguments| place.zgan(arguments, 0));
+    let options = |help: &str| help.lines().filter(|line| line.trim_start().starts_with("--")).count();
+    assert!(options(&brief) >= 12 && options(&brief) < 16 && options(&whole) > 50, "{brief}\n{whole}");
+    assert!(brief.trim_end().ends_with("zgan train --help"), "{brief}");
+    for name in ["preset", "data", "loss", "steps", "batch", "seed", "lr-g", "device", "run", "resume", "config"] {
+        assert!(brief.contains(&format!("--{name} ")), "{name} is not in\n{brief}");
+    }
+    for heading in ["Data:", "Networks:", "Training:", "Where it runs:", "What is written:"] {
+        assert!(whole.lines().any(|line| line == heading), "{heading} is not in\n{whole}");
+    }
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
-use zgan::config::Config;
 use zgan::data::{
     DataOptions, DataSource, Dataset, ImageShape, LastBatch, Loader, LoaderOptions, Split, Unreadable, decode, idx,
 };
+use zgan::settings::Settings;
 
 fn image_file(magic: u32, count: u32, rows: u32, columns: u32, pixels: &[u8]) -> Vec<u8> {
     let mut bytes: Vec<u8> = [magic, count, rows, columns].iter().flat_map(|n| n.to_be_bytes()).collect();
@@ -56,8 +56,8 @@ fn refused(result: zgan::Result<impl Sized>, parts: &[&str]) {
 
 #[test]
 fn the_embedded_digits() {
-    let train = DataSource::Mnist10k.open(Split::Train, &Config::default().data_options()).unwrap();
-    let test = DataSource::Mnist10k.open(Split::Test, &Config::default().data_options()).unwrap();
+    let train = DataSource::Mnist10k.open(Split::Train, &Settings::default().data_options()).unwrap();
+    let test = DataSource::Mnist10k.open(Split::Test, &Settings::default().data_options()).unwrap();
     assert_eq!((train.len(), test.len()), (10_000, 2_000));
     assert_eq!(train.shape(), ImageShape { height: 28, width: 28, channels: 1 });
     assert_eq!(train.classes().len(), 10);
@@ -375,7 +375,7 @@ fn picture_folder(count: usize) -> tempfile::TempDir {
 }
 
 fn folder_options(unreadable: Unreadable, memory: usize) -> DataOptions {
-    DataOptions { size: 4, channels: 1, unreadable, memory, ..Config::default().data_options() }
+    DataOptions { size: 4, channels: 1, unreadable, memory, ..Settings::default().data_options() }
 }
 
 fn open_folder(folder: &Path, unreadable: Unreadable, memory: usize) -> zgan::Result<Dataset> {
@@ -462,7 +462,7 @@ fn cifar_files_are_read_and_checked() {
     let folder = tempfile::tempdir().unwrap();
     let open = |source: &str, split| {
         let source: DataSource = format!("{source}:{}", folder.path().display()).parse().unwrap();
-        source.open(split, &Config::default().data_options())
+        source.open(split, &Settings::default().data_options())
     };
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
     for i in 1..=4 {

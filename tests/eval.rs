@@ -7,13 +7,13 @@ use std::process::Command;
 
 use approx::AbsDiffEq;
 use common::*;
-use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, ImageShape, Split};
 use zgan::device::Device;
 use zgan::eval::eigen::{Matrix, root, symmetric};
 use zgan::eval::metrics::{NEIGHBOUR, Points, frechet_distance, overlap};
 use zgan::eval::{Cache, Classifier, Real, Request, Training, compare, evaluate};
-use zgan::gan::{Preset, Trainer, Weights};
+use zgan::gan::{Setup, Trainer, Weights};
+use zgan::settings::Settings;
 
 fn points(dimensions: usize, values: Vec<f32>) -> Points {
     Points { dimensions, values }
@@ -128,7 +128,7 @@ fn eigenvectors_rebuild_their_matrix() {
 }
 
 fn digits(split: Split, count: usize) -> Dataset {
-    let all = DataSource::Mnist10k.open(split, &Config::default().data_options()).unwrap();
+    let all = DataSource::Mnist10k.open(split, &Settings::default().data_options()).unwrap();
     let mut images = vec![0; count * all.shape().len()];
     images.chunks_mut(all.shape().len()).enumerate().for_each(|(i, image)| all.read(i, image).unwrap());
     let labels = (0..count).map(|i| all.label(i)).collect();
@@ -180,8 +180,8 @@ fn an_epoch_of_few_digits_is_far_better_than_chance() {
     assert!(compare(&seen, Some(&labels[1..]), &real, test.classes()).is_err());
 
     // A generator that knows nothing draws what is no digit.
-    let options = Config::preset(Preset::Mnist).trainer_options(&train.info());
-    let mut trainer = Trainer::new(&device, &options).unwrap();
+    let setup = Setup::new(&Settings::default(), &train.info());
+    let mut trainer = Trainer::new(&device, &setup).unwrap();
     let request = Request { weights: Weights::Raw, seed: 1, per_class: 3, real_per_class: 20 };
     let report = evaluate(&classifier, &mut trainer, &train, &request).unwrap();
     assert_eq!((report.generated, report.real, report.classes.len()), (30, 200, 10));

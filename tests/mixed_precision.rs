@@ -1,31 +1,39 @@
 //! Training in tf32, bf16 and f16 beside f32: gradients, short trainings, the loss scale, and checkpoints.
 
 use zgan::checkpoint::{NamedTensor, Scaling};
-use zgan::config::Config;
 use zgan::data::{DataInfo, DataSource, Dataset, ImageShape, Split};
 use zgan::device::{Device, Precision};
-use zgan::gan::{Conditioning, Loss, Metrics, PowerIterations, Preset, Trainer, TrainerOptions, Update};
+use zgan::gan::{Metrics, Setup, Trainer};
+use zgan::settings::{Conditioning, Loss, PowerIterations, Preset, Settings, Training, Update};
 
 const OTHERS: [Precision; 3] = [Precision::Tf32, Precision::Bf16, Precision::F16];
 
 fn dataset() -> Dataset {
-    DataSource::Mnist10k.open(Split::Train, &Config::default().data_options()).unwrap()
+    DataSource::Mnist10k.open(Split::Train, &Settings::default().data_options()).unwrap()
 }
 
 fn info(size: usize, channels: usize) -> DataInfo {
     DataInfo { shape: ImageShape { height: size, width: size, channels }, ..dataset().info() }
 }
 
+/// The settings of a preset.
+fn preset(name: &str) -> Settings {
+    name.parse::<Preset>().unwrap().settings()
+}
+
 /// The default networks, narrow.
-fn small(precision: Precision) -> TrainerOptions {
-    let config = Config { precision, width: 8, batch: 16, latent: 16, steps: 100, ..Config::preset(Preset::Mnist) };
-    config.trainer_options(&info(28, 1))
+fn small(precision: Precision) -> Setup {
+    Setup::new(&preset("mnist"), &info(28, 1)).with(|s| {
+        s.networks.width = 8;
+        s.networks.latent = 16;
+        s.training = Training { precision, batch: 16, steps: 100, ..s.training.clone() };
+    })
 }
 
 /// Steps on digits, or on noise where images have another shape; how each went.
 fn train(trainer: &mut Trainer, steps: usize) -> Vec<Metrics> {
-    let (n, shape, classes) = (trainer.images_per_step(), trainer.options().shape, trainer.options().classes);
-    let points = trainer.options().draws_points();
+    let (n, shape, classes) = (trainer.images_per_step(), trainer.setup().shape, trainer.setup().classes);
+    let points = trainer.setup().draws_points();
     let digits = shape.len() == 784;
     let data = dataset();
     let batch = |step: usize| -> (Vec<u8>, Vec<u32>) {
@@ -66,10 +74,13 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// That one step of both networks has f32's gradients: their angle and length. Nothing moves, so that all of a step's
 /// gradients are those of the same weights.
-fn same_gradients(what: &str, device: &Device, options: &TrainerOptions) {
-    let options = TrainerOptions { lr_g: 0.0, lr_d: 0.0, ..options.clone() };
+fn same_gradients(what: &str, device: &Device, setup: &Setup) {
+    let setup = setup.with(|s| {
+        s.training.lr_g = 0.0;
+        s.training.lr_d = 0.0;
+    });
     let run = |precision| {
-        let mut trainer = Trainer::new(device, &TrainerOptions { precision, ..options.clone() }).unwrap();
+        let mut trainer = Trainer::new(device, &setup.with(|s| s.training.precision = precision)).unwrap();
         trainer.restore_scaling(Scaling { scale: 256.0, good_steps: 0, updates: [0, 0] }).unwrap();
         let metrics = train(&mut trainer, 1).remove(0);
         (metrics, ["generator", "discriminator"].map(|player| gradient(&trainer, player)))
@@ -100,18 +111,10 @@ fn same_gradients(what: &str, device: &Device, options: &TrainerOptions) {
 fn gradients_are_those_of_f32_whatever_is_trained() {
     let device = Device::host(0).unwrap();
     let digits = |loss, conditioning, update| {
-        let config = Config {
-            loss,
-            conditioning,
-            update,
-            width: 8,
-            batch: 16,
-            latent: 16,
-            aux_weight_d: 0.7,
-            aux_weight_g: 0.3,
-            ..Config::preset(Preset::Mnist)
-        };
-        config.trainer_options(&info(28, 1))
+        small(Precision::F32).with(|s| {
+            s.networks.conditioning = conditioning;
+            s.training = Training { loss, update, aux_weight_d: 0.7, aux_weight_g: 0.3, ..s.training.clone() };
+        })
     };
     use Conditioning::{AcGan, HiddenConcat, InputConcat, Projection};
     for (loss, conditioning, update) in [
@@ -125,26 +128,31 @@ fn gradients_are_those_of_f32_whatever_is_trained() {
     ] {
         same_gradients(&format!("{loss:?}, {conditioning:?}"), &device, &digits(loss, conditioning, update));
     }
-    for (preset, size, n_dis) in
-        [(Preset::SnganProjection32, 32, 2), (Preset::Crcrpar64, 64, 1), (Preset::Sagan64, 64, 1)]
-    {
-        let options = Config::preset(preset).trainer_options(&info(size, 3));
-        let options = TrainerOptions { batch: 6, batch_g: 8, width: 8, n_dis, ..options };
-        same_gradients(&preset.to_string(), &device, &options);
+    for (name, size, n_dis) in [("sngan-projection-32", 32, 2), ("crcrpar-64", 64, 1), ("sagan-64", 64, 1)] {
+        let setup = Setup::new(&preset(name), &info(size, 3)).with(|s| {
+            s.networks.width = 8;
+            s.training = Training { batch: 6, batch_g: Some(8), n_dis, ..s.training.clone() };
+        });
+        same_gradients(name, &device, &setup);
     }
-    let flat = Config { batch: 32, ..Config::preset(Preset::SoftmaxGan) }.trainer_options(&info(28, 1));
+    let flat = Setup::new(&preset("softmax-gan"), &info(28, 1)).with(|s| s.training.batch = 32);
     same_gradients("softmax-gan", &device, &flat);
-    let options =
-        TrainerOptions { sn_policy: PowerIterations::PerForward, spectral_norm: true, ..small(Precision::F32) };
-    same_gradients("spectral norm, per forward", &device, &options);
+    let setup = small(Precision::F32).with(|s| {
+        s.networks.sn_policy = PowerIterations::PerForward;
+        s.networks.spectral_norm = true;
+    });
+    same_gradients("spectral norm, per forward", &device, &setup);
 }
 
 #[test]
 fn a_step_on_real_thread_blocks_is_the_hosts() {
     for precision in [Precision::Bf16, Precision::F16] {
-        let options = TrainerOptions { batch: 2, batch_g: 2, width: 4, ..small(precision) };
+        let setup = small(precision).with(|s| {
+            s.networks.width = 4;
+            s.training.batch = 2;
+        });
         let run = |device: &Device| {
-            let mut trainer = Trainer::new(device, &options).unwrap();
+            let mut trainer = Trainer::new(device, &setup).unwrap();
             trainer.restore_scaling(Scaling { scale: 256.0, good_steps: 0, updates: [0, 0] }).unwrap();
             let metrics = train(&mut trainer, 1).remove(0);
             (metrics, gradient(&trainer, "generator"))
@@ -160,7 +168,7 @@ fn a_step_on_real_thread_blocks_is_the_hosts() {
 fn short_trainings_stay_near_f32() {
     let device = Device::host(0).unwrap();
     let run = |precision, seed| {
-        let mut trainer = Trainer::new(&device, &TrainerOptions { seed, ..small(precision) }).unwrap();
+        let mut trainer = Trainer::new(&device, &small(precision).with(|s| s.training.seed = seed)).unwrap();
         let metrics = train(&mut trainer, 60);
         let mean = |of: fn(&Metrics) -> f32| metrics[30..].iter().map(of).sum::<f32>() / 30.0;
         [mean(|m| m.kl_d), mean(|m| m.kl_g)]

@@ -4,51 +4,53 @@
 mod common;
 
 use common::*;
-use zgan::config::Config;
 use zgan::data::{DataSource, ImageShape, Split};
 use zgan::device::Device;
-use zgan::gan::{Conditioning, Pool, Preset, Trainer, TrainerOptions, Update};
+use zgan::gan::{Setup, Trainer};
 use zgan::ops::spectral_norm::{Matrix, Outputs};
+use zgan::settings::{Batches, Conditioning, Networks, Pool, Preset, Settings, Training, Update};
 
 const CLASSES: usize = 5;
 const LATENT: usize = 8;
 const SAMPLE: usize = 256;
 
-fn options(preset: Preset, size: usize, width: usize, batch: usize) -> TrainerOptions {
-    let digits = DataSource::Mnist10k.open(Split::Train, &Config::default().data_options()).unwrap();
-    let channels = if preset == Preset::Mnist { 1 } else { 3 };
+fn setup(preset: &str, size: usize, width: usize, batch: usize) -> Setup {
+    let digits = DataSource::Mnist10k.open(Split::Train, &Settings::default().data_options()).unwrap();
+    let channels = if preset == "mnist" { 1 } else { 3 };
     let shape = ImageShape { height: size, width: size, channels };
-    TrainerOptions {
+    let settings = preset.parse::<Preset>().unwrap().settings();
+    Setup {
         shape,
         classes: CLASSES,
-        latent: LATENT,
-        width,
-        batch,
-        batch_g: batch,
-        n_dis: 1,
-        update: Update::Simultaneous,
-        decay_from: None,
-        noise: 0.0,
-        flips: false,
-        ..Config::preset(preset).trainer_options(&digits.info())
+        networks: Networks { latent: LATENT, width, ..settings.networks.clone() },
+        training: Training {
+            batch,
+            batch_g: None,
+            n_dis: 1,
+            update: Update::Simultaneous,
+            decay_from: None,
+            ..settings.training.clone()
+        },
+        batches: Batches { noise: 0.0, flip: false, ..settings.batches.clone() },
+        ..Setup::new(&settings, &digits.info())
     }
 }
 
-fn mnist() -> TrainerOptions {
-    options(Preset::Mnist, 28, 4, 4)
+fn mnist() -> Setup {
+    setup("mnist", 28, 4, 4)
 }
 
-fn of_32() -> TrainerOptions {
-    options(Preset::SnganProjection32, 32, 4, 3)
+fn of_32() -> Setup {
+    setup("sngan-projection-32", 32, 4, 3)
 }
 
 /// One step from what the golden's script drew, and all that can be seen of it.
-fn check(case: &str, tolerance: f64, options: &TrainerOptions, on: impl Fn(&dyn Fn(&Device))) {
+fn check(case: &str, tolerance: f64, setup: &Setup, on: impl Fn(&dyn Fn(&Device))) {
     let golden = Golden::open("networks");
     let at = format!("{case}/{}/", golden.i32(&format!("{case}.seed"))[0]);
     let worst = std::cell::RefCell::new((0.0f64, String::new(), 0.0f64));
     on(&|device| {
-        let mut trainer = Trainer::new(device, options).unwrap();
+        let mut trainer = Trainer::new(device, setup).unwrap();
         let mut tensors = trainer.tensors().unwrap();
         for tensor in &mut tensors {
             let player = tensor.name.starts_with("generator.") || tensor.name.starts_with("discriminator.");
@@ -61,8 +63,8 @@ fn check(case: &str, tolerance: f64, options: &TrainerOptions, on: impl Fn(&dyn 
             tensor.values = draw(&format!("{at}{}", tensor.name), tensor.values.len(), bounds);
         }
         trainer.restore(0, &tensors).unwrap();
-        let n = options.batch;
-        let images = draw_below(&format!("{at}images"), n * options.shape.len(), 256);
+        let n = setup.training.batch;
+        let images = draw_below(&format!("{at}images"), n * setup.shape.len(), 256);
         let images: Vec<u8> = images.into_iter().map(|byte| byte as u8).collect();
         let latents = draw(&format!("{at}latents"), n * LATENT, (0.0, 1.7));
         let [labels, wanted] = ["labels", "wanted"].map(|name| draw_below(&format!("{at}{name}"), n, CLASSES));
@@ -134,7 +136,7 @@ fn networks_for_28_pixels_are_pytorchs() {
         ("mnist-hidden-concat", Conditioning::HiddenConcat),
         ("mnist-input-concat", Conditioning::InputConcat),
     ] {
-        check(case, 1e-4, &TrainerOptions { conditioning, ..mnist() }, |body| on_fast_devices(body));
+        check(case, 1e-4, &mnist().with(|s| s.networks.conditioning = conditioning), |body| on_fast_devices(body));
     }
 }
 
@@ -145,19 +147,17 @@ fn networks_for_32_pixels_are_pytorchs() {
         ("sngan-projection-32-hidden-concat", Conditioning::HiddenConcat),
         ("sngan-projection-32-input-concat", Conditioning::InputConcat),
     ] {
-        let options = TrainerOptions { conditioning, pool: Pool::Mean, pool_factor: 4.0, ..of_32() };
-        check(case, 1e-4, &options, |body| on_fast_devices(body));
+        let setup = of_32().with(|s| {
+            s.networks = Networks { conditioning, pool: Pool::Mean, pool_factor: 4.0, ..s.networks.clone() };
+        });
+        check(case, 1e-4, &setup, |body| on_fast_devices(body));
     }
 }
 
 #[test]
 fn networks_for_64_pixels_are_pytorchs() {
-    for (case, preset, width) in [
-        ("sngan-projection-64", Preset::SnganProjection64, 4),
-        ("crcrpar-64", Preset::Crcrpar64, 4),
-        ("sagan-64", Preset::Sagan64, 8),
-    ] {
-        check(case, 1e-4, &options(preset, 64, width, 2), |body| on_fast_devices(body));
+    for (preset, width) in [("sngan-projection-64", 4), ("crcrpar-64", 4), ("sagan-64", 8)] {
+        check(preset, 1e-4, &setup(preset, 64, width, 2), |body| on_fast_devices(body));
     }
 }
 
@@ -189,10 +189,10 @@ fn largest_singular_value(matrix: &Matrix, weights: &[f32]) -> f64 {
 /// Every weight that is to be normalised is, in both networks: filters, linear layers, embeddings, heads, attention.
 #[test]
 fn frozen_weights_reach_norm_1_in_200_iterations() {
-    let hidden = TrainerOptions { conditioning: Conditioning::HiddenConcat, ..of_32() };
-    for (options, wanted) in [(options(Preset::Sagan64, 64, 8, 2), [18, 21]), (hidden, [0, 13])] {
+    let hidden = of_32().with(|s| s.networks.conditioning = Conditioning::HiddenConcat);
+    for (setup, wanted) in [(setup("sagan-64", 64, 8, 2), [18, 21]), (hidden, [0, 13])] {
         on_fast_devices(|device| {
-            let trainer = Trainer::new(device, &options).unwrap();
+            let trainer = Trainer::new(device, &setup).unwrap();
             for (player, wanted) in [trainer.generator(), trainer.discriminator()].into_iter().zip(wanted) {
                 for _ in 0..200 {
                     player.normalise(true).unwrap();

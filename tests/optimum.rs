@@ -5,7 +5,6 @@ mod common;
 
 use common::*;
 use zgan::device::Device;
-use zgan::gan::Loss;
 use zgan::nn::{
     Arena, Backward, Builder, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead,
 };
@@ -13,6 +12,7 @@ use zgan::ops::Activation;
 use zgan::ops::adam::{self, Adam};
 use zgan::ops::log_partition::Evaluation;
 use zgan::ops::state::{self, Network as Side, State, StateBuffer};
+use zgan::settings::Loss;
 
 /// Mean and deviation of x given the label: of the data, and of a generator that stands still.
 const DATA: [(f64, f64); 2] = [(0.5, 0.8), (-0.7, 1.0)];

@@ -4,29 +4,38 @@ mod common;
 
 use common::*;
 use zgan::checkpoint::NamedTensor;
-use zgan::config::Config;
 use zgan::data::{DataSource, ImageShape, Split};
 use zgan::device::{Buffer, Device};
-use zgan::gan::{Generator, Latents, Loss, Preset, Trainer, TrainerOptions, Weights, interpolate, ring};
+use zgan::gan::{Generator, Latents, Setup, Trainer, Weights, interpolate, ring};
 use zgan::ops::random;
 use zgan::ops::state::{State, StateBuffer};
 use zgan::picture::Picture;
+use zgan::settings::{Loss, Preset};
 
 const LATENT: usize = 100;
 
-fn digits() -> TrainerOptions {
-    let config = Config { batch: 8, steps: 10, average: 0.9, ..Config::preset(Preset::SoftmaxGan) };
-    let data = DataSource::Mnist10k.open(Split::Train, &config.data_options()).unwrap();
-    config.trainer_options(&data.info())
+/// A preset on digits, with an average.
+fn setup(preset: &str) -> Setup {
+    let settings = preset.parse::<Preset>().unwrap().settings();
+    let data = DataSource::Mnist10k.open(Split::Train, &settings.data_options()).unwrap();
+    Setup::new(&settings, &data.info()).with(|s| {
+        s.training.batch = 8;
+        s.training.steps = 10;
+        s.training.average = 0.9;
+    })
+}
+
+fn digits() -> Setup {
+    setup("softmax-gan")
 }
 
 /// A trainer after two steps on images of noise, so that its average and its statistics are its own.
-fn trained(device: &Device, options: &TrainerOptions) -> Trainer {
-    let mut trainer = Trainer::new(device, options).unwrap();
+fn trained(device: &Device, setup: &Setup) -> Trainer {
+    let mut trainer = Trainer::new(device, setup).unwrap();
     let mut random = Random(3);
     for _ in 0..2 {
-        let images: Vec<u8> = (0..options.batch * options.shape.len()).map(|_| random.below(256) as u8).collect();
-        let labels: Vec<u32> = (0..options.batch).map(|_| random.below(options.classes) as u32).collect();
+        let images: Vec<u8> = (0..setup.training.batch * setup.shape.len()).map(|_| random.below(256) as u8).collect();
+        let labels: Vec<u32> = (0..setup.training.batch).map(|_| random.below(setup.classes) as u32).collect();
         trainer.step(&images, &labels).unwrap();
     }
     trainer
@@ -100,8 +109,8 @@ fn an_image_depends_on_its_own_latent_alone() {
 #[test]
 fn a_generator_alone_draws_as_its_trainer() {
     let device = Device::host(2).unwrap();
-    let options = digits();
-    let mut trainer = trained(&device, &options);
+    let setup = digits();
+    let mut trainer = trained(&device, &setup);
     let latents = Latents::unlabelled(3, 70);
     let z = latents.draw(LATENT);
     let tensors = trainer.tensors().unwrap();
@@ -109,15 +118,15 @@ fn a_generator_alone_draws_as_its_trainer() {
     let average = trainer.sample(Weights::Average, &latents).unwrap();
     assert!(raw != average);
     assert!(tensors == trainer.tensors().unwrap(), "drawing changes nothing");
-    let of = |weights| Generator::new(&device, &options, &tensors, weights).unwrap().images(&z, &[]).unwrap();
+    let of = |weights| Generator::new(&device, &setup, &tensors, weights).unwrap().images(&z, &[]).unwrap();
     assert!(raw == of(Weights::Raw));
     assert!(average == of(Weights::Average));
     // Only its own tensors are looked at, and all of them are needed.
     let own: Vec<NamedTensor> = tensors.iter().filter(|t| !t.name.contains("discriminator")).cloned().collect();
-    assert!(own.len() < tensors.len() && Generator::new(&device, &options, &own, Weights::Raw).is_ok());
-    let Err(error) = Generator::new(&device, &options, &own[1..], Weights::Raw) else { panic!("one is missing") };
+    assert!(own.len() < tensors.len() && Generator::new(&device, &setup, &own, Weights::Raw).is_ok());
+    let Err(error) = Generator::new(&device, &setup, &own[1..], Weights::Raw) else { panic!("one is missing") };
     assert!(error.to_string().contains(&own[0].name), "{error}");
-    let generator = Generator::new(&device, &options, &own, Weights::Raw).unwrap();
+    let generator = Generator::new(&device, &setup, &own, Weights::Raw).unwrap();
     let error = generator.images(&z[1..], &[]).unwrap_err().to_string();
     assert!(error.contains("6999 numbers, no multiple of 100"), "{error}");
 }
@@ -125,8 +134,8 @@ fn a_generator_alone_draws_as_its_trainer() {
 #[test]
 fn the_average_draws_with_statistics_of_its_own() {
     let device = Device::host(2).unwrap();
-    let options = digits();
-    let mut trainer = trained(&device, &options);
+    let setup = digits();
+    let mut trainer = trained(&device, &setup);
     let latents = Latents::unlabelled(3, 20);
     let before = trainer.sample(Weights::Average, &latents).unwrap();
     let mut tensors = trainer.tensors().unwrap();
@@ -209,36 +218,34 @@ fn a_scatter_plot_shows_points_and_circles() {
 
 #[test]
 fn the_step_of_the_ring_takes_no_images() {
-    let config = Config { batch: 8, ..Config::preset(Preset::Ring) };
-    let data = config.data.open(Split::Train, &config.data_options()).unwrap();
-    let options = config.trainer_options(&data.info());
+    let settings = "ring".parse::<Preset>().unwrap().settings();
+    let data = settings.images.data.open(Split::Train, &settings.data_options()).unwrap();
+    let setup = Setup::new(&settings, &data.info()).with(|s| s.training.batch = 8);
     on_each_device(|device| {
-        let mut trainer = Trainer::new(device, &options).unwrap();
+        let mut trainer = Trainer::new(device, &setup).unwrap();
         assert!(trainer.step(&[0; 16], &[0; 8]).unwrap_err().to_string().contains("0 bytes and 0 labels"));
         trainer.step(&[], &[]).unwrap();
         assert!(trainer.metrics().unwrap().loss_d.is_finite());
         let points = trainer.points(Weights::Raw, &Latents::unlabelled(1, 70)).unwrap();
         assert!(points.len() == 140 && points.iter().all(|x| x.is_finite()));
     });
-    assert!(data.is_drawn() && options.loss == Loss::Softmax);
-    let images = TrainerOptions { shape: digits().shape, ..options };
+    assert!(data.is_drawn() && setup.training.loss == Loss::Softmax);
+    let images = Setup { shape: digits().shape, ..setup };
     let Err(error) = Trainer::new(&Device::host(1).unwrap(), &images) else { panic!("accepted") };
     assert!(error.to_string().contains("--data ring"), "{error}");
 }
 
 /// Preset `mnist` with a generator of some training.
-fn conditional(device: &Device) -> (TrainerOptions, Vec<NamedTensor>) {
-    let config = Config { batch: 8, steps: 10, average: 0.9, average_from: 0, ..Config::preset(Preset::Mnist) };
-    let data = DataSource::Mnist10k.open(Split::Train, &config.data_options()).unwrap();
-    let options = config.trainer_options(&data.info());
-    let tensors = trained(device, &options).tensors().unwrap();
-    (options, tensors)
+fn conditional(device: &Device) -> (Setup, Vec<NamedTensor>) {
+    let setup = setup("mnist").with(|s| s.training.average_from = 0);
+    let tensors = trained(device, &setup).tensors().unwrap();
+    (setup, tensors)
 }
 
 #[test]
 fn a_morph_goes_from_one_class_to_the_other() {
     let device = Device::host(2).unwrap();
-    let (options, mut tensors) = conditional(&device);
+    let (setup, mut tensors) = conditional(&device);
     // Norms that tell the classes apart more than two steps can.
     let mut random = Random(5);
     let norms = tensors.iter_mut().filter(|t| t.name.starts_with("generator.") && t.shape[0] == 10);
@@ -249,9 +256,9 @@ fn a_morph_goes_from_one_class_to_the_other() {
     });
     assert_eq!(count, 8, "scale and shift of two norms in two blocks");
     let latents = Latents::by_class(3, &[4], 70);
-    let z = latents.draw(options.latent);
+    let z = latents.draw(setup.networks.latent);
     for weights in [Weights::Raw, Weights::Average] {
-        let mut generator = Generator::new(&device, &options, &tensors, weights).unwrap();
+        let mut generator = Generator::new(&device, &setup, &tensors, weights).unwrap();
         let of = |class: u32| generator.images(&z, &[class; 70]).unwrap();
         let (four, nine, three) = (of(4), of(9), of(3));
         assert!(four != nine && nine != three);
@@ -269,17 +276,19 @@ fn a_morph_goes_from_one_class_to_the_other() {
 #[test]
 fn a_morph_through_normalised_weights_ends_at_the_classes() {
     let device = Device::host(2).unwrap();
-    let config = Config { width: 4, batch: 2, steps: 10, ..Config::preset(Preset::Sagan64) };
-    let data = DataSource::Mnist10k.open(Split::Train, &config.data_options()).unwrap();
-    let shape = ImageShape { height: 64, width: 64, channels: 3 };
-    let options = TrainerOptions { shape, ..config.trainer_options(&data.info()) };
-    let mut tensors = trained(&device, &options).tensors().unwrap();
+    let setup = setup("sagan-64").with(|s| {
+        s.shape = ImageShape { height: 64, width: 64, channels: 3 };
+        s.networks.width = 4;
+        s.training.batch = 2;
+        s.training.average = 0.999;
+    });
+    let mut tensors = trained(&device, &setup).tensors().unwrap();
     let mut random = Random(5);
     for norm in tensors.iter_mut().filter(|t| t.name.starts_with("generator.block") && t.name.contains("norm")) {
         norm.values.iter_mut().for_each(|x| *x += 0.3 * random.normal() as f32);
     }
-    let z = Latents::by_class(3, &[4], 2).draw(options.latent);
-    let mut generator = Generator::new(&device, &options, &tensors, Weights::Raw).unwrap();
+    let z = Latents::by_class(3, &[4], 2).draw(setup.networks.latent);
+    let mut generator = Generator::new(&device, &setup, &tensors, Weights::Raw).unwrap();
     let of = |class: u32| generator.images(&z, &[class; 2]).unwrap();
     let (four, nine) = (of(4), of(9));
     assert!(four != nine);
@@ -289,9 +298,9 @@ fn a_morph_through_normalised_weights_ends_at_the_classes() {
 #[test]
 fn a_class_conditional_run_wants_a_label_for_each_image() {
     let device = Device::host(2).unwrap();
-    let (options, tensors) = conditional(&device);
-    let generator = Generator::new(&device, &options, &tensors, Weights::Average).unwrap();
-    let z = Latents::unlabelled(3, 3).draw(options.latent);
+    let (setup, tensors) = conditional(&device);
+    let generator = Generator::new(&device, &setup, &tensors, Weights::Average).unwrap();
+    let z = Latents::unlabelled(3, 3).draw(setup.networks.latent);
     let fails = |labels: &[u32]| generator.images(&z, labels).unwrap_err().to_string();
     assert!(fails(&[]).contains("0 labels for 3 images"));
     assert!(fails(&[1, 2, 10]).contains("label 10, there are 10 classes"));

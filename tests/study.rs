@@ -5,17 +5,18 @@ use std::process::{Command, Output};
 
 use approx::AbsDiffEq;
 use zgan::device::{Device, kernel_named, kernel_text, traffic};
-use zgan::gan::{Conditioning, Loss, Preset, Trainer, TrainerOptions, Update};
+use zgan::gan::{Setup, Trainer};
 use zgan::instruments::bench;
 use zgan::instruments::study;
 use zgan::nn::Fusion;
+use zgan::settings::{Conditioning, Loss, Training, Update};
 
 /// The losses after each of some steps, and the launches and bytes of the last.
-fn train(device: &Device, options: &TrainerOptions) -> (Vec<f32>, u64, u64) {
-    let mut trainer = Trainer::new(device, options).unwrap();
-    let count = if options.draws_points() { 0 } else { trainer.images_per_step() };
-    let images: Vec<u8> = (0..count * options.shape.len()).map(|i| (i * 37 % 251) as u8).collect();
-    let labels: Vec<u32> = (0..count as u32).map(|i| i % options.classes as u32).collect();
+fn train(device: &Device, setup: &Setup) -> (Vec<f32>, u64, u64) {
+    let mut trainer = Trainer::new(device, setup).unwrap();
+    let count = if setup.draws_points() { 0 } else { trainer.images_per_step() };
+    let images: Vec<u8> = (0..count * setup.shape.len()).map(|i| (i * 37 % 251) as u8).collect();
+    let labels: Vec<u32> = (0..count as u32).map(|i| i % setup.classes as u32).collect();
     let mut losses = Vec::new();
     let mut moved = (0, 0);
     for _ in 0..3 {
@@ -30,15 +31,18 @@ fn train(device: &Device, options: &TrainerOptions) -> (Vec<f32>, u64, u64) {
 }
 
 /// Small steps of every preset under both rules, and what else decides which kernels run.
-fn steps() -> Vec<(String, TrainerOptions)> {
-    let mut all: Vec<_> = bench::steps(true).into_iter().map(|step| (step.name, step.options)).collect();
-    let (_, mnist) = all.iter().find(|(_, o)| o.preset == Preset::Mnist && o.update == Update::Simultaneous).unwrap();
-    let penalised = TrainerOptions { loss: Loss::WassersteinGp, ..mnist.clone() };
-    let classifying = TrainerOptions { conditioning: Conditioning::AcGan, ..mnist.clone() };
+fn steps() -> Vec<(String, Setup)> {
+    let mut all: Vec<_> = bench::steps(true).into_iter().map(|step| (step.name, step.setup)).collect();
+    let mnist = |s: &Setup| s.preset.name == "mnist" && s.training.update == Update::Simultaneous;
+    let (_, mnist) = all.iter().find(|(_, setup)| mnist(setup)).unwrap();
+    let penalised = mnist.with(|s| s.training.loss = Loss::WassersteinGp);
+    let classifying = mnist.with(|s| s.networks.conditioning = Conditioning::AcGan);
     // More fakes for G than for D: a second generator, and losses of another size.
-    let sizes = TrainerOptions { update: Update::Alternating, n_dis: 2, batch_g: 5, ..mnist.clone() };
+    let sizes = mnist.with(|s| {
+        s.training = Training { update: Update::Alternating, n_dis: 2, batch_g: Some(5), ..s.training.clone() };
+    });
     // As deep as the one of 64 pixels, and slow.
-    all.retain(|(_, options)| options.preset != Preset::SnganProjection128);
+    all.retain(|(_, setup)| setup.preset.name != "sngan-projection-128");
     all.push(("mnist, wasserstein-gp".into(), penalised));
     all.push(("mnist, ac-gan".into(), classifying));
     all.push(("mnist, more fakes for G".into(), sizes));
@@ -49,10 +53,10 @@ fn steps() -> Vec<(String, TrainerOptions)> {
 fn every_unfused_form_trains_the_same_and_moves_more() {
     let device = Device::host(2).unwrap();
     let mut compared = 0;
-    for (name, options) in steps() {
-        let (expected, launches, bytes) = train(&device, &options);
-        for fusion in options.fusions() {
-            let unfused = TrainerOptions { unfused: vec![fusion], ..options.clone() };
+    for (name, setup) in steps() {
+        let (expected, launches, bytes) = train(&device, &setup);
+        for fusion in setup.fusions() {
+            let unfused = setup.with(|s| s.training.unfused = vec![fusion]);
             let (losses, more_launches, more_bytes) = train(&device, &unfused);
             for (found, expected) in losses.iter().zip(&expected) {
                 let scale = expected.abs().max(1.0);
@@ -64,7 +68,7 @@ fn every_unfused_form_trains_the_same_and_moves_more() {
             assert!(launches < more_launches && bytes < more_bytes, "{name}, unfused {fusion}: {launches}, {bytes}");
             compared += 1;
         }
-        let all = TrainerOptions { unfused: options.fusions(), ..options.clone() };
+        let all = setup.with(|s| s.training.unfused = setup.fusions());
         let (losses, ..) = train(&device, &all);
         for (found, expected) in losses.iter().zip(&expected) {
             assert!(found.abs_diff_eq(expected, 1e-4 * expected.abs().max(1.0)), "{name}: {losses:?}, {expected:?}");
@@ -76,13 +80,13 @@ fn every_unfused_form_trains_the_same_and_moves_more() {
 #[test]
 fn a_step_refuses_to_take_apart_what_it_does_not_have() {
     let device = Device::host(1).unwrap();
-    for (_, options) in steps() {
+    for (_, setup) in steps() {
         for fusion in [Fusion::LogPartition, Fusion::Projection, Fusion::Norm, Fusion::Conv] {
-            let made = Trainer::new(&device, &TrainerOptions { unfused: vec![fusion], ..options.clone() });
+            let made = Trainer::new(&device, &setup.with(|s| s.training.unfused = vec![fusion]));
             match made {
-                Ok(_) => assert!(options.fusions().contains(&fusion)),
+                Ok(_) => assert!(setup.fusions().contains(&fusion)),
                 Err(error) => {
-                    assert!(!options.fusions().contains(&fusion));
+                    assert!(!setup.fusions().contains(&fusion));
                     assert!(error.to_string().contains(&format!("unfused {fusion}")), "{error}");
                 }
             }

@@ -5,29 +5,30 @@ mod common;
 use common::*;
 use safetensors::SafeTensors;
 use zgan::checkpoint::NamedTensor;
-use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, Split};
 use zgan::device::Device;
-use zgan::gan::{Latents, Preset, Trainer, TrainerOptions, Update, Weights};
+use zgan::gan::{Latents, Setup, Trainer, Weights};
 use zgan::nn::{Arena, Backward, Builder, Forward, Init, Layout, Linear, Mode, Network};
 use zgan::ops::Activation;
 use zgan::ops::log_partition::{self, Evaluation};
+use zgan::settings::{Preset, Settings, Update};
 
 const BATCH: usize = 64;
 
-fn options(update: Update) -> TrainerOptions {
-    preset(Preset::SoftmaxGan, update)
+fn setup(update: Update) -> Setup {
+    preset("softmax-gan", update)
 }
 
-fn preset(preset: Preset, update: Update) -> TrainerOptions {
-    let data = dataset().info();
-    let config = Config { update, steps: 10, ..Config::preset(preset) };
-    config.trainer_options(&data)
+fn preset(name: &str, update: Update) -> Setup {
+    Setup::new(&name.parse::<Preset>().unwrap().settings(), &dataset().info()).with(|s| {
+        s.training.update = update;
+        s.training.steps = 10;
+    })
 }
 
 /// A preset's golden: tests/goldens/{softmax_gan,mnist}_steps.py.
 struct Golden {
-    preset: Preset,
+    preset: &'static str,
     file: &'static str,
     /// What names in the file start with.
     case: &'static str,
@@ -49,7 +50,7 @@ struct Golden {
 }
 
 const SOFTMAX_GAN: Golden = Golden {
-    preset: Preset::SoftmaxGan,
+    preset: "softmax-gan",
     file: "tests/goldens/softmax_gan_steps.safetensors",
     case: "",
     width: 16,
@@ -72,7 +73,7 @@ const SOFTMAX_GAN: Golden = Golden {
 };
 
 const MNIST: Golden = Golden {
-    preset: Preset::Mnist,
+    preset: "mnist",
     file: "tests/goldens/mnist_steps.safetensors",
     case: "whole.",
     width: 16,
@@ -107,8 +108,11 @@ const MNIST: Golden = Golden {
 const SMALL_MNIST: Golden = Golden { case: "small.", width: 8, batch: 4, bounds: Some(([1e-5; 2], 2e-3)), ..MNIST };
 
 impl Golden {
-    fn options(&self, update: Update) -> TrainerOptions {
-        TrainerOptions { width: self.width, batch: self.batch, batch_g: self.batch, ..preset(self.preset, update) }
+    fn setup(&self, update: Update) -> Setup {
+        preset(self.preset, update).with(|s| {
+            s.networks.width = self.width;
+            s.training.batch = self.batch;
+        })
     }
 
     /// What comes to all seeds.
@@ -152,7 +156,7 @@ impl Golden {
     }
 
     fn trainer(&self, device: &Device, update: Update, draw: u64) -> (Trainer, Vec<NamedTensor>) {
-        let mut trainer = Trainer::new(device, &self.options(update)).unwrap();
+        let mut trainer = Trainer::new(device, &self.setup(update)).unwrap();
         let begin = self.start(&trainer, draw);
         trainer.restore(0, &begin).unwrap();
         (trainer, begin)
@@ -251,7 +255,7 @@ fn numbers(file: &SafeTensors, name: &str) -> Vec<f64> {
 }
 
 fn dataset() -> Dataset {
-    DataSource::Mnist10k.open(Split::Train, &Config::default().data_options()).unwrap()
+    DataSource::Mnist10k.open(Split::Train, &Settings::default().data_options()).unwrap()
 }
 
 fn image(data: &Dataset, index: usize) -> Vec<u8> {
@@ -306,7 +310,7 @@ fn the_networks_of_mnist_are_pytorchs() {
 #[test]
 fn a_step_on_real_thread_blocks_is_the_hosts() {
     let images: Vec<u8> = digits(4);
-    let small = TrainerOptions { batch: 4, batch_g: 4, ..options(Update::Simultaneous) };
+    let small = setup(Update::Simultaneous).with(|s| s.training.batch = 4);
     let run = |device: &Device| {
         let mut trainer = Trainer::new(device, &small).unwrap();
         trainer.step(&images, &[0; 4]).unwrap();
@@ -327,7 +331,7 @@ fn a_step_on_real_thread_blocks_is_the_hosts() {
 fn the_number_of_threads_changes_no_bit() {
     let digits = digits(10 * BATCH);
     let run = |threads| {
-        let mut trainer = Trainer::new(&Device::host(threads).unwrap(), &options(Update::Simultaneous)).unwrap();
+        let mut trainer = Trainer::new(&Device::host(threads).unwrap(), &setup(Update::Simultaneous)).unwrap();
         for step in 0..3 {
             trainer.step(&digits[step * BATCH * 784..(step + 1) * BATCH * 784], &[0; BATCH]).unwrap();
         }
@@ -342,7 +346,7 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn a_loss_that_is_not_finite_names_the_step_and_the_tensor() {
     let digits = digits(10 * BATCH);
-    let mut trainer = Trainer::new(&Device::host(1).unwrap(), &options(Update::Simultaneous)).unwrap();
+    let mut trainer = Trainer::new(&Device::host(1).unwrap(), &setup(Update::Simultaneous)).unwrap();
     let images = &digits[..BATCH * 784];
     trainer.step(images, &[0; BATCH]).unwrap();
     trainer.metrics().unwrap();

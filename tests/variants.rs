@@ -6,38 +6,31 @@ mod common;
 use clap::ValueEnum;
 use common::*;
 use zgan::checkpoint::NamedTensor;
-use zgan::config::Config;
 use zgan::data::{DataSource, Dataset, Split};
 use zgan::device::Device;
-use zgan::gan::{Conditioning, Loss, PowerIterations, Preset, Trainer, TrainerOptions, Update};
+use zgan::gan::{Setup, Trainer};
 use zgan::nn::{
     Arena, Backward, Builder, ClassHead, ClassHeadOptions, Forward, HeadOptions, Init, Layer, Layout, Mode,
     ProjectionHead, Value,
 };
 use zgan::ops::cross_entropy;
 use zgan::ops::log_partition::Evaluation;
+use zgan::settings::{Conditioning, Loss, Networks, PowerIterations, Settings, Training, Update};
 
 const BATCH: usize = 8;
 const LATENT: usize = 16;
 
 fn dataset() -> Dataset {
-    DataSource::Mnist10k.open(Split::Train, &Config::default().data_options()).unwrap()
+    DataSource::Mnist10k.open(Split::Train, &Settings::default().data_options()).unwrap()
 }
 
-fn options(conditioning: Conditioning, loss: Loss, update: Update) -> TrainerOptions {
-    let config = Config {
-        conditioning,
-        loss,
-        update,
-        width: 4,
-        batch: BATCH,
-        latent: LATENT,
-        steps: 10,
-        aux_weight_d: 0.7,
-        aux_weight_g: 0.3,
-        ..Config::preset(Preset::Mnist)
-    };
-    config.trainer_options(&dataset().info())
+fn setup(conditioning: Conditioning, loss: Loss, update: Update) -> Setup {
+    Setup::new(&Settings::default(), &dataset().info()).with(|s| {
+        s.networks = Networks { conditioning, width: 4, latent: LATENT, ..s.networks.clone() };
+        let (aux_weight_d, aux_weight_g) = (0.7, 0.3);
+        s.training =
+            Training { loss, update, batch: BATCH, steps: 10, aux_weight_d, aux_weight_g, ..s.training.clone() };
+    })
 }
 
 /// The start of tests/goldens/variant_steps.py.
@@ -104,7 +97,7 @@ fn ten_steps_are_pytorchs_under_both_rules() {
     on_fast_devices(|device| {
         for (variant, conditioning, loss) in VARIANTS {
             for (rule, update) in RULES {
-                let mut trainer = Trainer::new(device, &options(conditioning, loss, update)).unwrap();
+                let mut trainer = Trainer::new(device, &setup(conditioning, loss, update)).unwrap();
                 let begin = start(&trainer);
                 trainer.restore(0, &begin).unwrap();
                 let expected = golden.f64(&format!("{variant}.{rule}.losses"));
@@ -130,7 +123,7 @@ fn all_gradients_of_a_step_are_pytorchs() {
     let golden = Golden::open("variant_steps");
     on_fast_devices(|device| {
         for (variant, conditioning, loss) in VARIANTS {
-            let mut trainer = Trainer::new(device, &options(conditioning, loss, Update::Simultaneous)).unwrap();
+            let mut trainer = Trainer::new(device, &setup(conditioning, loss, Update::Simultaneous)).unwrap();
             let begin = start(&trainer);
             trainer.restore(0, &begin).unwrap();
             take_step(&mut trainer, 0);
@@ -319,38 +312,42 @@ fn the_projection_logit_is_one_number_with_both_parts_weighted_equally() {
 }
 
 /// Images and labels for `n_dis` batches.
-fn batches(options: &TrainerOptions, step: usize) -> (Vec<u8>, Vec<u32>) {
-    let parts: Vec<_> = (0..options.n_dis).map(|i| batch(step * options.n_dis + i)).collect();
+fn batches(setup: &Setup, step: usize) -> (Vec<u8>, Vec<u32>) {
+    let parts: Vec<_> = (0..setup.training.n_dis).map(|i| batch(step * setup.training.n_dis + i)).collect();
     (parts.iter().flat_map(|p| p.0.clone()).collect(), parts.iter().flat_map(|p| p.1.clone()).collect())
 }
 
 #[test]
 fn an_interrupted_training_goes_on_to_the_same_bits() {
     let device = Device::host(2).unwrap();
-    let several = |options: TrainerOptions| TrainerOptions { n_dis: 3, batch_g: 5, ..options };
-    for options in [
-        options(Conditioning::AcGan, Loss::Hinge, Update::Simultaneous),
-        several(options(Conditioning::AcGan, Loss::WassersteinGp, Update::Alternating)),
-        options(Conditioning::Projection, Loss::WassersteinGp, Update::Simultaneous),
-        several(TrainerOptions {
-            spectral_norm: true,
-            spectral_norm_g: true,
-            sn_policy: PowerIterations::PerForward,
-            ..options(Conditioning::HiddenConcat, Loss::WassersteinGp, Update::Alternating)
+    let several = |setup: Setup| {
+        setup.with(|s| {
+            s.training.n_dis = 3;
+            s.training.batch_g = Some(5);
+        })
+    };
+    for setup in [
+        setup(Conditioning::AcGan, Loss::Hinge, Update::Simultaneous),
+        several(setup(Conditioning::AcGan, Loss::WassersteinGp, Update::Alternating)),
+        setup(Conditioning::Projection, Loss::WassersteinGp, Update::Simultaneous),
+        several(setup(Conditioning::HiddenConcat, Loss::WassersteinGp, Update::Alternating)).with(|s| {
+            s.networks.spectral_norm = true;
+            s.networks.spectral_norm_g = true;
+            s.networks.sn_policy = PowerIterations::PerForward;
         }),
     ] {
         let train = |trainer: &mut Trainer, steps: std::ops::Range<usize>| {
             for step in steps {
-                let (images, labels) = batches(&options, step);
+                let (images, labels) = batches(&setup, step);
                 trainer.step(&images, &labels).unwrap();
             }
             (trainer.tensors().unwrap(), values(trainer))
         };
-        let through = train(&mut Trainer::new(&device, &options).unwrap(), 0..5);
-        let (half, _) = train(&mut Trainer::new(&device, &options).unwrap(), 0..3);
-        let mut second = Trainer::new(&device, &options).unwrap();
+        let through = train(&mut Trainer::new(&device, &setup).unwrap(), 0..5);
+        let (half, _) = train(&mut Trainer::new(&device, &setup).unwrap(), 0..3);
+        let mut second = Trainer::new(&device, &setup).unwrap();
         second.restore(3, &half).unwrap();
-        assert!(train(&mut second, 3..5) == through, "{options:?}");
+        assert!(train(&mut second, 3..5) == through, "{setup:?}");
         assert!(through.0 != half);
     }
 }
@@ -358,10 +355,12 @@ fn an_interrupted_training_goes_on_to_the_same_bits() {
 #[test]
 fn a_step_on_real_thread_blocks_is_the_hosts() {
     for (variant, conditioning, loss) in VARIANTS {
-        let options =
-            TrainerOptions { width: 2, batch: 2, batch_g: 2, ..options(conditioning, loss, Update::Alternating) };
+        let setup = setup(conditioning, loss, Update::Alternating).with(|s| {
+            s.networks.width = 2;
+            s.training.batch = 2;
+        });
         let [host, simt] = [Device::host(0).unwrap(), Device::simt(5)].map(|device| {
-            let mut trainer = Trainer::new(&device, &options).unwrap();
+            let mut trainer = Trainer::new(&device, &setup).unwrap();
             let (images, labels) = batch(0);
             trainer.step(&images[..2 * 784], &labels[..2]).unwrap();
             let metrics = trainer.metrics().unwrap();
@@ -377,7 +376,7 @@ fn a_step_on_real_thread_blocks_is_the_hosts() {
 #[test]
 fn a_class_loss_that_is_not_finite_halts_the_training() {
     let mut trainer =
-        Trainer::new(&Device::host(1).unwrap(), &options(Conditioning::AcGan, Loss::Hinge, Update::Simultaneous))
+        Trainer::new(&Device::host(1).unwrap(), &setup(Conditioning::AcGan, Loss::Hinge, Update::Simultaneous))
             .unwrap();
     let (images, labels) = batch(0);
     trainer.step(&images, &labels).unwrap();
@@ -404,21 +403,24 @@ fn a_class_loss_that_is_not_finite_halts_the_training() {
 #[test]
 fn the_policy_says_how_many_power_iterations_a_step_makes() {
     let device = Device::host(1).unwrap();
-    let u = |options: &TrainerOptions, steps: usize| {
+    let u = |setup: &Setup, steps: usize| {
         // Frozen weights: only the iterations move u.
-        let options = TrainerOptions { spectral_norm: true, lr_g: 0.0, lr_d: 0.0, ..options.clone() };
-        let mut trainer = Trainer::new(&device, &options).unwrap();
+        let setup = setup.with(|s| {
+            s.networks.spectral_norm = true;
+            s.training.lr_g = 0.0;
+            s.training.lr_d = 0.0;
+        });
+        let mut trainer = Trainer::new(&device, &setup).unwrap();
         for step in 0..steps {
-            let (images, labels) = batches(&options, step);
+            let (images, labels) = batches(&setup, step);
             trainer.step(&images, &labels).unwrap();
         }
         let tensors = trainer.tensors().unwrap();
         tensors.into_iter().find(|t| t.name == "discriminator.spectral_u").unwrap().values
     };
-    let per_step = |update| options(Conditioning::Projection, Loss::Hinge, update);
-    let per_forward = |loss, update| TrainerOptions {
-        sn_policy: PowerIterations::PerForward,
-        ..options(Conditioning::Projection, loss, update)
+    let per_step = |update| setup(Conditioning::Projection, Loss::Hinge, update);
+    let per_forward = |loss, update| {
+        setup(Conditioning::Projection, loss, update).with(|s| s.networks.sn_policy = PowerIterations::PerForward)
     };
     let after = |iterations: usize| u(&per_step(Update::Simultaneous), iterations);
     assert!(after(2) != after(3) && after(5) != after(6), "the iterations have not converged yet");
@@ -427,7 +429,7 @@ fn the_policy_says_how_many_power_iterations_a_step_makes() {
     assert_eq!(u(&per_forward(Loss::Hinge, Update::Simultaneous), 1), after(2));
     assert_eq!(u(&per_forward(Loss::Hinge, Update::Alternating), 1), after(3));
     assert_eq!(u(&per_forward(Loss::WassersteinGp, Update::Alternating), 1), after(4));
-    let several = |options| TrainerOptions { n_dis: 2, ..options };
+    let several = |setup: Setup| setup.with(|s| s.training.n_dis = 2);
     assert_eq!(u(&several(per_step(Update::Alternating)), 1), after(2));
     assert_eq!(u(&several(per_forward(Loss::Hinge, Update::Alternating)), 1), after(5));
 }
@@ -436,11 +438,11 @@ fn the_policy_says_how_many_power_iterations_a_step_makes() {
 fn only_a_run_with_such_terms_reports_them() {
     let device = Device::host(0).unwrap();
     let names = |conditioning, loss| {
-        let mut trainer = Trainer::new(&device, &options(conditioning, loss, Update::Simultaneous)).unwrap();
+        let mut trainer = Trainer::new(&device, &setup(conditioning, loss, Update::Simultaneous)).unwrap();
         take_step(&mut trainer, 0);
         let metrics = trainer.metrics().unwrap();
-        assert_eq!(metrics.more.iter().map(|m| m.0).collect::<Vec<_>>(), trainer.options().more_metrics());
-        trainer.options().more_metrics()
+        assert_eq!(metrics.more.iter().map(|m| m.0).collect::<Vec<_>>(), trainer.setup().more_metrics());
+        trainer.setup().more_metrics()
     };
     assert!(names(Conditioning::Projection, Loss::Wasserstein).is_empty());
     assert_eq!(names(Conditioning::AcGan, Loss::Softmax), ["class_loss_d", "class_loss_g"]);
@@ -453,8 +455,7 @@ fn only_a_run_with_such_terms_reports_them() {
 fn with_a_penalty_fakes_are_drawn_for_the_labels_of_the_real_images() {
     let device = Device::host(0).unwrap();
     let fakes = |loss, label| {
-        let mut trainer =
-            Trainer::new(&device, &options(Conditioning::Projection, loss, Update::Simultaneous)).unwrap();
+        let mut trainer = Trainer::new(&device, &setup(Conditioning::Projection, loss, Update::Simultaneous)).unwrap();
         trainer.step(&batch(0).0, &[label; BATCH]).unwrap();
         trainer.fakes().unwrap()
     };

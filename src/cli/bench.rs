@@ -156,7 +156,7 @@ impl Bench {
         let mut problems = bench::steps_in(self.precision, self.timing.tiny);
         problems.retain(|problem| self.wants(&problem.name));
         #[cfg(feature = "libtorch")]
-        problems.retain(|problem| !self.markdown || bench::libtorch::has(&problem.options));
+        problems.retain(|problem| !self.markdown || bench::libtorch::has(&problem.setup));
         let both = problems.into_iter().flat_map(|problem| {
             let unfused = problem.unfused(&self.unfused);
             [Some(problem), unfused]

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use zgan::config::Config;
 use zgan::data::{DataInfo, DataSource, Dataset, Split};
 use zgan::device::Device;
 use zgan::eval::{self, Cache, Ready, Report, Request, Tested, Training};
-use zgan::gan::{Trainer, Weights};
+use zgan::gan::{Setup, Trainer, Weights};
+use zgan::settings::Settings;
 use zgan::{Error, checkpoint, run};
 
 use super::tuned::Place;
-use super::{newest_checkpoint, say, tell, thousands};
+use super::{say, tell, thousands};
 
 /// How many real images of each class are compared.
 pub(super) const REAL: usize = 500;
@@ -51,37 +51,24 @@ impl Eval {
     pub fn run(&self) -> anyhow::Result<()> {
         check_per_class(self.per_class)?;
         let folder = self.run.as_deref().map(|name| run::find(&self.runs_dir, name)).transpose()?;
-        let path = match (&self.checkpoint, &folder) {
-            (Some(file), _) => file.clone(),
-            (None, folder) => {
-                let name = self.run.as_deref().unwrap_or_default();
-                newest_checkpoint(folder.as_deref().unwrap_or(Path::new(name)), name)?
-            }
+        let path = match &self.checkpoint {
+            Some(file) => file.clone(),
+            None => run::newest_checkpoint(&self.runs_dir, self.run.as_deref().unwrap_or_default())?,
         };
         let (header, tensors) = checkpoint::load(&path)?;
-        let mut config = Config::new(None, &header.config)?;
-        self.find_data(&mut config, &header.data, folder.as_deref(), &path)?;
+        let mut settings = Settings::new(None, &header.config)?;
+        self.find_data(&mut settings, &header.data, folder.as_deref(), &path)?;
         check(&header.data)?;
-        let data = config.data.open(Split::Train, &config.data_options())?;
-        let here = data.info();
-        if here != header.data {
-            let (there, crcs) = (&header.data, [&header.data.crc32, &here.crc32]);
-            let what = format!(
-                "{} is of other images: {there}, CRC {} there; {here}, CRC {} here",
-                path.display(),
-                crcs[0],
-                crcs[1]
-            );
-            return Err(Error::Config(what).into());
-        }
+        let data = settings.images.data.open(Split::Train, &settings.data_options())?;
+        same_images(&path, &header.data, &data.info())?;
         let device = self.place.open()?;
-        let mut trainer = Trainer::new(&device, &config.trainer_options(&header.data))?;
+        let mut trainer = Trainer::new(&device, &Setup::new(&settings, &header.data))?;
         trainer.restore(header.step, &tensors).with_context(|| format!("{} cannot be drawn from", path.display()))?;
         drop(tensors);
 
         let mut tell = |line: String| tell(!self.json, line);
-        let Some(ready) = classifier(&device, &config, &data, &mut tell, &|| true)? else { return Ok(()) };
-        let weights = if self.raw_weights { Weights::Raw } else { weights(&config) };
+        let Some(ready) = classifier(&device, &settings, &data, &mut tell, &|| true)? else { return Ok(()) };
+        let weights = if self.raw_weights { Weights::Raw } else { weights(&settings) };
         let request = Request { weights, seed: self.seed, per_class: self.per_class, real_per_class: REAL };
         let report = eval::evaluate(&ready.classifier, &mut trainer, &data, &request)?;
         if self.json {
@@ -97,7 +84,7 @@ impl Eval {
     /// Sets where the images are: the command line says it, or the run, or they are inside this program.
     fn find_data(
         &self,
-        config: &mut Config,
+        settings: &mut Settings,
         info: &DataInfo,
         folder: Option<&Path>,
         checkpoint: &Path,
@@ -105,19 +92,21 @@ impl Eval {
         // runs/NAME/checkpoints/step-000001.safetensors
         let folder = folder.or_else(|| checkpoint.parent()?.parent());
         let saved = folder.map(run::config_path).filter(|file| file.is_file());
-        let saved = saved.map(|file| Config::read_table(&file)).transpose()?;
+        let saved = saved.map(|file| Settings::read_table(&file)).transpose()?;
         if let Some(saved) = saved {
-            let Config { data, unreadable, data_memory, .. } = Config::new(None, &saved)?;
-            (config.data, config.unreadable, config.data_memory) = (data, unreadable, data_memory);
-        } else if self.data.is_none() && info.name != config.data.to_string() {
+            let saved = Settings::new(None, &saved)?;
+            settings.images = saved.images;
+            settings.batches.unreadable = saved.batches.unreadable;
+        } else if self.data.is_none() && info.name != settings.images.data.to_string() {
             let what =
                 format!("{} does not say where its images ({info}) are: --data names them", checkpoint.display());
             return Err(Error::Config(what).into());
         }
         if let Some(data) = &self.data {
-            config.data = data.clone().absolute();
+            settings.images.data = data.clone().absolute();
         }
-        (config.classes, config.size, config.channels) = (info.classes.len(), info.shape.height, info.shape.channels);
+        let images = &mut settings.images;
+        (images.classes, images.size, images.channels) = (info.classes.len(), info.shape.height, info.shape.channels);
         Ok(())
     }
 }
@@ -131,8 +120,18 @@ pub(super) fn check_per_class(images: usize) -> Result<(), Error> {
 }
 
 /// The weights of G that draw the images which are judged.
-fn weights(config: &Config) -> Weights {
-    if config.average > 0.0 { Weights::Average } else { Weights::Raw }
+fn weights(settings: &Settings) -> Weights {
+    if settings.training.average > 0.0 { Weights::Average } else { Weights::Raw }
+}
+
+/// Refuses a checkpoint of other images than those that are here.
+pub(super) fn same_images(checkpoint: &Path, there: &DataInfo, here: &DataInfo) -> Result<(), Error> {
+    if there == here {
+        return Ok(());
+    }
+    let (path, crcs) = (checkpoint.display(), [&there.crc32, &here.crc32]);
+    let what = format!("{path} is of other images: {there}, CRC {} there; {here}, CRC {} here", crcs[0], crcs[1]);
+    Err(Error::Config(what))
 }
 
 /// Refuses data that a classifier cannot tell anything about.
@@ -145,24 +144,25 @@ pub(super) fn check(info: &DataInfo) -> Result<(), Error> {
 
 pub(super) fn classifier(
     device: &Device,
-    config: &Config,
+    settings: &Settings,
     data: &Dataset,
     tell: &mut dyn FnMut(String),
     go_on: &dyn Fn() -> bool,
 ) -> Result<Option<Ready>, Error> {
-    let test = eval::held_out(&config.data, &config.data_options(), data);
-    Cache::of(&config.data).classifier(device, data, test.as_ref(), &Training::new(data.len()), tell, go_on)
+    let test = eval::held_out(&settings.images.data, &settings.data_options(), data);
+    Cache::of(&settings.images.data).classifier(device, data, test.as_ref(), &Training::new(data.len()), tell, go_on)
 }
 
 /// The summary at the end of a training on labelled images. Everything is saved by then, so an error here is only told.
-pub fn at_end(device: &Device, config: &Config, data: &Dataset, trainer: &mut Trainer, go_on: &dyn Fn() -> bool) {
+pub fn at_end(device: &Device, settings: &Settings, data: &Dataset, trainer: &mut Trainer, go_on: &dyn Fn() -> bool) {
     // `simt` is for checking, and would take hours.
     if check(&data.info()).is_err() || device.execution() == "simt" {
         return;
     }
-    let evaluated = classifier(device, config, data, &mut |line| say(line), go_on).and_then(|ready| {
+    let evaluated = classifier(device, settings, data, &mut |line| say(line), go_on).and_then(|ready| {
         let Some(ready) = ready.filter(|_| go_on()) else { return Ok(None) };
-        let request = Request { weights: weights(config), seed: config.seed, per_class: 100, real_per_class: REAL };
+        let (weights, seed) = (weights(settings), settings.training.seed);
+        let request = Request { weights, seed, per_class: 100, real_per_class: REAL };
         eval::evaluate(&ready.classifier, trainer, data, &request).map(Some)
     });
     match evaluated {

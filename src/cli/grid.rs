@@ -1,6 +1,6 @@
 //! The layout of the pictures that `train` and `sample` draw.
 
-use zgan::gan::{Latents, TrainerOptions, ring};
+use zgan::gan::{Latents, Setup, ring};
 use zgan::picture::{Picture, square_columns};
 
 /// The images of a grid where nobody says how many there are to be.
@@ -21,8 +21,8 @@ pub fn layout(classes: &[u32], seed: u64, count: usize, columns: Option<usize>) 
 }
 
 /// All classes of a run that draws images for labels; none of another.
-pub fn all_classes(options: &TrainerOptions) -> Vec<u32> {
-    (0..if options.conditional() { options.classes as u32 } else { 0 }).collect()
+pub fn all_classes(setup: &Setup) -> Vec<u32> {
+    (0..if setup.conditional() { setup.classes as u32 } else { 0 }).collect()
 }
 
 /// A picture of points of the ring over its modes, and a line that says how many modes are covered.

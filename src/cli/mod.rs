@@ -17,13 +17,12 @@ mod tune;
 mod tuned;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::Error;
-use zgan::config::Config;
-use zgan::run;
+use zgan::settings::{PRESETS, Settings};
 
 /// Trains GANs with hand-written kernels, on an NVIDIA GPU or on this machine's cores.
 #[derive(Parser)]
@@ -58,7 +57,8 @@ enum Command {
 /// Exit codes: 0 all done, 1 something failed, 2 the command line or a setting is wrong, 130 stopped by Ctrl-C with
 /// everything saved.
 pub fn main() -> ExitCode {
-    let matches = command().try_get_matches().unwrap_or_else(|error| error.exit());
+    let brief = std::env::args_os().any(|argument| argument == "-h");
+    let matches = command(brief).try_get_matches().unwrap_or_else(|error| error.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match (&cli.command, matches.subcommand()) {
         (Command::Train(train), Some((_, settings))) => train.run(settings),
@@ -78,17 +78,30 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// The parser, with the settings of [`Config`] as options of `train`, and their defaults in the help.
-fn command() -> clap::Command {
-    let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
+/// The options of `train` that `-h` has; `--help` has them all.
+const MOST_USED: [&str; 15] = [
+    "resume", "config", "dry_run", "help", "preset", "data", "size", "loss", "steps", "batch", "seed", "lr_g", "lr_d",
+    "device", "run",
+];
+
+/// The parser, with [`Settings`] as options of `train`, and their defaults in the help. For `brief` help it shows the most
+/// used ones alone.
+fn command(brief: bool) -> clap::Command {
+    let defaults = Settings::default().table().unwrap_or_default();
     Cli::command().mut_subcommand("train", |train| {
         let about = train.get_about().cloned().unwrap_or_default();
-        let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help("Print this help");
-        let train = Config::augment_args_for_update(train).about(about).disable_help_flag(true).arg(help);
-        let train = train.allow_negative_numbers(true).after_help(
-            "The defaults are those of preset mnist. Every preset has its own: zgan train --preset NAME --dry-run tells them.",
-        );
+        // Clap's own --help spends three lines on an option; that of -h spends one.
+        let help = Arg::new("help").short('h').long("help").action(ArgAction::HelpShort).help_heading(None);
+        let help = help.help("Print the options that are used most (-h), or all (--help)");
+        let train = Settings::augment_args_for_update(train).about(about).disable_help_flag(true).arg(help);
+        let presets: String = PRESETS.iter().map(|p| format!("\n  {:<22}{}", p.name, p.about)).collect();
+        let more = if brief { "\n\nThere are more options: zgan train --help" } else { "" };
+        let train = train.allow_negative_numbers(true).after_help(format!(
+            "Presets:{presets}\n\nThe defaults are those of preset mnist. Every preset has its own: \
+             zgan train --preset NAME --dry-run tells them.{more}",
+        ));
         train.mut_args(|arg| {
+            let arg = if brief && !MOST_USED.contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg };
             let default = arg.get_long().and_then(|name| defaults.get(name));
             let shown = match default {
                 Some(toml::Value::String(text)) => text.clone(),
@@ -156,12 +169,6 @@ fn writable(option: &str, path: &Path) -> Result<(), Error> {
         return Err(Error::Config(format!("{option}: there is no folder {}", folder.display())));
     }
     Ok(())
-}
-
-/// The newest checkpoint in the folder of the run of this name.
-fn newest_checkpoint(folder: &Path, name: &str) -> Result<PathBuf, Error> {
-    let newest = run::checkpoints(folder)?.pop();
-    newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
 }
 
 /// A command to type next. It names the folder of the runs where that is not the usual one.

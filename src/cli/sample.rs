@@ -6,15 +6,15 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use zgan::checkpoint::{self, Header};
-use zgan::config::{Config, nearest};
 use zgan::cores::on_all_cores;
 use zgan::data::ImageShape;
-use zgan::gan::{Generator, Latents, TrainerOptions, Weights, interpolate, ring};
+use zgan::gan::{Generator, Latents, Setup, Weights, interpolate, ring};
 use zgan::picture::Picture;
+use zgan::settings::{Settings, nearest};
 use zgan::{Error, run};
 
 use super::tuned::Place;
-use super::{grid, newest_checkpoint, say};
+use super::{grid, say};
 
 #[derive(Args)]
 pub struct Sample {
@@ -76,21 +76,24 @@ impl Sample {
     pub fn run(&self) -> anyhow::Result<()> {
         let grid = self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
         self.check(grid)?;
-        let path = self.path()?;
+        let name = self.run.as_deref().unwrap_or_default();
+        let path = match &self.checkpoint {
+            Some(file) => file.clone(),
+            None => run::newest_checkpoint(&self.runs_dir, name)?,
+        };
         let (header, tensors) = checkpoint::load(&path)?;
-        let config = Config::new(None, &header.config)?;
-        let options = config.trainer_options(&header.data);
-        let job = Job { sample: self, classes: self.classes(&options, &header.data.classes)?, header, options };
+        let setup = Setup::new(&Settings::new(None, &header.config)?, &header.data);
+        let job = Job { sample: self, classes: self.classes(&setup, &header.data.classes)?, header, setup };
         let ends = self.morph.as_deref().map(|morph| job.ends(morph)).transpose()?;
         if !grid {
             self.prepare_folder()?;
         }
         let device = self.place.open()?;
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
-        let mut generator = Generator::new(&device, &job.options, &tensors, weights)
+        let mut generator = Generator::new(&device, &job.setup, &tensors, weights)
             .with_context(|| format!("{} cannot be drawn from", path.display()))?;
         drop(tensors);
-        if job.options.draws_points() {
+        if job.setup.draws_points() {
             return job.scatter(&generator);
         }
         match (ends, self.interpolate) {
@@ -125,20 +128,12 @@ impl Sample {
         Ok(())
     }
 
-    fn path(&self) -> Result<PathBuf, Error> {
-        if let Some(file) = &self.checkpoint {
-            return Ok(file.clone());
-        }
-        let name = self.run.as_deref().unwrap_or_default();
-        newest_checkpoint(&run::find(&self.runs_dir, name)?, name)
-    }
-
     /// The wanted classes. They are all of them where none is named, and none for a run that does not know labels.
-    fn classes(&self, options: &TrainerOptions, names: &[String]) -> Result<Vec<u32>, Error> {
+    fn classes(&self, setup: &Setup, names: &[String]) -> Result<Vec<u32>, Error> {
         if self.class.is_empty() {
-            return Ok(grid::all_classes(options));
+            return Ok(grid::all_classes(setup));
         }
-        knows_labels("class", options)?;
+        knows_labels("class", setup)?;
         self.class.iter().map(|class| find_class(class, names)).collect()
     }
 
@@ -154,11 +149,11 @@ impl Sample {
 }
 
 /// Refuses an option that names classes where the run does not know labels.
-fn knows_labels(option: &str, options: &TrainerOptions) -> Result<(), Error> {
-    if options.conditional() {
+fn knows_labels(option: &str, setup: &Setup) -> Result<(), Error> {
+    if setup.conditional() {
         return Ok(());
     }
-    let preset = options.preset;
+    let preset = setup.preset;
     Err(Error::Config(format!("{option}: the run draws without labels (preset {preset}, conditioning none)")))
 }
 
@@ -183,7 +178,7 @@ fn find_class(class: &str, names: &[String]) -> Result<u32, Error> {
 struct Job<'a> {
     sample: &'a Sample,
     header: Header,
-    options: TrainerOptions,
+    setup: Setup,
     /// The wanted classes; empty where the networks know no labels.
     classes: Vec<u32>,
 }
@@ -191,7 +186,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// The two classes of `A:B`. The name of a class may have a colon as well, so every one is tried.
     fn ends(&self, morph: &str) -> Result<[u32; 2], Error> {
-        knows_labels("morph", &self.options)?;
+        knows_labels("morph", &self.setup)?;
         let names = &self.header.data.classes;
         let mut wrong = Error::Config(format!("morph: {morph:?}, expected two classes, as A:B"));
         for (at, _) in morph.match_indices(':') {
@@ -209,8 +204,8 @@ impl Job<'_> {
     }
 
     fn save(&self, images: &[u8], columns: usize) -> anyhow::Result<()> {
-        Picture::grid(images, self.options.shape, columns)?.save(&self.sample.out)?;
-        let count = images.len() / self.options.shape.len();
+        Picture::grid(images, self.setup.shape, columns)?.save(&self.sample.out)?;
+        let count = images.len() / self.setup.shape.len();
         say(format!("{count} images after step {}: {}", self.header.step, self.sample.out.display()));
         Ok(())
     }
@@ -222,7 +217,7 @@ impl Job<'_> {
             return Err(Error::Config(format!("columns: a grid of {} images, at most {GRID}", layout.count)).into());
         }
         let latents = Latents { truncation: self.sample.trunc, ..layout };
-        self.save(&generator.images(&latents.draw(self.options.latent), &latents.labels)?, columns)
+        self.save(&generator.images(&latents.draw(self.setup.networks.latent), &latents.labels)?, columns)
     }
 
     /// The rows of a grid of so many columns: as many as `--count` needs, or one for each class, or 8.
@@ -233,7 +228,7 @@ impl Job<'_> {
 
     /// Draws a grid whose row r goes from latent 2r to latent 2r + 1.
     fn interpolate(&self, generator: &Generator, columns: usize) -> anyhow::Result<()> {
-        let (rows, latent) = (self.rows(columns), self.options.latent);
+        let (rows, latent) = (self.rows(columns), self.setup.networks.latent);
         let ends = self.latents(0, Vec::new(), 2 * rows).draw(latent);
         let mut z = Vec::with_capacity(rows * columns * latent);
         for ends in ends.chunks_exact(2 * latent) {
@@ -251,8 +246,8 @@ impl Job<'_> {
     fn morph(&self, generator: &mut Generator, ends: [u32; 2]) -> anyhow::Result<()> {
         let columns = self.sample.columns.unwrap_or(8);
         let rows = self.sample.count.map_or(8, |count| count.div_ceil(columns));
-        let z = self.latents(0, Vec::new(), rows).draw(self.options.latent);
-        let len = self.options.shape.len();
+        let z = self.latents(0, Vec::new(), rows).draw(self.setup.networks.latent);
+        let len = self.setup.shape.len();
         let mut images = vec![0; rows * columns * len];
         for column in 0..columns {
             let t = column as f32 / (columns.max(2) - 1) as f32;
@@ -282,9 +277,9 @@ impl Job<'_> {
             let n = AT_ONCE.min(count - first);
             let labels = self.classes.iter().cycle().skip(first % turns).take(n).copied().collect();
             let latents = self.latents(first, labels, n);
-            let images = generator.images(&latents.draw(self.options.latent), &latents.labels)?;
+            let images = generator.images(&latents.draw(self.setup.networks.latent), &latents.labels)?;
             let path = |i: usize| folders[(first + i) % turns].join(format!("{:06}.png", (first + i) / turns));
-            write_files(&images, self.options.shape, &path)?;
+            write_files(&images, self.setup.shape, &path)?;
             bar.inc(n as u64);
         }
         bar.finish_and_clear();
@@ -297,7 +292,7 @@ impl Job<'_> {
             return Err(Error::Config("preset ring draws points: one picture, and no --interpolate".into()).into());
         }
         let latents = self.latents(0, Vec::new(), self.sample.count.unwrap_or(ring::POINTS));
-        let points = generator.values(&latents.draw(self.options.latent), &[])?;
+        let points = generator.values(&latents.draw(self.setup.networks.latent), &[])?;
         let (picture, modes) = grid::scatter(&points);
         picture.save(&self.sample.out)?;
         say(modes);

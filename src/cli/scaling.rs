@@ -23,7 +23,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
     let for_people = !bench.json && !bench.csv;
     let host = bench.place.open()?;
     let threads = if host.execution() == "host" { thread_counts(bench.place.threads) } else { vec![0] };
-    let mut sweeps = scalings(bench.timing.tiny);
+    let mut sweeps = scalings(bench.timing.tiny)?;
     sweeps.retain(|sweep| bench.wants(&sweep.name));
     if sweeps.is_empty() {
         let filter = bench.filter.as_deref().unwrap_or_default();

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use zgan::Error;
-use zgan::config::Config;
 use zgan::data::{DataSource, Split};
-use zgan::gan::Preset;
 use zgan::instruments::study::{self, conditioning};
+use zgan::settings::{Preset, Settings};
 
 use super::bench::Timing;
 use super::tuned::Place;
@@ -84,19 +83,19 @@ impl Study {
 
 impl Conditioning {
     fn run(&self) -> anyhow::Result<()> {
-        let config = self.settings()?;
+        let settings = self.settings()?;
         if let Some(out) = &self.out {
             writable("out", out)?;
         }
-        let data = config.data.open(Split::Train, &config.data_options())?;
-        conditioning::check(&config, &data.info())?;
+        let data = settings.images.data.open(Split::Train, &settings.data_options())?;
+        conditioning::check(&settings, &data.info())?;
         eval::check(&data.info())?;
         let device = self.place.open()?;
         let mut tell = |line: String| tell(!self.json && !self.csv, line);
-        tell(format!("{}; {}, {} steps each", device.description(), config.preset, config.steps));
-        let Some(ready) = eval::classifier(&device, &config, &data, &mut tell, &|| true)? else { return Ok(()) };
+        tell(format!("{}; {}, {} steps each", device.description(), settings.preset, settings.training.steps));
+        let Some(ready) = eval::classifier(&device, &settings, &data, &mut tell, &|| true)? else { return Ok(()) };
         let comparison = conditioning::Comparison {
-            config: &config,
+            settings: &settings,
             seeds: &self.seeds,
             data: &data,
             classifier: &ready.classifier,
@@ -105,15 +104,15 @@ impl Conditioning {
         };
         let outcomes = comparison.run(&device, &mut tell)?;
         if let Some(out) = &self.out {
-            let page = conditioning::page(&device.description(), &config, &outcomes);
+            let page = conditioning::page(&device.description(), &settings, &outcomes);
             study::write(out, &page)?;
             tell(format!("page    {}", out.display()));
         }
         if self.json {
             let object = serde_json::json!({
                 "device": device.description(),
-                "preset": config.preset,
-                "steps": config.steps,
+                "preset": settings.preset.name,
+                "steps": settings.training.steps,
                 "summary": conditioning::summaries(&outcomes),
                 "trainings": outcomes,
             });
@@ -126,19 +125,19 @@ impl Conditioning {
         Ok(())
     }
 
-    fn settings(&self) -> anyhow::Result<Config> {
-        let table = self.config.as_deref().map(Config::read_table).transpose()?.unwrap_or_default();
-        let mut config = Config::new(self.preset, &table)?;
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let table = self.config.as_deref().map(Settings::read_table).transpose()?.unwrap_or_default();
+        let mut settings = Settings::new(self.preset, &table)?;
         if let Some(data) = &self.data {
-            config.data = data.clone();
+            settings.images.data = data.clone();
         }
-        config.steps = self.steps.unwrap_or(config.steps);
-        config.data = config.data.absolute();
-        config.check()?;
+        settings.training.steps = self.steps.unwrap_or(settings.training.steps);
+        settings.images.data = settings.images.data.absolute();
+        settings.check()?;
         eval::check_per_class(self.per_class)?;
         if let Some(seed) = self.seeds.iter().find(|seed| **seed > i64::MAX as u64) {
             return Err(Error::Config(format!("seeds: {seed}, expected 0 to {}", i64::MAX)).into());
         }
-        Ok(config)
+        Ok(settings)
     }
 }

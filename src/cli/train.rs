@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{ArgMatches, Args, FromArgMatches};
 use zgan::checkpoint::{self, Header, NamedTensor};
-use zgan::config::{Config, differences};
 use zgan::data::{DataInfo, Dataset, Loader, Split};
 use zgan::device::{Device, Precision};
-use zgan::gan::{Latents, Metrics, Plan, Preset, Trainer, TrainerOptions, Weights, ring};
+use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Weights, ring};
 use zgan::picture::Picture;
 use zgan::run::{self, MetricsLog, Run};
+use zgan::settings::{Preset, Settings, Training, differences};
 use zgan::{Error, Result};
 
 use super::progress::{Progress, clock};
 use super::{eval, grid, next_command, say, thousands, tuned};
 
-/// What is not a setting of a run. The settings themselves are the fields of [`Config`].
+/// What is not a setting of a run. The settings themselves are the fields of [`Settings`].
 #[derive(Args)]
 pub struct Train {
     /// Go on with this run, by name or folder, from its newest checkpoint
@@ -49,25 +49,26 @@ struct Start {
 }
 
 impl Train {
-    pub fn run(&self, settings: &ArgMatches) -> anyhow::Result<ExitCode> {
-        let config = self.settings(settings)?;
+    pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+        let settings = self.settings(matches)?;
+        let (place, written, steps) = (&settings.place, &settings.written, settings.training.steps);
         if self.resume.is_none() && !self.dry_run {
-            Run::check(config.runs_dir(), config.run.as_deref(), self.force)?;
+            Run::check(settings.runs_dir(), written.run.as_deref(), self.force)?;
         }
-        let data = config.data.open(Split::Train, &config.data_options())?;
+        let data = settings.images.data.open(Split::Train, &settings.data_options())?;
         let info = data.info();
-        let options = config.trainer_options(&info);
-        let start = self.start(&config, &info)?;
+        let setup = Setup::new(&settings, &info);
+        let start = self.start(&settings, &info)?;
         // Points are drawn by the step itself.
-        let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, config.loader_options())?) };
-        let plan = Trainer::plan(&options)?;
+        let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
+        let plan = Trainer::plan(&setup)?;
         let (device, why, retuned) = match &self.resume {
             Some(name) => {
-                let file = run::tuning_path(&run::find(config.runs_dir(), name)?);
-                tuned::reopen(config.device, config.threads, &file)?
+                let file = run::tuning_path(&run::find(settings.runs_dir(), name)?);
+                tuned::reopen(place.device, place.threads, &file)?
             }
             None => {
-                let (device, why) = tuned::open(config.device, config.threads)?;
+                let (device, why) = tuned::open(place.device, place.threads)?;
                 (device, why, false)
             }
         };
@@ -82,37 +83,38 @@ impl Train {
         say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
         tell_unreadable(&data, say);
         say(format!("G, D    {}, {} parameters", thousands(plan.parameters_g), thousands(plan.parameters_d)));
-        if options.precision != Precision::F32 {
-            say(format!("        activations and products in {}, weights in f32", options.precision));
+        let precision = setup.training.precision;
+        if precision != Precision::F32 {
+            say(format!("        activations and products in {precision}, weights in f32"));
         }
         if self.dry_run {
-            return self.dry_run(&config, &options, &device, &plan);
+            return self.dry_run(&settings, &setup, &device, &plan);
         }
 
-        let mut trainer = Trainer::new(&device, &options)?;
+        let mut trainer = Trainer::new(&device, &setup)?;
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
             trainer.restore(start.header.step, &start.tensors)?;
             start.header.scaling.map_or(Ok(()), |scaling| trainer.restore_scaling(scaling))?;
         }
-        let (first, end) = (trainer.step_number(), config.stop_at.unwrap_or(config.steps));
+        let (first, end) = (trainer.step_number(), written.stop_at.unwrap_or(steps));
         if let Some(name) = self.resume.as_ref().filter(|_| first >= end) {
-            let more = if first >= config.steps { "a larger --steps" } else { "a later --stop-at, or none," };
-            say(format!("run {name} is at step {first} of {} already; {more} goes on", config.steps));
+            let more = if first >= steps { "a larger --steps" } else { "a later --stop-at, or none," };
+            say(format!("run {name} is at step {first} of {steps} already; {more} goes on"));
             return Ok(ExitCode::SUCCESS);
         }
         let run = match &self.resume {
-            Some(name) => Run::open(config.runs_dir(), name)?,
-            None => Run::create(config.runs_dir(), config.run.as_deref(), &config.preset.to_string(), self.force)?,
+            Some(name) => Run::open(settings.runs_dir(), name)?,
+            None => Run::create(settings.runs_dir(), written.run.as_deref(), settings.preset.name, self.force)?,
         };
-        run.save_config(&config)?;
+        run.save_settings(&settings)?;
         run.save_tuning(&device)?;
-        let (log, seconds_before) = run.metrics(first, &options.more_metrics())?;
-        say(format!("run     {}, steps {first} to {end} of {}", run.folder().display(), config.steps));
+        let (log, seconds_before) = run.metrics(first, &setup.more_metrics())?;
+        say(format!("run     {}, steps {first} to {end} of {steps}", run.folder().display()));
 
-        let numbers = config.numbers()?;
+        let numbers = settings.numbers()?;
         let progress = Progress::new(first, end);
-        let mut session = Session { config, info, options, numbers, trainer, run, log, progress, seconds_before };
+        let mut session = Session { settings, info, numbers, trainer, run, log, progress, seconds_before };
         catch_interrupts();
         let ended = session.train(&data, loader.as_mut(), end);
         session.progress.end();
@@ -121,35 +123,35 @@ impl Train {
             other => other?,
         };
         let code = session.farewell(ended);
-        let Session { trainer, config, .. } = &mut session;
-        if !self.no_eval && trainer.step_number() >= config.steps {
-            eval::at_end(&device, config, &data, trainer, &|| !INTERRUPTED.load(Ordering::SeqCst));
+        let Session { trainer, settings, .. } = &mut session;
+        if !self.no_eval && trainer.step_number() >= steps {
+            eval::at_end(&device, settings, &data, trainer, &|| !INTERRUPTED.load(Ordering::SeqCst));
         }
         Ok(code)
     }
 
     /// The preset, or the run that is resumed, or a file; then the command line.
-    fn settings(&self, matches: &ArgMatches) -> anyhow::Result<Config> {
+    fn settings(&self, matches: &ArgMatches) -> anyhow::Result<Settings> {
         let table = match (&self.resume, &self.config) {
             (Some(name), _) => {
                 let default = PathBuf::from("runs");
                 let runs_dir = matches.get_one::<PathBuf>("runs_dir").unwrap_or(&default);
-                Config::read_table(&run::config_path(&run::find(runs_dir, name)?))?
+                Settings::read_table(&run::config_path(&run::find(runs_dir, name)?))?
             }
-            (None, Some(file)) => Config::read_table(file)?,
+            (None, Some(file)) => Settings::read_table(file)?,
             (None, None) => toml::Table::new(),
         };
-        let mut config = Config::new(matches.get_one::<Preset>("preset").copied(), &table)?;
-        config.update_from_arg_matches(matches)?;
-        config.data = config.data.absolute();
-        config.check()?;
-        Ok(config)
+        let mut settings = Settings::new(matches.get_one::<Preset>("preset").copied(), &table)?;
+        settings.update_from_arg_matches(matches)?;
+        settings.images.data = settings.images.data.absolute();
+        settings.check()?;
+        Ok(settings)
     }
 
     /// The newest checkpoint of the run that is resumed, if it is of these settings and images.
-    fn start(&self, config: &Config, info: &DataInfo) -> anyhow::Result<Option<Start>> {
+    fn start(&self, settings: &Settings, info: &DataInfo) -> anyhow::Result<Option<Start>> {
         let Some(name) = &self.resume else { return Ok(None) };
-        let folder = run::find(config.runs_dir(), name)?;
+        let folder = run::find(settings.runs_dir(), name)?;
         let mut all = run::checkpoints(&folder)?;
         let Some((_, path)) = all.pop() else {
             let what = format!("run {name} has no checkpoint to go on from; --run {name} --force begins it anew");
@@ -162,14 +164,14 @@ impl Train {
             }
             (loaded, _) => loaded?,
         };
-        let mut numbers = config.numbers()?;
+        let mut numbers = settings.numbers()?;
         if let Some(steps) = header.config.get("steps").filter(|steps| Some(*steps) != numbers.get("steps")) {
-            if let Some(from) = config.decay_from {
+            if let Some(from) = settings.training.decay_from {
                 let what = format!(
                     "steps is {steps} in {}, {} here: its learning rates fall from step {from} to 0 at step {steps}, \
                      so its length is fixed",
                     path.display(),
-                    config.steps
+                    settings.training.steps
                 );
                 return Err(Error::Config(what).into());
             }
@@ -177,7 +179,7 @@ impl Train {
             numbers.insert("steps".into(), steps.clone());
         }
         // Settings that are younger than the checkpoint have their preset's value there.
-        let mut there = Config::new(None, &header.config)?.numbers()?;
+        let mut there = Settings::new(None, &header.config)?.numbers()?;
         // What is kept is f32: a run may go on in another precision.
         numbers.remove("precision");
         there.remove("precision");
@@ -186,37 +188,22 @@ impl Train {
             let what = format!("{} is of other settings: {}", path.display(), differing.join("; "));
             return Err(Error::Config(what).into());
         }
-        if header.data != *info {
-            let (there, here) = (&header.data, info);
-            let what = format!(
-                "{} is of other images: {there}, CRC {} there; {here}, CRC {} here",
-                path.display(),
-                there.crc32,
-                here.crc32
-            );
-            return Err(Error::Config(what).into());
-        }
+        eval::same_images(&path, &header.data, info)?;
         Ok(Some(Start { header, tensors }))
     }
 
-    fn dry_run(
-        &self,
-        config: &Config,
-        options: &TrainerOptions,
-        device: &Device,
-        plan: &Plan,
-    ) -> anyhow::Result<ExitCode> {
+    fn dry_run(&self, settings: &Settings, setup: &Setup, device: &Device, plan: &Plan) -> anyhow::Result<ExitCode> {
         say("\nsettings");
-        for (name, value) in toml::Table::try_from(config)? {
+        for (name, value) in settings.table()? {
             say(format!("  {name:<18}{value}"));
         }
         say(format!("\ngenerator, {} parameters\n{}", thousands(plan.parameters_g), plan.generator.trim_end()));
         say(format!("\ndiscriminator, {} parameters\n{}", thousands(plan.parameters_d), plan.discriminator.trim_end()));
         say(format!("\nmemory  {:.1} MiB on the device", plan.bytes as f64 / 1_048_576.0));
         // Whether it fits shows only when it is asked for.
-        Trainer::new(device, options)?;
+        Trainer::new(device, setup)?;
         if self.resume.is_none() {
-            Run::check(config.runs_dir(), config.run.as_deref(), self.force)?;
+            Run::check(settings.runs_dir(), settings.written.run.as_deref(), self.force)?;
         }
         say("nothing is wrong; without --dry-run this would train");
         Ok(ExitCode::SUCCESS)
@@ -258,9 +245,8 @@ struct Ended {
 
 /// A training under way.
 struct Session {
-    config: Config,
+    settings: Settings,
     info: DataInfo,
-    options: TrainerOptions,
     numbers: toml::Table,
     trainer: Trainer,
     run: Run,
@@ -271,15 +257,16 @@ struct Session {
 
 impl Session {
     fn train(&mut self, data: &Dataset, mut loader: Option<&mut Loader>, end: u64) -> Result<Ended> {
-        let (batch, n_dis) = (self.config.batch, self.config.n_dis as u64);
+        let Training { batch, n_dis, steps, .. } = self.settings.training;
+        let written = self.settings.written.clone();
         let batch_len = batch * self.info.shape.len();
-        let batches = if loader.is_some() { self.config.n_dis } else { 0 };
+        let batches = if loader.is_some() { n_dis } else { 0 };
         let (mut images, mut labels) = (vec![0; batches * batch_len], vec![0; batches * batch]);
         let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
         let begun = Instant::now();
         let mut logged = (self.trainer.step_number(), begun);
         loop {
-            let first = self.trainer.step_number() * n_dis;
+            let first = self.trainer.step_number() * n_dis as u64;
             let batches = images.chunks_exact_mut(batch_len).zip(labels.chunks_exact_mut(batch));
             if let Some(loader) = &mut loader {
                 for (number, (images, labels)) in (first..).zip(batches) {
@@ -292,9 +279,9 @@ impl Session {
             let last = step >= end || interrupted;
             self.progress.step(step);
             // An interruption leaves no row of its own: a resumed run has the rows of one that went through.
-            let row = due(step, self.config.log_every) || step == self.config.steps;
-            let draw = last || due(step, self.config.sample_every);
-            let save = last || due(step, self.config.checkpoint_every);
+            let row = due(step, written.log_every) || step == steps;
+            let draw = last || due(step, written.sample_every);
+            let save = last || due(step, written.checkpoint_every);
             // Before anything is written the numbers are known to be finite.
             if row || draw || save {
                 let metrics = self.trainer.metrics()?;
@@ -329,15 +316,15 @@ impl Session {
 
     /// A grid, or points, from latents that stay the same for the whole run.
     fn draw(&mut self, step: u64) -> Result<PathBuf> {
-        let (path, seed) = (self.run.sample_path(step), self.config.seed);
-        if self.options.draws_points() {
+        let (path, seed) = (self.run.sample_path(step), self.settings.training.seed);
+        if self.trainer.setup().draws_points() {
             let points = self.trainer.points(Weights::Average, &Latents::unlabelled(seed, ring::POINTS))?;
             let (picture, modes) = grid::scatter(&points);
             picture.save(&path)?;
             self.progress.note(&modes);
             return Ok(path);
         }
-        let (latents, columns) = grid::layout(&grid::all_classes(&self.options), seed, grid::COUNT, None);
+        let (latents, columns) = grid::layout(&grid::all_classes(self.trainer.setup()), seed, grid::COUNT, None);
         let images = self.trainer.sample(Weights::Average, &latents)?;
         Picture::grid(&images, self.info.shape, columns)?.save(&path)?;
         Ok(path)
@@ -347,7 +334,7 @@ impl Session {
         let (config, data) = (self.numbers.clone(), self.info.clone());
         let header = Header { format: checkpoint::FORMAT, step, config, data, scaling: self.trainer.scaling()? };
         checkpoint::save(&self.run.checkpoint_path(step), &self.trainer.tensors()?, &header)?;
-        self.run.thin_checkpoints(self.config.keep_checkpoints)
+        self.run.thin_checkpoints(self.settings.written.keep_checkpoints)
     }
 
     fn name(&self) -> String {
@@ -362,8 +349,8 @@ impl Session {
     }
 
     fn farewell(&self, ended: Ended) -> ExitCode {
-        let (step, steps, name) = (self.trainer.step_number(), self.config.steps, self.name());
-        let runs_dir = self.config.runs_dir();
+        let (step, steps, name) = (self.trainer.step_number(), self.settings.training.steps, self.name());
+        let runs_dir = self.settings.runs_dir();
         if step < steps {
             let how = if ended.interrupted { "interrupted" } else { "stopped" };
             say(format!("{how} after step {step} of {steps}, saved; go on with"));

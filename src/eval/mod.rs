@@ -82,7 +82,7 @@ impl Real {
 
 /// Draws images and compares them with real ones. Images of a run that knows labels are compared class by class.
 pub fn evaluate(classifier: &Classifier, trainer: &mut Trainer, data: &Dataset, request: &Request) -> Result<Report> {
-    let (classes, conditional) = (data.classes().len(), trainer.options().conditional());
+    let (classes, conditional) = (data.classes().len(), trainer.setup().conditional());
     let latents = if conditional {
         let all: Vec<u32> = (0..classes as u32).collect();
         Latents::by_class(request.seed, &all, request.per_class)

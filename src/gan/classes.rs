@@ -4,7 +4,8 @@
 
 use std::ops::Range;
 
-use super::options::TrainerOptions;
+use super::setup::Setup;
+use super::workspace::gradient;
 use crate::Result;
 use crate::device::Buffer;
 use crate::nn::{Arena, Value};
@@ -12,8 +13,9 @@ use crate::ops::cross_entropy::{self, Evaluation};
 use crate::ops::state::{self, StateBuffer};
 
 pub struct ClassLoss {
-    /// The class logits; their gradient is the seed of the next backward pass.
     pub logits: Value,
+    /// The gradient of the class logits, which the next backward pass starts from.
+    seeds: Buffer<f32>,
     labels: Buffer<u32>,
     weight_d: f32,
     weight_g: f32,
@@ -26,13 +28,15 @@ pub struct ClassLoss {
 }
 
 impl ClassLoss {
-    pub fn new(options: &TrainerOptions, arena: &mut Arena, logits: Value, labels: &Buffer<u32>) -> Result<ClassLoss> {
-        let most = options.batch.max(options.batch_g);
+    pub fn new(setup: &Setup, arena: &mut Arena, logits: Value, labels: &Buffer<u32>) -> Result<ClassLoss> {
+        let training = &setup.training;
+        let most = training.batch.max(training.batch_of_g());
         Ok(ClassLoss {
+            seeds: gradient(&logits, "the class logits")?.clone(),
             logits,
             labels: labels.clone(),
-            weight_d: options.aux_weight_d,
-            weight_g: options.aux_weight_g,
+            weight_d: training.aux_weight_d as f32,
+            weight_g: training.aux_weight_g as f32,
             real: arena.take(2)?,
             fake: arena.take(2)?,
             of_g: arena.take(2)?,
@@ -40,12 +44,17 @@ impl ClassLoss {
         })
     }
 
+    /// What the backward pass of these samples starts from.
+    pub fn seeds(&self, rows: &Range<usize>) -> Buffer<f32> {
+        let classes = self.logits.features();
+        self.seeds.view(rows.start * classes..rows.end * classes)
+    }
+
     fn evaluate(&self, statistics: &Buffer<f32>, weight: f32, rows: Range<usize>, state: &StateBuffer) -> Result<()> {
-        let logits = self.logits.rows(&rows);
-        let Some(dx) = &logits.dx else { return Ok(()) };
+        let logits = self.logits.rows(&rows).x;
         let workspace = self.workspace.view(0..cross_entropy::workspace_len(rows.len()));
-        let out = Evaluation { statistics, dx };
-        cross_entropy::evaluate(&out, &logits.x, &self.labels.view(rows), weight, &workspace)?;
+        let out = Evaluation { statistics, dx: &self.seeds(&rows) };
+        cross_entropy::evaluate(&out, &logits, &self.labels.view(rows), weight, &workspace)?;
         state::check(state, statistics)
     }
 

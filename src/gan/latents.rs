@@ -2,6 +2,16 @@
 
 use crate::random::Random;
 
+/// Each use of random numbers in a training step has its own stream of the seed; the D steps of one training step are
+/// [`STREAMS`] apart.
+pub(crate) const LATENTS: u32 = 0;
+pub(crate) const LABELS: u32 = 1;
+/// Noise and flips of real images, or the points that are drawn instead of them.
+pub(super) const PIXELS: u32 = 2;
+/// How much of each point of a gradient penalty is real.
+pub(super) const SHARES: u32 = 3;
+pub(crate) const STREAMS: u32 = 8;
+
 /// A stream of the seed that neither initial weights nor training draw from.
 const STREAM: u32 = u32::MAX - 1;
 

@@ -1,11 +1,11 @@
 //! The losses of the two players, from the logits of a batch to values and per-sample seeds.
 
-use super::options::Loss;
 use crate::Result;
 use crate::device::{Buffer, Device};
 use crate::nn::Fusion;
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses;
+use crate::settings::Loss;
 
 impl Loss {
     /// Floats of workspace that [`Loss::evaluate`] wants for so many logits.

@@ -1,22 +1,22 @@
-//! GANs: the networks of the presets, the losses, and the training step.
+//! GANs: the networks, the losses, and the training step.
 
 mod classes;
-mod latents;
+pub(crate) mod latents;
 mod loss;
 mod mlp;
-pub(crate) mod networks;
-mod options;
+mod networks;
 mod penalty;
 mod player;
 mod resnet;
 pub mod ring;
 mod sampler;
-pub(crate) mod step;
+mod setup;
+mod step;
 mod trainer;
 mod workspace;
 
 pub use latents::{Latents, interpolate};
-pub use options::{Conditioning, Loss, Metrics, Plan, Pool, PowerIterations, Preset, TrainerOptions, Update, Weights};
 pub use sampler::Generator;
+pub use setup::{Metrics, Plan, Setup, Weights};
 pub use step::Phase;
 pub use trainer::Trainer;

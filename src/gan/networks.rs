@@ -1,34 +1,38 @@
-//! Which networks a preset has.
+//! The networks of each architecture.
 
-use super::options::{Preset, TrainerOptions};
+use super::setup::Setup;
 use super::{mlp, resnet};
 use crate::Result;
 use crate::device::Buffer;
 use crate::nn::{Builder, Network, Value};
+use crate::settings::Architecture;
 
 /// What a generator starts from.
 #[derive(Clone)]
 pub struct Latent {
-    /// (M, latent); a preset that feeds the label in has one more number per class.
+    /// (M, latent)
     pub z: Value,
     /// (M)
     pub labels: Buffer<u32>,
 }
 
-/// Numbers that the generator's first layer sees, and at what value the label's number stands among them.
-pub fn latent_inputs(options: &TrainerOptions) -> (usize, Option<f32>) {
-    match options.preset {
-        Preset::Mnist if options.conditional() => (options.latent + options.classes, Some(2.0)),
-        _ => (options.latent, None),
+/// Numbers that the generator's first layer sees, and at what value the label's number stands among them, where it does.
+pub fn latent_inputs(setup: &Setup) -> (usize, Option<f32>) {
+    let latent = setup.networks.latent;
+    match setup.architecture() {
+        Architecture::Residual(spec) if setup.conditional() && spec.label.is_some() => {
+            (latent + setup.classes, spec.label)
+        }
+        _ => (latent, None),
     }
 }
 
 /// The generator, from latents into `image`.
-pub fn generator(options: &TrainerOptions, build: &mut Builder, from: &Latent, image: &Value) -> Result<Network> {
-    match options.preset {
-        Preset::SoftmaxGan => mlp::generator(build, &[128, 256, 512, 1024], &from.z, image),
-        Preset::Ring => mlp::ring_generator(build, &[options.width; 2], &from.z, image),
-        _ => resnet::generator(options, build, from, image),
+pub fn generator(setup: &Setup, build: &mut Builder, from: &Latent, image: &Value) -> Result<Network> {
+    match setup.architecture() {
+        Architecture::Residual(spec) => resnet::generator(spec, setup, build, from, image),
+        Architecture::ImagePerceptrons => mlp::generator(build, &[128, 256, 512, 1024], &from.z, image),
+        Architecture::PointPerceptrons => mlp::ring_generator(build, &[setup.networks.width; 2], &from.z, image),
     }
 }
 
@@ -41,21 +45,11 @@ pub struct Discriminator {
 }
 
 /// The discriminator of images and their labels.
-pub fn discriminator(
-    options: &TrainerOptions,
-    build: &mut Builder,
-    image: &Value,
-    labels: &Buffer<u32>,
-) -> Result<Discriminator> {
-    let (network, logits) = match options.preset {
-        Preset::SoftmaxGan => mlp::discriminator(build, &[512, 256], 0.2, image)?,
-        Preset::Ring => mlp::discriminator(build, &[options.width; 2], 0.0, image)?,
-        _ => return resnet::discriminator(options, build, image, labels),
+pub fn discriminator(setup: &Setup, build: &mut Builder, image: &Value, labels: &Buffer<u32>) -> Result<Discriminator> {
+    let (network, logits) = match setup.architecture() {
+        Architecture::Residual(spec) => return resnet::discriminator(spec, setup, build, image, labels),
+        Architecture::ImagePerceptrons => mlp::discriminator(build, &[512, 256], 0.2, image)?,
+        Architecture::PointPerceptrons => mlp::discriminator(build, &[setup.networks.width; 2], 0.0, image)?,
     };
     Ok(Discriminator { network, logits, classes: None })
-}
-
-/// Whether a low logit of D means real.
-pub fn real_is_low(options: &TrainerOptions) -> bool {
-    matches!(options.preset, Preset::SoftmaxGan) && matches!(options.loss, super::Loss::Softmax)
 }

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::options::TrainerOptions;
 use super::player::Player;
+use super::setup::Setup;
+use super::workspace::gradient;
 use crate::device::Buffer;
-use crate::nn::{Arena, Backward, Forward, Mode, Network, Tangent, Value};
+use crate::nn::{Arena, Mode, Network, Tangent, Value};
 use crate::ops::gradient_penalty::{self, Direction};
 use crate::ops::random;
 use crate::ops::state::{self, StateBuffer};
@@ -28,32 +29,32 @@ pub struct GradientPenalty {
 
 impl GradientPenalty {
     /// Rows of D's batch that it takes, besides the samples.
-    pub fn rows(options: &TrainerOptions) -> usize {
-        if options.loss.is_penalised() { 2 * options.batch } else { 0 }
+    pub fn rows(setup: &Setup) -> usize {
+        if setup.training.loss.is_penalised() { 2 * setup.training.batch } else { 0 }
     }
 
     /// On the rows of D's batch from `first` on. None where the loss has no penalty.
     pub fn new(
-        options: &TrainerOptions,
+        setup: &Setup,
         arena: &mut Arena,
         discriminator: &Network,
         first: usize,
     ) -> Result<Option<GradientPenalty>> {
-        if !options.loss.is_penalised() {
+        if !setup.training.loss.is_penalised() {
             return Ok(None);
         }
         if let Some(layer) = discriminator.layers.iter().find(|layer| !layer.piecewise_linear()) {
             return Err(Error::Config(format!(
                 "loss wasserstein-gp with preset {}: layer {} of D is not piecewise linear in the image, which the \
                  penalty's gradient is computed by; --loss wasserstein has no penalty",
-                options.preset,
+                setup.preset,
                 layer.name()
             )));
         }
-        let n = options.batch;
+        let n = setup.training.batch;
         Ok(Some(GradientPenalty {
-            weight: options.gp_weight,
-            scaled: options.scales_losses(),
+            weight: setup.training.gp_weight as f32,
+            scaled: setup.scales_losses(),
             share: arena.take(n)?,
             norms: arena.take(n)?,
             statistics: arena.take(2)?,
@@ -79,23 +80,9 @@ impl GradientPenalty {
         random::uniform(&self.share, state, stream, 0.0, 1.0)?;
         gradient_penalty::mix(&points.x, &real, &fake, &self.share)?;
         labels.view(self.points.clone()).copy_from(&labels.view(0..n))?;
-        network.forward(&Forward {
-            weights: player.weights(),
-            factors: player.factors(),
-            running: &player.running,
-            mode: Mode::Evaluate,
-            rows: self.points.clone(),
-        })?;
-        network.backward(&Backward {
-            weights: player.weights(),
-            factors: player.factors(),
-            gradients: None,
-            parameter_scale: None,
-            signal_scale: None,
-            rows: self.points.clone(),
-            input_rows: self.points.clone(),
-        })?;
-        let Some(g) = &points.dx else { return Ok(()) };
+        player.forward(network, Mode::Evaluate, self.points.clone())?;
+        network.backward(&player.signal(self.points.clone()))?;
+        let g = gradient(&points, "D's batch")?;
         let out = Direction { v: &v, norms: &self.norms, statistics: &self.statistics };
         gradient_penalty::direction(out, g, self.weight, state)?;
         // With a loss scale, that g is not finite shows the scale to be too large, as other gradients do.

@@ -1,13 +1,14 @@
 //! One of the two networks with all that goes with its parameters.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use super::options::{TrainerOptions, Weights};
+use super::setup::{Setup, Weights};
 use crate::Result;
 use crate::checkpoint::NamedTensor;
 use crate::device::{Buffer, Device, Precision};
 use crate::nn::parameters;
-use crate::nn::{Init, Layout};
+use crate::nn::{self, Backward, Forward, Init, Layout, Mode};
 use crate::ops::adam::{self, Adam};
 use crate::ops::convert;
 use crate::ops::spectral_norm::{self, Matrix, Plan};
@@ -78,18 +79,13 @@ pub struct Spectral {
 }
 
 impl Player {
-    pub fn new(
-        device: &Device,
-        name: &'static str,
-        layouts: Layouts,
-        options: &TrainerOptions,
-        seed: u64,
-    ) -> Result<Player> {
+    pub fn new(device: &Device, name: &'static str, layouts: Layouts, setup: &Setup, seed: u64) -> Result<Player> {
+        let (networks, training) = (&setup.networks, &setup.training);
         let (layout, len) = (&layouts.parameters, layouts.parameters.len());
         let initial = layout.initial_values(seed);
         let generator = name == "generator";
-        let averaged = generator && options.average > 0.0;
-        let normalised = if generator { options.spectral_norm_g } else { options.spectral_norm };
+        let averaged = generator && training.average > 0.0;
+        let normalised = if generator { networks.spectral_norm_g } else { networks.spectral_norm };
         let player = Player {
             name,
             values: device.upload(&initial)?,
@@ -99,14 +95,14 @@ impl Player {
             average: if averaged { Some(device.upload(&initial)?) } else { None },
             running: device.upload(&layouts.running.initial_values(0))?,
             spectral: if normalised { Some(Spectral::new(device, layout, seed)?) } else { None },
-            rounded: match options.precision {
+            rounded: match training.precision {
                 precision if precision.bytes() == 2 => Some(device.zeros_in(len, precision)?),
                 _ => None,
             },
             network: if generator { Network::Generator } else { Network::Discriminator },
-            adam: Adam { beta1: options.beta1, beta2: options.beta2, eps: 1e-8 },
-            average_decay: options.average,
-            average_from: options.average_from,
+            adam: Adam { beta1: training.beta1, beta2: training.beta2, eps: 1e-8 },
+            average_decay: training.average as f32,
+            average_from: training.average_from,
             layouts,
         };
         // One iteration, so that a pass that makes none of its own finds a norm.
@@ -128,6 +124,25 @@ impl Player {
     /// What products with 16-bit activations multiply with.
     pub fn factors(&self) -> Option<&Buffer<f32>> {
         self.rounded.as_ref()
+    }
+
+    /// A forward pass of a network with these parameters.
+    pub fn forward(&self, network: &nn::Network, mode: Mode, rows: Range<usize>) -> Result<()> {
+        let (weights, factors) = (self.weights(), self.factors());
+        network.forward(&Forward { weights, factors, running: &self.running, mode, rows })
+    }
+
+    /// A backward pass with these parameters that takes the signal of some samples to the network's input.
+    pub fn signal(&self, rows: Range<usize>) -> Backward<'_> {
+        Backward {
+            weights: self.weights(),
+            factors: self.factors(),
+            gradients: None,
+            parameter_scale: None,
+            signal_scale: None,
+            input_rows: rows.clone(),
+            rows,
+        }
     }
 
     /// After the weights have changed.

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::latents::Latents;
+use super::latents::{LABELS, LATENTS, Latents};
 use super::networks::{self, Latent};
-use super::options::{TrainerOptions, Weights};
 use super::player::{Layouts, Player};
-use super::step::{LABELS, LATENTS};
+use super::setup::{Setup, Weights};
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
@@ -23,7 +22,7 @@ const GATHERED: u32 = 16;
 
 /// A generator of its own batch size, on the weights of a player.
 pub(super) struct Sampler {
-    options: TrainerOptions,
+    setup: Setup,
     state: StateBuffer,
     network: Network,
     latent: Latent,
@@ -40,23 +39,23 @@ struct Source<'a> {
 }
 
 impl Sampler {
-    pub fn new(device: &Device, options: &TrainerOptions) -> Result<(Sampler, Layouts)> {
+    pub fn new(device: &Device, setup: &Setup) -> Result<(Sampler, Layouts)> {
         let mut layouts = Layouts::default();
         let mut measuring = Arena::measuring(device);
-        Sampler::build(device, options, &mut measuring, &mut layouts)?;
+        Sampler::build(device, setup, &mut measuring, &mut layouts)?;
         let mut arena = Arena::new(device, measuring.used())?;
-        Ok((Sampler::build(device, options, &mut arena, &mut layouts)?, layouts))
+        Ok((Sampler::build(device, setup, &mut arena, &mut layouts)?, layouts))
     }
 
-    fn build(device: &Device, options: &TrainerOptions, arena: &mut Arena, layouts: &mut Layouts) -> Result<Sampler> {
-        let ImageShape { height: h, width: w, channels: c } = options.shape;
+    fn build(device: &Device, setup: &Setup, arena: &mut Arena, layouts: &mut Layouts) -> Result<Sampler> {
+        let ImageShape { height: h, width: w, channels: c } = setup.shape;
         let mut build =
             Builder { gradients: false, ..Builder::new(&mut layouts.parameters, &mut layouts.running, arena) };
-        let latent = Latent { z: build.value(BATCH, 1, 1, options.latent)?, labels: build.arena.take(BATCH)? };
+        let latent = Latent { z: build.value(BATCH, 1, 1, setup.networks.latent)?, labels: build.arena.take(BATCH)? };
         let image = build.value(BATCH, h, w, c)?;
-        let network = networks::generator(options, &mut build, &latent, &image)?;
+        let network = networks::generator(setup, &mut build, &latent, &image)?;
         Ok(Sampler {
-            options: options.clone(),
+            setup: setup.clone(),
             state: StateBuffer::new(device, &State::new(0, [0.0; 2], 0, 0))?,
             network,
             bytes: arena.take(BATCH * h * w * c)?,
@@ -69,13 +68,13 @@ impl Sampler {
     /// Images as bytes, (count, H, W, C).
     pub fn images(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<u8>> {
         self.prepare(player, weights)?;
-        self.bytes_from(&self.source(player, weights), &latents.draw(self.options.latent), &latents.labels)
+        self.bytes_from(&self.source(player, weights), &latents.draw(self.setup.networks.latent), &latents.labels)
     }
 
     /// What the generator gives as it is, (count, H, W, C): the points of a ring.
     pub fn values(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<f32>> {
         self.prepare(player, weights)?;
-        self.values_from(&self.source(player, weights), &latents.draw(self.options.latent), &latents.labels)
+        self.values_from(&self.source(player, weights), &latents.draw(self.setup.networks.latent), &latents.labels)
     }
 
     /// Normalises the weights that will draw, and gathers statistics for averaged ones anew.
@@ -88,7 +87,7 @@ impl Sampler {
         for i in 0..GATHERED {
             self.state.write(&State { step: i, ..State::new(0, [0.0; 2], 0, 0) })?;
             random::normal(&self.latent.z.x, &self.state, LATENTS)?;
-            random::labels(&self.latent.labels, &self.state, LABELS, self.options.classes as u32)?;
+            random::labels(&self.latent.labels, &self.state, LABELS, self.setup.classes as u32)?;
             let mode = Mode::Train { momentum: 1.0 / (i + 1) as f32 };
             self.run(&Source { running: &self.gathered, ..self.source(player, weights) }, mode)?;
         }
@@ -109,7 +108,7 @@ impl Sampler {
             images.extend(self.bytes.read()?);
             Ok(())
         })?;
-        images.truncate(z.len() / self.options.latent * self.image.features());
+        images.truncate(z.len() / self.setup.networks.latent * self.image.features());
         Ok(images)
     }
 
@@ -119,19 +118,19 @@ impl Sampler {
             values.extend(self.image.x.read()?);
             Ok(())
         })?;
-        values.truncate(z.len() / self.options.latent * self.image.features());
+        values.truncate(z.len() / self.setup.networks.latent * self.image.features());
         Ok(values)
     }
 
     /// Draws from `z` (count, latent) and, of a class-conditional run, `labels` (count), a batch at a time; each is
     /// taken from `image` by `take`. What fills the last batch up is drawn in vain.
     fn draw(&self, source: &Source, z: &[f32], labels: &[u32], mut take: impl FnMut() -> Result<()>) -> Result<()> {
-        let (latent, classes) = (self.options.latent, self.options.classes);
+        let (latent, classes) = (self.setup.networks.latent, self.setup.classes);
         let count = z.len() / latent;
         if z.len() != count * latent {
             return Err(Error::Shape(format!("sample: z has {} numbers, no multiple of {latent}", z.len())));
         }
-        if self.options.conditional() && labels.len() != count {
+        if self.setup.conditional() && labels.len() != count {
             let labels = labels.len();
             return Err(Error::Shape(format!("sample: {labels} labels for {count} images of a class-conditional run")));
         }
@@ -173,14 +172,9 @@ pub struct Generator {
 impl Generator {
     /// `tensors` are those of a checkpoint, [`super::Trainer::tensors`]; only the generator's are looked at. Without an
     /// average in it, the raw weights draw.
-    pub fn new(
-        device: &Device,
-        options: &TrainerOptions,
-        tensors: &[NamedTensor],
-        weights: Weights,
-    ) -> Result<Generator> {
-        let (sampler, layouts) = Sampler::new(device, options)?;
-        let player = Player::new(device, "generator", layouts, options, options.seed)?;
+    pub fn new(device: &Device, setup: &Setup, tensors: &[NamedTensor], weights: Weights) -> Result<Generator> {
+        let (sampler, layouts) = Sampler::new(device, setup)?;
+        let player = Player::new(device, "generator", layouts, setup, setup.training.seed)?;
         player.restore(&tensors.iter().map(|t| (t.name.as_str(), t)).collect::<HashMap<_, _>>())?;
         sampler.prepare(&player, weights)?;
         Ok(Generator { player, sampler, weights, blended: None })
@@ -200,15 +194,15 @@ impl Generator {
     /// class gets, as `from`'s row, `(1 - t)` of that row plus `t` of `to`'s. At 0 and 1 that is the class itself.
     pub fn morph(&mut self, z: &[f32], [from, to]: [u32; 2], t: f32) -> Result<Vec<u8>> {
         let Source { weights, running } = self.sampler.source(&self.player, self.weights);
-        let options = &self.sampler.options;
-        if !options.conditional() {
+        let setup = &self.sampler.setup;
+        if !setup.conditional() {
             return Err(Error::Config("morph: the run is not class-conditional".into()));
         }
-        if let Some(label) = [from, to].iter().find(|label| **label as usize >= options.classes) {
-            return Err(Error::Shape(format!("morph: label {label}, there are {} classes", options.classes)));
+        if let Some(label) = [from, to].iter().find(|label| **label as usize >= setup.classes) {
+            return Err(Error::Shape(format!("morph: label {label}, there are {} classes", setup.classes)));
         }
         let mut values = weights.read()?;
-        for (start, columns) in class_rows(&self.player.layouts.parameters, options) {
+        for (start, columns) in class_rows(&self.player.layouts.parameters, setup) {
             for i in start..start + columns {
                 let (a, b) = (values[i + from as usize * columns], values[i + to as usize * columns]);
                 values[i + from as usize * columns] = (1.0 - t) * a + t * b;
@@ -219,7 +213,7 @@ impl Generator {
             None => weights.device().zeros(weights.len())?,
         };
         blended.write(&values)?;
-        let labels = vec![from; z.len() / options.latent];
+        let labels = vec![from; z.len() / setup.networks.latent];
         let images = self.sampler.bytes_from(&Source { weights: &blended, running }, z, &labels);
         self.blended = Some(blended);
         images
@@ -228,16 +222,16 @@ impl Generator {
 
 /// Where the parameters with a row per class begin in a flat buffer, and how long a row is: the conditional norms' scale
 /// and shift, and the rows of a first layer that is fed the label.
-fn class_rows(layout: &Layout, options: &TrainerOptions) -> Vec<(usize, usize)> {
-    let (inputs, label) = networks::latent_inputs(options);
+fn class_rows(layout: &Layout, setup: &Setup) -> Vec<(usize, usize)> {
+    let (inputs, label) = networks::latent_inputs(setup);
     let mut rows = Vec::new();
     for entry in layout.entries() {
         let [n, columns] = entry.shape[..] else { continue };
         let norm = entry.name.rsplit('.').nth(1).is_some_and(|layer| layer.starts_with("norm"));
-        if norm && n == options.classes {
+        if norm && n == setup.classes {
             rows.push((entry.at.offset(), columns));
         } else if label.is_some() && entry.name == "linear.weight" && n == inputs {
-            rows.push((entry.at.offset() + (inputs - options.classes) * columns, columns));
+            rows.push((entry.at.offset() + (inputs - setup.classes) * columns, columns));
         }
     }
     rows

@@ -1,31 +1,27 @@
 //! What a training step does on the device, in its order.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::classes::ClassLoss;
-use super::networks::{self, Latent};
-use super::options::{PowerIterations, Update};
+use super::latents::{LABELS, LATENTS, PIXELS, SHARES, STREAMS};
+use super::networks::Latent;
 use super::player::Player;
-use super::trainer::Trainer;
+use super::setup::Setup;
+use super::workspace::Workspace;
 use crate::Result;
-use crate::device::Buffer;
-use crate::nn::{Backward, Forward, Mode, Network, Value};
+use crate::device::{Buffer, Device, Event};
+use crate::nn::{Backward, Mode, Network};
 use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
 use crate::ops::random;
-use crate::ops::state;
-
-/// Each use of random numbers in a step has its own stream; the draws of a step are this many streams apart.
-pub(crate) const LATENTS: u32 = 0;
-pub(crate) const LABELS: u32 = 1;
-const PIXELS: u32 = 2;
-const SHARES: u32 = 3;
-pub(crate) const STREAMS: u32 = 8;
+use crate::ops::state::{self, StateBuffer};
+use crate::settings::{PowerIterations, Training, Update};
 
 /// The running statistics' momentum while training, PyTorch's default.
 const MOMENTUM: f32 = 0.1;
 
-/// The parts of a step that [`Trainer::time_step`] tells apart.
+/// The parts of a step that [`super::Trainer::time_step`] tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// From bytes to the batch, with noise and flips.
@@ -60,13 +56,27 @@ impl Phase {
     }
 }
 
-impl Trainer {
+/// One training step: what it works on, and the launches in their order.
+pub(super) struct Step {
+    pub setup: Setup,
+    pub device: Device,
+    pub state: StateBuffer,
+    pub generator: Player,
+    pub discriminator: Player,
+    pub workspace: Workspace,
+    /// In a step that is timed: where its phases began in the device's queue.
+    pub marks: Option<RefCell<Vec<(Phase, Event)>>>,
+    /// Whether a simultaneous step makes a second backward pass of D where one would do.
+    pub two_backwards: bool,
+}
+
+impl Step {
     /// What a step on the batches of a slot does on the device, but for the copies of images.
-    pub(super) fn launch(&self, slot: usize, given: Option<(&[f32], &[u32])>) -> Result<()> {
-        let (n, m_d, m_g) = (self.options.batch, self.options.batch, self.options.batch_g);
-        let n_dis = self.options.n_dis;
+    pub fn launch(&self, slot: usize, given: Option<(&[f32], &[u32])>) -> Result<()> {
+        let Training { batch: n, n_dis, update, .. } = self.setup.training;
+        let (m_d, m_g) = (n, self.setup.training.batch_of_g());
         let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
-        match self.options.update {
+        match update {
             Update::Simultaneous => {
                 self.load(slot, 0)?;
                 self.draw_for_g(given)?;
@@ -81,7 +91,7 @@ impl Trainer {
                 self.optimise(&self.discriminator)?;
                 self.optimise(&self.generator)?;
             }
-            Update::Alternating if self.options.n_dis == 1 && m_d == m_g => {
+            Update::Alternating if n_dis == 1 && m_d == m_g => {
                 self.load(slot, 0)?;
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
@@ -112,15 +122,15 @@ impl Trainer {
     /// The real images (or points) and labels of D's step `i` into the first part of the batch.
     fn load(&self, slot: usize, i: usize) -> Result<()> {
         self.enter(Phase::Data)?;
-        let (w, n) = (&self.workspace, self.options.batch);
+        let (w, n) = (&self.workspace, self.setup.training.batch);
         let (real, stream) = (w.batch.rows(&(0..n)), i as u32 * STREAMS);
-        if self.options.draws_points() {
+        if self.setup.draws_points() {
             return random::ring(&real.x, &self.state, PIXELS + stream);
         }
         let input = &w.inputs[slot];
         w.labels.view(0..n).copy_from(&input.labels.view(i * n..(i + 1) * n))?;
         let images = input.images.view(i * real.x.len()..(i + 1) * real.x.len());
-        let augment = Augment { noise: self.options.noise, flip: self.options.flips };
+        let augment = Augment { noise: self.setup.batches.noise as f32, flip: self.setup.batches.flip };
         let shape = [n, real.h, real.w, real.c];
         pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)
     }
@@ -134,7 +144,7 @@ impl Trainer {
                 labels.write(wanted)?;
             }
             None => {
-                let for_d = self.workspace.drawing.is_none() && self.options.n_dis == 1;
+                let for_d = self.workspace.drawing.is_none() && self.setup.training.n_dis == 1;
                 self.draw_latent(&self.workspace.latent, 0, for_d)?;
             }
         }
@@ -148,7 +158,7 @@ impl Trainer {
         let (network, latent) =
             w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
         self.draw_latent(latent, stream, true)?;
-        self.generator.normalise(self.options.sn_policy == PowerIterations::PerForward)?;
+        self.generator.normalise(self.setup.networks.sn_policy == PowerIterations::PerForward)?;
         self.generate(network, latent.z.n)
     }
 
@@ -159,24 +169,18 @@ impl Trainer {
         if for_d && self.workspace.penalty.is_some() {
             return latent.labels.copy_from(&self.workspace.labels.view(0..latent.z.n));
         }
-        random::labels(&latent.labels, &self.state, LABELS + stream, self.options.classes as u32)
+        random::labels(&latent.labels, &self.state, LABELS + stream, self.setup.classes as u32)
     }
 
     fn generate(&self, network: &Network, fakes: usize) -> Result<()> {
-        network.forward(&Forward {
-            weights: self.generator.weights(),
-            factors: self.generator.factors(),
-            running: &self.generator.running,
-            mode: Mode::Train { momentum: MOMENTUM },
-            rows: 0..fakes,
-        })
+        self.generator.forward(network, Mode::Train { momentum: MOMENTUM }, 0..fakes)
     }
 
     /// Spectral normalisation of D's weights as they are now, after a power iteration. Per forward it is one for the
     /// real images, the fakes and a penalty's points each, before the pass that they share here.
     fn normalise_for_d(&self) -> Result<()> {
         self.enter(Phase::DiscriminatorForward)?;
-        let iterations = match self.options.sn_policy {
+        let iterations = match self.setup.networks.sn_policy {
             PowerIterations::PerStep => 1,
             PowerIterations::PerForward => 2 + usize::from(self.workspace.penalty.is_some()),
         };
@@ -186,34 +190,29 @@ impl Trainer {
     /// The logits of these samples, and, where real ones are among them, the losses and their seeds.
     fn judge(&self, rows: Range<usize>, evaluation: &Evaluation) -> Result<()> {
         self.enter(Phase::DiscriminatorForward)?;
-        let (w, n) = (&self.workspace, self.options.batch);
-        w.discriminator.forward(&Forward {
-            weights: self.discriminator.weights(),
-            factors: self.discriminator.factors(),
-            running: &self.discriminator.running,
-            mode: Mode::Train { momentum: MOMENTUM },
-            rows: rows.clone(),
-        })?;
+        let (w, n) = (&self.workspace, self.setup.training.batch);
+        self.discriminator.forward(&w.discriminator, Mode::Train { momentum: MOMENTUM }, rows.clone())?;
         let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..rows.end));
-        let real_is_low = networks::real_is_low(&self.options);
-        if self.options.scales_losses() {
+        let real_is_low = self.setup.real_is_low();
+        if self.setup.scales_losses() {
             // The scale of all backward passes until the next judgement.
             state::settle(&self.state)?;
-            w.logits.dx.as_ref().map_or(Ok(()), |ones| state::seed(ones, &self.state, true))?;
+            state::seed(&w.backward_seed, &self.state, true)?;
         }
-        let (loss, unfused) = (self.options.loss, &self.options.unfused);
+        let (loss, unfused) = (self.setup.training.loss, &self.setup.training.unfused);
         loss.evaluate(evaluation, &real, &fake, real_is_low, unfused, &w.loss_workspace)?;
         state::check(&self.state, &evaluation.statistics)
     }
 
     /// The backward pass of D, all contributions to its gradients.
     ///
-    /// With seed 1 per sample, or the loss scale; each sample's part in the parameters' gradients is scaled by its seed in L_D. In a
-    /// simultaneous update that leaves the signal at the fakes. With a class loss the seeds of the two heads are no
-    /// multiples of those of G, so they go in from the start, and the signal takes a pass of its own.
+    /// It starts from 1 for each sample, or from the loss scale, and each sample's part in the parameters' gradients is
+    /// scaled by its seed in L_D. So in a simultaneous update it also leaves the signal for G at the fakes. With a class
+    /// loss the seeds of the two heads are no multiples of those of G: the pass starts from D's, and the signal for G takes
+    /// a pass of its own.
     fn learn_d(&self, rows: Range<usize>, stream: u32) -> Result<()> {
         self.enter(Phase::DiscriminatorBackward)?;
-        let (w, player, real) = (&self.workspace, &self.discriminator, 0..self.options.batch);
+        let (w, player, real) = (&self.workspace, &self.discriminator, 0..self.setup.training.batch);
         player.gradients.zero()?;
         let fakes = real.end..rows.end;
         if let Some(classes) = &w.classes {
@@ -221,15 +220,13 @@ impl Trainer {
             self.seed_logits(classes, rows.clone(), &w.of_d.seed_d)?;
         }
         let one_pass = w.classes.is_none();
-        let leaves_signal = one_pass && self.options.update == Update::Simultaneous && !self.two_backwards;
+        let leaves_signal = one_pass && self.setup.training.update == Update::Simultaneous && !self.two_backwards;
         w.discriminator.backward(&Backward {
-            weights: player.weights(),
-            factors: player.factors(),
             gradients: Some(&player.gradients),
+            // The seeds in L_D: they scale each sample's part in the gradients alone, as the signal is to be G's.
             parameter_scale: one_pass.then_some(&w.of_d.seed_d),
-            signal_scale: None,
             input_rows: if leaves_signal { fakes } else { 0..0 },
-            rows,
+            ..player.signal(rows)
         })?;
         if let Some(penalty) = &w.penalty {
             penalty.add(&w.discriminator, player, &w.batch, &w.labels, &self.state, SHARES + stream)?;
@@ -237,14 +234,13 @@ impl Trainer {
         player.finish_gradient()
     }
 
-    /// Of both heads, the class loss's being there already.
+    /// Lets a backward pass start from the seeds of both heads; those of the class loss are there already.
     fn seed_logits(&self, classes: &ClassLoss, rows: Range<usize>, seeds: &Buffer<f32>) -> Result<()> {
-        let of = |logits: &Value| logits.rows(&rows).dx;
-        let (Some(to), Some(of_classes)) = (of(&self.workspace.logits), of(&classes.logits)) else { return Ok(()) };
+        let to = self.workspace.backward_seed.view(rows.clone());
         to.copy_from(seeds)?;
-        if self.options.scales_losses() {
+        if self.setup.scales_losses() {
             state::seed(&to, &self.state, false)?;
-            state::seed(&of_classes, &self.state, false)?;
+            state::seed(&classes.seeds(&rows), &self.state, false)?;
         }
         Ok(())
     }
@@ -256,23 +252,15 @@ impl Trainer {
             classes.seed_g(fakes.clone(), &self.state)?;
             self.seed_logits(classes, fakes.clone(), &evaluation.seed_g)?;
         }
-        self.workspace.discriminator.backward(&Backward {
-            weights: self.discriminator.weights(),
-            factors: self.discriminator.factors(),
-            gradients: None,
-            parameter_scale: None,
-            signal_scale: None,
-            rows: fakes.clone(),
-            input_rows: fakes,
-        })
+        self.workspace.discriminator.backward(&self.discriminator.signal(fakes))
     }
 
     /// A G step of its own, which judges the fakes anew.
     fn move_g(&self, fakes: Range<usize>) -> Result<()> {
         self.enter(Phase::DiscriminatorForward)?;
-        self.discriminator.normalise(self.options.sn_policy == PowerIterations::PerForward)?;
+        self.discriminator.normalise(self.setup.networks.sn_policy == PowerIterations::PerForward)?;
         // The real logits are those of the last pass where the loss does not look at them.
-        let rows = if self.options.loss.couples_the_batch() { 0..fakes.end } else { fakes.clone() };
+        let rows = if self.setup.training.loss.couples_the_batch() { 0..fakes.end } else { fakes.clone() };
         self.judge(rows, &self.workspace.of_g)?;
         self.take_signal(fakes, &self.workspace.of_g)?;
         self.learn_g(&self.workspace.of_g)?;
@@ -284,22 +272,17 @@ impl Trainer {
     fn learn_g(&self, evaluation: &Evaluation) -> Result<()> {
         self.enter(Phase::GeneratorBackward)?;
         self.generator.gradients.zero()?;
-        let rows = 0..self.workspace.latent.z.n;
         self.workspace.generator.backward(&Backward {
-            weights: self.generator.weights(),
-            factors: self.generator.factors(),
             gradients: Some(&self.generator.gradients),
-            parameter_scale: None,
             signal_scale: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
-            rows: rows.clone(),
-            input_rows: rows,
+            ..self.generator.signal(0..self.workspace.latent.z.n)
         })?;
         self.generator.finish_gradient()
     }
 
     fn optimise(&self, player: &Player) -> Result<()> {
         self.enter(Phase::Optimiser)?;
-        if self.options.scales_losses() {
+        if self.setup.scales_losses() {
             player.note_overflow(&self.state)?;
         }
         player.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)

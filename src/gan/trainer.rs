@@ -1,7 +1,7 @@
-//! The training step.
+//! The trainer: steps one after the other, from real images to metrics, pictures and checkpoints.
 //!
 //! Everything is placed when the trainer is made: the fakes are written straight into the discriminator's batch behind
-//! the real images, and its gradient there is the generator's output gradient. A step allocates nothing and does not
+//! the real images, and its gradient there is the generator's output gradient. A [`Step`] allocates nothing and does not
 //! wait for the device; what changes from step to step (its number, learning rates, random numbers) lives there. So a
 //! GPU can do it again and again as one captured graph; only the batches of real images are copied before it, to one of two
 //! slots while the device still works on the other. Each slot has a graph of its own: nothing in it is changed afterwards.
@@ -12,102 +12,99 @@ use std::time::Duration;
 
 use super::classes::ClassLoss;
 use super::latents::Latents;
-use super::options::{Metrics, Plan, Preset, TrainerOptions, Update, Weights};
 use super::penalty::GradientPenalty;
 use super::player::{Player, Players};
 use super::ring;
 use super::sampler::Sampler;
-use super::step::Phase;
+use super::setup::{Metrics, Plan, Setup, Weights};
+use super::step::{Phase, Step};
 use super::workspace::Workspace;
 use crate::checkpoint::{NamedTensor, Scaling};
-use crate::device::{Device, Event, Feed, Graph};
+use crate::device::{Device, Feed, Graph};
 use crate::nn::Arena;
 use crate::nn::parameters::first_not_finite;
 use crate::ops::state::{self, State, StateBuffer};
+use crate::settings::Update;
 use crate::{Error, Result};
 
 pub struct Trainer {
-    pub(super) options: TrainerOptions,
-    pub(super) device: Device,
-    pub(super) state: StateBuffer,
-    step: u64,
-    pub(super) generator: Player,
-    pub(super) discriminator: Player,
-    /// Before what it fills: it waits for copies that are under way.
+    /// It is dropped before the buffers that it fills, as it waits for copies that are under way.
     feed: Feed,
-    pub(super) workspace: Workspace,
+    step: Step,
+    /// Steps that are done.
+    done: u64,
     sampler: Option<Sampler>,
     way: Way,
-    /// Where the phases of a step began in the device's queue, in one that is timed.
-    pub(super) marks: Option<RefCell<Vec<(Phase, Event)>>>,
-    /// Of D in a simultaneous step, where one would do.
-    pub(super) two_backwards: bool,
 }
 
 /// How a step is started.
 enum Way {
     /// Launch by launch.
     Launched,
-    /// So for the first time, for a driver may load code then, which it cannot do in a capture; then captured.
+    /// The next step launch by launch, then captured: a driver may load code in a kernel's first launch, which it cannot do
+    /// in a capture.
     ToCapture,
     /// A graph for each slot.
     Captured(Vec<Graph>),
 }
 
 impl Trainer {
-    pub fn new(device: &Device, options: &TrainerOptions) -> Result<Trainer> {
-        check(options)?;
-        let (_, bytes) = measure(device, options)?;
+    pub fn new(device: &Device, setup: &Setup) -> Result<Trainer> {
+        check(setup)?;
+        let (_, bytes) = measure(device, setup)?;
         let mut players = Players::default();
         let mut arena = Arena::new(device, bytes)?;
-        let workspace = Workspace::build(options, device, &mut players, &mut arena)?;
-        workspace.logits.dx.as_ref().map_or(Ok(()), |ones| ones.write(&vec![1.0; ones.len()]))?;
+        let workspace = Workspace::build(setup, device, &mut players, &mut arena)?;
+        workspace.backward_seed.write(&vec![1.0; workspace.backward_seed.len()])?;
         // Two streams of seeds, so that the players' weights are independent.
-        let (seed_g, seed_d) = (options.seed, options.seed ^ 0x9e37_79b9_7f4a_7c15);
+        let (seed_g, seed_d) = (setup.training.seed, setup.training.seed ^ 0x9e37_79b9_7f4a_7c15);
         Ok(Trainer {
-            device: device.clone(),
-            state: StateBuffer::new(device, &start(options, 0))?,
-            step: 0,
-            generator: Player::new(device, "generator", players.generator, options, seed_g)?,
-            discriminator: Player::new(device, "discriminator", players.discriminator, options, seed_d)?,
             feed: device.feed(workspace.inputs[0].bytes())?,
-            workspace,
+            step: Step {
+                setup: setup.clone(),
+                device: device.clone(),
+                state: StateBuffer::new(device, &start(setup, 0))?,
+                generator: Player::new(device, "generator", players.generator, setup, seed_g)?,
+                discriminator: Player::new(device, "discriminator", players.discriminator, setup, seed_d)?,
+                workspace,
+                marks: None,
+                two_backwards: false,
+            },
+            done: 0,
             sampler: None,
             way: Way::ToCapture,
-            marks: None,
-            two_backwards: false,
-            options: options.clone(),
         })
     }
 
-    /// What a trainer of these options would take.
-    pub fn plan(options: &TrainerOptions) -> Result<Plan> {
-        check(options)?;
-        let (players, arena) = measure(&Device::unbacked(), options)?;
+    /// What a trainer of this setup would take.
+    pub fn plan(setup: &Setup) -> Result<Plan> {
+        check(setup)?;
+        let (players, arena) = measure(&Device::unbacked(), setup)?;
         let (g, d) = (&players.generator, &players.discriminator);
+        let (networks, training) = (&setup.networks, &setup.training);
         Ok(Plan {
             generator: g.table(),
             discriminator: d.table(),
             parameters_g: g.parameters.count(),
             parameters_d: d.parameters.count(),
             bytes: arena
-                + g.bytes(options.average > 0.0, options.spectral_norm_g, options.precision)
-                + d.bytes(false, options.spectral_norm, options.precision),
+                + g.bytes(training.average > 0.0, networks.spectral_norm_g, training.precision)
+                + d.bytes(false, networks.spectral_norm, training.precision),
         })
     }
 
-    pub fn options(&self) -> &TrainerOptions {
-        &self.options
+    pub fn setup(&self) -> &Setup {
+        &self.step.setup
     }
 
     /// Steps done.
     pub fn step_number(&self) -> u64 {
-        self.step
+        self.done
     }
 
     /// Images that a step takes: `n_dis` batches.
     pub fn images_per_step(&self) -> usize {
-        self.options.batch * self.options.n_dis
+        self.setup().training.batch * self.setup().training.n_dis
     }
 
     /// One training step on `n_dis` batches of images (N, H, W, C), one after the other, and their labels; preset `ring`
@@ -130,7 +127,7 @@ impl Trainer {
     /// Whether a simultaneous step is to find the signal at the fakes by a second backward pass of D, as it would without
     /// the pass that serves both players; the numbers are the same. To see what that one saves.
     pub fn set_two_backwards(&mut self, two: bool) {
-        self.two_backwards = two;
+        self.step.two_backwards = two;
         if !matches!(self.way, Way::Launched) {
             self.way = Way::ToCapture;
         }
@@ -139,11 +136,11 @@ impl Trainer {
     /// One training step, launched kernel by kernel, and the time that the device took for each phase of it, in the order
     /// of [`Phase::ALL`]. Waits for the device.
     pub fn time_step(&mut self, images: &[u8], labels: &[u32]) -> Result<[Duration; Phase::ALL.len()]> {
-        self.marks = Some(RefCell::default());
+        self.step.marks = Some(RefCell::default());
         let way = std::mem::replace(&mut self.way, Way::Launched);
-        let done = self.update(images, labels, None).and_then(|()| self.device.event());
+        let done = self.update(images, labels, None).and_then(|()| self.step.device.event());
         self.way = way;
-        let marks = self.marks.take().map(RefCell::into_inner).unwrap_or_default();
+        let marks = self.step.marks.take().map(RefCell::into_inner).unwrap_or_default();
         let end = done?;
         let mut times = [Duration::ZERO; Phase::ALL.len()];
         for (i, (phase, start)) in marks.iter().enumerate() {
@@ -154,8 +151,9 @@ impl Trainer {
     }
 
     fn update(&mut self, images: &[u8], labels: &[u32], given: Option<(&[f32], &[u32])>) -> Result<()> {
-        let slot = (self.step % self.workspace.inputs.len() as u64) as usize;
-        let input = &self.workspace.inputs[slot];
+        let inputs = &self.step.workspace.inputs;
+        let slot = (self.done % inputs.len() as u64) as usize;
+        let input = &inputs[slot];
         if images.len() != input.images.len() || labels.len() != input.labels.len() {
             return Err(Error::Shape(format!(
                 "a step takes {} bytes and {} labels; it was given {} bytes and {} labels",
@@ -170,40 +168,40 @@ impl Trainer {
         match &self.way {
             Way::Captured(graphs) if given.is_none() => graphs[slot].launch()?,
             Way::ToCapture if given.is_none() => {
-                self.launch(slot, None)?;
-                let slots = 0..self.workspace.inputs.len();
-                let graphs = slots.map(|slot| self.device.capture(|| self.launch(slot, None)));
+                self.step.launch(slot, None)?;
+                let slots = 0..inputs.len();
+                let graphs = slots.map(|slot| self.step.device.capture(|| self.step.launch(slot, None)));
                 let graphs: Option<Vec<Graph>> = graphs.collect::<Result<_>>()?;
                 self.way = graphs.map_or(Way::Launched, Way::Captured);
             }
-            _ => self.launch(slot, given)?,
+            _ => self.step.launch(slot, given)?,
         }
         self.feed.end(slot)?;
-        self.step += 1;
+        self.done += 1;
         Ok(())
     }
 
     /// Waits for the device. [`Error::NotFinite`] once a loss was not finite: from that step on nothing was updated.
     pub fn metrics(&self) -> Result<Metrics> {
-        let state = self.state.read()?;
+        let state = self.step.state.read()?;
         if state.halted != 0 {
             let what = self.first_not_finite()?;
             return Err(Error::NotFinite { step: u64::from(state.step) + 1, what });
         }
-        let w = &self.workspace;
+        let (setup, w) = (&self.step.setup, &self.step.workspace);
         let of_d = w.of_d.statistics.read()?;
-        let loss_g = match self.options.update {
+        let loss_g = match setup.training.update {
             Update::Simultaneous => of_d[1],
             Update::Alternating => w.of_g.statistics.read()?[1],
         };
         let norms = w.norms.read()?;
-        let floors = self.options.loss.floors(self.options.batch, self.options.batch_g);
+        let floors = setup.training.loss.floors(setup.training.batch, setup.training.batch_of_g());
         let (floor_d, floor_g) = floors.unwrap_or((f64::NAN, f64::NAN));
         let mut more = Vec::new();
         more.extend(w.classes.as_ref().map(ClassLoss::read).transpose()?.into_iter().flatten());
         more.extend(w.penalty.as_ref().map(GradientPenalty::read).transpose()?.into_iter().flatten());
         Ok(Metrics {
-            step: self.step,
+            step: self.done,
             loss_d: of_d[0],
             loss_g,
             kl_d: (f64::from(of_d[0]) - floor_d) as f32,
@@ -212,14 +210,16 @@ impl Trainer {
             fake_logit: of_d[3],
             grad_norm_g: norms[0],
             grad_norm_d: norms[1],
-            more: self.options.more_metrics().into_iter().zip(more).collect(),
+            more: setup.more_metrics().into_iter().zip(more).collect(),
         })
     }
 
     /// In the order in which a step computes them, the first tensor with a value that is not finite.
     fn first_not_finite(&self) -> Result<String> {
-        let sides =
-            [(&self.generator, &self.workspace.generator), (&self.discriminator, &self.workspace.discriminator)];
+        let sides = [
+            (&self.step.generator, &self.step.workspace.generator),
+            (&self.step.discriminator, &self.step.workspace.discriminator),
+        ];
         for (player, network) in sides {
             if let Some(name) = first_not_finite(&player.layouts.parameters, &player.values)? {
                 return Ok(format!("{}.{name} is not finite", player.name));
@@ -230,7 +230,7 @@ impl Trainer {
                 }
             }
         }
-        if let Some(classes) = &self.workspace.classes
+        if let Some(classes) = &self.step.workspace.classes
             && classes.logits.x.read()?.iter().any(|x| !x.is_finite())
         {
             return Ok("a class logit is not finite".into());
@@ -246,7 +246,7 @@ impl Trainer {
     /// Everything that a checkpoint needs to go on from here.
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = Vec::new();
-        for player in [&self.generator, &self.discriminator] {
+        for player in [&self.step.generator, &self.step.discriminator] {
             for (prefix, layout, flat) in player.kept() {
                 for (entry, values) in layout.read(flat)? {
                     let name = format!("{prefix}{}.{}", player.name, entry.name);
@@ -259,10 +259,10 @@ impl Trainer {
 
     /// What a checkpoint needs besides, of a run whose losses are scaled.
     pub fn scaling(&self) -> Result<Option<Scaling>> {
-        if !self.options.scales_losses() {
+        if !self.step.setup.scales_losses() {
             return Ok(None);
         }
-        let State { loss_scale, good_steps, updates, .. } = self.state.read()?;
+        let State { loss_scale, good_steps, updates, .. } = self.step.state.read()?;
         Ok(Some(Scaling { scale: loss_scale, good_steps, updates }))
     }
 
@@ -270,28 +270,28 @@ impl Trainer {
     /// must be there, and no other.
     pub fn restore(&mut self, step: u64, tensors: &[NamedTensor]) -> Result<()> {
         let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-        let wanted = self.generator.restore(&by_name)? + self.discriminator.restore(&by_name)?;
+        let wanted = self.step.generator.restore(&by_name)? + self.step.discriminator.restore(&by_name)?;
         if by_name.len() != wanted {
             return Err(Error::Shape(format!("{} tensors, expected {wanted}", by_name.len())));
         }
         match step.checked_sub(1) {
-            None => self.state.write(&start(&self.options, 0))?,
+            None => self.step.state.write(&start(&self.step.setup, 0))?,
             // The end of the step before sets the learning rates, as it did then.
             Some(before) => {
-                let updates = start(&self.options, step).updates;
-                self.state.write(&State { updates, ..start(&self.options, before) })?;
-                state::advance(&self.state)?;
+                let updates = start(&self.step.setup, step).updates;
+                self.step.state.write(&State { updates, ..start(&self.step.setup, before) })?;
+                state::advance(&self.step.state)?;
             }
         }
-        self.step = step;
+        self.done = step;
         Ok(())
     }
 
     /// After [`Trainer::restore`]: goes on with the loss scale of a checkpoint, where this run has one, and its updates.
     pub fn restore_scaling(&mut self, scaling: Scaling) -> Result<()> {
         let Scaling { scale, good_steps, updates } = scaling;
-        let state = State { updates, ..self.state.read()? };
-        self.state.write(&match self.options.scales_losses() {
+        let state = State { updates, ..self.step.state.read()? };
+        self.step.state.write(&match self.step.setup.scales_losses() {
             true => State { loss_scale: scale, good_steps, ..state },
             false => state,
         })
@@ -299,97 +299,104 @@ impl Trainer {
 
     /// The fakes of the last step, (M, H, W, C).
     pub fn fakes(&self) -> Result<Vec<f32>> {
-        let fakes = self.options.batch..self.options.batch + self.workspace.latent.z.n;
-        self.workspace.batch.rows(&fakes).x.read()
+        let (w, real) = (&self.step.workspace, self.step.setup.training.batch);
+        let fakes = real..real + w.latent.z.n;
+        w.batch.rows(&fakes).x.read()
     }
 
     /// The logits of the last step, the real ones first.
     pub fn logits(&self) -> Result<Vec<f32>> {
-        self.workspace.logits.rows(&(0..self.options.samples())).x.read()
+        self.step.workspace.logits.rows(&(0..self.step.setup.samples())).x.read()
     }
 
     /// Draws images, (count, H, W, C) bytes.
     pub fn sample(&mut self, weights: Weights, latents: &Latents) -> Result<Vec<u8>> {
-        sampler(&mut self.sampler, &self.device, &self.options)?.images(&self.generator, weights, latents)
+        sampler(&mut self.sampler, &self.step)?.images(&self.step.generator, weights, latents)
     }
 
     /// Draws what the generator gives as it is, (count, H, W, C): the points of preset `ring`.
     pub fn points(&mut self, weights: Weights, latents: &Latents) -> Result<Vec<f32>> {
-        sampler(&mut self.sampler, &self.device, &self.options)?.values(&self.generator, weights, latents)
+        sampler(&mut self.sampler, &self.step)?.values(&self.step.generator, weights, latents)
     }
 
     pub fn generator(&self) -> &Player {
-        &self.generator
+        &self.step.generator
     }
 
     pub fn discriminator(&self) -> &Player {
-        &self.discriminator
+        &self.step.discriminator
     }
 }
 
 /// Made when something is drawn for the first time.
-fn sampler<'a>(made: &'a mut Option<Sampler>, device: &Device, options: &TrainerOptions) -> Result<&'a Sampler> {
+fn sampler<'a>(made: &'a mut Option<Sampler>, step: &Step) -> Result<&'a Sampler> {
     let sampler = match made.take() {
         Some(sampler) => sampler,
-        None => Sampler::new(device, options)?.0,
+        None => Sampler::new(&step.device, &step.setup)?.0,
     };
     Ok(made.insert(sampler))
 }
 
 /// The state after `step` steps.
-fn start(options: &TrainerOptions, step: u64) -> State {
-    let (step, steps) = (step as u32, options.steps as u32);
-    let decay = options.decay_from.map_or((0, 0), |from| (from as u32, steps));
-    let mut state = State::new(options.seed, [options.lr_g, options.lr_d], decay.0, decay.1);
+fn start(setup: &Setup, step: u64) -> State {
+    let training = &setup.training;
+    let (step, steps) = (step as u32, training.steps as u32);
+    let decay = training.decay_from.map_or((0, 0), |from| (from as u32, steps));
+    let mut state = State::new(training.seed, [training.lr_g as f32, training.lr_d as f32], decay.0, decay.1);
     state.step = step;
-    state.updates = [step, step * options.n_dis as u32];
-    if options.scales_losses() { state.scaled() } else { state }
+    state.updates = [step, step * training.n_dis as u32];
+    if setup.scales_losses() { state.scaled() } else { state }
 }
 
 /// Refuses settings that cannot work together.
-fn check(options: &TrainerOptions) -> Result<()> {
+fn check(setup: &Setup) -> Result<()> {
+    let Setup { preset, training, .. } = setup;
+    let (batch, batch_g) = (training.batch, training.batch_of_g());
     let refuse = |what: String| Err(Error::Config(what));
-    if options.update == Update::Simultaneous && options.n_dis > 1 {
+    if training.update == Update::Simultaneous && training.n_dis > 1 {
         return refuse(format!(
             "n-dis {} with update simultaneous: both networks move once a step; --update alternating takes more D steps",
-            options.n_dis
+            training.n_dis
         ));
     }
-    if options.update == Update::Simultaneous && options.batch != options.batch_g {
+    if training.update == Update::Simultaneous && batch != batch_g {
         return refuse(format!(
-            "batch-g {} with update simultaneous: one pass of D serves both, so it must be batch, {}",
-            options.batch_g, options.batch
+            "batch-g {batch_g} with update simultaneous: one pass of D serves both, so it must be batch, {batch}"
         ));
     }
-    if options.draws_points() && options.shape != ring::SHAPE {
-        return refuse(format!("preset ring learns points, not images of {}: --data ring", options.shape));
+    if setup.draws_points() && setup.shape != ring::SHAPE {
+        return refuse(format!("preset {preset} learns points, not images of {}: --data ring", setup.shape));
     }
-    if matches!(options.preset, Preset::Ring | Preset::SoftmaxGan) && options.conditional() {
-        return refuse(format!("preset {} has no networks that know labels: --conditioning none", options.preset));
+    if !setup.architecture().is_convolutional() && setup.conditional() {
+        return refuse(format!("preset {preset} has no networks that know labels: --conditioning none"));
     }
-    let fusions = options.fusions();
-    if !options.unfused.is_empty() && options.precision.bytes() < 4 {
-        return refuse(format!("precision {} with unfused parts: separate kernels are f32's", options.precision));
+    let fusions = setup.fusions();
+    if !training.unfused.is_empty() && training.precision.bytes() < 4 {
+        return refuse(format!("precision {} with unfused parts: separate kernels are f32's", training.precision));
     }
-    if let Some(other) = options.unfused.iter().find(|fusion| !fusions.contains(fusion)) {
+    if let Some(other) = training.unfused.iter().find(|fusion| !fusions.contains(fusion)) {
         let there = fusions.iter().map(|fusion| fusion.to_string()).collect::<Vec<_>>().join(", ");
         let there = if there.is_empty() { "nothing".to_string() } else { there };
-        let preset = options.preset;
         return refuse(format!(
             "unfused {other}: a step of preset {preset} with this loss and conditioning has {there} to run apart"
         ));
     }
-    if options.steps > u64::from(u32::MAX) / options.n_dis as u64 {
-        return refuse(format!("steps {} with n-dis {}: more updates than {}", options.steps, options.n_dis, u32::MAX));
+    if training.steps > u64::from(u32::MAX) / training.n_dis as u64 {
+        return refuse(format!(
+            "steps {} with n-dis {}: more updates than {}",
+            training.steps,
+            training.n_dis,
+            u32::MAX
+        ));
     }
     Ok(())
 }
 
 /// The layouts, and the bytes of an arena, found by building everything without memory. Block sizes, and with them
 /// some workspaces, are the device's.
-fn measure(device: &Device, options: &TrainerOptions) -> Result<(Players, usize)> {
+fn measure(device: &Device, setup: &Setup) -> Result<(Players, usize)> {
     let mut players = Players::default();
     let mut arena = Arena::measuring(device);
-    Workspace::build(options, device, &mut players, &mut arena)?;
+    Workspace::build(setup, device, &mut players, &mut arena)?;
     Ok((players, arena.used()))
 }

@@ -2,15 +2,15 @@
 
 use super::classes::ClassLoss;
 use super::networks::{self, Discriminator, Latent};
-use super::options::TrainerOptions;
 use super::penalty::GradientPenalty;
 use super::player::Players;
-use crate::Result;
+use super::setup::Setup;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device};
 use crate::nn::{Arena, Builder, Network, Value};
 use crate::ops::adam;
 use crate::ops::log_partition::Evaluation;
+use crate::{Error, Result};
 
 /// All that a step reads and writes, but for the parameters.
 pub(super) struct Workspace {
@@ -25,9 +25,11 @@ pub(super) struct Workspace {
     /// (N + M, H, W, C): real ones, then fakes; then the rows of a gradient penalty.
     pub batch: Value,
     pub labels: Buffer<u32>,
-    /// Its gradient is 1 (or the loss scale) everywhere, the seed of the one backward pass; with a class loss, that of either player at the
-    /// real images and the fakes.
     pub logits: Value,
+    /// The gradient of the logits, which D's backward pass starts from. Without a class loss it is 1, or the loss scale,
+    /// everywhere, so that one pass serves both players: the derivatives of their losses scale what it leaves, sample by
+    /// sample. With a class loss it is, at the real images and the fakes, the derivative of one player's loss at a time.
+    pub backward_seed: Buffer<f32>,
     pub classes: Option<ClassLoss>,
     pub penalty: Option<GradientPenalty>,
     /// Of the last D step and the last G step.
@@ -52,42 +54,38 @@ impl Input {
 }
 
 impl Workspace {
-    pub fn build(
-        options: &TrainerOptions,
-        device: &Device,
-        players: &mut Players,
-        arena: &mut Arena,
-    ) -> Result<Workspace> {
-        let ImageShape { height: h, width: w, channels: c } = options.shape;
-        let (n, m_d, m_g) = (options.batch, options.batch, options.batch_g);
-        let most = options.samples();
-        let rows = most + GradientPenalty::rows(options);
+    pub fn build(setup: &Setup, device: &Device, players: &mut Players, arena: &mut Arena) -> Result<Workspace> {
+        let ImageShape { height: h, width: w, channels: c } = setup.shape;
+        let training = &setup.training;
+        let (n, m_d, m_g) = (training.batch, training.batch, training.batch_of_g());
+        let most = setup.samples();
+        let rows = most + GradientPenalty::rows(setup);
         let mut build = Builder {
             parameters: &mut players.discriminator.parameters,
             running: &mut players.discriminator.running,
             arena,
             gradients: true,
-            unfused: &options.unfused,
-            precision: options.precision,
+            unfused: &training.unfused,
+            precision: training.precision,
         };
         let batch = build.value(rows, h, w, c)?;
         let labels = build.arena.take(rows)?;
         let Discriminator { network: discriminator, logits, classes } =
-            networks::discriminator(options, &mut build, &batch, &labels)?;
-        let classes = classes.map(|logits| ClassLoss::new(options, arena, logits, &labels)).transpose()?;
-        let penalty = GradientPenalty::new(options, arena, &discriminator, most)?;
+            networks::discriminator(setup, &mut build, &batch, &labels)?;
+        let classes = classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels)).transpose()?;
+        let penalty = GradientPenalty::new(setup, arena, &discriminator, most)?;
         let mut generator = |fakes: usize, gradients| -> Result<(Network, Latent)> {
             let mut build = Builder {
                 parameters: &mut players.generator.parameters,
                 running: &mut players.generator.running,
                 arena,
                 gradients,
-                unfused: &options.unfused,
-                precision: options.precision,
+                unfused: &training.unfused,
+                precision: training.precision,
             };
-            let z = Value { dx: None, ..build.value(fakes, 1, 1, options.latent)? };
+            let z = Value { dx: None, ..build.value(fakes, 1, 1, setup.networks.latent)? };
             let latent = Latent { z, labels: labels.view(n..n + fakes) };
-            let network = networks::generator(options, &mut build, &latent, &batch.rows(&(n..n + fakes)))?;
+            let network = networks::generator(setup, &mut build, &latent, &batch.rows(&(n..n + fakes)))?;
             Ok((network, latent))
         };
         let (of_step, latent) = generator(m_g, true)?;
@@ -98,8 +96,8 @@ impl Workspace {
         };
         let (of_d, of_g) = (evaluation(m_d)?, evaluation(m_g)?);
         // Some of the logits may be split among more blocks than all of them.
-        let loss_len = [m_d, m_g].map(|fakes| options.loss.workspace_len(device, n + fakes, &options.unfused));
-        let loaded = if options.draws_points() { 0 } else { options.n_dis * n };
+        let loss_len = [m_d, m_g].map(|fakes| training.loss.workspace_len(device, n + fakes, &training.unfused));
+        let loaded = if setup.draws_points() { 0 } else { training.n_dis * n };
         let input = |_| Ok(Input { images: arena.take(loaded * h * w * c)?, labels: arena.take(loaded)? });
         let inputs = (0..device.input_slots()).map(input).collect::<Result<_>>()?;
         let updated = [&players.generator, &players.discriminator];
@@ -112,6 +110,7 @@ impl Workspace {
             inputs,
             batch,
             labels,
+            backward_seed: gradient(&logits, "the logits")?.clone(),
             logits,
             classes,
             penalty,
@@ -122,4 +121,9 @@ impl Workspace {
             adam_workspace: arena.take(adam_len[0].max(adam_len[1]))?,
         })
     }
+}
+
+/// The gradient of a value that was built with one.
+pub(super) fn gradient<'a>(value: &'a Value, name: &str) -> Result<&'a Buffer<f32>> {
+    value.dx.as_ref().ok_or_else(|| Error::Shape(format!("{name}: built without a gradient")))
 }

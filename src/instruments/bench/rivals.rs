@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{StepProblem, Stepper, median_and_spread};
 use crate::Result;
 use crate::device::Device;
-use crate::gan::{Conditioning, Update};
+use crate::settings::{Conditioning, Update};
 
 /// A way to do a step that computes what the trainer's own does.
 pub struct Rival {
@@ -48,20 +48,20 @@ pub const TWO_BACKWARDS: &str = "two D backwards";
 
 /// The step with two backward passes of D, where the trainer makes do with one; and the steps of another library.
 pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
-    let options = &problem.options;
+    let (networks, training) = (&problem.setup.networks, &problem.setup.training);
     let mut rivals = Vec::new();
     // A step with separate kernels stands below the same step fused, which has been timed beside these.
-    if !options.unfused.is_empty() {
+    if !training.unfused.is_empty() {
         return Ok(rivals);
     }
-    if options.update == Update::Simultaneous && options.conditioning != Conditioning::AcGan {
+    if training.update == Update::Simultaneous && networks.conditioning != Conditioning::AcGan {
         let mut stepper = Stepper::new(device, problem)?;
         stepper.set_two_backwards();
         rivals.push(Rival::new(TWO_BACKWARDS, false, move || stepper.run()));
     }
     // The steps of libtorch are written in f32 alone.
     #[cfg(feature = "libtorch")]
-    if options.precision == crate::device::Precision::F32 {
+    if training.precision == crate::device::Precision::F32 {
         rivals.extend(super::libtorch::step(device, problem)?);
         rivals.extend(super::libtorch::reference_step(device, problem)?);
     }

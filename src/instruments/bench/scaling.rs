@@ -8,7 +8,7 @@ use super::steps::step_of;
 use super::{StepProblem, Stepper};
 use crate::Result;
 use crate::device::Device;
-use crate::gan::Preset;
+use crate::settings::Preset;
 
 /// A preset's simultaneous step at several sizes.
 pub struct Scaling {
@@ -21,21 +21,21 @@ pub struct Scaling {
 
 /// Both presets for digits with growing batches, and sngan-projection-32 with growing widths at a batch of 8. `tiny` makes
 /// all of them small.
-pub fn scalings(tiny: bool) -> Vec<Scaling> {
+pub fn scalings(tiny: bool) -> Result<Vec<Scaling>> {
     let batches = |preset: Preset, width: usize| Scaling {
         name: format!("{preset} against batch"),
         axis: "batch",
         sizes: if tiny { vec![2, 4] } else { vec![16, 32, 64, 128, 256, 512] },
         problem: Box::new(move |batch| step_of(preset, width, batch)),
     };
-    let (preset, batch) = (Preset::SnganProjection32, if tiny { 2 } else { 8 });
+    let (preset, batch): (Preset, _) = ("sngan-projection-32".parse()?, if tiny { 2 } else { 8 });
     let widths = Scaling {
         name: format!("{preset}, batch {batch}, against width"),
         axis: "width",
         sizes: if tiny { vec![4, 8] } else { vec![32, 48, 64, 96, 128] },
         problem: Box::new(move |width| step_of(preset, width, batch)),
     };
-    vec![batches(Preset::SoftmaxGan, 0), batches(Preset::Mnist, if tiny { 4 } else { 16 }), widths]
+    Ok(vec![batches("softmax-gan".parse()?, 0), batches("mnist".parse()?, if tiny { 4 } else { 16 }), widths])
 }
 
 impl Scaling {

@@ -8,36 +8,36 @@ use super::measure::{Settings, median_and_spread, seconds};
 use super::rivals::{self, MeasuredRival, settle};
 use super::{Ceilings, in_precision};
 use crate::Result;
-use crate::config::Config;
 use crate::data::{DataInfo, ImageShape};
 use crate::device::{Device, Precision, traffic};
-use crate::gan::{Phase, Preset, Trainer, TrainerOptions, Update};
+use crate::gan::{Phase, Setup, Trainer};
 use crate::instruments::record::{self, Cell, number};
 use crate::nn::Fusion;
+use crate::settings::{PRESETS, Preset, Training, Update};
 
 /// A preset under one update rule.
 pub struct StepProblem {
     pub name: String,
-    pub options: TrainerOptions,
+    pub setup: Setup,
 }
 
 impl StepProblem {
     /// The grey images of a step, and their labels.
     pub(super) fn batch(&self, trainer: &Trainer) -> (Vec<u8>, Vec<u32>) {
-        let labelled = if self.options.draws_points() { 0 } else { trainer.images_per_step() };
-        let ImageShape { height, width, channels } = self.options.shape;
-        let labels = (0..labelled as u32).map(|i| i % self.options.classes.max(1) as u32).collect();
+        let labelled = if self.setup.draws_points() { 0 } else { trainer.images_per_step() };
+        let ImageShape { height, width, channels } = self.setup.shape;
+        let labels = (0..labelled as u32).map(|i| i % self.setup.classes.max(1) as u32).collect();
         (vec![128; labelled * height * width * channels], labels)
     }
 
     /// The same step with `parts` from separate kernels. Parts that the step does not have are left out; there is no such
     /// step where none is left.
     pub fn unfused(&self, parts: &[Fusion]) -> Option<StepProblem> {
-        let there = self.options.fusions();
+        let there = self.setup.fusions();
         let unfused: Vec<Fusion> = parts.iter().copied().filter(|part| there.contains(part)).collect();
         let names: Vec<String> = unfused.iter().map(|part| part.to_string()).collect();
         let name = format!("{}, unfused {}", self.name, names.join(" "));
-        (!unfused.is_empty()).then(|| StepProblem { name, options: TrainerOptions { unfused, ..self.options.clone() } })
+        (!unfused.is_empty()).then(|| StepProblem { name, setup: self.setup.with(|s| s.training.unfused = unfused) })
     }
 }
 
@@ -61,39 +61,22 @@ pub struct MeasuredStep {
     pub rivals: Vec<MeasuredRival>,
 }
 
-/// Presets with their widths and batches. The ones of 64 and 128 pixels are narrower than trainings would be, so that a CPU
-/// does a step within seconds.
-const PRESETS: [(Preset, usize, usize); 9] = [
-    (Preset::SoftmaxGan, 0, 64),
-    (Preset::Ring, 128, 256),
-    (Preset::Mnist, 16, 64),
-    (Preset::SnganProjection32, 32, 32),
-    (Preset::SnganProjection32, 64, 32),
-    (Preset::SnganProjection64, 16, 8),
-    (Preset::SnganProjection128, 16, 4),
-    (Preset::Crcrpar64, 16, 8),
-    (Preset::Sagan64, 16, 8),
-];
-
 /// Every preset under both update rules. The alternating rule has the preset's own number of D steps. `tiny` makes sizes
 /// that only try the program.
 pub fn steps(tiny: bool) -> Vec<StepProblem> {
     let mut problems = Vec::new();
-    for (preset, width, batch) in PRESETS {
-        let (width, batch) = if tiny { (4, 2) } else { (width, batch) };
-        let config = Config { width, batch, batch_g: None, ..Config::preset(preset) };
-        for (update, n_dis) in [(Update::Simultaneous, 1), (Update::Alternating, config.n_dis)] {
-            let options = Config { update, n_dis, ..config.clone() }.trainer_options(&data(preset));
+    let sizes = PRESETS.iter().flat_map(|preset| preset.timed.iter().map(move |&size| (*preset, size)));
+    for (preset, size) in sizes {
+        let (width, batch) = if tiny { (4, 2) } else { size };
+        for (update, n_dis) in [(Update::Simultaneous, 1), (Update::Alternating, preset.settings().training.n_dis)] {
             let rule = match update {
                 Update::Simultaneous => "simultaneous".to_string(),
                 Update::Alternating if n_dis == 1 => "alternating".to_string(),
                 Update::Alternating => format!("alternating, n_dis {n_dis}"),
             };
-            let width = match preset {
-                Preset::SoftmaxGan | Preset::Ring => String::new(),
-                _ => format!(" width {width},"),
-            };
-            problems.push(StepProblem { name: format!("step, {preset},{width} batch {batch}, {rule}"), options });
+            let shown = if preset.architecture.is_convolutional() { format!(" width {width},") } else { String::new() };
+            let name = format!("step, {preset},{shown} batch {batch}, {rule}");
+            problems.push(StepProblem { name, setup: setup(preset, width, batch, (update, n_dis)) });
         }
     }
     problems
@@ -101,32 +84,27 @@ pub fn steps(tiny: bool) -> Vec<StepProblem> {
 
 /// The steps of [`steps`] in another precision.
 pub fn steps_in(precision: Precision, tiny: bool) -> Vec<StepProblem> {
-    let with = |StepProblem { name, options }| StepProblem {
+    let with = |StepProblem { name, setup }| StepProblem {
         name: in_precision(name, precision),
-        options: TrainerOptions { precision, ..options },
+        setup: setup.with(|s| s.training.precision = precision),
     };
     steps(tiny).into_iter().map(with).collect()
 }
 
 /// A preset's simultaneous step at one size.
 pub(super) fn step_of(preset: Preset, width: usize, batch: usize) -> StepProblem {
-    let base = Config::preset(preset);
-    let config = Config { width, batch, batch_g: None, update: Update::Simultaneous, n_dis: 1, ..base };
     let name = format!("step, {preset}, width {width}, batch {batch}, simultaneous");
-    StepProblem { name, options: config.trainer_options(&data(preset)) }
+    StepProblem { name, setup: setup(preset, width, batch, (Update::Simultaneous, 1)) }
 }
 
-fn data(preset: Preset) -> DataInfo {
-    let image = |side, channels| ImageShape { height: side, width: side, channels };
-    let shape = match preset {
-        Preset::SoftmaxGan | Preset::Mnist => image(28, 1),
-        Preset::SnganProjection32 => image(32, 3),
-        Preset::SnganProjection64 | Preset::Crcrpar64 | Preset::Sagan64 => image(64, 3),
-        Preset::SnganProjection128 => image(128, 3),
-        Preset::Ring => crate::gan::ring::SHAPE,
-    };
+/// A preset at one size under one rule, with ten classes of what it is timed on.
+fn setup(preset: Preset, width: usize, batch: usize, (update, n_dis): (Update, usize)) -> Setup {
     let classes = (0..10).map(|class| class.to_string()).collect();
-    DataInfo { name: "grey".into(), images: 1, shape, classes, crc32: String::new() }
+    let data = DataInfo { name: "grey".into(), images: 1, shape: preset.sample, classes, crc32: String::new() };
+    Setup::new(&preset.settings(), &data).with(|s| {
+        s.networks.width = width;
+        s.training = Training { batch, batch_g: None, update, n_dis, ..s.training.clone() };
+    })
 }
 
 /// A trainer with grey images for its steps. It has done two steps that nobody timed.
@@ -138,7 +116,7 @@ pub struct Stepper {
 
 impl Stepper {
     pub fn new(device: &Device, problem: &StepProblem) -> Result<Stepper> {
-        let trainer = Trainer::new(device, &problem.options)?;
+        let trainer = Trainer::new(device, &problem.setup)?;
         let (images, labels) = problem.batch(&trainer);
         let mut stepper = Stepper { trainer, images, labels };
         stepper.run()?;
@@ -196,7 +174,7 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
         launches: after.launches - before.launches,
         bytes: after.bytes - before.bytes,
         flops: after.flops - before.flops,
-        memory: Trainer::plan(&problem.options)?.bytes,
+        memory: Trainer::plan(&problem.setup)?.bytes,
         rivals: rivals.collect(),
     })
 }

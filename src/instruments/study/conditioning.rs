@@ -7,13 +7,13 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::page::{document, table as html_table};
-use crate::config::Config;
 use crate::data::{DataInfo, Dataset, Loader};
 use crate::device::Device;
 use crate::eval::{self, Classifier, Request};
-use crate::gan::{Conditioning, Trainer, Weights};
+use crate::gan::{Setup, Trainer, Weights};
 use crate::instruments::plot::{Bar, bars, escape};
 use crate::instruments::record::{self, Cell, number};
+use crate::settings::{Conditioning, Settings, Training};
 use crate::{Error, Result};
 
 /// The conditionings that are compared, in the order of the table.
@@ -40,7 +40,7 @@ pub struct Outcome {
 /// What is compared, and how.
 pub struct Comparison<'a> {
     /// The settings of every training, except for the seed and the conditioning.
-    pub config: &'a Config,
+    pub settings: &'a Settings,
     pub seeds: &'a [u64],
     pub data: &'a Dataset,
     pub classifier: &'a Classifier,
@@ -50,9 +50,9 @@ pub struct Comparison<'a> {
 }
 
 /// Refuses settings with which one of the trainings could not be done.
-pub fn check(config: &Config, data: &DataInfo) -> Result<()> {
+pub fn check(settings: &Settings, data: &DataInfo) -> Result<()> {
     for conditioning in COMPARED {
-        Trainer::plan(&Config { conditioning, ..config.clone() }.trainer_options(data))?;
+        Trainer::plan(&Setup::new(settings, data).with(|s| s.networks.conditioning = conditioning))?;
     }
     Ok(())
 }
@@ -63,8 +63,10 @@ impl Comparison<'_> {
         let mut outcomes = Vec::new();
         for conditioning in COMPARED {
             for &seed in self.seeds {
-                let config = Config { conditioning, seed, ..self.config.clone() };
-                let outcome = self.train(device, &config)?;
+                let mut settings = self.settings.clone();
+                settings.networks.conditioning = conditioning;
+                settings.training.seed = seed;
+                let outcome = self.train(device, &settings)?;
                 tell(line(&outcome));
                 outcomes.push(outcome);
             }
@@ -72,28 +74,29 @@ impl Comparison<'_> {
         Ok(outcomes)
     }
 
-    fn train(&self, device: &Device, config: &Config) -> Result<Outcome> {
+    fn train(&self, device: &Device, settings: &Settings) -> Result<Outcome> {
         let info = self.data.info();
-        let options = config.trainer_options(&info);
-        let parameters_d = Trainer::plan(&options)?.parameters_d;
-        let mut trainer = Trainer::new(device, &options)?;
-        let mut loader = Loader::new(self.data, config.loader_options())?;
-        let (batch, each) = (config.batch, config.batch * info.shape.len());
-        let mut images = vec![0; config.n_dis * each];
-        let mut labels = vec![0; config.n_dis * batch];
+        let setup = Setup::new(settings, &info);
+        let parameters_d = Trainer::plan(&setup)?.parameters_d;
+        let mut trainer = Trainer::new(device, &setup)?;
+        let mut loader = Loader::new(self.data, settings.loader_options())?;
+        let Training { batch, n_dis, steps, seed, .. } = settings.training;
+        let each = batch * info.shape.len();
+        let mut images = vec![0; n_dis * each];
+        let mut labels = vec![0; n_dis * batch];
         let begun = Instant::now();
-        for step in 0..config.steps {
+        for step in 0..steps {
             let batches = images.chunks_exact_mut(each).zip(labels.chunks_exact_mut(batch));
-            for (number, (images, labels)) in (step * config.n_dis as u64..).zip(batches) {
+            for (number, (images, labels)) in (step * n_dis as u64..).zip(batches) {
                 loader.fill(number, images, labels)?;
             }
             trainer.step(&images, &labels)?;
         }
         let ended = trainer.metrics();
         let mut outcome = Outcome {
-            conditioning: config.conditioning,
-            seed: config.seed,
-            steps: config.steps,
+            conditioning: settings.networks.conditioning,
+            seed,
+            steps,
             parameters_d,
             label_accuracy: None,
             coverage: None,
@@ -106,7 +109,7 @@ impl Comparison<'_> {
             Err(Error::NotFinite { .. }) => return Ok(outcome),
             ended => ended.map(drop)?,
         }
-        let weights = if config.average > 0.0 { Weights::Average } else { Weights::Raw };
+        let weights = if settings.training.average > 0.0 { Weights::Average } else { Weights::Raw };
         let (per_class, real_per_class) = (self.per_class, self.real_per_class);
         // All generators draw from the same latents.
         let request = Request { weights, seed: 1, per_class, real_per_class };
@@ -240,7 +243,7 @@ pub fn csv(outcomes: &[Outcome]) -> String {
 }
 
 /// A page with the table, and with label accuracy and coverage as bars.
-pub fn page(device: &str, config: &Config, outcomes: &[Outcome]) -> String {
+pub fn page(device: &str, settings: &Settings, outcomes: &[Outcome]) -> String {
     let summaries = summaries(outcomes);
     let bar = |summary: &Summary, spread: Option<Spread>, factor: f64, digits: usize| Bar {
         label: name(summary.conditioning),
@@ -260,8 +263,8 @@ pub fn page(device: &str, config: &Config, outcomes: &[Outcome]) -> String {
          share of real images that have a generated one of their class nearby.</p></header>\n\
          <section><div class=\"charts\">{}{}</div>\n\
          {}</section>\n",
-        config.preset,
-        config.steps,
+        settings.preset,
+        settings.training.steps,
         seeds.join(", "),
         escape(device),
         bars("Label accuracy, %", &accuracy),

@@ -5,8 +5,8 @@ use tch::{Kind, Tensor};
 use super::native::gradients;
 use super::{NHWC, PLAIN, Read, Torch, leaf, read, scalar};
 use crate::device::Device;
-use crate::gan::Loss;
 use crate::instruments::bench::Form;
+use crate::settings::Loss;
 use crate::{Error, Result};
 
 pub fn log_partition(device: &Device, each: usize) -> Result<Form> {

@@ -8,7 +8,8 @@ use super::native::leaky_relu;
 use super::products::average_pool;
 use super::{Torch, filters, leaf};
 use crate::checkpoint::NamedTensor;
-use crate::gan::{Pool, Preset, TrainerOptions};
+use crate::gan::Setup;
+use crate::settings::{Architecture, Pool};
 use crate::{Error, Result};
 
 /// A network's parameters, as `torch.nn` would lay them out, with the names that they have here.
@@ -114,7 +115,7 @@ enum Body {
     Residual {
         linear: Layer,
         side: i64,
-        mark: Option<i64>,
+        mark: Option<(i64, f64)>,
         blocks: Vec<Up>,
         norm: Norm,
         conv: Layer,
@@ -127,33 +128,33 @@ pub struct Generator {
 }
 
 impl Generator {
-    pub fn new(torch: Torch, options: &TrainerOptions, tensors: &[NamedTensor]) -> Result<Generator> {
+    pub fn new(torch: Torch, setup: &Setup, tensors: &[NamedTensor]) -> Result<Generator> {
         let p = Parameters::new(torch, tensors, "generator");
-        let body = if options.preset == Preset::SoftmaxGan {
+        let Architecture::Residual(spec) = setup.architecture() else {
             let layers = (1..=p.count("linear")).map(|i| {
                 let norm = format!("norm{i}");
                 let norm = p.find(&format!("{norm}.weight")).map(|_| Norm::new(&p, &norm, 0.8)).transpose()?;
                 Ok((Layer::new(&p, &format!("linear{i}"))?, norm))
             });
-            Body::Perceptron(layers.collect::<Result<_>>()?)
-        } else {
-            let eps = if options.preset == Preset::Mnist { 1e-5 } else { 2e-5 };
-            let blocks = p.count("block");
-            let up = |i| {
-                let (norm, conv) = (
-                    |k| Norm::new(&p, &format!("block{i}.norm{k}"), eps),
-                    |k: &str| Layer::new(&p, &format!("block{i}.{k}")),
-                );
-                Ok(Up { norms: [norm(1)?, norm(2)?], convs: [conv("conv1")?, conv("conv2")?, conv("shortcut")?] })
-            };
-            Body::Residual {
-                linear: Layer::new(&p, "linear")?,
-                side: options.shape.height as i64 >> blocks,
-                mark: (options.preset == Preset::Mnist).then_some(options.classes as i64),
-                blocks: (1..=blocks).map(up).collect::<Result<_>>()?,
-                norm: Norm::new(&p, "norm", eps)?,
-                conv: Layer::new(&p, "conv")?,
-            }
+            let body = Body::Perceptron(layers.collect::<Result<_>>()?);
+            return Ok(Generator { parameters: p, body });
+        };
+        let eps = f64::from(spec.eps);
+        let blocks = p.count("block");
+        let up = |i| {
+            let (norm, conv) = (
+                |k| Norm::new(&p, &format!("block{i}.norm{k}"), eps),
+                |k: &str| Layer::new(&p, &format!("block{i}.{k}")),
+            );
+            Ok(Up { norms: [norm(1)?, norm(2)?], convs: [conv("conv1")?, conv("conv2")?, conv("shortcut")?] })
+        };
+        let body = Body::Residual {
+            linear: Layer::new(&p, "linear")?,
+            side: setup.shape.height as i64 >> blocks,
+            mark: spec.label.map(|mark| (setup.classes as i64, f64::from(mark))),
+            blocks: (1..=blocks).map(up).collect::<Result<_>>()?,
+            norm: Norm::new(&p, "norm", eps)?,
+            conv: Layer::new(&p, "conv")?,
         };
         Ok(Generator { parameters: p, body })
     }
@@ -174,7 +175,7 @@ impl Generator {
                 Ok(x)
             }
             Body::Residual { linear, side, mark, blocks, norm, conv } => {
-                let marked = mark.map(|classes| Tensor::cat(&[z, &(labels.one_hot(classes) * 2.0)], 1));
+                let marked = mark.map(|(classes, mark)| Tensor::cat(&[z, &(labels.one_hot(classes) * mark)], 1));
                 let x = linear.linear(p, marked.as_ref().unwrap_or(z));
                 let mut x = x.view([z.size()[0], *side, *side, -1]).permute([0, 3, 1, 2]);
                 for Up { norms, convs: [conv1, conv2, shortcut] } in blocks {
@@ -207,9 +208,9 @@ pub struct Discriminator {
 }
 
 impl Discriminator {
-    pub fn new(torch: Torch, options: &TrainerOptions, tensors: &[NamedTensor]) -> Result<Discriminator> {
+    pub fn new(torch: Torch, setup: &Setup, tensors: &[NamedTensor]) -> Result<Discriminator> {
         let p = Parameters::new(torch, tensors, "discriminator");
-        let body = if options.preset == Preset::SoftmaxGan {
+        let body = if !setup.architecture().is_convolutional() {
             let layers = (1..=p.count("linear")).map(|i| Layer::new(&p, &format!("linear{i}")));
             Judge::Perceptron(layers.collect::<Result<_>>()?)
         } else {
@@ -219,10 +220,10 @@ impl Discriminator {
                 Ok(Down { convs: [conv("conv1")?, conv("conv2")?], shortcut })
             };
             let blocks = p.count("block");
-            let halvings = options.shape.height
+            let halvings = setup.shape.height
                 >> (1..=blocks).filter(|i| p.find(&format!("block{i}.shortcut.weight")).is_some()).count();
-            let factor = f64::from(options.pool_factor)
-                / if options.pool == Pool::Mean { (halvings * halvings) as f64 } else { 1.0 };
+            let factor = setup.networks.pool_factor
+                / if setup.networks.pool == Pool::Mean { (halvings * halvings) as f64 } else { 1.0 };
             Judge::Residual {
                 blocks: (1..=blocks).map(down).collect::<Result<_>>()?,
                 w: Layer::new(&p, "head")?,

@@ -9,12 +9,12 @@ use super::{Torch, scalar};
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
 use crate::device::Device;
-use crate::gan::networks::real_is_low;
-use crate::gan::step::{LABELS, LATENTS, STREAMS};
-use crate::gan::{Loss, Preset, Trainer, TrainerOptions, Update};
+use crate::gan::latents::{LABELS, LATENTS, STREAMS};
+use crate::gan::{Setup, Trainer};
 use crate::instruments::bench::StepProblem;
 use crate::instruments::bench::rivals::Rival;
 use crate::random::Random;
+use crate::settings::{Architecture, Loss, Training, Update};
 use crate::{Error, Result};
 
 /// How a simultaneous step differentiates its two losses.
@@ -38,7 +38,7 @@ enum Draws {
 
 struct Peer {
     torch: Torch,
-    options: TrainerOptions,
+    setup: Setup,
     way: Way,
     generator: Generator,
     discriminator: Discriminator,
@@ -58,36 +58,37 @@ impl Peer {
     /// Starts from the tensors of a trainer, and has the images and labels of a step.
     fn new(
         torch: Torch,
-        (options, way): (&TrainerOptions, Way),
+        (setup, way): (&Setup, Way),
         tensors: &[NamedTensor],
         (images, labels): (&[u8], &[u32]),
     ) -> Result<Peer> {
-        let generator = Generator::new(torch, options, tensors)?;
-        let discriminator = Discriminator::new(torch, options, tensors)?;
-        let betas = [options.beta1, options.beta2];
-        let adam = |parameters: &[Tensor], rate: f32| Adam::new(parameters, rate.into(), betas);
+        let training = &setup.training;
+        let generator = Generator::new(torch, setup, tensors)?;
+        let discriminator = Discriminator::new(torch, setup, tensors)?;
+        let betas = [training.beta1, training.beta2];
+        let adam = |parameters: &[Tensor], rate: f64| Adam::new(parameters, f64::from(rate as f32), betas);
         let adams =
-            [adam(&generator.parameters.leaves, options.lr_g), adam(&discriminator.parameters.leaves, options.lr_d)];
-        let averaged = generator.parameters.leaves.iter().filter(|_| options.average > 0.0);
+            [adam(&generator.parameters.leaves, training.lr_g), adam(&discriminator.parameters.leaves, training.lr_d)];
+        let averaged = generator.parameters.leaves.iter().filter(|_| training.average > 0.0);
         let average = averaged.map(|leaf| leaf.detach().copy()).collect();
-        let (n, ImageShape { height, width, channels }) = (options.batch, options.shape);
+        let (n, ImageShape { height, width, channels }) = (training.batch, setup.shape);
         let size = height * width * channels;
         let batch = |i: usize| {
             let bytes = &images[i * n * size..(i + 1) * n * size];
             let pixels: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
-            let images = match options.preset {
-                Preset::SoftmaxGan => torch.tensor(&pixels, &[n, size]),
+            let images = match setup.architecture() {
+                Architecture::ImagePerceptrons => torch.tensor(&pixels, &[n, size]),
                 _ => torch.tensor(&pixels, &[n, height, width, channels]).permute([0, 3, 1, 2]),
             };
             (images, torch.labels(labels[i * n..(i + 1) * n].iter().copied()))
         };
-        let real = (0..options.n_dis).map(batch).collect();
-        Ok(Peer { torch, options: options.clone(), way, generator, discriminator, adams, average, real })
+        let real = (0..training.n_dis).map(batch).collect();
+        Ok(Peer { torch, setup: setup.clone(), way, generator, discriminator, adams, average, real })
     }
 
     /// Draws latents and wanted labels; `i` counts how often a step has drawn before.
     fn draw(&self, draws: Draws, i: u32) -> (Tensor, Tensor) {
-        let (m, latent, classes) = (self.options.batch_g, self.options.latent, self.options.classes);
+        let (m, latent, classes) = (self.setup.training.batch_of_g(), self.setup.networks.latent, self.setup.classes);
         let on = |kind| (kind, self.torch.device);
         match draws {
             Draws::Own => (
@@ -95,7 +96,7 @@ impl Peer {
                 Tensor::randint(classes as i64, [m as i64], on(Kind::Int64)),
             ),
             Draws::Ours(step) => {
-                let random = |stream| Random::new(self.options.seed, i * STREAMS + stream, step);
+                let random = |stream| Random::new(self.setup.training.seed, i * STREAMS + stream, step);
                 let mut z = vec![0.0; m * latent];
                 random(LATENTS).fill_normal(&mut z, 1.0);
                 let mut labels = random(LABELS);
@@ -106,18 +107,18 @@ impl Peer {
     }
 
     fn losses(&self, logits: &Tensor) -> Result<[Tensor; 2]> {
-        let n = self.options.batch as i64;
+        let n = self.setup.training.batch as i64;
         if self.way == Way::Reference {
             let log_z = (logits.neg().exp().sum(Kind::Float) + 1e-8).log();
             return Ok([logits.narrow(0, 0, n).mean(Kind::Float) + &log_z, logits.mean(Kind::Float) + log_z]);
         }
-        losses(self.options.loss, logits, n, real_is_low(&self.options))
+        losses(self.setup.training.loss, logits, n, self.setup.real_is_low())
     }
 
     fn step(&self, draws: Draws) -> Result<Losses> {
-        let losses = match self.options.update {
+        let losses = match self.setup.training.update {
             Update::Simultaneous => self.together(draws)?,
-            Update::Alternating if self.options.n_dis == 1 => {
+            Update::Alternating if self.setup.training.n_dis == 1 => {
                 let (z, wanted) = self.draw(draws, 0);
                 let fake = self.generator.forward(&z, &wanted)?;
                 let d = self.move_d(&self.real[0], &fake.detach(), &wanted)?;
@@ -183,7 +184,7 @@ impl Peer {
             tch::no_grad(|| self.discriminator.weights(false)).iter().map(Tensor::detach).collect();
         let of_fakes = self.discriminator.forward(&weights, fake, wanted)?;
         let (images, labels) = &self.real[0];
-        let of_real = if self.options.loss.couples_the_batch() {
+        let of_real = if self.setup.training.loss.couples_the_batch() {
             tch::no_grad(|| self.discriminator.forward(&weights, images, labels))?
         } else {
             of_fakes.detach()
@@ -199,19 +200,18 @@ impl Peer {
         if self.average.is_empty() {
             return Ok(());
         }
-        lerp(&self.average, leaves, 1.0 - f64::from(self.options.average))
+        lerp(&self.average, leaves, 1.0 - f64::from(self.setup.training.average as f32))
     }
 }
 
 /// Whether this step is written in libtorch.
-pub fn has(options: &TrainerOptions) -> bool {
-    let sngan = matches!(options.preset, Preset::SnganProjection32 | Preset::SnganProjection64);
-    sngan || matches!(options.preset, Preset::SoftmaxGan | Preset::Mnist)
+pub fn has(setup: &Setup) -> bool {
+    ["softmax-gan", "mnist", "sngan-projection-32", "sngan-projection-64"].contains(&setup.preset.name)
 }
 
 /// The step in libtorch, after it was checked against ours; none where it is not written in libtorch.
 pub fn step(device: &Device, problem: &StepProblem) -> Result<Option<Rival>> {
-    if !has(&problem.options) {
+    if !has(&problem.setup) {
         return Ok(None);
     }
     rival(device, problem, super::NAME, Way::Asked).map(Some)
@@ -219,8 +219,9 @@ pub fn step(device: &Device, problem: &StepProblem) -> Result<Option<Rival>> {
 
 /// The same for the step of PyTorch-GAN's Softmax GAN.
 pub fn reference_step(device: &Device, problem: &StepProblem) -> Result<Option<Rival>> {
-    let TrainerOptions { preset, update, loss, .. } = problem.options;
-    if (preset, update, loss) != (Preset::SoftmaxGan, Update::Simultaneous, Loss::Softmax) {
+    let written = matches!(problem.setup.architecture(), Architecture::ImagePerceptrons);
+    let Training { update, loss, .. } = problem.setup.training;
+    if !written || (update, loss) != (Update::Simultaneous, Loss::Softmax) {
         return Ok(None);
     }
     rival(device, problem, super::REFERENCE, Way::Reference).map(Some)
@@ -236,18 +237,21 @@ const TOLERANCES: [f32; 2] = [1e-4, 1e-2];
 fn rival(device: &Device, problem: &StepProblem, name: &'static str, way: Way) -> Result<Rival> {
     let torch = Torch::new(device)?;
     // Only our device draws noise on the images, so there is none.
-    let options = TrainerOptions { noise: 0.0, flips: false, ..problem.options.clone() };
-    let mut trainer = Trainer::new(device, &options)?;
+    let setup = problem.setup.with(|s| {
+        s.batches.noise = 0.0;
+        s.batches.flip = false;
+    });
+    let mut trainer = Trainer::new(device, &setup)?;
     let (mut images, labels) = problem.batch(&trainer);
     let mut random = Random::new(1, 0, 0);
     images.fill_with(|| random.word() as u8);
-    let peer = Peer::new(torch, (&options, way), &trainer.tensors()?, (&images, &labels))?;
-    for step in 0..if options.n_dis == 1 { CHECKED } else { 1 } {
+    let peer = Peer::new(torch, (&setup, way), &trainer.tensors()?, (&images, &labels))?;
+    for step in 0..if setup.training.n_dis == 1 { CHECKED } else { 1 } {
         trainer.step(&images, &labels)?;
         let ours = trainer.metrics()?;
         let theirs = peer.step(Draws::Ours(step))?;
         for (player, ours, theirs) in [("D", ours.loss_d, scalar(&theirs.d)), ("G", ours.loss_g, scalar(&theirs.g))] {
-            let updated = step > 0 || options.update == Update::Alternating;
+            let updated = step > 0 || setup.training.update == Update::Alternating;
             let difference = (ours - theirs).abs() / ours.abs().max(1.0);
             if difference.is_nan() || difference > TOLERANCES[usize::from(updated)] {
                 return Err(Error::Check(format!(

@@ -1,0 +1,139 @@
+//! What a trainer is made from and what it tells: plain data.
+
+use crate::data::{DataInfo, ImageShape};
+use crate::device::Precision;
+use crate::nn::Fusion;
+use crate::settings::{Architecture, Batches, Conditioning, Loss, Networks, Preset, Settings, Training};
+
+/// Everything that a trainer is made from: the settings that numbers depend on, and what only the data tells.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setup {
+    pub preset: Preset,
+    pub networks: Networks,
+    pub training: Training,
+    pub batches: Batches,
+    /// Of an image, or of a point as if it were one.
+    pub shape: ImageShape,
+    pub classes: usize,
+}
+
+impl Setup {
+    pub fn new(settings: &Settings, data: &DataInfo) -> Setup {
+        Setup {
+            preset: settings.preset,
+            networks: settings.networks.clone(),
+            training: settings.training.clone(),
+            batches: settings.batches.clone(),
+            shape: data.shape,
+            classes: data.classes.len(),
+        }
+    }
+
+    /// The same but for what `change` changes.
+    pub fn with(&self, change: impl FnOnce(&mut Setup)) -> Setup {
+        let mut setup = self.clone();
+        change(&mut setup);
+        setup
+    }
+
+    pub fn architecture(&self) -> &Architecture {
+        &self.preset.architecture
+    }
+
+    /// Whether images are drawn for a wanted label.
+    pub fn conditional(&self) -> bool {
+        self.networks.conditioning != Conditioning::None
+    }
+
+    /// Whether a low logit of D means real: the sign of the Softmax GAN note, which its own networks keep.
+    pub fn real_is_low(&self) -> bool {
+        matches!(self.architecture(), Architecture::ImagePerceptrons) && self.training.loss == Loss::Softmax
+    }
+
+    /// The fusions that a step of these networks and this loss has.
+    pub fn fusions(&self) -> Vec<Fusion> {
+        let mut all = Vec::new();
+        if self.training.loss == Loss::Softmax {
+            all.push(Fusion::LogPartition);
+        }
+        let convolutions = self.architecture().is_convolutional();
+        // AC-GAN's head is another.
+        if convolutions && self.networks.conditioning != Conditioning::AcGan {
+            all.push(Fusion::Projection);
+        }
+        if !self.architecture().draws_points() {
+            all.push(Fusion::Norm);
+        }
+        if convolutions {
+            all.extend([Fusion::Conv, Fusion::ConvReading, Fusion::ConvWriting]);
+        }
+        all
+    }
+
+    /// Whether gradients are so narrow that the losses are scaled.
+    pub fn scales_losses(&self) -> bool {
+        self.training.precision == Precision::F16
+    }
+
+    /// Rows of D's batch: real images, and the fakes of a D step or a G step.
+    pub(super) fn samples(&self) -> usize {
+        self.training.batch + self.training.batch.max(self.training.batch_of_g())
+    }
+
+    /// The names of what [`Metrics::more`] has of such a run.
+    pub fn more_metrics(&self) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        if self.networks.conditioning == Conditioning::AcGan {
+            names.extend(["class_loss_d", "class_loss_g"]);
+        }
+        if self.training.loss.is_penalised() {
+            names.extend(["gradient_penalty", "gradient_norm"]);
+        }
+        names
+    }
+
+    /// Whether real samples are points that are drawn on the device, not images.
+    pub fn draws_points(&self) -> bool {
+        self.architecture().draws_points()
+    }
+}
+
+/// What a trainer would be: for a dry run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// A table of layers.
+    pub generator: String,
+    pub discriminator: String,
+    pub parameters_g: usize,
+    pub parameters_d: usize,
+    /// Device memory.
+    pub bytes: usize,
+}
+
+/// How a step went.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics {
+    pub step: u64,
+    pub loss_d: f32,
+    pub loss_g: f32,
+    /// The losses less their floors; NaN for a loss without one.
+    pub kl_d: f32,
+    pub kl_g: f32,
+    /// Batch means.
+    pub real_logit: f32,
+    pub fake_logit: f32,
+    pub grad_norm_d: f32,
+    pub grad_norm_g: f32,
+    /// What AC-GAN's class loss and the gradient penalty add to the losses above, with their weights, and the mean norm
+    /// of the gradients that are penalised: [`Setup::more_metrics`] and their values.
+    pub more: Vec<(&'static str, f32)>,
+}
+
+/// Which of G's weights draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// Their moving average, or, of a run that keeps none, as `Raw`.
+    Average,
+    /// As the last step left them.
+    Raw,
+}

@@ -1,0 +1,67 @@
+//! The settings whose values have names.
+
+use serde::{Deserialize, Serialize};
+
+/// How the networks meet the labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Conditioning {
+    /// Neither network knows the labels
+    None,
+    /// D sees the label as one more plane per class
+    InputConcat,
+    /// D sees an embedding of the label beside the features of a hidden layer
+    HiddenConcat,
+    /// D classifies beside telling real from fake; both players want fakes taken for their label
+    AcGan,
+    /// D adds the inner product of the label's embedding and the features
+    Projection,
+}
+
+/// What the players minimise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Softmax GAN: one softmax over the whole batch
+    Softmax,
+    Hinge,
+    /// Goodfellow's, with G on log D
+    NonSaturating,
+    /// Goodfellow's original game
+    Minimax,
+    LeastSquares,
+    /// The difference of the means, without a penalty
+    Wasserstein,
+    /// The same, and D's gradient between real images and fakes is to have norm 1
+    WassersteinGp,
+    /// Relativistic average, with the logistic loss
+    RelativisticAverage,
+}
+
+/// When the estimate of a weight's largest singular value, which spectral normalisation divides by, is improved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerIterations {
+    /// One power iteration a step of the network itself
+    PerStep,
+    /// One for each time that a training step judges samples with it: real ones, fakes, and fakes again for G
+    PerForward,
+}
+
+/// How D's features are pooled over the pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pool {
+    Sum,
+    Mean,
+}
+
+/// Who moves when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Update {
+    /// Both players at once, from one backward pass of D
+    Simultaneous,
+    /// D first, then G against the new D
+    Alternating,
+}

@@ -1,0 +1,256 @@
+//! Settings: one tree that the command line, TOML files and saved runs share.
+//!
+//! Each setting is named once, as a field of one of the tree's structs; its option (`--lr-g`), its key in a file (`lr-g`)
+//! and its help follow from the field. Files are flat: they have the keys of all structs side by side. Values come from
+//! the preset, then the file, then the command line.
+
+mod architecture;
+mod choices;
+mod presets;
+mod tree;
+
+use std::path::Path;
+
+use clap::Args;
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use architecture::{Architecture, Residual};
+pub use choices::{Conditioning, Loss, Pool, PowerIterations, Update};
+pub use presets::{PRESETS, Preset};
+pub use tree::{Batches, Images, Networks, Place, Training, Written};
+
+use crate::Error;
+use crate::data::{DataOptions, DataSource, LoaderOptions};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// All settings of a training run. The numbers of a run depend on the preset, the networks, the training and the batches;
+/// they do not depend on the rest, which may change whenever the run is resumed.
+#[derive(Clone, Debug, PartialEq, Args, Serialize)]
+pub struct Settings {
+    /// Networks and the settings that go with them: one of those below
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    #[serde(with = "text")]
+    pub preset: Preset,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub images: Images,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub networks: Networks,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub training: Training,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub batches: Batches,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub place: Place,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub written: Written,
+}
+
+/// What names the preset.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    #[serde(with = "text")]
+    preset: Preset,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Preset::default().settings()
+    }
+}
+
+impl Settings {
+    /// A preset with what `table` says over it. The preset is `preset`, else the table's, else the default.
+    pub fn new(preset: Option<Preset>, table: &toml::Table) -> Result<Settings> {
+        if let Some(key) = unknown(table) {
+            return Err(Error::Config(no_setting(key)));
+        }
+        let named: Named = table.clone().try_into().map_err(config)?;
+        let base = preset.unwrap_or(named.preset).settings();
+        let mut all = base.table()?;
+        all.extend(table.clone());
+        all.insert("preset".into(), base.preset.name.into());
+        Settings::read(|| Ok(all.clone())).map_err(config)
+    }
+
+    /// The values that `open` leads to, and `mnist`'s for those that are missing. Each struct reads all of them anew and
+    /// takes its own: as flattened parts of one struct, errors would not know the line and column of a value.
+    fn read<'a, D: Deserializer<'a>>(open: impl Fn() -> Result<D, D::Error>) -> Result<Settings, D::Error> {
+        Ok(Settings {
+            preset: Named::deserialize(open()?)?.preset,
+            images: Images::deserialize(open()?)?,
+            networks: Networks::deserialize(open()?)?,
+            training: Training::deserialize(open()?)?,
+            batches: Batches::deserialize(open()?)?,
+            place: Place::deserialize(open()?)?,
+            written: Written::deserialize(open()?)?,
+        })
+    }
+
+    /// The keys and values of a file, checked one by one.
+    pub fn read_table(path: &Path) -> Result<toml::Table> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let fail = |what: String| Error::Config(format!("{}: {what}", path.display()));
+        let table: toml::Table = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        if let Some(key) = unknown(&table) {
+            let line = text.lines().position(|l| l.trim_start().trim_start_matches('[').starts_with(key));
+            let line = line.map_or(String::new(), |n| format!("line {}: ", n + 1));
+            return Err(fail(format!("{line}{}", no_setting(key))));
+        }
+        // For the sake of its errors: they know line and column.
+        Settings::read(|| toml::Deserializer::parse(&text)).map_err(|e| fail(e.to_string()))?;
+        Ok(table)
+    }
+
+    /// The names of all settings.
+    pub fn names() -> Vec<String> {
+        let command = Settings::augment_args_for_update(clap::Command::new("zgan"));
+        command.get_arguments().filter_map(|a| a.get_long()).map(String::from).collect()
+    }
+
+    /// As a file would say it.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(config)
+    }
+
+    /// Refuses values that cannot work on their own.
+    pub fn check(&self) -> Result<()> {
+        fn within<T: PartialOrd + std::fmt::Display>(name: &str, value: T, least: T, most: T) -> Result<()> {
+            // Written so that NaN fails.
+            if value >= least && value <= most {
+                return Ok(());
+            }
+            Err(Error::Config(format!("{name}: {value}, expected {least} to {most}")))
+        }
+        fn decay(name: &str, value: f64) -> Result<()> {
+            if (0.0..1.0).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::Config(format!("{name}: {value}, expected at least 0 and less than 1")))
+        }
+        let Settings { preset, images, networks, training, batches, place, written } = self;
+        if preset.architecture.draws_points() != (images.data == DataSource::Ring) {
+            let what = format!("preset {preset} cannot learn from data {}; ring goes with ring", images.data);
+            return Err(Error::Config(what));
+        }
+        within("classes", images.classes, 1, 256)?;
+        within("size", images.size, 1, 4096)?;
+        if !matches!(images.channels, 1 | 3) {
+            return Err(Error::Config(format!("channels: {}, expected 1 or 3", images.channels)));
+        }
+        within("data-memory", images.data_memory, 0, usize::MAX >> 20)?;
+        within("latent", networks.latent, 1, 65_536)?;
+        within("steps", training.steps, 1, u64::from(u32::MAX))?;
+        // Checkpoints and TOML hold whole numbers up to 2^63 - 1.
+        within("seed", training.seed, 0, i64::MAX as u64)?;
+        within("batch", training.batch, 1, 1 << 20)?;
+        within("batch-g", training.batch_of_g(), 1, 1 << 20)?;
+        within("n-dis", training.n_dis, 1, 1000)?;
+        within("width", networks.width, 1, 4096)?;
+        within("pool-factor", networks.pool_factor, 1e-9, 1e9)?;
+        within("aux-weight-d", training.aux_weight_d, 0.0, 1e9)?;
+        within("aux-weight-g", training.aux_weight_g, 0.0, 1e9)?;
+        within("gp-weight", training.gp_weight, 0.0, 1e9)?;
+        within("noise", batches.noise, 0.0, 1.0)?;
+        within("lr-g", training.lr_g, 0.0, 1e9)?;
+        within("lr-d", training.lr_d, 0.0, 1e9)?;
+        decay("beta1", training.beta1)?;
+        decay("beta2", training.beta2)?;
+        decay("average", training.average)?;
+        within("threads", place.threads, 0, 1024)?;
+        within("log-every", written.log_every, 1, i64::MAX as u64)?;
+        if let Some(stop) = written.stop_at {
+            within("stop-at", stop, 1, training.steps)?;
+        }
+        Ok(())
+    }
+
+    /// The values by their names.
+    pub fn table(&self) -> Result<toml::Table> {
+        toml::Table::try_from(self).map_err(config)
+    }
+
+    /// What determines the numbers of a run, besides the images. Naming every part of the tree makes a new one choose.
+    pub fn numbers(&self) -> Result<toml::Table> {
+        let Settings { preset, networks, training, batches, images: _, place: _, written: _ } = self;
+        let mut table = toml::Table::from_iter([("preset".to_string(), preset.name.into())]);
+        table.extend(toml::Table::try_from(networks).map_err(config)?);
+        table.extend(toml::Table::try_from(training).map_err(config)?);
+        table.extend(toml::Table::try_from(batches).map_err(config)?);
+        Ok(table)
+    }
+
+    pub fn data_options(&self) -> DataOptions {
+        let Images { classes, size, channels, data_memory, .. } = self.images;
+        DataOptions { classes, size, channels, unreadable: self.batches.unreadable, memory: data_memory << 20 }
+    }
+
+    pub fn loader_options(&self) -> LoaderOptions {
+        LoaderOptions { batch: self.training.batch, seed: self.training.seed, last: self.batches.last_batch }
+    }
+
+    pub fn runs_dir(&self) -> &Path {
+        self.written.runs_dir.as_deref().unwrap_or(Path::new("runs"))
+    }
+}
+
+/// `batch is 64 there, 32 here`, for each setting that two tables disagree on.
+pub fn differences(there: &toml::Table, here: &toml::Table) -> Vec<String> {
+    let shown = |value: Option<&toml::Value>| value.map_or("missing".to_string(), |v| v.to_string());
+    let mut names: Vec<&String> = there.keys().chain(here.keys()).collect();
+    names.sort();
+    names.dedup();
+    let differing = names.into_iter().filter(|name| there.get(*name) != here.get(*name));
+    differing
+        .map(|name| format!("{name} is {} there, {} here", shown(there.get(name)), shown(here.get(name))))
+        .collect()
+}
+
+/// A key that is no setting's name.
+fn unknown(table: &toml::Table) -> Option<&str> {
+    let names = Settings::names();
+    table.keys().find(|key| !names.contains(key)).map(String::as_str)
+}
+
+fn no_setting(key: &str) -> String {
+    let names = Settings::names();
+    let nearest = match nearest(key, &names) {
+        Some(name) => format!("did you mean {name}?"),
+        None => format!("there are {}", names.join(", ")),
+    };
+    format!("there is no setting {key}; {nearest}")
+}
+
+/// The candidate that `word` was probably meant to be.
+pub fn nearest<'a>(word: &str, candidates: &'a [String]) -> Option<&'a String> {
+    let word = word.to_lowercase().replace('_', "-");
+    let rated = candidates.iter().map(|name| (strsim::jaro_winkler(&word, name), name));
+    rated.filter(|(likeness, _)| *likeness > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
+fn config(error: impl std::fmt::Display) -> Error {
+    Error::Config(error.to_string())
+}
+
+/// Values that are written as they are on the command line.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<T: std::fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'a, T, D: Deserializer<'a>>(deserializer: D) -> Result<T, D::Error>
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+    {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,280 @@
+//! The structs of the tree. A setting is one field: its option, its key, its help and its place among what numbers depend
+//! on follow from it. The values here are those of preset `mnist`, which the other presets are told apart from.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::choices::{Conditioning, Loss, Pool, PowerIterations, Update};
+use super::text;
+use crate::data::{DataSource, LastBatch, Unreadable};
+use crate::device::{DeviceChoice, Precision};
+use crate::nn::Fusion;
+
+/// Where the images come from. A checkpoint remembers the images themselves, so that they may move.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Data")]
+pub struct Images {
+    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR; ring: points
+    #[arg(long, value_name = "SOURCE")]
+    pub data: DataSource,
+    /// Classes that the labels of idx:DIR name
+    #[arg(long, value_name = "N")]
+    pub classes: usize,
+    /// Side that images of folder:DIR are cropped and scaled to, in pixels
+    #[arg(long, value_name = "PIXELS")]
+    pub size: usize,
+    /// Channels of images of folder:DIR: 1 (grey) or 3
+    #[arg(long, value_name = "N")]
+    pub channels: usize,
+    /// Most memory for the images of folder:DIR, in MiB; larger folders are streamed
+    #[arg(long, value_name = "MIB")]
+    pub data_memory: usize,
+}
+
+impl Default for Images {
+    fn default() -> Images {
+        Images { data: DataSource::Mnist10k, classes: 10, size: 32, channels: 3, data_memory: 2048 }
+    }
+}
+
+/// What is trained, besides the architecture that the preset names.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Networks")]
+pub struct Networks {
+    /// How the networks meet the labels
+    #[arg(long, value_name = "HOW")]
+    pub conditioning: Conditioning,
+    /// Base width of the residual networks, in channels
+    #[arg(long, value_name = "CHANNELS")]
+    pub width: usize,
+    /// Dimension of the latent z, in numbers
+    #[arg(long, value_name = "N")]
+    pub latent: usize,
+    /// How D's features are pooled over the pixels
+    #[arg(long, value_name = "HOW")]
+    pub pool: Pool,
+    /// Factor on the pooled features
+    #[arg(long, value_name = "FACTOR")]
+    pub pool_factor: f64,
+    /// Spectral normalisation of D's weights
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub spectral_norm: bool,
+    /// Spectral normalisation of G's weights
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub spectral_norm_g: bool,
+    /// When spectral normalisation makes a power iteration
+    #[arg(long, value_name = "WHEN")]
+    pub sn_policy: PowerIterations,
+}
+
+impl Default for Networks {
+    fn default() -> Networks {
+        Networks {
+            conditioning: Conditioning::Projection,
+            width: 16,
+            latent: 64,
+            pool: Pool::Mean,
+            pool_factor: 4.0,
+            spectral_norm: false,
+            spectral_norm_g: false,
+            sn_policy: PowerIterations::PerStep,
+        }
+    }
+}
+
+/// How it is trained.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Training")]
+pub struct Training {
+    /// What the players minimise
+    #[arg(long, value_name = "LOSS")]
+    pub loss: Loss,
+    /// Which network moves when
+    #[arg(long, value_name = "RULE")]
+    pub update: Update,
+    /// Length of the training, in steps
+    #[arg(long, value_name = "STEPS")]
+    pub steps: u64,
+    /// Real images of a D step, and as many fakes
+    #[arg(long, value_name = "IMAGES")]
+    pub batch: usize,
+    /// Fakes of a G step [default: as --batch, but for some presets]
+    #[arg(long, value_name = "IMAGES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_g: Option<usize>,
+    /// D steps for each G step; more than 1 needs --update alternating
+    #[arg(long, value_name = "STEPS")]
+    pub n_dis: usize,
+    /// All random numbers follow from this one
+    #[arg(long, value_name = "N")]
+    pub seed: u64,
+    /// Learning rate of G, a step
+    #[arg(long, value_name = "RATE")]
+    pub lr_g: f64,
+    /// Learning rate of D, a step
+    #[arg(long, value_name = "RATE")]
+    pub lr_d: f64,
+    /// Step from which both rates fall linearly to 0 at the last step [default: never, but for some presets]
+    #[arg(long, value_name = "STEP")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_from: Option<u64>,
+    /// Decay of Adam's mean of gradients, a step
+    #[arg(long, value_name = "DECAY")]
+    pub beta1: f64,
+    /// Decay of Adam's mean of squared gradients, a step
+    #[arg(long, value_name = "DECAY")]
+    pub beta2: f64,
+    /// Decay of the moving average of G's weights, a step; 0 keeps none
+    #[arg(long, value_name = "DECAY")]
+    pub average: f64,
+    /// Updates of G for which the average is a copy of the weights
+    #[arg(long, value_name = "UPDATES")]
+    pub average_from: u32,
+    /// Factor on the class loss of conditioning ac-gan in D's loss
+    #[arg(long, value_name = "FACTOR")]
+    pub aux_weight_d: f64,
+    /// The same in G's loss
+    #[arg(long, value_name = "FACTOR")]
+    pub aux_weight_g: f64,
+    /// Factor on the gradient penalty of loss wasserstein-gp
+    #[arg(long, value_name = "FACTOR")]
+    pub gp_weight: f64,
+    /// What activations are stored as and products computed in: f32, tf32, bf16 or f16; weights stay f32
+    #[arg(long, value_name = "NAME")]
+    #[serde(with = "text")]
+    pub precision: Precision,
+    /// Run these from separate kernels, to see what fusing them buys: the same training to rounding, slower
+    #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unfused: Vec<Fusion>,
+}
+
+impl Default for Training {
+    fn default() -> Training {
+        Training {
+            loss: Loss::Softmax,
+            update: Update::Simultaneous,
+            steps: 1500,
+            batch: 64,
+            batch_g: None,
+            n_dis: 1,
+            seed: 1,
+            lr_g: 1e-3,
+            lr_d: 1e-3,
+            decay_from: None,
+            beta1: 0.5,
+            beta2: 0.9,
+            average: 0.995,
+            average_from: 200,
+            // As in Gulrajani et al. 2017, for both: a G that follows the class loss as much as D's opinion draws what
+            // is easy to classify.
+            aux_weight_d: 1.0,
+            aux_weight_g: 0.1,
+            gp_weight: 10.0,
+            precision: Precision::F32,
+            unfused: Vec::new(),
+        }
+    }
+}
+
+impl Training {
+    /// Fakes of a G step.
+    pub fn batch_of_g(&self) -> usize {
+        self.batch_g.unwrap_or(self.batch)
+    }
+}
+
+/// How batches are made of the images.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Data")]
+pub struct Batches {
+    /// Mirror every other real image, by chance
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub flip: bool,
+    /// Noise U(0, this) on real pixels, which are in [-1, 1]
+    #[arg(long, value_name = "AMPLITUDE")]
+    pub noise: f64,
+    /// An epoch's last images that fill no batch: drop them, or fill up from the next epoch
+    #[arg(long, value_name = "WHAT")]
+    pub last_batch: LastBatch,
+    /// A file of folder:DIR that cannot be read: refuse to train, or skip it
+    #[arg(long, value_name = "WHAT")]
+    pub unreadable: Unreadable,
+}
+
+impl Default for Batches {
+    fn default() -> Batches {
+        Batches { flip: false, noise: 0.0, last_batch: LastBatch::Drop, unreadable: Unreadable::Refuse }
+    }
+}
+
+/// What it runs on.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Where it runs")]
+pub struct Place {
+    /// auto, host, cuda, cuda:N or simt; auto takes the first usable GPU, else the host
+    #[arg(long, value_name = "DEVICE")]
+    #[serde(with = "text")]
+    pub device: DeviceChoice,
+    /// Threads of the host, 0 for one a core; the results do not depend on it
+    #[arg(long, value_name = "N")]
+    pub threads: usize,
+}
+
+impl Default for Place {
+    fn default() -> Place {
+        Place { device: DeviceChoice::Auto, threads: 0 }
+    }
+}
+
+/// What is written, where and how often.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "What is written")]
+pub struct Written {
+    /// Name of the run, a folder in --runs-dir [default: a number and the preset's name]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing)]
+    pub run: Option<String>,
+    /// Folder of all runs [default: runs]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing)]
+    pub runs_dir: Option<PathBuf>,
+    /// Save and stop after this step, short of --steps; --resume goes on
+    #[arg(long, value_name = "STEP")]
+    #[serde(skip_serializing)]
+    pub stop_at: Option<u64>,
+    /// Steps between lines of metrics.csv
+    #[arg(long, value_name = "STEPS")]
+    pub log_every: u64,
+    /// Steps between pictures, 0 for one at the end alone
+    #[arg(long, value_name = "STEPS")]
+    pub sample_every: u64,
+    /// Steps between checkpoints, 0 for one at the end alone
+    #[arg(long, value_name = "STEPS")]
+    pub checkpoint_every: u64,
+    /// Newest checkpoints that are kept, 0 for all
+    #[arg(long, value_name = "N")]
+    pub keep_checkpoints: usize,
+}
+
+impl Default for Written {
+    fn default() -> Written {
+        Written {
+            run: None,
+            runs_dir: None,
+            stop_at: None,
+            log_every: 50,
+            sample_every: 500,
+            checkpoint_every: 500,
+            keep_checkpoints: 3,
+        }
+    }
+}
