@@ -6,12 +6,15 @@
 //   sum, maximum: one number for each block's `chunk` elements; a second launch of one block joins these
 //   sine_cosine: of 2 pi u
 //   leaky_relu: y = x where x > 0, slope x elsewhere      tanh_backward: dx = dy (1 - y^2)
+//   leaky_relu_backward: dx = dy where x > 0, slope dy elsewhere; x may be the output, whose sign is the input's
 //   add_columns: y[r,c] = x[r,c] + b[c]                   scale_rows: y[r,c] = s[r] x[r,c]
-// Everything overwrites.
+// Everything overwrites. Training itself takes the backward pass of the leaky ReLU, so that has a form for each precision.
+// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
+#include "device/number.h"
 
 // f(i) for the block's own of n elements.
 template <class Body> DEVICE void each_element(uint32_t n, uint32_t chunk, Body body) {
@@ -59,6 +62,17 @@ KERNEL elementary_leaky_relu_f32(float* RESTRICT y,       // (n)
                                  const float* RESTRICT x, // (n)
                                  float slope, uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) { y[i] = x[i] > 0.0f ? x[i] : slope * x[i]; });
+}
+
+KERNEL elementary_leaky_relu_backward_T(T* RESTRICT dx,       // (n)
+                                        const T* RESTRICT dy, // (n)
+                                        const T* RESTRICT x,  // (n)
+                                        float slope, uint32_t n, uint32_t chunk) {
+    const uint32_t first = blockIdx.x * chunk, count = n - first < chunk ? n - first : chunk;
+    const uint64_t at = first;  // a 32-bit sum may wrap, which would keep the loop scalar
+    for_each_element(1, count, [&](uint32_t) {
+        return [=](uint32_t i) { dx[at + i] = (x[at + i] > 0.0f ? 1.0f : slope) * dy[at + i]; };
+    });
 }
 
 KERNEL elementary_tanh_backward_f32(float* RESTRICT dx,       // (n)

@@ -98,13 +98,13 @@ impl Layer for Block {
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        if let Some((dy, da)) = self.pooled.as_ref().and_then(|y| y.dx.as_ref()).zip(self.a.dx.as_ref()) {
-            resample::average_pool_backward(da, dy, self.image(), false)?;
+        if let Some(pooled) = &self.pooled {
+            let [da, dy] =
+                [(&self.a, "its activation"), (pooled, "its output")].map(|(v, what)| v.gradient(&self.name, what));
+            resample::average_pool_backward(da?, dy?, self.image(), false)?;
         }
         self.norm.backward(pass, &self.a)?;
-        let (from, to) = (Source::plain(&self.x), Target::new(&self.h));
-        self.conv.backward_parameters(pass, &from, &to)?;
-        self.conv.backward_input(pass, &from, &to, false)
+        self.conv.backward(pass, &Source::plain(&self.x), &Target::new(&self.h), false)
     }
 
     fn output(&self) -> &Value {
@@ -190,7 +190,7 @@ impl Layers {
         let shape = [self.x.n, self.x.h, self.x.w, self.x.c];
         pixels::load(&self.x.x, &self.bytes, state, 0, Augment::default(), shape)?;
         let [weights, running] = flat;
-        self.network.forward(&Forward { weights, factors: None, running, mode, rows: 0..self.x.n })
+        self.network.forward(&Forward { weights, rounded_weights: None, running, mode, rows: 0..self.x.n })
     }
 }
 
@@ -301,10 +301,10 @@ impl Classifier {
             gradients.zero()?;
             layers.network.backward(&Backward {
                 weights: &classifier.values,
-                factors: None,
+                rounded_weights: None,
                 gradients: Some(&gradients),
-                parameter_scale: None,
-                signal_scale: None,
+                parameter_seeds: None,
+                signal_seeds: None,
                 rows: 0..n,
                 input_rows: 0..n,
             })?;

@@ -81,17 +81,17 @@ impl GradientPenalty {
         labels.view(self.points.clone()).copy_from(&labels.view(0..n))?;
         network.forward(&Forward {
             weights: player.weights(),
-            factors: player.factors(),
+            rounded_weights: player.rounded_weights(),
             running: &player.running,
             mode: Mode::Evaluate,
             rows: self.points.clone(),
         })?;
         network.backward(&Backward {
             weights: player.weights(),
-            factors: player.factors(),
+            rounded_weights: player.rounded_weights(),
             gradients: None,
-            parameter_scale: None,
-            signal_scale: None,
+            parameter_seeds: None,
+            signal_seeds: None,
             rows: self.points.clone(),
             input_rows: self.points.clone(),
         })?;
@@ -104,7 +104,7 @@ impl GradientPenalty {
         }
         network.tangent(&Tangent {
             weights: player.weights(),
-            factors: player.factors(),
+            rounded_weights: player.rounded_weights(),
             gradients: &player.gradients,
             rows: self.points.clone(),
             into: self.tangents.clone(),

@@ -126,7 +126,7 @@ impl Player {
     }
 
     /// What products with 16-bit activations multiply with.
-    pub fn factors(&self) -> Option<&Buffer<f32>> {
+    pub fn rounded_weights(&self) -> Option<&Buffer<f32>> {
         self.rounded.as_ref()
     }
 

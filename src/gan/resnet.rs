@@ -179,19 +179,19 @@ pub fn discriminator(
             network.layers.push(Box::new(concat));
         }
     }
-    let factor = match options.pool {
+    let pool_factor = match options.pool {
         Pool::Sum => options.pool_factor,
         Pool::Mean => options.pool_factor / (x.h * x.w) as f32,
     };
     if options.conditioning == Conditioning::AcGan {
-        let head = ClassHeadOptions { classes: options.classes, bias: spec.head_bias, factor, init: glorot };
+        let head = ClassHeadOptions { classes: options.classes, bias: spec.head_bias, pool_factor, init: glorot };
         let head = ClassHead::new(build, &x, &head)?;
         let (logits, classes) = (head.output().clone(), Some(head.classes().clone()));
         network.layers.push(Box::new(head));
         return Ok(Discriminator { network, logits, classes });
     }
     let classes = if options.conditioning == Conditioning::Projection { options.classes } else { 0 };
-    let head = HeadOptions { labels, classes, bias: spec.head_bias, factor, init: glorot };
+    let head = HeadOptions { labels, classes, bias: spec.head_bias, pool_factor, init: glorot };
     let head = ProjectionHead::new(build, "head", &x, &head)?;
     let logits = head.output().clone();
     network.layers.push(Box::new(head));

@@ -165,7 +165,7 @@ impl Trainer {
     fn generate(&self, network: &Network, fakes: usize) -> Result<()> {
         network.forward(&Forward {
             weights: self.generator.weights(),
-            factors: self.generator.factors(),
+            rounded_weights: self.generator.rounded_weights(),
             running: &self.generator.running,
             mode: Mode::Train { momentum: MOMENTUM },
             rows: 0..fakes,
@@ -189,7 +189,7 @@ impl Trainer {
         let (w, n) = (&self.workspace, self.options.batch);
         w.discriminator.forward(&Forward {
             weights: self.discriminator.weights(),
-            factors: self.discriminator.factors(),
+            rounded_weights: self.discriminator.rounded_weights(),
             running: &self.discriminator.running,
             mode: Mode::Train { momentum: MOMENTUM },
             rows: rows.clone(),
@@ -224,10 +224,10 @@ impl Trainer {
         let leaves_signal = one_pass && self.options.update == Update::Simultaneous && !self.two_backwards;
         w.discriminator.backward(&Backward {
             weights: player.weights(),
-            factors: player.factors(),
+            rounded_weights: player.rounded_weights(),
             gradients: Some(&player.gradients),
-            parameter_scale: one_pass.then_some(&w.of_d.seed_d),
-            signal_scale: None,
+            parameter_seeds: one_pass.then_some(&w.of_d.seed_d),
+            signal_seeds: None,
             input_rows: if leaves_signal { fakes } else { 0..0 },
             rows,
         })?;
@@ -258,10 +258,10 @@ impl Trainer {
         }
         self.workspace.discriminator.backward(&Backward {
             weights: self.discriminator.weights(),
-            factors: self.discriminator.factors(),
+            rounded_weights: self.discriminator.rounded_weights(),
             gradients: None,
-            parameter_scale: None,
-            signal_scale: None,
+            parameter_seeds: None,
+            signal_seeds: None,
             rows: fakes.clone(),
             input_rows: fakes,
         })
@@ -287,10 +287,10 @@ impl Trainer {
         let rows = 0..self.workspace.latent.z.n;
         self.workspace.generator.backward(&Backward {
             weights: self.generator.weights(),
-            factors: self.generator.factors(),
+            rounded_weights: self.generator.rounded_weights(),
             gradients: Some(&self.generator.gradients),
-            parameter_scale: None,
-            signal_scale: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
+            parameter_seeds: None,
+            signal_seeds: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
             rows: rows.clone(),
             input_rows: rows,
         })?;

@@ -1,4 +1,4 @@
-//! Labels as channels: one plane per class behind an image's own channels, or an embedding at every pixel.
+//! Labels as further channels of an image: one plane per class, or an embedding at every pixel.
 
 use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
@@ -6,13 +6,13 @@ use crate::device::Buffer;
 use crate::ops::resample;
 use crate::ops::spectral_norm::Outputs;
 
-/// A label is no function of the image: the tangent of what stands for it is 0.
+/// A label does not depend on the image: the tangent of the channels that stand for it is 0.
 fn appended_zeros(pass: &Tangent, x: &Value, y: &Value, labels: &Buffer<u32>) -> Result<()> {
     let (x, y, labels) = (pass.of(x), pass.of(y), labels.view(pass.rows.clone()));
     resample::concat_labels(&y.x, &x.x, &labels, x.image(), y.c - x.c, 0.0)
 }
 
-/// y = x and one plane per class, `at` in the label's plane and 0 in the others.
+/// y is x and one plane per class: `at` in the plane of the label, 0 in the others.
 pub struct ConcatLabels {
     labels: Buffer<u32>,
     classes: usize,
@@ -35,12 +35,9 @@ impl Layer for ConcatLabels {
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        if pass.input_rows.is_empty() {
-            return Ok(());
-        }
-        let (x, y) = (self.x.rows(&pass.input_rows), self.y.rows(&pass.input_rows));
-        let (Some(dx), Some(dy)) = (&x.dx, &y.dx) else { return Ok(()) };
-        resample::concat_backward(dx, dy, x.image(), self.classes, false)
+        let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
+        let [x, y] = [&self.x, &self.y].map(|value| value.rows(&pass.input_rows));
+        resample::concat_backward(&dx, y.gradient(self.name(), "its output")?, x.image(), self.classes, false)
     }
 
     fn tangent(&self, pass: &Tangent) -> Result<()> {
@@ -60,7 +57,7 @@ impl Layer for ConcatLabels {
     }
 }
 
-/// y = x and the label's row of an embedding, at every pixel.
+/// y is x and, at every pixel, the row of an embedding that belongs to the label.
 pub struct ConcatEmbedding {
     embedding: Parameter,
     labels: Buffer<u32>,
@@ -98,15 +95,17 @@ impl Layer for ConcatEmbedding {
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
-        let Some(dy) = &y.dx else { return Ok(()) };
         if let Some(gradients) = pass.gradients {
-            let (scale, out) = (pass.scale_of_parameters(), self.embedding.of(gradients));
-            let workspace = self.workspace.view(0..x.n * self.width);
-            let scale = scale.as_ref();
-            resample::concat_embedding_backward(&out, dy, &labels, scale, x.image(), self.width, &workspace)?;
+            let (x, y, labels) =
+                (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
+            let (dy, seeds) = (y.gradient(self.name(), "its output")?, pass.seeds_of_parameters());
+            let (out, workspace) = (self.embedding.of(gradients), self.workspace.view(0..x.n * self.width));
+            let seeds = seeds.as_ref();
+            resample::concat_embedding_backward(&out, dy, &labels, seeds, x.image(), self.width, &workspace)?;
         }
-        x.dx.as_ref().map_or(Ok(()), |dx| resample::concat_backward(dx, dy, x.image(), self.width, false))
+        let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
+        let [x, y] = [&self.x, &self.y].map(|value| value.rows(&pass.input_rows));
+        resample::concat_backward(&dx, y.gradient(self.name(), "its output")?, x.image(), self.width, false)
     }
 
     fn tangent(&self, pass: &Tangent) -> Result<()> {

@@ -65,6 +65,13 @@ pub struct InputEpilogue<'a> {
     pub accumulate: bool,
 }
 
+impl<'a> ConvGradient<'a> {
+    /// The gradient of the product itself, as it is stored.
+    pub fn stored(dy: &'a Buffer<f32>) -> ConvGradient<'a> {
+        ConvGradient { output: OutputGradient::stored(dy), pooled: false }
+    }
+}
+
 impl Prologue<'_> {
     pub const NONE: Prologue<'static> =
         Prologue { scale_shift: None, activation: Activation::Identity, upsample: false };

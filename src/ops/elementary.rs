@@ -1,7 +1,7 @@
 //! Elementary operations, one launch each: what an eager framework composes a formula of.
 
 use super::{expect_len, size32};
-use crate::device::{Buffer, Device, Kernel, Launch, kernel};
+use crate::device::{Buffer, Device, Kernel, Launch, Variants, kernel};
 use crate::{Error, Result};
 
 /// `y` = f(`x`), elementwise.
@@ -13,7 +13,7 @@ pub enum Function {
 }
 
 /// The launch of an elementwise kernel over `y`'s elements, whose operands are pushed by `operands`.
-fn elementwise(kernel: Kernel, y: &Buffer<f32>, operands: impl FnOnce(Launch) -> Launch) -> Result<()> {
+fn elementwise(kernel: impl Into<Variants>, y: &Buffer<f32>, operands: impl FnOnce(Launch) -> Launch) -> Result<()> {
     let n = size32("elementary", y.len())?;
     let chunk = y.device().tuning().elements as u32;
     let launch = operands(y.device().launch(kernel, [n.div_ceil(chunk), 1, 1]).output(y));
@@ -48,6 +48,14 @@ pub fn affine(y: &Buffer<f32>, x: &Buffer<f32>, a: f32, b: f32) -> Result<()> {
 pub fn leaky_relu(y: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
     expect_len("elementary", "x", x.len(), y.len())?;
     elementwise(kernel::ELEMENTARY_LEAKY_RELU_F32, y, |launch| launch.input(x).scalar(slope))
+}
+
+/// `dx` = `dy` where `x` is above 0, and `slope` times it elsewhere: the backward pass of [`leaky_relu`]. `x` may be the
+/// output instead, which has the same sign. Tangents go through the same mask forward.
+pub fn leaky_relu_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
+    expect_len("elementary", "dy", dy.len(), dx.len())?;
+    expect_len("elementary", "x", x.len(), dx.len())?;
+    elementwise(kernel::ELEMENTARY_LEAKY_RELU_BACKWARD, dx, |launch| launch.input(dy).input(x).scalar(slope))
 }
 
 /// `dx` = `dy` (1 - `y`^2), the backward pass of y = tanh(x).

@@ -87,16 +87,16 @@ pub fn two_launches(
     unsafe { launch.scalar(sign).scalar(n32).scalar(m32).scalar(chunk as u32).run() }
 }
 
-/// Workspace of [`plain`], in floats: six buffers of a number per logit, the partial results of a reduction, and ten
+/// Workspace of [`unfused`], in floats: six buffers of a number per logit, the partial results of a reduction, and ten
 /// single numbers.
-pub fn plain_workspace_len(device: &Device, logits: usize) -> usize {
+pub fn unfused_workspace_len(device: &Device, logits: usize) -> usize {
     6 * logits + elementary::workspace_len(device, logits) + 10
 }
 
 /// The same from elementary kernels: every step is a launch that reads from and writes to memory, in the order in which
 /// an eager framework runs a careful program (logsumexp about the maximum; its gradient exp(y - logsumexp), once for
-/// both losses). What fusing buys is the difference to [`fused`]. `workspace` has [`plain_workspace_len`] floats.
-pub fn plain(
+/// both losses). What fusing buys is the difference to [`fused`]. `workspace` has [`unfused_workspace_len`] floats.
+pub fn unfused(
     out: &Evaluation,
     real: &Buffer<f32>,
     fake: &Buffer<f32>,

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// The formulas are in `kernels/losses.cu`; the numbers are its codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Loss {
+pub enum LogitLoss {
     Hinge = 0,
     /// Softplus for both players.
     NonSaturating = 1,
@@ -22,19 +22,19 @@ pub enum Loss {
     RelativisticAverage = 5,
 }
 
-impl Loss {
-    pub const ALL: [Loss; 6] = [
-        Loss::Hinge,
-        Loss::NonSaturating,
-        Loss::Minimax,
-        Loss::LeastSquares,
-        Loss::Wasserstein,
-        Loss::RelativisticAverage,
+impl LogitLoss {
+    pub const ALL: [LogitLoss; 6] = [
+        LogitLoss::Hinge,
+        LogitLoss::NonSaturating,
+        LogitLoss::Minimax,
+        LogitLoss::LeastSquares,
+        LogitLoss::Wasserstein,
+        LogitLoss::RelativisticAverage,
     ];
 }
 
 /// Values and seeds of `loss` for `N` real and `M` fake logits.
-pub fn fused(out: &Evaluation, real: &Buffer<f32>, fake: &Buffer<f32>, loss: Loss) -> Result<()> {
+pub fn fused(out: &Evaluation, real: &Buffer<f32>, fake: &Buffer<f32>, loss: LogitLoss) -> Result<()> {
     let (n, m) = (real.len(), fake.len());
     if n == 0 || m == 0 {
         return Err(Error::Shape(format!("losses: {n} real and {m} fake logits, at least one of each is needed")));

@@ -144,6 +144,11 @@ impl Linear {
 }
 
 impl<'a> OutputGradient<'a> {
+    /// `dy` as it is stored: no activation came after the product, and no scale is wanted.
+    pub fn stored(dy: &'a Buffer<f32>) -> OutputGradient<'a> {
+        OutputGradient { dy, y: None, activation: Activation::Identity, row_scale: None }
+    }
+
     /// Compares the lengths with `rows` samples and `len` elements.
     pub(super) fn check(&self, what: &str, rows: usize, len: usize) -> Result<()> {
         expect_len(what, "dy", self.dy.len(), len)?;

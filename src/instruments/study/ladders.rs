@@ -66,14 +66,14 @@ fn log_partition(each: usize) -> Ladder {
                 seed_g: device.zeros(each)?,
             };
             let len = match rung {
-                0 => log_partition::plain_workspace_len(device, 2 * each),
+                0 => log_partition::unfused_workspace_len(device, 2 * each),
                 1 => log_partition::two_launches_workspace_len(device, 2 * each),
                 _ => 0,
             };
             let workspace: Buffer<f32> = device.zeros(len)?;
             let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
             Ok(Form::new(RUNGS[rung].name, &outputs.each_ref(), move || match rung {
-                0 => log_partition::plain(&out, &real, &fake, 1.0, &workspace),
+                0 => log_partition::unfused(&out, &real, &fake, 1.0, &workspace),
                 1 => log_partition::two_launches(&out, &real, &fake, 1.0, &workspace),
                 _ => log_partition::one_launch(&out, &real, &fake, 1.0),
             }))
@@ -126,28 +126,28 @@ fn projection_head([n, p, c, classes]: [usize; 4]) -> Ladder {
             let (f, h, dx, dh) = (zeros(n)?, zeros(n * c)?, zeros(n * p * c)?, zeros(n * c)?);
             let (dw, dv) = (zeros(c)?, zeros(classes * c)?);
             let workspace = zeros(match rung {
-                0 => projection::plain::workspace_len(x.len(), n),
+                0 => projection::unfused::workspace_len(x.len(), n),
                 _ => 2 * n,
             })?;
             let outputs = [&f, &h, &dx, &dw, &dv].map(Buffer::clone);
             Ok(Form::new(RUNGS[rung].name, &outputs.each_ref(), move || {
-                let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
+                let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, pool_factor: 1.0 };
                 let gradients = Gradients { dw: &dw, dv: Some(&dv), dbias: None };
                 let seeds = Seeds { df: Some(&df), scale: None };
                 // They accumulate.
                 dw.zero()?;
                 dv.zero()?;
                 match rung {
-                    0 => projection::plain::forward(&f, &h, &x, &head, &workspace)?,
-                    1 => projection::plain::forward_pooled(&f, &h, &x, &head, &workspace)?,
+                    0 => projection::unfused::forward(&f, &h, &x, &head, &workspace)?,
+                    1 => projection::unfused::forward_pooled(&f, &h, &x, &head, &workspace)?,
                     _ => projection::forward(&f, &h, &x, &head)?,
                 }
                 if rung == 3 {
-                    projection::backward_data(&dx, &x, &head, n, Some(&df))?;
-                    return projection::backward_parameters(gradients, &h, Some(&labels), seeds);
+                    projection::input_gradient(&dx, &x, &head, n, Some(&df))?;
+                    return projection::parameter_gradients(gradients, &h, Some(&labels), seeds);
                 }
-                projection::plain::backward_data(&dx, &x, &head, n, Some(&df), &dh)?;
-                projection::plain::backward_parameters(gradients, &h, Some(&labels), seeds)
+                projection::unfused::input_gradient(&dx, &x, &head, n, Some(&df), &dh)?;
+                projection::unfused::parameter_gradients(gradients, &h, Some(&labels), seeds)
             }))
         };
         (0..RUNGS.len()).map(form).collect()
@@ -237,13 +237,19 @@ fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'stat
         gradients.zero()?;
         let rows = 0..n;
         let mode = Mode::Train { momentum: 0.1 };
-        block.forward(&Forward { weights: &weights, factors: None, running: &running, mode, rows: rows.clone() })?;
+        block.forward(&Forward {
+            weights: &weights,
+            rounded_weights: None,
+            running: &running,
+            mode,
+            rows: rows.clone(),
+        })?;
         block.backward(&Backward {
             weights: &weights,
-            factors: None,
+            rounded_weights: None,
             gradients: Some(&gradients),
-            parameter_scale: None,
-            signal_scale: None,
+            parameter_seeds: None,
+            signal_seeds: None,
             rows: rows.clone(),
             input_rows: rows,
         })

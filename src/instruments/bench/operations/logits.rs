@@ -7,7 +7,7 @@ use super::labels;
 use crate::Result;
 use crate::device::{Buffer, Device, Precision};
 use crate::ops::log_partition::{self, Evaluation};
-use crate::ops::losses::{self, Loss};
+use crate::ops::losses::{self, LogitLoss};
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 
 pub fn problems(tiny: bool) -> Vec<Problem> {
@@ -42,10 +42,10 @@ fn log_partition(each: usize) -> Problem {
             let form = |name, fused: bool| -> Result<Form> {
                 let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
                 let out = evaluation(device, each)?;
-                let len = if fused { log_partition::workspace_len } else { log_partition::plain_workspace_len };
+                let len = if fused { log_partition::workspace_len } else { log_partition::unfused_workspace_len };
                 let workspace: Buffer<f32> = device.zeros(len(device, 2 * each))?;
                 let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
-                let compute = if fused { log_partition::fused } else { log_partition::plain };
+                let compute = if fused { log_partition::fused } else { log_partition::unfused };
                 Ok(Form::new(name, &outputs.each_ref(), move || compute(&out, &real, &fake, 1.0, &workspace)))
             };
             Ok(vec![
@@ -68,7 +68,8 @@ fn hinge(each: usize) -> Problem {
             let (real, fake) = (numbers(device, each, 1)?, numbers(device, each, 2)?);
             let out = evaluation(device, each)?;
             let outputs = [out.statistics.clone(), out.seed_d.clone(), out.seed_g.clone()];
-            let fused = Form::new("fused", &outputs.each_ref(), move || losses::fused(&out, &real, &fake, Loss::Hinge));
+            let fused =
+                Form::new("fused", &outputs.each_ref(), move || losses::fused(&out, &real, &fake, LogitLoss::Hinge));
             Ok(vec![
                 fused,
                 #[cfg(feature = "libtorch")]
@@ -97,11 +98,11 @@ fn head([n, p, c, classes]: [usize; 4]) -> Problem {
                     device.zeros(c)?,
                     device.zeros(classes * c)?,
                 ];
-                let workspace: Buffer<f32> = device.zeros(projection::plain::workspace_len(x.len(), n))?;
+                let workspace: Buffer<f32> = device.zeros(projection::unfused::workspace_len(x.len(), n))?;
                 let dh: Buffer<f32> = device.zeros(n * c)?;
                 let outputs = [&f, &h, &dx, &dw, &dv].map(Buffer::clone);
                 Ok(Form::new(name, &outputs.each_ref(), move || {
-                    let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
+                    let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, pool_factor: 1.0 };
                     let gradients = Gradients { dw: &dw, dv: Some(&dv), dbias: None };
                     let seeds = Seeds { df: Some(&df), scale: None };
                     // The parameters' gradients accumulate.
@@ -109,12 +110,12 @@ fn head([n, p, c, classes]: [usize; 4]) -> Problem {
                     dv.zero()?;
                     if fused {
                         projection::forward(&f, &h, &x, &head)?;
-                        projection::backward_data(&dx, &x, &head, n, Some(&df))?;
-                        projection::backward_parameters(gradients, &h, Some(&labels), seeds)
+                        projection::input_gradient(&dx, &x, &head, n, Some(&df))?;
+                        projection::parameter_gradients(gradients, &h, Some(&labels), seeds)
                     } else {
-                        projection::plain::forward(&f, &h, &x, &head, &workspace)?;
-                        projection::plain::backward_data(&dx, &x, &head, n, Some(&df), &dh)?;
-                        projection::plain::backward_parameters(gradients, &h, Some(&labels), seeds)
+                        projection::unfused::forward(&f, &h, &x, &head, &workspace)?;
+                        projection::unfused::input_gradient(&dx, &x, &head, n, Some(&df), &dh)?;
+                        projection::unfused::parameter_gradients(gradients, &h, Some(&labels), seeds)
                     }
                 }))
             };
