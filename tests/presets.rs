@@ -2,9 +2,9 @@
 
 use clap::ValueEnum;
 use zgan::config::Config;
-use zgan::data::{DataInfo, DataSource, ImageShape, Split};
+use zgan::data::{DataInfo, DataSource, ImageShape, Split, ring};
 use zgan::device::Device;
-use zgan::gan::{Conditioning, Latents, Loss, Preset, Trainer, TrainerOptions, Update, Weights, ring};
+use zgan::gan::{Conditioning, Latents, Loss, Preset, Trainer, TrainerOptions, Update, Weights};
 
 /// Data of this size, ten classes.
 fn data(size: usize, channels: usize) -> DataInfo {

@@ -1,6 +1,7 @@
 //! What `train` and `sample` put into one picture.
 
-use zgan::gan::{Latents, TrainerOptions, ring};
+use zgan::data::ring;
+use zgan::gan::{Latents, TrainerOptions};
 use zgan::picture::{Picture, square_columns};
 
 /// Images of a grid, where nobody says how many.

@@ -7,9 +7,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use zgan::checkpoint::{self, Header};
 use zgan::config::{Config, nearest};
-use zgan::data::ImageShape;
+use zgan::data::{ImageShape, ring};
 use zgan::device::DeviceChoice;
-use zgan::gan::{Generator, Latents, TrainerOptions, Weights, interpolate, ring};
+use zgan::gan::{Generator, Latents, TrainerOptions, Weights, interpolate};
 use zgan::picture::Picture;
 use zgan::{Error, run};
 

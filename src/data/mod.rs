@@ -7,6 +7,7 @@ mod folder;
 pub mod idx;
 mod loader;
 mod mnist_10k;
+pub mod ring;
 
 pub use folder::Unreadable;
 pub use loader::{LastBatch, Loader, LoaderOptions};
@@ -16,7 +17,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gan::ring;
 use crate::{Error, Result};
 
 /// The size of one image.

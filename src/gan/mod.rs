@@ -9,7 +9,6 @@ mod options;
 mod penalty;
 mod player;
 mod resnet;
-pub mod ring;
 mod sampler;
 pub(crate) mod step;
 mod trainer;

@@ -28,7 +28,7 @@ pub fn normal(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()>
     unsafe { launch.scalar(stream).scalar(n).scalar(chunk).run() }
 }
 
-/// Points (n, 2) of the ring of Gaussians, [`crate::gan::ring`].
+/// Points (n, 2) of the ring of Gaussians, [`crate::data::ring`].
 pub fn ring(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
     if !out.len().is_multiple_of(2) {
         return Err(Error::Shape(format!("random ring: out has {} elements, points have 2", out.len())));

@@ -118,7 +118,7 @@ fn data(preset: Preset) -> DataInfo {
         Preset::SnganProjection32 => image(32, 3),
         Preset::SnganProjection64 | Preset::Crcrpar64 | Preset::Sagan64 => image(64, 3),
         Preset::SnganProjection128 => image(128, 3),
-        Preset::Ring => crate::gan::ring::SHAPE,
+        Preset::Ring => crate::data::ring::SHAPE,
     };
     let classes = (0..10).map(|class| class.to_string()).collect();
     DataInfo { name: "grey".into(), images: 1, shape, classes, crc32: String::new() }
