@@ -1,9 +1,9 @@
-//! Convolution forward and its gradients, with what surrounds it fused in: see `kernels/conv.cu`. x, y, their gradients, the
-//! residual and the filters are stored in one precision, in which the product is; all else is f32.
+//! A convolution and its gradients, fused with what comes before and after: see `kernels/conv.cu`. x, y, their gradients,
+//! the residual and the filters are stored in one precision, in which the product is; all else is f32.
 
 use super::matmul::OutputGradient;
 use super::tile::{Tile, choose};
-use super::{Activation, ActivationArgument, expect_len, size32};
+use super::{Activation, ActivationArgument, expect_len, expect_optional, size32};
 use crate::device::{Buffer, Device, Kernel, Precision, Variants, kernel};
 use crate::{Error, Result};
 
@@ -142,7 +142,7 @@ struct GradientArgument {
     pooled: u32,
 }
 
-/// Rows and columns of a filter's tap that one block turns: `SIDE` in `conv_flip_filters`.
+/// Rows, and columns, that one block turns of a filter's tap: `SIDE` in `conv_flip_filters`.
 const FLIPPED_TILE: u32 = 32;
 
 /// Tiles that all precisions have, widest first, then those of f32 for at most 32 and at most 16 columns.
@@ -204,7 +204,7 @@ impl Conv {
         self.n * self.h * self.w * self.c / if upsample { 4 } else { 1 }
     }
 
-    /// Of each of the three passes.
+    /// Multiplications and additions of each of the three passes.
     pub fn flops(&self) -> usize {
         2 * self.n * self.p() * self.q() * self.r * self.s * self.c * self.k
     }
@@ -246,15 +246,15 @@ impl Conv {
         Ok(())
     }
 
-    /// Output pixels looking at v.
+    /// How output pixels look at v.
     fn window(&self, by_windows: bool) -> Window {
         let pad = self.pad as i32;
         Window::new([self.n, self.h, self.w, self.c], [self.p(), self.q()], [self.r, self.s], [pad, pad], by_windows)
             .with_stride(self.stride)
     }
 
-    /// Pixels of v looking at g, through the turned filters.
-    fn backward_window(&self, by_windows: bool) -> Window {
+    /// How pixels of v look at the output's gradient, through the turned filters.
+    fn input_gradient_window(&self, by_windows: bool) -> Window {
         let pad = |filter: usize| filter as i32 - 1 - self.pad as i32;
         let seen = [self.n, self.p(), self.q(), self.k];
         let mut window = Window::new(seen, [self.h, self.w], [self.r, self.s], [pad(self.r), pad(self.s)], by_windows);
@@ -262,8 +262,8 @@ impl Conv {
         window
     }
 
-    /// Images of one part of a weight gradient with this many tiles, and the parts. Not a matter of how many threads there are:
-    /// the sums depend on it.
+    /// How a weight gradient of this many tiles is split: the images of one part, and the number of parts. The sums depend
+    /// on it, so the number of threads must not enter.
     fn split(&self, device: &Device, tiles: usize) -> (usize, usize) {
         let tuning = device.tuning();
         let pixels = self.n * self.p() * self.q();
@@ -276,13 +276,13 @@ impl Conv {
         tile(device, precision, device.tuning().split_blocks, &WEIGHT_GRADIENT, self.r * self.s * self.c, self.k)
     }
 
-    /// Tiles of K and of the taps.
+    /// The tiles across K, and across the taps.
     fn weight_gradient_grid(&self, device: &Device, precision: Precision) -> [u32; 2] {
         let [x, y, _] = self.weight_gradient_tile(device, precision).grid(self.r * self.s * self.c, self.k);
         [x, if device.fixed().all_taps { 1 } else { y }]
     }
 
-    /// The same in all precisions, so that the workspace is.
+    /// The same in all precisions, so that the workspace has one length.
     fn weight_gradient_split(&self, device: &Device) -> (usize, usize) {
         let [x, y] = self.weight_gradient_grid(device, Precision::F32);
         self.split(device, x as usize * y as usize)
@@ -322,7 +322,8 @@ impl Window {
     }
 }
 
-/// Checks the scale and shift tables; their stride between samples is C or 0.
+/// What kernels are told of a prologue. From sample to sample the scale and shift tables advance by C, or by 0 where there
+/// is one row for all.
 fn prologue_argument(what: &str, sizes: &Conv, prologue: &Prologue) -> Result<PrologueArgument> {
     let mut table_stride = 0;
     if let Some((scale, shift)) = prologue.scale_shift {
@@ -350,12 +351,8 @@ pub fn conv_forward(
     expect_len(what, "y", y.len(), output)?;
     expect_len(what, "x", x.len(), sizes.input_len(prologue.upsample))?;
     expect_len(what, "filters (R, S, C, K)", filters.len(), sizes.filters())?;
-    if let Some(bias) = epilogue.bias {
-        expect_len(what, "bias (K)", bias.len(), sizes.k)?;
-    }
-    if let Some(residual) = epilogue.residual {
-        expect_len(what, "residual (as y)", residual.len(), output)?;
-    }
+    expect_optional(what, "bias (K)", epilogue.bias, sizes.k)?;
+    expect_optional(what, "residual (as y)", epilogue.residual, output)?;
     if epilogue.accumulate && epilogue.activation != Activation::Identity {
         return Err(Error::Shape(format!("{what}: {:?} and accumulating, expected Identity", epilogue.activation)));
     }
@@ -392,11 +389,9 @@ pub fn conv_input_gradient(
     expect_len(what, "dx", dx.len(), input)?;
     expect_len(what, "filters (R, S, C, K)", filters.len(), sizes.filters())?;
     expect_len(what, "workspace", workspace.len(), input_gradient_workspace_len(&sizes))?;
-    if let Some((x, _)) = epilogue.mask {
-        expect_len(what, "x (as dx)", x.len(), input)?;
-        if epilogue.upsample {
-            return Err(Error::Shape(format!("{what}: a mask on an upsampled input, expected one of the two")));
-        }
+    expect_optional(what, "x (as dx)", epilogue.mask.map(|mask| mask.0), input)?;
+    if epilogue.mask.is_some() && epilogue.upsample {
+        return Err(Error::Shape(format!("{what}: a mask on an upsampled input, expected one of the two")));
     }
     let (c, k) = (size32(what, sizes.c)?, size32(what, sizes.k)?);
     let device = dx.device();
@@ -417,7 +412,7 @@ pub fn conv_input_gradient(
     let launch = launch.optional(epilogue.mask.map(|m| m.0)).scalar(argument);
     let launch = launch.scalar(epilogue.mask.map_or(1.0, |m| m.1)).scalar(u32::from(epilogue.accumulate));
     // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the grid covers N * H * W by C.
-    unsafe { launch.scalar(sizes.backward_window(epilogue.upsample)).scalar(c).run() }
+    unsafe { launch.scalar(sizes.input_gradient_window(epilogue.upsample)).scalar(c).run() }
 }
 
 /// Workspace of [`conv_weight_gradient`], in floats: one filter gradient per part, where there is more than one.

@@ -1,5 +1,5 @@
-//! The gradient penalty: what it is taken of, its value and direction, and the kernels that a tangent needs besides
-//! those of the layers. The formulas are in `kernels/gradient_penalty.cu`.
+//! The gradient penalty: the points that it is taken at, its value and its direction, and the pooling of a tangent. The
+//! formulas are in `kernels/gradient_penalty.cu`.
 
 use super::state::StateBuffer;
 use super::{expect_len, size32};
@@ -20,7 +20,7 @@ pub struct Direction<'a> {
     pub statistics: &'a Buffer<f32>,
 }
 
-/// Rows of the same length, at least one.
+/// How many elements each of `n` rows has, at least one.
 fn features(what: &str, name: &str, len: usize, n: usize) -> Result<usize> {
     if n == 0 || len == 0 || !len.is_multiple_of(n) {
         return Err(Error::Shape(format!("{what}: {name} has {len} elements, expected N * F with N = {n}")));

@@ -1,6 +1,6 @@
-//! The projection head, fused: relu, pool, `w . h + V[y] . h + bias`; and the pooling alone, for other heads.
+//! The projection head in one launch: ReLU, pooling, `w . h + V[y] . h + bias`. And the pooling alone, for other heads.
 
-use super::{expect_len, size32};
+use super::{expect_len, expect_optional, size32};
 use crate::device::{Buffer, Device, kernel};
 use crate::{Error, Result};
 
@@ -17,7 +17,7 @@ pub struct Head<'a> {
     pub w: &'a Buffer<f32>,
     /// (classes, C): the label embedding.
     pub v: Option<&'a Buffer<f32>>,
-    /// (N): without, or where a label is [`ABSENT`], psi alone.
+    /// (N). Without labels, and where a label is [`ABSENT`], the logit is psi alone.
     pub labels: Option<&'a Buffer<u32>>,
     /// (1).
     pub bias: Option<&'a Buffer<f32>>,
@@ -25,7 +25,7 @@ pub struct Head<'a> {
     pub pool_factor: f32,
 }
 
-/// The gradient with respect to each logit: `df[n] * scale[n]`, where what is not given is 1.
+/// The gradient with respect to each logit: `df[n] * scale[n]`. What is not given is 1.
 #[derive(Clone, Copy, Default)]
 pub struct Seeds<'a> {
     /// (N).
@@ -64,7 +64,7 @@ impl Sizes {
     }
 }
 
-/// `x` has `n` samples of `c` channels; the rest of its length is pixels.
+/// `x` has `n` samples of `c` channels; its length tells the pixels.
 fn sizes(what: &str, n: usize, c: usize, classes: usize, x: &Buffer<f32>) -> Result<Sizes> {
     if n == 0 || c == 0 || !x.len().is_multiple_of(n * c) {
         return Err(Error::Shape(format!(
@@ -87,36 +87,24 @@ fn class_count(what: &str, name: &str, rows: Option<&Buffer<f32>>, c: usize) -> 
 
 fn check_head(what: &str, head: &Head, n: usize, x: &Buffer<f32>) -> Result<Sizes> {
     let classes = class_count(what, "V", head.v, head.w.len())?;
-    if let Some(labels) = head.labels {
-        expect_len(what, "labels", labels.len(), n)?;
-    }
-    if let Some(bias) = head.bias {
-        expect_len(what, "bias", bias.len(), 1)?;
-    }
+    expect_optional(what, "labels", head.labels, n)?;
+    expect_optional(what, "bias", head.bias, 1)?;
     sizes(what, n, head.w.len(), classes, x)
 }
 
 fn check_seeds(what: &str, seeds: Seeds, n: usize) -> Result<()> {
-    for (name, buffer) in [("df", seeds.df), ("scale", seeds.scale)] {
-        if let Some(buffer) = buffer {
-            expect_len(what, name, buffer.len(), n)?;
-        }
-    }
-    Ok(())
+    expect_optional(what, "df", seeds.df, n)?;
+    expect_optional(what, "scale", seeds.scale, n)
 }
 
 fn check_gradients(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<Sizes> {
     let what = "projection backward";
     let classes = class_count(what, "dV", out.dv, out.dw.len())?;
-    if let Some(dbias) = out.dbias {
-        expect_len(what, "dbias", dbias.len(), 1)?;
-    }
+    expect_optional(what, "dbias", out.dbias, 1)?;
     let sizes = sizes(what, h.len() / out.dw.len(), out.dw.len(), classes, h)?;
     let n = sizes.n as usize;
     expect_len(what, "h", h.len(), n * out.dw.len())?;
-    if let Some(labels) = labels {
-        expect_len(what, "labels", labels.len(), n)?;
-    }
+    expect_optional(what, "labels", labels, n)?;
     check_seeds(what, seeds, n)?;
     Ok(sizes)
 }
@@ -189,7 +177,7 @@ fn check_pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize) -> Result<Sizes> {
     sizes("pool", n, h.len() / n, 0, x)
 }
 
-/// The same head from elementary kernels, one launch each: what fusion is compared with.
+/// The same head from elementary kernels, one launch each: what the fused one is compared with.
 pub mod unfused {
     use super::*;
 
@@ -215,7 +203,7 @@ pub mod unfused {
         let launch = device.launch(kernel::PROJECTION_UNFUSED_RELU_F32, [count.div_ceil(elements), 1, 1]);
         // SAFETY: both hold `count` elements.
         unsafe { launch.output(&y).input(x).scalar(count).scalar(elements).run()? };
-        // What was a ReLU's output it leaves as it is.
+        // The ReLU in the pooling changes nothing after this one.
         forward_pooled(f, h, &y, head, &workspace.view(x.len()..workspace.len()))
     }
 

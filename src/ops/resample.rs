@@ -2,7 +2,7 @@
 //!
 //! Backward overwrites, or adds where `accumulate` says so.
 
-use super::{expect_len, size32};
+use super::{expect_len, expect_optional, size32};
 use crate::device::{Buffer, Device, Variants, kernel};
 use crate::{Error, Result};
 
@@ -37,7 +37,7 @@ pub enum Upsampling {
     Bilinear,
 }
 
-/// Pixels per block and blocks, for `pixels` of `c` channels.
+/// How blocks share `pixels` of `c` channels: the pixels of one block, and the number of blocks.
 fn split(what: &str, device: &Device, pixels: usize, c: usize) -> Result<(u32, u32)> {
     let each = (device.tuning().elements / c.max(1)).max(1);
     let blocks = size32(what, pixels)?.div_ceil(each as u32);
@@ -55,7 +55,7 @@ fn check(what: &str, image: Image, tensors: &[(&str, usize, Image)]) -> Result<(
     Ok(())
 }
 
-/// From `image` to `out`, a block walking pixels of `out`.
+/// From `image` to `out`, whose pixels the blocks walk.
 fn forward(what: &str, kernel: Variants, y: &Buffer<f32>, x: &Buffer<f32>, image: Image, out: Image) -> Result<()> {
     check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
     let (pixels, blocks) = split(what, y.device(), out.n * out.h * out.w, out.c)?;
@@ -209,8 +209,8 @@ pub fn concat_backward(
     unsafe { launch.scalar(size32(what, appended)?).scalar(pixels).run() }
 }
 
-/// `dembedding` (classes, E) accumulates the sums over pixels and over samples of a label of `dy`'s last E channels,
-/// each sample times its `scale` (N; 1 without). `workspace` has N * E floats.
+/// Adds to each row of `dembedding` (classes, E) the last E channels of `dy`, summed over the pixels and over the samples
+/// of that label, each sample times its `scale` (N; 1 without). `workspace` has N * E floats.
 pub fn concat_embedding_backward(
     dembedding: &Buffer<f32>,
     dy: &Buffer<f32>,
@@ -224,9 +224,7 @@ pub fn concat_embedding_backward(
     check(what, image, &[("dy", dy.len(), Image { c: image.c + width, ..image })])?;
     expect_len(what, "labels", labels.len(), image.n)?;
     expect_len(what, "workspace", workspace.len(), image.n * width)?;
-    if let Some(scale) = scale {
-        expect_len(what, "scale", scale.len(), image.n)?;
-    }
+    expect_optional(what, "scale", scale, image.n)?;
     let classes = classes(what, "dembedding", dembedding.len(), width)?;
     let (n, p) = (size32(what, image.n)?, size32(what, image.h * image.w)?);
     let device = dy.device();
