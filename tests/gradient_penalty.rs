@@ -6,9 +6,8 @@ mod common;
 use common::*;
 use zgan::device::{Buffer, Device};
 use zgan::nn::{
-    Arena, Attention, Backward, Builder, ClassHead, ClassHeadOptions, ConcatEmbedding, ConcatLabels, ConvOptions,
-    DownBlock, DownOptions, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead, Tangent,
-    Value,
+    Arena, Attention, Backward, Builder, ClassHead, ClassHeadOptions, ConcatLabels, ConvOptions, DownBlock,
+    DownOptions, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead, Tangent, Value,
 };
 use zgan::ops::Activation;
 use zgan::ops::gradient_penalty::{self, Direction};
@@ -200,7 +199,7 @@ fn build(kind: &str, build: &mut Builder, labels: &Buffer<u32>) -> (Value, Netwo
         x = block.output().clone();
         network.layers.push(Box::new(block));
         if kind == "concat" && i == 0 {
-            let concat = ConcatEmbedding::new(build, &x, labels, (CLASSES, 3), Init::Constant(0.0)).unwrap();
+            let concat = ConcatLabels::embedding(build, &x, labels, (CLASSES, 3), Init::Constant(0.0)).unwrap();
             x = concat.y.clone();
             network.layers.push(Box::new(concat));
         }

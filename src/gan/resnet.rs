@@ -5,9 +5,8 @@ use super::networks::{Discriminator, Latent, latent_inputs};
 use super::options::{Conditioning, Pool, Preset, TrainerOptions};
 use crate::device::Buffer;
 use crate::nn::{
-    Attention, Builder, ClassHead, ClassHeadOptions, ConcatEmbedding, ConcatLabels, ConvOptions, DownBlock,
-    DownOptions, HeadOptions, Init, Layer, Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions,
-    Value,
+    Attention, Builder, ClassHead, ClassHeadOptions, ConcatLabels, ConvOptions, DownBlock, DownOptions, HeadOptions,
+    Init, Layer, Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions, Value,
 };
 use crate::ops::Activation;
 use crate::ops::resample::Upsampling;
@@ -174,7 +173,7 @@ pub fn discriminator(
         }
         if options.conditioning == Conditioning::HiddenConcat && i == 2.min(spec.down.len() - 2) {
             let (classes, init) = (options.classes, glorot(options.classes, EMBEDDING));
-            let concat = ConcatEmbedding::new(build, &x, labels, (classes, EMBEDDING), init)?;
+            let concat = ConcatLabels::embedding(build, &x, labels, (classes, EMBEDDING), init)?;
             x = concat.y.clone();
             network.layers.push(Box::new(concat));
         }

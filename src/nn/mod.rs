@@ -35,7 +35,7 @@ pub use conv::ConvOptions;
 pub(crate) use endpoints::{Source, Target};
 pub use fusion::Fusion;
 pub use head::{HeadOptions, ProjectionHead};
-pub use labels::{ConcatEmbedding, ConcatLabels};
+pub use labels::ConcatLabels;
 pub use linear::Linear;
 pub use norm::{BatchNorm, Norm, NormOptions};
 pub use parameters::{Init, Layout, Parameter};

@@ -108,16 +108,13 @@ impl Divisor {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 struct Window {
-    n: u32,
-    h: u32,
-    w: u32,
-    c: u32,
-    p: u32,
-    q: u32,
-    r: u32,
-    s: u32,
-    pad_h: i32,
-    pad_w: i32,
+    /// N, H, W, C of what is seen.
+    seen: [u32; 4],
+    /// P, Q.
+    pixels: [u32; 2],
+    /// R, S.
+    filter: [u32; 2],
+    pad: [i32; 2],
     stride: u32,
     spread: u32,
     by_windows: u32,
@@ -291,28 +288,21 @@ impl Conv {
 
 impl Window {
     fn new(seen: [usize; 4], pixels: [usize; 2], filter: [usize; 2], pad: [i32; 2], by_windows: bool) -> Window {
-        let [n, h, w, c] = seen.map(|size| size as u32);
-        let [p, q] = pixels.map(|size| size as u32);
-        let [r, s] = filter.map(|size| size as u32);
+        let seen = seen.map(|size| size as u32);
+        let ([p, q], [r, s]) = (pixels.map(|size| size as u32), filter.map(|size| size as u32));
         let windows = |size: u32| if by_windows { size / 2 } else { size };
         Window {
-            n,
-            h,
-            w,
-            c,
-            p,
-            q,
-            r,
-            s,
-            pad_h: pad[0],
-            pad_w: pad[1],
+            seen,
+            pixels: [p, q],
+            filter: [r, s],
+            pad,
             stride: 1,
             spread: 0,
             by_windows: u32::from(by_windows),
             image: Divisor::new(windows(p) * windows(q)),
             line: Divisor::new(windows(q)),
-            filter_row: Divisor::new(s * c),
-            channels: Divisor::new(c),
+            filter_row: Divisor::new(s * seen[3]),
+            channels: Divisor::new(seen[3]),
         }
     }
 

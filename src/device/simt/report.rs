@@ -22,12 +22,7 @@ pub enum Check {
 
 impl std::fmt::Display for Check {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Check::Memcheck => "memcheck",
-            Check::Initcheck => "initcheck",
-            Check::Racecheck => "racecheck",
-            Check::Synccheck => "synccheck",
-        })
+        f.write_str(&format!("{self:?}").to_lowercase())
     }
 }
 

@@ -169,9 +169,7 @@ impl Checker {
 
     pub fn end(&mut self, time: Duration, flops: u64) {
         if let Some(kernel) = self.launch.kernel.take() {
-            if let Some(profiler) = &mut self.profiler {
-                profiler.end(kernel.name, flops);
-            }
+            self.profiler.iter_mut().for_each(|profiler| profiler.end(kernel.name, flops));
             let tally = self.tallies.entry(kernel.name).or_default();
             tally.launches += 1;
             tally.accesses += self.launch.accesses;
@@ -180,9 +178,7 @@ impl Checker {
     }
 
     pub fn begin_block(&mut self, block: u32, given: &[Range<u64>]) {
-        if let Some(profiler) = &mut self.profiler {
-            profiler.all_together();
-        }
+        self.profiler.iter_mut().for_each(Profiler::all_together);
         let launch = &mut self.launch;
         launch.interval += 1;
         launch.blocks.push((launch.interval, block));
@@ -192,18 +188,14 @@ impl Checker {
     }
 
     pub fn barrier(&mut self) {
-        if let Some(profiler) = &mut self.profiler {
-            profiler.all_together();
-        }
+        self.profiler.iter_mut().for_each(Profiler::all_together);
         self.launch.interval += 1;
         self.launch.warp_intervals = Default::default();
     }
 
     /// All threads of the warp have arrived, at a barrier of theirs or at a shuffle, which orders no memory.
     pub fn together(&mut self, warp: usize, barrier: bool) {
-        if let Some(profiler) = &mut self.profiler {
-            profiler.together(warp);
-        }
+        self.profiler.iter_mut().for_each(|profiler| profiler.together(warp));
         if barrier {
             self.launch.warp_intervals[warp] = self.launch.warp_intervals[warp].saturating_add(1);
         }
