@@ -19,7 +19,7 @@ use crate::ops::Activation;
 use crate::ops::adam::{self, Adam};
 use crate::ops::cross_entropy::{self, Evaluation};
 use crate::ops::pixels::{self, Augment};
-use crate::ops::resample::{self, Image};
+use crate::ops::resample;
 use crate::ops::state::{self, Network as Slot, State, StateBuffer};
 use crate::random::Random;
 use crate::{Error, Result};
@@ -83,10 +83,6 @@ impl Block {
             pooled: if pool { Some(build.value(x.n, x.h / 2, x.w / 2, out)?) } else { None },
         })
     }
-
-    fn image(&self) -> Image {
-        Image { n: self.a.n, h: self.a.h, w: self.a.w, c: self.a.c }
-    }
 }
 
 impl Layer for Block {
@@ -94,14 +90,14 @@ impl Layer for Block {
         self.conv.forward(pass, &Source::plain(&self.x), &Target::new(&self.h))?;
         self.norm.prepare(pass)?;
         self.norm.apply(&self.a.x)?;
-        self.pooled.as_ref().map_or(Ok(()), |y| resample::average_pool(&y.x, &self.a.x, self.image()))
+        self.pooled.as_ref().map_or(Ok(()), |y| resample::average_pool(&y.x, &self.a.x, self.a.image()))
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
         if let Some(pooled) = &self.pooled {
             let [da, dy] =
                 [(&self.a, "its activation"), (pooled, "its output")].map(|(v, what)| v.gradient(&self.name, what));
-            resample::average_pool_backward(da?, dy?, self.image(), false)?;
+            resample::average_pool_backward(da?, dy?, self.a.image(), false)?;
         }
         self.norm.backward(pass, &self.a)?;
         self.conv.backward(pass, &Source::plain(&self.x), &Target::new(&self.h), false)

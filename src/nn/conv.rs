@@ -30,15 +30,19 @@ impl ConvOptions {
         let init = Init::FanIn { fan_in: r * r * c };
         ConvOptions { r, c, k, init, bias: Some(init) }
     }
+
+    /// The convolution of `n` samples in which the filters see `h` x `w` pixels.
+    fn sizes(&self, n: usize, h: usize, w: usize) -> conv::Conv {
+        let ConvOptions { r, c, k, .. } = *self;
+        conv::Conv { n, h, w, c, k, r, s: r, pad: r / 2, stride: 1 }
+    }
 }
 
 /// A convolution's parameters and the workspaces of its gradients.
 pub struct Conv {
     /// For messages: `block1.conv2`.
     name: String,
-    r: usize,
-    c: usize,
-    k: usize,
+    options: ConvOptions,
     weight: Parameter,
     bias: Option<Parameter>,
     flipped: Buffer<f32>,
@@ -58,7 +62,7 @@ impl Conv {
             let device = build.arena.device();
             // A pass over some of the samples may split its work otherwise than one over all, and need more.
             for n in 1..=seen.n {
-                let sizes = conv::Conv { n, h: seen.h, w: seen.w, c, k, r, s: r, pad: r / 2, stride: 1 };
+                let sizes = options.sizes(n, seen.h, seen.w);
                 let needed = [
                     conv::input_gradient_workspace_len(&sizes),
                     conv::weight_gradient_workspace_len(device, &sizes),
@@ -70,9 +74,7 @@ impl Conv {
         let [flipped, weight_parts, bias_parts] = workspaces;
         Ok(Conv {
             name: name.to_string(),
-            r,
-            c,
-            k,
+            options,
             weight,
             bias,
             flipped: build.arena.take_in(flipped, build.precision)?,
@@ -83,8 +85,7 @@ impl Conv {
     }
 
     fn sizes(&self, from: &Source) -> conv::Conv {
-        let Conv { r, c, k, .. } = *self;
-        conv::Conv { n: from.n, h: from.h, w: from.w, c, k, r, s: r, pad: r / 2, stride: 1 }
+        self.options.sizes(from.n, from.h, from.w)
     }
 
     pub fn forward(&self, pass: &Forward, from: &Source, to: &Target) -> Result<()> {

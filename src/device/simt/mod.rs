@@ -1,9 +1,9 @@
-//! The `simt` execution: every thread of a block is a coroutine with a stack of its own, and a barrier or a warp
-//! operation hands control to the next one. The C++ side is `kernels/host/simt.h` and `simt.cpp`.
+//! The `simt` execution: every thread of a block is a coroutine with a stack of its own, and at a barrier or a warp
+//! operation it hands control to the next thread. The C++ side is `kernels/host/simt.h` and `simt.cpp`.
 //!
-//! A barrier that not all threads reach, or a deadlock, is an error of the launch that names the kernel and block. A
-//! device made to check ([`super::Device::simt_checked`]) also sees every access to memory before it happens ([`shadow`])
-//! and keeps what it finds ([`report`]).
+//! A barrier that not all threads reach, or a deadlock, is an error of the launch, which names the kernel and the block.
+//! A device made to check ([`super::Device::simt_checked`]) also sees every access to memory before it happens
+//! ([`access`], [`shadow`]) and keeps what it finds ([`report`]).
 
 mod access;
 mod copies;
@@ -96,7 +96,7 @@ struct Running {
     /// operation writes goes to the other board, as some lanes may still be reading this one.
     boards: [[Board; 2]; BLOCK / WARP],
     turn: [usize; BLOCK],
-    /// Where each thread waits.
+    /// The place in the code where each thread waits.
     places: [u64; BLOCK],
     /// The asynchronous copies of each thread.
     copies: Vec<Copies>,
@@ -171,7 +171,7 @@ impl Simt {
         self.tell(|checker| checker.mark(range, written));
     }
 
-    /// `views`: the buffers among the arguments; none where they are not known. `flops`: of its products.
+    /// `views` are the buffers among the arguments, none where they are not known; `flops` those of the kernel's products.
     ///
     /// # Safety
     /// As [`super::Launch::run`].
@@ -244,7 +244,7 @@ impl Simt {
     }
 }
 
-/// The block that runs now. Only called from inside `Simt::launch`.
+/// The block that runs now. To be called from inside `Simt::launch` alone.
 fn running() -> *mut Running {
     let running = RUNNING.get();
     assert!(!running.is_null(), "a simt kernel runs outside a launch");

@@ -42,7 +42,7 @@ pub const TWO_BACKWARDS: &str = "two D backwards";
 pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     let options = &problem.options;
     let mut rivals = Vec::new();
-    // Those that run parts apart are beside the same step already.
+    // Those with unfused parts are beside the same step already.
     if !problem.options.unfused.is_empty() {
         return Ok(rivals);
     }

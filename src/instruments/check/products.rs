@@ -25,9 +25,9 @@ const LINEAR: [[usize; 3]; 9] = [
 /// Each tile, in whole tiles; and one of the depth that layers have, beside which a tile's ends are little.
 const ALIGNED: [[usize; 3]; 5] = [[64, 64, 64], [128, 64, 64], [128, 128, 128], [128, 256, 64], [128, 512, 128]];
 
-/// A factor that is computed differs between executions in its last bit (one has a fused multiply-add, the other not), and now
+/// An operand that is computed differs between executions in its last bit (one has a fused multiply-add, the other not), and now
 /// and then is rounded to the other neighbour.
-fn allow_other_factors(t: &mut Tray, computed: bool) {
+fn allow_other_operands(t: &mut Tray, computed: bool) {
     if computed {
         t.tolerance += match t.precision() {
             Precision::F32 => 0.0,
@@ -53,7 +53,7 @@ pub fn matmul(cases: &mut Cases) {
                 matmul::linear_forward(sizes, &y, &x, &weight, fused.then_some(&bias), activation)
             });
             cases.add_case(format!("backward, {n} x {c} x {k}, {activation:?}"), false, aligned, move |t| {
-                allow_other_factors(t, fused);
+                allow_other_operands(t, fused);
                 let (x, weight, dy) = (t.values(n * c)?, t.values(c * k)?, t.values(n * k)?);
                 let (y, scale) = (t.values_between(n * k, -1.0, 1.0)?, t.numbers(n)?);
                 let (y, row_scale) = (fused.then_some(&y), fused.then_some(&scale));
@@ -87,7 +87,7 @@ fn name(conv: &Conv, around: Around) -> String {
 }
 
 fn forward(t: &mut Tray, sizes: Conv, around: Around) -> Result<()> {
-    allow_other_factors(t, around != Around::Nothing);
+    allow_other_operands(t, around != Around::Nothing);
     let Conv { n, h, w, c, k, r, s, .. } = sizes;
     let (upsample, pool) = (around == Around::Upsampled, around == Around::Pooled);
     let output = n * sizes.p() * sizes.q() * k / if pool { 4 } else { 1 };
@@ -113,7 +113,7 @@ fn forward(t: &mut Tray, sizes: Conv, around: Around) -> Result<()> {
 }
 
 fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result<()> {
-    allow_other_factors(t, around != Around::Nothing);
+    allow_other_operands(t, around != Around::Nothing);
     let Conv { n, h, w, c, k, r, s, .. } = sizes;
     let (upsample, pooled) = (around == Around::Upsampled, around == Around::Pooled);
     let output = n * sizes.p() * sizes.q() * k / if pooled { 4 } else { 1 };
