@@ -38,7 +38,7 @@ impl ProjectionHead {
     pub fn new(build: &mut Builder, name: &str, x: &Value, options: &HeadOptions) -> Result<ProjectionHead> {
         let (c, classes, p) = (x.c, options.classes, &mut *build.parameters);
         let unfused = build.unfused.contains(&Fusion::Projection);
-        let workspaces = [projection::unfused::workspace_len(x.n * x.features(), x.n), x.n * c];
+        let forward = projection::unfused::workspace_len(x.n * x.features(), x.n);
         Ok(ProjectionHead {
             name: name.to_string(),
             w: p.weight(&format!("{name}.weight"), &[c, 1], (options.init)(c, 1), Outputs::Columns),
@@ -49,10 +49,7 @@ impl ProjectionHead {
             labels: options.labels.clone(),
             pool_factor: options.pool_factor,
             h: build.arena.take(x.n * c)?,
-            unfused: match workspaces {
-                [forward, backward] if unfused => Some([build.arena.take(forward)?, build.arena.take(backward)?]),
-                _ => None,
-            },
+            unfused: if unfused { Some([build.arena.take(forward)?, build.arena.take(x.n * c)?]) } else { None },
             logits: build.exact_value(x.n, 1, 1, 1)?,
             x: x.clone(),
         })

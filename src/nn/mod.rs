@@ -70,11 +70,9 @@ impl Value {
 
     /// The gradient of the value that a layer calls `name`, which its backward pass cannot do without.
     pub fn gradient(&self, layer: &str, name: &str) -> Result<&Buffer<f32>> {
-        self.dx.as_ref().ok_or_else(|| {
-            Error::Shape(format!(
-                "layer {layer}: there is no gradient of {name}; it was built for forward passes alone"
-            ))
-        })
+        let missing =
+            || format!("layer {layer}: there is no gradient of {name}; it was built for forward passes alone");
+        self.dx.as_ref().ok_or_else(|| Error::Shape(missing()))
     }
 
     /// The shape, as the operations on pixels take it.
@@ -87,12 +85,6 @@ impl Value {
         let f = self.features();
         let part = |buffer: &Buffer<f32>| buffer.view(rows.start * f..rows.end * f);
         Value { n: rows.len(), x: part(&self.x), dx: self.dx.as_ref().map(part), ..*self }
-    }
-
-    /// The same numbers under another shape per sample.
-    pub fn reshaped(&self, h: usize, w: usize, c: usize) -> Value {
-        assert_eq!(self.features(), h * w * c, "a reshape keeps the number of features");
-        Value { h, w, c, ..self.clone() }
     }
 }
 

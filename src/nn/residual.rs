@@ -44,13 +44,10 @@ impl DownBlock {
         let conv1 = Conv::new(build, &format!("{name}.conv1"), ConvOptions::residual(3, x.c, hidden), x)?;
         let h = build.value(n, h, w, hidden)?;
         let conv2 = Conv::new(build, &format!("{name}.conv2"), ConvOptions::residual(3, hidden, out), &h)?;
-        let pooled = if pool { Some(build.value(n, ph, pw, x.c)?) } else { None };
-        let shortcut = if has_shortcut {
-            let from = pooled.as_ref().unwrap_or(x).clone();
-            Some(Conv::new(build, &format!("{name}.shortcut"), ConvOptions::residual(1, x.c, out), &from)?)
-        } else {
-            None
-        };
+        let pooled = pool.then(|| build.value(n, ph, pw, x.c)).transpose()?;
+        let (from, options) = (pooled.as_ref().unwrap_or(x), ConvOptions::residual(1, x.c, out));
+        let shortcut =
+            has_shortcut.then(|| Conv::new(build, &format!("{name}.shortcut"), options, from)).transpose()?;
         Ok(DownBlock {
             name: name.to_string(),
             before: if first { Activation::Identity } else { Activation::RELU },

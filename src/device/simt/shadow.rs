@@ -147,10 +147,8 @@ impl Checker {
     }
 
     pub fn begin(&mut self, kernel: Kernel, grid: [u32; 3], entry: u64, views: &[View]) {
-        let mut found: Vec<(View, usize)> = Vec::new();
-        for view in views.iter().filter(|view| view.start < view.end) {
-            found.extend(self.find(view.start, view.end - view.start).map(|at| (*view, at)));
-        }
+        let region = |view: &View| Some((*view, self.find(view.start, view.end - view.start)?));
+        let mut found: Vec<(View, usize)> = views.iter().filter(|v| v.start < v.end).filter_map(region).collect();
         if views.is_empty() {
             // The kernel was not started through `Launch`: its arguments are not known, and may be any of the buffers.
             let all = |(at, region): (usize, &Region)| {
