@@ -164,13 +164,8 @@ pub fn backward(
 /// `y = x + gamma * a`; `gamma` (1) on the device.
 pub fn residual(y: &Buffer<f32>, x: &Buffer<f32>, a: &Buffer<f32>, gamma: &Buffer<f32>) -> Result<()> {
     let what = "attention residual";
-    expect_len(what, "x", x.len(), y.len())?;
-    expect_len(what, "a", a.len(), y.len())?;
     expect_len(what, "gamma", gamma.len(), 1)?;
-    let (n, chunk, grid) = elementwise(what, y)?;
-    let launch = y.device().launch(kernel::ATTENTION_RESIDUAL_FORWARD, grid);
-    // SAFETY: the lengths were compared above.
-    unsafe { launch.output(y).input(x).input(a).input(gamma).scalar(n).scalar(chunk).run() }
+    elementwise(what, kernel::ATTENTION_RESIDUAL_FORWARD, y, [("x", x), ("a", a)], |launch| launch.input(gamma))
 }
 
 /// `da = gamma * dy`, overwritten, and `dgamma += sum over n of scale[n] * (dy[n] . a[n])`; without a `scale` (N) that is

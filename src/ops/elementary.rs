@@ -1,8 +1,11 @@
 //! Elementary operations, one launch each: what an eager framework puts a formula together from.
 
-use super::{expect_len, reduction, size32};
-use crate::device::{Buffer, Device, Kernel, Launch, Variants, kernel};
+use super::{elementwise, expect_len, reduction, size32};
+use crate::device::{Buffer, Device, Kernel, kernel};
 use crate::{Error, Result};
+
+/// How errors begin.
+const WHAT: &str = "elementary";
 
 /// `y` = f(`x`), elementwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,61 +15,41 @@ pub enum Function {
     Tanh,
 }
 
-/// Launches an elementwise kernel over `y` and its `inputs`, which have as many elements; `scalars` are pushed after them.
-fn elementwise<const N: usize>(
-    kernel: impl Into<Variants>,
-    y: &Buffer<f32>,
-    inputs: [(&str, &Buffer<f32>); N],
-    scalars: impl FnOnce(Launch) -> Launch,
-) -> Result<()> {
-    let (n, chunk, grid) = super::elementwise("elementary", y)?;
-    let mut launch = y.device().launch(kernel, grid).output(y);
-    for (name, input) in inputs {
-        expect_len("elementary", name, input.len(), y.len())?;
-        launch = launch.input(input);
-    }
-    // SAFETY: y and all inputs have n elements, which the grid covers; what the callers push has a length of 1.
-    unsafe { scalars(launch).scalar(n).scalar(chunk).run() }
-}
-
 pub fn function(f: Function, y: &Buffer<f32>, x: &Buffer<f32>) -> Result<()> {
     let kernel = match f {
         Function::Exp => kernel::ELEMENTARY_EXP_F32,
         Function::Log => kernel::ELEMENTARY_LOG_F32,
         Function::Tanh => kernel::ELEMENTARY_TANH_F32,
     };
-    elementwise(kernel, y, [("x", x)], |launch| launch)
+    elementwise(WHAT, kernel, y, [("x", x)], |launch| launch)
 }
 
 /// Sine and cosine of 2 pi `u`, `u` in [0, 1).
 pub fn sine_cosine(sine: &Buffer<f32>, cosine: &Buffer<f32>, u: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "cosine", cosine.len(), sine.len())?;
-    expect_len("elementary", "u", u.len(), sine.len())?;
-    let (n, chunk, grid) = super::elementwise("elementary", sine)?;
-    let launch = sine.device().launch(kernel::ELEMENTARY_SINE_COSINE_F32, grid).output(sine).output(cosine).input(u);
-    // SAFETY: all three have n elements, which the grid covers.
-    unsafe { launch.scalar(n).scalar(chunk).run() }
+    expect_len(WHAT, "cosine", cosine.len(), sine.len())?;
+    expect_len(WHAT, "u", u.len(), sine.len())?;
+    elementwise(WHAT, kernel::ELEMENTARY_SINE_COSINE_F32, sine, [], |launch| launch.output(cosine).input(u))
 }
 
 /// `y` = a `x` + b.
 pub fn affine(y: &Buffer<f32>, x: &Buffer<f32>, a: f32, b: f32) -> Result<()> {
-    elementwise(kernel::ELEMENTARY_AFFINE_F32, y, [("x", x)], |launch| launch.scalar(a).scalar(b))
+    elementwise(WHAT, kernel::ELEMENTARY_AFFINE_F32, y, [("x", x)], |launch| launch.scalar(a).scalar(b))
 }
 
 /// `y` = `x` where it is above 0, and `slope` times it elsewhere.
 pub fn leaky_relu(y: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
-    elementwise(kernel::ELEMENTARY_LEAKY_RELU_F32, y, [("x", x)], |launch| launch.scalar(slope))
+    elementwise(WHAT, kernel::ELEMENTARY_LEAKY_RELU_F32, y, [("x", x)], |launch| launch.scalar(slope))
 }
 
 /// `dx` = `dy` where `x` is above 0, and `slope` times it elsewhere: the backward pass of [`leaky_relu`]. `x` may be the
 /// output instead, which has the same sign. Tangents go through the same mask, forward.
 pub fn leaky_relu_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
-    elementwise(kernel::ELEMENTARY_LEAKY_RELU_BACKWARD, dx, [("dy", dy), ("x", x)], |launch| launch.scalar(slope))
+    elementwise(WHAT, kernel::ELEMENTARY_LEAKY_RELU_BACKWARD, dx, [("dy", dy), ("x", x)], |launch| launch.scalar(slope))
 }
 
 /// `dx` = `dy` (1 - `y`^2), the backward pass of y = tanh(x).
 pub fn tanh_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, y: &Buffer<f32>) -> Result<()> {
-    elementwise(kernel::ELEMENTARY_TANH_BACKWARD_F32, dx, [("dy", dy), ("y", y)], |launch| launch)
+    elementwise(WHAT, kernel::ELEMENTARY_TANH_BACKWARD_F32, dx, [("dy", dy), ("y", y)], |launch| launch)
 }
 
 /// `y` (R, C) = `x` (R, C) with `b` (C) added to each of its rows.
@@ -89,27 +72,26 @@ fn by_rows(
     (name, vector): (&str, &Buffer<f32>),
     [rows, columns]: [usize; 2],
 ) -> Result<()> {
-    let what = "elementary";
     if x.is_empty() || rows * columns != x.len() {
         let (found, len) = (x.len(), vector.len());
-        return Err(Error::Shape(format!("{what}: x has {found} elements, expected R * C with {len} in {name}")));
+        return Err(Error::Shape(format!("{WHAT}: x has {found} elements, expected R * C with {len} in {name}")));
     }
-    expect_len(what, "y", y.len(), x.len())?;
+    expect_len(WHAT, "y", y.len(), x.len())?;
     let each = (y.device().tuning().elements / columns).max(1);
     let launch = y.device().launch(kernel, [rows.div_ceil(each) as u32, 1, 1]).output(y).input(x).input(vector);
     // SAFETY: x and y have R * C elements, the vector R or C, compared above.
-    unsafe { launch.scalar(size32(what, rows)?).scalar(size32(what, columns)?).scalar(each as u32).run() }
+    unsafe { launch.scalar(size32(WHAT, rows)?).scalar(size32(WHAT, columns)?).scalar(each as u32).run() }
 }
 
 /// `y` = `x1` + `x2`.
 pub fn add(y: &Buffer<f32>, x1: &Buffer<f32>, x2: &Buffer<f32>) -> Result<()> {
-    elementwise(kernel::ELEMENTARY_ADD_F32, y, [("x1", x1), ("x2", x2)], |launch| launch)
+    elementwise(WHAT, kernel::ELEMENTARY_ADD_F32, y, [("x1", x1), ("x2", x2)], |launch| launch)
 }
 
 /// `y` = `x` - `s`, a single number.
 pub fn subtract(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "s", s.len(), 1)?;
-    elementwise(kernel::ELEMENTARY_SUBTRACT_F32, y, [("x", x)], |launch| launch.input(s))
+    expect_len(WHAT, "s", s.len(), 1)?;
+    elementwise(WHAT, kernel::ELEMENTARY_SUBTRACT_F32, y, [("x", x)], |launch| launch.input(s))
 }
 
 /// Workspace of [`sum`] and [`maximum`] in floats.
@@ -118,10 +100,10 @@ pub fn workspace_len(device: &Device, n: usize) -> usize {
 }
 
 fn reduce(kernel: Kernel, y: &Buffer<f32>, x: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "y", y.len(), 1)?;
-    let n = size32("elementary", x.len())?;
+    expect_len(WHAT, "y", y.len(), 1)?;
+    let n = size32(WHAT, x.len())?;
     let (chunk, blocks) = reduction(x.device(), x.len());
-    expect_len("elementary", "workspace", workspace.len(), blocks)?;
+    expect_len(WHAT, "workspace", workspace.len(), blocks)?;
     let launch = x.device().launch(kernel, [blocks as u32, 1, 1]).output(workspace).input(x);
     // SAFETY: `x` has n elements, the workspace one per block.
     unsafe { launch.scalar(n).scalar(chunk as u32).run()? };

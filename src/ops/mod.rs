@@ -22,7 +22,7 @@ pub mod spectral_norm;
 pub mod state;
 mod tile;
 
-use crate::device::{Buffer, Device, Element};
+use crate::device::{Buffer, Device, Element, Launch, Variants};
 use crate::{Error, Result};
 
 /// What is applied to a layer's output, or to a normalised value.
@@ -75,10 +75,23 @@ pub(crate) fn expect_optional<T: Element>(what: &str, name: &str, found: Option<
     found.map_or(Ok(()), |found| expect_len(what, name, found.len(), len))
 }
 
-/// How blocks walk a flat buffer element by element: its elements, the elements of one block, and the grid.
-fn elementwise<T: Element>(what: &str, buffer: &Buffer<T>) -> Result<(u32, u32, [u32; 3])> {
-    let (n, chunk) = (size32(what, buffer.len())?, buffer.device().tuning().elements as u32);
-    Ok((n, chunk, [n.div_ceil(chunk), 1, 1]))
+/// Launches a kernel that goes through `y` and its `inputs`, of as many elements, one by one. `more` pushes what the kernel
+/// takes between these and its last two numbers.
+fn elementwise<T: Element, const N: usize>(
+    what: &str,
+    kernel: impl Into<Variants>,
+    y: &Buffer<T>,
+    inputs: [(&str, &Buffer<f32>); N],
+    more: impl FnOnce(Launch) -> Launch,
+) -> Result<()> {
+    let (n, chunk) = (size32(what, y.len())?, y.device().tuning().elements as u32);
+    let mut launch = y.device().launch(kernel, [n.div_ceil(chunk), 1, 1]).output(y);
+    for (name, input) in inputs {
+        expect_len(what, name, input.len(), y.len())?;
+        launch = launch.input(input);
+    }
+    // SAFETY: y and all inputs have n elements, which the grid covers; the callers check what they push besides.
+    unsafe { more(launch).scalar(n).scalar(chunk).run() }
 }
 
 /// How blocks share a reduction over `n` elements: the elements of one block, and the number of blocks.

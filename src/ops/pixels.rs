@@ -41,9 +41,5 @@ pub fn load(
 
 /// The nearest byte of each value of [-1, 1]. Values outside become the nearer end, NaN becomes 0.
 pub fn store(bytes: &Buffer<u8>, x: &Buffer<f32>) -> Result<()> {
-    expect_len("pixels store", "bytes", bytes.len(), x.len())?;
-    let (n, chunk, grid) = elementwise("pixels store", x)?;
-    let launch = x.device().launch(kernel::PIXELS_STORE, grid).output(bytes).input(x);
-    // SAFETY: both have n elements.
-    unsafe { launch.scalar(n).scalar(chunk).run() }
+    elementwise("pixels store", kernel::PIXELS_STORE, bytes, [("x", x)], |launch| launch)
 }

@@ -194,8 +194,6 @@ pub mod unfused {
         workspace: &Buffer<f32>,
     ) -> Result<()> {
         let what = "projection forward, unfused";
-        check_head(what, head, f.len(), x)?;
-        expect_len(what, "h", h.len(), f.len() * head.w.len())?;
         expect_len(what, "workspace", workspace.len(), workspace_len(x.len(), f.len()))?;
         let y = workspace.view(0..x.len());
         let device = f.device();

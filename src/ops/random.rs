@@ -7,18 +7,14 @@ use crate::{Error, Result};
 
 /// Uniform between `low` and `high`. The numbers depend on the seed, the step and `stream` alone.
 pub fn uniform(out: &Buffer<f32>, state: &StateBuffer, stream: u32, low: f32, high: f32) -> Result<()> {
-    let (n, chunk, grid) = elementwise("random", out)?;
-    let launch = out.device().launch(kernel::RANDOM_UNIFORM_F32, grid).output(out).input(state.words());
-    // SAFETY: `out` has n elements; a StateBuffer has the words of one State.
-    unsafe { launch.scalar(stream).scalar(low).scalar(high).scalar(n).scalar(chunk).run() }
+    elementwise("random", kernel::RANDOM_UNIFORM_F32, out, [], |launch| {
+        launch.input(state.words()).scalar(stream).scalar(low).scalar(high)
+    })
 }
 
 /// Normal, mean 0 and deviation 1.
 pub fn normal(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
-    let (n, chunk, grid) = elementwise("random", out)?;
-    let launch = out.device().launch(kernel::RANDOM_NORMAL, grid).output(out).input(state.words());
-    // SAFETY: as in `uniform`; chunks are powers of two above 4.
-    unsafe { launch.scalar(stream).scalar(n).scalar(chunk).run() }
+    elementwise("random", kernel::RANDOM_NORMAL, out, [], |launch| launch.input(state.words()).scalar(stream))
 }
 
 /// Points (n, 2) of the ring of Gaussians, [`crate::data::ring`].
@@ -38,8 +34,7 @@ pub fn labels(out: &Buffer<u32>, state: &StateBuffer, stream: u32, classes: u32)
     if classes == 0 {
         return Err(Error::Shape("random labels: 0 classes, at least one is needed".into()));
     }
-    let (n, chunk, grid) = elementwise("random", out)?;
-    let launch = out.device().launch(kernel::RANDOM_LABELS, grid).output(out).input(state.words());
-    // SAFETY: as in `uniform`.
-    unsafe { launch.scalar(stream).scalar(classes).scalar(n).scalar(chunk).run() }
+    elementwise("random", kernel::RANDOM_LABELS, out, [], |launch| {
+        launch.input(state.words()).scalar(stream).scalar(classes)
+    })
 }
