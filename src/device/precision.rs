@@ -4,7 +4,8 @@ use half::{bf16, f16};
 
 /// What a buffer of real numbers stores. Sums, and everything else, are computed in f32 whatever it is, and the program
 /// reads and writes f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     #[default]
     F32,

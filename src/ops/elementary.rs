@@ -66,7 +66,7 @@ pub fn scale_rows(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<(
 
 /// Launches a kernel over the rows of `x` (R, C), with a vector that has a number for each row or for each column.
 fn by_rows(
-    kernel: Kernel,
+    kernel: &'static Kernel,
     y: &Buffer<f32>,
     x: &Buffer<f32>,
     (name, vector): (&str, &Buffer<f32>),
@@ -99,7 +99,7 @@ pub fn workspace_len(device: &Device, n: usize) -> usize {
     reduction(device, n).1
 }
 
-fn reduce(kernel: Kernel, y: &Buffer<f32>, x: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
+fn reduce(kernel: &'static Kernel, y: &Buffer<f32>, x: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
     expect_len(WHAT, "y", y.len(), 1)?;
     let n = size32(WHAT, x.len())?;
     let (chunk, blocks) = reduction(x.device(), x.len());

@@ -70,7 +70,7 @@ impl std::fmt::Display for Finding {
 /// A finding as it is kept while kernels run. Places are addresses of code.
 pub(super) struct Raw {
     pub check: Check,
-    pub kernel: Kernel,
+    pub kernel: &'static Kernel,
     pub grid: [u32; 3],
     pub block: u32,
     pub thread: u32,

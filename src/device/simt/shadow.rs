@@ -97,7 +97,7 @@ pub(super) struct Checker {
 
 #[derive(Default)]
 struct Launch {
-    kernel: Option<Kernel>,
+    kernel: Option<&'static Kernel>,
     grid: [u32; 3],
     entry: u64,
     /// Each with the index of the live region that it is part of.
@@ -146,7 +146,7 @@ impl Checker {
         self.live[at].contains(address, bytes).then_some(at)
     }
 
-    pub fn begin(&mut self, kernel: Kernel, grid: [u32; 3], entry: u64, views: &[View]) {
+    pub fn begin(&mut self, kernel: &'static Kernel, grid: [u32; 3], entry: u64, views: &[View]) {
         let region = |view: &View| Some((*view, self.find(view.start, view.end - view.start)?));
         let mut found: Vec<(View, usize)> = views.iter().filter(|v| v.start < v.end).filter_map(region).collect();
         if views.is_empty() {
@@ -349,8 +349,8 @@ impl Checker {
 
     fn argument_name(&self, view: &View) -> String {
         match self.launch.kernel {
-            Some(kernel) if view.argument < kernel.types.len() => kernel.parameter_name(view.argument),
-            _ => "a buffer".into(),
+            Some(kernel) => kernel.parameters.get(view.argument).map_or("a buffer", |(name, _)| name).into(),
+            None => "a buffer".into(),
         }
     }
 
