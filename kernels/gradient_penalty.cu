@@ -12,7 +12,8 @@
 //   dP/dW = t (x) delta      delta: the backward signal of seed 1 at the layer's output, which gave g
 //                            t: v pushed forward through the same layers and masks, without biases, at its input
 //
-//   mask      a = t * (x > 0 ? 1 : slope)                     any shape; x decided the mask
+// A (leaky) ReLU masks t as it masks a gradient: that is elementary.cu's leaky_relu_backward.
+//
 //   pool      h[n,c] = factor * sum over p of (x[n,p,c] > 0) t[n,p,c]     the tangent of projection.cu's pooling
 //
 // All outputs overwrite. Memory traffic: every input and output once, but the direction, which reads g twice.
@@ -71,17 +72,6 @@ KERNEL_ONCE(256, 0) gradient_penalty_sum_f32(float* RESTRICT statistics,   // (2
         statistics[0] = scale * sums[0];
         statistics[1] = sums[1] / float(N);
     }
-}
-
-KERNEL(256, 0) PRECISE(gradient_penalty_mask)(T* RESTRICT a,            // (n)
-                                              const T* RESTRICT t,      // (n)
-                                              const T* RESTRICT x,      // (n)
-                                              float slope, uint32_t n, uint32_t chunk) {
-    const uint32_t first = blockIdx.x * chunk, count = n - first < chunk ? n - first : chunk;
-    const uint64_t at = first;  // a 32-bit sum may wrap, which would keep the loop scalar
-    for_each_element(1, count, [&](uint32_t) {
-        return [=](uint32_t i) { a[at + i] = (x[at + i] > 0.0f ? 1.0f : slope) * t[at + i]; };
-    });
 }
 
 // Grid (N, column ranges).

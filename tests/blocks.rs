@@ -62,7 +62,7 @@ impl Made {
     fn forward(&self) {
         let mode = Mode::Train { momentum: 0.1 };
         let (weights, running) = (&self.weights, &self.running);
-        self.layer.forward(&Forward { weights, factors: None, running, mode, rows: 0..N }).unwrap();
+        self.layer.forward(&Forward { weights, rounded_weights: None, running, mode, rows: 0..N }).unwrap();
     }
 }
 
@@ -108,10 +108,10 @@ fn check(case: &str, c: usize, scaled: &Scaled, make: Make) {
         let gradients = device.upload(&vec![before; made.layout.len()]).unwrap();
         let pass = Backward {
             weights: &made.weights,
-            factors: None,
+            rounded_weights: None,
             gradients: Some(&gradients),
-            parameter_scale: (*scaled == Scaled::Parameters).then_some(&scale),
-            signal_scale: (*scaled == Scaled::Signal).then_some(&scale),
+            parameter_seeds: (*scaled == Scaled::Parameters).then_some(&scale),
+            signal_seeds: (*scaled == Scaled::Signal).then_some(&scale),
             rows: 0..N,
             input_rows: 0..N,
         };
@@ -131,7 +131,7 @@ fn check(case: &str, c: usize, scaled: &Scaled, make: Make) {
         if *scaled == Scaled::Parameters {
             // Nobody's parameters, and the input of some samples.
             made.x.dx.as_ref().unwrap().write(&vec![f32::NAN; dx.len()]).unwrap();
-            let some = Backward { gradients: None, parameter_scale: None, rows: 1..N, input_rows: 2..N, ..pass };
+            let some = Backward { gradients: None, parameter_seeds: None, rows: 1..N, input_rows: 2..N, ..pass };
             made.layer.backward(&some).unwrap();
             let (found, f) = (dx.read().unwrap(), made.x.features());
             close("dx of the last sample", &found[2 * f..], &expected_dx[2 * f..], 0.0);
@@ -210,10 +210,10 @@ fn attention_with_gamma_0_is_the_identity() {
         let gradients = device.zeros(made.layout.len()).unwrap();
         let pass = Backward {
             weights: &made.weights,
-            factors: None,
+            rounded_weights: None,
             gradients: Some(&gradients),
-            parameter_scale: None,
-            signal_scale: None,
+            parameter_seeds: None,
+            signal_seeds: None,
             rows: 0..N,
             input_rows: 0..N,
         };
@@ -224,4 +224,37 @@ fn attention_with_gamma_0_is_the_identity() {
             assert_eq!(still, entry.name != "block.gamma", "{}", entry.name);
         }
     });
+}
+
+/// A network that was built for forward passes alone says so, with the layer's name and the value's, when it is to go back.
+#[test]
+fn a_missing_gradient_is_named() {
+    let device = Device::host(1).unwrap();
+    let (mut parameters, mut running) = (Layout::default(), Layout::default());
+    let mut arena = Arena::new(&device, 1 << 20).unwrap();
+    let mut build = Builder { gradients: false, ..Builder::new(&mut parameters, &mut running, &mut arena) };
+    let x = build.value(N, H, W, 16).unwrap();
+    let norm = NormOptions { eps: EPS, activation: Activation::RELU, conditional: None };
+    let up = UpOptions { out: 5, norm, upsampling: Upsampling::Nearest, conv: ConvOptions::residual };
+    let down = DownOptions { hidden: 5, out: 5, pool: true, first: true };
+    let layers: [(Box<dyn Layer>, &str); 3] = [
+        (Box::new(DownBlock::new(&mut build, "down", &x, &down).unwrap()), "layer down.conv2: there is no gradient of"),
+        (Box::new(UpBlock::new(&mut build, "up", &x, &up).unwrap()), "layer up: there is no gradient of its output"),
+        (Box::new(Attention::new(&mut build, "look", &x, up.conv).unwrap()), "layer look: there is no gradient of x"),
+    ];
+    let weights = device.zeros(build.parameters.len()).unwrap();
+    let gradients = device.zeros(weights.len()).unwrap();
+    for (layer, expected) in layers {
+        let pass = Backward {
+            weights: &weights,
+            rounded_weights: None,
+            gradients: Some(&gradients),
+            parameter_seeds: None,
+            signal_seeds: None,
+            rows: 0..N,
+            input_rows: 0..N,
+        };
+        let message = layer.backward(&pass).unwrap_err().to_string();
+        assert!(message.starts_with(expected), "{message}");
+    }
 }

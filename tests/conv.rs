@@ -329,7 +329,7 @@ fn sums(
         let (i, a, b) = pick(iz, iv, iw);
         match naive {
             None => exact[i] += a * b,
-            Some(precision) => plain[i] += factor(precision, a as f32) * factor(precision, b as f32),
+            Some(precision) => plain[i] += operand(precision, a as f32) * operand(precision, b as f32),
         }
     });
     if naive.is_some() { to_f64(&plain) } else { exact }

@@ -189,3 +189,33 @@ fn the_parts_of_layers_are_their_formulas() {
         assert!(error.contains("y has 2 elements, expected 3"), "{error}");
     });
 }
+
+#[test]
+fn the_leaky_relus_backward_pass_is_a_mask_in_every_precision() {
+    on_each_device(|device| {
+        for n in [1, 33, 3069, 7840, 14_000] {
+            let mut random = Random(n as u64);
+            let (dy, x) = (random.normals(n), random.normals(n));
+            for slope in [0.0, 0.2] {
+                let expected = |dy: &[f32], x: &[f32]| -> Vec<f64> {
+                    let one = |(dy, x): (&f32, &f32)| f64::from(*dy) * if *x > 0.0 { 1.0 } else { f64::from(slope) };
+                    dy.iter().zip(x).map(one).collect()
+                };
+                let dx = device.upload(&vec![f32::NAN; n]).unwrap();
+                let there = [&dy, &x].map(|values| device.upload(values).unwrap());
+                elementary::leaky_relu_backward(&dx, &there[0], &there[1], slope).unwrap();
+                assert_close("f32", &dx, &expected(&dy, &x), 1e-7);
+                for precision in NARROW {
+                    let (dy, x) = (rounded(&dy, precision), rounded(&x, precision));
+                    let upload = |values: &[f32]| device.upload_in(values, precision).unwrap();
+                    let dx = upload(&vec![f32::NAN; n]);
+                    elementary::leaky_relu_backward(&dx, &upload(&dy), &upload(&x), slope).unwrap();
+                    assert_as_good(precision.name(), &dx, &expected(&dy, &x), 1e-6);
+                }
+            }
+        }
+    });
+    let device = Device::host(1).unwrap();
+    let buffer = |n| device.zeros::<f32>(n).unwrap();
+    assert!(elementary::leaky_relu_backward(&buffer(6), &buffer(6), &buffer(5), 0.0).is_err());
+}

@@ -6,9 +6,8 @@ mod common;
 use common::*;
 use zgan::device::{Buffer, Device};
 use zgan::nn::{
-    Arena, Attention, Backward, Builder, ClassHead, ClassHeadOptions, ConcatEmbedding, ConcatLabels, ConvOptions,
-    DownBlock, DownOptions, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead, Tangent,
-    Value,
+    Arena, Attention, Backward, Builder, ClassHead, ClassHeadOptions, ConcatLabels, ConvOptions, DownBlock,
+    DownOptions, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead, Tangent, Value,
 };
 use zgan::ops::Activation;
 use zgan::ops::gradient_penalty::{self, Direction};
@@ -91,15 +90,12 @@ fn in_16_bits_and_scaled_it_is_as_good_as_rounding_the_result() {
             assert_close("norms", &found, &norms(&to_f64(&g), n), 1e-6);
             assert_close("penalty", &statistics.view(0..1), &[penalty(&to_f64(&g), n)], 1e-5);
 
-            let (mixed, masked, pooled) = (out(), out(), nans(device, n * c));
+            let (mixed, pooled) = (out(), nans(device, n * c));
             gradient_penalty::mix(&mixed, &upload(&x), &upload(&t), &device.upload(&share).unwrap()).unwrap();
             let (x, t) = (to_f64(&x), to_f64(&t));
             let of = |i: usize| t[i] + f64::from(share[i / (p * c)]) * (x[i] - t[i]);
             assert_as_good("mixed", &mixed, &(0..len).map(of).collect::<Vec<_>>(), 1e-6);
             let upload = |x: &[f64]| upload(&x.iter().map(|x| *x as f32).collect::<Vec<_>>());
-            gradient_penalty::mask(&masked, &upload(&t), &upload(&x), 0.2).unwrap();
-            let slope = |x: f64| if x > 0.0 { 1.0 } else { f64::from(0.2f32) };
-            assert_as_good("masked", &masked, &(0..len).map(|i| slope(x[i]) * t[i]).collect::<Vec<_>>(), 1e-6);
             gradient_penalty::pool(&pooled, &upload(&t), &upload(&x), n, 0.5).unwrap();
             let mut expected = vec![0.0; n * c];
             for i in (0..len).filter(|i| x[*i] > 0.0) {
@@ -128,7 +124,7 @@ fn extremes() {
 }
 
 #[test]
-fn mixes_masks_and_pools_match_the_reference() {
+fn mixes_and_pools_match_the_reference() {
     on_each_device(|device| {
         for (n, p, c) in [(1, 1, 1), (3, 31, 33), (5, 49, 32), (2, 7, 1000), (33, 4, 130)] {
             let (len, mut random) = (n * p * c, Random((n + p + c) as u64));
@@ -141,14 +137,6 @@ fn mixes_masks_and_pools_match_the_reference() {
             let at = |i: usize| (f64::from(t[i]), f64::from(x[i]), f64::from(share[i / (p * c)]));
             let expected: Vec<f64> = (0..len).map(at).map(|(t, x, s)| s * t + (1.0 - s) * x).collect();
             assert_close("mixed", &mixed, &expected, 1e-6);
-
-            for slope in [0.0, 0.2] {
-                let masked = nans(device, len);
-                gradient_penalty::mask(&masked, &a, &b, slope).unwrap();
-                let expected: Vec<f64> =
-                    (0..len).map(|i| f64::from(if x[i] > 0.0 { t[i] } else { slope * t[i] })).collect();
-                assert_close("masked", &masked, &expected, 1e-7);
-            }
 
             let h = nans(device, n * c);
             gradient_penalty::pool(&h, &a, &b, n, 0.5).unwrap();
@@ -171,7 +159,6 @@ fn refuses_shapes_that_do_not_fit() {
     assert_eq!(message, "gradient penalty: g has 7 elements, expected N * F with N = 2");
     assert!(gradient_penalty::direction(out, &buffer(8), 1.0, &state(&device)).is_err());
     assert!(gradient_penalty::mix(&buffer(6), &buffer(6), &buffer(5), &buffer(2)).is_err());
-    assert!(gradient_penalty::mask(&buffer(6), &buffer(6), &buffer(5), 0.0).is_err());
     assert!(gradient_penalty::pool(&buffer(4), &buffer(12), &buffer(11), 2, 1.0).is_err());
     assert!(gradient_penalty::pool(&buffer(4), &buffer(11), &buffer(11), 2, 1.0).is_err());
 }
@@ -212,18 +199,18 @@ fn build(kind: &str, build: &mut Builder, labels: &Buffer<u32>) -> (Value, Netwo
         x = block.output().clone();
         network.layers.push(Box::new(block));
         if kind == "concat" && i == 0 {
-            let concat = ConcatEmbedding::new(build, &x, labels, (CLASSES, 3), Init::Constant(0.0)).unwrap();
+            let concat = ConcatLabels::embedding(build, &x, labels, (CLASSES, 3), Init::Constant(0.0)).unwrap();
             x = concat.y.clone();
             network.layers.push(Box::new(concat));
         }
     }
     let init = |_, _| Init::Constant(0.0);
     let head: Box<dyn Layer> = if kind == "ac-gan" {
-        let options = ClassHeadOptions { classes: CLASSES, bias: true, factor: 0.5, init };
+        let options = ClassHeadOptions { classes: CLASSES, bias: true, pool_factor: 0.5, init };
         Box::new(ClassHead::new(build, &x, &options).unwrap())
     } else {
         let classes = if kind == "projection" { CLASSES } else { 0 };
-        let options = HeadOptions { labels, classes, bias: true, factor: 0.5, init };
+        let options = HeadOptions { labels, classes, bias: true, pool_factor: 0.5, init };
         Box::new(ProjectionHead::new(build, "head", &x, &options).unwrap())
     };
     let logits = head.output().clone();
@@ -262,13 +249,15 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
             logits.rows(&POINTS).dx.unwrap().write(&[1.0; N]).unwrap();
 
             let mode = Mode::Evaluate;
-            network.forward(&Forward { weights: &weights, factors: None, running: &none, mode, rows: POINTS }).unwrap();
+            network
+                .forward(&Forward { weights: &weights, rounded_weights: None, running: &none, mode, rows: POINTS })
+                .unwrap();
             let pass = Backward {
                 weights: &weights,
-                factors: None,
+                rounded_weights: None,
                 gradients: None,
-                parameter_scale: None,
-                signal_scale: None,
+                parameter_seeds: None,
+                signal_seeds: None,
                 rows: POINTS,
                 input_rows: POINTS,
             };
@@ -284,7 +273,7 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
             network
                 .tangent(&Tangent {
                     weights: &weights,
-                    factors: None,
+                    rounded_weights: None,
                     gradients: &gradients,
                     rows: POINTS,
                     into: TANGENTS,
@@ -317,7 +306,7 @@ fn attention_and_tanh_have_no_tangent() {
     let attention = Attention::new(&mut build, "attention", &x, ConvOptions::residual).unwrap();
     assert!(!attention.piecewise_linear());
     let weights = device.zeros(build.parameters.len()).unwrap();
-    let pass = Tangent { weights: &weights, factors: None, gradients: &weights, rows: 0..1, into: 1..2 };
+    let pass = Tangent { weights: &weights, rounded_weights: None, gradients: &weights, rows: 0..1, into: 1..2 };
     let message = attention.tangent(&pass).unwrap_err().to_string();
     assert_eq!(message, "layer attention is not piecewise linear: it has no tangent here");
     let y = build.value(2, 1, 1, 3).unwrap();

@@ -61,8 +61,8 @@ fn evaluate_as(form: Form, device: &Device, real: &[f32], fake: &[f32], sign: f3
             log_partition::two_launches(&out, &real, &fake, sign, &workspace).unwrap();
         }
         Form::Plain => {
-            let workspace = device.zeros(log_partition::plain_workspace_len(device, k)).unwrap();
-            log_partition::plain(&out, &real, &fake, sign, &workspace).unwrap();
+            let workspace = device.zeros(log_partition::unfused_workspace_len(device, k)).unwrap();
+            log_partition::unfused(&out, &real, &fake, sign, &workspace).unwrap();
         }
     }
     out

@@ -196,9 +196,9 @@ fn naive_product(
     let mut c = vec![0.0f32; m * n];
     for i in 0..m {
         for d in 0..k {
-            let a = factor(precision, a(i, d) as f32);
+            let a = operand(precision, a(i, d) as f32);
             for j in 0..n {
-                c[i * n + j] += a * factor(precision, b(d, j) as f32);
+                c[i * n + j] += a * operand(precision, b(d, j) as f32);
             }
         }
     }

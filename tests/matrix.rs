@@ -9,7 +9,7 @@ use std::ffi::c_void;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use common::{Random, factor};
+use common::{Random, operand};
 use half::{bf16, f16};
 use zgan::device::{Buffer, Check, Device, Precision, kernel};
 use zgan::instruments::check;
@@ -201,7 +201,7 @@ fn products_are_as_the_manual_says() {
         [(4, Precision::Bf16, 16), (5, Precision::F16, 16), (6, Precision::F16, 8), (7, Precision::Tf32, 8)]
     {
         let mut random = Random(which);
-        let mut numbers = |n| -> Vec<f32> { random.normals(n).iter().map(|x| factor(precision, *x)).collect() };
+        let mut numbers = |n| -> Vec<f32> { random.normals(n).iter().map(|x| operand(precision, *x)).collect() };
         let (a, b, c) = (numbers(16 * depth), numbers(depth * 8), numbers(16 * 8));
         let bits = if precision == Precision::Tf32 { 32 } else { 16 };
         let word = |values: &[f32]| match precision {
@@ -238,7 +238,7 @@ fn products_are_as_the_manual_says() {
             let found = clean(which as u32, &input);
             let spoilt: Vec<usize> = (0..128).filter(|i| f32::from_bits(found[*i]).is_nan()).collect();
             // Lane 4 holds element (1, 0) of A: all of row 1 has it.
-            assert_eq!(spoilt, [16, 17, 20, 21, 24, 25, 28, 29], "a factor that nobody rounded goes unseen");
+            assert_eq!(spoilt, [16, 17, 20, 21, 24, 25, 28, 29], "an operand that nobody rounded goes unseen");
         }
     }
 }

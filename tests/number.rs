@@ -84,7 +84,7 @@ fn precisions_do_not_mix() {
 /// What a product multiplies is a computed number rounded once: here dy * scale, which the weight gradient of one sample
 /// with x = 1 gives back as it is.
 #[test]
-fn factors_are_rounded_as_the_host_does() {
+fn operands_are_rounded_as_the_host_does() {
     on_each_device(|device| {
         let sizes = Linear { n: 1, c: 1, k: 2048 };
         for precision in [Precision::Tf32, Precision::Bf16, Precision::F16] {
@@ -97,9 +97,9 @@ fn factors_are_rounded_as_the_host_does() {
                 let gradient = OutputGradient { dy: &from, y: None, activation, row_scale: Some(&row_scale) };
                 matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient).unwrap();
                 for (dy, found) in dy.iter().zip(dweight.read().unwrap()) {
-                    let expected = factor(precision, dy * scale);
+                    let expected = operand(precision, dy * scale);
                     let same = found == expected || found.is_nan() && expected.is_nan();
-                    assert!(same, "{precision}: {dy} * {scale} as a factor is {found:e}, expected {expected:e}");
+                    assert!(same, "{precision}: {dy} * {scale} as an operand is {found:e}, expected {expected:e}");
                 }
             }
         }

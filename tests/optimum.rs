@@ -59,7 +59,7 @@ impl Game {
             labels: &labels,
             classes: 2,
             bias: true,
-            factor: 1.0,
+            pool_factor: 1.0,
             init: |a, _| Init::FanIn { fan_in: a },
         };
         let head = ProjectionHead::new(&mut build, "head", &b, &options).unwrap();
@@ -76,7 +76,7 @@ impl Game {
         self.network
             .forward(&Forward {
                 weights: &self.weights,
-                factors: None,
+                rounded_weights: None,
                 running: &running,
                 mode,
                 rows: 0..self.n + self.m,
@@ -111,10 +111,10 @@ impl Game {
             self.network
                 .backward(&Backward {
                     weights: &self.weights,
-                    factors: None,
+                    rounded_weights: None,
                     gradients: Some(&gradients),
-                    parameter_scale: Some(&seeds.seed_d),
-                    signal_scale: None,
+                    parameter_seeds: Some(&seeds.seed_d),
+                    signal_seeds: None,
                     rows: 0..n + m,
                     input_rows: 0..n + m,
                 })

@@ -1,9 +1,9 @@
 //! The presets: their parameter counts, and that what can be combined trains.
 
 use clap::ValueEnum;
-use zgan::data::{DataInfo, DataSource, ImageShape, Split};
+use zgan::data::{DataInfo, DataSource, ImageShape, Split, ring};
 use zgan::device::Device;
-use zgan::gan::{Latents, Setup, Trainer, Weights, ring};
+use zgan::gan::{Latents, Setup, Trainer, Weights};
 use zgan::settings::{Conditioning, Loss, Preset, Settings, Training, Update};
 
 /// The settings of a preset.

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use zgan::device::{Buffer, Device};
-use zgan::ops::projection::{self, ABSENT, Gradients, Head, Seeds, plain};
+use zgan::ops::projection::{self, ABSENT, Gradients, Head, Seeds, unfused};
 
 #[derive(Clone)]
 struct Case {
@@ -12,7 +12,7 @@ struct Case {
     p: usize,
     c: usize,
     classes: usize,
-    factor: f32,
+    pool_factor: f32,
     x: Vec<f32>,
     w: Vec<f32>,
     v: Vec<f32>,
@@ -33,7 +33,7 @@ impl Case {
             p,
             c,
             classes,
-            factor: 0.7,
+            pool_factor: 0.7,
             x: random.normals(n * p * c),
             w: random.normals(c),
             v: random.normals(classes * c),
@@ -74,7 +74,7 @@ fn forward(case: &Case, x: &[f64], w: &[f64], v: &[f64], bias: f64) -> (Vec<f64>
     for i in 0..n {
         for k in 0..c {
             let sum: f64 = (0..p).map(|p_| x[(i * p + p_) * c + k].max(0.0)).sum();
-            h[i * c + k] = f64::from(case.factor) * sum;
+            h[i * c + k] = f64::from(case.pool_factor) * sum;
             f[i] += h[i * c + k] * (w[k] + case.label(i).map_or(0.0, |y| v[y * c + k]));
         }
     }
@@ -92,7 +92,7 @@ fn reference(case: &Case) -> Reference {
         for k in 0..c {
             let slope = w[k] + case.label(i).map_or(0.0, |y| v[y * c + k]);
             for at in (0..p).map(|p_| (i * p + p_) * c + k) {
-                dx[at] = if x[at] > 0.0 { f64::from(case.factor) * case.df(i) * slope } else { 0.0 };
+                dx[at] = if x[at] > 0.0 { f64::from(case.pool_factor) * case.df(i) * slope } else { 0.0 };
             }
             dw[k] += g * h[i * c + k];
             if let Some(y) = case.label(i) {
@@ -121,7 +121,7 @@ fn run(device: &Device, case: &Case, fused: bool) -> Found {
     let labels = case.labels.as_ref().map(|l| device.upload(l).unwrap());
     let bias = case.bias.map(|b| upload(&[b]));
     let (df, scale) = (case.df.as_deref().map(upload), case.scale.as_deref().map(upload));
-    let head = Head { w: &w, v: Some(&v), labels: labels.as_ref(), bias: bias.as_ref(), factor: case.factor };
+    let head = Head { w: &w, v: Some(&v), labels: labels.as_ref(), bias: bias.as_ref(), pool_factor: case.pool_factor };
     let (f, h, dx) = (nans(case.n), nans(case.n * case.c), nans(case.x.len()));
     let halves = |n: usize| upload(&vec![0.5; n]);
     let (dw, dv, dbias) = (halves(case.c), halves(case.v.len()), halves(1));
@@ -129,16 +129,16 @@ fn run(device: &Device, case: &Case, fused: bool) -> Found {
     let seeds = Seeds { df: df.as_ref(), scale: scale.as_ref() };
     if fused {
         projection::forward(&f, &h, &x, &head).unwrap();
-        projection::backward_data(&dx, &x, &head, case.n, df.as_ref()).unwrap();
-        projection::backward_parameters(gradients, &h, labels.as_ref(), seeds).unwrap();
+        projection::input_gradient(&dx, &x, &head, case.n, df.as_ref()).unwrap();
+        projection::parameter_gradients(gradients, &h, labels.as_ref(), seeds).unwrap();
     } else {
-        let workspace = nans(plain::workspace_len(case.x.len(), case.n));
-        plain::forward_pooled(&f, &h, &x, &head, &nans(2 * case.n)).unwrap();
+        let workspace = nans(unfused::workspace_len(case.x.len(), case.n));
+        unfused::forward_pooled(&f, &h, &x, &head, &nans(2 * case.n)).unwrap();
         let pooled = [&f, &h].map(|b| b.read().unwrap());
-        plain::forward(&f, &h, &x, &head, &workspace).unwrap();
+        unfused::forward(&f, &h, &x, &head, &workspace).unwrap();
         assert_eq!([&f, &h].map(|b| b.read().unwrap()), pooled);
-        plain::backward_data(&dx, &x, &head, case.n, df.as_ref(), &nans(case.n * case.c)).unwrap();
-        plain::backward_parameters(gradients, &h, labels.as_ref(), seeds).unwrap();
+        unfused::input_gradient(&dx, &x, &head, case.n, df.as_ref(), &nans(case.n * case.c)).unwrap();
+        unfused::parameter_gradients(gradients, &h, labels.as_ref(), seeds).unwrap();
     }
     let read = |b: &Buffer<f32>| b.read().unwrap();
     Found { f: read(&f), h: read(&h), dx: read(&dx), dw: read(&dw), dv: read(&dv), dbias: read(&dbias) }
@@ -172,22 +172,22 @@ fn in_16_bits_it_is_as_good_as_rounding_the_result() {
                 let (x, w, v) = (device.upload_in(&case.x, precision).unwrap(), upload(&case.w), upload(&case.v));
                 let labels = device.upload(case.labels.as_ref().unwrap()).unwrap();
                 let (bias, df) = (upload(&[case.bias.unwrap()]), upload(case.df.as_ref().unwrap()));
-                let factor = case.factor;
-                let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: Some(&bias), factor };
+                let pool_factor = case.pool_factor;
+                let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: Some(&bias), pool_factor };
                 let (f, h) = (upload(&vec![f32::NAN; n]), upload(&vec![f32::NAN; n * c]));
                 let dx = device.upload_in(&vec![f32::NAN; case.x.len()], precision).unwrap();
                 projection::forward(&f, &h, &x, &head).unwrap();
                 assert_close("f", &f, &expected.f, 1e-5);
                 assert_close("h", &h, &expected.h, 1e-6);
-                projection::backward_data(&dx, &x, &head, n, Some(&df)).unwrap();
+                projection::input_gradient(&dx, &x, &head, n, Some(&df)).unwrap();
                 assert_as_good("dx", &dx, &expected.dx, 1e-6);
 
                 let h = upload(&vec![f32::NAN; n * c]);
-                projection::pool(&h, &x, n, factor).unwrap();
+                projection::pool(&h, &x, n, pool_factor).unwrap();
                 assert_close("pooled", &h, &expected.h, 1e-6);
                 let dh = Random(c as u64).normals(n * c);
-                projection::pool_backward(&dx, &x, &upload(&dh), n, factor).unwrap();
-                let slope = |at: usize| f64::from(factor) * f64::from(dh[at / (p * c) * c + at % c]);
+                projection::pool_backward(&dx, &x, &upload(&dh), n, pool_factor).unwrap();
+                let slope = |at: usize| f64::from(pool_factor) * f64::from(dh[at / (p * c) * c + at % c]);
                 let of = |(at, x): (usize, &f32)| if *x > 0.0 { slope(at) } else { 0.0 };
                 assert_as_good("pool's dx", &dx, &case.x.iter().enumerate().map(of).collect::<Vec<_>>(), 1e-6);
             }
@@ -217,7 +217,7 @@ fn the_reference_gradients_are_central_differences() {
 }
 
 #[test]
-fn matches_the_reference_at_any_size_fused_and_plain() {
+fn matches_the_reference_at_any_size_fused_and_unfused() {
     on_each_device(|device| {
         for (n, p, c, classes) in
             [(1, 1, 1, 1), (2, 49, 32, 10), (31, 1, 33, 3), (33, 7, 31, 100), (3, 5, 1000, 2), (64, 2, 130, 10)]
@@ -241,7 +241,7 @@ fn works_without_an_embedding_and_pools_alone() {
         let expected = reference(&case);
         check("no embedding", &run(device, &case, true), &expected, 3e-6);
         let (x, h) = (device.upload(&case.x).unwrap(), device.zeros(5 * 35).unwrap());
-        projection::pool(&h, &x, 5, case.factor).unwrap();
+        projection::pool(&h, &x, 5, case.pool_factor).unwrap();
         assert_close("h", &h, &expected.h, 1e-6);
     });
 }
@@ -255,7 +255,7 @@ fn matches_pytorch() {
         p: shape[1] * shape[2],
         c: shape[3],
         classes: golden.shape("V")[0],
-        factor: 1.0,
+        pool_factor: 1.0,
         x: golden.f32("x"),
         w: golden.f32("w"),
         v: golden.f32("V"),
@@ -288,7 +288,7 @@ fn refuses_shapes_that_do_not_fit() {
     let device = Device::host(1).unwrap();
     let buffer = |n| device.zeros::<f32>(n).unwrap();
     let (w, v, labels) = (buffer(3), buffer(6), device.zeros::<u32>(2).unwrap());
-    let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
+    let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, pool_factor: 1.0 };
     let error = projection::forward(&buffer(2), &buffer(6), &buffer(13), &head).unwrap_err().to_string();
     assert_eq!(
         error,

@@ -4,9 +4,9 @@ mod common;
 
 use common::*;
 use zgan::checkpoint::NamedTensor;
-use zgan::data::{DataSource, ImageShape, Split};
+use zgan::data::{DataSource, ImageShape, Split, ring};
 use zgan::device::{Buffer, Device};
-use zgan::gan::{Generator, Latents, Setup, Trainer, Weights, interpolate, ring};
+use zgan::gan::{Generator, Latents, Setup, Trainer, Weights, interpolate};
 use zgan::ops::random;
 use zgan::ops::state::{State, StateBuffer};
 use zgan::picture::Picture;

@@ -399,7 +399,13 @@ fn one_backward_pass_serves_both_players() {
             let no_running = device.zeros(0).unwrap();
             let mode = Mode::Train { momentum: 0.1 };
             network
-                .forward(&Forward { weights: &weights, factors: None, running: &no_running, mode, rows: 0..N + M })
+                .forward(&Forward {
+                    weights: &weights,
+                    rounded_weights: None,
+                    running: &no_running,
+                    mode,
+                    rows: 0..N + M,
+                })
                 .unwrap();
             let (statistics, seed_d, seed_g) =
                 (device.zeros(4).unwrap(), device.zeros(N + M).unwrap(), device.zeros(M).unwrap());
@@ -413,10 +419,10 @@ fn one_backward_pass_serves_both_players() {
                 network
                     .backward(&Backward {
                         weights: &weights,
-                        factors: None,
+                        rounded_weights: None,
                         gradients: Some(&gradients),
-                        parameter_scale: scaled.then_some(&seeds.seed_d),
-                        signal_scale: None,
+                        parameter_seeds: scaled.then_some(&seeds.seed_d),
+                        signal_seeds: None,
                         rows: 0..N + M,
                         input_rows: 0..N + M,
                     })

@@ -182,14 +182,14 @@ fn learn(device: &Device, head: &impl Layer, of: &Alone, weights: &[f32], seed: 
     let weights = device.upload(weights).unwrap();
     let (gradients, none) = (device.zeros(of.parameters.len()).unwrap(), device.zeros(0).unwrap());
     let mode = Mode::Evaluate;
-    head.forward(&Forward { weights: &weights, factors: None, running: &none, mode, rows: 0..2 }).unwrap();
+    head.forward(&Forward { weights: &weights, rounded_weights: None, running: &none, mode, rows: 0..2 }).unwrap();
     seed();
     let pass = Backward {
         weights: &weights,
-        factors: None,
+        rounded_weights: None,
         gradients: Some(&gradients),
-        parameter_scale: None,
-        signal_scale: None,
+        parameter_seeds: None,
+        signal_seeds: None,
         rows: 1..2,
         input_rows: 1..2,
     };
@@ -211,7 +211,7 @@ fn on_fakes_the_class_terms_gradient_has_opposite_signs_under_projection_and_ac_
             let labels = device.upload(&[(label as u32 + 1) % CLASSES as u32, label as u32]).unwrap();
 
             let (head, of) = alone(device, 2, |build, x| {
-                let options = HeadOptions { labels: &labels, classes: CLASSES, bias: false, factor: 1.0, init };
+                let options = HeadOptions { labels: &labels, classes: CLASSES, bias: false, pool_factor: 1.0, init };
                 ProjectionHead::new(build, "head", x, &options).unwrap()
             });
             let h = of.x.x.read().unwrap()[FEATURES..].to_vec();
@@ -241,7 +241,7 @@ fn on_fakes_the_class_terms_gradient_has_opposite_signs_under_projection_and_ac_
             }
 
             let (head, of) = alone(device, 2, |build, x| {
-                let options = ClassHeadOptions { classes: CLASSES, bias: false, factor: 1.0, init };
+                let options = ClassHeadOptions { classes: CLASSES, bias: false, pool_factor: 1.0, init };
                 ClassHead::new(build, x, &options).unwrap()
             });
             let weights = of.parameters.initial_values(11);
@@ -281,7 +281,7 @@ fn the_projection_logit_is_one_number_with_both_parts_weighted_equally() {
     on_each_device(|device| {
         let labels = device.upload(&[2, 0]).unwrap();
         let (head, of) = alone(device, 2, |build, x| {
-            let options = HeadOptions { labels: &labels, classes: CLASSES, bias: true, factor: 1.0, init };
+            let options = HeadOptions { labels: &labels, classes: CLASSES, bias: true, pool_factor: 1.0, init };
             ProjectionHead::new(build, "head", x, &options).unwrap()
         });
         assert_eq!(of.logits.features(), 1);

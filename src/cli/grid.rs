@@ -1,6 +1,7 @@
 //! The layout of the pictures that `train` and `sample` draw.
 
-use zgan::gan::{Latents, Setup, ring};
+use zgan::data::ring;
+use zgan::gan::{Latents, Setup};
 use zgan::picture::{Picture, square_columns};
 
 /// The images of a grid where nobody says how many there are to be.

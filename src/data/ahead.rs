@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use super::folder::{self, Files};
 use crate::{Error, Result};
 
-/// Batches in work beyond the one that is asked for.
+/// How many batches are decoded ahead of the one that is asked for.
 const DEPTH: usize = 2;
 
 struct Job {
@@ -86,7 +86,7 @@ impl Ahead {
         }
         while self.batches.front().is_some_and(|batch| batch.missing > 0) {
             let Done { step, place, image } = self.done.recv().map_err(|_| gone())?;
-            // A batch that nobody wants any more is not there.
+            // An image of a batch that is no longer wanted is dropped.
             if let Some(batch) = self.batches.iter_mut().find(|batch| batch.step == step)
                 && batch.images[place].is_none()
             {

@@ -9,8 +9,8 @@ use crate::{Error, Result};
 const SHAPE: ImageShape = ImageShape { height: 32, width: 32, channels: 3 };
 const PLANE: usize = 32 * 32;
 
-/// One of the two sets, as its files lay it out.
-struct Layout {
+/// One of the two sets, and how its files are laid out.
+pub struct Layout {
     name: &'static str,
     /// The folder that the archive unpacks to.
     folder: &'static str,
@@ -22,7 +22,7 @@ struct Layout {
     labels: usize,
 }
 
-const CIFAR_10: Layout = Layout {
+pub const CIFAR_10: Layout = Layout {
     name: "cifar10",
     folder: "cifar-10-batches-bin",
     train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
@@ -32,7 +32,7 @@ const CIFAR_10: Layout = Layout {
     labels: 1,
 };
 
-const CIFAR_100: Layout = Layout {
+pub const CIFAR_100: Layout = Layout {
     name: "cifar100",
     folder: "cifar-100-binary",
     train: &["train.bin"],
@@ -42,15 +42,7 @@ const CIFAR_100: Layout = Layout {
     labels: 2,
 };
 
-pub fn open_10(folder: &Path, split: Split) -> Result<Dataset> {
-    open(&CIFAR_10, folder, split)
-}
-
-pub fn open_100(folder: &Path, split: Split) -> Result<Dataset> {
-    open(&CIFAR_100, folder, split)
-}
-
-fn open(layout: &Layout, folder: &Path, split: Split) -> Result<Dataset> {
+pub fn open(layout: &Layout, folder: &Path, split: Split) -> Result<Dataset> {
     let inner = folder.join(layout.folder);
     let folder = if inner.is_dir() { inner } else { folder.to_path_buf() };
     let (files, suffix) = if split == Split::Train { (layout.train, "") } else { (layout.test, " test") };
@@ -88,7 +80,7 @@ fn read(layout: &Layout, path: &PathBuf, images: &mut Vec<u8>, labels: &mut Vec<
     Ok(())
 }
 
-/// From the file beside the images; numbers where it is missing.
+/// The names in the file beside the images; where that is missing, numbers.
 fn class_names(layout: &Layout, folder: &Path) -> Result<Vec<String>> {
     let path = folder.join(layout.names);
     let Ok(text) = fs::read_to_string(&path) else { return Ok((0..layout.classes).map(|c| c.to_string()).collect()) };

@@ -1,5 +1,5 @@
-//! PNG and JPEG files to images of one size: the middle of the picture, as large a part as the wanted shape allows,
-//! scaled with a triangle filter that covers every pixel (what PIL calls bilinear).
+//! PNG and JPEG files to images of one size. The largest part of the picture that has the wanted proportions is cut out of
+//! its middle and scaled with a triangle filter that covers every pixel (what PIL calls bilinear).
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub fn file(path: &Path, shape: ImageShape, out: &mut [u8]) -> Result<(), String
     image(&bytes, shape, out)
 }
 
-/// As [`file`], of a file that holds `bytes`.
+/// As [`file`], for a file that holds `bytes`.
 pub fn image(bytes: &[u8], shape: ImageShape, out: &mut [u8]) -> Result<(), String> {
     let decoded = if bytes.starts_with(b"\x89PNG") {
         png(bytes)?
@@ -55,7 +55,7 @@ fn png(bytes: &[u8]) -> Result<Decoded, String> {
     let size = reader.output_buffer_size().ok_or("more pixels than memory holds")?;
     let mut pixels = vec![0; size];
     let info = reader.next_frame(&mut pixels).map_err(|e| e.to_string())?;
-    // To the end: the last checksums are there.
+    // Read on to the end, where the last checksums are.
     reader.finish().map_err(|e| e.to_string())?;
     pixels.truncate(info.buffer_size());
     let shape = |channels| ImageShape { height, width, channels };
@@ -68,7 +68,7 @@ fn png(bytes: &[u8]) -> Result<Decoded, String> {
     }
 }
 
-/// What is transparent shows white.
+/// What is transparent shows a white background.
 fn on_white<const C: usize>(pixels: &[u8]) -> Vec<u8> {
     let mut opaque = Vec::with_capacity(pixels.len() / C * (C - 1));
     for pixel in pixels.as_chunks::<C>().0 {
@@ -116,13 +116,14 @@ fn with_channels(decoded: Decoded, channels: usize) -> Decoded {
     Decoded { shape, pixels }
 }
 
-/// For one output pixel: its first source pixel, and the weights of the ones from there on.
+/// For one output pixel: the first source pixel that it depends on, and the weights of the pixels from there on.
 struct Taps {
     first: usize,
     weights: Vec<f32>,
 }
 
-/// Triangle filter from `length` pixels beginning at `start`, of `available`, to `out` pixels.
+/// The triangle filter that scales a stretch of `length` pixels, from `start` on, to `out` pixels. There are `available`
+/// pixels to read.
 fn taps(start: f64, length: f64, available: usize, out: usize) -> Vec<Taps> {
     let scale = length / out as f64;
     let support = scale.max(1.0);
@@ -145,7 +146,7 @@ fn crop_and_scale(from: &Decoded, shape: ImageShape, out: &mut [u8]) {
     let across = taps((width as f64 - w) / 2.0, w, width, shape.width);
     let down = taps((height as f64 - h) / 2.0, h, height, shape.height);
 
-    // Rows first, of the lines that the columns will need.
+    // First along the rows, of those lines alone that the second pass, along the columns, will read.
     let top = down.first().map_or(0, |t| t.first);
     let bottom = down.last().map_or(0, |t| t.first + t.weights.len());
     let mut narrow = vec![0.0f32; (bottom - top) * shape.width * channels];

@@ -1,7 +1,7 @@
 //! A folder of PNG and JPEG files, with one sub-folder per class, or with the files themselves.
 //!
-//! What fits `--data-memory` is decoded once, at the start, by all cores; more than that is streamed from the disk
-//! while training runs. Both give the same bytes.
+//! Images that fit into `--data-memory` are decoded once, at the start, by all cores. If there are more, they are streamed
+//! from the disk while training runs. Both ways give the same bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,22 +25,23 @@ pub enum Unreadable {
     Skip,
 }
 
-/// Files in the order of their classes and names, decoded when asked for.
+/// Files in the order of their classes and names; each is decoded when it is asked for.
 pub struct Files {
     shape: ImageShape,
     paths: Vec<PathBuf>,
     labels: Vec<u32>,
     /// The files of each class.
     ranges: Vec<Range<usize>>,
-    /// Over names and sizes, not over the bytes in the files.
+    /// Computed from the names and sizes, not from the bytes in the files.
     crc32: String,
     unreadable: Unreadable,
-    /// What was found unreadable and not told yet, and what was told.
+    /// The files that were found unreadable.
     found: Mutex<Found>,
 }
 
 #[derive(Default)]
 struct Found {
+    /// Not told yet, with the reason.
     new: BTreeMap<usize, String>,
     told: std::collections::BTreeSet<usize>,
 }
@@ -99,12 +100,11 @@ pub fn open(folder: &Path, options: &DataOptions) -> Result<Dataset> {
     Dataset::from_files("folder", names, labels, files, options.memory)
 }
 
-/// What a folder holds, by name; hidden files are left out.
+/// What is in a folder, sorted by name; hidden files are left out.
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let io = |source: std::io::Error| Error::Io { path: folder.to_path_buf(), source };
     let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(io)? {
-        let entry = entry.map_err(io)?;
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
         if !entry.file_name().to_string_lossy().starts_with('.') {
             paths.push(entry.path());
         }
@@ -138,7 +138,7 @@ impl Files {
     /// Decodes image `index` into `out` (H, W, C).
     pub fn read(&self, index: usize, out: &mut [u8]) -> Result<()> {
         let range = self.ranges[self.labels[index] as usize].clone();
-        // The next of its class stands in for an unreadable one, around the end to the first.
+        // The next file of its class stands in for an unreadable one; after the last comes the first.
         for candidate in (index..range.end).chain(range.start..index) {
             match decode::file(&self.paths[candidate], self.shape, out) {
                 Ok(()) => return Ok(()),
@@ -175,7 +175,7 @@ impl Files {
         }
         all.resize(self.bytes(), 0);
         let next = Mutex::new(all.chunks_exact_mut(self.shape.len()).enumerate());
-        // The error of the first file that has one, whichever thread met it.
+        // All threads' errors are kept, to tell that of the first file whichever thread met it.
         let failed = AtomicUsize::new(usize::MAX);
         let errors = Mutex::new(BTreeMap::new());
         std::thread::scope(|scope| {

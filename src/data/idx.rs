@@ -1,8 +1,8 @@
 //! MNIST's IDX format: a magic number, the sizes as big-endian 32-bit numbers, then bytes. Plain or gzipped, which
 //! the first two bytes tell.
 //!
-//! The labels do not say how many classes there are, so a byte that was damaged would silently be a new class. The
-//! caller says it (`--classes`, 10 as in MNIST itself), and a label beyond is an error.
+//! The labels do not say how many classes there are, so a damaged byte would silently be a new class. The caller says
+//! how many (`--classes`, 10 as in MNIST itself), and a label beyond these is an error.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -40,12 +40,12 @@ pub fn open(folder: &Path, split: Split, classes: usize) -> Result<Dataset> {
     dataset(name, classes, (&image_path, images), (&label_path, labels))
 }
 
-/// As a file at `path` that holds `bytes`.
+/// The images of a file at `path` that holds `bytes`.
 pub fn images(path: &Path, bytes: &[u8]) -> Result<Images> {
     read_images(Source::new(path, bytes.len() as u64, bytes)?)
 }
 
-/// As a file at `path` that holds `bytes`; each label is below `classes`.
+/// The labels of a file at `path` that holds `bytes`; each is below `classes`.
 pub fn labels(path: &Path, bytes: &[u8], classes: usize) -> Result<Vec<u8>> {
     read_labels(Source::new(path, bytes.len() as u64, bytes)?, classes)
 }
@@ -96,7 +96,7 @@ struct Source<'a> {
     path: &'a Path,
     input: Box<dyn Read + 'a>,
     packed: bool,
-    /// Bytes of the file, and the most that it can unpack to.
+    /// Bytes of the file, and the most bytes that it can unpack to.
     file_bytes: u64,
     most: u64,
     offset: u64,
@@ -167,9 +167,9 @@ impl<'a> Source<'a> {
         Ok(found)
     }
 
-    /// Everything after the header, which promises `expected` bytes. Nothing is allocated for a promise that the file
+    /// Everything after the header, which promises `expected` bytes. No memory is allocated for a promise that the file
     /// cannot keep.
-    fn rest(mut self, expected: u64, promise: &str) -> Result<Vec<u8>> {
+    fn rest(&mut self, expected: u64, promise: &str) -> Result<Vec<u8>> {
         let header = self.offset;
         if expected > self.most.saturating_sub(header) {
             let (has, can) = (self.file_bytes, if self.packed { "can unpack to" } else { "holds" });
@@ -187,7 +187,8 @@ impl<'a> Source<'a> {
         if !matches!(reserved, Some(Ok(()))) {
             return Err(self.error(header, format!("{promise} need {expected} bytes, more than memory has")));
         }
-        // One byte further than promised: it shows what should not follow, and makes the decoder check its sum.
+        // One byte more than promised: it shows whether something follows that should not, and makes the decoder come to
+        // the file's checksum.
         self.fill(&mut bytes, expected.saturating_add(1))?;
         let found = bytes.len() as u64;
         if found < expected {
@@ -221,20 +222,12 @@ fn read_labels(mut source: Source, classes: usize) -> Result<Vec<u8>> {
     source.magic(LABELS, "labels")?;
     let count = source.size("labels", u64::from(u32::MAX))?;
     let header = source.offset;
-    let (path, packed) = (source.path, source.packed);
     let labels = source.rest(count, &format!("{count} labels"))?;
     match labels.iter().position(|label| usize::from(*label) >= classes) {
         None => Ok(labels),
         Some(i) => {
-            let (offset, unpacked) = (header + i as u64, if packed { " (unpacked)" } else { "" });
-            Err(data(
-                path,
-                format!(
-                    "offset {offset}{unpacked}: label {}, but --classes {classes} end at {}",
-                    labels[i],
-                    classes - 1
-                ),
-            ))
+            let what = format!("label {}, but --classes {classes} end at {}", labels[i], classes - 1);
+            Err(source.error(header + i as u64, what))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The order in which training sees the images.
 //!
-//! Which images a batch has follows from the seed and its number alone, so that a resumed run goes on with exactly the
-//! batch it would have had. Each epoch is a fresh permutation of the whole set.
+//! Which images are in a batch follows from the seed and the batch's number alone, so a resumed run goes on with exactly
+//! the batch that it would have had. Each epoch is a new permutation of the whole set.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::Dataset;
 use super::ahead::Ahead;
 use crate::{Error, Result};
 
-/// What becomes of the images at the end of an epoch that do not fill a batch.
+/// What happens to the last images of an epoch where they do not fill a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LastBatch {
@@ -31,7 +31,7 @@ pub struct Loader<'a> {
     dataset: &'a Dataset,
     options: LoaderOptions,
     order: Order,
-    /// Where images are streamed.
+    /// Decodes the next batches, where images are streamed.
     ahead: Option<Ahead>,
     /// The images of the current batch.
     indices: Vec<u32>,
@@ -95,7 +95,7 @@ impl Order {
         let (count, batch) = (self.count as u64, options.batch as u64);
         let (mut epoch, mut at) = match options.last {
             LastBatch::Drop => (number / (count / batch), number % (count / batch) * batch),
-            // 2^64 images are never seen; a product that wraps would only be another order.
+            // No training sees 2^64 images, and a product that wrapped would only give another order.
             LastBatch::Fill => (number.wrapping_mul(batch) / count, number.wrapping_mul(batch) % count),
         };
         indices.clear();
@@ -113,7 +113,7 @@ impl Order {
     }
 }
 
-/// Fisher and Yates' shuffle of 0 .. n, from SplitMix64 started at a place that follows from both numbers.
+/// Fisher and Yates' shuffle of 0 .. n. The random numbers are SplitMix64's, whose start follows from seed and epoch.
 fn permutation(order: &mut Vec<u32>, n: usize, seed: u64, epoch: u64) {
     order.clear();
     order.extend(0..n as u32);

@@ -7,6 +7,7 @@ mod folder;
 pub mod idx;
 mod loader;
 mod mnist_10k;
+pub mod ring;
 
 pub use folder::Unreadable;
 pub use loader::{LastBatch, Loader, LoaderOptions};
@@ -16,7 +17,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::gan::ring;
 use crate::{Error, Result};
 
 /// The size of one image.
@@ -68,7 +68,7 @@ pub enum DataSource {
     Folder(PathBuf),
 }
 
-/// What a source does not say itself.
+/// What the name of a source does not say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataOptions {
     /// Classes that the labels of IDX files name.
@@ -127,18 +127,13 @@ impl From<DataSource> for String {
 }
 
 impl DataSource {
-    /// The same source from wherever the program is started next.
+    /// The same source with an absolute path, for a program that is started in another folder next time.
     pub fn absolute(mut self) -> DataSource {
-        match &mut self {
-            DataSource::Mnist10k | DataSource::Ring => {}
-            DataSource::Idx(folder)
-            | DataSource::Cifar10(folder)
-            | DataSource::Cifar100(folder)
-            | DataSource::Folder(folder) => {
-                if let Ok(absolute) = std::path::absolute(&folder) {
-                    *folder = absolute;
-                }
-            }
+        use DataSource::{Cifar10, Cifar100, Folder, Idx};
+        if let Idx(folder) | Cifar10(folder) | Cifar100(folder) | Folder(folder) = &mut self
+            && let Ok(absolute) = std::path::absolute(&folder)
+        {
+            *folder = absolute;
         }
         self
     }
@@ -148,8 +143,8 @@ impl DataSource {
             DataSource::Mnist10k => mnist_10k::open(split),
             DataSource::Ring => Ok(Dataset::drawn("ring", ring::SHAPE)),
             DataSource::Idx(folder) => idx::open(folder, split, options.classes),
-            DataSource::Cifar10(folder) => cifar::open_10(folder, split),
-            DataSource::Cifar100(folder) => cifar::open_100(folder, split),
+            DataSource::Cifar10(folder) => cifar::open(&cifar::CIFAR_10, folder, split),
+            DataSource::Cifar100(folder) => cifar::open(&cifar::CIFAR_100, folder, split),
             DataSource::Folder(folder) if split == Split::Train => folder::open(folder, options),
             DataSource::Folder(folder) => {
                 let what = "a folder of images has no held-out ones".to_string();
@@ -167,16 +162,16 @@ pub struct Dataset {
     images: Images,
     /// (count)
     labels: Vec<u32>,
-    /// Of a folder: what it was read from.
+    /// Of a folder: its files.
     files: Option<Arc<folder::Files>>,
 }
 
 enum Images {
     /// (count, H, W, C)
     Memory(Vec<u8>),
-    /// Decoded when asked for.
+    /// Each is decoded when it is asked for.
     Streamed(Arc<folder::Files>),
-    /// The training step draws its own.
+    /// There are none: the training step draws its own points.
     Drawn,
 }
 
@@ -204,7 +199,7 @@ impl Dataset {
         Ok(Dataset { name, shape, classes, images: Images::Memory(images), labels, files: None })
     }
 
-    /// Nothing to read: the training step draws what it learns.
+    /// There is nothing to read: the training step draws the points that it learns from.
     fn drawn(name: &str, shape: ImageShape) -> Dataset {
         let classes = vec![name.into()];
         Dataset { name: name.into(), shape, classes, images: Images::Drawn, labels: Vec::new(), files: None }
@@ -286,7 +281,7 @@ impl Dataset {
         self.labels[index]
     }
 
-    /// What a checkpoint remembers of the data.
+    /// For a checkpoint.
     pub fn info(&self) -> DataInfo {
         let crc32 = match (&self.files, &self.images) {
             (Some(files), _) | (None, Images::Streamed(files)) => files.crc32().to_string(),
@@ -303,14 +298,14 @@ impl Dataset {
     }
 }
 
-/// What a checkpoint remembers of the data: enough to draw from it without them, and to know other data.
+/// What a checkpoint remembers of the data: enough to draw images without them, and to recognise other data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataInfo {
     pub name: String,
     pub images: usize,
     pub shape: ImageShape,
     pub classes: Vec<String>,
-    /// Of all images, then all labels; of a folder, of the names and sizes of its files.
+    /// Over all images and then all labels; for a folder, over the names and sizes of its files.
     pub crc32: String,
 }
 

@@ -12,7 +12,7 @@ pub trait Element: bytemuck::Pod + Send + Sync + std::fmt::Debug {
     /// What kernels call it.
     const NAME: &str;
 
-    /// The number that these 16 bits are in a precision; only real numbers are stored so.
+    /// The number that these 16 bits stand for in a precision. Only real numbers are stored in 16 bits.
     #[doc(hidden)]
     fn widened(_bits: u16, _precision: Precision) -> Self {
         Self::zeroed()
@@ -38,12 +38,13 @@ impl Element for u64 {
     const NAME: &str = "uint64_t";
 }
 
-/// Memory on a device, or a part of it: clones and views share it, the last one frees it.
+/// Memory on a device, or a part of it. Clones and views share the memory; the last of them frees it.
 ///
-/// The elements are reached through raw pointers alone, so sharing is sound; that an operation's output does not
-/// overlap what it reads is checked at each launch.
+/// The elements are reached through raw pointers alone, so sharing is sound. Each launch checks that an operation's
+/// output does not overlap what it reads.
 ///
-/// A `Buffer<f32>` holds real numbers, on the device in its [`Precision`]: `write` rounds to it, `read` widens.
+/// A `Buffer<f32>` holds real numbers, which the device stores in the buffer's [`Precision`]: `write` rounds to it, and
+/// `read` widens to f32.
 #[derive(Clone)]
 pub struct Buffer<T> {
     memory: Arc<Memory>,
@@ -60,7 +61,7 @@ pub(super) struct Memory {
     bytes: usize,
 }
 
-/// Buffers start at multiples of this, in bytes; the arenas keep it.
+/// Buffers start at multiples of this many bytes, and so do the parts of an arena.
 pub(crate) const ALIGNMENT: usize = 256;
 
 impl Memory {
@@ -130,7 +131,7 @@ fn element_bytes<T>(precision: Precision) -> usize {
 }
 
 impl<T: Element> Buffer<T> {
-    /// Of real numbers where `precision` is another than f32.
+    /// A precision other than f32 is for real numbers alone.
     pub(super) fn zeros(device: &Device, len: usize, precision: Precision) -> Result<Buffer<T>> {
         let each = element_bytes::<T>(precision);
         let bytes = len.checked_mul(each).ok_or_else(|| {
@@ -156,7 +157,7 @@ impl<T: Element> Buffer<T> {
         self.precision
     }
 
-    /// What kernels call an element.
+    /// What kernels call the type of an element.
     pub(super) fn stored_type(&self) -> &'static str {
         if self.precision == Precision::F32 { T::NAME } else { self.precision.stored_type() }
     }
@@ -165,8 +166,8 @@ impl<T: Element> Buffer<T> {
         element_bytes::<T>(self.precision)
     }
 
-    /// A part of this buffer, sharing its memory. Panics where the range is not inside: that is the caller's
-    /// arithmetic, never a user's input.
+    /// A part of this buffer, which shares its memory. Panics where the range is not inside the buffer: ranges come from
+    /// the program's own arithmetic, never from a user.
     pub fn view(&self, range: Range<usize>) -> Buffer<T> {
         assert!(
             range.start <= range.end && range.end <= self.len,
@@ -215,7 +216,7 @@ impl<T: Element> Buffer<T> {
         Buffer { memory: bytes.memory, offset, len, precision, element: PhantomData }
     }
 
-    /// Before something is queued that works on this buffer.
+    /// To be called before something is queued that works on this buffer.
     pub(super) fn hold(&self) {
         self.memory.device.hold(&self.memory);
     }
@@ -254,7 +255,7 @@ impl<T: Element> Buffer<T> {
         }
     }
 
-    /// As many bytes as the elements have.
+    /// `bytes` are those of all elements.
     fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
         assert_eq!(bytes.len(), self.len * self.element_bytes(), "the bytes of all elements");
         self.mark(true);
@@ -283,7 +284,7 @@ impl<T: Element> Buffer<T> {
         Ok(())
     }
 
-    /// As many bytes as the elements have.
+    /// `bytes` are those of all elements.
     fn read_bytes(&self, bytes: &mut [u8]) -> Result<()> {
         assert_eq!(bytes.len(), self.len * self.element_bytes(), "the bytes of all elements");
         match &*self.memory.device.backend {

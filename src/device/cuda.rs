@@ -1,11 +1,12 @@
 //! The `cuda` execution: an NVIDIA GPU, through cudarc.
 //!
-//! All work goes to one stream of our own, in order, and the program waits for it only where it reads something
-//! back. Not the default stream, and no events of cudarc's: a stretch of this stream can be captured as a graph, and
-//! started again and again with one call ([`graph`]). The next batch is copied on a second stream meanwhile ([`feed`]).
+//! All work goes to one stream, in order, and the program waits for it only where it reads something back. It is not the
+//! default stream, and cudarc's own events are off, so that a stretch of it can be captured as a graph and started again
+//! and again with one call ([`graph`]). Meanwhile a second stream copies the next batch ([`feed`]).
 //!
-//! The machine code is what `build.rs` embedded for this generation of GPUs, or PTX that the driver translates, or
-//! else what NVRTC makes of the embedded sources when the device is opened; that is kept in the user's cache folder.
+//! The machine code is what `build.rs` embedded for this generation of GPUs, or PTX that the driver translates. Where
+//! there is neither, NVRTC compiles the embedded sources when the device is opened, and the result is kept in the user's
+//! cache folder.
 
 mod code;
 mod feed;
@@ -25,35 +26,36 @@ pub(super) use graph::{CapturedGraph, CudaEvent};
 
 /// Threads of a block: `BLOCK` in `kernels/device/cuda.h`.
 const BLOCK: u32 = 256;
-/// Turing: the first generation with the instructions that the kernels are written for.
+/// Turing: the first generation that has the instructions which the kernels use.
 const OLDEST: (i32, i32) = (7, 5);
-/// What the driver must know, as `cuDriverGetVersion` says it: CUDA 12.0, which is driver 525.
+/// The least version of `cuDriverGetVersion`: CUDA 12.0, which is driver 525.
 const OLDEST_DRIVER: i32 = 12_000;
-/// Uploads pass through two pinned buffers of this size.
+/// Uploads go through two pinned buffers of this size.
 const STAGING_BYTES: usize = 4 << 20;
 
 pub(super) struct Cuda {
-    /// `cuda:0 (NVIDIA A100)`: how errors begin.
+    /// `cuda:0 (NVIDIA A100)`: errors begin with it.
     device: String,
     description: String,
-    /// What the running code was made for.
+    /// What the code was compiled for: `sm_90`.
     target: String,
     name: String,
     /// Multiprocessors.
     workers: usize,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    /// By module and index. None where the code has no such kernel: what needs a later generation is absent.
+    /// By module and index. None for a kernel that needs a later generation of GPUs: this one's code does not have it.
     functions: Vec<Vec<Option<CudaFunction>>>,
     staging: Mutex<Staging>,
-    /// Read by whoever queues something, written by a capture: what another thread queued meanwhile would be captured too.
+    /// Whoever queues something holds it to read, a capture holds it to write: what another thread queued during a capture
+    /// would be captured too.
     capture: RwLock<()>,
-    /// What the work that is being captured names.
+    /// The memory that the captured work uses.
     held: Mutex<Vec<Arc<Memory>>>,
 }
 
-/// Pinned memory between the caller's slices and the GPU. A copy from pinned memory does not wait for the work that is
-/// queued before it, and the caller may change its slice as soon as `write` returns.
+/// Pinned memory between the caller's slices and the GPU. The program need not wait for a copy from pinned memory, and the
+/// caller may change its slice as soon as `write` returns.
 struct Staging {
     slots: [Slot; 2],
     turn: usize,
@@ -61,11 +63,11 @@ struct Staging {
 
 struct Slot {
     memory: PinnedHostSlice<u8>,
-    /// The last copy out of this slot has ended.
+    /// Marks the end of the last copy out of this slot.
     copied: Event,
 }
 
-/// For `map_err`: what the driver said, to what.
+/// For `map_err`: an error that says what was asked of the driver, and what it answered.
 fn said(device: &str, what: impl std::fmt::Display) -> impl FnOnce(result::DriverError) -> Error {
     move |e| Error::Device(format!("{device}: {what}: {}", words(e)))
 }
@@ -78,7 +80,7 @@ fn words(error: result::DriverError) -> String {
     }
 }
 
-/// The number of GPUs, once it is certain that there is a driver that can be asked.
+/// The number of GPUs. Makes sure first that there is a driver to ask.
 fn count(device: &str) -> Result<usize> {
     // SAFETY: asks the loader for libcuda; no function of it is called.
     if !unsafe { sys::is_culib_present() } {
@@ -130,7 +132,7 @@ impl Cuda {
             )));
         }
         let memory = context.total_mem().map_err(said(&device, "asking for its memory"))?;
-        // Only how tiles are chosen depends on it, and every tile gives the same bits.
+        // Only the choice of tiles depends on it, and every tile gives the same bits.
         let multiprocessors = context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         let (target, functions) = code::load(&context, &device, (major, minor))?;
         let stream = context.new_stream().map_err(said(&device, "making a stream"))?;
@@ -194,7 +196,7 @@ impl Cuda {
         Ok(address)
     }
 
-    /// Frees what `zeros` gave, after the work that is queued now. What fails is told by the next call.
+    /// Frees what `zeros` gave, after the work that is queued now. The next call reports what fails here.
     pub fn free(&self, address: u64) {
         self.context.record_err(self.context.bind_to_thread());
         // SAFETY: `zeros` allocated it, in this way, and its one owner frees it once.
@@ -207,7 +209,7 @@ impl Cuda {
         });
     }
 
-    /// Returns as soon as `values` may change; the GPU may still be busy with what was queued before.
+    /// Returns as soon as the caller may change `values`; the GPU may still be busy with what was queued before.
     pub fn write(&self, address: u64, values: &[u8]) -> Result<()> {
         let _turn = self.outside_capture("a copy from the host")?;
         let mut staging = self.staging.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -230,7 +232,7 @@ impl Cuda {
         Ok(())
     }
 
-    /// Waits for all work queued so far.
+    /// Waits for all work that was queued so far.
     pub fn read(&self, address: u64, values: &mut [u8]) -> Result<()> {
         let _turn = self.outside_capture("a copy to the host")?;
         let bytes = values.len();
@@ -286,7 +288,8 @@ impl Cuda {
         launched.result().map_err(self.said(format!("{} of {grid:?} blocks", kernel.name)))
     }
 
-    /// The driver's calls act on the context of the calling thread. What is returned is held while something is queued.
+    /// Makes the context that of the calling thread, as the driver's calls want it. The caller holds what is returned while
+    /// it queues something.
     fn bind(&self) -> Result<Option<RwLockReadGuard<'_, ()>>> {
         let turn = || self.capture.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let turn = if self.captures() { None } else { Some(turn()) };
@@ -294,7 +297,7 @@ impl Cuda {
         Ok(turn)
     }
 
-    /// As `bind`, for what cannot be done again by a graph.
+    /// As `bind`, for what a graph cannot do again.
     fn outside_capture(&self, what: &str) -> Result<Option<RwLockReadGuard<'_, ()>>> {
         if self.captures() {
             return Err(Error::Device(format!("{}: {what} while a graph is captured", self.device)));
@@ -327,7 +330,7 @@ fn slot(context: &Arc<CudaContext>, device: &str) -> Result<Slot> {
     Ok(Slot { memory: pinned(context, device, STAGING_BYTES)?, copied })
 }
 
-/// Every byte of it must be written before it is read.
+/// Every byte of the memory must be written before it is read.
 fn pinned(context: &Arc<CudaContext>, device: &str, bytes: usize) -> Result<PinnedHostSlice<u8>> {
     // SAFETY: the callers' (`Cuda::write`, `CudaFeed::fill`). No flags: write-combined memory is slow to fill in parts.
     let memory = unsafe { context.alloc_pinned_with_flags::<u8>(bytes, 0) };

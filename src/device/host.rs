@@ -85,7 +85,7 @@ impl Host {
         Ok(())
     }
 
-    /// Sets `bytes` bytes from `address` on to zero, all threads together: one alone reaches half the memory's speed.
+    /// Sets `bytes` bytes from `address` on to zero, with all threads: one alone reaches half the memory's speed.
     ///
     /// # Safety
     /// They belong to one live allocation.
@@ -102,7 +102,7 @@ impl Host {
 /// Bytes that a block of [`clear`] sets to zero.
 const CLEARED: usize = 1 << 17;
 
-/// Blocks `first .. last` of [`Host::zero`]: arguments are the address and the bytes.
+/// Runs the blocks `first .. last` of [`Host::zero`]. The arguments are the address and the number of bytes.
 ///
 /// # Safety
 /// As [`Host::zero`].
@@ -123,8 +123,8 @@ thread_local! {
 #[repr(align(64))]
 struct Line(#[allow(dead_code)] [u8; 64]);
 
-/// Memory for the block that runs on the calling thread, kept from block to block; `kernels/host/one_thread.h` has the
-/// contract.
+/// Memory for the block that runs on the calling thread; the next block gets the same. `kernels/host/one_thread.h` says
+/// what kernels may expect of it.
 #[unsafe(no_mangle)]
 extern "C" fn zgan_host_scratch(bytes: u64) -> *mut c_void {
     let lines = (bytes as usize).div_ceil(size_of::<Line>());
@@ -152,8 +152,8 @@ impl Job {
 /// Threads that share the blocks of one launch at a time. Launches come every few microseconds, so an idle worker
 /// spins for a while before it sleeps, and the launching thread works too.
 ///
-/// Each thread has its own share, a run of neighbours, and helps the others once it is done: from launch to launch the same
-/// part of a tensor so tends to be in the cache of the core that comes back to it.
+/// Each thread has a share of its own, a run of neighbouring blocks, and helps the others once that is done. So, from
+/// launch to launch, a core tends to come back to the part of a tensor that is still in its cache.
 struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -161,7 +161,7 @@ struct Pool {
     launching: Mutex<()>,
 }
 
-/// Alone in its cache line: what several threads write does not slow down what lies next to it.
+/// Has a cache line to itself, so that threads which write it do not slow down those that use its neighbours.
 #[repr(align(64))]
 struct Lonely<T>(T);
 
@@ -169,8 +169,9 @@ struct Shared {
     /// Odd while a job is open. Each launch adds two.
     turn: AtomicU64,
     job: UnsafeCell<Job>,
-    /// Of each thread's share, the next block that nobody has taken; and how many are taken at once.
+    /// The next block of each thread's share that nobody has taken.
     next: Box<[Lonely<AtomicU32>]>,
+    /// How many blocks are taken at a time.
     stride: AtomicU32,
     /// Workers that may be reading `job` or running a block of it.
     inside: AtomicUsize,
@@ -186,7 +187,7 @@ unsafe impl Sync for Shared {}
 // SAFETY: the pointers in `job` are used only while the launch that owns them waits.
 unsafe impl Send for Shared {}
 
-/// Rounds of the spin loop before a worker sleeps: some 50 microseconds.
+/// Rounds of the spin loop before a worker sleeps: about 50 microseconds.
 const SPINS: u32 = 2000;
 
 impl Pool {
@@ -257,7 +258,7 @@ impl Shared {
         bound(thread)..bound(thread + 1)
     }
 
-    /// First of this thread's own share, then of the others'.
+    /// Runs blocks of this thread's own share first, then of the others'.
     ///
     /// # Safety
     /// As [`super::Launch::run`], for `job`.
@@ -310,7 +311,7 @@ impl Shared {
         }
     }
 
-    /// Sleeps until the turn is open again and not the one already seen.
+    /// Sleeps until a turn is open that this thread has not seen.
     fn doze(&self, seen: u64) {
         let mut guard = self.sleep.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.asleep.fetch_add(1, SeqCst);

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 const MOST_ARGUMENTS: usize = 32;
 const SLOT_BYTES: usize = 8;
 const MOST_SLOTS: usize = 64;
-/// The types that buffers can have; a pointer to another is to a struct of words.
+/// The types that a buffer's elements can have. A parameter that points to another type points to a struct of words.
 const NUMBERS: [&str; 7] = ["float", "bf16", "f16", "uint8_t", "uint32_t", "int32_t", "uint64_t"];
 
 /// A kernel with its grid and, one call each, its arguments in the order of its parameters.
@@ -25,43 +25,42 @@ pub(crate) struct Launch<'a> {
     used: usize,
     starts: [u8; MOST_ARGUMENTS],
     arguments: usize,
-    /// Of each argument that is a buffer, what kernels call its elements.
+    /// What kernels call the elements of each argument that is a buffer.
     elements: [&'static str; MOST_ARGUMENTS],
-    /// Of the buffers whose type it decides, once there was one.
+    /// The precision of the first buffer whose type depends on it.
     precision: Option<Precision>,
-    /// Memory read and memory written, to refuse an output that overlaps something else.
+    /// The memory that is read and written, to refuse an output that overlaps something else.
     touched: [View; MOST_ARGUMENTS],
     pointers: usize,
     flops: u64,
     problem: Option<String>,
 }
 
-/// What was launched so far.
+/// The sum of what was launched so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     pub launches: u64,
-    /// Of the buffers that the launches were given: what they must move at least, were each read or written whole and
-    /// once.
+    /// Of the buffers that the launches were given: what the launches move if they read or write each whole and once.
     pub bytes: u64,
     /// Multiplications and additions of their products.
     pub flops: u64,
 }
 
-/// In [`Launched`], what is no kernel.
+/// What [`Launched`] calls a copy and a zeroing, which are not kernels.
 pub const COPY: &str = "copy";
 pub const ZERO: &str = "zero";
 
-/// One launch; or a copy between buffers or a zeroing, which are not counted in [`Traffic`].
+/// One launch, or a copy between buffers, or a zeroing. [`Traffic`] counts launches alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Launched {
     /// The name of the kernel, [`COPY`] or [`ZERO`].
     pub kernel: &'static str,
-    /// Blocks; of what is no kernel 0.
+    /// Blocks; 0 for a copy or a zeroing.
     pub grid: [u32; 3],
     /// As [`Traffic`] counts them.
     pub bytes: u64,
     pub flops: u64,
-    /// Between the marks before and after it in the device's queue.
+    /// The time between the marks before and after it in the device's queue.
     pub seconds: f64,
 }
 
@@ -89,7 +88,7 @@ pub fn trace(body: impl FnOnce() -> Result<()>) -> Result<Vec<Launched>> {
     seen.into_iter().map(timed).collect()
 }
 
-/// Does `work`, seen by [`trace`].
+/// Does `work`, which [`trace`] sees.
 pub(super) fn traced(
     device: &Device,
     (kernel, grid): (&'static str, [u32; 3]),
@@ -111,7 +110,7 @@ pub(super) fn traced(
     Ok(())
 }
 
-/// By the calling thread, on all devices.
+/// What the calling thread has launched, on all devices.
 pub fn traffic() -> Traffic {
     TRAFFIC.get()
 }
@@ -135,7 +134,7 @@ impl<'a> Launch<'a> {
         }
     }
 
-    /// That the kernel is a product of so many multiplications and additions.
+    /// Says that the kernel is a product of this many multiplications and additions.
     pub fn product(mut self, flops: usize) -> Self {
         self.flops = flops as u64;
         self

@@ -35,7 +35,8 @@ use std::time::Duration;
 use crate::{Error, Result};
 use tuning::Kind;
 
-/// The GPU targets that this binary holds code for, and its bytes; none where it was built without NVRTC.
+/// The GPU targets that this binary holds code for, and the bytes of that code. There are none where it was built without
+/// NVRTC.
 pub fn embedded_images() -> Vec<(&'static str, usize)> {
     kernel::IMAGES.iter().map(|(target, images)| (*target, images.iter().map(|i| i.packed_len()).sum())).collect()
 }
@@ -51,7 +52,7 @@ pub struct EmbeddedImage {
     pub module: &'static Module,
     /// A cubin, or PTX.
     pub code: Vec<u8>,
-    /// What the assembler said of each kernel; nothing of PTX.
+    /// What the assembler said of each kernel. PTX has not been assembled yet, so it has none.
     pub assembled: Vec<nvrtc::Assembled>,
 }
 
@@ -82,7 +83,7 @@ pub fn needs_check(what: &str) -> Error {
     Error::Config(format!("{what} is not in this build; this one has it: cargo run --release --features check -- ..."))
 }
 
-/// A handle on a device, with the block sizes in force; clones share both.
+/// A handle on a device, with the block sizes that hold for it. Clones share both.
 #[derive(Clone)]
 pub struct Device {
     backend: Arc<Backend>,
@@ -93,15 +94,15 @@ enum Backend {
     Host(host::Host),
     Simt(simt::Simt),
     Cuda(Box<cuda::Cuda>),
-    /// Its buffers have a length and an address, and no memory behind them: to measure what something takes
-    /// (`crate::nn::Arena`), and to list what it launches.
+    /// Buffers have a length and an address, but no memory behind them. It is for measuring how much memory something takes
+    /// (`crate::nn::Arena`), and for listing what it launches.
     Unbacked(Unbacked),
 }
 
 struct Unbacked {
     kind: Kind,
     workers: usize,
-    /// Addresses are given once: views of two buffers do not overlap.
+    /// The next free address. None is given twice, so that two buffers never overlap.
     next: AtomicU64,
 }
 
@@ -156,8 +157,8 @@ impl std::fmt::Display for DeviceChoice {
 }
 
 impl Device {
-    /// Opens what `--device` names. `threads` is for the host: 0 takes all cores. The second value says, for
-    /// [`DeviceChoice::Auto`], why it is what it is.
+    /// Opens what `--device` names. `threads` is for the host: 0 takes all cores. The second value says why
+    /// [`DeviceChoice::Auto`] chose this device.
     pub fn open(choice: DeviceChoice, threads: usize) -> Result<(Device, Option<String>)> {
         match choice {
             DeviceChoice::Host => Ok((Device::host(threads)?, None)),
@@ -171,14 +172,14 @@ impl Device {
         }
     }
 
-    /// This machine's cores, `threads` of them (0: all), with the most capable instruction set it has, or the one that
-    /// the environment variable `ZGAN_ISA` names.
+    /// `threads` of this machine's cores (0: all), with the most capable instruction set that it has or the one that the
+    /// environment variable `ZGAN_ISA` names.
     pub fn host(threads: usize) -> Result<Device> {
         let isa = std::env::var("ZGAN_ISA").ok();
         Ok(Device::of(Backend::Host(host::Host::new(threads, isa.as_deref())?)))
     }
 
-    /// As [`Device::host`], with the instruction set named.
+    /// As [`Device::host`], with the instruction set of this name.
     pub fn host_with_isa(threads: usize, isa: &str) -> Result<Device> {
         Ok(Device::of(Backend::Host(host::Host::new(threads, Some(isa))?)))
     }
@@ -188,7 +189,7 @@ impl Device {
         host::usable().map(|table| table.isa).collect()
     }
 
-    /// Thread blocks as coroutines; `schedule_seed` shuffles the order in which the threads of a block run, 0 leaves it.
+    /// Thread blocks as coroutines. `schedule_seed` shuffles the order in which the threads of a block run; 0 keeps it.
     pub fn simt(schedule_seed: u64) -> Device {
         Device::of(Backend::Simt(simt::Simt::new(schedule_seed, false, None)))
     }
@@ -235,8 +236,8 @@ impl Device {
         Device::without_memory(Kind::Host, 1)
     }
 
-    /// Stands for a GPU of this name, with so many multiprocessors, where only the launches matter that it would be given
-    /// ([`trace`]): they do nothing, and whatever is read back is 0.
+    /// Stands for a GPU of this name with this many multiprocessors, where only the launches matter that it would be given
+    /// ([`trace`]). They do nothing, and whatever is read back is 0.
     pub fn launches_of_gpu(name: &str, multiprocessors: usize) -> Device {
         Device::without_memory(Kind::of_gpu(name), multiprocessors)
     }
@@ -250,8 +251,8 @@ impl Device {
         Device { backend: Arc::new(backend), tuning }
     }
 
-    /// The same device with other block sizes: they hold for what works on buffers that are allocated from this handle.
-    /// A workspace must be of the handle that its operation's buffers are of.
+    /// The same device with other block sizes. They hold for operations on buffers that this handle allocates; an
+    /// operation's workspace must come from the same handle as its buffers.
     pub fn with_tuning(&self, tuning: Tuning) -> Result<Device> {
         tuning.check()?;
         Ok(Device { backend: self.backend.clone(), tuning: Arc::new(tuning) })
@@ -277,8 +278,8 @@ impl Device {
         }
     }
 
-    /// What a tuning is kept under: the GPU's name, or `host` with the instruction set. Not the number of threads, which
-    /// no result depends on.
+    /// The name that a tuning is kept under: that of the GPU, or `host` with the instruction set. The number of threads is
+    /// not in it, as no result depends on that.
     pub fn name(&self) -> String {
         match &*self.backend {
             Backend::Host(host) => host.name(),
@@ -297,12 +298,12 @@ impl Device {
         }
     }
 
-    /// The block sizes and split counts in force.
+    /// The block sizes and split counts that hold for this handle.
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
     }
 
-    /// Those that this device has where nothing was measured.
+    /// The ones that hold where nothing was measured.
     pub fn built_in_tuning(&self) -> Tuning {
         self.backend.kind().tuning()
     }
@@ -311,7 +312,7 @@ impl Device {
         self.backend.kind().fixed()
     }
 
-    /// How many blocks run at the same time, roughly: what tile sizes are balanced for.
+    /// Roughly how many blocks run at the same time. The choice of tiles depends on it.
     pub(crate) fn workers(&self) -> usize {
         match &*self.backend {
             Backend::Host(host) => host.threads(),
@@ -344,7 +345,7 @@ impl Device {
         Ok(bytes.as_reals(precision))
     }
 
-    /// The same of other numbers.
+    /// The same for other types of elements.
     pub(crate) fn unwritten<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         let buffer = Buffer::zeros(self, len, Precision::F32)?;
         buffer.write(&vec![bytemuck::pod_read_unaligned(&[0xff; 16][..size_of::<T>()]); len])?;
@@ -367,9 +368,9 @@ impl Device {
         }
     }
 
-    /// Captures what `work` queues on this device, without doing it; None where everything is launched directly, on all
-    /// devices but GPUs. `work` may launch kernels, copy between buffers and zero them. It may not allocate, wait, or
-    /// copy from or to the host. The graph keeps the memory that it works on.
+    /// Captures what `work` queues on this device, without doing it. None on everything but a GPU, where work is done as it
+    /// is launched. `work` may launch kernels, copy between buffers and zero them. It may not allocate, wait, or copy from
+    /// or to the host. The graph keeps the memory that it works on alive.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Graph>> {
         match &*self.backend {
             Backend::Cuda(cuda) => Ok(Some(Graph { graph: cuda.capture(work)?, device: self.clone() })),
@@ -377,12 +378,12 @@ impl Device {
         }
     }
 
-    /// How many batches may be on the device, the one it works on among them.
+    /// How many batches may be on the device at a time, the one that it works on among them.
     pub(crate) fn input_slots(&self) -> usize {
         if let Backend::Cuda(_) = &*self.backend { 2 } else { 1 }
     }
 
-    /// A way for batches of `bytes` bytes into buffers that are there already.
+    /// Makes what copies batches of `bytes` bytes into buffers that exist already.
     pub(crate) fn feed(&self, bytes: usize) -> Result<Feed> {
         let copies = match &*self.backend {
             Backend::Cuda(cuda) => Some(cuda.feed(self.input_slots(), bytes)?),
@@ -403,8 +404,8 @@ impl Device {
         Launch::new(self, kernel.into(), grid)
     }
 
-    /// Starts a kernel with the array of argument pointers that `cuLaunchKernel` takes, past the checks of `Launch`:
-    /// what a driver that stands in for a GPU's has in its hands (`tests/driver`).
+    /// Starts a kernel with the array of argument pointers that `cuLaunchKernel` takes, without the checks of `Launch`. For
+    /// the driver that stands in for a GPU's (`tests/driver`), which has nothing else.
     ///
     /// # Safety
     /// As `Launch::run`, and there must be as many arguments as the kernel has parameters, and blocks in the grid.
@@ -419,7 +420,7 @@ impl Device {
         unsafe { self.start(kernel, grid, arguments, &[], 0) }
     }
 
-    /// For the checkers: `views`, the buffers among the arguments, and `flops`, of the kernel's products.
+    /// `views`, the buffers among the arguments, and `flops`, those of the kernel's products, are for the checkers.
     ///
     /// # Safety
     /// As [`Device::launch_raw`].
@@ -442,7 +443,7 @@ impl Device {
         }
     }
 
-    /// Tells the device of memory that is named by what is about to be queued.
+    /// Tells the device about memory that the work to be queued next uses.
     fn hold(&self, memory: &Arc<buffer::Memory>) {
         if let Backend::Cuda(cuda) = &*self.backend {
             cuda.hold(memory);
@@ -454,7 +455,7 @@ impl Device {
     }
 }
 
-/// Work that was captured ([`Device::capture`]), to be done again and again at the price of one launch.
+/// Work that was captured ([`Device::capture`]) and can be done again and again at the price of one launch.
 pub struct Graph {
     graph: cuda::CapturedGraph,
     device: Device,
@@ -469,8 +470,8 @@ impl Graph {
     }
 }
 
-/// Fills the buffers of [`Device::input_slots`] slots in turn. On a GPU a slot is filled while the device still works on the
-/// other: [`Feed::fill`], [`Feed::begin`], the work that reads the slot, [`Feed::end`].
+/// Fills the buffers of [`Device::input_slots`] slots in turn. On a GPU one slot is filled while the device still works on
+/// the other. The order is [`Feed::fill`], [`Feed::begin`], the work that reads the slot, [`Feed::end`].
 pub(crate) struct Feed {
     /// Dropped first: it waits for copies that are under way.
     copies: Option<cuda::CudaFeed>,
@@ -478,7 +479,8 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// Copies these to buffers of a slot, once the work that read them is done; the values may change when this returns.
+    /// Copies these values to the buffers of a slot, once the work that read them is done. The caller may change the values
+    /// when this returns.
     pub fn fill<A: Element, B: Element>(
         &mut self,
         slot: usize,
@@ -495,7 +497,7 @@ impl Feed {
         }
     }
 
-    /// What is launched from now on sees what the slot was filled with.
+    /// What is launched from now on reads what the slot was filled with.
     pub fn begin(&self, slot: usize) -> Result<()> {
         match (&*self.device.backend, &self.copies) {
             (Backend::Cuda(cuda), Some(copies)) => cuda.begin_feed(copies, slot),
@@ -503,7 +505,7 @@ impl Feed {
         }
     }
 
-    /// What was launched until now is the last that looks at the slot.
+    /// Nothing that is launched from now on reads the slot, until it is filled again.
     pub fn end(&self, slot: usize) -> Result<()> {
         match (&*self.device.backend, &self.copies) {
             (Backend::Cuda(cuda), Some(copies)) => cuda.end_feed(copies, slot),

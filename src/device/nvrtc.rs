@@ -1,5 +1,5 @@
-//! NVRTC, NVIDIA's run-time compiler: used by `build.rs` (this file is compiled into it) and, where nothing was
-//! embedded for the GPU at hand, by the program itself. It needs neither a GPU nor a driver nor CUDA's headers.
+//! NVRTC, NVIDIA's run-time compiler. `build.rs` uses it (this file is compiled into it), and so does the program itself
+//! where it has no code for the GPU at hand. NVRTC needs neither a GPU nor a driver nor CUDA's headers.
 
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
@@ -10,16 +10,16 @@ use libloading::Library;
 /// What the binary embeds: machine code per generation, and one PTX for GPUs that came later.
 pub const TARGETS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "compute_80"];
 
-/// With what the assembler says of registers and spills in the log.
+/// The last one makes the assembler write into the log what registers and spills each kernel takes.
 pub const FLAGS: &[&str] = &["--std=c++17", "-lineinfo", "-default-device", "--ptxas-options=-v"];
 
 const NAMES: &[&str] = &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"];
 
-/// What a compilation said.
+/// What the compiler said.
 #[derive(Debug, Default, PartialEq)]
 pub struct Log {
     pub warnings: String,
-    /// What the assembler said of each kernel; nothing where the output is PTX.
+    /// What the assembler said of each kernel; empty where the output is PTX.
     pub kernels: Vec<Assembled>,
 }
 
@@ -28,8 +28,8 @@ pub struct Log {
 pub struct Assembled {
     pub name: String,
     pub registers: u32,
-    /// Bytes of local memory of each thread, and of those stored and loaded because registers ran out, functions that
-    /// the kernel calls included.
+    /// Bytes of local memory of each thread, and how many are stored and loaded there because registers ran out. Functions
+    /// that the kernel calls are included.
     pub stack: u32,
     pub spill_stores: u32,
     pub spill_loads: u32,
@@ -38,7 +38,8 @@ pub struct Assembled {
 /// A loaded libnvrtc.
 pub struct Compiler {
     version: (i32, i32),
-    /// cudarc finds libraries by name alone; one that is open already is found, wherever it lies.
+    /// Kept open for cudarc, which looks a library up by its name alone: one that is open already is found wherever it
+    /// lies.
     _library: Library,
 }
 
@@ -75,8 +76,8 @@ impl Compiler {
 
     /// Machine code for `sm_XX`, PTX for `compute_XX`, and the log. The error is the compiler's log.
     ///
-    /// NVRTC has no option that makes warnings errors: `build.rs` does; a program on somebody's machine, whose NVRTC
-    /// may warn of other things, does not.
+    /// NVRTC has no option that makes warnings errors. `build.rs` treats them so; a program on somebody's machine, whose
+    /// NVRTC may warn of other things, does not.
     pub fn compile(&self, module: &str, source: &str, target: &str) -> Result<(Vec<u8>, Log), String> {
         let text = |s: &str| CString::new(s).map_err(|_| format!("{module}: a zero byte in its text"));
         let program = result::create_program(&text(source)?, Some(&text(&format!("{module}.cu"))?))
@@ -127,7 +128,8 @@ impl Assembled {
 }
 
 impl Log {
-    /// The assembler's lines begin with `ptxas info` or, going on, with `ptxas` and a dot; all others warn.
+    /// The assembler's lines begin with `ptxas info`, or with `ptxas` and a dot where they continue the line before. All
+    /// other lines are warnings.
     fn read(text: &str) -> Log {
         let (mut warnings, mut kernels) = (Vec::new(), Vec::<Assembled>::new());
         for line in text.lines() {

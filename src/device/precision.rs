@@ -2,13 +2,14 @@
 
 use half::{bf16, f16};
 
-/// Of a buffer of real numbers. Whatever it is, sums and all else are computed in f32; the host sees f32.
+/// What a buffer of real numbers stores. Sums, and everything else, are computed in f32 whatever it is, and the program
+/// reads and writes f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     #[default]
     F32,
-    /// Stored as f32; the factors of matrix products and convolutions are rounded to 10 bits of mantissa as they are read.
+    /// Stored as f32. Products and convolutions round their operands to 10 bits of mantissa as they read them.
     Tf32,
     Bf16,
     F16,
@@ -17,7 +18,7 @@ pub enum Precision {
 impl Precision {
     pub const ALL: [Precision; 4] = [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16];
 
-    /// Of a number in memory.
+    /// The size of a number in memory.
     pub fn bytes(self) -> usize {
         match self {
             Precision::F32 | Precision::Tf32 => 4,

@@ -1,5 +1,5 @@
-//! Block sizes and split counts, one table keyed by device: what the wrappers in `ops/` derive their grids from.
-//! Results depend on them, never on the number of threads or multiprocessors.
+//! Block sizes and split counts: the wrappers in `ops/` derive their grids from a table of these. Results depend on the
+//! table, never on the number of threads or multiprocessors.
 //!
 //! Each execution has its own table built in; `zgan tune` measures a better one for a device, and
 //! [`super::Device::with_tuning`] puts it in force.
@@ -9,19 +9,19 @@ use std::cmp::Reverse;
 use super::{Precision, Tile, kernel};
 use crate::{Error, Result};
 
-/// What may be chosen freely, within [`FIELDS`] and the tiles there are.
+/// What may be chosen freely, within the bounds of [`FIELDS`] and among the tiles that have kernels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tuning {
     /// Elements that one block of an elementwise kernel walks.
     pub elements: usize,
-    /// Logits that one block of the log-partition sees at most, and the most blocks it is split over.
+    /// The most logits of one block of the log-partition, and the most blocks that it is split over.
     pub logits: usize,
     pub logit_blocks: usize,
-    /// Blocks that a reduction over a flat buffer is split over at most.
+    /// The most blocks that a reduction over a flat buffer is split over.
     pub reduce_blocks: usize,
     /// Rows that one block of a kernel over a matrix walks.
     pub rows: usize,
-    /// Blocks that a weight gradient of a convolution is split into, and the fewest pixels of one.
+    /// Blocks that the weight gradient of a convolution is split into, and the fewest pixels of one block.
     pub split_blocks: usize,
     pub split_pixels: usize,
     /// Columns that one block of a bias gradient sums.
@@ -36,7 +36,8 @@ pub struct Tuning {
 pub struct TileCost {
     pub rows: usize,
     pub columns: usize,
-    /// By [`Precision`]: the time that it takes beside what its size lets expect (`ops/tile.rs`), in any unit.
+    /// For each [`Precision`]: the time that the tile takes, divided by the time that its size alone would suggest
+    /// (`ops/tile.rs`). Only the ratios between tiles matter.
     pub cost: [f64; 4],
 }
 
@@ -55,7 +56,7 @@ macro_rules! field {
     };
 }
 
-/// The bounds are what kernels and grids can do: chunks of a flat buffer fit 32 bits, a block of the log-partition has at
+/// The bounds are the limits of kernels and grids: chunks of a flat buffer fit 32 bits, a block of the log-partition has at
 /// most 8,192 logits, a grid at most 65,535 parts of a gradient.
 pub const FIELDS: [Field; 8] = [
     field!("elements", elements, 256, 1 << 20),
@@ -134,7 +135,7 @@ impl TileCost {
 }
 
 impl Tuning {
-    /// The first thing that is not allowed, with its value and what would be.
+    /// The error names the first thing that is not allowed, with its value and what would be allowed.
     pub fn check(&self) -> Result<()> {
         for Field { name, least, most, get, .. } in &FIELDS {
             let value = get(self);
@@ -156,7 +157,7 @@ impl Tuning {
                     return wrong(format!("{shown} twice, expected each tile once"));
                 }
                 for (precision, cost) in Precision::ALL.iter().zip(tile.cost) {
-                    // Written so that NaN fails.
+                    // Written so that NaN is refused too.
                     if !(1e-3..=1e3).contains(&cost) {
                         return wrong(format!("{shown} costs {cost} in {precision}, expected 0.001 to 1000"));
                     }
@@ -171,7 +172,7 @@ impl Tuning {
     }
 }
 
-/// Whose kernels run, which decides what else a grid depends on.
+/// Whose kernels run. Grids depend on it, besides the sizes of what is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Host,
@@ -179,10 +180,10 @@ pub(super) enum Kind {
     Cuda,
 }
 
-/// What kernels fix when they are compiled.
+/// What is fixed when the kernels are compiled.
 #[derive(Debug)]
 pub(crate) struct Fixed {
-    /// Whether a tile that sticks out of the matrix costs only what is inside.
+    /// Whether a tile that reaches past the edge of a matrix costs only what lies inside.
     pub partial_tiles: bool,
     /// Columns that one block of a kernel over a matrix walks (`COLUMNS` in `kernels/device/columns.h`).
     pub columns: usize,
@@ -201,7 +202,8 @@ fn without(mut tiles: Vec<TileCost>, size: (usize, usize)) -> Vec<TileCost> {
 }
 
 impl Kind {
-    /// Of the GPU of this name. A driver that stands in for one runs kernels as another execution does, and is named so.
+    /// The kind of the GPU of this name. A driver that stands in for a GPU runs the kernels of another execution, which its
+    /// name tells.
     pub fn of_gpu(name: &str) -> Kind {
         match name {
             "zgan stand-in, host" => Kind::Host,
@@ -214,7 +216,7 @@ impl Kind {
         if self == Kind::Host { &HOST } else { &BLOCKS }
     }
 
-    /// What is built in.
+    /// The table that is built in.
     pub fn tuning(self) -> Tuning {
         match self {
             Kind::Host => Tuning {
@@ -245,5 +247,5 @@ impl Kind {
     }
 }
 
-/// Multiprocessors of a middling GPU: enough to choose a tile by where there is none to ask.
+/// Multiprocessors of a middling GPU, to choose tiles by where the driver does not tell.
 pub(super) const CUDA_WORKERS: usize = 64;

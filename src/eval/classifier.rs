@@ -19,7 +19,7 @@ use crate::ops::Activation;
 use crate::ops::adam::{self, Adam};
 use crate::ops::cross_entropy::{self, Evaluation};
 use crate::ops::pixels::{self, Augment};
-use crate::ops::resample::{self, Image};
+use crate::ops::resample;
 use crate::ops::state::{self, Network as Slot, State, StateBuffer};
 use crate::random::Random;
 use crate::{Error, Result};
@@ -83,10 +83,6 @@ impl Block {
             pooled: if pool { Some(build.value(x.n, x.h / 2, x.w / 2, out)?) } else { None },
         })
     }
-
-    fn image(&self) -> Image {
-        Image { n: self.a.n, h: self.a.h, w: self.a.w, c: self.a.c }
-    }
 }
 
 impl Layer for Block {
@@ -94,17 +90,17 @@ impl Layer for Block {
         self.conv.forward(pass, &Source::plain(&self.x), &Target::new(&self.h))?;
         self.norm.prepare(pass)?;
         self.norm.apply(&self.a.x)?;
-        self.pooled.as_ref().map_or(Ok(()), |y| resample::average_pool(&y.x, &self.a.x, self.image()))
+        self.pooled.as_ref().map_or(Ok(()), |y| resample::average_pool(&y.x, &self.a.x, self.a.image()))
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        if let Some((dy, da)) = self.pooled.as_ref().and_then(|y| y.dx.as_ref()).zip(self.a.dx.as_ref()) {
-            resample::average_pool_backward(da, dy, self.image(), false)?;
+        if let Some(pooled) = &self.pooled {
+            let [da, dy] =
+                [(&self.a, "its activation"), (pooled, "its output")].map(|(v, what)| v.gradient(&self.name, what));
+            resample::average_pool_backward(da?, dy?, self.a.image(), false)?;
         }
         self.norm.backward(pass, &self.a)?;
-        let (from, to) = (Source::plain(&self.x), Target::new(&self.h));
-        self.conv.backward_parameters(pass, &from, &to)?;
-        self.conv.backward_input(pass, &from, &to, false)
+        self.conv.backward(pass, &Source::plain(&self.x), &Target::new(&self.h), false)
     }
 
     fn output(&self) -> &Value {
@@ -190,7 +186,7 @@ impl Layers {
         let shape = [self.x.n, self.x.h, self.x.w, self.x.c];
         pixels::load(&self.x.x, &self.bytes, state, 0, Augment::default(), shape)?;
         let [weights, running] = flat;
-        self.network.forward(&Forward { weights, factors: None, running, mode, rows: 0..self.x.n })
+        self.network.forward(&Forward { weights, rounded_weights: None, running, mode, rows: 0..self.x.n })
     }
 }
 
@@ -301,10 +297,10 @@ impl Classifier {
             gradients.zero()?;
             layers.network.backward(&Backward {
                 weights: &classifier.values,
-                factors: None,
+                rounded_weights: None,
                 gradients: Some(&gradients),
-                parameter_scale: None,
-                signal_scale: None,
+                parameter_seeds: None,
+                signal_seeds: None,
                 rows: 0..n,
                 input_rows: 0..n,
             })?;

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::device::{Buffer, Device};
 use crate::nn::Fusion;
 use crate::ops::log_partition::{self, Evaluation};
-use crate::ops::losses;
+use crate::ops::losses::{self, LogitLoss};
 use crate::settings::Loss;
 
 impl Loss {
@@ -12,7 +12,7 @@ impl Loss {
     pub fn workspace_len(self, device: &Device, logits: usize, unfused: &[Fusion]) -> usize {
         match self {
             Loss::Softmax if unfused.contains(&Fusion::LogPartition) => {
-                log_partition::plain_workspace_len(device, logits)
+                log_partition::unfused_workspace_len(device, logits)
             }
             Loss::Softmax => log_partition::workspace_len(device, logits),
             _ => 0,
@@ -32,17 +32,17 @@ impl Loss {
         let other = match self {
             Loss::Softmax => {
                 let sign = if real_is_low { 1.0 } else { -1.0 };
-                let apart = unfused.contains(&Fusion::LogPartition);
-                let compute = if apart { log_partition::plain } else { log_partition::fused };
+                let separate = unfused.contains(&Fusion::LogPartition);
+                let compute = if separate { log_partition::unfused } else { log_partition::fused };
                 let needed = self.workspace_len(real.device(), real.len() + fake.len(), unfused);
                 return compute(out, real, fake, sign, &workspace.view(0..needed));
             }
-            Loss::Hinge => losses::Loss::Hinge,
-            Loss::NonSaturating => losses::Loss::NonSaturating,
-            Loss::Minimax => losses::Loss::Minimax,
-            Loss::LeastSquares => losses::Loss::LeastSquares,
-            Loss::Wasserstein | Loss::WassersteinGp => losses::Loss::Wasserstein,
-            Loss::RelativisticAverage => losses::Loss::RelativisticAverage,
+            Loss::Hinge => LogitLoss::Hinge,
+            Loss::NonSaturating => LogitLoss::NonSaturating,
+            Loss::Minimax => LogitLoss::Minimax,
+            Loss::LeastSquares => LogitLoss::LeastSquares,
+            Loss::Wasserstein | Loss::WassersteinGp => LogitLoss::Wasserstein,
+            Loss::RelativisticAverage => LogitLoss::RelativisticAverage,
         };
         losses::fused(out, real, fake, other)
     }

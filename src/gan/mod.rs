@@ -8,7 +8,6 @@ mod networks;
 mod penalty;
 mod player;
 mod resnet;
-pub mod ring;
 mod sampler;
 mod setup;
 mod step;

@@ -91,7 +91,7 @@ impl GradientPenalty {
         }
         network.tangent(&Tangent {
             weights: player.weights(),
-            factors: player.factors(),
+            rounded_weights: player.rounded_weights(),
             gradients: &player.gradients,
             rows: self.points.clone(),
             into: self.tangents.clone(),

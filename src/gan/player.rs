@@ -122,24 +122,24 @@ impl Player {
     }
 
     /// What products with 16-bit activations multiply with.
-    pub fn factors(&self) -> Option<&Buffer<f32>> {
+    pub fn rounded_weights(&self) -> Option<&Buffer<f32>> {
         self.rounded.as_ref()
     }
 
     /// A forward pass of a network with these parameters.
     pub fn forward(&self, network: &nn::Network, mode: Mode, rows: Range<usize>) -> Result<()> {
-        let (weights, factors) = (self.weights(), self.factors());
-        network.forward(&Forward { weights, factors, running: &self.running, mode, rows })
+        let (weights, rounded_weights) = (self.weights(), self.rounded_weights());
+        network.forward(&Forward { weights, rounded_weights, running: &self.running, mode, rows })
     }
 
     /// A backward pass with these parameters that takes the signal of some samples to the network's input.
     pub fn signal(&self, rows: Range<usize>) -> Backward<'_> {
         Backward {
             weights: self.weights(),
-            factors: self.factors(),
+            rounded_weights: self.rounded_weights(),
             gradients: None,
-            parameter_scale: None,
-            signal_scale: None,
+            parameter_seeds: None,
+            signal_seeds: None,
             input_rows: rows.clone(),
             rows,
         }

@@ -5,9 +5,8 @@ use super::networks::{Discriminator, Latent, latent_inputs};
 use super::setup::Setup;
 use crate::device::Buffer;
 use crate::nn::{
-    Attention, Builder, ClassHead, ClassHeadOptions, ConcatEmbedding, ConcatLabels, ConvOptions, DownBlock,
-    DownOptions, HeadOptions, Init, Layer, Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions,
-    Value,
+    Attention, Builder, ClassHead, ClassHeadOptions, ConcatLabels, ConvOptions, DownBlock, DownOptions, HeadOptions,
+    Init, Layer, Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions, Value,
 };
 use crate::ops::Activation;
 use crate::settings::{Conditioning, Networks, Pool, Residual};
@@ -100,24 +99,24 @@ pub fn discriminator(
         }
         if conditioning == Conditioning::HiddenConcat && i == 2.min(spec.down.len() - 2) {
             let (classes, init) = (setup.classes, glorot(setup.classes, EMBEDDING));
-            let concat = ConcatEmbedding::new(build, &x, labels, (classes, EMBEDDING), init)?;
+            let concat = ConcatLabels::embedding(build, &x, labels, (classes, EMBEDDING), init)?;
             x = concat.y.clone();
             network.layers.push(Box::new(concat));
         }
     }
-    let factor = match pool {
+    let pool_factor = match pool {
         Pool::Sum => pool_factor as f32,
         Pool::Mean => pool_factor as f32 / (x.h * x.w) as f32,
     };
     if conditioning == Conditioning::AcGan {
-        let head = ClassHeadOptions { classes: setup.classes, bias: spec.head_bias, factor, init: glorot };
+        let head = ClassHeadOptions { classes: setup.classes, bias: spec.head_bias, pool_factor, init: glorot };
         let head = ClassHead::new(build, &x, &head)?;
         let (logits, classes) = (head.output().clone(), Some(head.classes().clone()));
         network.layers.push(Box::new(head));
         return Ok(Discriminator { network, logits, classes });
     }
     let classes = if conditioning == Conditioning::Projection { setup.classes } else { 0 };
-    let head = HeadOptions { labels, classes, bias: spec.head_bias, factor, init: glorot };
+    let head = HeadOptions { labels, classes, bias: spec.head_bias, pool_factor, init: glorot };
     let head = ProjectionHead::new(build, "head", &x, &head)?;
     let logits = head.output().clone();
     network.layers.push(Box::new(head));

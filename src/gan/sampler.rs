@@ -152,7 +152,7 @@ impl Sampler {
     fn run(&self, source: &Source, mode: Mode) -> Result<()> {
         self.network.forward(&Forward {
             weights: source.weights,
-            factors: None,
+            rounded_weights: None,
             running: source.running,
             mode,
             rows: 0..BATCH,

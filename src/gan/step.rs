@@ -224,7 +224,7 @@ impl Step {
         w.discriminator.backward(&Backward {
             gradients: Some(&player.gradients),
             // The seeds in L_D: they scale each sample's part in the gradients alone, as the signal is to be G's.
-            parameter_scale: one_pass.then_some(&w.of_d.seed_d),
+            parameter_seeds: one_pass.then_some(&w.of_d.seed_d),
             input_rows: if leaves_signal { fakes } else { 0..0 },
             ..player.signal(rows)
         })?;
@@ -274,7 +274,7 @@ impl Step {
         self.generator.gradients.zero()?;
         self.workspace.generator.backward(&Backward {
             gradients: Some(&self.generator.gradients),
-            signal_scale: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
+            signal_seeds: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
             ..self.generator.signal(0..self.workspace.latent.z.n)
         })?;
         self.generator.finish_gradient()

@@ -3,8 +3,8 @@
 use crate::Result;
 use crate::device::{Buffer, Device, Element, Precision};
 
-/// Hands out parts of one allocation. Shapes are fixed before training starts, so a network is built twice from the
-/// same code: once on an arena that only measures, then on one of that size.
+/// Hands out parts of one allocation. Shapes are fixed before training starts, so a network is built twice by the same
+/// code: first on an arena that only measures, then on one of the measured size.
 pub struct Arena {
     device: Device,
     memory: Option<Buffer<u8>>,
@@ -15,12 +15,13 @@ pub struct Arena {
 const ALIGNMENT: usize = 256;
 
 impl Arena {
-    /// Hands out buffers without memory, and counts. Some workspaces depend on the device's block sizes.
+    /// An arena that hands out buffers without memory, and counts bytes. It knows the device, as the sizes of some
+    /// workspaces depend on its block sizes.
     pub fn measuring(device: &Device) -> Arena {
         Arena { device: device.clone(), memory: None, used: 0 }
     }
 
-    /// An arena of `bytes`, as [`Arena::used`] of a measuring one gave them.
+    /// An arena of `bytes`, which [`Arena::used`] of a measuring one told.
     pub fn new(device: &Device, bytes: usize) -> Result<Arena> {
         Ok(Arena { device: device.clone(), memory: Some(device.zeros(bytes)?), used: 0 })
     }

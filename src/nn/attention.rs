@@ -3,8 +3,7 @@
 //! Query and key have C / 8 channels, the value C / 2; key and value are 2x2 max-pooled; a 1x1 convolution leads back to
 //! C; no biases, no 1 / sqrt(d), gamma 0 at the start.
 
-use super::conv::{Conv, ConvOptions, Source, Target};
-use super::{Backward, Builder, Forward, Init, Layer, Parameter, Value};
+use super::{Backward, Builder, Conv, ConvOptions, Forward, Init, Layer, Parameter, Source, Target, Value};
 use crate::Result;
 use crate::device::Buffer;
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
@@ -21,10 +20,10 @@ pub struct Attention {
     q: Value,
     k: Pooled,
     v: Pooled,
-    /// What attention gives, (N, H, W, C / 2), and its saved log-sum-exp (N, H W).
+    /// What attention gives, (N, H, W, C / 2), and the log-sum-exp (N, H W) that its backward pass needs.
     o: Value,
     lse: Buffer<f32>,
-    /// The convolution of `o`.
+    /// What the last convolution makes of `o`.
     a: Value,
     y: Value,
     workspace: Buffer<f32>,
@@ -93,7 +92,7 @@ impl Attention {
         })
     }
 
-    /// The workspace of so many samples.
+    /// The part of the workspace that this many samples take.
     fn workspace(&self, shape: Shape) -> Buffer<f32> {
         self.workspace.view(0..shape.workspace_len(self.o.x.precision()))
     }
@@ -123,32 +122,26 @@ impl Layer for Attention {
     fn backward(&self, pass: &Backward) -> Result<()> {
         let [x, q, o, a, y] = [&self.x, &self.q, &self.o, &self.a, &self.y].map(|value| value.rows(&pass.rows));
         let [k, v] = [&self.k, &self.v].map(|pooled| pooled.rows(&pass.rows));
-        let (Some(dx), Some(dy), Some(da), Some(d_o), Some(dq)) = (&x.dx, &y.dx, &a.dx, &o.dx, &q.dx) else {
-            return Ok(());
-        };
-        let (Some(dk), Some(dv), Some(dk_full), Some(dv_full)) = (&k.half.dx, &v.half.dx, &k.full.dx, &v.full.dx)
-        else {
-            return Ok(());
-        };
+        let name = &self.name;
+        let (dx, dy, da) = (x.gradient(name, "x")?, y.gradient(name, "y")?, a.gradient(name, "a")?);
+        let (d_o, dq) = (o.gradient(name, "o")?, q.gradient(name, "q")?);
+        let (dk, dk_full) = (k.half.gradient(name, "the pooled k")?, k.full.gradient(name, "k")?);
+        let (dv, dv_full) = (v.half.gradient(name, "the pooled v")?, v.full.gradient(name, "v")?);
         let dgamma = pass.gradients.map(|gradients| self.gamma.of(gradients));
-        let scale = pass.scale_of_parameters();
+        let seeds = pass.seeds_of_parameters();
         let (gamma, samples) = (self.gamma.of(pass.weights), self.gamma_workspace.view(0..x.n));
-        attention::residual_backward(da, dgamma.as_ref(), dy, &a.x, &gamma, scale.as_ref(), &samples)?;
-        let (from_o, to_a) = (Source::plain(&o), Target::new(&a));
-        self.out.backward_parameters(pass, &from_o, &to_a)?;
-        self.out.backward_input(pass, &from_o, &to_a, false)?;
+        attention::residual_backward(da, dgamma.as_ref(), dy, &a.x, &gamma, seeds.as_ref(), &samples)?;
+        self.out.backward(pass, &Source::plain(&o), &Target::new(&a), false)?;
         let inputs = Inputs { q: &q.x, k: &k.half.x, v: &v.half.x };
         let (lse, shape) = (self.pixels(&self.lse, &pass.rows), shape(&x, q.c, o.c));
         attention::backward(Gradients { dq, dk, dv }, d_o, &o.x, inputs, &lse, shape, &self.workspace(shape))?;
         resample::max_pool_backward(dk_full, dk, &k.which, k.full.image(), false)?;
         resample::max_pool_backward(dv_full, dv, &v.which, v.full.image(), false)?;
         dx.copy_from(dy)?;
-        let from = Source::plain(&x);
-        for (conv, value) in [(&self.query, &q), (&self.key, &k.full), (&self.value, &v.full)] {
-            conv.backward_parameters(pass, &from, &Target::new(value))?;
-            conv.backward_input(pass, &from, &Target::new(value), true)?;
-        }
-        Ok(())
+        let convs = [(&self.query, &q), (&self.key, &k.full), (&self.value, &v.full)];
+        convs
+            .into_iter()
+            .try_for_each(|(conv, value)| conv.backward(pass, &Source::plain(&x), &Target::new(value), true))
     }
 
     fn output(&self) -> &Value {

@@ -8,14 +8,14 @@ use crate::ops::matmul::{self, Linear, OutputGradient};
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 use crate::ops::spectral_norm::Outputs;
 
-/// Its two outputs each have a seed of their own; a backward pass takes both from `dx` of [`ClassHead::output`] and of
-/// [`ClassHead::classes`]. There is no scale of either: the seeds are not multiples of each other.
+/// Each of its two outputs has seeds of its own, which are not multiples of each other. So a backward pass does not
+/// start from ones: it takes the seeds from the `dx` of [`ClassHead::output`] and of [`ClassHead::classes`].
 pub struct ClassHead {
     w: Parameter,
     bias: Option<Parameter>,
     class_weight: Parameter,
     class_bias: Parameter,
-    factor: f32,
+    pool_factor: f32,
     x: Value,
     h: Value,
     logits: Value,
@@ -24,10 +24,10 @@ pub struct ClassHead {
 
 pub struct ClassHeadOptions {
     pub classes: usize,
-    /// Whether psi has one; the class layer always has.
+    /// Whether psi has a bias; the class layer always has one.
     pub bias: bool,
-    /// On the sum over pixels.
-    pub factor: f32,
+    /// What the sum over pixels is multiplied with.
+    pub pool_factor: f32,
     pub init: fn(usize, usize) -> Init,
 }
 
@@ -39,7 +39,7 @@ impl ClassHead {
             bias: options.bias.then(|| p.tensor("head.bias", &[1], Init::Constant(0.0))),
             class_weight: p.weight("classes.weight", &[c, classes], (options.init)(c, classes), Outputs::Columns),
             class_bias: p.tensor("classes.bias", &[classes], Init::Constant(0.0)),
-            factor: options.factor,
+            pool_factor: options.pool_factor,
             h: build.exact_value(x.n, 1, 1, c)?,
             logits: build.exact_value(x.n, 1, 1, 1)?,
             classes: build.exact_value(x.n, 1, 1, classes)?,
@@ -61,7 +61,7 @@ impl Layer for ClassHead {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let [x, h, f, classes] = [&self.x, &self.h, &self.logits, &self.classes].map(|value| value.rows(&pass.rows));
         let (w, bias) = (self.w.of(pass.weights), self.bias.map(|bias| bias.of(pass.weights)));
-        let head = Head { w: &w, v: None, labels: None, bias: bias.as_ref(), factor: self.factor };
+        let head = Head { w: &w, v: None, labels: None, bias: bias.as_ref(), pool_factor: self.pool_factor };
         projection::forward(&f.x, &h.x, &x.x, &head)?;
         let (weight, bias) = (self.class_weight.of(pass.weights), self.class_bias.of(pass.weights));
         let sizes = self.class_layer(x.n);
@@ -69,31 +69,37 @@ impl Layer for ClassHead {
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        let [x, h, f, classes] = [&self.x, &self.h, &self.logits, &self.classes].map(|value| value.rows(&pass.rows));
-        let (Some(dx), Some(dh), Some(df), Some(dclasses)) = (&x.dx, &h.dx, &f.dx, &classes.dx) else { return Ok(()) };
-        let sizes = self.class_layer(x.n);
-        let gradient = |dy| OutputGradient { dy, y: None, activation: Activation::Identity, row_scale: None };
+        let name = self.name();
         if let Some(gradients) = pass.gradients {
+            let [h, f, classes] = [&self.h, &self.logits, &self.classes].map(|value| value.rows(&pass.rows));
+            let df = f.gradient(name, "the logits")?;
+            let dclasses = OutputGradient::stored(classes.gradient(name, "the class logits")?);
             let (dw, dbias) = (self.w.of(gradients), self.bias.map(|bias| bias.of(gradients)));
             let out = Gradients { dw: &dw, dv: None, dbias: dbias.as_ref() };
-            projection::backward_parameters(out, &h.x, None, Seeds { df: Some(df), scale: None })?;
+            projection::parameter_gradients(out, &h.x, None, Seeds { df: Some(df), scale: None })?;
             let (dweight, dbias) = (self.class_weight.of(gradients), self.class_bias.of(gradients));
-            matmul::linear_weight_gradient(sizes, &dweight, &h.x, &gradient(dclasses))?;
-            matmul::linear_bias_gradient(sizes, &dbias, &gradient(dclasses))?;
+            matmul::linear_weight_gradient(self.class_layer(h.n), &dweight, &h.x, &dclasses)?;
+            matmul::linear_bias_gradient(self.class_layer(h.n), &dbias, &dclasses)?;
         }
-        matmul::linear_input_gradient(sizes, dh, &gradient(dclasses), &self.class_weight.of(pass.weights))?;
-        // dh += df w, as if it were the weight gradient of one sample with input df and signal w.
-        let product = Linear { n: 1, c: x.n, k: self.x.c };
-        matmul::linear_weight_gradient(product, dh, df, &gradient(&self.w.of(pass.weights)))?;
-        projection::pool_backward(dx, &x.x, dh, x.n, self.factor)
+        let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
+        let values = [&self.x, &self.h, &self.logits, &self.classes];
+        let [x, h, f, classes] = values.map(|value| value.rows(&pass.input_rows));
+        let (dh, df) = (h.gradient(name, "the features")?, f.gradient(name, "the logits")?);
+        let dclasses = OutputGradient::stored(classes.gradient(name, "the class logits")?);
+        matmul::linear_input_gradient(self.class_layer(x.n), dh, &dclasses, &self.class_weight.of(pass.weights))?;
+        // dh += df w: the weight gradient of a layer that sees one sample, with the input df and the signal w.
+        let (product, w) = (Linear { n: 1, c: x.n, k: self.x.c }, self.w.of(pass.weights));
+        matmul::linear_weight_gradient(product, dh, df, &OutputGradient::stored(&w))?;
+        projection::pool_backward(&dx, &x.x, dh, x.n, self.pool_factor)
     }
 
-    /// Of psi: the penalty is on its logit, and the class logits have no part in that.
+    /// That of psi alone: the penalty is on its logit, and the class logits have no part in it.
     fn tangent(&self, pass: &Tangent) -> Result<()> {
         let [x, h, f] = [&self.x, &self.h, &self.logits].map(|value| pass.of(value));
-        gradient_penalty::pool(&h.x, &x.x, &pass.saved(&self.x), x.n, self.factor)?;
+        gradient_penalty::pool(&h.x, &x.x, &pass.saved(&self.x), x.n, self.pool_factor)?;
         let out = Gradients { dw: &self.w.of(pass.gradients), dv: None, dbias: None };
-        projection::backward_parameters(out, &h.x, None, Seeds { df: f.dx.as_ref(), scale: None })
+        let df = f.gradient(self.name(), "the logits")?;
+        projection::parameter_gradients(out, &h.x, None, Seeds { df: Some(df), scale: None })
     }
 
     fn piecewise_linear(&self) -> bool {

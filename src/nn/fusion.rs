@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is fused, and can be run from separate kernels instead: the same numbers to rounding, more launches and bytes.
+/// What is fused and can be left unfused, run as separate kernels: the same numbers but for rounding, with more launches
+/// and more bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fusion {
@@ -22,13 +23,7 @@ pub enum Fusion {
 
 impl std::fmt::Display for Fusion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Fusion::LogPartition => "log-partition",
-            Fusion::Projection => "projection",
-            Fusion::Norm => "norm",
-            Fusion::Conv => "conv",
-            Fusion::ConvReading => "conv-reading",
-            Fusion::ConvWriting => "conv-writing",
-        })
+        let name = clap::ValueEnum::to_possible_value(self);
+        f.write_str(name.as_ref().map_or("", |name| name.get_name()))
     }
 }

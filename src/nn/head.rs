@@ -14,12 +14,12 @@ pub struct ProjectionHead {
     v: Option<Parameter>,
     bias: Option<Parameter>,
     labels: Buffer<u32>,
-    factor: f32,
+    pool_factor: f32,
     x: Value,
     h: Buffer<f32>,
     logits: Value,
-    /// Workspaces of the forward and of the backward pass from separate kernels.
-    apart: Option<[Buffer<f32>; 2]>,
+    /// Of an unfused head: the workspaces of its forward and of its backward pass.
+    unfused: Option<[Buffer<f32>; 2]>,
 }
 
 /// What a head is made of.
@@ -29,16 +29,16 @@ pub struct HeadOptions<'a> {
     /// 0: no embedding.
     pub classes: usize,
     pub bias: bool,
-    /// On the sum over pixels.
-    pub factor: f32,
+    /// What the sum over pixels is multiplied with.
+    pub pool_factor: f32,
     pub init: fn(usize, usize) -> Init,
 }
 
 impl ProjectionHead {
     pub fn new(build: &mut Builder, name: &str, x: &Value, options: &HeadOptions) -> Result<ProjectionHead> {
         let (c, classes, p) = (x.c, options.classes, &mut *build.parameters);
-        let apart = build.unfused.contains(&Fusion::Projection);
-        let workspaces = [projection::plain::workspace_len(x.n * x.features(), x.n), x.n * c];
+        let unfused = build.unfused.contains(&Fusion::Projection);
+        let forward = projection::unfused::workspace_len(x.n * x.features(), x.n);
         Ok(ProjectionHead {
             name: name.to_string(),
             w: p.weight(&format!("{name}.weight"), &[c, 1], (options.init)(c, 1), Outputs::Columns),
@@ -47,12 +47,9 @@ impl ProjectionHead {
             }),
             bias: options.bias.then(|| p.tensor(&format!("{name}.bias"), &[1], Init::Constant(0.0))),
             labels: options.labels.clone(),
-            factor: options.factor,
+            pool_factor: options.pool_factor,
             h: build.arena.take(x.n * c)?,
-            apart: match workspaces.map(|len| apart.then(|| build.arena.take(len))) {
-                [Some(forward), Some(backward)] => Some([forward?, backward?]),
-                _ => None,
-            },
+            unfused: if unfused { Some([build.arena.take(forward)?, build.arena.take(x.n * c)?]) } else { None },
             logits: build.exact_value(x.n, 1, 1, 1)?,
             x: x.clone(),
         })
@@ -65,54 +62,55 @@ impl ProjectionHead {
 
 impl Layer for ProjectionHead {
     fn forward(&self, pass: &Forward) -> Result<()> {
-        let weights = [Some(self.w), self.v, self.bias].map(|p| p.map(|p| p.of(pass.weights)));
-        let [Some(w), v, bias] = &weights else { return Ok(()) };
+        let w = self.w.of(pass.weights);
+        let [v, bias] = [self.v, self.bias].map(|p| p.map(|p| p.of(pass.weights)));
         let labels = self.labels.view(pass.rows.clone());
-        let head = Head { w, v: v.as_ref(), labels: Some(&labels), bias: bias.as_ref(), factor: self.factor };
+        let pool_factor = self.pool_factor;
+        let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: bias.as_ref(), pool_factor };
         let (x, logits) = (self.x.rows(&pass.rows), self.logits.rows(&pass.rows));
         let h = self.features(&pass.rows);
-        if let Some([workspace, _]) = &self.apart {
-            let workspace = workspace.view(0..projection::plain::workspace_len(x.x.len(), x.n));
-            return projection::plain::forward(&logits.x, &h, &x.x, &head, &workspace);
+        if let Some([workspace, _]) = &self.unfused {
+            let workspace = workspace.view(0..projection::unfused::workspace_len(x.x.len(), x.n));
+            return projection::unfused::forward(&logits.x, &h, &x.x, &head, &workspace);
         }
         projection::forward(&logits.x, &h, &x.x, &head)
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        let logits = self.logits.rows(&pass.rows);
-        let df = logits.dx.as_ref();
-        let labels = self.labels.view(pass.rows.clone());
         if let Some(gradients) = pass.gradients {
-            let out = [Some(self.w), self.v, self.bias].map(|p| p.map(|p| p.of(gradients)));
-            let [Some(dw), dv, dbias] = &out else { return Ok(()) };
-            let scale = pass.scale_of_parameters();
-            let out = Gradients { dw, dv: dv.as_ref(), dbias: dbias.as_ref() };
-            let seeds = Seeds { df, scale: scale.as_ref() };
-            let backward = match self.apart {
-                Some(_) => projection::plain::backward_parameters,
-                None => projection::backward_parameters,
+            let (logits, labels) = (self.logits.rows(&pass.rows), self.labels.view(pass.rows.clone()));
+            let dw = self.w.of(gradients);
+            let [dv, dbias] = [self.v, self.bias].map(|p| p.map(|p| p.of(gradients)));
+            let out = Gradients { dw: &dw, dv: dv.as_ref(), dbias: dbias.as_ref() };
+            let (df, seeds) = (logits.gradient(&self.name, "the logits")?, pass.seeds_of_parameters());
+            let seeds = Seeds { df: Some(df), scale: seeds.as_ref() };
+            let parameter_gradients = match self.unfused {
+                Some(_) => projection::unfused::parameter_gradients,
+                None => projection::parameter_gradients,
             };
-            backward(out, &self.features(&pass.rows), Some(&labels), seeds)?;
+            parameter_gradients(out, &self.features(&pass.rows), Some(&labels), seeds)?;
         }
-        let x = self.x.rows(&pass.rows);
-        let Some(dx) = &x.dx else { return Ok(()) };
+        let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
+        let rows = &pass.input_rows;
+        let (x, logits, labels) = (self.x.rows(rows), self.logits.rows(rows), self.labels.view(rows.clone()));
+        let df = Some(logits.gradient(&self.name, "the logits")?);
         let (w, v) = (self.w.of(pass.weights), self.v.map(|v| v.of(pass.weights)));
-        let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: None, factor: self.factor };
-        if let Some([_, dh]) = &self.apart {
-            let dh = dh.view(0..x.n * x.c);
-            return projection::plain::backward_data(dx, &x.x, &head, x.n, df, &dh);
+        let pool_factor = self.pool_factor;
+        let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: None, pool_factor };
+        match &self.unfused {
+            Some([_, dh]) => projection::unfused::input_gradient(&dx, &x.x, &head, x.n, df, &dh.view(0..x.n * x.c)),
+            None => projection::input_gradient(&dx, &x.x, &head, x.n, df),
         }
-        projection::backward_data(dx, &x.x, &head, x.n, df)
     }
 
     /// Nothing follows the logits: their own tangent is not needed.
     fn tangent(&self, pass: &Tangent) -> Result<()> {
         let (x, h, logits) = (pass.of(&self.x), self.features(&pass.into), self.logits.rows(&pass.rows));
-        gradient_penalty::pool(&h, &x.x, &pass.saved(&self.x), x.n, self.factor)?;
+        gradient_penalty::pool(&h, &x.x, &pass.saved(&self.x), x.n, self.pool_factor)?;
         let (dw, dv) = (self.w.of(pass.gradients), self.v.map(|v| v.of(pass.gradients)));
         let out = Gradients { dw: &dw, dv: dv.as_ref(), dbias: None };
-        let labels = self.labels.view(pass.rows.clone());
-        projection::backward_parameters(out, &h, Some(&labels), Seeds { df: logits.dx.as_ref(), scale: None })
+        let (df, labels) = (logits.gradient(&self.name, "the logits")?, self.labels.view(pass.rows.clone()));
+        projection::parameter_gradients(out, &h, Some(&labels), Seeds { df: Some(df), scale: None })
     }
 
     fn piecewise_linear(&self) -> bool {

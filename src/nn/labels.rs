@@ -1,4 +1,4 @@
-//! Labels as channels: one plane per class behind an image's own channels, or an embedding at every pixel.
+//! Labels as further channels of an image: one plane per class, or an embedding at every pixel.
 
 use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
@@ -6,45 +6,87 @@ use crate::device::Buffer;
 use crate::ops::resample;
 use crate::ops::spectral_norm::Outputs;
 
-/// A label is no function of the image: the tangent of what stands for it is 0.
-fn appended_zeros(pass: &Tangent, x: &Value, y: &Value, labels: &Buffer<u32>) -> Result<()> {
-    let (x, y, labels) = (pass.of(x), pass.of(y), labels.view(pass.rows.clone()));
-    resample::concat_labels(&y.x, &x.x, &labels, x.image(), y.c - x.c, 0.0)
-}
-
-/// y = x and one plane per class, `at` in the label's plane and 0 in the others.
+/// y is x with channels behind its own that tell the label.
 pub struct ConcatLabels {
     labels: Buffer<u32>,
-    classes: usize,
-    at: f32,
+    appended: Appended,
     x: Value,
     pub y: Value,
 }
 
+enum Appended {
+    /// A plane for each class: this number in the plane of the label, 0 in the others.
+    Planes(f32),
+    /// At every pixel the label's row of an embedding. Its gradient needs this workspace.
+    Embedding(Parameter, Buffer<f32>),
+}
+
 impl ConcatLabels {
+    /// One plane per class, with `at` in the plane of the label.
     pub fn new(build: &mut Builder, x: &Value, labels: &Buffer<u32>, classes: usize, at: f32) -> Result<ConcatLabels> {
-        let y = build.value(x.n, x.h, x.w, x.c + classes)?;
-        Ok(ConcatLabels { labels: labels.clone(), classes, at, x: x.clone(), y })
+        ConcatLabels::of(build, x, labels, classes, Appended::Planes(at))
+    }
+
+    /// An embedding of `width` numbers for each of `classes`, called `embedding`.
+    pub fn embedding(
+        build: &mut Builder,
+        x: &Value,
+        labels: &Buffer<u32>,
+        (classes, width): (usize, usize),
+        init: Init,
+    ) -> Result<ConcatLabels> {
+        let embedding = build.parameters.weight("embedding", &[classes, width], init, Outputs::Rows);
+        let workspace = build.arena.take(x.n * width)?;
+        ConcatLabels::of(build, x, labels, width, Appended::Embedding(embedding, workspace))
+    }
+
+    fn of(
+        build: &mut Builder,
+        x: &Value,
+        labels: &Buffer<u32>,
+        channels: usize,
+        appended: Appended,
+    ) -> Result<ConcatLabels> {
+        let y = build.value(x.n, x.h, x.w, x.c + channels)?;
+        Ok(ConcatLabels { labels: labels.clone(), appended, x: x.clone(), y })
+    }
+
+    /// Channels behind those of x.
+    fn channels(&self) -> usize {
+        self.y.c - self.x.c
     }
 }
 
 impl Layer for ConcatLabels {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
-        resample::concat_labels(&y.x, &x.x, &labels, x.image(), self.classes, self.at)
+        match &self.appended {
+            Appended::Planes(at) => resample::concat_labels(&y.x, &x.x, &labels, x.image(), self.channels(), *at),
+            Appended::Embedding(embedding, _) => {
+                let embedding = embedding.of(pass.weights);
+                resample::concat_embedding(&y.x, &x.x, &embedding, &labels, x.image(), self.channels())
+            }
+        }
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        if pass.input_rows.is_empty() {
-            return Ok(());
+        let width = self.channels();
+        if let (Appended::Embedding(embedding, workspace), Some(gradients)) = (&self.appended, pass.gradients) {
+            let (y, labels) = (self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
+            let (dy, seeds) = (y.gradient(self.name(), "its output")?, pass.seeds_of_parameters());
+            let (out, workspace, seeds) = (embedding.of(gradients), workspace.view(0..y.n * width), seeds.as_ref());
+            let image = self.x.rows(&pass.rows).image();
+            resample::concat_embedding_backward(&out, dy, &labels, seeds, image, width, &workspace)?;
         }
-        let (x, y) = (self.x.rows(&pass.input_rows), self.y.rows(&pass.input_rows));
-        let (Some(dx), Some(dy)) = (&x.dx, &y.dx) else { return Ok(()) };
-        resample::concat_backward(dx, dy, x.image(), self.classes, false)
+        let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
+        let [x, y] = [&self.x, &self.y].map(|value| value.rows(&pass.input_rows));
+        resample::concat_backward(&dx, y.gradient(self.name(), "its output")?, x.image(), width, false)
     }
 
+    /// A label does not depend on the image: the tangent of the channels that tell it is 0.
     fn tangent(&self, pass: &Tangent) -> Result<()> {
-        appended_zeros(pass, &self.x, &self.y, &self.labels)
+        let (x, y, labels) = (pass.of(&self.x), pass.of(&self.y), self.labels.view(pass.rows.clone()));
+        resample::concat_labels(&y.x, &x.x, &labels, x.image(), self.channels(), 0.0)
     }
 
     fn piecewise_linear(&self) -> bool {
@@ -56,72 +98,9 @@ impl Layer for ConcatLabels {
     }
 
     fn name(&self) -> &str {
-        "labels"
-    }
-}
-
-/// y = x and the label's row of an embedding, at every pixel.
-pub struct ConcatEmbedding {
-    embedding: Parameter,
-    labels: Buffer<u32>,
-    width: usize,
-    workspace: Buffer<f32>,
-    x: Value,
-    pub y: Value,
-}
-
-impl ConcatEmbedding {
-    /// An embedding of `width` numbers for each of `classes`, called `embedding`.
-    pub fn new(
-        build: &mut Builder,
-        x: &Value,
-        labels: &Buffer<u32>,
-        (classes, width): (usize, usize),
-        init: Init,
-    ) -> Result<ConcatEmbedding> {
-        Ok(ConcatEmbedding {
-            embedding: build.parameters.weight("embedding", &[classes, width], init, Outputs::Rows),
-            labels: labels.clone(),
-            width,
-            workspace: build.arena.take(x.n * width)?,
-            x: x.clone(),
-            y: build.value(x.n, x.h, x.w, x.c + width)?,
-        })
-    }
-}
-
-impl Layer for ConcatEmbedding {
-    fn forward(&self, pass: &Forward) -> Result<()> {
-        let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
-        let embedding = self.embedding.of(pass.weights);
-        resample::concat_embedding(&y.x, &x.x, &embedding, &labels, x.image(), self.width)
-    }
-
-    fn backward(&self, pass: &Backward) -> Result<()> {
-        let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
-        let Some(dy) = &y.dx else { return Ok(()) };
-        if let Some(gradients) = pass.gradients {
-            let (scale, out) = (pass.scale_of_parameters(), self.embedding.of(gradients));
-            let workspace = self.workspace.view(0..x.n * self.width);
-            let scale = scale.as_ref();
-            resample::concat_embedding_backward(&out, dy, &labels, scale, x.image(), self.width, &workspace)?;
+        match self.appended {
+            Appended::Planes(_) => "labels",
+            Appended::Embedding(..) => "embedding",
         }
-        x.dx.as_ref().map_or(Ok(()), |dx| resample::concat_backward(dx, dy, x.image(), self.width, false))
-    }
-
-    fn tangent(&self, pass: &Tangent) -> Result<()> {
-        appended_zeros(pass, &self.x, &self.y, &self.labels)
-    }
-
-    fn piecewise_linear(&self) -> bool {
-        true
-    }
-
-    fn output(&self) -> &Value {
-        &self.y
-    }
-
-    fn name(&self) -> &str {
-        "embedding"
     }
 }

@@ -2,10 +2,10 @@
 
 use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
-use crate::ops::Activation;
-use crate::ops::gradient_penalty::mask;
+use crate::device::Buffer;
 use crate::ops::matmul::{self, OutputGradient};
 use crate::ops::spectral_norm::Outputs;
+use crate::ops::{Activation, elementary};
 
 pub struct Linear {
     name: String,
@@ -17,7 +17,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Writes to `y`, which has been placed: the generator's last layer writes into the discriminator's batch.
+    /// Writes to `y`, which has its place already: the generator's last layer writes into the discriminator's batch.
     pub fn into(
         build: &mut Builder,
         name: &str,
@@ -41,54 +41,55 @@ impl Linear {
     fn sizes(&self, n: usize) -> matmul::Linear {
         matmul::Linear { n, c: self.x.features(), k: self.y.features() }
     }
+
+    /// The gradient of some rows of the output, before the activation; `out` is what they are.
+    fn output_gradient<'a>(
+        &self,
+        y: &'a Value,
+        out: &'a Buffer<f32>,
+        seeds: Option<&'a Buffer<f32>>,
+    ) -> Result<OutputGradient<'a>> {
+        let dy = y.gradient(&self.name, "its output")?;
+        Ok(OutputGradient { dy, y: Some(out), activation: self.activation, row_scale: seeds })
+    }
 }
 
 impl Layer for Linear {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let bias = self.bias.map(|bias| bias.of(pass.weights));
-        let weight = self.weight.of(pass.factors(&self.x.x));
+        let weight = self.weight.of(pass.weights_for(&self.x.x));
         let (x, y) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows));
         matmul::linear_forward(self.sizes(x.n), &y.x, &x.x, &weight, bias.as_ref(), self.activation)
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        let y = self.y.rows(&pass.rows);
-        let Some(dy) = &y.dx else { return Ok(()) };
         if let Some(gradients) = pass.gradients {
-            let scale = pass.scale_of_parameters();
-            let dy = OutputGradient { dy, y: Some(&y.x), activation: self.activation, row_scale: scale.as_ref() };
-            let (x, sizes) = (self.x.rows(&pass.rows), self.sizes(pass.rows.len()));
+            let ([x, y], seeds) = ([&self.x, &self.y].map(|v| v.rows(&pass.rows)), pass.seeds_of_parameters());
+            let (dy, sizes) = (self.output_gradient(&y, &y.x, seeds.as_ref())?, self.sizes(x.n));
             matmul::linear_weight_gradient(sizes, &self.weight.of(gradients), &x.x, &dy)?;
             if let Some(bias) = self.bias {
                 matmul::linear_bias_gradient(sizes, &bias.of(gradients), &dy)?;
             }
         }
-        if pass.input_rows.is_empty() {
-            return Ok(());
-        }
-        let (x, y) = (self.x.rows(&pass.input_rows), self.y.rows(&pass.input_rows));
-        if let (Some(dx), Some(dy)) = (&x.dx, &y.dx) {
-            let scale = pass.scale_of_signal(&pass.input_rows);
-            let dy = OutputGradient { dy, y: Some(&y.x), activation: self.activation, row_scale: scale.as_ref() };
-            matmul::linear_input_gradient(self.sizes(x.n), dx, &dy, &self.weight.of(pass.factors(dx)))?;
-        }
-        Ok(())
+        let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
+        let (y, seeds) = (self.y.rows(&pass.input_rows), pass.seeds_of_signal(&pass.input_rows));
+        let dy = self.output_gradient(&y, &y.x, seeds.as_ref())?;
+        matmul::linear_input_gradient(self.sizes(y.n), &dx, &dy, &self.weight.of(pass.weights_for(&dx)))
     }
 
     fn tangent(&self, pass: &Tangent) -> Result<()> {
         let (x, y, out) = (pass.of(&self.x), pass.of(&self.y), pass.saved(&self.y));
-        let (sizes, weight) = (self.sizes(x.n), self.weight.of(pass.factors(&x.x)));
+        let (sizes, weight) = (self.sizes(x.n), self.weight.of(pass.weights_for(&x.x)));
         match self.activation {
-            // The output's sign tells the input's.
+            // The sign of the output tells that of the input.
             Activation::LeakyRelu(slope) => {
-                let Some(before_mask) = pass.scratch(&self.y) else { return Ok(()) };
+                let before_mask = pass.scratch(&self.name, &self.y)?;
                 matmul::linear_forward(sizes, &before_mask.x, &x.x, &weight, None, Activation::Identity)?;
-                mask(&y.x, &before_mask.x, &out, slope)?;
+                elementary::leaky_relu_backward(&y.x, &before_mask.x, &out, slope)?;
             }
             _ => matmul::linear_forward(sizes, &y.x, &x.x, &weight, None, Activation::Identity)?,
         }
-        let Some(dy) = &y.dx else { return Ok(()) };
-        let dy = OutputGradient { dy, y: Some(&out), activation: self.activation, row_scale: None };
+        let dy = self.output_gradient(&y, &out, None)?;
         matmul::linear_weight_gradient(sizes, &self.weight.of(pass.gradients), &x.x, &dy)
     }
 

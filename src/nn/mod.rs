@@ -1,15 +1,19 @@
 //! Layers: parameters, saved activations, forward and backward side by side.
 //!
-//! A layer is built for one batch size, on buffers that are placed once ([`Arena`]). Its forward reads its input
-//! [`Value`] and writes its output's; its backward reads the output's gradient, *adds* to the gradients of its
-//! parameters and *overwrites* the gradient of its input. A network is a list of layers; its backward walks it in
-//! reverse.
+//! A layer is built for one batch size, on buffers that are placed once ([`Arena`]). Its forward pass reads its input
+//! [`Value`] and writes its output's; its backward pass reads the gradient of the output, *adds* to the gradients of
+//! the layer's parameters and *overwrites* the gradient of its input. A network is a list of layers; its backward pass
+//! walks the list in reverse.
+//!
+//! Only the input of a network may be without a gradient, where nobody asks for it: the first layer then leaves that
+//! one out. Everywhere else a missing gradient is an error ([`Value::gradient`]): the network was built for forward
+//! passes alone.
 
-mod apart;
 mod arena;
 mod attention;
 mod class_head;
 mod conv;
+mod endpoints;
 mod fusion;
 mod head;
 mod labels;
@@ -18,6 +22,7 @@ mod norm;
 pub mod parameters;
 mod residual;
 mod tangent;
+mod unfused;
 mod widen;
 
 use std::ops::Range;
@@ -25,11 +30,12 @@ use std::ops::Range;
 pub use arena::Arena;
 pub use attention::Attention;
 pub use class_head::{ClassHead, ClassHeadOptions};
+pub(crate) use conv::Conv;
 pub use conv::ConvOptions;
-pub(crate) use conv::{Conv, Source, Target};
+pub(crate) use endpoints::{Source, Target};
 pub use fusion::Fusion;
 pub use head::{HeadOptions, ProjectionHead};
-pub use labels::{ConcatEmbedding, ConcatLabels};
+pub use labels::ConcatLabels;
 pub use linear::Linear;
 pub use norm::{BatchNorm, Norm, NormOptions};
 pub use parameters::{Init, Layout, Parameter};
@@ -50,7 +56,9 @@ pub struct Value {
     pub c: usize,
     /// (N, H, W, C)
     pub x: Buffer<f32>,
-    /// The gradient with respect to `x`, of the same shape; none where nobody asks for it.
+    /// The gradient with respect to `x`, of the same shape. Of a discriminator's logits it holds 1 for each sample (or
+    /// the loss scale) instead, where [`Backward`] is to bring the loss's own derivative in: its `parameter_seeds` and
+    /// `signal_seeds`.
     pub dx: Option<Buffer<f32>>,
 }
 
@@ -58,6 +66,13 @@ impl Value {
     /// Numbers per sample.
     pub fn features(&self) -> usize {
         self.h * self.w * self.c
+    }
+
+    /// The gradient of the value that a layer calls `name`, which its backward pass cannot do without.
+    pub fn gradient(&self, layer: &str, name: &str) -> Result<&Buffer<f32>> {
+        let missing =
+            || format!("layer {layer}: there is no gradient of {name}; it was built for forward passes alone");
+        self.dx.as_ref().ok_or_else(|| Error::Shape(missing()))
     }
 
     /// The shape, as the operations on pixels take it.
@@ -70,12 +85,6 @@ impl Value {
         let f = self.features();
         let part = |buffer: &Buffer<f32>| buffer.view(rows.start * f..rows.end * f);
         Value { n: rows.len(), x: part(&self.x), dx: self.dx.as_ref().map(part), ..*self }
-    }
-
-    /// The same numbers under another shape per sample.
-    pub fn reshaped(&self, h: usize, w: usize, c: usize) -> Value {
-        assert_eq!(self.features(), h * w * c, "a reshape keeps the number of features");
-        Value { h, w, c, ..self.clone() }
     }
 }
 
@@ -93,8 +102,9 @@ pub enum Mode {
 pub struct Forward<'a> {
     /// Flat: the parameters, their average, or their spectrally normalised form.
     pub weights: &'a Buffer<f32>,
-    /// `weights` as products with 16-bit activations take them, rounded to that precision; none where there are no such.
-    pub factors: Option<&'a Buffer<f32>>,
+    /// `weights` rounded to the precision of 16-bit activations, for the products with those. None where activations
+    /// have 32 bits.
+    pub rounded_weights: Option<&'a Buffer<f32>>,
     /// Flat: running statistics.
     pub running: &'a Buffer<f32>,
     pub mode: Mode,
@@ -103,48 +113,55 @@ pub struct Forward<'a> {
 }
 
 impl<'a> Forward<'a> {
-    /// What a product with `x` multiplies with.
-    pub fn factors(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
-        factors(self.weights, self.factors, x)
+    /// The weights that a product with `x` takes.
+    pub fn weights_for(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
+        weights_for(self.weights, self.rounded_weights, x)
     }
 }
 
-fn factors<'a>(weights: &'a Buffer<f32>, rounded: Option<&'a Buffer<f32>>, x: &Buffer<f32>) -> &'a Buffer<f32> {
+fn weights_for<'a>(weights: &'a Buffer<f32>, rounded: Option<&'a Buffer<f32>>, x: &Buffer<f32>) -> &'a Buffer<f32> {
     rounded.filter(|_| x.precision().bytes() == 2).unwrap_or(weights)
 }
 
 /// What a backward pass is run with.
 pub struct Backward<'a> {
     pub weights: &'a Buffer<f32>,
-    /// `weights` as products with 16-bit activations take them, rounded to that precision; none where there are no such.
-    pub factors: Option<&'a Buffer<f32>>,
+    /// As in [`Forward`].
+    pub rounded_weights: Option<&'a Buffer<f32>>,
     /// Flat, as the parameters; none where only the signal is wanted.
     pub gradients: Option<&'a Buffer<f32>>,
-    /// (N): multiplies each sample's part in every parameter gradient, and nothing else. With it one pass with seed 1
-    /// serves both players.
-    pub parameter_scale: Option<&'a Buffer<f32>>,
-    /// (N): multiplies each sample's incoming signal; for the last layer of a network alone.
-    pub signal_scale: Option<&'a Buffer<f32>>,
+    /// (N): D's seeds, the derivative of its loss by each logit, where the backward signal itself starts from ones.
+    /// They multiply each sample's part in every parameter gradient and nothing else, so that the same signal can go on
+    /// to G, whose loss has other seeds.
+    pub parameter_seeds: Option<&'a Buffer<f32>>,
+    /// (N): G's seeds, in G's own pass: they multiply each sample's incoming signal, at the last layer of the network.
+    pub signal_seeds: Option<&'a Buffer<f32>>,
     /// The samples that take part.
     pub rows: Range<usize>,
-    /// The samples whose input gradient is wanted; none where the range is empty.
+    /// The samples whose input gradient is wanted; empty where it is wanted of none.
     pub input_rows: Range<usize>,
 }
 
 impl<'a> Backward<'a> {
-    /// What a product with `x`, or its gradient, multiplies with.
-    pub fn factors(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
-        factors(self.weights, self.factors, x)
+    /// The weights that a product with `x`, or with its gradient, takes.
+    pub fn weights_for(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
+        weights_for(self.weights, self.rounded_weights, x)
     }
 
-    /// The scale of a layer's parameter gradients.
-    pub fn scale_of_parameters(&self) -> Option<Buffer<f32>> {
-        self.signal_scale.or(self.parameter_scale).map(|scale| scale.view(self.rows.clone()))
+    /// What each sample's part in a layer's parameter gradients is multiplied with.
+    pub fn seeds_of_parameters(&self) -> Option<Buffer<f32>> {
+        self.signal_seeds.or(self.parameter_seeds).map(|seeds| seeds.view(self.rows.clone()))
     }
 
-    /// The scale of the signal, for these samples.
-    pub fn scale_of_signal(&self, rows: &Range<usize>) -> Option<Buffer<f32>> {
-        self.signal_scale.map(|scale| scale.view(rows.clone()))
+    /// What the incoming signal of these samples is multiplied with.
+    pub fn seeds_of_signal(&self, rows: &Range<usize>) -> Option<Buffer<f32>> {
+        self.signal_seeds.map(|seeds| seeds.view(rows.clone()))
+    }
+
+    /// The gradient of a layer's input `x`, of the samples of `input_rows`. None where nobody asks for it: there are no
+    /// such samples, or `x` is the input of the network and was placed without a gradient.
+    pub fn input_gradient(&self, x: &Value) -> Option<Buffer<f32>> {
+        if self.input_rows.is_empty() { None } else { x.rows(&self.input_rows).dx }
     }
 }
 
@@ -154,8 +171,8 @@ pub trait Layer: Send {
 
     fn backward(&self, pass: &Backward) -> Result<()>;
 
-    /// Pushes a tangent on and adds its part of the parameters' gradients, see [`Tangent`]. Only for layers that are
-    /// [`Layer::piecewise_linear`].
+    /// From the tangent of the input to that of the output; adds its part to the parameters' gradients, see
+    /// [`Tangent`]. Only for layers that are [`Layer::piecewise_linear`].
     fn tangent(&self, _pass: &Tangent) -> Result<()> {
         Err(Error::Config(format!("layer {} is not piecewise linear: it has no tangent here", self.name())))
     }
@@ -182,13 +199,13 @@ impl Network {
         self.layers.iter().try_for_each(|layer| layer.forward(pass))
     }
 
-    /// The forward's list reversed. Only the last layer sees the signal's scale, only the first one the choice of
-    /// input rows.
+    /// The list of the forward pass reversed. Only the last layer sees the signal's seeds, and only the first one the
+    /// choice of input rows: the layers between them pass the signal of all rows on.
     pub fn backward(&self, pass: &Backward) -> Result<()> {
         let last = self.layers.len() - 1;
         for (i, layer) in self.layers.iter().enumerate().rev() {
             layer.backward(&Backward {
-                signal_scale: pass.signal_scale.filter(|_| i == last),
+                signal_seeds: pass.signal_seeds.filter(|_| i == last),
                 rows: pass.rows.clone(),
                 input_rows: if i == 0 { pass.input_rows.clone() } else { pass.rows.clone() },
                 ..*pass
@@ -208,16 +225,16 @@ pub struct Builder<'a> {
     pub parameters: &'a mut Layout,
     pub running: &'a mut Layout,
     pub arena: &'a mut Arena,
-    /// Whether a backward pass will be run.
+    /// Whether a backward pass will be run, and so whether values have gradients.
     pub gradients: bool,
-    /// What is run from separate kernels instead of fused ones.
+    /// The fusions that the network does without: their parts are run as separate kernels.
     pub unfused: &'a [Fusion],
-    /// Of activations and their gradients. Statistics, tables, parts of sums and logits are f32 whatever it is.
+    /// The precision of activations and their gradients. Statistics, tables, partial sums and logits are always f32.
     pub precision: Precision,
 }
 
 impl<'a> Builder<'a> {
-    /// Of layers that will be trained, in f32 and with all that is fused.
+    /// For layers that will be trained, in f32, with every fusion.
     pub fn new(parameters: &'a mut Layout, running: &'a mut Layout, arena: &'a mut Arena) -> Builder<'a> {
         Builder { parameters, running, arena, gradients: true, unfused: &[], precision: Precision::F32 }
     }
@@ -226,22 +243,24 @@ impl<'a> Builder<'a> {
         self.value_in(self.precision, [n, h, w, c])
     }
 
-    /// In f32 whatever the precision is: what losses read, and the pooled features that it is made of.
+    /// A value in f32, whatever the precision is: what losses read, and the pooled features that they are made of.
     pub fn exact_value(&mut self, n: usize, h: usize, w: usize, c: usize) -> Result<Value> {
         self.value_in(Precision::F32, [n, h, w, c])
     }
 
     fn value_in(&mut self, precision: Precision, [n, h, w, c]: [usize; 4]) -> Result<Value> {
         let len = n * h * w * c;
-        let dx = if self.gradients { Some(self.arena.take_in(len, precision)?) } else { None };
+        let dx = self.gradient(len, precision)?;
         Ok(Value { n, h, w, c, x: self.arena.take_in(len, precision)?, dx })
     }
 
-    /// A tensor of the shape of `like` that nobody stores: whoever reads it computes it from `like`. Its gradient has
-    /// memory, its `x` is that of `like`.
+    /// A value of the shape of `like` that nobody stores: whoever reads it computes it from `like`, whose `x` it has.
+    /// Its gradient has memory of its own.
     pub fn gradient_only(&mut self, like: &Value) -> Result<Value> {
-        let len = like.n * like.features();
-        let dx = if self.gradients { Some(self.arena.take_in(len, self.precision)?) } else { None };
-        Ok(Value { dx, ..like.clone() })
+        Ok(Value { dx: self.gradient(like.n * like.features(), self.precision)?, ..like.clone() })
+    }
+
+    fn gradient(&mut self, len: usize, precision: Precision) -> Result<Option<Buffer<f32>>> {
+        self.gradients.then(|| self.arena.take_in(len, precision)).transpose()
     }
 }

@@ -1,20 +1,22 @@
 //! Batch norm, plain or class-conditional.
 
 use super::{Backward, Builder, Forward, Fusion, Init, Layer, Mode, Parameter, Value};
-use crate::Result;
 use crate::device::Buffer;
 use crate::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables};
-use crate::ops::{Activation, elementary, gradient_penalty};
+use crate::ops::{Activation, elementary};
+use crate::{Error, Result};
 
-/// The statistics and tables of a batch norm, and its backward pass. What applies it is the layer that owns it: either
-/// [`BatchNorm`], or a convolution that reads its input through the tables. A norm that is run apart has its values in
-/// memory, before and after the activation.
+/// The statistics and tables of a batch norm, and its backward pass. The layer that owns it applies it: either
+/// [`BatchNorm`], or a convolution that reads its input through the tables. An unfused norm has its values in memory,
+/// before and after the activation.
 pub struct Norm {
+    /// For messages: `block1.norm2`.
+    name: String,
     gamma: Parameter,
     beta: Parameter,
     running_mean: Parameter,
     running_var: Parameter,
-    /// (N), where scale and shift are the label's.
+    /// (N), where each label has a scale and a shift of its own.
     labels: Option<Buffer<u32>>,
     eps: f32,
     activation: Activation,
@@ -25,8 +27,8 @@ pub struct Norm {
     scale: Buffer<f32>,
     shift: Buffer<f32>,
     workspace: Buffer<f32>,
-    /// The normalised value before its activation, and its gradient.
-    apart: Option<Value>,
+    /// Of an unfused norm: the normalised value before its activation, and its gradient.
+    unfused: Option<Value>,
 }
 
 /// What a norm is made of.
@@ -48,6 +50,7 @@ impl Norm {
         let of = Shape { n: x.n, h: x.h, w: x.w, c, upsample: false };
         let workspace = norm::workspace_len(build.arena.device(), of, conditional.is_some());
         Ok(Norm {
+            name: name.to_string(),
             gamma: build.parameters.tensor(&format!("{name}.weight"), &shape, Init::Constant(1.0)),
             beta: build.parameters.tensor(&format!("{name}.bias"), &shape, Init::Constant(0.0)),
             running_mean: build.running.tensor(&format!("{name}.running_mean"), &[c], Init::Constant(0.0)),
@@ -61,19 +64,19 @@ impl Norm {
             scale: build.arena.take(rows * c)?,
             shift: build.arena.take(rows * c)?,
             workspace: build.arena.take(workspace)?,
-            apart: if build.unfused.contains(&Fusion::Norm) { Some(build.value(x.n, x.h, x.w, c)?) } else { None },
+            unfused: if build.unfused.contains(&Fusion::Norm) { Some(build.value(x.n, x.h, x.w, c)?) } else { None },
         })
     }
 
-    /// Whether what reads the normalised value finds it in memory.
-    pub fn is_apart(&self) -> bool {
-        self.apart.is_some()
+    /// Whether the normalised value is stored, and read by what comes next as it is.
+    pub fn is_unfused(&self) -> bool {
+        self.unfused.is_some()
     }
 
-    /// What a convolution reads of `x`, after the activation: without memory but for the gradient, unless it is apart.
+    /// What a convolution reads of `x`, after the activation. Only its gradient has memory, unless the norm is unfused.
     pub fn activated(&self, build: &mut Builder) -> Result<Value> {
         let Value { n, h, w, c, .. } = self.x;
-        if self.is_apart() { build.value(n, h, w, c) } else { build.gradient_only(&self.x) }
+        if self.is_unfused() { build.value(n, h, w, c) } else { build.gradient_only(&self.x) }
     }
 
     pub fn activation(&self) -> Activation {
@@ -114,16 +117,16 @@ impl Norm {
         }
     }
 
-    /// [`Norm::prepare`], and the values of [`Norm::activated`] where they have memory.
+    /// [`Norm::prepare`]; an unfused norm also stores the values of [`Norm::activated`].
     pub fn forward(&self, pass: &Forward, activated: &Value) -> Result<()> {
         self.prepare(pass)?;
-        if self.is_apart() { self.apply(&activated.x) } else { Ok(()) }
+        if self.is_unfused() { self.apply(&activated.x) } else { Ok(()) }
     }
 
-    /// Materialises the normalised value.
+    /// Stores the normalised and activated value in `y`.
     pub fn apply(&self, y: &Buffer<f32>) -> Result<()> {
         let (x, tables, shape) = (&self.x.x, self.tables(), self.shape());
-        match (&self.apart, self.activation) {
+        match (&self.unfused, self.activation) {
             (Some(z), Activation::LeakyRelu(slope)) => {
                 norm::apply(&z.x, x, tables, Activation::Identity, shape)?;
                 elementary::leaky_relu(y, &z.x, slope)
@@ -132,15 +135,20 @@ impl Norm {
         }
     }
 
-    /// From the gradient of the activated value `y` to the parameters' gradients, added, and the input's, overwritten.
+    /// From the gradient of the activated value `y`: adds to the gradients of the parameters, and overwrites that of the
+    /// input. There is no pass for the signal alone.
     pub fn backward(&self, pass: &Backward, y: &Value) -> Result<()> {
-        let (Some(gradients), Some(dx), Some(dy)) = (pass.gradients, &self.x.dx, &y.dx) else { return Ok(()) };
+        let gradients = pass.gradients.ok_or_else(|| {
+            Error::Shape(format!("layer {}: a pass without parameter gradients cannot go through a norm", self.name))
+        })?;
+        let (dx, dy) = (self.x.gradient(&self.name, "its input")?, y.gradient(&self.name, "its output")?);
         let (dgamma, dbeta) = (self.gamma.of(gradients), self.beta.of(gradients));
         let (gamma, beta) = (self.gamma.of(pass.weights), self.beta.of(pass.weights));
         let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
-        let (dz, activation) = match (&self.apart, self.activation) {
-            (Some(Value { x: z, dx: Some(dz), .. }), Activation::LeakyRelu(slope)) => {
-                gradient_penalty::mask(dz, dy, z, slope)?;
+        let (dz, activation) = match (&self.unfused, self.activation) {
+            (Some(z), Activation::LeakyRelu(slope)) => {
+                let dz = z.gradient(&self.name, "its normalised value")?;
+                elementary::leaky_relu_backward(dz, dy, &z.x, slope)?;
                 (dz, Activation::Identity)
             }
             (_, activation) => (dy, activation),

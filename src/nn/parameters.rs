@@ -1,5 +1,5 @@
-//! Named views of flat buffers: the optimiser, the average, the zeroing of gradients and the checkpoint each walk one
-//! buffer, while layers see their own weights.
+//! Named parts of flat buffers. The optimiser, the average, the zeroing of gradients and the checkpoint each walk one
+//! buffer, while each layer sees its own weights in it.
 
 use crate::device::Buffer;
 use crate::ops::spectral_norm::{Matrix, Outputs};
@@ -32,12 +32,12 @@ pub struct Entry {
     pub shape: Vec<usize>,
     pub init: Init,
     pub at: Parameter,
-    /// Where the outputs are, of a weight that spectral normalisation is for.
+    /// Where a weight's outputs are, if spectral normalisation applies to it.
     outputs: Option<Outputs>,
 }
 
 impl Entry {
-    /// The tensor as a matrix, where spectral normalisation is for it.
+    /// The tensor as a matrix, if spectral normalisation applies to it.
     pub fn matrix(&self) -> Option<Matrix> {
         let outputs = self.outputs?;
         let columns = *self.shape.last()?;
@@ -81,8 +81,8 @@ pub struct Layout {
 const ALIGNMENT: usize = 16;
 
 impl Layout {
-    /// The place of this tensor: a new one, or the one of that name, so that a second network (for sampling, with
-    /// another batch) built from the same code shares the first one's weights.
+    /// The place of this tensor: that of the tensor of this name, if there is one, or else a new one. So a second network
+    /// that is built by the same code, with another batch for sampling, shares the weights of the first.
     pub fn tensor(&mut self, name: &str, shape: &[usize], init: Init) -> Parameter {
         if let Some(entry) = self.entries.iter().find(|e| e.name == name) {
             assert_eq!(entry.shape, shape, "{name} was laid out with another shape");
@@ -95,7 +95,7 @@ impl Layout {
         at
     }
 
-    /// A weight: as [`Layout::tensor`], and spectral normalisation is for it.
+    /// A weight: as [`Layout::tensor`], and spectral normalisation applies to it.
     pub fn weight(&mut self, name: &str, shape: &[usize], init: Init, outputs: Outputs) -> Parameter {
         let at = self.tensor(name, shape, init);
         self.entries.iter_mut().filter(|e| e.at == at).for_each(|e| e.outputs = Some(outputs));
@@ -115,12 +115,13 @@ impl Layout {
         self.len == 0
     }
 
-    /// Numbers that are trained (or kept), gaps not counted.
+    /// Numbers that are trained or kept; gaps are not counted.
     pub fn count(&self) -> usize {
         self.entries.iter().map(|e| e.at.len).sum()
     }
 
-    /// First values for all tensors: tensor number i draws from the stream i of `seed`, whatever the others are.
+    /// First values for all tensors. Tensor number i draws from stream i of `seed`, so its values do not depend on the
+    /// other tensors.
     pub fn initial_values(&self, seed: u64) -> Vec<f32> {
         let mut values = vec![0.0; self.len];
         for (i, entry) in self.entries.iter().enumerate() {
@@ -156,7 +157,8 @@ pub fn first_not_finite(layout: &Layout, flat: &Buffer<f32>) -> Result<Option<St
     Ok(layout.read(flat)?.into_iter().find(|(_, values)| bad(values)).map(|(entry, _)| entry.name.clone()))
 }
 
-/// Copies tensors, found by `prefix` and their name, into a flat buffer; each must be there with its shape.
+/// Copies all tensors of a layout into a flat buffer. `find` is asked for `prefix` and the tensor's name, and must have
+/// each with its shape.
 pub fn restore<'a>(
     layout: &Layout,
     flat: &Buffer<f32>,

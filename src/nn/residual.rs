@@ -1,11 +1,9 @@
 //! The residual blocks of the projection discriminator's paper (its Chainer code), of both networks.
 
-use super::conv::{Conv, ConvOptions, Source, Target};
-use super::{Backward, Builder, Forward, Layer, Norm, NormOptions, Tangent, Value};
+use super::{Backward, Builder, Conv, ConvOptions, Forward, Layer, Norm, NormOptions, Source, Tangent, Target, Value};
 use crate::Result;
-use crate::ops::Activation;
-use crate::ops::gradient_penalty::mask;
 use crate::ops::resample::{self, Upsampling};
+use crate::ops::{Activation, elementary};
 
 /// A block of D:
 ///
@@ -46,13 +44,10 @@ impl DownBlock {
         let conv1 = Conv::new(build, &format!("{name}.conv1"), ConvOptions::residual(3, x.c, hidden), x)?;
         let h = build.value(n, h, w, hidden)?;
         let conv2 = Conv::new(build, &format!("{name}.conv2"), ConvOptions::residual(3, hidden, out), &h)?;
-        let pooled = if pool { Some(build.value(n, ph, pw, x.c)?) } else { None };
-        let shortcut = if has_shortcut {
-            let from = pooled.as_ref().unwrap_or(x).clone();
-            Some(Conv::new(build, &format!("{name}.shortcut"), ConvOptions::residual(1, x.c, out), &from)?)
-        } else {
-            None
-        };
+        let pooled = pool.then(|| build.value(n, ph, pw, x.c)).transpose()?;
+        let (from, options) = (pooled.as_ref().unwrap_or(x), ConvOptions::residual(1, x.c, out));
+        let shortcut =
+            has_shortcut.then(|| Conv::new(build, &format!("{name}.shortcut"), options, from)).transpose()?;
         Ok(DownBlock {
             name: name.to_string(),
             before: if first { Activation::Identity } else { Activation::RELU },
@@ -68,94 +63,77 @@ impl DownBlock {
     }
 }
 
+impl DownBlock {
+    /// Writes y from x and from what conv2 reads, each convolution by `run`. `pooled` is where the pooled input goes.
+    fn join(
+        &self,
+        [x, y]: [&Value; 2],
+        pooled: Option<Value>,
+        from_h: &Source,
+        run: impl Fn(&Conv, &Source, &Target) -> Result<()>,
+    ) -> Result<()> {
+        let Some(shortcut) = &self.shortcut else {
+            return run(&self.conv2, from_h, &Target { residual: Some(&x.x), ..Target::new(y) });
+        };
+        if let Some(pooled) = &pooled {
+            resample::average_pool(&pooled.x, &x.x, x.image())?;
+        }
+        run(shortcut, &Source::plain(pooled.as_ref().unwrap_or(x)), &Target::new(y))?;
+        run(&self.conv2, from_h, &Target { pool: self.pool, accumulate: true, ..Target::new(y) })
+    }
+}
+
 impl Layer for DownBlock {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let [x, h, y] = [&self.x, &self.h, &self.y].map(|value| value.rows(&pass.rows));
         self.conv1.forward(pass, &Source::activated(&x, self.before), &Target::new(&h))?;
-        let through = Source::activated(&h, Activation::RELU);
-        let Some(shortcut) = &self.shortcut else {
-            return self.conv2.forward(pass, &through, &Target { residual: Some(&x.x), ..Target::new(&y) });
-        };
-        let from = match &self.pooled {
-            Some(pooled) => {
-                let pooled = pooled.rows(&pass.rows);
-                resample::average_pool(&pooled.x, &x.x, x.image())?;
-                pooled
-            }
-            None => x,
-        };
-        shortcut.forward(pass, &Source::plain(&from), &Target::new(&y))?;
-        self.conv2.forward(pass, &through, &Target { pool: self.pool, accumulate: true, ..Target::new(&y) })
+        let pooled = self.pooled.as_ref().map(|pooled| pooled.rows(&pass.rows));
+        let from_h = Source::activated(&h, Activation::RELU);
+        self.join([&x, &y], pooled, &from_h, |conv, from, to| conv.forward(pass, from, to))
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
         let [x, h, y] = [&self.x, &self.h, &self.y].map(|value| value.rows(&pass.rows));
-        let out = Target { pool: self.pool, ..Target::new(&y) };
-        let through = Source::activated(&h, Activation::RELU);
-        self.conv2.backward_parameters(pass, &through, &out)?;
-        self.conv2.backward_input(pass, &through, &out, false)?;
-        self.conv1.backward_parameters(pass, &Source::activated(&x, self.before), &Target::new(&h))?;
+        let to_y = Target { pool: self.pool, ..Target::new(&y) };
+        self.conv2.backward(pass, &Source::activated(&h, Activation::RELU), &to_y, false)?;
+        self.conv1.parameter_gradients(pass, &Source::activated(&x, self.before), &Target::new(&h))?;
         if let Some(shortcut) = &self.shortcut {
             let from = self.pooled.as_ref().map_or(x, |pooled| pooled.rows(&pass.rows));
-            shortcut.backward_parameters(pass, &Source::plain(&from), &Target::new(&y))?;
+            shortcut.parameter_gradients(pass, &Source::plain(&from), &Target::new(&y))?;
         }
 
-        let rows = &pass.input_rows;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let [x, h, y] = [&self.x, &self.h, &self.y].map(|value| value.rows(rows));
-        let (Some(dx), Some(dy)) = (&x.dx, &y.dx) else { return Ok(()) };
-        let into = Source::activated(&x, self.before);
-        match (&self.shortcut, &self.pooled) {
-            (None, _) => {
-                dx.copy_from(dy)?;
-                self.conv1.backward_input(pass, &into, &Target::new(&h), true)
-            }
-            (Some(shortcut), None) => {
-                self.conv1.backward_input(pass, &into, &Target::new(&h), false)?;
-                shortcut.backward_input(pass, &Source::plain(&x), &Target::new(&y), true)
-            }
-            (Some(shortcut), Some(pooled)) => {
-                let pooled = pooled.rows(rows);
-                self.conv1.backward_input(pass, &into, &Target::new(&h), false)?;
-                shortcut.backward_input(pass, &Source::plain(&pooled), &Target::new(&y), false)?;
-                match &pooled.dx {
-                    Some(dpooled) => resample::average_pool_backward(dx, dpooled, x.image(), true),
-                    None => Ok(()),
-                }
-            }
-        }
+        let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
+        let [x, h, y] = [&self.x, &self.h, &self.y].map(|value| value.rows(&pass.input_rows));
+        let (from_x, to_h, to_y) = (Source::activated(&x, self.before), Target::new(&h), Target::new(&y));
+        let Some(shortcut) = &self.shortcut else {
+            dx.copy_from(y.gradient(&self.name, "its output")?)?;
+            return self.conv1.input_gradient(pass, &from_x, &to_h, true);
+        };
+        self.conv1.input_gradient(pass, &from_x, &to_h, false)?;
+        let Some(pooled) = &self.pooled else {
+            return shortcut.input_gradient(pass, &Source::plain(&x), &to_y, true);
+        };
+        let pooled = pooled.rows(&pass.input_rows);
+        shortcut.input_gradient(pass, &Source::plain(&pooled), &to_y, false)?;
+        resample::average_pool_backward(&dx, pooled.gradient(&self.name, "its pooled input")?, x.image(), true)
     }
 
     fn tangent(&self, pass: &Tangent) -> Result<()> {
         let [x, h, y] = [&self.x, &self.h, &self.y].map(|value| pass.of(value));
-        let [Some(masked), Some(before_mask)] = [&self.x, &self.h].map(|value| pass.scratch(value)) else {
-            return Ok(());
-        };
+        let masked;
         let into = match self.before {
             Activation::LeakyRelu(slope) => {
-                mask(&masked.x, &x.x, &pass.saved(&self.x), slope)?;
+                masked = pass.scratch(&self.name, &self.x)?;
+                elementary::leaky_relu_backward(&masked.x, &x.x, &pass.saved(&self.x), slope)?;
                 &masked
             }
             _ => &x,
         };
+        let before_mask = pass.scratch(&self.name, &self.h)?;
         self.conv1.tangent(pass, &Source::plain(into), &Target::new(&before_mask))?;
-        mask(&h.x, &before_mask.x, &pass.saved(&self.h), 0.0)?;
-        let through = Source::plain(&h);
-        let Some(shortcut) = &self.shortcut else {
-            return self.conv2.tangent(pass, &through, &Target { residual: Some(&x.x), ..Target::new(&y) });
-        };
-        let from = match &self.pooled {
-            Some(pooled) => {
-                let pooled = pass.of(pooled);
-                resample::average_pool(&pooled.x, &x.x, x.image())?;
-                pooled
-            }
-            None => x,
-        };
-        shortcut.tangent(pass, &Source::plain(&from), &Target::new(&y))?;
-        self.conv2.tangent(pass, &through, &Target { pool: self.pool, accumulate: true, ..Target::new(&y) })
+        elementary::leaky_relu_backward(&h.x, &before_mask.x, &pass.saved(&self.h), 0.0)?;
+        let pooled = self.pooled.as_ref().map(|pooled| pass.of(pooled));
+        self.join([&x, &y], pooled, &Source::plain(&h), |conv, from, to| conv.tangent(pass, from, to))
     }
 
     fn piecewise_linear(&self) -> bool {
@@ -177,8 +155,9 @@ impl Layer for DownBlock {
 /// h = conv1(up(relu(norm1(x))))      y = conv2(relu(norm2(h))) + up(shortcut(x))
 /// ```
 ///
-/// with the hidden width that of the output. Nearest upsampling happens as conv1 reads its input; bilinear, or after a
-/// norm that is run apart, it is a tensor of its own. (The shortcut's 1x1 convolution before the upsampling gives the same numbers as after it.)
+/// The hidden width is that of the output. Nearest upsampling happens as conv1 reads its input. Bilinear upsampling, and
+/// any after an unfused norm, writes a tensor of its own. (The shortcut's 1x1 convolution gives the same numbers before
+/// the upsampling as after it.)
 pub struct UpBlock {
     name: String,
     norm1: Norm,
@@ -188,9 +167,9 @@ pub struct UpBlock {
     shortcut: Conv,
     upsampling: Upsampling,
     x: Value,
-    /// relu(norm1(x)) and what conv1 sees of it, where upsampling is a kernel.
+    /// relu(norm1(x)), and what upsampling makes of it for conv1; where upsampling is a kernel of its own.
     upsampled: Option<[Value; 2]>,
-    /// relu(norm1(x)) as conv1 reads it: only its gradient has memory.
+    /// relu(norm1(x)) as conv1 computes it while it reads: only its gradient has memory.
     a1: Value,
     h: Value,
     a2: Value,
@@ -215,7 +194,7 @@ impl UpBlock {
         let at = |part: &str| format!("{name}.{part}");
         let norm1 = Norm::new(build, &at("norm1"), x, &norm)?;
         let a1 = build.gradient_only(x)?;
-        let upsampled = if upsampling == Upsampling::Bilinear || norm1.is_apart() {
+        let upsampled = if upsampling == Upsampling::Bilinear || norm1.is_unfused() {
             Some([build.value(n, x.h, x.w, c)?, build.value(n, h2, w2, c)?])
         } else {
             None
@@ -272,28 +251,21 @@ impl Layer for UpBlock {
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        let (Some(dy), Some(ds)) = (&self.y.dx, &self.s.dx) else { return Ok(()) };
-        let (to_h, to_y, to_s) = (Target::new(&self.h), Target::new(&self.y), Target::new(&self.s));
-        self.conv2.backward_parameters(pass, &self.conv2_source(), &to_y)?;
-        self.conv2.backward_input(pass, &self.conv2_source(), &to_y, false)?;
+        let (dy, ds) = (self.y.gradient(&self.name, "its output")?, self.s.gradient(&self.name, "its shortcut")?);
+        self.conv2.backward(pass, &self.conv2_source(), &Target::new(&self.y), false)?;
         self.norm2.backward(pass, &self.a2)?;
-
-        self.conv1.backward_parameters(pass, &self.conv1_source(), &to_h)?;
-        self.conv1.backward_input(pass, &self.conv1_source(), &to_h, false)?;
+        self.conv1.backward(pass, &self.conv1_source(), &Target::new(&self.h), false)?;
         match &self.upsampled {
             Some([activated, up]) => {
-                if let (Some(dactivated), Some(dup)) = (&activated.dx, &up.dx) {
-                    resample::upsample_backward(dactivated, dup, activated.image(), self.upsampling, false)?;
-                }
+                let dactivated = activated.gradient(&self.name, "its activated input")?;
+                let dup = up.gradient(&self.name, "its upsampled input")?;
+                resample::upsample_backward(dactivated, dup, activated.image(), self.upsampling, false)?;
                 self.norm1.backward(pass, activated)?;
             }
             None => self.norm1.backward(pass, &self.a1)?,
         }
-
         resample::upsample_backward(ds, dy, self.s.image(), self.upsampling, false)?;
-        let from = Source::plain(&self.x);
-        self.shortcut.backward_parameters(pass, &from, &to_s)?;
-        self.shortcut.backward_input(pass, &from, &to_s, true)
+        self.shortcut.backward(pass, &Source::plain(&self.x), &Target::new(&self.s), true)
     }
 
     fn output(&self) -> &Value {
@@ -345,8 +317,7 @@ impl Layer for ToImage {
     fn backward(&self, pass: &Backward) -> Result<()> {
         let from = Source::normalised(&self.a, &self.x, &self.norm, false);
         let to = Target { activation: Activation::Tanh, ..Target::new(&self.y) };
-        self.conv.backward_parameters(pass, &from, &to)?;
-        self.conv.backward_input(pass, &from, &to, false)?;
+        self.conv.backward(pass, &from, &to, false)?;
         self.norm.backward(pass, &self.a)
     }
 

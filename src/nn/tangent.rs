@@ -1,34 +1,37 @@
-//! Tangents: the gradient of a gradient's direction without second derivatives.
+//! Tangents: the derivative of an input gradient in one direction, without second derivatives.
 //!
 //! Where a network is piecewise linear in its input, its gradient g with respect to that input is a product of the
-//! layers' matrices, with the masks of the (leaky) ReLUs between them. So for a direction v the derivative of v . g by
-//! a layer's weight is the product of two vectors: the backward signal at the layer's output, which was computed on the
-//! way to g, and v pushed forward to the layer's input through the same masks, without the biases.
+//! layers' matrices, with the masks of the (leaky) ReLUs between them. So for a direction v, the derivative of v . g by
+//! a layer's weight is the product of two vectors. One is the backward signal at the layer's output, which was computed
+//! on the way to g. The other is the tangent: v pushed forward to the layer's input through the same masks, without the
+//! biases.
 //!
-//! A tangent needs the tensors that a sample needs, so tangents are rows of the batch like samples.
+//! A tangent needs the same tensors as a sample, so tangents are rows of the batch like samples.
 
 use std::ops::Range;
 
 use super::Value;
+use crate::Result;
 use crate::device::Buffer;
 
 /// What a tangent is pushed forward with, after a forward and a backward pass of `rows`.
 pub struct Tangent<'a> {
     pub weights: &'a Buffer<f32>,
-    /// As of a forward pass.
-    pub factors: Option<&'a Buffer<f32>>,
-    /// Flat, as the parameters; accumulate.
+    /// As in a forward pass.
+    pub rounded_weights: Option<&'a Buffer<f32>>,
+    /// Flat, as the parameters; added to.
     pub gradients: &'a Buffer<f32>,
     /// The samples, whose activations decide the masks and whose gradients are the backward signal.
     pub rows: Range<usize>,
-    /// As many rows that hold the tangents: of the network's input it is given. Their gradients are scratch.
+    /// As many rows, which hold the tangents. Those of the network's input are given; the others are computed. The
+    /// gradients of these rows are free for what is stored on the way.
     pub into: Range<usize>,
 }
 
 impl<'a> Tangent<'a> {
-    /// What a product with `x` multiplies with.
-    pub(super) fn factors(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
-        super::factors(self.weights, self.factors, x)
+    /// The weights that a product with `x` takes.
+    pub(super) fn weights_for(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
+        super::weights_for(self.weights, self.rounded_weights, x)
     }
 
     /// The tangent of a value, and the backward signal of the samples that it belongs to.
@@ -41,9 +44,9 @@ impl<'a> Tangent<'a> {
         value.rows(&self.rows).x
     }
 
-    /// As [`Tangent::of`], on memory for a tangent before or after a mask.
-    pub(super) fn scratch(&self, value: &Value) -> Option<Value> {
-        let (x, of) = (value.rows(&self.into).dx?, self.of(value));
-        Some(Value { x, ..of })
+    /// As [`Tangent::of`], on other memory: for the tangent before (or after) a mask of this layer.
+    pub(super) fn scratch(&self, layer: &str, value: &Value) -> Result<Value> {
+        let x = value.rows(&self.into).gradient(layer, "a value whose tangent is masked")?.clone();
+        Ok(Value { x, ..self.of(value) })
     }
 }

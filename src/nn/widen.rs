@@ -1,4 +1,4 @@
-//! From 16-bit features to f32 ones, where the logits are made.
+//! From 16-bit features to features in f32, which the logits are made of.
 
 use super::{Backward, Builder, Forward, Layer, Tangent, Value};
 use crate::Result;
@@ -11,7 +11,7 @@ pub struct Widen {
 }
 
 impl Widen {
-    /// None where `x` is of 32 bits already.
+    /// None where `x` has 32 bits already.
     pub fn new(build: &mut Builder, x: &Value) -> Result<Option<Widen>> {
         if x.x.precision().bytes() == 4 {
             return Ok(None);
@@ -26,9 +26,8 @@ impl Layer for Widen {
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
-        let (x, y) = (self.x.rows(&pass.input_rows), self.y.rows(&pass.input_rows));
-        let (Some(dx), Some(dy)) = (&x.dx, &y.dx) else { return Ok(()) };
-        convert::narrow(dx, dy)
+        let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
+        convert::narrow(&dx, self.y.rows(&pass.input_rows).gradient(self.name(), "its output")?)
     }
 
     fn tangent(&self, pass: &Tangent) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Adam over a flat buffer, with the moving average and the gradient's norm in the same pass.
 
 use super::state::{Network, StateBuffer};
-use super::{expect_len, size32};
+use super::{expect_len, reduction, size32};
 use crate::device::{Buffer, Device, kernel};
 use crate::{Error, Result};
 
@@ -29,19 +29,13 @@ pub struct Average<'a> {
     pub start: u32,
 }
 
-/// Elements per block and blocks.
-fn split(device: &Device, n: usize) -> (usize, usize) {
-    let tuning = device.tuning();
-    let chunk = tuning.elements.max(n.div_ceil(tuning.reduce_blocks)).next_power_of_two();
-    (chunk, n.div_ceil(chunk))
-}
-
 /// Workspace in floats.
 pub fn workspace_len(device: &Device, parameters: usize) -> usize {
-    split(device, parameters).1
+    reduction(device, parameters).1
 }
 
-/// One update, counted in `state`; where that is halted, nothing changes but `norm` (1), the gradient's Euclidean norm.
+/// One update, which `state` counts. `norm` (1) gets the gradient's Euclidean norm; where `state` is halted, nothing else
+/// changes.
 /// `workspace` has [`workspace_len`] floats.
 pub fn update(
     buffers: &Buffers,
@@ -55,7 +49,7 @@ pub fn update(
     let n = buffers.parameters.len();
     let n32 = size32("adam", n)?;
     let device = buffers.parameters.device();
-    let (chunk, blocks) = split(device, n);
+    let (chunk, blocks) = reduction(device, n);
     for (name, buffer) in [
         ("first_moment", buffers.first_moment),
         ("second_moment", buffers.second_moment),

@@ -3,7 +3,7 @@
 //! The 1x1 convolutions that make query, key and value, and the one after, are the caller's, as is the pooling of key
 //! and value ([`resample::max_pool`](super::resample::max_pool)).
 
-use super::{expect_len, size32};
+use super::{elementwise, expect_len, expect_optional, size32};
 use crate::device::{Buffer, Precision, kernel};
 use crate::{Error, Result};
 
@@ -21,12 +21,27 @@ pub struct Shape {
 }
 
 impl Shape {
-    fn check(self, what: &str, tensors: &[(&str, usize, usize)]) -> Result<[u32; 5]> {
+    /// Compares all lengths that both passes have, and `more`.
+    fn check(
+        self,
+        what: &str,
+        [o, lse, workspace]: [&Buffer<f32>; 3],
+        Inputs { q, k, v }: Inputs,
+        more: &[(&str, usize, usize)],
+    ) -> Result<[u32; 5]> {
         let Shape { n, l, lk, dk, dv } = self;
         if [n, l, lk, dk, dv].contains(&0) {
             return Err(Error::Shape(format!("{what}: {self:?} has a dimension of 0")));
         }
-        for (name, found, expected) in tensors {
+        let common = [
+            ("o", o.len(), self.outputs()),
+            ("lse", lse.len(), self.rows()),
+            ("q", q.len(), self.queries()),
+            ("k", k.len(), self.keys()),
+            ("v", v.len(), self.values()),
+            ("workspace", workspace.len(), self.workspace_len(o.precision())),
+        ];
+        for (name, found, expected) in more.iter().chain(&common) {
             expect_len(what, name, *found, *expected)?;
         }
         Ok([size32(what, n)?, size32(what, l)?, size32(what, lk)?, size32(what, dk)?, size32(what, dv)?])
@@ -48,17 +63,17 @@ impl Shape {
         self.n * self.l * self.dv
     }
 
-    /// Of so many products over the keys' width, and over the values'.
+    /// Multiplications and additions of this many products over the width of the keys, and over that of the values.
     fn flops(self, keys: usize, values: usize) -> usize {
         2 * self.n * self.l * self.lk * (keys * self.dk + values * self.dv)
     }
 
-    /// Of `lse`.
+    /// Elements of `lse`: one for each query.
     pub fn rows(self) -> usize {
         self.n * self.l
     }
 
-    /// Workspace of [`forward`] and [`backward`], in floats. Outputs of 16 bits have their sums in it.
+    /// Workspace of [`forward`] and [`backward`], in floats. The sums of 16-bit outputs are in it.
     pub fn workspace_len(self, precision: Precision) -> usize {
         self.rows() + if precision.bytes() == 4 { 0 } else { self.sums() }
     }
@@ -68,7 +83,7 @@ impl Shape {
     }
 }
 
-/// What goes in.
+/// Query, key and value.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
     /// (N, L, Dk).
@@ -79,13 +94,13 @@ pub struct Inputs<'a> {
     pub v: &'a Buffer<f32>,
 }
 
-/// Of the workspace: a number for each query, and the place of sums, where there is one.
+/// The parts of a workspace: a number for each query and, for 16-bit outputs, the sums.
 fn parts(workspace: &Buffer<f32>, shape: Shape) -> (Buffer<f32>, Option<Buffer<f32>>) {
     let (rows, len) = (shape.rows(), workspace.len());
     (workspace.view(0..rows), (len > rows).then(|| workspace.view(rows..len)))
 }
 
-/// `o` (N, L, Dv), and `lse` (N, L) for the backward. `workspace` has [`Shape::workspace_len`] floats.
+/// `o` (N, L, Dv), and `lse` (N, L) for the backward pass. `workspace` has [`Shape::workspace_len`] floats.
 pub fn forward(
     o: &Buffer<f32>,
     lse: &Buffer<f32>,
@@ -94,17 +109,7 @@ pub fn forward(
     workspace: &Buffer<f32>,
 ) -> Result<()> {
     let Inputs { q, k, v } = inputs;
-    let [n, l, lk, dk, dv] = shape.check(
-        "attention forward",
-        &[
-            ("o", o.len(), shape.outputs()),
-            ("lse", lse.len(), shape.rows()),
-            ("q", q.len(), shape.queries()),
-            ("k", k.len(), shape.keys()),
-            ("v", v.len(), shape.values()),
-            ("workspace", workspace.len(), shape.workspace_len(o.precision())),
-        ],
-    )?;
+    let [n, l, lk, dk, dv] = shape.check("attention forward", [o, lse, workspace], inputs, &[])?;
     let (_, sums) = parts(workspace, shape);
     let launch = o.device().launch(kernel::ATTENTION_FORWARD, [n, l.div_ceil(TILE), 1]);
     let launch = launch.product(shape.flops(1, 1));
@@ -121,7 +126,7 @@ pub struct Gradients<'a> {
     pub dv: &'a Buffer<f32>,
 }
 
-/// From `d_o` (N, L, Dv); `o` and `lse` are forward's. `workspace` has
+/// All gradients from `d_o` (N, L, Dv). `o` and `lse` are those of [`forward`]; `workspace` has
 /// [`Shape::workspace_len`] floats.
 pub fn backward(
     out: Gradients,
@@ -133,21 +138,13 @@ pub fn backward(
     workspace: &Buffer<f32>,
 ) -> Result<()> {
     let Inputs { q, k, v } = inputs;
-    let [n, l, lk, dk, dv] = shape.check(
-        "attention backward",
-        &[
-            ("dq", out.dq.len(), shape.queries()),
-            ("dk", out.dk.len(), shape.keys()),
-            ("dv", out.dv.len(), shape.values()),
-            ("d_o", d_o.len(), shape.outputs()),
-            ("o", o.len(), shape.outputs()),
-            ("q", q.len(), shape.queries()),
-            ("k", k.len(), shape.keys()),
-            ("v", v.len(), shape.values()),
-            ("lse", lse.len(), shape.rows()),
-            ("workspace", workspace.len(), shape.workspace_len(o.precision())),
-        ],
-    )?;
+    let more = [
+        ("dq", out.dq.len(), shape.queries()),
+        ("dk", out.dk.len(), shape.keys()),
+        ("dv", out.dv.len(), shape.values()),
+        ("d_o", d_o.len(), shape.outputs()),
+    ];
+    let [n, l, lk, dk, dv] = shape.check("attention backward", [o, lse, workspace], inputs, &more)?;
     let (delta, sums) = parts(workspace, shape);
     let device = o.device();
     let launch = device.launch(kernel::ATTENTION_BACKWARD_QUERIES, [n, l.div_ceil(TILE), 1]);
@@ -167,17 +164,12 @@ pub fn backward(
 /// `y = x + gamma * a`; `gamma` (1) on the device.
 pub fn residual(y: &Buffer<f32>, x: &Buffer<f32>, a: &Buffer<f32>, gamma: &Buffer<f32>) -> Result<()> {
     let what = "attention residual";
-    expect_len(what, "x", x.len(), y.len())?;
-    expect_len(what, "a", a.len(), y.len())?;
     expect_len(what, "gamma", gamma.len(), 1)?;
-    let (n, chunk) = (size32(what, y.len())?, y.device().tuning().elements as u32);
-    let launch = y.device().launch(kernel::ATTENTION_RESIDUAL_FORWARD, [n.div_ceil(chunk), 1, 1]);
-    // SAFETY: the lengths were compared above.
-    unsafe { launch.output(y).input(x).input(a).input(gamma).scalar(n).scalar(chunk).run() }
+    elementwise(what, kernel::ATTENTION_RESIDUAL_FORWARD, y, [("x", x), ("a", a)], |launch| launch.input(gamma))
 }
 
-/// `da = gamma * dy`, overwritten, and `dgamma += sum over n of scale[n] * (dy[n] . a[n])`, with 1 for no `scale` (N).
-/// (`dx` is `dy` itself.) `workspace` has N floats, which gives the number of samples.
+/// `da = gamma * dy`, overwritten, and `dgamma += sum over n of scale[n] * (dy[n] . a[n])`; without a `scale` (N) that is
+/// 1. (`dx` is `dy` itself.) `workspace` has N floats, which tells the number of samples.
 pub fn residual_backward(
     da: &Buffer<f32>,
     dgamma: Option<&Buffer<f32>>,
@@ -194,9 +186,7 @@ pub fn residual_backward(
     expect_len(what, "da", da.len(), dy.len())?;
     expect_len(what, "a", a.len(), dy.len())?;
     expect_len(what, "gamma", gamma.len(), 1)?;
-    if let Some(scale) = scale {
-        expect_len(what, "scale", scale.len(), n)?;
-    }
+    expect_optional(what, "scale", scale, n)?;
     let (n32, each) = (size32(what, n)?, size32(what, dy.len() / n)?);
     let launch = dy.device().launch(kernel::ATTENTION_RESIDUAL_BACKWARD, [n32, 1, 1]);
     let launch = launch.output(da).output(workspace).input(dy).input(a).input(gamma);

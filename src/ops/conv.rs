@@ -1,9 +1,9 @@
-//! Convolution forward and its gradients, with what surrounds it fused in: see `kernels/conv.cu`. x, y, their gradients, the
-//! residual and the filters are stored in one precision, in which the product is; all else is f32.
+//! A convolution and its gradients, fused with what comes before and after: see `kernels/conv.cu`. x, y, their gradients,
+//! the residual and the filters are stored in one precision, in which the product is; all else is f32.
 
 use super::matmul::OutputGradient;
 use super::tile::{choose, grid};
-use super::{Activation, ActivationArgument, expect_len, size32};
+use super::{Activation, ActivationArgument, expect_len, expect_optional, size32};
 use crate::device::{Buffer, Device, Precision, Tile, Tuning, kernel};
 use crate::{Error, Result};
 
@@ -65,6 +65,13 @@ pub struct InputEpilogue<'a> {
     pub accumulate: bool,
 }
 
+impl<'a> ConvGradient<'a> {
+    /// The gradient of the product itself, as it is stored.
+    pub fn stored(dy: &'a Buffer<f32>) -> ConvGradient<'a> {
+        ConvGradient { output: OutputGradient::stored(dy), pooled: false }
+    }
+}
+
 impl Prologue<'_> {
     pub const NONE: Prologue<'static> =
         Prologue { scale_shift: None, activation: Activation::Identity, upsample: false };
@@ -101,16 +108,13 @@ impl Divisor {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
 struct Window {
-    n: u32,
-    h: u32,
-    w: u32,
-    c: u32,
-    p: u32,
-    q: u32,
-    r: u32,
-    s: u32,
-    pad_h: i32,
-    pad_w: i32,
+    /// N, H, W, C of what is seen.
+    seen: [u32; 4],
+    /// P, Q.
+    pixels: [u32; 2],
+    /// R, S.
+    filter: [u32; 2],
+    pad: [i32; 2],
     stride: u32,
     spread: u32,
     by_windows: u32,
@@ -135,10 +139,10 @@ struct GradientArgument {
     pooled: u32,
 }
 
-/// Rows and columns of a filter's tap that one block turns: `SIDE` in `conv_flip_filters`.
+/// Rows, and columns, that one block turns of a filter's tap: `SIDE` in `conv_flip_filters`.
 const FLIPPED_TILE: u32 = 32;
 
-/// Of a product whose operands are stored as `operand`.
+/// The tile of an (m, n) product whose operands are stored as `operand` is.
 fn conv_tile(operand: &Buffer<f32>, tiles: &'static [Tile], m: usize, n: usize) -> &'static Tile {
     let device = operand.device();
     choose(device, operand.precision(), device.workers(), tiles, &device.tuning().conv_tiles, m, n)
@@ -163,7 +167,7 @@ impl Conv {
         self.n * self.h * self.w * self.c / if upsample { 4 } else { 1 }
     }
 
-    /// Of each of the three passes.
+    /// Multiplications and additions of each of the three passes.
     pub fn flops(&self) -> usize {
         2 * self.n * self.p() * self.q() * self.r * self.s * self.c * self.k
     }
@@ -205,15 +209,15 @@ impl Conv {
         Ok(())
     }
 
-    /// Output pixels looking at v.
+    /// How output pixels look at v.
     fn window(&self, by_windows: bool) -> Window {
         let pad = self.pad as i32;
         Window::new([self.n, self.h, self.w, self.c], [self.p(), self.q()], [self.r, self.s], [pad, pad], by_windows)
             .with_stride(self.stride)
     }
 
-    /// Pixels of v looking at g, through the turned filters.
-    fn backward_window(&self, by_windows: bool) -> Window {
+    /// How pixels of v look at the output's gradient, through the turned filters.
+    fn input_gradient_window(&self, by_windows: bool) -> Window {
         let pad = |filter: usize| filter as i32 - 1 - self.pad as i32;
         let seen = [self.n, self.p(), self.q(), self.k];
         let mut window = Window::new(seen, [self.h, self.w], [self.r, self.s], [pad(self.r), pad(self.s)], by_windows);
@@ -221,8 +225,8 @@ impl Conv {
         window
     }
 
-    /// Images of one part of a weight gradient with this many tiles, and the parts. Not a matter of how many threads there are:
-    /// the sums depend on it.
+    /// How a weight gradient of this many tiles is split: the images of one part, and the number of parts. The sums depend
+    /// on it, so the number of threads must not enter.
     fn split(&self, device: &Device, tiles: usize) -> (usize, usize) {
         let tuning = device.tuning();
         let pixels = self.n * self.p() * self.q();
@@ -237,13 +241,13 @@ impl Conv {
         choose(device, precision, *split_blocks, kernel::CONV_WEIGHT_GRADIENT, conv_tiles, m, n)
     }
 
-    /// Tiles of K and of the taps.
+    /// The tiles across K, and across the taps.
     fn weight_gradient_grid(&self, device: &Device, precision: Precision) -> [u32; 2] {
         let [x, y, _] = grid(self.weight_gradient_tile(device, precision), self.r * self.s * self.c, self.k);
         [x, if device.fixed().all_taps { 1 } else { y }]
     }
 
-    /// The same in all precisions, so that the workspace is.
+    /// The same in all precisions, so that the workspace has one length.
     fn weight_gradient_split(&self, device: &Device) -> (usize, usize) {
         let [x, y] = self.weight_gradient_grid(device, Precision::F32);
         self.split(device, x as usize * y as usize)
@@ -252,28 +256,21 @@ impl Conv {
 
 impl Window {
     fn new(seen: [usize; 4], pixels: [usize; 2], filter: [usize; 2], pad: [i32; 2], by_windows: bool) -> Window {
-        let [n, h, w, c] = seen.map(|size| size as u32);
-        let [p, q] = pixels.map(|size| size as u32);
-        let [r, s] = filter.map(|size| size as u32);
+        let seen = seen.map(|size| size as u32);
+        let ([p, q], [r, s]) = (pixels.map(|size| size as u32), filter.map(|size| size as u32));
         let windows = |size: u32| if by_windows { size / 2 } else { size };
         Window {
-            n,
-            h,
-            w,
-            c,
-            p,
-            q,
-            r,
-            s,
-            pad_h: pad[0],
-            pad_w: pad[1],
+            seen,
+            pixels: [p, q],
+            filter: [r, s],
+            pad,
             stride: 1,
             spread: 0,
             by_windows: u32::from(by_windows),
             image: Divisor::new(windows(p) * windows(q)),
             line: Divisor::new(windows(q)),
-            filter_row: Divisor::new(s * c),
-            channels: Divisor::new(c),
+            filter_row: Divisor::new(s * seen[3]),
+            channels: Divisor::new(seen[3]),
         }
     }
 
@@ -283,7 +280,8 @@ impl Window {
     }
 }
 
-/// Checks the scale and shift tables; their stride between samples is C or 0.
+/// What kernels are told of a prologue. From sample to sample the scale and shift tables advance by C, or by 0 where there
+/// is one row for all.
 fn prologue_argument(what: &str, sizes: &Conv, prologue: &Prologue) -> Result<PrologueArgument> {
     let mut table_stride = 0;
     if let Some((scale, shift)) = prologue.scale_shift {
@@ -311,12 +309,8 @@ pub fn conv_forward(
     expect_len(what, "y", y.len(), output)?;
     expect_len(what, "x", x.len(), sizes.input_len(prologue.upsample))?;
     expect_len(what, "filters (R, S, C, K)", filters.len(), sizes.filters())?;
-    if let Some(bias) = epilogue.bias {
-        expect_len(what, "bias (K)", bias.len(), sizes.k)?;
-    }
-    if let Some(residual) = epilogue.residual {
-        expect_len(what, "residual (as y)", residual.len(), output)?;
-    }
+    expect_optional(what, "bias (K)", epilogue.bias, sizes.k)?;
+    expect_optional(what, "residual (as y)", epilogue.residual, output)?;
     if epilogue.accumulate && epilogue.activation != Activation::Identity {
         return Err(Error::Shape(format!("{what}: {:?} and accumulating, expected Identity", epilogue.activation)));
     }
@@ -353,11 +347,9 @@ pub fn conv_input_gradient(
     expect_len(what, "dx", dx.len(), input)?;
     expect_len(what, "filters (R, S, C, K)", filters.len(), sizes.filters())?;
     expect_len(what, "workspace", workspace.len(), input_gradient_workspace_len(&sizes))?;
-    if let Some((x, _)) = epilogue.mask {
-        expect_len(what, "x (as dx)", x.len(), input)?;
-        if epilogue.upsample {
-            return Err(Error::Shape(format!("{what}: a mask on an upsampled input, expected one of the two")));
-        }
+    expect_optional(what, "x (as dx)", epilogue.mask.map(|mask| mask.0), input)?;
+    if epilogue.mask.is_some() && epilogue.upsample {
+        return Err(Error::Shape(format!("{what}: a mask on an upsampled input, expected one of the two")));
     }
     let (c, k) = (size32(what, sizes.c)?, size32(what, sizes.k)?);
     let device = dx.device();
@@ -378,7 +370,7 @@ pub fn conv_input_gradient(
     let launch = launch.optional(epilogue.mask.map(|m| m.0)).scalar(argument);
     let launch = launch.scalar(epilogue.mask.map_or(1.0, |m| m.1)).scalar(u32::from(epilogue.accumulate));
     // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the grid covers N * H * W by C.
-    unsafe { launch.scalar(sizes.backward_window(epilogue.upsample)).scalar(c).run() }
+    unsafe { launch.scalar(sizes.input_gradient_window(epilogue.upsample)).scalar(c).run() }
 }
 
 /// Workspace of [`conv_weight_gradient`], in floats: one filter gradient per part, where there is more than one.

@@ -1,23 +1,15 @@
-//! Between f32 and the 16 bits that a step works in.
+//! From f32 to the 16 bits that a step works in, and back.
 
-use super::{expect_len, size32};
+use super::elementwise;
 use crate::Result;
-use crate::device::{Buffer, Variants, kernel};
+use crate::device::{Buffer, kernel};
 
-fn convert(kernel: Variants, y: &Buffer<f32>, x: &Buffer<f32>) -> Result<()> {
-    expect_len("convert", "x", x.len(), y.len())?;
-    let (n, chunk) = (size32("convert", y.len())?, y.device().tuning().elements as u32);
-    let launch = y.device().launch(kernel, [n.div_ceil(chunk), 1, 1]).output(y).input(x);
-    // SAFETY: both have n elements, which the grid covers.
-    unsafe { launch.scalar(n).scalar(chunk).run() }
-}
-
-/// `y`, of 16 bits, is `x`, of f32, rounded to the nearest.
+/// Rounds `x`, in f32, to the nearest numbers of 16 bits, `y`.
 pub fn narrow(y: &Buffer<f32>, x: &Buffer<f32>) -> Result<()> {
-    convert(kernel::CONVERT_NARROW, y, x)
+    elementwise("convert", kernel::CONVERT_NARROW, y, [("x", x)], |launch| launch)
 }
 
-/// `y`, of f32, is `x`, of 16 bits.
+/// The numbers of 16 bits in `x` as f32, in `y`.
 pub fn widen(y: &Buffer<f32>, x: &Buffer<f32>) -> Result<()> {
-    convert(kernel::CONVERT_WIDEN, y, x)
+    elementwise("convert", kernel::CONVERT_WIDEN, y, [("x", x)], |launch| launch)
 }

@@ -1,8 +1,11 @@
-//! Elementary operations, one launch each: what an eager framework composes a formula of.
+//! Elementary operations, one launch each: what an eager framework puts a formula together from.
 
-use super::{expect_len, size32};
-use crate::device::{Buffer, Device, Kernel, Launch, kernel};
+use super::{elementwise, expect_len, reduction, size32};
+use crate::device::{Buffer, Device, Kernel, kernel};
 use crate::{Error, Result};
+
+/// How errors begin.
+const WHAT: &str = "elementary";
 
 /// `y` = f(`x`), elementwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,52 +15,44 @@ pub enum Function {
     Tanh,
 }
 
-/// The launch of an elementwise kernel over `y`'s elements, whose operands are pushed by `operands`.
-fn elementwise(kernel: &'static Kernel, y: &Buffer<f32>, operands: impl FnOnce(Launch) -> Launch) -> Result<()> {
-    let n = size32("elementary", y.len())?;
-    let chunk = y.device().tuning().elements as u32;
-    let launch = operands(y.device().launch(kernel, [n.div_ceil(chunk), 1, 1]).output(y));
-    // SAFETY: the callers compare the operands' lengths with y's, which is n.
-    unsafe { launch.scalar(n).scalar(chunk).run() }
-}
-
 pub fn function(f: Function, y: &Buffer<f32>, x: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "x", x.len(), y.len())?;
     let kernel = match f {
         Function::Exp => kernel::ELEMENTARY_EXP_F32,
         Function::Log => kernel::ELEMENTARY_LOG_F32,
         Function::Tanh => kernel::ELEMENTARY_TANH_F32,
     };
-    elementwise(kernel, y, |launch| launch.input(x))
+    elementwise(WHAT, kernel, y, [("x", x)], |launch| launch)
 }
 
 /// Sine and cosine of 2 pi `u`, `u` in [0, 1).
 pub fn sine_cosine(sine: &Buffer<f32>, cosine: &Buffer<f32>, u: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "cosine", cosine.len(), sine.len())?;
-    expect_len("elementary", "u", u.len(), sine.len())?;
-    elementwise(kernel::ELEMENTARY_SINE_COSINE_F32, sine, |launch| launch.output(cosine).input(u))
+    expect_len(WHAT, "cosine", cosine.len(), sine.len())?;
+    expect_len(WHAT, "u", u.len(), sine.len())?;
+    elementwise(WHAT, kernel::ELEMENTARY_SINE_COSINE_F32, sine, [], |launch| launch.output(cosine).input(u))
 }
 
 /// `y` = a `x` + b.
 pub fn affine(y: &Buffer<f32>, x: &Buffer<f32>, a: f32, b: f32) -> Result<()> {
-    expect_len("elementary", "x", x.len(), y.len())?;
-    elementwise(kernel::ELEMENTARY_AFFINE_F32, y, |launch| launch.input(x).scalar(a).scalar(b))
+    elementwise(WHAT, kernel::ELEMENTARY_AFFINE_F32, y, [("x", x)], |launch| launch.scalar(a).scalar(b))
 }
 
 /// `y` = `x` where it is above 0, and `slope` times it elsewhere.
 pub fn leaky_relu(y: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
-    expect_len("elementary", "x", x.len(), y.len())?;
-    elementwise(kernel::ELEMENTARY_LEAKY_RELU_F32, y, |launch| launch.input(x).scalar(slope))
+    elementwise(WHAT, kernel::ELEMENTARY_LEAKY_RELU_F32, y, [("x", x)], |launch| launch.scalar(slope))
+}
+
+/// `dx` = `dy` where `x` is above 0, and `slope` times it elsewhere: the backward pass of [`leaky_relu`]. `x` may be the
+/// output instead, which has the same sign. Tangents go through the same mask, forward.
+pub fn leaky_relu_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
+    elementwise(WHAT, kernel::ELEMENTARY_LEAKY_RELU_BACKWARD, dx, [("dy", dy), ("x", x)], |launch| launch.scalar(slope))
 }
 
 /// `dx` = `dy` (1 - `y`^2), the backward pass of y = tanh(x).
 pub fn tanh_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, y: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "dy", dy.len(), dx.len())?;
-    expect_len("elementary", "y", y.len(), dx.len())?;
-    elementwise(kernel::ELEMENTARY_TANH_BACKWARD_F32, dx, |launch| launch.input(dy).input(y))
+    elementwise(WHAT, kernel::ELEMENTARY_TANH_BACKWARD_F32, dx, [("dy", dy), ("y", y)], |launch| launch)
 }
 
-/// `y` (R, C) = `x` (R, C) and `b` (C) added to each of its rows.
+/// `y` (R, C) = `x` (R, C) with `b` (C) added to each of its rows.
 pub fn add_columns(y: &Buffer<f32>, x: &Buffer<f32>, b: &Buffer<f32>) -> Result<()> {
     let rows = x.len() / b.len().max(1);
     by_rows(kernel::ELEMENTARY_ADD_COLUMNS_F32, y, x, ("b", b), [rows, b.len()])
@@ -69,7 +64,7 @@ pub fn scale_rows(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<(
     by_rows(kernel::ELEMENTARY_SCALE_ROWS_F32, y, x, ("s", s), [s.len(), columns])
 }
 
-/// `x` (R, C) and a vector, one of whose dimensions its length is.
+/// Launches a kernel over the rows of `x` (R, C), with a vector that has a number for each row or for each column.
 fn by_rows(
     kernel: &'static Kernel,
     y: &Buffer<f32>,
@@ -77,49 +72,38 @@ fn by_rows(
     (name, vector): (&str, &Buffer<f32>),
     [rows, columns]: [usize; 2],
 ) -> Result<()> {
-    let what = "elementary";
     if x.is_empty() || rows * columns != x.len() {
         let (found, len) = (x.len(), vector.len());
-        return Err(Error::Shape(format!("{what}: x has {found} elements, expected R * C with {len} in {name}")));
+        return Err(Error::Shape(format!("{WHAT}: x has {found} elements, expected R * C with {len} in {name}")));
     }
-    expect_len(what, "y", y.len(), x.len())?;
+    expect_len(WHAT, "y", y.len(), x.len())?;
     let each = (y.device().tuning().elements / columns).max(1);
     let launch = y.device().launch(kernel, [rows.div_ceil(each) as u32, 1, 1]).output(y).input(x).input(vector);
     // SAFETY: x and y have R * C elements, the vector R or C, compared above.
-    unsafe { launch.scalar(size32(what, rows)?).scalar(size32(what, columns)?).scalar(each as u32).run() }
+    unsafe { launch.scalar(size32(WHAT, rows)?).scalar(size32(WHAT, columns)?).scalar(each as u32).run() }
 }
 
 /// `y` = `x1` + `x2`.
 pub fn add(y: &Buffer<f32>, x1: &Buffer<f32>, x2: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "x1", x1.len(), y.len())?;
-    expect_len("elementary", "x2", x2.len(), y.len())?;
-    elementwise(kernel::ELEMENTARY_ADD_F32, y, |launch| launch.input(x1).input(x2))
+    elementwise(WHAT, kernel::ELEMENTARY_ADD_F32, y, [("x1", x1), ("x2", x2)], |launch| launch)
 }
 
 /// `y` = `x` - `s`, a single number.
 pub fn subtract(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "x", x.len(), y.len())?;
-    expect_len("elementary", "s", s.len(), 1)?;
-    elementwise(kernel::ELEMENTARY_SUBTRACT_F32, y, |launch| launch.input(x).input(s))
-}
-
-/// Elements per block and blocks of a reduction.
-fn split(device: &Device, n: usize) -> (usize, usize) {
-    let tuning = device.tuning();
-    let chunk = tuning.elements.max(n.div_ceil(tuning.reduce_blocks)).next_power_of_two();
-    (chunk, n.div_ceil(chunk))
+    expect_len(WHAT, "s", s.len(), 1)?;
+    elementwise(WHAT, kernel::ELEMENTARY_SUBTRACT_F32, y, [("x", x)], |launch| launch.input(s))
 }
 
 /// Workspace of [`sum`] and [`maximum`] in floats.
 pub fn workspace_len(device: &Device, n: usize) -> usize {
-    split(device, n).1
+    reduction(device, n).1
 }
 
 fn reduce(kernel: &'static Kernel, y: &Buffer<f32>, x: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
-    expect_len("elementary", "y", y.len(), 1)?;
-    let n = size32("elementary", x.len())?;
-    let (chunk, blocks) = split(x.device(), x.len());
-    expect_len("elementary", "workspace", workspace.len(), blocks)?;
+    expect_len(WHAT, "y", y.len(), 1)?;
+    let n = size32(WHAT, x.len())?;
+    let (chunk, blocks) = reduction(x.device(), x.len());
+    expect_len(WHAT, "workspace", workspace.len(), blocks)?;
     let launch = x.device().launch(kernel, [blocks as u32, 1, 1]).output(workspace).input(x);
     // SAFETY: `x` has n elements, the workspace one per block.
     unsafe { launch.scalar(n).scalar(chunk as u32).run()? };

@@ -1,5 +1,5 @@
-//! The gradient penalty: what it is taken of, its value and direction, and the kernels that a tangent needs besides
-//! those of the layers. The formulas are in `kernels/gradient_penalty.cu`.
+//! The gradient penalty: the points that it is taken at, its value and its direction, and the pooling of a tangent. The
+//! formulas are in `kernels/gradient_penalty.cu`.
 
 use super::state::StateBuffer;
 use super::{expect_len, size32};
@@ -20,7 +20,7 @@ pub struct Direction<'a> {
     pub statistics: &'a Buffer<f32>,
 }
 
-/// Rows of the same length, at least one.
+/// How many elements each of `n` rows has, at least one.
 fn features(what: &str, name: &str, len: usize, n: usize) -> Result<usize> {
     if n == 0 || len == 0 || !len.is_multiple_of(n) {
         return Err(Error::Shape(format!("{what}: {name} has {len} elements, expected N * F with N = {n}")));
@@ -56,19 +56,8 @@ pub fn direction(out: Direction, g: &Buffer<f32>, weight: f32, state: &StateBuff
     unsafe { launch.output(out.statistics).input(out.norms).scalar(scale).scalar(n32).run() }
 }
 
-/// `a = t` where `x` is above 0, and `slope * t` elsewhere.
-pub fn mask(a: &Buffer<f32>, t: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
-    let what = "mask";
-    expect_len(what, "t", t.len(), a.len())?;
-    expect_len(what, "x", x.len(), a.len())?;
-    let (n, chunk) = (size32(what, a.len())?, a.device().tuning().elements as u32);
-    let launch = a.device().launch(kernel::GRADIENT_PENALTY_MASK, [n.div_ceil(chunk), 1, 1]);
-    // SAFETY: all three have n elements, which the grid covers.
-    unsafe { launch.output(a).input(t).input(x).scalar(slope).scalar(n).scalar(chunk).run() }
-}
-
-/// `h` (N, C) `= factor * sum over p of (x > 0) t`, of `x` and `t` (N, P, C).
-pub fn pool(h: &Buffer<f32>, t: &Buffer<f32>, x: &Buffer<f32>, n: usize, factor: f32) -> Result<()> {
+/// `h` (N, C) `= pool_factor * sum over p of (x > 0) t`, of `x` and `t` (N, P, C).
+pub fn pool(h: &Buffer<f32>, t: &Buffer<f32>, x: &Buffer<f32>, n: usize, pool_factor: f32) -> Result<()> {
     let what = "pool of tangents";
     let c = features(what, "h", h.len(), n)?;
     if t.is_empty() || !t.len().is_multiple_of(n * c) {
@@ -80,5 +69,5 @@ pub fn pool(h: &Buffer<f32>, t: &Buffer<f32>, x: &Buffer<f32>, n: usize, factor:
     let (n, c) = (size32(what, n)?, c as u32);
     let launch = h.device().launch(kernel::GRADIENT_PENALTY_POOL, [n, c.div_ceil(COLUMNS), 1]);
     // SAFETY: every length was compared with N, P and C above; the grid covers (N, C).
-    unsafe { launch.output(h).input(t).input(x).scalar(factor).scalar(p).scalar(c).scalar(COLUMNS).run() }
+    unsafe { launch.output(h).input(t).input(x).scalar(pool_factor).scalar(p).scalar(c).scalar(COLUMNS).run() }
 }

@@ -14,21 +14,35 @@ pub struct Evaluation {
     pub seed_g: Buffer<f32>,
 }
 
-/// Workspace of the two-launch form, in floats.
+impl Evaluation {
+    /// Compares all lengths; gives N and M.
+    pub(super) fn check(&self, what: &str, real: &Buffer<f32>, fake: &Buffer<f32>) -> Result<[u32; 2]> {
+        let (n, m) = (real.len(), fake.len());
+        if n == 0 || m == 0 {
+            return Err(Error::Shape(format!("{what}: {n} real and {m} fake logits, at least one of each is needed")));
+        }
+        expect_len(what, "statistics", self.statistics.len(), 4)?;
+        expect_len(what, "seed_d", self.seed_d.len(), n + m)?;
+        expect_len(what, "seed_g", self.seed_g.len(), m)?;
+        Ok([size32(what, n + m)? - m as u32, m as u32])
+    }
+}
+
+/// Workspace of [`fused`], in floats.
 pub fn workspace_len(device: &Device, logits: usize) -> usize {
     let (chunk, blocks) = split(device, logits);
     debug_assert!(chunk * blocks >= logits);
     if blocks > 1 { 4 * blocks } else { 0 }
 }
 
-/// Logits per block and blocks of [`fused`].
+/// How [`fused`] shares the logits: those of one block, and the number of blocks.
 fn split(device: &Device, logits: usize) -> (usize, usize) {
     let most = device.tuning().logits;
     if logits <= most { (most, 1) } else { split_two(device, logits) }
 }
 
-/// Those of [`two_launches`]. Where there are many blocks, one has half of what a single one takes: so it is still in
-/// the nearest cache when it is read again.
+/// How [`two_launches`] does. Each of many blocks has half the logits that a single one would take, so that they are
+/// still in the nearest cache when they are read again.
 fn split_two(device: &Device, logits: usize) -> (usize, usize) {
     let tuning = device.tuning();
     let chunk = (tuning.logits / 2).max(logits.div_ceil(tuning.logit_blocks)).next_power_of_two();
@@ -50,12 +64,11 @@ pub fn fused(
 
 /// One block, whatever the number of logits.
 pub fn one_launch(out: &Evaluation, real: &Buffer<f32>, fake: &Buffer<f32>, sign: f32) -> Result<()> {
-    let (n, m) = check(out, real, fake)?;
-    let (n32, m32) = (size32("log_partition", n + m)? - m as u32, m as u32);
+    let [n, m] = out.check("log_partition", real, fake)?;
     let launch = real.device().launch(kernel::LOG_PARTITION_ONE_F32, [1, 1, 1]);
     let launch = launch.output(&out.statistics).output(&out.seed_d).output(&out.seed_g).input(real).input(fake);
     // SAFETY: `check` compared every length with N and M.
-    unsafe { launch.scalar(sign).scalar(n32).scalar(m32).run() }
+    unsafe { launch.scalar(sign).scalar(n).scalar(m).run() }
 }
 
 /// Workspace of [`two_launches`], in floats.
@@ -63,7 +76,7 @@ pub fn two_launches_workspace_len(device: &Device, logits: usize) -> usize {
     4 * split_two(device, logits).1
 }
 
-/// Many blocks, which share the logits out: the sums, then, all joined, the gradients.
+/// Many blocks share the logits: the first launch computes their sums, the second joins these and computes the gradients.
 pub fn two_launches(
     out: &Evaluation,
     real: &Buffer<f32>,
@@ -71,32 +84,31 @@ pub fn two_launches(
     sign: f32,
     workspace: &Buffer<f32>,
 ) -> Result<()> {
-    let (n, m) = check(out, real, fake)?;
+    let [n, m] = out.check("log_partition", real, fake)?;
     let device = real.device();
-    let (chunk, blocks) = split_two(device, n + m);
-    let (n32, m32) = (size32("log_partition", n + m)? - m as u32, m as u32);
+    let (chunk, blocks) = split_two(device, real.len() + fake.len());
     expect_len("log_partition", "workspace", workspace.len(), 4 * blocks)?;
     let grid = [blocks as u32, 1, 1];
     let launch = device.launch(kernel::LOG_PARTITION_PARTIALS_F32, grid);
     let launch = launch.output(workspace).output(&out.seed_d).input(real).input(fake);
     // SAFETY: `check` compared every length with N and M; the workspace holds four floats per block.
-    unsafe { launch.scalar(sign).scalar(n32).scalar(m32).scalar(chunk as u32).run()? };
+    unsafe { launch.scalar(sign).scalar(n).scalar(m).scalar(chunk as u32).run()? };
     let launch = device.launch(kernel::LOG_PARTITION_SEEDS_F32, grid);
     let launch = launch.output(&out.statistics).output(&out.seed_d).output(&out.seed_g).input(workspace);
     // SAFETY: as above.
-    unsafe { launch.scalar(sign).scalar(n32).scalar(m32).scalar(chunk as u32).run() }
+    unsafe { launch.scalar(sign).scalar(n).scalar(m).scalar(chunk as u32).run() }
 }
 
-/// Workspace of [`plain`], in floats: six buffers of a number per logit, the partial results of a reduction, and ten
-/// single numbers.
-pub fn plain_workspace_len(device: &Device, logits: usize) -> usize {
+/// Workspace of [`unfused`], in floats: six buffers with a number for each logit, the partial results of a reduction, and
+/// ten single numbers.
+pub fn unfused_workspace_len(device: &Device, logits: usize) -> usize {
     6 * logits + elementary::workspace_len(device, logits) + 10
 }
 
-/// The same from elementary kernels: every step is a launch that reads from and writes to memory, in the order in which
-/// an eager framework runs a careful program (logsumexp about the maximum; its gradient exp(y - logsumexp), once for
-/// both losses). What fusing buys is the difference to [`fused`]. `workspace` has [`plain_workspace_len`] floats.
-pub fn plain(
+/// The same from elementary kernels: every step is a launch that reads from memory and writes to memory. They run in the
+/// order of a careful program in an eager framework (logsumexp about the maximum; its gradient exp(y - logsumexp), once
+/// for both losses). What fusion buys is the difference to [`fused`]. `workspace` has [`unfused_workspace_len`] floats.
+pub fn unfused(
     out: &Evaluation,
     real: &Buffer<f32>,
     fake: &Buffer<f32>,
@@ -104,7 +116,8 @@ pub fn plain(
     workspace: &Buffer<f32>,
 ) -> Result<()> {
     use elementary::{Function, add, affine, function, maximum, subtract, sum};
-    let (n, m) = check(out, real, fake)?;
+    out.check("log_partition", real, fake)?;
+    let (n, m) = (real.len(), fake.len());
     let k = n + m;
     let partials_len = elementary::workspace_len(real.device(), k);
     expect_len("log_partition", "workspace", workspace.len(), 6 * k + partials_len + 10)?;
@@ -147,17 +160,4 @@ pub fn plain(
     affine(&sum_fake, &mean_fake, sign, 0.0)?;
     add(&statistic(2), &sum_real, &offset)?;
     add(&statistic(3), &sum_fake, &offset)
-}
-
-fn check(out: &Evaluation, real: &Buffer<f32>, fake: &Buffer<f32>) -> Result<(usize, usize)> {
-    let (n, m) = (real.len(), fake.len());
-    if n == 0 || m == 0 {
-        return Err(Error::Shape(format!(
-            "log_partition: {n} real and {m} fake logits, at least one of each is needed"
-        )));
-    }
-    expect_len("log_partition", "statistics", out.statistics.len(), 4)?;
-    expect_len("log_partition", "seed_d", out.seed_d.len(), n + m)?;
-    expect_len("log_partition", "seed_g", out.seed_g.len(), m)?;
-    Ok((n, m))
 }

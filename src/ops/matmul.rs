@@ -2,7 +2,7 @@
 //! precision, in which the product is; all else is f32.
 
 use super::tile::{choose, grid};
-use super::{Activation, ActivationArgument, expect_len, size32};
+use super::{Activation, ActivationArgument, expect_len, expect_optional, size32};
 use crate::device::{Buffer, Tile, kernel};
 use crate::{Error, Result};
 
@@ -22,11 +22,11 @@ pub struct OutputGradient<'a> {
     /// (N, K): the layer's output; needed unless the activation is the identity.
     pub y: Option<&'a Buffer<f32>>,
     pub activation: Activation,
-    /// (N): one factor per sample.
+    /// (N): what each sample's rows are multiplied with.
     pub row_scale: Option<&'a Buffer<f32>>,
 }
 
-/// Of a product whose operands are stored as `operand`.
+/// The tile of an (m, n) product whose operands are stored as `operand` is.
 fn linear_tile(operand: &Buffer<f32>, tiles: &'static [Tile], m: usize, n: usize) -> &'static Tile {
     let device = operand.device();
     choose(device, operand.precision(), device.workers(), tiles, &device.tuning().linear_tiles, m, n)
@@ -46,9 +46,7 @@ pub fn linear_forward(
     expect_len(what, "y (N, K)", y.len(), sizes.n * sizes.k)?;
     expect_len(what, "x (N, C)", x.len(), sizes.n * sizes.c)?;
     expect_len(what, "weight (C, K)", weight.len(), sizes.c * sizes.k)?;
-    if let Some(bias) = bias {
-        expect_len(what, "bias (K)", bias.len(), sizes.k)?;
-    }
+    expect_optional(what, "bias (K)", bias, sizes.k)?;
     let tile = linear_tile(y, kernel::LINEAR_FORWARD, sizes.n, sizes.k);
     let launch = y.device().launch(tile.kernel, grid(tile, sizes.n, sizes.k)).product(sizes.flops());
     let launch = launch.output(y).input(x).input(weight).optional(bias).scalar(ActivationArgument::from(activation));
@@ -112,7 +110,7 @@ pub fn linear_bias_gradient(sizes: Linear, dbias: &Buffer<f32>, gradient: &Outpu
 }
 
 impl Linear {
-    /// Of each of the three products.
+    /// Multiplications and additions of each of the three products.
     pub fn flops(&self) -> usize {
         2 * self.n * self.c * self.k
     }
@@ -126,26 +124,22 @@ impl Linear {
 }
 
 impl<'a> OutputGradient<'a> {
+    /// `dy` as it is stored: no activation came after the product, and no scale is wanted.
+    pub fn stored(dy: &'a Buffer<f32>) -> OutputGradient<'a> {
+        OutputGradient { dy, y: None, activation: Activation::Identity, row_scale: None }
+    }
+
     /// Compares the lengths with `rows` samples and `len` elements.
     pub(super) fn check(&self, what: &str, rows: usize, len: usize) -> Result<()> {
         expect_len(what, "dy", self.dy.len(), len)?;
-        match self.saved_output() {
-            Some(y) => expect_len(what, "y", y.len(), len)?,
-            None if self.activation != Activation::Identity => {
-                return Err(Error::Shape(format!(
-                    "{what}: the derivative of {:?} needs the output y",
-                    self.activation
-                )));
-            }
-            None => {}
+        if self.activation != Activation::Identity && self.y.is_none() {
+            return Err(Error::Shape(format!("{what}: the derivative of {:?} needs the output y", self.activation)));
         }
-        match self.row_scale {
-            Some(scale) => expect_len(what, "row_scale", scale.len(), rows),
-            None => Ok(()),
-        }
+        expect_optional(what, "y", self.saved_output(), len)?;
+        expect_optional(what, "row_scale", self.row_scale, rows)
     }
 
-    /// y where it is looked at.
+    /// y, where the derivative of the activation needs it.
     pub(super) fn saved_output(&self) -> Option<&'a Buffer<f32>> {
         self.y.filter(|_| self.activation != Activation::Identity)
     }

@@ -1,6 +1,6 @@
 //! One typed wrapper per file of `kernels/`, of the same name: it checks shapes, computes the grid and launches.
-//! The only place besides [`crate::device`] that says `unsafe` (and `src/instruments/bench/libtorch/native.rs`, behind a feature, which
-//! calls another library), and the only one that knows a block size.
+//! Nothing else knows a block size. Only this folder and [`crate::device`] say `unsafe`, and, behind a feature,
+//! `src/instruments/bench/libtorch/native.rs`, which calls another library.
 
 pub mod adam;
 pub mod attention;
@@ -22,13 +22,14 @@ pub mod spectral_norm;
 pub mod state;
 mod tile;
 
+use crate::device::{Buffer, Device, Element, Launch, Variants};
 use crate::{Error, Result};
 
 /// What is applied to a layer's output, or to a normalised value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     Identity,
-    /// The slope below zero: 0 is the plain ReLU. Not negative, so that the output's sign tells the input's.
+    /// With this slope below zero: 0 is the plain ReLU. It is not negative, so that the output has the input's sign.
     LeakyRelu(f32),
     Tanh,
 }
@@ -67,6 +68,37 @@ pub(crate) fn expect_len(what: &str, name: &str, found: usize, expected: usize) 
         return Ok(());
     }
     Err(Error::Shape(format!("{what}: {name} has {found} elements, expected {expected}")))
+}
+
+/// The same for what may be left out.
+pub(crate) fn expect_optional<T: Element>(what: &str, name: &str, found: Option<&Buffer<T>>, len: usize) -> Result<()> {
+    found.map_or(Ok(()), |found| expect_len(what, name, found.len(), len))
+}
+
+/// Launches a kernel that goes through `y` and its `inputs`, of as many elements, one by one. `more` pushes what the kernel
+/// takes between these and its last two numbers.
+fn elementwise<T: Element, const N: usize>(
+    what: &str,
+    kernel: impl Into<Variants>,
+    y: &Buffer<T>,
+    inputs: [(&str, &Buffer<f32>); N],
+    more: impl FnOnce(Launch) -> Launch,
+) -> Result<()> {
+    let (n, chunk) = (size32(what, y.len())?, y.device().tuning().elements as u32);
+    let mut launch = y.device().launch(kernel, [n.div_ceil(chunk), 1, 1]).output(y);
+    for (name, input) in inputs {
+        expect_len(what, name, input.len(), y.len())?;
+        launch = launch.input(input);
+    }
+    // SAFETY: y and all inputs have n elements, which the grid covers; the callers check what they push besides.
+    unsafe { more(launch).scalar(n).scalar(chunk).run() }
+}
+
+/// How blocks share a reduction over `n` elements: the elements of one block, and the number of blocks.
+fn reduction(device: &Device, n: usize) -> (usize, usize) {
+    let tuning = device.tuning();
+    let chunk = tuning.elements.max(n.div_ceil(tuning.reduce_blocks)).next_power_of_two();
+    (chunk, n.div_ceil(chunk))
 }
 
 /// Sizes travel to kernels as 32-bit numbers.

@@ -47,7 +47,8 @@ impl Shape {
     }
 }
 
-/// What `apply`, and a convolution's fetch, take: z = scale x + shift. One row, or one per sample where there are labels.
+/// What [`apply`] takes, and a convolution that normalises what it reads: z = scale x + shift. There is one row, or one
+/// per sample where there are labels.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     /// (S, C)
@@ -94,6 +95,13 @@ pub struct Running<'a> {
     pub momentum: f32,
 }
 
+impl Running<'_> {
+    fn check(&self, shape: Shape) -> Result<()> {
+        expect_len("norm", "running mean", self.mean.len(), shape.c)?;
+        expect_len("norm", "running var", self.var.len(), shape.c)
+    }
+}
+
 impl Affine<'_> {
     /// Rows of the tables, and classes.
     fn check(&self, shape: Shape) -> Result<(usize, usize)> {
@@ -111,7 +119,7 @@ impl Affine<'_> {
     }
 }
 
-/// How blocks share the rows out: within each of `groups` groups of `span` rows, `splits` blocks of `chunk`.
+/// How blocks share the rows: each of `groups` groups of `span` rows has `splits` blocks of `chunk` rows.
 struct Split {
     groups: usize,
     span: usize,
@@ -121,7 +129,7 @@ struct Split {
 }
 
 impl Split {
-    /// `groups`: 1, or as many as there are samples, where each has its own row of the tables.
+    /// `groups` is 1 or, where each sample has its own row of the tables, the number of samples.
     fn new(device: &Device, shape: Shape, groups: usize) -> Split {
         let tuning = device.tuning();
         let span = shape.rows() / groups;
@@ -163,10 +171,7 @@ pub fn statistics(
     let (rows, classes) = affine.check(shape)?;
     batch.check(rows, shape)?;
     let Batch { x, mean, rstd, tables } = batch;
-    if let Some(running) = running {
-        expect_len("norm", "running mean", running.mean.len(), shape.c)?;
-        expect_len("norm", "running var", running.var.len(), shape.c)?;
-    }
+    running.map_or(Ok(()), |running| running.check(shape))?;
     let device = x.device();
     expect_len("norm", "workspace", workspace.len(), workspace_len(device, shape, affine.labels.is_some()))?;
     let split = Split::new(device, shape, 1);
@@ -194,8 +199,7 @@ pub fn running_tables(tables: Tables, running: Running, affine: Affine, eps: f32
     shape.check()?;
     let (rows, classes) = affine.check(shape)?;
     check_tables(tables, rows, shape)?;
-    expect_len("norm", "running mean", running.mean.len(), shape.c)?;
-    expect_len("norm", "running var", running.var.len(), shape.c)?;
+    running.check(shape)?;
     let device = tables.scale.device();
     let grid = [Split::new(device, shape, 1).tiles as u32, 1, 1];
     let launch = device.launch(kernel::NORM_TABLES_F32, grid).output(tables.scale).output(tables.shift);

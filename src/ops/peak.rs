@@ -3,8 +3,8 @@
 use crate::device::{Buffer, Device, kernel};
 use crate::{Error, Result};
 
-/// Runs `steps` dependent multiply-adds in each of the `out.len()` chains, a multiple of [`per_block`]. `out[i]` is
-/// where `x -> 0.5 x + 1` ends that starts from `(i mod per_block) mod 7`.
+/// Runs `steps` dependent multiply-adds in each of the `out.len()` chains, a multiple of [`per_block`]. `out[i]` gets the
+/// end of the chain `x -> 0.5 x + 1` that starts from `(i mod per_block) mod 7`.
 pub fn peak(out: &Buffer<f32>, steps: u32) -> Result<()> {
     let per_block = per_block(out.device());
     if out.is_empty() || !out.len().is_multiple_of(per_block) {

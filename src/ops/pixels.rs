@@ -1,7 +1,7 @@
 //! Bytes to activations in [-1, 1], and back for pictures.
 
 use super::state::StateBuffer;
-use super::{expect_len, size32};
+use super::{elementwise, expect_len, size32};
 use crate::device::{Buffer, kernel};
 use crate::{Error, Result};
 
@@ -39,12 +39,7 @@ pub fn load(
     unsafe { launch.scalar(h as u32).scalar(w as u32).scalar(c as u32).scalar(chunk as u32).run() }
 }
 
-/// The nearest byte of each value of [-1, 1]; what is outside becomes the nearest end, NaN becomes 0.
+/// The nearest byte of each value of [-1, 1]. Values outside become the nearer end, NaN becomes 0.
 pub fn store(bytes: &Buffer<u8>, x: &Buffer<f32>) -> Result<()> {
-    expect_len("pixels store", "bytes", bytes.len(), x.len())?;
-    let n = size32("pixels store", x.len())?;
-    let chunk = x.device().tuning().elements as u32;
-    let launch = x.device().launch(kernel::PIXELS_STORE, [n.div_ceil(chunk), 1, 1]).output(bytes).input(x);
-    // SAFETY: both have n elements.
-    unsafe { launch.scalar(n).scalar(chunk).run() }
+    elementwise("pixels store", kernel::PIXELS_STORE, bytes, [("x", x)], |launch| launch)
 }

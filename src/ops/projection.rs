@@ -1,6 +1,6 @@
-//! The projection head, fused: relu, pool, `w . h + V[y] . h + bias`; and the pooling alone, for other heads.
+//! The projection head in one launch: ReLU, pooling, `w . h + V[y] . h + bias`. And the pooling alone, for other heads.
 
-use super::{expect_len, size32};
+use super::{expect_len, expect_optional, size32};
 use crate::device::{Buffer, Device, kernel};
 use crate::{Error, Result};
 
@@ -17,15 +17,15 @@ pub struct Head<'a> {
     pub w: &'a Buffer<f32>,
     /// (classes, C): the label embedding.
     pub v: Option<&'a Buffer<f32>>,
-    /// (N): without, or where a label is [`ABSENT`], psi alone.
+    /// (N). Without labels, and where a label is [`ABSENT`], the logit is psi alone.
     pub labels: Option<&'a Buffer<u32>>,
     /// (1).
     pub bias: Option<&'a Buffer<f32>>,
-    /// On the sum over pixels: 1 sums, 1 / P averages.
-    pub factor: f32,
+    /// What the sum over pixels is multiplied with: 1 for the sum itself, 1 / P for the mean.
+    pub pool_factor: f32,
 }
 
-/// The gradient with respect to each logit: `df[n] * scale[n]`, where what is not given is 1.
+/// The gradient with respect to each logit: `df[n] * scale[n]`. What is not given is 1.
 #[derive(Clone, Copy, Default)]
 pub struct Seeds<'a> {
     /// (N).
@@ -64,7 +64,7 @@ impl Sizes {
     }
 }
 
-/// `x` has `n` samples of `c` channels; the rest of its length is pixels.
+/// `x` has `n` samples of `c` channels; its length tells the pixels.
 fn sizes(what: &str, n: usize, c: usize, classes: usize, x: &Buffer<f32>) -> Result<Sizes> {
     if n == 0 || c == 0 || !x.len().is_multiple_of(n * c) {
         return Err(Error::Shape(format!(
@@ -87,36 +87,24 @@ fn class_count(what: &str, name: &str, rows: Option<&Buffer<f32>>, c: usize) -> 
 
 fn check_head(what: &str, head: &Head, n: usize, x: &Buffer<f32>) -> Result<Sizes> {
     let classes = class_count(what, "V", head.v, head.w.len())?;
-    if let Some(labels) = head.labels {
-        expect_len(what, "labels", labels.len(), n)?;
-    }
-    if let Some(bias) = head.bias {
-        expect_len(what, "bias", bias.len(), 1)?;
-    }
+    expect_optional(what, "labels", head.labels, n)?;
+    expect_optional(what, "bias", head.bias, 1)?;
     sizes(what, n, head.w.len(), classes, x)
 }
 
 fn check_seeds(what: &str, seeds: Seeds, n: usize) -> Result<()> {
-    for (name, buffer) in [("df", seeds.df), ("scale", seeds.scale)] {
-        if let Some(buffer) = buffer {
-            expect_len(what, name, buffer.len(), n)?;
-        }
-    }
-    Ok(())
+    expect_optional(what, "df", seeds.df, n)?;
+    expect_optional(what, "scale", seeds.scale, n)
 }
 
 fn check_gradients(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<Sizes> {
     let what = "projection backward";
     let classes = class_count(what, "dV", out.dv, out.dw.len())?;
-    if let Some(dbias) = out.dbias {
-        expect_len(what, "dbias", dbias.len(), 1)?;
-    }
+    expect_optional(what, "dbias", out.dbias, 1)?;
     let sizes = sizes(what, h.len() / out.dw.len(), out.dw.len(), classes, h)?;
     let n = sizes.n as usize;
     expect_len(what, "h", h.len(), n * out.dw.len())?;
-    if let Some(labels) = labels {
-        expect_len(what, "labels", labels.len(), n)?;
-    }
+    expect_optional(what, "labels", labels, n)?;
     check_seeds(what, seeds, n)?;
     Ok(sizes)
 }
@@ -129,51 +117,57 @@ pub fn forward(f: &Buffer<f32>, h: &Buffer<f32>, x: &Buffer<f32>, head: &Head) -
     let launch = launch.output(f).output(h).input(x).input(head.w);
     let launch = launch.optional(head.v).optional(head.labels).optional(head.bias);
     // SAFETY: `check_head` and the line below it compared every length with N, P, C and classes.
-    unsafe { launch.scalar(head.factor).scalar(s.p).scalar(s.c).scalar(s.classes).run() }
+    unsafe { launch.scalar(head.pool_factor).scalar(s.p).scalar(s.c).scalar(s.classes).run() }
 }
 
 /// `dx` (N, P, C) overwritten, for `df` (N; 1 without) at the logits.
-pub fn backward_data(dx: &Buffer<f32>, x: &Buffer<f32>, head: &Head, n: usize, df: Option<&Buffer<f32>>) -> Result<()> {
+pub fn input_gradient(
+    dx: &Buffer<f32>,
+    x: &Buffer<f32>,
+    head: &Head,
+    n: usize,
+    df: Option<&Buffer<f32>>,
+) -> Result<()> {
     let what = "projection backward";
     let s = check_head(what, head, n, x)?;
     expect_len(what, "dx", dx.len(), x.len())?;
     check_seeds(what, Seeds { df, scale: None }, n)?;
     let (pixels, ranges) = s.pixel_ranges(dx.device());
-    let launch = dx.device().launch(kernel::PROJECTION_BACKWARD_DATA, [s.n, ranges, 1]);
+    let launch = dx.device().launch(kernel::PROJECTION_INPUT_GRADIENT, [s.n, ranges, 1]);
     let launch = launch.output(dx).input(x).input(head.w).optional(head.v).optional(head.labels).optional(df);
     // SAFETY: every length was compared with N, P, C and classes above.
-    unsafe { launch.scalar(head.factor).scalar(s.p).scalar(s.c).scalar(s.classes).scalar(pixels).run() }
+    unsafe { launch.scalar(head.pool_factor).scalar(s.p).scalar(s.c).scalar(s.classes).scalar(pixels).run() }
 }
 
 /// All parameter gradients in one launch, from the `h` (N, C) that forward saved. They accumulate.
-pub fn backward_parameters(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<()> {
+pub fn parameter_gradients(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<()> {
     let s = check_gradients(out, h, labels, seeds)?;
     let labels = labels.filter(|_| s.classes > 0);
     let blocks = if labels.is_some() { 1 + s.n } else { 1 };
-    let launch = h.device().launch(kernel::PROJECTION_BACKWARD_PARAMETERS_F32, [blocks, s.column_ranges(), 1]);
+    let launch = h.device().launch(kernel::PROJECTION_PARAMETER_GRADIENTS_F32, [blocks, s.column_ranges(), 1]);
     let launch = launch.output(out.dw).optional_output(out.dv).optional_output(out.dbias).input(h);
     let launch = launch.optional(labels).optional(seeds.df).optional(seeds.scale);
     // SAFETY: `check_gradients` compared every length with N, C and classes.
     unsafe { launch.scalar(s.n).scalar(s.c).scalar(s.classes).scalar(COLUMNS as u32).run() }
 }
 
-/// `h = factor * sum over pixels of relu(x)`, (N, C) from (N, P, C).
-pub fn pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize, factor: f32) -> Result<()> {
+/// `h = pool_factor * sum over pixels of relu(x)`, (N, C) from (N, P, C).
+pub fn pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize, pool_factor: f32) -> Result<()> {
     let s = check_pool(h, x, n)?;
     let launch = h.device().launch(kernel::PROJECTION_POOL, [s.n, s.column_ranges(), 1]).output(h).input(x);
     // SAFETY: `check_pool` compared both lengths with N, P and C.
-    unsafe { launch.scalar(factor).scalar(s.p).scalar(s.c).scalar(COLUMNS as u32).run() }
+    unsafe { launch.scalar(pool_factor).scalar(s.p).scalar(s.c).scalar(COLUMNS as u32).run() }
 }
 
-/// `dx = (x > 0) * factor * dh`, overwritten.
-pub fn pool_backward(dx: &Buffer<f32>, x: &Buffer<f32>, dh: &Buffer<f32>, n: usize, factor: f32) -> Result<()> {
+/// `dx = (x > 0) * pool_factor * dh`, overwritten.
+pub fn pool_backward(dx: &Buffer<f32>, x: &Buffer<f32>, dh: &Buffer<f32>, n: usize, pool_factor: f32) -> Result<()> {
     let s = check_pool(dh, x, n)?;
     expect_len("pool backward", "dx", dx.len(), x.len())?;
     let (pixels, ranges) = s.pixel_ranges(dx.device());
     let launch = dx.device().launch(kernel::PROJECTION_POOL_BACKWARD, [s.n, ranges, 1]);
     let launch = launch.output(dx).input(x).input(dh);
     // SAFETY: every length was compared with N, P and C above.
-    unsafe { launch.scalar(factor).scalar(s.p).scalar(s.c).scalar(pixels).run() }
+    unsafe { launch.scalar(pool_factor).scalar(s.p).scalar(s.c).scalar(pixels).run() }
 }
 
 fn check_pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize) -> Result<Sizes> {
@@ -183,8 +177,8 @@ fn check_pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize) -> Result<Sizes> {
     sizes("pool", n, h.len() / n, 0, x)
 }
 
-/// The same head from elementary kernels, one launch each: what fusion is compared with.
-pub mod plain {
+/// The same head from elementary kernels, one launch each: what the fused one is compared with.
+pub mod unfused {
     use super::*;
 
     /// Floats of workspace for `x` (N, P, C) and N samples.
@@ -199,17 +193,15 @@ pub mod plain {
         head: &Head,
         workspace: &Buffer<f32>,
     ) -> Result<()> {
-        let what = "projection forward, plain";
-        check_head(what, head, f.len(), x)?;
-        expect_len(what, "h", h.len(), f.len() * head.w.len())?;
+        let what = "projection forward, unfused";
         expect_len(what, "workspace", workspace.len(), workspace_len(x.len(), f.len()))?;
         let y = workspace.view(0..x.len());
         let device = f.device();
         let (elements, count) = (device.tuning().elements as u32, size32(what, x.len())?);
-        let launch = device.launch(kernel::PROJECTION_PLAIN_RELU_F32, [count.div_ceil(elements), 1, 1]);
+        let launch = device.launch(kernel::PROJECTION_UNFUSED_RELU_F32, [count.div_ceil(elements), 1, 1]);
         // SAFETY: both hold `count` elements.
         unsafe { launch.output(&y).input(x).scalar(count).scalar(elements).run()? };
-        // What was a ReLU's output it leaves as it is.
+        // The ReLU in the pooling changes nothing after this one.
         forward_pooled(f, h, &y, head, &workspace.view(x.len()..workspace.len()))
     }
 
@@ -225,7 +217,7 @@ pub mod plain {
         let s = check_head(what, head, f.len(), x)?;
         expect_len(what, "h", h.len(), f.len() * head.w.len())?;
         expect_len(what, "workspace", workspace.len(), 2 * f.len())?;
-        pool(h, x, f.len(), head.factor)?;
+        pool(h, x, f.len(), head.pool_factor)?;
         products(f, h, head, s, workspace)
     }
 
@@ -233,20 +225,20 @@ pub mod plain {
     fn products(f: &Buffer<f32>, h: &Buffer<f32>, head: &Head, s: Sizes, workspace: &Buffer<f32>) -> Result<()> {
         let (device, n) = (f.device(), f.len());
         let (psi, inner) = (workspace.view(0..n), workspace.view(n..2 * n));
-        let launch = device.launch(kernel::PROJECTION_PLAIN_PSI_F32, [s.n, 1, 1]);
+        let launch = device.launch(kernel::PROJECTION_UNFUSED_PSI_F32, [s.n, 1, 1]);
         // SAFETY: the callers compared the lengths with N, C and classes, here and below.
         unsafe { launch.output(&psi).input(h).input(head.w).scalar(s.c).run()? };
-        let launch = device.launch(kernel::PROJECTION_PLAIN_CLASS_F32, [s.n, 1, 1]);
+        let launch = device.launch(kernel::PROJECTION_UNFUSED_CLASS_F32, [s.n, 1, 1]);
         let launch = launch.output(&inner).input(h).optional(head.v).optional(head.labels);
         // SAFETY: as above.
         unsafe { launch.scalar(s.c).scalar(s.classes).run()? };
-        let launch = device.launch(kernel::PROJECTION_PLAIN_ADD_F32, [1, 1, 1]);
+        let launch = device.launch(kernel::PROJECTION_UNFUSED_ADD_F32, [1, 1, 1]);
         // SAFETY: as above.
         unsafe { launch.output(f).input(&psi).input(&inner).optional(head.bias).scalar(s.n).run() }
     }
 
     /// `workspace` has N * C floats, for dh.
-    pub fn backward_data(
+    pub fn input_gradient(
         dx: &Buffer<f32>,
         x: &Buffer<f32>,
         head: &Head,
@@ -254,18 +246,18 @@ pub mod plain {
         df: Option<&Buffer<f32>>,
         workspace: &Buffer<f32>,
     ) -> Result<()> {
-        let what = "projection backward, plain";
+        let what = "projection backward, unfused";
         let s = check_head(what, head, n, x)?;
         check_seeds(what, Seeds { df, scale: None }, n)?;
         expect_len(what, "workspace", workspace.len(), n * head.w.len())?;
-        let launch = dx.device().launch(kernel::PROJECTION_PLAIN_DH_F32, [s.n, 1, 1]);
+        let launch = dx.device().launch(kernel::PROJECTION_UNFUSED_DH_F32, [s.n, 1, 1]);
         let launch = launch.output(workspace).input(head.w).optional(head.v).optional(head.labels).optional(df);
         // SAFETY: every length was compared with N, C and classes above.
         unsafe { launch.scalar(s.c).scalar(s.classes).run()? };
-        pool_backward(dx, x, workspace, n, head.factor)
+        pool_backward(dx, x, workspace, n, head.pool_factor)
     }
 
-    pub fn backward_parameters(
+    pub fn parameter_gradients(
         out: Gradients,
         h: &Buffer<f32>,
         labels: Option<&Buffer<u32>>,
@@ -273,17 +265,17 @@ pub mod plain {
     ) -> Result<()> {
         let s = check_gradients(out, h, labels, seeds)?;
         let device = h.device();
-        let launch = device.launch(kernel::PROJECTION_PLAIN_WEIGHT_F32, [1, 1, 1]);
+        let launch = device.launch(kernel::PROJECTION_UNFUSED_WEIGHT_F32, [1, 1, 1]);
         let launch = launch.output(out.dw).input(h).optional(seeds.df).optional(seeds.scale);
         // SAFETY: `check_gradients` compared every length with N, C and classes, here and below.
         unsafe { launch.scalar(s.n).scalar(s.c).run()? };
         if let Some(dbias) = out.dbias {
-            let launch = device.launch(kernel::PROJECTION_PLAIN_BIAS_F32, [1, 1, 1]);
+            let launch = device.launch(kernel::PROJECTION_UNFUSED_BIAS_F32, [1, 1, 1]);
             // SAFETY: as above.
             unsafe { launch.output(dbias).optional(seeds.df).optional(seeds.scale).scalar(s.n).run()? };
         }
         let (Some(dv), Some(labels)) = (out.dv, labels) else { return Ok(()) };
-        let launch = device.launch(kernel::PROJECTION_PLAIN_ROWS_F32, [s.n, 1, 1]);
+        let launch = device.launch(kernel::PROJECTION_UNFUSED_ROWS_F32, [s.n, 1, 1]);
         let launch = launch.output(dv).input(h).input(labels).optional(seeds.df).optional(seeds.scale);
         // SAFETY: as above.
         unsafe { launch.scalar(s.n).scalar(s.c).scalar(s.classes).run() }

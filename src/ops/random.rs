@@ -1,34 +1,23 @@
-//! Random numbers on the device, from the seed and the step number that it keeps.
+//! Random numbers on the device, which keeps the seed and the step number that they follow from.
 
-use super::size32;
 use super::state::StateBuffer;
-use crate::device::{Buffer, Device, Element, kernel};
+use super::{elementwise, size32};
+use crate::device::{Buffer, kernel};
 use crate::{Error, Result};
-
-/// Elements per block and the grid.
-fn split<T: Element>(out: &Buffer<T>) -> Result<(u32, u32, [u32; 3])> {
-    let n = size32("random", out.len())?;
-    let chunk = Device::tuning(out.device()).elements as u32;
-    Ok((n, chunk, [n.div_ceil(chunk), 1, 1]))
-}
 
 /// Uniform between `low` and `high`. The numbers depend on the seed, the step and `stream` alone.
 pub fn uniform(out: &Buffer<f32>, state: &StateBuffer, stream: u32, low: f32, high: f32) -> Result<()> {
-    let (n, chunk, grid) = split(out)?;
-    let launch = out.device().launch(kernel::RANDOM_UNIFORM_F32, grid).output(out).input(state.words());
-    // SAFETY: `out` has n elements; a StateBuffer has the words of one State.
-    unsafe { launch.scalar(stream).scalar(low).scalar(high).scalar(n).scalar(chunk).run() }
+    elementwise("random", kernel::RANDOM_UNIFORM_F32, out, [], |launch| {
+        launch.input(state.words()).scalar(stream).scalar(low).scalar(high)
+    })
 }
 
 /// Normal, mean 0 and deviation 1.
 pub fn normal(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
-    let (n, chunk, grid) = split(out)?;
-    let launch = out.device().launch(kernel::RANDOM_NORMAL, grid).output(out).input(state.words());
-    // SAFETY: as in `uniform`; chunks are powers of two above 4.
-    unsafe { launch.scalar(stream).scalar(n).scalar(chunk).run() }
+    elementwise("random", kernel::RANDOM_NORMAL, out, [], |launch| launch.input(state.words()).scalar(stream))
 }
 
-/// Points (n, 2) of the ring of Gaussians, [`crate::gan::ring`].
+/// Points (n, 2) of the ring of Gaussians, [`crate::data::ring`].
 pub fn ring(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
     if !out.len().is_multiple_of(2) {
         return Err(Error::Shape(format!("random ring: out has {} elements, points have 2", out.len())));
@@ -40,13 +29,12 @@ pub fn ring(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
     unsafe { launch.output(out).input(state.words()).scalar(stream).scalar(n).scalar(chunk).run() }
 }
 
-/// Labels 0 .. classes, all as likely.
+/// Labels from 0 to `classes` - 1, all equally likely.
 pub fn labels(out: &Buffer<u32>, state: &StateBuffer, stream: u32, classes: u32) -> Result<()> {
     if classes == 0 {
         return Err(Error::Shape("random labels: 0 classes, at least one is needed".into()));
     }
-    let (n, chunk, grid) = split(out)?;
-    let launch = out.device().launch(kernel::RANDOM_LABELS, grid).output(out).input(state.words());
-    // SAFETY: as in `uniform`.
-    unsafe { launch.scalar(stream).scalar(classes).scalar(n).scalar(chunk).run() }
+    elementwise("random", kernel::RANDOM_LABELS, out, [], |launch| {
+        launch.input(state.words()).scalar(stream).scalar(classes)
+    })
 }

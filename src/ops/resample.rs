@@ -2,8 +2,8 @@
 //!
 //! Backward overwrites, or adds where `accumulate` says so.
 
-use super::{expect_len, size32};
-use crate::device::{Buffer, Device, Variants, kernel};
+use super::{expect_len, expect_optional, size32};
+use crate::device::{Buffer, Launch, Variants, kernel};
 use crate::{Error, Result};
 
 /// The shape of the input of a pooling, or of an upsampling.
@@ -37,11 +37,12 @@ pub enum Upsampling {
     Bilinear,
 }
 
-/// Pixels per block and blocks, for `pixels` of `c` channels.
-fn split(what: &str, device: &Device, pixels: usize, c: usize) -> Result<(u32, u32)> {
-    let each = (device.tuning().elements / c.max(1)).max(1);
-    let blocks = size32(what, pixels)?.div_ceil(each as u32);
-    Ok((each as u32, blocks))
+/// A launch whose blocks walk the pixels of `to`, its first output, which has the shape `walked`; and the pixels of one
+/// block.
+fn walk<'a>(what: &str, kernel: impl Into<Variants>, to: &'a Buffer<f32>, walked: Image) -> Result<(Launch<'a>, u32)> {
+    let each = (to.device().tuning().elements / walked.c.max(1)).max(1) as u32;
+    let blocks = size32(what, walked.n * walked.h * walked.w)?.div_ceil(each);
+    Ok((to.device().launch(kernel, [blocks, 1, 1]).output(to), each))
 }
 
 fn check(what: &str, image: Image, tensors: &[(&str, usize, Image)]) -> Result<()> {
@@ -55,11 +56,11 @@ fn check(what: &str, image: Image, tensors: &[(&str, usize, Image)]) -> Result<(
     Ok(())
 }
 
-/// From `image` to `out`, a block walking pixels of `out`.
+/// From `image` to `out`, whose pixels the blocks walk.
 fn forward(what: &str, kernel: Variants, y: &Buffer<f32>, x: &Buffer<f32>, image: Image, out: Image) -> Result<()> {
     check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
-    let (pixels, blocks) = split(what, y.device(), out.n * out.h * out.w, out.c)?;
-    let launch = y.device().launch(kernel, [blocks, 1, 1]).output(y).input(x).scalar(image.n as u32);
+    let (launch, pixels) = walk(what, kernel, y, out)?;
+    let launch = launch.input(x).scalar(image.n as u32);
     // SAFETY: `check` compared both lengths with the shapes; each dimension is at most the length.
     unsafe { launch.scalar(image.h as u32).scalar(image.w as u32).scalar(image.c as u32).scalar(pixels).run() }
 }
@@ -74,9 +75,13 @@ fn backward(
     accumulate: bool,
 ) -> Result<()> {
     check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out)])?;
-    let (pixels, blocks) = split(what, dx.device(), image.n * image.h * image.w, image.c)?;
-    let launch = dx.device().launch(kernel, [blocks, 1, 1]).output(dx).input(dy).scalar(u32::from(accumulate));
-    let launch = launch.scalar(image.n as u32).scalar(image.h as u32).scalar(image.w as u32);
+    let (launch, pixels) = walk(what, kernel, dx, image)?;
+    let launch = launch
+        .input(dy)
+        .scalar(u32::from(accumulate))
+        .scalar(image.n as u32)
+        .scalar(image.h as u32)
+        .scalar(image.w as u32);
     // SAFETY: as in `forward`.
     unsafe { launch.scalar(image.c as u32).scalar(pixels).run() }
 }
@@ -95,9 +100,8 @@ pub fn average_pool_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, image: Image, a
 pub fn max_pool(y: &Buffer<f32>, which: &Buffer<u8>, x: &Buffer<f32>, image: Image) -> Result<()> {
     let (what, out) = ("max pool", image.halved());
     check(what, image, &[("y", y.len(), out), ("which", which.len(), out), ("x", x.len(), image)])?;
-    let (pixels, blocks) = split(what, y.device(), out.n * out.h * out.w, out.c)?;
-    let launch = y.device().launch(kernel::RESAMPLE_MAX_FORWARD, [blocks, 1, 1]);
-    let launch = launch.output(y).output(which).input(x).scalar(image.n as u32);
+    let (launch, pixels) = walk(what, kernel::RESAMPLE_MAX_FORWARD, y, out)?;
+    let launch = launch.output(which).input(x).scalar(image.n as u32);
     // SAFETY: `check` compared every length with the shapes.
     unsafe { launch.scalar(image.h as u32).scalar(image.w as u32).scalar(image.c as u32).scalar(pixels).run() }
 }
@@ -111,9 +115,9 @@ pub fn max_pool_backward(
 ) -> Result<()> {
     let (what, out) = ("max pool backward", image.halved());
     check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out), ("which", which.len(), out)])?;
-    let (pixels, blocks) = split(what, dx.device(), image.n * image.h * image.w, image.c)?;
-    let launch = dx.device().launch(kernel::RESAMPLE_MAX_BACKWARD, [blocks, 1, 1]).output(dx).input(dy);
-    let launch = launch.input(which).scalar(u32::from(accumulate)).scalar(image.n as u32).scalar(image.h as u32);
+    let (launch, pixels) = walk(what, kernel::RESAMPLE_MAX_BACKWARD, dx, image)?;
+    let launch =
+        launch.input(dy).input(which).scalar(u32::from(accumulate)).scalar(image.n as u32).scalar(image.h as u32);
     // SAFETY: `check` compared every length with the shapes.
     unsafe { launch.scalar(image.w as u32).scalar(image.c as u32).scalar(pixels).run() }
 }
@@ -153,10 +157,9 @@ pub fn concat_labels(
     let (what, out) = ("concat labels", Image { c: image.c + classes, ..image });
     check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
     expect_len(what, "labels", labels.len(), image.n)?;
-    let p = image.h * image.w;
-    let (pixels, blocks) = split(what, y.device(), image.n * p, out.c)?;
-    let launch = y.device().launch(kernel::RESAMPLE_APPEND_PLANES, [blocks, 1, 1]).output(y).input(x);
-    let launch = launch.input(labels).scalar(mark).scalar(image.n as u32).scalar(p as u32).scalar(image.c as u32);
+    let p = (image.h * image.w) as u32;
+    let (launch, pixels) = walk(what, kernel::RESAMPLE_APPEND_PLANES, y, out)?;
+    let launch = launch.input(x).input(labels).scalar(mark).scalar(image.n as u32).scalar(p).scalar(image.c as u32);
     // SAFETY: every length was compared with the shapes above.
     unsafe { launch.scalar(size32(what, classes)?).scalar(pixels).run() }
 }
@@ -174,10 +177,9 @@ pub fn concat_embedding(
     check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
     expect_len(what, "labels", labels.len(), image.n)?;
     let classes = classes(what, "embedding", embedding.len(), width)?;
-    let p = image.h * image.w;
-    let (pixels, blocks) = split(what, y.device(), image.n * p, out.c)?;
-    let launch = y.device().launch(kernel::RESAMPLE_APPEND_EMBEDDING, [blocks, 1, 1]).output(y).input(x);
-    let launch = launch.input(embedding).input(labels).scalar(image.n as u32).scalar(p as u32);
+    let (launch, pixels) = walk(what, kernel::RESAMPLE_APPEND_EMBEDDING, y, out)?;
+    let launch = launch.input(x).input(embedding).input(labels);
+    let launch = launch.scalar(image.n as u32).scalar((image.h * image.w) as u32);
     // SAFETY: every length was compared with the shapes above.
     unsafe { launch.scalar(image.c as u32).scalar(width as u32).scalar(classes).scalar(pixels).run() }
 }
@@ -201,16 +203,15 @@ pub fn concat_backward(
 ) -> Result<()> {
     let (what, out) = ("concat backward", Image { c: image.c + appended, ..image });
     check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out)])?;
-    let p = image.h * image.w;
-    let (pixels, blocks) = split(what, dx.device(), image.n * p, image.c)?;
-    let launch = dx.device().launch(kernel::RESAMPLE_DROP, [blocks, 1, 1]).output(dx).input(dy);
-    let launch = launch.scalar(u32::from(accumulate)).scalar(image.n as u32).scalar(p as u32).scalar(image.c as u32);
+    let (launch, pixels) = walk(what, kernel::RESAMPLE_DROP, dx, image)?;
+    let launch = launch.input(dy).scalar(u32::from(accumulate));
+    let launch = launch.scalar(image.n as u32).scalar((image.h * image.w) as u32).scalar(image.c as u32);
     // SAFETY: `check` compared both lengths with the shapes.
     unsafe { launch.scalar(size32(what, appended)?).scalar(pixels).run() }
 }
 
-/// `dembedding` (classes, E) accumulates the sums over pixels and over samples of a label of `dy`'s last E channels,
-/// each sample times its `scale` (N; 1 without). `workspace` has N * E floats.
+/// Adds to each row of `dembedding` (classes, E) the last E channels of `dy`, summed over the pixels and over the samples
+/// of that label, each sample times its `scale` (N; 1 without). `workspace` has N * E floats.
 pub fn concat_embedding_backward(
     dembedding: &Buffer<f32>,
     dy: &Buffer<f32>,
@@ -224,9 +225,7 @@ pub fn concat_embedding_backward(
     check(what, image, &[("dy", dy.len(), Image { c: image.c + width, ..image })])?;
     expect_len(what, "labels", labels.len(), image.n)?;
     expect_len(what, "workspace", workspace.len(), image.n * width)?;
-    if let Some(scale) = scale {
-        expect_len(what, "scale", scale.len(), image.n)?;
-    }
+    expect_optional(what, "scale", scale, image.n)?;
     let classes = classes(what, "dembedding", dembedding.len(), width)?;
     let (n, p) = (size32(what, image.n)?, size32(what, image.h * image.w)?);
     let device = dy.device();

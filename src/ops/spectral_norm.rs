@@ -22,9 +22,10 @@ pub struct Matrix {
     pub outputs: Outputs,
 }
 
-/// Elements of a tile, and of the largest matrix that one block takes alone: reading it three times from its cache
-/// then costs a GPU less than two more launches.
+/// Elements of a tile.
 const TILE: usize = 1 << 16;
+/// Elements of the largest matrix that one block takes alone: up to here, reading it three times from the cache costs a
+/// GPU less than two more launches.
 const ALONE: usize = 1 << 18;
 
 /// The mirror of `Weight` in `kernels/spectral_norm.cu`.
@@ -62,7 +63,7 @@ pub struct Plan {
     v: usize,
     work: usize,
     alone: bool,
-    /// Per matrix given: its entry, where its u starts and how long it is, the same for v.
+    /// For each matrix: the number of its entry, and which part of u and of v belongs to it.
     places: Vec<(usize, std::ops::Range<usize>, std::ops::Range<usize>)>,
 }
 
@@ -80,8 +81,8 @@ pub struct State<'a> {
 }
 
 impl Plan {
-    /// For a flat buffer of `parameters`, with `matrices` in the order of their offsets. The parameters between them
-    /// are copied.
+    /// For a flat buffer of `parameters`, with `matrices` in the order of their offsets. Parameters outside the matrices
+    /// are copied as they are.
     pub fn new(device: &Device, parameters: usize, matrices: &[Matrix]) -> Result<Plan> {
         size32("spectral norm: parameters", parameters)?;
         let (mut entries, mut tiles, mut places) = (Vec::new(), Vec::new(), Vec::new());
@@ -196,8 +197,8 @@ impl Plan {
     }
 }
 
-/// `effective`: a whole set of parameters in which each matrix is divided by its sigma. With `iterate`, one power
-/// iteration first; without, `u` and `v` stay as they are.
+/// Fills `effective` with all parameters, each matrix divided by its sigma. With `iterate`, one power iteration comes
+/// first; without, `u` and `v` stay as they are.
 pub fn forward(plan: &Plan, effective: &Buffer<f32>, weights: &Buffer<f32>, state: State, iterate: bool) -> Result<()> {
     plan.check([("effective", effective), ("weights", weights)], state)?;
     let device = weights.device();
@@ -224,8 +225,8 @@ pub fn forward(plan: &Plan, effective: &Buffer<f32>, weights: &Buffer<f32>, stat
     unsafe { launch.input(&plan.entries).input(&plan.tiles).run() }
 }
 
-/// From dL / d effective to dL / d weights, in place, for all entries; once, after the last contribution. `effective`
-/// and `state` are the last forward's.
+/// Turns `gradient` from dL / d effective into dL / d weights, in place. To be called once, when all contributions are in
+/// it. `effective` and `state` are as the last [`forward`] left them.
 pub fn backward(plan: &Plan, gradient: &Buffer<f32>, effective: &Buffer<f32>, state: State) -> Result<()> {
     plan.check([("gradient", gradient), ("effective", effective)], state)?;
     let (device, grid) = (gradient.device(), [plan.tile_count, 1, 1]);

@@ -1,6 +1,6 @@
 //! What a training step keeps on the device: its number, the seed, the learning rates, how many updates were done.
 
-use super::size32;
+use super::{reduction, size32};
 use crate::Result;
 use crate::device::{Buffer, Device, kernel};
 
@@ -22,15 +22,15 @@ pub struct State {
     pub decay_end: u32,
     /// Adam updates done.
     pub updates: [u32; 2],
-    /// On the seeds of the backward passes, and so on all gradients: a power of two.
+    /// What the seeds of the backward passes are multiplied with, and so all gradients: a power of two.
     pub loss_scale: f32,
-    /// Steps after which it doubles; 0: it stays as it is.
+    /// The loss scale doubles after this many good steps; where this is 0, it stays as it is.
     pub growth_interval: u32,
-    /// In a row, without an overflow.
+    /// Steps in a row without an overflow.
     pub good_steps: u32,
-    /// 0: the network's gradients are finite under the scale now.
+    /// Of each network: 0 where its gradients are finite under the present scale.
     pub overflows: [u32; 2],
-    /// 1: there was an overflow in this step.
+    /// 1 where there was an overflow in this step.
     pub spoilt: u32,
 }
 
@@ -42,7 +42,7 @@ pub enum Network {
 }
 
 impl State {
-    /// Before the first step. `base_rate` is the generator's and the discriminator's.
+    /// The state before the first step. `base_rate` has the generator's rate and the discriminator's.
     pub fn new(seed: u64, base_rate: [f32; 2], decay_start: u32, decay_end: u32) -> State {
         State {
             step: 0,
@@ -105,14 +105,14 @@ pub fn check(state: &StateBuffer, values: &Buffer<f32>) -> Result<()> {
     unsafe { launch.scalar(n).run() }
 }
 
-/// Before seeds are scaled: halves the loss scale where a gradient has overflowed since.
+/// To be called before seeds are scaled: halves the loss scale where a gradient has overflowed since the last call.
 pub fn settle(state: &StateBuffer) -> Result<()> {
     let launch = state.words().device().launch(kernel::STATE_SETTLE, [1, 1, 1]).output(state.words());
     // SAFETY: a StateBuffer has the words of one State.
     unsafe { launch.run() }
 }
 
-/// `seeds` times the loss scale, or, `of_one`, the loss scale itself.
+/// Multiplies `seeds` with the loss scale or, with `of_one`, sets them to it.
 pub fn seed(seeds: &Buffer<f32>, state: &StateBuffer, of_one: bool) -> Result<()> {
     let n = size32("state seed", seeds.len())?;
     let launch = seeds.device().launch(kernel::STATE_SEED_F32, [1, 1, 1]).output(seeds).input(state.words());
@@ -120,14 +120,13 @@ pub fn seed(seeds: &Buffer<f32>, state: &StateBuffer, of_one: bool) -> Result<()
     unsafe { launch.scalar(u32::from(of_one)).scalar(n).run() }
 }
 
-/// Notes where a network's gradient is infinite or NaN: its next update is left out, and the loss scale halved.
+/// Notes whether a network's gradient is infinite or NaN: then its next update is left out, and the loss scale halved.
 pub fn overflow(state: &StateBuffer, gradient: &Buffer<f32>, network: Network) -> Result<()> {
     let (n, device) = (size32("state overflow", gradient.len())?, gradient.device());
-    let tuning = device.tuning();
-    let chunk = tuning.elements.max(gradient.len().div_ceil(tuning.reduce_blocks)).next_power_of_two() as u32;
-    let launch = device.launch(kernel::STATE_OVERFLOW_F32, [n.div_ceil(chunk), 1, 1]).output(state.words());
+    let (chunk, blocks) = reduction(device, gradient.len());
+    let launch = device.launch(kernel::STATE_OVERFLOW_F32, [blocks as u32, 1, 1]).output(state.words());
     // SAFETY: as above; the grid covers the n elements of `gradient`.
-    unsafe { launch.input(gradient).scalar(network as u32).scalar(n).scalar(chunk).run() }
+    unsafe { launch.input(gradient).scalar(network as u32).scalar(n).scalar(chunk as u32).run() }
 }
 
 /// Ends a step, unless halted: counts it, and sets the learning rates of the next.

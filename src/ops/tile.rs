@@ -2,9 +2,9 @@
 
 use crate::device::{Device, LEAST_COLUMNS, Precision, Tile, TileCost};
 
-/// The tile for an (m, n) product in this precision, of those that there are. A
-/// narrow product takes the narrowest tile that holds all its columns; another one the tile of the table whose busiest
-/// worker has the least to do, by the table's costs. Every tile gives the same bits.
+/// Chooses the tile for an (m, n) product among those that have a kernel in this precision. A narrow product takes the
+/// narrowest tile that holds all its columns. Any other takes, of the tiles in the table, the one whose busiest worker has
+/// the least to do, by the table's costs. Every tile gives the same bits.
 pub(crate) fn choose(
     device: &Device,
     precision: Precision,

@@ -7,8 +7,8 @@ use clap::builder::PossibleValue;
 use super::architecture::{Architecture, Residual};
 use super::choices::{Conditioning, Loss, Pool, Update};
 use super::{Batches, Images, Networks, Place, Settings, Training, Written};
+use crate::data::ring;
 use crate::data::{DataSource, ImageShape};
-use crate::gan::ring;
 use crate::ops::resample::Upsampling;
 use crate::{Error, Result};
 

@@ -146,8 +146,8 @@ pub fn stored(precision: Precision, x: f32) -> f32 {
     }
 }
 
-/// The nearest number that a product in this precision can have as a factor; in tf32 ties go away from zero.
-pub fn factor(precision: Precision, x: f32) -> f32 {
+/// The nearest number that a product in this precision can have as an operand; in tf32 ties go away from zero.
+pub fn operand(precision: Precision, x: f32) -> f32 {
     match precision {
         Precision::Tf32 if x.is_finite() => f32::from_bits((x.to_bits() + 0x1000) & 0xffff_e000),
         _ => stored(precision, x),

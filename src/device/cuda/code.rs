@@ -15,7 +15,7 @@ use crate::{Error, Result, files};
 
 pub(super) type Functions = Vec<Vec<Option<CudaFunction>>>;
 
-/// The functions of every module, from the best code there is, and what that was made for.
+/// The functions of every module, from the best code that there is, and the target of that code.
 pub(super) fn load(context: &Arc<CudaContext>, device: &str, capability: (i32, i32)) -> Result<(String, Functions)> {
     let embedded: Vec<&str> = kernel::IMAGES.iter().map(|(target, _)| *target).collect();
     let mut refused = Vec::new();
@@ -48,8 +48,8 @@ pub(super) fn load(context: &Arc<CudaContext>, device: &str, capability: (i32, i
     Ok((target, functions))
 }
 
-/// Of the embedded targets those that a GPU of this capability can run, the best first: machine code of its own
-/// generation, not younger than itself; then PTX, which drivers translate.
+/// Those of the embedded targets that a GPU of this capability can run, the best first: machine code of its own
+/// generation, but not for a younger GPU; then PTX, which drivers translate.
 fn fitting<'a>(targets: &[&'a str], (major, minor): (i32, i32)) -> Vec<&'a str> {
     // The last digit is the minor number: sm_120 is 12.0.
     let number = |target: &str, prefix: &str| {
@@ -64,7 +64,7 @@ fn fitting<'a>(targets: &[&'a str], (major, minor): (i32, i32)) -> Vec<&'a str> 
     machine.iter().rev().chain(ptx.iter().rev()).map(|(_, target)| *target).collect()
 }
 
-/// Loads the image of module `m` and looks its kernels up, once.
+/// Loads the image of module `m` and looks up its kernels.
 fn functions(
     context: &Arc<CudaContext>,
     m: usize,
@@ -82,7 +82,7 @@ fn functions(
     module.kernels.iter().map(function).collect()
 }
 
-/// Every module as this machine's NVRTC compiles it for `target`, by several threads; what the user's cache folder has
+/// Every module, as this machine's NVRTC compiles it for `target`, on several threads. What is in the user's cache folder
 /// is not compiled again.
 fn compile(
     context: &Arc<CudaContext>,
@@ -96,7 +96,7 @@ fn compile(
         cache.keep(m, &image);
         functions(context, m, image)
     };
-    // A kept file that the driver does not take is made again.
+    // A kept file that the driver does not accept is made again.
     let one = |m: usize| match cache.get(m).map(|image| functions(context, m, image)) {
         Some(Ok(functions)) => Ok(functions),
         _ => compiled(m),
@@ -122,8 +122,8 @@ fn compile(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Machine code that was compiled on this machine: `$XDG_CACHE_HOME/zgan` or `~/.cache/zgan`. Without a place to
-/// write to, each start compiles again.
+/// Machine code that was compiled on this machine, in `$XDG_CACHE_HOME/zgan` or `~/.cache/zgan`. Where nothing can be
+/// written there, each start compiles again.
 struct Cache {
     folder: Option<PathBuf>,
     version: (i32, i32),
@@ -135,7 +135,7 @@ impl Cache {
         Cache { folder: files::users_cache(), version, target: target.into() }
     }
 
-    /// The name tells a module's text, target and compiler: a file never has to be replaced.
+    /// The name follows from a module's text, the target and the compiler: a file never has to be replaced.
     fn path(&self, m: usize) -> Option<PathBuf> {
         let module = &kernel::MODULES[m];
         let mut hasher = DefaultHasher::new();
@@ -148,7 +148,7 @@ impl Cache {
         std::fs::read(self.path(m)?).ok()
     }
 
-    /// Written under another name first: another process never reads half a file.
+    /// The file is written under another name first, so that another process never reads half of it.
     fn keep(&self, m: usize, image: &[u8]) {
         let (Some(folder), Some(path)) = (&self.folder, self.path(m)) else { return };
         let unfinished = path.with_extension(format!("{}", std::process::id()));

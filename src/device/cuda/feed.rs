@@ -1,9 +1,9 @@
-//! The next batch on its way while the device works on this one: two slots, each with pinned memory and buffers of its
-//! own, and a second stream for the copies.
+//! Copies the next batch while the device works on this one. There are two slots, each with pinned memory and buffers of
+//! its own, and a second stream for the copies.
 //!
-//! Three orders must be kept, each by an event. The host fills a slot's pinned memory when the copy out of it two steps ago
-//! has ended (`arrived`). The copy overwrites a slot's buffers when the step that read them has ended (`taken`). A step
-//! reads them when the copy has ended (`arrived` again).
+//! Events keep three things in order. The host fills a slot's pinned memory after the copy out of it two steps ago has
+//! ended (`arrived`). The copy overwrites a slot's buffers after the step that read them has ended (`taken`). A step reads
+//! them after the copy has ended (`arrived` again).
 
 use std::sync::Arc;
 
@@ -21,14 +21,14 @@ pub(in crate::device) struct CudaFeed {
 
 struct Slot {
     memory: PinnedHostSlice<u8>,
-    /// On the copies' stream: this slot's last copy.
+    /// The end of this slot's last copy, on the stream of the copies.
     arrived: Event,
-    /// On the device's own stream: the last work that reads what was copied.
+    /// The end of the last work that reads what was copied, on the device's own stream.
     taken: Event,
 }
 
 impl Cuda {
-    /// For `bytes` bytes a slot. The buffers to be filled must be there: their zeroing is waited for.
+    /// Slots of `bytes` bytes. The buffers to be filled must exist already: their zeroing is waited for.
     pub fn feed(&self, slots: usize, bytes: usize) -> Result<CudaFeed> {
         let _turn = self.outside_capture("a feed")?;
         let stream = self.context.new_stream().map_err(self.said("making a stream"))?;
@@ -42,19 +42,19 @@ impl Cuda {
         Ok(CudaFeed { device: self.device.clone(), stream, slots })
     }
 
-    /// What is queued from now on sees what the slot was filled with.
+    /// What is queued from now on reads what the slot was filled with.
     pub fn begin_feed(&self, feed: &CudaFeed, slot: usize) -> Result<()> {
         let _turn = self.outside_capture("waiting for a feed")?;
         self.stream.wait(&feed.slots[slot].arrived).map_err(self.said("waiting for a copy"))
     }
 
-    /// What was queued until now is the last that does.
+    /// Nothing that is queued from now on reads the slot, until it is filled again.
     pub fn end_feed(&self, feed: &CudaFeed, slot: usize) -> Result<()> {
         let _turn = self.outside_capture("an event")?;
         feed.slots[slot].taken.record(&self.stream).map_err(self.said("an event"))
     }
 
-    /// Copies each part to its address on the device. Returns as soon as the parts may change.
+    /// Copies each part to its address on the device. Returns as soon as the caller may change the parts.
     pub fn fill_feed(&self, feed: &mut CudaFeed, slot: usize, parts: &[(u64, &[u8])]) -> Result<()> {
         let _turn = self.outside_capture("a copy from the host")?;
         let CudaFeed { stream, slots, .. } = feed;

@@ -1,4 +1,4 @@
-//! Marks in the device's queue, and stretches of it that are captured to be started as one.
+//! Marks in the device's queue, and stretches of it that are captured as a graph.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::device::buffer::Memory;
 use crate::{Error, Result};
 
 thread_local! {
-    /// The device that this thread captures, by its address.
+    /// The address of the device that this thread captures.
     static CAPTURING: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Launches that were captured, to be started as one, and the memory they work on.
+/// Launches that were captured and are started together, and the memory that they work on.
 pub(in crate::device) struct CapturedGraph {
     graph: CudaGraph,
     _memory: Vec<Arc<Memory>>,
@@ -41,13 +41,13 @@ impl Cuda {
         Ok(CudaEvent { device: self.device.clone(), event })
     }
 
-    /// Captures what `work` queues here, without doing it.
+    /// Captures what `work` queues on this device, without doing it.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CapturedGraph> {
         const HINT: &str = "capturing a step as a graph (--no-graph launches its kernels one by one)";
         drop(self.outside_capture("another capture")?);
         let _alone = self.capture.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.context.bind_to_thread().map_err(self.said("an earlier call"))?;
-        // Of this thread: what is unsafe during a capture, such as an allocation, the driver refuses to it alone.
+        // In this mode the driver refuses what is unsafe during a capture, such as an allocation, to this thread alone.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(self.said(HINT))?;
         CAPTURING.set(std::ptr::from_ref(self) as usize);
@@ -55,7 +55,7 @@ impl Cuda {
         CAPTURING.set(0);
         let memory = std::mem::take(&mut *self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
-        // What failed inside is the reason for what the driver says of the whole.
+        // What failed inside is the reason for what the driver says about the whole.
         done?;
         match graph.map_err(self.said(HINT))? {
             Some(graph) => Ok(CapturedGraph { graph, _memory: memory }),
@@ -68,7 +68,7 @@ impl Cuda {
         graph.graph.launch().map_err(self.said("launching a captured graph"))
     }
 
-    /// Called with the memory of everything that is queued: a graph keeps what it works on.
+    /// Called with the memory of everything that is queued: a graph keeps the memory that it works on.
     pub fn hold(&self, memory: &Arc<Memory>) {
         if self.captures() {
             let mut held = self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -78,7 +78,7 @@ impl Cuda {
         }
     }
 
-    /// Whether this thread is within `capture`.
+    /// Whether this thread is inside `capture`.
     pub(super) fn captures(&self) -> bool {
         CAPTURING.get() == std::ptr::from_ref(self) as usize
     }

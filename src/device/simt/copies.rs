@@ -1,27 +1,29 @@
 //! Copies from global to shared memory that a thread asks for and waits for later (`cp.async`).
 //!
-//! Until its wait a copy may not have happened, and at its wait it has. Here it happens at the wait, no sooner: before, its
-//! destination holds 0xff bytes and counts as memory that nobody wrote. Its source must not change meanwhile.
+//! Until the thread waits, a copy may or may not have happened; after the wait it has. Here it happens at the wait and no
+//! sooner: until then its destination holds 0xff bytes and counts as memory that nobody wrote. Its source must not change
+//! in the meantime.
 
 use std::collections::VecDeque;
 
+use super::access::{Access, Kind};
 use super::report::Check;
-use super::shadow::{READ, WRITE};
-use super::{Running, Wait, checker, running, wait};
+use super::{Running, allowed, checker, forbid, running};
 
-/// Of a destination, always.
+/// Every copy writes this many bytes.
 const BYTES: usize = 16;
 
 struct Copy {
     to: u64,
     from: u64,
-    /// What was there when the copy was asked for, and how many bytes of it are copied; zeros follow.
+    /// What the source held when the copy was asked for.
     value: [u8; BYTES],
+    /// How many bytes of the source are copied; the rest of the destination becomes 0.
     used: usize,
     place: u64,
 }
 
-/// Of one thread.
+/// The copies that one thread has asked for and not waited for.
 #[derive(Default)]
 pub(super) struct Copies {
     /// Not committed to a group yet.
@@ -36,16 +38,9 @@ impl Copies {
     }
 }
 
-/// What the checkers are to see of a copy; false where the thread may not go on.
-fn access(thread: usize, (address, bytes, alignment): (u64, usize, u64), kind: u32, place: u64) -> bool {
-    let running = running();
-    // SAFETY: alive for the whole launch; the reference ends before the thread waits.
-    let Some(checker) = (unsafe { checker(running) }) else { return true };
-    let Err(stop) = checker.access(thread, address, bytes as u64, alignment, kind, place) else { return true };
-    // SAFETY: alive for the whole launch.
-    unsafe { (*running).problem = Some(stop.0) };
-    wait(Wait::Stopped, place);
-    false
+/// An access of a copy: all 16 bytes lie at a multiple of 16, even where fewer are read.
+fn aligned(thread: usize, address: u64, bytes: usize, kind: Kind, place: u64) -> Access {
+    Access { thread, address, bytes: bytes as u64, alignment: BYTES as u64, kind, place }
 }
 
 #[unsafe(no_mangle)]
@@ -57,18 +52,13 @@ extern "C" fn zgan_simt_copy_at(to: u64, from: u64, used: u64, place: u64) {
     if used > BYTES {
         let what = format!("an asynchronous copy of {used} bytes, at most {BYTES}");
         // SAFETY: alive for the whole launch; the reference ends before the thread waits.
-        unsafe {
-            if let Some(checker) = checker(running) {
-                checker.copy_mistaken(Check::Memcheck, thread, to, what.clone(), place);
-            }
-            (*running).problem = Some(format!("memcheck: thread {thread}: {what}"));
+        if let Some(checker) = unsafe { checker(running) } {
+            checker.mistake(Check::Memcheck, thread, to, what.clone(), place);
         }
-        return wait(Wait::Stopped, place);
+        return forbid(format!("memcheck: thread {thread}: {what}"), place);
     }
-    // Both addresses are multiples of 16, also where less is read.
-    if !access(thread, (from, used, BYTES as u64), READ, place)
-        || !access(thread, (to, BYTES, BYTES as u64), WRITE, place)
-    {
+    let ends = [aligned(thread, from, used, Kind::Read, place), aligned(thread, to, BYTES, Kind::Write, place)];
+    if !ends.into_iter().all(allowed) {
         return;
     }
     let mut value = [0; BYTES];
@@ -92,7 +82,7 @@ extern "C" fn zgan_simt_copies_commit() {
     copies.groups.push_back(group);
 }
 
-/// Returns when at most `most` of the groups last committed may still be on their way.
+/// Returns when all groups but the last `most` have been copied.
 #[unsafe(no_mangle)]
 extern "C" fn zgan_simt_copies_wait(most: u32) {
     let running = running();
@@ -106,9 +96,9 @@ extern "C" fn zgan_simt_copies_wait(most: u32) {
                 std::ptr::copy_nonoverlapping(copy.from as *const u8, now.as_mut_ptr(), copy.used);
                 if let Some(checker) = checker(running).filter(|_| now != copy.value) {
                     let what = "the source of an asynchronous copy changed before it was waited for".into();
-                    checker.copy_mistaken(Check::Racecheck, thread, copy.from, what, copy.place);
+                    checker.mistake(Check::Racecheck, thread, copy.from, what, copy.place);
                 }
-                if !access(thread, (copy.to, BYTES, BYTES as u64), WRITE, copy.place) {
+                if !allowed(aligned(thread, copy.to, BYTES, Kind::Write, copy.place)) {
                     return;
                 }
                 std::ptr::copy_nonoverlapping(copy.value.as_ptr(), copy.to as *mut u8, BYTES);
@@ -117,7 +107,7 @@ extern "C" fn zgan_simt_copies_wait(most: u32) {
     }
 }
 
-/// A thread has ended: all that it asked for should have come.
+/// Called when a thread has ended: it should have waited for all that it asked for.
 pub(super) fn ended(running: *mut Running, thread: usize) {
     // SAFETY: alive for the whole launch; the two references are to different objects.
     unsafe {
@@ -128,7 +118,7 @@ pub(super) fn ended(running: *mut Running, thread: usize) {
             && let Some(checker) = checker(running)
         {
             let what = format!("ended with {count} asynchronous copies that it has not waited for");
-            checker.copy_mistaken(Check::Synccheck, thread, 0, what, place);
+            checker.mistake(Check::Synccheck, thread, 0, what, place);
         }
     }
 }

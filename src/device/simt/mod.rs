@@ -1,10 +1,11 @@
-//! The `simt` execution: every thread of a block is a coroutine with a stack of its own, and a barrier or a warp
-//! operation hands control to the next one. The C++ side is `kernels/host/simt.h` and `simt.cpp`.
+//! The `simt` execution: every thread of a block is a coroutine with a stack of its own, and at a barrier or a warp
+//! operation it hands control to the next thread. The C++ side is `kernels/host/simt.h` and `simt.cpp`.
 //!
-//! A barrier that not all threads reach, or a deadlock, is an error of the launch that names the kernel and block. A
-//! device made to check ([`super::Device::simt_checked`]) also sees every access to memory before it happens ([`shadow`])
-//! and keeps what it finds ([`report`]).
+//! A barrier that not all threads reach, or a deadlock, is an error of the launch, which names the kernel and the block.
+//! A device made to check ([`super::Device::simt_checked`]) also sees every access to memory before it happens
+//! ([`access`], [`shadow`]) and keeps what it finds ([`report`]).
 
+mod access;
 mod copies;
 mod profile;
 mod report;
@@ -23,11 +24,12 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 use super::kernels::{HostEntry, Kernel, kernel};
 use super::needs_check;
 use crate::{Error, Result};
+pub(super) use access::View;
+use access::{Access, Kind};
 use copies::Copies;
 pub use profile::{Global, Line, Profile, Shared as SharedMemory, Unit};
 pub use report::{Check, Finding};
 pub use shadow::Tally;
-pub(super) use shadow::View;
 use shadow::{Checker, Region};
 
 const BLOCK: usize = 256;
@@ -36,16 +38,16 @@ const STACK_BYTES: usize = 128 * 1024;
 
 /// The most static shared memory of a block, as on every GPU.
 const SHARED_BYTES: usize = 48 * 1024;
-/// Between shared arrays, in words of 16 bytes: what runs past one does not land in another.
+/// The gap between shared arrays, in words of 16 bytes: an access past the end of one does not land in another.
 const RED_ZONE: usize = 4096;
 const MOST_ARRAYS: usize = 64;
 
 pub(super) struct Simt {
     schedule_seed: u64,
-    /// One launch at a time; what is made once is used again.
+    /// What is made once and used by every launch. The lock also lets only one launch run at a time.
     workshop: Mutex<Workshop>,
     checker: Option<Box<Mutex<Checker>>>,
-    /// Another build of a module's kernels, instead of this program's own.
+    /// The number of a module, and another build of its kernels that is used instead of this program's own.
     replaced: Option<(usize, &'static [HostEntry])>,
 }
 
@@ -62,11 +64,11 @@ pub struct Seen {
     pub findings: Vec<Finding>,
     /// By the name of the kernel.
     pub kernels: BTreeMap<&'static str, Tally>,
-    /// The same; empty unless [`super::Device::profile`] asked for it.
+    /// By the name of the kernel too; empty unless [`super::Device::profile`] asked for it.
     pub profiles: BTreeMap<&'static str, Profile>,
 }
 
-/// Why a thread stopped.
+/// Why a thread does not run at the moment.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Wait {
     No,
@@ -74,35 +76,35 @@ enum Wait {
     WarpBarrier,
     Shuffle,
     Ended,
-    /// A checker forbade it to go on.
+    /// A checker forbids it to go on.
     Stopped,
 }
 
-/// An array of this block: its declaration, and where in the arena it begins.
+/// A shared array of this block: its declaration, and where in the arena it begins.
 struct Shared {
     declaration: *const c_char,
     start: usize,
 }
 
-/// What each lane of a warp shows to the others: 32 bytes at most. `kernels/host/simt.h` reads it.
+/// What each lane of a warp shows to the others, at most 32 bytes; `kernels/host/simt.h` reads it.
 type Board = [[u64; 4]; WARP];
 
 /// The block that runs on this operating-system thread.
 struct Running {
     current: usize,
     yielders: [*const Yielder<(), Wait>; BLOCK],
-    /// Two boards a warp, used in turn: it passes one wait between writing and reading, and the next operation's writes go to
-    /// the other board.
+    /// Two boards for each warp, used in turn. All lanes wait once between writing a board and reading it; what the next
+    /// operation writes goes to the other board, as some lanes may still be reading this one.
     boards: [[Board; 2]; BLOCK / WARP],
     turn: [usize; BLOCK],
-    /// Where each thread waits.
+    /// The place in the code where each thread waits.
     places: [u64; BLOCK],
-    /// Of each thread: what it has asked for and not waited for.
+    /// The asynchronous copies of each thread.
     copies: Vec<Copies>,
     shared: Vec<Shared>,
     shared_bytes: usize,
     arena_used: usize,
-    /// How many barriers each warp operation or block barrier of this launch let pass; mixes the schedule.
+    /// How often the threads have been let go on in this launch; it mixes the schedule.
     releases: u64,
     schedule_seed: u64,
     block: u32,
@@ -123,7 +125,7 @@ struct Gate {
 }
 
 unsafe extern "C" {
-    /// The calling operating-system thread's own.
+    /// The gate of the calling operating-system thread.
     fn zgan_simt_gate() -> *mut Gate;
 }
 
@@ -145,33 +147,32 @@ impl Simt {
         Seen { findings: report::in_words(findings), kernels, profiles }
     }
 
+    /// Tells the checkers of something, where there are any.
+    fn tell(&self, what: impl FnOnce(&mut Checker)) {
+        if let Some(checker) = &self.checker {
+            what(&mut lock(checker));
+        }
+    }
+
     /// Counts from now on what the hardware would feel; only a checking device sees it.
     pub fn profile(&self) {
-        if let Some(checker) = &self.checker {
-            lock(checker).profile();
-        }
+        self.tell(Checker::profile);
     }
 
     pub fn allocated(&self, address: u64, bytes: usize, element_bytes: usize) {
-        if let Some(checker) = &self.checker {
-            lock(checker).allocated(address, bytes as u64, element_bytes as u64);
-        }
+        self.tell(|checker| checker.allocated(address, bytes as u64, element_bytes as u64));
     }
 
     pub fn freed(&self, address: u64) {
-        if let Some(checker) = &self.checker {
-            lock(checker).freed(address);
-        }
+        self.tell(|checker| checker.freed(address));
     }
 
     /// The program wrote this memory, or wants it to count as never written.
     pub fn mark(&self, range: Range<u64>, written: bool) {
-        if let Some(checker) = &self.checker {
-            lock(checker).mark(range, written);
-        }
+        self.tell(|checker| checker.mark(range, written));
     }
 
-    /// `views`: the buffers among the arguments; none where they are not known. `flops`: of its products.
+    /// `views` are the buffers among the arguments, none where they are not known; `flops` those of the kernel's products.
     ///
     /// # Safety
     /// As [`super::Launch::run`].
@@ -245,7 +246,7 @@ impl Simt {
     }
 }
 
-/// The block that runs now. Only called from inside `Simt::launch`.
+/// The block that runs now. To be called from inside `Simt::launch` alone.
 fn running() -> *mut Running {
     let running = RUNNING.get();
     assert!(!running.is_null(), "a simt kernel runs outside a launch");
@@ -312,36 +313,39 @@ unsafe fn checker<'a>(running: *mut Running) -> Option<&'a mut Checker> {
     unsafe { (*running).checker.as_mut() }
 }
 
-/// Called before an access that is not to the calling thread's own stack.
-#[unsafe(no_mangle)]
-extern "C" fn zgan_simt_access(address: u64, bytes: u64, alignment: u64, kind: u32, place: u64) {
-    let running = running();
-    // SAFETY: alive for the whole launch; the references end before the thread waits.
-    let stop = unsafe {
-        let thread = (*running).current;
-        checker(running).and_then(|checker| checker.access(thread, address, bytes, alignment, kind, place).err())
-    };
-    if let Some(stop) = stop {
-        // SAFETY: alive for the whole launch.
-        unsafe { (*running).problem = Some(stop.0) };
-        wait(Wait::Stopped, place);
-    }
+/// Ends the launch with this problem; the calling thread goes no further.
+fn forbid(problem: String, place: u64) {
+    // SAFETY: alive for the whole launch.
+    unsafe { (*running()).problem = Some(problem) };
+    wait(Wait::Stopped, place);
 }
 
-/// Called where an index is not one of a local array's.
+/// Shows the checkers an access before it happens; false where the thread must not go on.
+fn allowed(access: Access) -> bool {
+    // SAFETY: alive for the whole launch; the reference ends before the thread waits.
+    let stop = unsafe { checker(running()) }.and_then(|checker| checker.access(access).err());
+    let Some(stop) = stop else { return true };
+    forbid(stop.0, access.place);
+    false
+}
+
+/// Called before an access to anything but the calling thread's own stack.
+#[unsafe(no_mangle)]
+extern "C" fn zgan_simt_access(address: u64, bytes: u64, alignment: u64, kind: u32, place: u64) {
+    let thread = zgan_simt_thread() as usize;
+    allowed(Access { thread, address, bytes, alignment, kind: Kind::of(kind), place });
+}
+
+/// Called where an index lies outside a local array.
 #[unsafe(no_mangle)]
 extern "C" fn zgan_simt_out_of_bounds(index: u64, place: u64) {
-    let running = running();
-    let what = format!("index {} of an array that has no such element", index as i64);
-    // SAFETY: alive for the whole launch; the references end before the thread waits.
-    unsafe {
-        let thread = (*running).current;
-        if let Some(checker) = checker(running) {
-            checker.out_of_bounds(thread, what.clone(), place);
-        }
-        (*running).problem = Some(format!("memcheck: thread {thread}: {what}"));
+    let (thread, what) =
+        (zgan_simt_thread() as usize, format!("index {} of an array that has no such element", index as i64));
+    // SAFETY: alive for the whole launch; the reference ends before the thread waits.
+    if let Some(checker) = unsafe { checker(running()) } {
+        checker.mistake(Check::Memcheck, thread, 0, what.clone(), place);
     }
-    wait(Wait::Stopped, place);
+    forbid(format!("memcheck: thread {thread}: {what}"), place);
 }
 
 #[unsafe(no_mangle)]
@@ -480,7 +484,7 @@ extern "C" fn zgan_simt_run_block(
     unsafe { (*running).workshop.stacks = stacks };
 }
 
-/// Lets the threads go on that have all arrived; false where none may.
+/// Lets those threads go on that have waited for each other and have all arrived; false where there are none.
 fn release(waits: &mut [Wait; BLOCK], mut checker: Option<&mut Checker>) -> bool {
     if waits.iter().all(|w| *w == Wait::Barrier) {
         waits.fill(Wait::No);
@@ -514,7 +518,7 @@ fn stuck(waits: &[Wait; BLOCK]) -> String {
     )
 }
 
-/// A thread that waits, and one that will not come: of the same warp where that is what it waits for.
+/// Reports a thread that waits, and one that will not come: one of the same warp where the thread waits for its warp.
 fn report_stuck(checker: &mut Checker, waits: &[Wait; BLOCK], places: &[u64; BLOCK], what: String) {
     let waits_in_warp = |wait: &Wait| matches!(wait, Wait::WarpBarrier | Wait::Shuffle);
     let waiting = waits.iter().position(waits_in_warp).or(waits.iter().position(|wait| *wait == Wait::Barrier));
@@ -526,7 +530,7 @@ fn report_stuck(checker: &mut Checker, waits: &[Wait; BLOCK], places: &[u64; BLO
     checker.stuck(waiting, places[waiting], what, other);
 }
 
-/// A permutation that follows from the seed and the round; seed 0 keeps the order.
+/// Puts `order` into an order that follows from the seed and the round; seed 0 leaves it as it is.
 fn shuffle<T>(order: &mut [T], seed: u64, round: u64) {
     if seed == 0 {
         return;

@@ -1,13 +1,14 @@
 //! What the hardware would feel of a kernel's accesses, counted as they are made: sectors of global memory, conflicts
 //! between banks of shared memory, bytes moved.
 //!
-//! A *request* is what the 32 threads of a warp access with one execution of an instruction. Here the threads run one after
-//! the other, so a request is put together: of all threads of a warp, the n-th access at the same place in the code since
-//! the warp last waited together (at a barrier, a warp barrier or a shuffle). What is counted is then the same in whatever
-//! order the threads ran.
+//! A *request* is what the 32 threads of a warp access when they execute an instruction once. Here the threads run one after
+//! the other, so a request is put together from them: it is the n-th access of each thread of a warp at one place in the
+//! code since the warp last waited together (at a barrier, a warp barrier or a shuffle). So the counts do not depend on
+//! the order in which the threads ran.
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::access::{Access, Kind};
 use super::report::Lines;
 use super::{BLOCK, WARP};
 
@@ -23,21 +24,22 @@ pub struct Global {
     pub requests: u64,
     /// Pieces of 32 bytes, aligned to as many, that the requests touch.
     pub sectors: u64,
-    /// What the bytes that each request asks for could fit into, if they lay side by side.
+    /// How many sectors the bytes of each request would take if they lay side by side.
     pub least_sectors: u64,
 }
 
-/// Requests to shared memory. One of 8 bytes a thread is served half a warp at a time, one of 16 bytes a quarter.
+/// Requests to shared memory. A request of 8 bytes a thread is served for half a warp at a time, one of 16 bytes for a
+/// quarter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shared {
     pub requests: u64,
-    /// Turns that the banks need: each serves one word at a time, to all who want that word.
+    /// Turns that the banks need: in each turn a bank serves one word, to all threads that want that word.
     pub wavefronts: u64,
-    /// Without conflicts.
+    /// The turns that would be needed without conflicts.
     pub least_wavefronts: u64,
 }
 
-/// A line of source, with what it was inlined into: `kernels/device/reduce.h:79 in kernels/adam.cu:66`.
+/// A line of source, with the line that it was inlined into: `kernels/device/reduce.h:79 in kernels/adam.cu:66`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Line {
     pub source: String,
@@ -45,7 +47,7 @@ pub struct Line {
     pub shared: Shared,
 }
 
-/// The unit that makes a kernel's products.
+/// The unit that computes a kernel's products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unit {
     /// The multiply-add units of f32.
@@ -56,20 +58,20 @@ pub enum Unit {
     F16,
 }
 
-/// What launches of one kernel came to.
+/// The launches of one kernel, added up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
     pub launches: u64,
-    /// Multiplications and additions of its products, as the launches say; [`Unit::of`] tells who makes them.
+    /// Multiplications and additions of its products, as the launches say; [`Unit::of`] tells which unit does them.
     pub flops: u64,
-    /// What the launches would move at least: each byte that is read once, each that is written once.
+    /// What the launches would move at least: each byte that is read counts once, and each byte that is written once.
     pub least_bytes: u64,
-    /// In the order of their text.
+    /// In the order of [`Line::source`].
     pub lines: Vec<Line>,
 }
 
 impl Unit {
-    /// By the name of the kernel.
+    /// The unit that the name of a kernel tells.
     pub fn of(kernel: &str) -> Unit {
         let of = |word: &str| kernel.contains(word);
         match () {
@@ -105,7 +107,7 @@ impl Shared {
         self.least_wavefronts += other.least_wavefronts;
     }
 
-    /// Turns that are lost.
+    /// Turns that are lost to conflicts.
     pub fn conflicts(&self) -> u64 {
         self.wavefronts - self.least_wavefronts
     }
@@ -124,7 +126,7 @@ impl Profile {
         sum
     }
 
-    /// Between the multiprocessors and their caches.
+    /// Bytes that move between the multiprocessors and their caches.
     pub fn moved_bytes(&self) -> u64 {
         self.global().sectors * SECTOR
     }
@@ -145,12 +147,13 @@ impl Profile {
     }
 }
 
-/// An instruction: a place in the code, and what it does there. Copies of many bytes count as several, `piece` by piece.
+/// An instruction: a place in the code, and what it does there. A copy of many bytes counts as several instructions,
+/// one for each `piece`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Site {
     place: u64,
     piece: u32,
-    kind: u8,
+    kind: Kind,
     width: u8,
     shared: bool,
 }
@@ -188,10 +191,10 @@ struct Raw {
 #[derive(Default)]
 pub(super) struct Profiler {
     kernels: BTreeMap<&'static str, Raw>,
-    // Of the launch that runs:
+    // The others are of the launch that runs now.
     sites: Vec<(Site, Global, Shared)>,
     index: HashMap<Site, usize>,
-    /// By warp and site.
+    /// By the number of the warp, then by the number of the site.
     pending: [Vec<Pending>; BLOCK / WARP],
     /// By the number of the live buffer.
     touched: HashMap<usize, Touched>,
@@ -202,18 +205,8 @@ pub(super) struct Profiler {
 pub(super) enum Memory {
     /// The buffer's number, its length, and where in it.
     Global { buffer: usize, bytes: u64, offset: u64 },
-    /// Where in the array, which begins in bank 0.
+    /// Where in the array, whose first word lies in bank 0.
     Shared { offset: u64 },
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Access {
-    pub thread: usize,
-    pub address: u64,
-    pub bytes: u64,
-    pub alignment: u64,
-    pub kind: u32,
-    pub place: u64,
 }
 
 impl Profiler {
@@ -226,14 +219,15 @@ impl Profiler {
             }
             Memory::Shared { offset } => (offset, true),
         };
-        // What is not known to be aligned, or longer than a register's 16 bytes, takes several instructions.
+        // An access that is not known to be aligned, or is longer than the 16 bytes that one instruction can move, takes
+        // several instructions.
         let width = match bytes {
             1 | 2 | 4 | 8 | 16 if alignment == bytes => bytes,
             _ if bytes.is_multiple_of(WORD) && address.is_multiple_of(WORD) => WORD,
             _ => 1,
         };
         for piece in 0..bytes / width {
-            let site = Site { place: access.place, piece: piece as u32, kind: kind as u8, width: width as u8, shared };
+            let site = Site { place: access.place, piece: piece as u32, kind, width: width as u8, shared };
             self.enter(access.thread, site, start + piece * width);
         }
     }
@@ -257,7 +251,7 @@ impl Profiler {
         pending.requests[turn].addresses[lane] = address;
     }
 
-    fn touch(&mut self, buffer: usize, len: u64, offset: u64, bytes: u64, kind: u32) {
+    fn touch(&mut self, buffer: usize, len: u64, offset: u64, bytes: u64, kind: Kind) {
         let words = len.div_ceil(64) as usize;
         let touched =
             self.touched.entry(buffer).or_insert_with(|| Touched { read: vec![0; words], written: vec![0; words] });
@@ -269,11 +263,10 @@ impl Profiler {
                 at += count;
             }
         };
-        // An atomic operation does both.
-        if kind != super::shadow::WRITE {
+        if kind.reads() {
             set(&mut touched.read);
         }
-        if kind != super::shadow::READ {
+        if kind.writes() {
             set(&mut touched.written);
         }
     }
@@ -316,7 +309,7 @@ impl Profiler {
     pub fn take(&mut self) -> BTreeMap<&'static str, Profile> {
         let mut lines = Lines::default();
         let mut profile = |raw: Raw| {
-            // Several places in the code may come of one line.
+            // Several places in the code may belong to one line.
             let mut by_line: BTreeMap<String, Line> = BTreeMap::new();
             for (place, (global, shared)) in raw.places {
                 let source = lines.of(place);

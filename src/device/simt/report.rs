@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use addr2line::Loader;
 
-use super::shadow::kind_name;
+use super::access::Kind;
 use crate::device::Kernel;
 
-/// Which checker, by the name that compute-sanitizer gives it.
+/// A checker, by the name that compute-sanitizer gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Check {
     /// An access outside every argument and shared array, or not aligned.
@@ -16,18 +16,13 @@ pub enum Check {
     Initcheck,
     /// Two threads, the same memory, at least one write, and nothing that orders them.
     Racecheck,
-    /// A barrier or an operation of a full warp that not all threads reach.
+    /// A barrier, or an operation of a full warp, that not all of its threads reach.
     Synccheck,
 }
 
 impl std::fmt::Display for Check {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Check::Memcheck => "memcheck",
-            Check::Initcheck => "initcheck",
-            Check::Racecheck => "racecheck",
-            Check::Synccheck => "synccheck",
-        })
+        f.write_str(&format!("{self:?}").to_lowercase())
     }
 }
 
@@ -72,7 +67,7 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// A finding as it is kept while kernels run: places are addresses of code.
+/// A finding as it is kept while kernels run. Places are addresses of code.
 pub(super) struct Raw {
     pub check: Check,
     pub kernel: &'static Kernel,
@@ -83,7 +78,7 @@ pub(super) struct Raw {
     pub memory: Option<String>,
     pub place: u64,
     /// (block, thread, kind, place)
-    pub other: Option<(u32, u32, u32, u64)>,
+    pub other: Option<(u32, u32, Kind, u64)>,
     pub times: u64,
 }
 
@@ -101,7 +96,7 @@ pub(super) fn in_words(raw: Vec<Raw>) -> Vec<Finding> {
                 match raw.check {
                     Check::Synccheck if line.is_empty() => format!("thread {thread} has ended"),
                     Check::Synccheck => format!("thread {thread} waits{at}"),
-                    _ => format!("{} by thread {thread} of block {:?}{at}", kind_name(kind), index(block)),
+                    _ => format!("{} by thread {thread} of block {:?}{at}", kind.name(), index(block)),
                 }
             });
             Finding {
@@ -119,8 +114,8 @@ pub(super) fn in_words(raw: Vec<Raw>) -> Vec<Finding> {
         .collect()
 }
 
-/// Source lines of code addresses. The file that a piece of code was loaded from is what `/proc/self/maps` says; where there
-/// is none, there are no lines.
+/// The source lines of code addresses. `/proc/self/maps` says which file a piece of code was loaded from; on a system
+/// without it there are no lines.
 #[derive(Default)]
 pub(super) struct Lines {
     maps: Option<String>,
@@ -128,7 +123,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Of the call that returns to `place`.
+    /// The line of the call that returns to `place`.
     pub fn of(&mut self, place: u64) -> String {
         if place == 0 {
             return String::new();
@@ -141,7 +136,7 @@ impl Lines {
     }
 }
 
-/// The line in question, and the kernel's own that it was inlined into: `kernels/device/reduce.h:79 in kernels/adam.cu:66`.
+/// The line itself, and the line of the kernel that it was inlined into: `kernels/device/reduce.h:79 in kernels/adam.cu:66`.
 fn frames(loader: &Loader, probe: u64) -> String {
     let Ok(mut frames) = loader.find_frames(probe) else { return String::new() };
     let mut lines = Vec::new();
@@ -153,7 +148,8 @@ fn frames(loader: &Loader, probe: u64) -> String {
             lines.push(format!("{file}:{}", location.line.unwrap_or(0)));
         }
     }
-    // Barriers and shuffles are inlined into what calls them, and kernels into the table's entry.
+    // Lines of kernels/host are left out: barriers and shuffles are inlined into their callers, and kernels into the
+    // entry of the table.
     let kernels: Vec<_> = lines.iter().filter(|line| !line.starts_with("kernels/host/")).collect();
     match kernels[..] {
         [] => lines.into_iter().next().unwrap_or_default(),
@@ -162,7 +158,7 @@ fn frames(loader: &Loader, probe: u64) -> String {
     }
 }
 
-/// The file that `place` was loaded from, and the address of its first byte.
+/// The file that `place` was loaded from, and the address at which the file's first byte lies.
 fn file_of(maps: &str, place: u64) -> Option<(String, u64)> {
     let mut base = (String::new(), 0);
     for line in maps.lines() {

@@ -2,47 +2,45 @@
 //! [`Cell`] beside it: who wrote it last, who has read it, and whether anybody ever wrote it.
 //!
 //! Time is counted in intervals: a new one begins with every launch, every block and every barrier. Two accesses of one
-//! launch are ordered when they are of one block and a barrier lies between them, or a warp barrier where both are of one
-//! warp. A shuffle orders nothing, and blocks are never ordered.
+//! launch are ordered where both are of one block and a barrier lies between them, or where both are of one warp and a
+//! warp barrier lies between them. A shuffle orders nothing, and neither does anything between two blocks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::profile::{self, Profile, Profiler};
+use super::access::{Access, Kind, View};
+use super::profile::{Memory, Profile, Profiler};
 use super::report::{Check, Raw};
 use super::{BLOCK, WARP};
 use crate::device::Kernel;
 
-/// Kinds of access, as in `kernels/host/simt.cpp`.
-pub(super) const READ: u32 = 0;
-pub(super) const WRITE: u32 = 1;
-pub(super) const ATOMIC: u32 = 2;
-
-/// The place of a thread that has ended.
+/// Stands for the place of a thread that has ended.
 const NOWHERE: u32 = i32::MIN as u32;
-/// Freed buffers that are remembered, to tell them from memory that never was one.
+/// How many freed buffers are remembered, to tell their memory from memory that never was a buffer.
 const MOST_FREED: usize = 1000;
-/// How far past a buffer an address is still said to be past that buffer.
+/// An address this far past a buffer is still described by its distance from that buffer.
 const NEAR: u64 = 1 << 16;
 
+/// An earlier access, as a cell keeps it.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Access {
+struct Past {
     /// 0: there was none.
     interval: u32,
-    /// Of the code, from the kernel's entry point on.
+    /// The place in the code, counted from the kernel's entry point.
     place: u32,
     warp_interval: u16,
     thread: u8,
-    kind: u8,
+    kind: Kind,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Cell {
-    write: Access,
-    /// Two readers, so chosen that a later write which is not ordered after all readers is not ordered after one of these.
-    reads: [Access; 2],
-    /// A bit for each byte that somebody wrote.
+    write: Past,
+    /// Two readers stand for all: a later write that is not ordered after every reader is not ordered after at least one
+    /// of these.
+    reads: [Past; 2],
+    /// A bit for each byte: whether somebody wrote it.
     written: u8,
 }
 
@@ -74,16 +72,7 @@ impl Region {
     }
 }
 
-/// A buffer as an argument of the launch: what of it the kernel may read, and perhaps write.
-#[derive(Clone, Copy)]
-pub(in crate::device) struct View {
-    pub start: u64,
-    pub end: u64,
-    pub written: bool,
-    pub argument: usize,
-}
-
-/// What launches of one kernel came to.
+/// The launches of one kernel, added up.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub launches: u64,
@@ -95,12 +84,12 @@ pub struct Tally {
 /// Everything that one device checks.
 #[derive(Default)]
 pub(super) struct Checker {
-    /// In the order of their addresses.
+    /// All buffers, in the order of their addresses.
     live: Vec<Region>,
     freed: Vec<Range<u64>>,
     launch: Launch,
     findings: Vec<Raw>,
-    /// The same mistake at the same place is one finding.
+    /// The findings by mistake and place: the same mistake at the same place is one finding.
     known: HashMap<(Check, &'static str, u64, u64), usize>,
     tallies: BTreeMap<&'static str, Tally>,
     profiler: Option<Profiler>,
@@ -111,20 +100,21 @@ struct Launch {
     kernel: Option<&'static Kernel>,
     grid: [u32; 3],
     entry: u64,
-    /// With the index of the live region.
+    /// Each with the index of the live region that it is part of.
     views: Vec<(View, usize)>,
-    /// What the execution itself gives to kernels to read.
+    /// What the execution itself gives kernels to read: the block's index and the size of the grid.
     given: Vec<Range<u64>>,
     shared: Vec<(String, Region)>,
-    /// The first interval of the launch, and of each block.
+    /// The first interval of the launch.
     start: u32,
+    /// The first interval and the number of each block that has begun.
     blocks: Vec<(u32, u32)>,
     interval: u32,
     warp_intervals: [u16; BLOCK / WARP],
     accesses: u64,
 }
 
-/// A thread must not go on: what it was about to do would harm this process.
+/// Why a thread must not go on: what it was about to do would harm this process.
 pub(super) struct Stop(pub String);
 
 impl Checker {
@@ -157,12 +147,10 @@ impl Checker {
     }
 
     pub fn begin(&mut self, kernel: &'static Kernel, grid: [u32; 3], entry: u64, views: &[View]) {
-        let mut found: Vec<(View, usize)> = Vec::new();
-        for view in views.iter().filter(|view| view.start < view.end) {
-            found.extend(self.find(view.start, view.end - view.start).map(|at| (*view, at)));
-        }
+        let region = |view: &View| Some((*view, self.find(view.start, view.end - view.start)?));
+        let mut found: Vec<(View, usize)> = views.iter().filter(|v| v.start < v.end).filter_map(region).collect();
         if views.is_empty() {
-            // Started past `Launch`: every buffer may be meant.
+            // The kernel was not started through `Launch`: its arguments are not known, and may be any of the buffers.
             let all = |(at, region): (usize, &Region)| {
                 (View { start: region.start, end: region.end, written: true, argument: usize::MAX }, at)
             };
@@ -179,9 +167,7 @@ impl Checker {
 
     pub fn end(&mut self, time: Duration, flops: u64) {
         if let Some(kernel) = self.launch.kernel.take() {
-            if let Some(profiler) = &mut self.profiler {
-                profiler.end(kernel.name, flops);
-            }
+            self.profiler.iter_mut().for_each(|profiler| profiler.end(kernel.name, flops));
             let tally = self.tallies.entry(kernel.name).or_default();
             tally.launches += 1;
             tally.accesses += self.launch.accesses;
@@ -190,9 +176,7 @@ impl Checker {
     }
 
     pub fn begin_block(&mut self, block: u32, given: &[Range<u64>]) {
-        if let Some(profiler) = &mut self.profiler {
-            profiler.all_together();
-        }
+        self.profiler.iter_mut().for_each(Profiler::all_together);
         let launch = &mut self.launch;
         launch.interval += 1;
         launch.blocks.push((launch.interval, block));
@@ -202,18 +186,14 @@ impl Checker {
     }
 
     pub fn barrier(&mut self) {
-        if let Some(profiler) = &mut self.profiler {
-            profiler.all_together();
-        }
+        self.profiler.iter_mut().for_each(Profiler::all_together);
         self.launch.interval += 1;
         self.launch.warp_intervals = Default::default();
     }
 
     /// All threads of the warp have arrived, at a barrier of theirs or at a shuffle, which orders no memory.
     pub fn together(&mut self, warp: usize, barrier: bool) {
-        if let Some(profiler) = &mut self.profiler {
-            profiler.together(warp);
-        }
+        self.profiler.iter_mut().for_each(|profiler| profiler.together(warp));
         if barrier {
             self.launch.warp_intervals[warp] = self.launch.warp_intervals[warp].saturating_add(1);
         }
@@ -223,16 +203,9 @@ impl Checker {
         self.launch.shared.push((name, region));
     }
 
-    /// Checks one access, before it happens.
-    pub fn access(
-        &mut self,
-        thread: usize,
-        address: u64,
-        bytes: u64,
-        alignment: u64,
-        kind: u32,
-        place: u64,
-    ) -> Result<(), Stop> {
+    /// Checks an access before it happens.
+    pub fn access(&mut self, access: Access) -> Result<(), Stop> {
+        let Access { thread, address, bytes, alignment, kind, place } = access;
         if bytes == 0 {
             return Ok(());
         }
@@ -240,56 +213,51 @@ impl Checker {
         launch.accesses += 1;
         let block_start = launch.blocks.last().map_or(launch.start, |block| block.0);
         if !address.is_multiple_of(alignment) {
-            let what =
-                format!("misaligned: {} at an address that is not a multiple of {alignment}", describe(kind, bytes));
-            return Err(self.stop(thread, address, bytes, what, place));
+            let what = format!("misaligned: {access} at an address that is not a multiple of {alignment}");
+            return Err(self.stop(access, what));
         }
-        let view = launch
-            .views
-            .iter()
-            .find(|(view, _)| view.start <= address && address + bytes <= view.end && (view.written || kind == READ));
-        let (region, buffer) = match view {
+        let allows = |view: &View| access.within(view.start, view.end) && (view.written || !kind.writes());
+        let (region, buffer) = match launch.views.iter().find(|(view, _)| allows(view)) {
             Some((_, at)) => (&mut self.live[*at], Some(*at)),
             None => match launch.shared.iter_mut().find(|(_, region)| region.contains(address, bytes)) {
                 Some((_, region)) => (region, None),
                 None => {
-                    let within = |given: &Range<u64>| given.start <= address && address + bytes <= given.end;
-                    if kind == READ && launch.given.iter().any(within) {
+                    if !kind.writes() && launch.given.iter().any(|given| access.within(given.start, given.end)) {
                         launch.accesses -= 1;
                         return Ok(());
                     }
-                    return Err(self.stop(thread, address, bytes, describe(kind, bytes), place));
+                    return Err(self.stop(access, access.to_string()));
                 }
             },
         };
+        let offset = address - region.start;
         if let Some(profiler) = &mut self.profiler {
-            let offset = address - region.start;
             let memory = match buffer {
-                Some(buffer) => profile::Memory::Global { buffer, bytes: region.end - region.start, offset },
-                None => profile::Memory::Shared { offset },
+                Some(buffer) => Memory::Global { buffer, bytes: region.end - region.start, offset },
+                None => Memory::Shared { offset },
             };
-            profiler.access(profile::Access { thread, address, bytes, alignment, kind, place }, memory);
+            profiler.access(access, memory);
         }
-        let now = Access {
+        let now = Past {
             interval: launch.interval,
             place: place.wrapping_sub(launch.entry) as u32,
             warp_interval: launch.warp_intervals[thread / WARP],
             thread: thread as u8,
-            kind: kind as u8,
+            kind,
         };
         let order = Order { launch: launch.start, block: block_start };
-        let (offset, unit) = (address - region.start, 1u64 << region.shift);
+        let unit = 1u64 << region.shift;
         let (mut unwritten, mut race) = (None, None);
         for index in offset >> region.shift..=(offset + bytes - 1) >> region.shift {
             let cell = &mut region.cells[index as usize];
             let first = offset.saturating_sub(index * unit).min(unit);
             let last = (offset + bytes - index * unit).min(unit);
             let mask = (((1u32 << last) - 1) & !((1u32 << first) - 1)) as u8;
-            if kind != WRITE && cell.written & mask != mask {
+            if kind.reads() && cell.written & mask != mask {
                 unwritten.get_or_insert(region.start + index * unit);
                 cell.written |= mask;
             }
-            if kind != READ {
+            if kind.writes() {
                 cell.written |= mask;
             }
             if let Some(other) = cell.touch(now, order) {
@@ -297,16 +265,16 @@ impl Checker {
             }
         }
         if let Some(at) = unwritten {
-            let what = format!("{} of memory that nobody has written", describe(kind, bytes));
+            let what = format!("{access} of memory that nobody has written");
             self.report(Check::Initcheck, thread, at, what, place, None);
         }
         if let Some((at, other)) = race {
-            self.report(Check::Racecheck, thread, at, describe(kind, bytes), place, Some(other));
+            self.report(Check::Racecheck, thread, at, access.to_string(), place, Some(other));
         }
         Ok(())
     }
 
-    /// These bytes of shared memory are no longer what somebody wrote: a copy to them is on its way.
+    /// A copy to these bytes of shared memory is on its way: they no longer count as written.
     pub fn poison(&mut self, address: u64, bytes: u64) {
         let region = self.launch.shared.iter_mut().find(|(_, region)| region.contains(address, bytes));
         if let Some((_, region)) = region {
@@ -314,38 +282,35 @@ impl Checker {
         }
     }
 
-    /// A mistake with copies to shared memory that were asked for at `place`.
-    pub fn copy_mistaken(&mut self, check: Check, thread: usize, address: u64, what: String, place: u64) {
+    /// Enters a mistake that the execution itself has noticed. `address` is 0 where there is none.
+    pub fn mistake(&mut self, check: Check, thread: usize, address: u64, what: String, place: u64) {
         self.report(check, thread, address, what, place, None);
     }
 
-    pub fn out_of_bounds(&mut self, thread: usize, what: String, place: u64) {
-        self.report(Check::Memcheck, thread, 0, what, place, None);
-    }
-
-    /// Threads that wait for ever; the other is where one of those stands that do not come.
+    /// Threads wait for ever: `thread` at `place`, for others that never come. `other` is one of those, and where it is
+    /// (0 where it has ended).
     pub fn stuck(&mut self, thread: usize, place: u64, what: String, other: Option<(usize, u64)>) {
-        let other = other.map(|(thread, place)| Access {
+        let other = other.map(|(thread, place)| Past {
             interval: self.launch.interval,
             place: if place == 0 { NOWHERE } else { place.wrapping_sub(self.launch.entry) as u32 },
             thread: thread as u8,
-            ..Access::default()
+            ..Past::default()
         });
         self.report(Check::Synccheck, thread, 0, what, place, other);
     }
 
-    fn stop(&mut self, thread: usize, address: u64, bytes: u64, what: String, place: u64) -> Stop {
-        let what = format!("{what}, {}", self.outside(address, bytes));
-        self.report(Check::Memcheck, thread, address, what.clone(), place, None);
-        Stop(format!("memcheck: thread {thread}: {what}"))
+    fn stop(&mut self, access: Access, what: String) -> Stop {
+        let what = format!("{what}, {}", self.outside(access));
+        self.report(Check::Memcheck, access.thread, access.address, what.clone(), access.place, None);
+        Stop(format!("memcheck: thread {}: {what}", access.thread))
     }
 
-    fn report(&mut self, check: Check, thread: usize, address: u64, what: String, place: u64, other: Option<Access>) {
+    fn report(&mut self, check: Check, thread: usize, address: u64, what: String, place: u64, other: Option<Past>) {
         let Some(kernel) = self.launch.kernel else { return };
         let other = other.map(|other| {
             let place =
                 if other.place == NOWHERE { 0 } else { self.launch.entry.wrapping_add(other.place as i32 as u64) };
-            (self.block_of(other.interval), u32::from(other.thread), u32::from(other.kind), place)
+            (self.block_of(other.interval), u32::from(other.thread), other.kind, place)
         });
         let key = (check, kernel.name, place, other.map_or(0, |other| other.3));
         if let Some(&known) = self.known.get(&key) {
@@ -389,13 +354,14 @@ impl Checker {
         }
     }
 
-    /// What an address is that lies in nothing the kernel may touch this way.
-    fn outside(&self, address: u64, bytes: u64) -> String {
+    /// Describes where an access goes that lies in nothing the kernel may touch in this way.
+    fn outside(&self, access: Access) -> String {
+        let address = access.address;
         if address < NEAR {
             return "a null pointer".into();
         }
         let launch = &self.launch;
-        if let Some((view, _)) = launch.views.iter().find(|(v, _)| v.start <= address && address + bytes <= v.end) {
+        if let Some((view, _)) = launch.views.iter().find(|(view, _)| access.within(view.start, view.end)) {
             return format!(
                 "byte {} of {}, which the kernel is to read only",
                 address - view.start,
@@ -407,14 +373,14 @@ impl Checker {
         }
         let shared = launch.shared.iter().map(|(name, r)| (r.start, r.end, format!("shared array {name}")));
         let views = launch.views.iter().map(|(v, _)| (v.start, v.end, self.argument_name(v)));
-        let distance = |start: u64, end: u64| start.saturating_sub(address).max((address + bytes).saturating_sub(end));
+        let distance = |start: u64, end: u64| start.saturating_sub(address).max(access.end().saturating_sub(end));
         if let Some((start, end, name)) = shared.chain(views).min_by_key(|(start, end, _)| distance(*start, *end))
             && distance(start, end) < NEAR
         {
             return if address < start {
                 format!("{} bytes before {name} of {} bytes", start - address, end - start)
             } else {
-                format!("{} bytes past the end of {name} of {} bytes", address + bytes - end, end - start)
+                format!("{} bytes past the end of {name} of {} bytes", access.end() - end, end - start)
             };
         }
         "outside every live buffer".into()
@@ -427,14 +393,6 @@ impl Checker {
     }
 }
 
-pub(super) fn kind_name(kind: u32) -> &'static str {
-    ["read", "write", "atomic operation"][kind.min(ATOMIC) as usize]
-}
-
-fn describe(kind: u32, bytes: u64) -> String {
-    format!("{} of {bytes} byte{}", kind_name(kind), if bytes == 1 { "" } else { "s" })
-}
-
 /// The first interval of this launch and of this block.
 #[derive(Clone, Copy)]
 struct Order {
@@ -442,13 +400,13 @@ struct Order {
     block: u32,
 }
 
-impl Access {
+impl Past {
     fn warp(self) -> usize {
         usize::from(self.thread) / WARP
     }
 
     /// Whether nothing puts this earlier access before `now`.
-    fn concurrent(self, now: Access, order: Order) -> bool {
+    fn concurrent(self, now: Past, order: Order) -> bool {
         if self.interval < order.block {
             return self.interval >= order.launch;
         }
@@ -459,11 +417,11 @@ impl Access {
 }
 
 impl Cell {
-    /// Enters an access; the earlier one that it races with, if any.
-    fn touch(&mut self, now: Access, order: Order) -> Option<Access> {
-        let both_atomic = u32::from(now.kind) == ATOMIC && u32::from(self.write.kind) == ATOMIC;
+    /// Enters an access; returns the earlier one that it races with, if any.
+    fn touch(&mut self, now: Past, order: Order) -> Option<Past> {
+        let both_atomic = now.kind == Kind::Atomic && self.write.kind == Kind::Atomic;
         let mut race = (!both_atomic && self.write.concurrent(now, order)).then_some(self.write);
-        if u32::from(now.kind) == READ {
+        if now.kind == Kind::Read {
             self.read(now, order);
         } else {
             race = race.or(self.reads.into_iter().find(|read| read.concurrent(now, order)));
@@ -472,19 +430,19 @@ impl Cell {
         race
     }
 
-    /// A reader of another block stands for all. Within a block, one of another warp does; within a warp, one of another
-    /// lane since the last warp barrier.
-    fn read(&mut self, now: Access, order: Order) {
+    /// Keeps the readers that stand for all. A reader of another block does so alone; within a block, two readers of
+    /// different warps do; within a warp, two lanes that have read since its last barrier.
+    fn read(&mut self, now: Past, order: Order) {
         let [first, second] = self.reads;
         let other_block = first.interval >= order.launch && first.interval < order.block;
-        let together = |read: Access| read.interval == now.interval;
+        let together = |read: Past| read.interval == now.interval;
         if other_block {
             return;
         }
         if !together(first) || first.thread == now.thread {
             self.reads[0] = now;
             if !together(second) {
-                self.reads[1] = Access::default();
+                self.reads[1] = Past::default();
             }
         } else if first.warp() != now.warp() {
             self.reads[1] = now;
@@ -500,8 +458,8 @@ impl Cell {
 mod tests {
     use super::*;
 
-    fn access(kind: u32, interval: u32, thread: u8, warp_interval: u16) -> Access {
-        Access { interval, place: 0, warp_interval, thread, kind: kind as u8 }
+    fn access(kind: Kind, interval: u32, thread: u8, warp_interval: u16) -> Past {
+        Past { interval, place: 0, warp_interval, thread, kind }
     }
 
     /// Every history of four accesses by a few threads, against the rule applied to all pairs.
@@ -542,8 +500,8 @@ mod tests {
                 continue;
             }
             for kinds in 0..16u32 {
-                let history: Vec<Access> =
-                    picked.iter().enumerate().map(|(i, m)| access(kinds >> i & 1, m.0, m.1, m.2)).collect();
+                let history: Vec<Past> =
+                    picked.iter().enumerate().map(|(i, m)| access(Kind::of(kinds >> i & 1), m.0, m.1, m.2)).collect();
                 let mut cell = Cell::default();
                 let mut found = false;
                 let mut expected = false;
@@ -551,9 +509,9 @@ mod tests {
                     // What an earlier block does is seen while that block runs.
                     let order = if now.interval < order.block { Order { launch: 2, block: 2 } } else { order };
                     found |= cell.touch(now, order).is_some();
-                    expected |= history[..i].iter().any(|old| {
-                        (u32::from(old.kind) == WRITE || u32::from(now.kind) == WRITE) && old.concurrent(now, order)
-                    });
+                    expected |= history[..i]
+                        .iter()
+                        .any(|old| (old.kind.writes() || now.kind.writes()) && old.concurrent(now, order));
                 }
                 assert_eq!(found, expected, "{picked:?}, writes {kinds:04b}");
                 histories += 1;

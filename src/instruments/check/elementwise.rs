@@ -1,9 +1,10 @@
 //! Operations on flat buffers: elementary ones, bytes, random numbers, the optimiser.
 
 use super::{Cases, Tray};
+use crate::device::Precision;
 use crate::ops::elementary::{
-    Function, add, add_columns, affine, function, leaky_relu, maximum, scale_rows, sine_cosine, subtract, sum,
-    tanh_backward,
+    Function, add, add_columns, affine, function, leaky_relu, leaky_relu_backward, maximum, scale_rows, sine_cosine,
+    subtract, sum, tanh_backward,
 };
 use crate::ops::pixels::Augment;
 use crate::ops::state::{Network, State, StateBuffer};
@@ -13,6 +14,16 @@ use crate::ops::{self, elementary as ops_elementary};
 const SIZES: [usize; 6] = [1, 33, 1000, 2048, 2049, 5003];
 
 pub fn elementary(cases: &mut Cases) {
+    for n in cases.pick(&[1, 255, 1000, 9000], &[1, 3]) {
+        cases.add(format!("leaky ReLU backward, {n}"), move |t| {
+            let (dx, dy, x) = (t.out_values("dx", n)?, t.values(n)?, t.values(n)?);
+            leaky_relu_backward(&dx, &dy, &x, 0.2)
+        });
+    }
+    // The others are there for comparison, in f32 alone.
+    if cases.precision != Precision::F32 {
+        return;
+    }
     for n in SIZES {
         for f in [Function::Exp, Function::Log, Function::Tanh] {
             cases.add(format!("{f:?}, {n}"), move |t| {

@@ -54,34 +54,34 @@ pub fn attention(cases: &mut Cases) {
 pub fn projection(cases: &mut Cases) {
     const CLASSES: usize = 4;
     for (n, p, c) in cases.pick(&[(1, 1, 1), (3, 7, 31), (5, 16, 129), (2, 1100, 3), (33, 4, 33)], &[1, 3]) {
-        for (plain, labelled) in [(false, false), (false, true), (true, false), (true, true)] {
+        for (unfused, labelled) in [(false, false), (false, true), (true, false), (true, true)] {
             // The head from separate kernels serves comparisons alone, and exists in f32 alone.
-            if plain && cases.precision != Precision::F32 {
+            if unfused && cases.precision != Precision::F32 {
                 continue;
             }
-            cases.add(format!("{n} x {p} x {c}, plain {plain}, labels {labelled}"), move |t| {
+            cases.add(format!("{n} x {p} x {c}, unfused {unfused}, labels {labelled}"), move |t| {
                 t.tolerance = 1e-4;
                 let (x, w, v) = (t.values(n * p * c)?, t.numbers(c)?, t.numbers(CLASSES * c)?);
                 let (labels, bias, df) = (t.labels(n, CLASSES)?, t.numbers(1)?, t.numbers(n)?);
                 let scale = t.numbers(n)?;
                 let labels = labelled.then_some(&labels);
                 let bias = labelled.then_some(&bias);
-                let head = Head { w: &w, v: labelled.then_some(&v), labels, bias, factor: 0.5 };
+                let head = Head { w: &w, v: labelled.then_some(&v), labels, bias, pool_factor: 0.5 };
                 let (f, h, dx) = (t.out("f", n)?, t.out("h", n * c)?, t.out_values("dx", n * p * c)?);
                 let (dw, dv, dbias) = (t.update("dw", c)?, t.update("dv", CLASSES * c)?, t.update("dbias", 1)?);
                 let out =
                     projection::Gradients { dw: &dw, dv: labelled.then_some(&dv), dbias: labelled.then_some(&dbias) };
                 let seeds = if labelled { Seeds { df: Some(&df), scale: Some(&scale) } } else { Seeds::default() };
-                let work = t.scratch(projection::plain::workspace_len(n * p * c, n))?;
+                let work = t.scratch(projection::unfused::workspace_len(n * p * c, n))?;
                 let dh = t.scratch(n * c)?;
-                if plain {
-                    projection::plain::forward(&f, &h, &x, &head, &work)?;
-                    projection::plain::backward_data(&dx, &x, &head, n, seeds.df, &dh)?;
-                    projection::plain::backward_parameters(out, &h, labels, seeds)
+                if unfused {
+                    projection::unfused::forward(&f, &h, &x, &head, &work)?;
+                    projection::unfused::input_gradient(&dx, &x, &head, n, seeds.df, &dh)?;
+                    projection::unfused::parameter_gradients(out, &h, labels, seeds)
                 } else {
                     projection::forward(&f, &h, &x, &head)?;
-                    projection::backward_data(&dx, &x, &head, n, seeds.df)?;
-                    projection::backward_parameters(out, &h, labels, seeds)
+                    projection::input_gradient(&dx, &x, &head, n, seeds.df)?;
+                    projection::parameter_gradients(out, &h, labels, seeds)
                 }
             });
         }

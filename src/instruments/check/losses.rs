@@ -4,7 +4,7 @@ use super::{Cases, Tray};
 use crate::Result;
 use crate::ops::gradient_penalty::{self, Direction};
 use crate::ops::log_partition::{self, Evaluation};
-use crate::ops::losses::Loss;
+use crate::ops::losses::LogitLoss;
 use crate::ops::{cross_entropy, losses as ops};
 
 const SIZES: [(usize, usize); 6] = [(1, 1), (1, 31), (33, 1), (255, 257), (300, 5), (4096, 4096)];
@@ -29,16 +29,16 @@ pub fn log_partition(cases: &mut Cases) {
     }
     cases.add("fused, 70000 + 60000".into(), |t| fused(t, 70_000, 60_000, 1.0)).large = true;
     for (n, m) in [(33, 31), (900, 1200)] {
-        cases.add(format!("plain, {n} + {m}"), move |t| {
+        cases.add(format!("unfused, {n} + {m}"), move |t| {
             let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);
-            let workspace = t.scratch(log_partition::plain_workspace_len(t.device(), n + m))?;
-            log_partition::plain(&out, &real, &fake, 1.0, &workspace)
+            let workspace = t.scratch(log_partition::unfused_workspace_len(t.device(), n + m))?;
+            log_partition::unfused(&out, &real, &fake, 1.0, &workspace)
         });
     }
 }
 
 pub fn losses(cases: &mut Cases) {
-    for loss in Loss::ALL {
+    for loss in LogitLoss::ALL {
         for (n, m) in SIZES {
             cases.add(format!("{loss:?}, {n} + {m}"), move |t| {
                 let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);
@@ -70,12 +70,6 @@ pub fn gradient_penalty(cases: &mut Cases) {
             gradient_penalty::mix(&mixed, &real, &fake, &share)?;
             let out = Direction { v: &v, norms: &norms, statistics: &statistics };
             gradient_penalty::direction(out, &g, 10.0, &state)
-        });
-    }
-    for n in cases.pick(&[1, 255, 1000, 9000], &[1, 3]) {
-        cases.add(format!("mask, {n}"), move |t| {
-            let (a, tangent, x) = (t.out_values("a", n)?, t.values(n)?, t.values(n)?);
-            gradient_penalty::mask(&a, &tangent, &x, 0.2)
         });
     }
     for (n, p, c) in cases.pick(&[(1, 1, 1), (3, 49, 32), (2, 5, 129), (7, 300, 3)], &[2, 3]) {

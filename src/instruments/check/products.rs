@@ -24,10 +24,10 @@ const LINEAR: [[usize; 3]; 9] = [
 /// Shapes of whole tiles, for each tile; the last is as deep as layers are, so that the ends of a tile cost little.
 const ALIGNED: [[usize; 3]; 5] = [[64, 64, 64], [128, 64, 64], [128, 128, 128], [128, 256, 64], [128, 512, 128]];
 
-/// Allows larger differences where the factors of a product are themselves computed. Their last bits differ between
+/// Allows larger differences where the operands of a product are themselves computed. Their last bits differ between
 /// executions, of which one has fused multiply-adds and the other not, and so they are now and then rounded to different
 /// neighbours in the product's precision.
-fn allow_other_factors(t: &mut Tray, computed: bool) {
+fn allow_other_operands(t: &mut Tray, computed: bool) {
     if computed {
         t.tolerance += match t.precision() {
             Precision::F32 => 0.0,
@@ -55,7 +55,7 @@ pub fn matmul(cases: &mut Cases) {
             });
             forward.aligned = aligned;
             let backward = cases.add(format!("backward, {n} x {c} x {k}, {activation:?}"), move |t| {
-                allow_other_factors(t, fused);
+                allow_other_operands(t, fused);
                 let (x, weight, dy) = (t.values(n * c)?, t.values(c * k)?, t.values(n * k)?);
                 let (y, scale) = (t.values_between(n * k, -1.0, 1.0)?, t.numbers(n)?);
                 let (y, row_scale) = (fused.then_some(&y), fused.then_some(&scale));
@@ -90,7 +90,7 @@ fn name(conv: &Conv, around: Around) -> String {
 }
 
 fn forward(t: &mut Tray, sizes: Conv, around: Around) -> Result<()> {
-    allow_other_factors(t, around != Around::Nothing);
+    allow_other_operands(t, around != Around::Nothing);
     let Conv { n, h, w, c, k, r, s, .. } = sizes;
     let (upsample, pool) = (around == Around::Upsampled, around == Around::Pooled);
     let output = n * sizes.p() * sizes.q() * k / if pool { 4 } else { 1 };
@@ -116,7 +116,7 @@ fn forward(t: &mut Tray, sizes: Conv, around: Around) -> Result<()> {
 }
 
 fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result<()> {
-    allow_other_factors(t, around != Around::Nothing);
+    allow_other_operands(t, around != Around::Nothing);
     let Conv { n, h, w, c, k, r, s, .. } = sizes;
     let (upsample, pooled) = (around == Around::Upsampled, around == Around::Pooled);
     let output = n * sizes.p() * sizes.q() * k / if pooled { 4 } else { 1 };

@@ -37,10 +37,10 @@ pub fn tensor_problems(kernels: &[KernelCode]) -> (usize, Vec<String>) {
         wants(count.matrix > 0, "no instruction of the tensor cores (HMMA)");
         let beside = count.ffma_beside_matrix;
         wants(beside == 0, &format!("{beside} FFMA among the HMMA of its inner loop"));
-        // No instruction turns matrices of 32-bit numbers, which both factors of a weight gradient need.
+        // No instruction turns matrices of 32-bit numbers, which both operands of a weight gradient need.
         let turned = *precision == Precision::Tf32 && family.ends_with("weight_gradient");
         wants(count.ldsm > 0 || turned, "no fragment is loaded by LDSM");
-        // All have a factor that may be read as it is.
+        // All have an operand that may be read as it is.
         wants(count.async_copy > 0 || *arch == "sm_75", "nothing is copied by LDGSTS");
     }
     (products.len(), problems)

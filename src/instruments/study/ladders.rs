@@ -58,13 +58,13 @@ fn log_partition(each: usize) -> Ladder {
     ];
     let make = move |device: &Device| -> Result<Vec<Form>> {
         let workspaces = [
-            log_partition::plain_workspace_len(device, 2 * each),
+            log_partition::unfused_workspace_len(device, 2 * each),
             log_partition::two_launches_workspace_len(device, 2 * each),
             0,
         ];
         let form = |rung: usize| {
             loss_form(device, each, RUNGS[rung].name, workspaces[rung], move |out, real, fake, workspace| match rung {
-                0 => log_partition::plain(out, real, fake, 1.0, workspace),
+                0 => log_partition::unfused(out, real, fake, 1.0, workspace),
                 1 => log_partition::two_launches(out, real, fake, 1.0, workspace),
                 _ => log_partition::one_launch(out, real, fake, 1.0),
             })
@@ -104,10 +104,10 @@ fn projection_head(sizes: [usize; 4]) -> Ladder {
     ];
     let make = move |device: &Device| -> Result<Vec<Form>> {
         let [n, p, c, _] = sizes;
-        let plain = projection::plain::workspace_len(n * p * c, n);
+        let unfused = projection::unfused::workspace_len(n * p * c, n);
         let passes: [((HeadForward, usize), bool); 4] = [
-            ((projection::plain::forward, plain), false),
-            ((projection::plain::forward_pooled, 2 * n), false),
+            ((projection::unfused::forward, unfused), false),
+            ((projection::unfused::forward_pooled, 2 * n), false),
             (HEAD_FUSED, false),
             (HEAD_FUSED, true),
         ];
@@ -187,13 +187,19 @@ fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'stat
         gradients.zero()?;
         let rows = 0..n;
         let mode = Mode::Train { momentum: 0.1 };
-        block.forward(&Forward { weights: &weights, factors: None, running: &running, mode, rows: rows.clone() })?;
+        block.forward(&Forward {
+            weights: &weights,
+            rounded_weights: None,
+            running: &running,
+            mode,
+            rows: rows.clone(),
+        })?;
         block.backward(&Backward {
             weights: &weights,
-            factors: None,
+            rounded_weights: None,
             gradients: Some(&gradients),
-            parameter_scale: None,
-            signal_scale: None,
+            parameter_seeds: None,
+            signal_seeds: None,
             rows: rows.clone(),
             input_rows: rows,
         })

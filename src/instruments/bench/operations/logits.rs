@@ -5,7 +5,7 @@ use crate::Result;
 use crate::device::{Buffer, Device};
 use crate::instruments::bench::{Form, Problem, numbers};
 use crate::ops::log_partition::{self, Evaluation};
-use crate::ops::losses::{self, Loss};
+use crate::ops::losses::{self, LogitLoss};
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 
 pub fn problems(tiny: bool) -> Vec<Problem> {
@@ -42,11 +42,11 @@ pub fn log_partition_problem(each: usize, make: impl Fn(&Device) -> Result<Vec<F
 fn log_partition(each: usize) -> Problem {
     log_partition_problem(each, move |device| {
         let (fused, unfused) =
-            (log_partition::workspace_len(device, 2 * each), log_partition::plain_workspace_len(device, 2 * each));
+            (log_partition::workspace_len(device, 2 * each), log_partition::unfused_workspace_len(device, 2 * each));
         forms!(
             loss_form(device, each, "fused", fused, |out, real, fake, w| log_partition::fused(out, real, fake, 1.0, w))?,
             loss_form(device, each, "unfused", unfused, |out, real, fake, w| {
-                log_partition::plain(out, real, fake, 1.0, w)
+                log_partition::unfused(out, real, fake, 1.0, w)
             })?;
             log_partition(device, each)
         )
@@ -56,7 +56,7 @@ fn log_partition(each: usize) -> Problem {
 fn hinge(each: usize) -> Problem {
     Problem::new("losses", format!("hinge {each}+{each}"), 1e-5, move |device| {
         let fused =
-            loss_form(device, each, "fused", 0, |out, real, fake, _| losses::fused(out, real, fake, Loss::Hinge))?;
+            loss_form(device, each, "fused", 0, |out, real, fake, _| losses::fused(out, real, fake, LogitLoss::Hinge))?;
         forms!(fused; hinge(device, each))
     })
 }
@@ -81,7 +81,7 @@ pub fn head_form(
     let (f, h, dx, dh) = (zeros(n)?, zeros(n * c)?, zeros(n * p * c)?, zeros(n * c)?);
     let (dw, dv, workspace) = (zeros(c)?, zeros(classes * c)?, zeros(workspace)?);
     Ok(Form::new(name, [&f, &h, &dx, &dw, &dv].map(Buffer::clone), move || {
-        let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, factor: 1.0 };
+        let head = Head { w: &w, v: Some(&v), labels: Some(&labels), bias: None, pool_factor: 1.0 };
         let gradients = Gradients { dw: &dw, dv: Some(&dv), dbias: None };
         let seeds = Seeds { df: Some(&df), scale: None };
         // The gradients of the parameters are added to what is there.
@@ -89,11 +89,11 @@ pub fn head_form(
         dv.zero()?;
         forward(&f, &h, &x, &head, &workspace)?;
         if backward_fused {
-            projection::backward_data(&dx, &x, &head, n, Some(&df))?;
-            projection::backward_parameters(gradients, &h, Some(&labels), seeds)
+            projection::input_gradient(&dx, &x, &head, n, Some(&df))?;
+            projection::parameter_gradients(gradients, &h, Some(&labels), seeds)
         } else {
-            projection::plain::backward_data(&dx, &x, &head, n, Some(&df), &dh)?;
-            projection::plain::backward_parameters(gradients, &h, Some(&labels), seeds)
+            projection::unfused::input_gradient(&dx, &x, &head, n, Some(&df), &dh)?;
+            projection::unfused::parameter_gradients(gradients, &h, Some(&labels), seeds)
         }
     }))
 }
@@ -108,10 +108,11 @@ pub fn head_problem([n, p, c, classes]: [usize; 4], make: impl Fn(&Device) -> Re
 fn head(sizes: [usize; 4]) -> Problem {
     head_problem(sizes, move |device| {
         let [n, p, c, _] = sizes;
-        let plain: (HeadForward, usize) = (projection::plain::forward, projection::plain::workspace_len(n * p * c, n));
+        let unfused: (HeadForward, usize) =
+            (projection::unfused::forward, projection::unfused::workspace_len(n * p * c, n));
         forms!(
             head_form(device, sizes, "fused", HEAD_FUSED, true)?,
-            head_form(device, sizes, "unfused", plain, false)?;
+            head_form(device, sizes, "unfused", unfused, false)?;
             head(device, sizes)
         )
     })

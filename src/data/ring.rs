@@ -1,11 +1,11 @@
-//! Eight Gaussians on a circle: the data of the `ring` preset, and how many of them a generator has found.
+//! Eight Gaussians on a circle: the data of the `ring` preset, and how many of them some points cover.
 
-use crate::data::ImageShape;
+use super::ImageShape;
 
-/// Of a point, as if it were an image.
+/// The shape of a point, as if it were an image.
 pub const SHAPE: ImageShape = ImageShape { height: 1, width: 1, channels: 2 };
 
-/// As in `kernels/random.cu`.
+/// These three are as in `kernels/random.cu`.
 pub const MODES: usize = 8;
 pub const RADIUS: f32 = 2.0;
 pub const DEVIATION: f32 = 0.02;
@@ -13,7 +13,7 @@ pub const DEVIATION: f32 = 0.02;
 /// Points that are drawn to count the modes.
 pub const POINTS: usize = 2500;
 
-/// Within this many deviations a point belongs to a mode.
+/// A point belongs to a mode when it lies within this many deviations of its centre.
 pub const REACH: f32 = 3.0;
 
 pub fn centre(mode: usize) -> [f32; 2] {
