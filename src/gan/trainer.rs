@@ -51,6 +51,7 @@ enum Way {
 impl Trainer {
     pub fn new(device: &Device, setup: &Setup) -> Result<Trainer> {
         check(setup)?;
+        device.check_precision(setup.training.precision)?;
         let (_, bytes) = measure(device, setup)?;
         let mut players = Players::default();
         let mut arena = Arena::new(device, bytes)?;
