@@ -28,8 +28,14 @@ constexpr uint32_t DEPTH = 16;  // columns that are transposed at a time
 
 DEVICE uint32_t at_most(uint32_t n, uint32_t limit) { return n < limit ? n : limit; }
 
+template <class Left, class Right>
+CALLED void multiply(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A, uint32_t a_pitch, const Right* RESTRICT B,
+                     uint32_t b_pitch, uint32_t rows, uint32_t columns, uint32_t depth, bool accumulate) {
+    product(C, c_pitch, A, a_pitch, B, b_pitch, rows, columns, depth, accumulate);
+}
+
 // S[a][b] = A_a . B_b for rows of D numbers. Ends with a barrier.
-DEVICE void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, uint32_t a_rows, uint32_t b_rows, uint32_t D) {
+CALLED void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, uint32_t a_rows, uint32_t b_rows, uint32_t D) {
     SHARED(float, transposed, DEPTH * PITCH);
     for (uint32_t d0 = 0; d0 < D; d0 += DEPTH) {
         const uint32_t depth = at_most(D - d0, DEPTH);
@@ -39,7 +45,7 @@ DEVICE void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, 
             return [=](uint32_t d) { to[d * PITCH] = from[d]; };
         });
         barrier();
-        product(S, PITCH, A + d0, D, transposed, PITCH, a_rows, b_rows, depth, d0 > 0);
+        multiply(S, PITCH, A + d0, D, transposed, PITCH, a_rows, b_rows, depth, d0 > 0);
         barrier();
     }
 }
@@ -84,7 +90,7 @@ KERNEL attention_forward_T(T* RESTRICT o,            // (N, L, Dv)
             }
         });
         barrier();
-        product(out, Dv, S, PITCH, v + (keys + key) * Dv, Dv, rows, Dv, count, key > 0);
+        multiply(out, Dv, S, PITCH, v + (keys + key) * Dv, Dv, rows, Dv, count, key > 0);
         barrier();
     }
     for_each_row(rows, [&](uint32_t r) {
@@ -134,7 +140,7 @@ KERNEL attention_backward_queries_T(T* RESTRICT dq,                // (N, L, Dk)
             for_each_column(count, [&](uint32_t j) { s[j] = exp(s[j] - l) * (dp[j] - d); });
         });
         barrier();
-        product(to, Dk, S, PITCH, k_tile, Dk, rows, Dk, count, key > 0);
+        multiply(to, Dk, S, PITCH, k_tile, Dk, rows, Dk, count, key > 0);
         barrier();
     }
     settle(dq + query * Dk, to, rows * Dk);
@@ -176,8 +182,8 @@ KERNEL attention_backward_keys_T(T* RESTRICT dk,                // (N, Lk, Dk)
             });
         });
         barrier();
-        product(to_v, Dv, S, PITCH, g, Dv, rows, Dv, count, start > 0);
-        product(to_k, Dk, G, PITCH, q + query * Dk, Dk, rows, Dk, count, start > 0);
+        multiply(to_v, Dv, S, PITCH, g, Dv, rows, Dv, count, start > 0);
+        multiply(to_k, Dk, G, PITCH, q + query * Dk, Dk, rows, Dk, count, start > 0);
         barrier();
     }
     settle(dk + key * Dk, to_k, rows * Dk);

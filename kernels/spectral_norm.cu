@@ -40,7 +40,7 @@ struct Tile { uint32_t entry, begin, end, partial; };
 constexpr uint32_t STRIP = WARPS > 1 ? 4 * WARPS : 8;
 
 // dots (rows) = S x; to be read after a barrier.
-DEVICE void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float* RESTRICT x, uint32_t rows,
+CALLED void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float* RESTRICT x, uint32_t rows,
                      uint32_t columns) {
     for_each_row(rows, [&](uint32_t r) {
         const float* const row = S + uint64_t(r) * columns;
@@ -50,7 +50,7 @@ DEVICE void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float*
 }
 
 // Outputs as columns: t (rows, unnormalised) and acc (columns) += sum of t_i S_i over rows begin .. end.
-DEVICE void both_products(float* RESTRICT t, float* RESTRICT acc, const float* RESTRICT S, const float* RESTRICT u,
+CALLED void both_products(float* RESTRICT t, float* RESTRICT acc, const float* RESTRICT S, const float* RESTRICT u,
                           uint32_t columns, uint32_t begin, uint32_t end) {
     for_each_element(1, columns, [&](uint32_t) { return [=](uint32_t c) { acc[c] = 0.0f; }; });
     for (uint32_t first = begin; first < end; first += STRIP) {
@@ -66,7 +66,7 @@ DEVICE void both_products(float* RESTRICT t, float* RESTRICT acc, const float* R
 }
 
 // result (columns) = sum over rows begin .. end of a_r S_r.
-DEVICE void weighted_rows(float* RESTRICT result, const float* RESTRICT S, const float* RESTRICT a, uint32_t columns,
+CALLED void weighted_rows(float* RESTRICT result, const float* RESTRICT S, const float* RESTRICT a, uint32_t columns,
                           uint32_t begin, uint32_t end) {
     const float* const rows = S + uint64_t(begin) * columns;
     column_sums(0, columns, end - begin, Everything(),
@@ -74,7 +74,7 @@ DEVICE void weighted_rows(float* RESTRICT result, const float* RESTRICT S, const
                 [&](uint32_t c, float sum) { result[c] = sum; });
 }
 
-DEVICE float norm(const float* RESTRICT x, uint32_t n) {
+CALLED float norm(const float* RESTRICT x, uint32_t n) {
     float sum[1];
     block_sum(sum, n, [&](auto i, float* v) { v[0] = x[i] * x[i]; });
     return square_root(sum[0]);
@@ -98,7 +98,7 @@ DEVICE void join(float* partials, uint32_t columns, uint32_t tiles) {
 // What an entry's tiles give: for outputs as columns v holds t and partials the joined M v |t|, or without iteration
 // v is v and partials M v; for outputs as rows partials hold M^T u, or without iteration nothing.
 // Writes u, v and sigma[entry].
-DEVICE void finish(float* RESTRICT sigma, float* RESTRICT u, float* RESTRICT v, float* RESTRICT work,
+CALLED void finish(float* RESTRICT sigma, float* RESTRICT u, float* RESTRICT v, float* RESTRICT work,
                    const float* RESTRICT S, const Weight& e, uint32_t iterate) {
     const uint32_t outputs = e.kind == 1 ? e.columns : e.rows, inputs = e.kind == 1 ? e.rows : e.columns;
     float* product = work;  // M v, times `factor`

@@ -21,6 +21,14 @@ struct Maximum {
 // One thread: N values at once in LANES independent lanes, which the compiler keeps in vector registers (it may not
 // reorder a float sum itself, and -fassociative-math would undo the compensated sums elsewhere); joined pairwise.
 constexpr int LANES = 16;
+template <class Join> CALLED float join_lanes(float* lane) {
+    UNROLL
+    for (int width = LANES / 2; width > 0; width /= 2) {
+        INDEPENDENT
+        for (int l = 0; l < width; l++) lane[l] = Join::join(lane[l], lane[l + width]);
+    }
+    return lane[0];
+}
 template <class Join, int K> struct Lanes {
     float lane[K][LANES];
     MEMBER void fill(float value) { for (int k = 0; k < K; k++) for (int l = 0; l < LANES; l++) lane[k][l] = value; }
@@ -33,11 +41,7 @@ template <class Join, int K> struct Lanes {
         }
     }
     MEMBER void finish(float (&result)[K]) {
-        for (int k = 0; k < K; k++) {
-            for (int width = LANES / 2; width > 0; width /= 2)
-                for (int l = 0; l < width; l++) lane[k][l] = Join::join(lane[k][l], lane[k][l + width]);
-            result[k] = lane[k][0];
-        }
+        for (int k = 0; k < K; k++) result[k] = join_lanes<Join>(lane[k]);
     }
 };
 

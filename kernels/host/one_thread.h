@@ -4,6 +4,8 @@
 
 #include "launch.h"
 
+#define CALLED APART
+
 constexpr int BLOCK = 1, WARP = 1, WARPS = 1;
 
 DEVICE constexpr int thread() { return 0; }

@@ -7,6 +7,8 @@
 
 #include "launch.h"
 
+#define CALLED DEVICE
+
 constexpr int BLOCK = 256, WARP = 32, WARPS = BLOCK / WARP;
 
 extern "C" {
