@@ -115,9 +115,9 @@ DEVICE void softplus_real(float (&sums)[RELATIVE ? 4 : 2], float* RESTRICT seed_
     });
 }
 template <bool RELATIVE>
-DEVICE void softplus_fake(float (&sums)[3], float* RESTRICT seed_d, float* RESTRICT seed_g, const float* RESTRICT fake,
+CALLED void softplus_fake(float (&means)[3], float* RESTRICT seed_d, float* RESTRICT seed_g, const float* RESTRICT fake,
                           float mean, float factor_d, float factor_g, uint32_t M) {
-    long_sum(sums, M, [&](auto j, float* v) {
+    long_sum(means, M, [&](auto j, float* v) {
         const Logistic l = logistic(fake[j] - mean);
         seed_d[j] = factor_d * l.sigma;
         seed_g[j] = factor_g * l.sigma_minus;
@@ -125,6 +125,7 @@ DEVICE void softplus_fake(float (&sums)[3], float* RESTRICT seed_d, float* RESTR
         v[1] = l.minus;
         v[2] = RELATIVE ? l.sigma : fake[j];
     });
+    for (int k = 0; k < 3; k++) means[k] *= 1.0f / float(M);
 }
 
 // In minimax, G's terms are D's on the fakes with the other sign. Every thread finishes the elements that it began, so
@@ -140,7 +141,7 @@ DEVICE void softplus(float* statistics, float* RESTRICT seed_d, float* RESTRICT 
         INDEPENDENT
         for (uint32_t j = thread(); j < M; j += BLOCK) seed_g[j] = -seed_d_fake[j];
     }
-    finish(statistics, of_real[0] * n + of_fake[0] * m, (minimax ? 0.0f - of_fake[0] : of_fake[1]) * m, of_real[1] * n, of_fake[2] * m);
+    finish(statistics, of_real[0] * n + of_fake[0], minimax ? 0.0f - of_fake[0] : of_fake[1], of_real[1] * n, of_fake[2]);
 }
 
 // The seeds hold each sample's own sigmoid until the mean over the other side is known.
@@ -154,7 +155,7 @@ DEVICE void relativistic(float* statistics, float* RESTRICT seed_d, float* RESTR
     softplus_real<true>(of_real, seed_d, real, mean_fake, 1.0f, N);
     float* const seed_d_fake = seed_d + N;
     softplus_fake<true>(of_fake, seed_d_fake, seed_g, fake, mean_real, 1.0f, 1.0f, M);
-    const float a = of_real[2] * n, b = of_fake[2] * m, c = of_real[3] * n;
+    const float a = of_real[2] * n, b = of_fake[2], c = of_real[3] * n;
     INDEPENDENT
     for (uint32_t i = thread(); i < N; i += BLOCK) seed_d[i] = -n * (seed_d[i] + b);
     INDEPENDENT
@@ -162,7 +163,7 @@ DEVICE void relativistic(float* statistics, float* RESTRICT seed_d, float* RESTR
         seed_d_fake[j] = m * (seed_d_fake[j] + a);
         seed_g[j] = -m * (seed_g[j] + c);
     }
-    finish(statistics, of_real[0] * n + of_fake[0] * m, of_real[1] * n + of_fake[1] * m, mean_real, mean_fake);
+    finish(statistics, of_real[0] * n + of_fake[0], of_real[1] * n + of_fake[1], mean_real, mean_fake);
 }
 
 KERNEL losses_f32(float* RESTRICT statistics,  // (4)

@@ -2,6 +2,9 @@
 #pragma once
 #include "math.h"
 
+struct Yes { static constexpr bool value = true; };
+struct No { static constexpr bool value = false; };
+
 struct Activation {
     uint32_t code;  // 0 identity, 1 leaky ReLU, 2 tanh
     float slope;    // of the leaky ReLU below zero, >= 0
@@ -24,12 +27,11 @@ template <class Body> DEVICE void with_derivative(Activation activation, Body bo
     else body([](float) { return 1.0f; });
 }
 
-// The same as a function of the input x.
+// Calls `body` with the derivative as a function of the input x, and whether that costs more than a few instructions.
 template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     const float slope = activation.slope;
-    if (activation.code == 1) body([=](float x) { return x > 0.0f ? 1.0f : slope; });
-    else if (activation.code == 2) body([](float x) { const float y = tanh(x); return 1.0f - y * y; });
-    else body([](float) { return 1.0f; });
+    if (activation.code == 2) body([](float x) { const float y = tanh(x); return 1.0f - y * y; }, Yes());
+    else body([=](float x) { return x > 0.0f ? 1.0f : slope; }, No());  // the identity has slope 1
 }
 #else
 // A thread has a few elements, not a loop: one body, which selects. The identity is a leaky ReLU of slope 1.
@@ -44,6 +46,6 @@ template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     body([=](float x) {
         const float y = activation.code == 2 ? tanh_apart(x) : x;
         return activation.code == 2 ? 1.0f - y * y : y > 0.0f ? 1.0f : activation.slope;
-    });
+    }, No());
 }
 #endif

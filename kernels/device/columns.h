@@ -36,49 +36,79 @@ DEVICE GroupTile group_tile(uint32_t span, uint32_t chunk, uint32_t splits, uint
 }
 
 #if defined(ZGAN_HOST)
-// body(row, column) for every element of the tile, in no order.
-template <class Body> DEVICE void each(const Tile& tile, Body body) {
-    for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
-        uint32_t group = 0;
-        for (; group + LANES <= tile.columns; group += LANES) {
-            INDEPENDENT
-            for (int l = 0; l < LANES; l++) body(row, tile.column + group + l);
-        }
-        for (; group < tile.columns; group++) body(row, tile.column + group);
+// body(j) for j < count <= COLUMNS.
+template <class Body> DEVICE void each_column(uint32_t count, Body body) {
+    Index j = 0;
+    for (; j + LANES <= count; j += LANES) {
+        INDEPENDENT_FEW
+        for (int l = 0; l < LANES; l++) body(j + l);
+    }
+    for (; j < count; j++) {
+        NOT_VECTORISED;
+        body(j);
     }
 }
 
-// sums[k * COLUMNS + j] = sum over the tile's rows of the k-th value that value(row, column, v) stores in
-// v[0 .. K - 1], column = tile.column + j. Every thread sees the sums.
-template <int GROUPS, int WIDTH, int K, class Value> DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Value value) {
-    float lane[GROUPS][K][WIDTH] = {};
-    for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
+// row(r)(column) for every element of the tile, in no order.
+template <class Row> DEVICE void each(const Tile& tile, Row row) {
+    for (uint64_t r = tile.row; r < tile.row + tile.rows; r++) {
+        const auto body = row(r);
+        each_column(tile.columns, [&](Index j) { body(tile.column + j); });
+    }
+}
+
+// sums[k * COLUMNS + j] = sum over the tile's rows of the k-th value that row(r)(column, v) stores in v[0 .. K - 1],
+// column = tile.column + j. Every thread sees the sums.
+template <int GROUPS, int K, class Row> DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Row row) {
+    float lane[GROUPS][K][LANES] = {};
+    for (uint64_t r = tile.row; r < tile.row + tile.rows; r++) {
+        const auto value = row(r);
         UNROLL
         for (int group = 0; group < GROUPS; group++) {
-            INDEPENDENT
-            for (int l = 0; l < WIDTH; l++) {
+            INDEPENDENT_FEW
+            for (int l = 0; l < LANES; l++) {
                 float v[K];
-                value(row, tile.column + first + group * WIDTH + l, v);
+                value(tile.column + first + group * LANES + l, v);
                 for (int k = 0; k < K; k++) lane[group][k][l] += v[k];
             }
         }
     }
     for (int group = 0; group < GROUPS; group++)
-        for (int k = 0; k < K; k++)
-            for (int l = 0; l < WIDTH; l++) sums[k * COLUMNS + first + group * WIDTH + l] = lane[group][k][l];
+        for (int k = 0; k < K; k++) {
+            INDEPENDENT_FEW
+            for (int l = 0; l < LANES; l++) sums[k * COLUMNS + first + group * LANES + l] = lane[group][k][l];
+        }
 }
 // Rows whole where they fill the tile: memory likes neighbours.
-template <int K, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value) {
+template <int K, class Row> DEVICE void column_sum(float* sums, const Tile& tile, Row row) {
     uint32_t first = 0;
-    if (tile.columns == COLUMNS) return column_sum_of<COLUMNS / LANES, LANES, K>(sums, tile, 0, value);
-    for (; first + LANES <= tile.columns; first += LANES) column_sum_of<1, LANES, K>(sums, tile, first, value);
-    for (; first < tile.columns; first++) column_sum_of<1, 1, K>(sums, tile, first, value);
+    if (tile.columns == COLUMNS) return column_sum_of<COLUMNS / LANES, K>(sums, tile, 0, row);
+    for (; first + LANES <= tile.columns; first += LANES) column_sum_of<1, K>(sums, tile, first, row);
+    for (uint32_t j = first; j < tile.columns; j++)
+        for (int k = 0; k < K; k++) sums[k * COLUMNS + j] = 0.0f;
+    for (uint64_t r = tile.row; first < tile.columns && r < tile.row + tile.rows; r++) {
+        const auto value = row(r);
+        for (uint32_t j = first; j < tile.columns; j++) {
+            NOT_VECTORISED;
+            float v[K];
+            value(tile.column + j, v);
+            for (int k = 0; k < K; k++) sums[k * COLUMNS + j] += v[k];
+        }
+    }
 }
 
-// body(j) for j < count <= COLUMNS.
-template <class Body> DEVICE void each_column(uint32_t count, Body body) {
-    INDEPENDENT
-    for (uint32_t j = 0; j < count; j++) body(j);
+// The same functions of a row and a column as row(r)(column), but computed for a whole row of the tile before the first
+// is asked for: where they cost much more than a place in the cache, the loops that ask for them are then compiled once.
+template <class Row> DEVICE auto tabulated(const Tile& tile, Row row) {
+    const uint64_t first = tile.column;
+    const uint32_t count = tile.columns;
+    return [=](uint64_t r) {
+        SHARED(float, values, COLUMNS);
+        const auto value = row(r);
+        each_column(count, [&](Index j) { values[j] = value(first + j); });
+        const float* const from = values;
+        return [=](uint64_t column) { return from[column - first]; };
+    };
 }
 
 // body(bucket, row, column) for every element, in the order of the rows within a column; bucket(row) says which rows
@@ -86,25 +116,27 @@ template <class Body> DEVICE void each_column(uint32_t count, Body body) {
 template <class Bucket, class Body> DEVICE void each_in_order(const Tile& tile, Bucket bucket, Body body) {
     for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
         const uint32_t b = bucket(row);
-        INDEPENDENT
-        for (uint32_t j = 0; j < tile.columns; j++) body(b, row, tile.column + j);
+        each_column(tile.columns, [&](Index j) { body(b, row, tile.column + j); });
     }
 }
 #else
-template <class Body> DEVICE void each(const Tile& tile, Body body) {
+template <class Row> DEVICE void each(const Tile& tile, Row row) {
     const uint32_t column = thread() % COLUMNS;
     if (column < tile.columns)
-        for (uint32_t row = thread() / COLUMNS; row < tile.rows; row += ROW_LANES) body(tile.row + row, tile.column + column);
+        for (uint32_t r = thread() / COLUMNS; r < tile.rows; r += ROW_LANES) row(tile.row + r)(tile.column + column);
 }
 
 // Each thread its rows, then a tree over the threads of a column.
-template <int K, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value) {
+template <int K, class Row> DEVICE void column_sum(float* sums, const Tile& tile, Row row) {
     SHARED(float, lanes, K * BLOCK);
     float sum[K] = {};
-    each(tile, [&](uint64_t row, uint64_t column) {
-        float v[K];
-        value(row, column, v);
-        for (int k = 0; k < K; k++) sum[k] += v[k];
+    each(tile, [&](uint64_t r) {
+        const auto value = row(r);
+        return [=, &sum](uint64_t column) {
+            float v[K];
+            value(column, v);
+            for (int k = 0; k < K; k++) sum[k] += v[k];
+        };
     });
     for (int k = 0; k < K; k++) lanes[k * BLOCK + thread()] = sum[k];
     barrier();

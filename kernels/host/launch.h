@@ -35,6 +35,8 @@ typedef __UINT64_TYPE__ uint64_t;
 #define UNROLL_FOUR _Pragma("GCC unroll 4")
 #define ROLLED _Pragma("GCC unroll 1")
 #endif
+// In the body of a loop of a few iterations: no compiler makes vectors of it.
+#define NOT_VECTORISED __asm__ volatile("")
 
 struct Index3 { uint32_t x, y, z; };
 static thread_local Index3 blockIdx, gridDim;

@@ -4,7 +4,11 @@
 
 #include "launch.h"
 
+#if defined(__clang__)
 #define CALLED APART
+#else
+#define CALLED APART __attribute__((noclone))
+#endif
 
 constexpr int BLOCK = 1, WARP = 1, WARPS = 1;
 
