@@ -39,18 +39,18 @@ DEVICE float adam_step(const Rates& rates, float p, float& m, float& v, float g)
 
 DEVICE bool is_left_out(const State* state, uint32_t network) { return state->halted != 0 || state->overflows[network] != 0; }
 
-KERNEL adam_update_f32(float* RESTRICT parameters,        // (n)
-                       float* RESTRICT first_moment,      // (n)
-                       float* RESTRICT second_moment,     // (n)
-                       float* RESTRICT average,           // (n) or null
-                       float* RESTRICT partials,          // (gridDim.x): sums of squares of the gradient
-                       const float* RESTRICT gradient,    // (n)
-                       const State* RESTRICT state,       // (1)
-                       uint32_t network,
-                       float log_beta1, float one_minus_beta1,
-                       float log_beta2, float beta2, float one_minus_beta2,
-                       float eps, float average_decay, uint32_t average_start,
-                       uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) adam_update_f32(float* RESTRICT parameters,        // (n)
+                               float* RESTRICT first_moment,      // (n)
+                               float* RESTRICT second_moment,     // (n)
+                               float* RESTRICT average,           // (n) or null
+                               float* RESTRICT partials,          // (gridDim.x): sums of squares of the gradient
+                               const float* RESTRICT gradient,    // (n)
+                               const State* RESTRICT state,       // (1)
+                               uint32_t network,
+                               float log_beta1, float one_minus_beta1,
+                               float log_beta2, float beta2, float one_minus_beta2,
+                               float eps, float average_decay, uint32_t average_start,
+                               uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, count = n - first < chunk ? n - first : chunk;
     const uint32_t updates = state->updates[network];
     Rates rates;
@@ -91,10 +91,10 @@ KERNEL adam_update_f32(float* RESTRICT parameters,        // (n)
     if (thread() == 0) partials[blockIdx.x] = sum[0];
 }
 
-KERNEL adam_finish_f32(float* RESTRICT norm,           // (1)
-                       State* RESTRICT state,          // (1)
-                       const float* RESTRICT partials, // (blocks)
-                       uint32_t network, uint32_t blocks) {
+KERNEL(256, 0) adam_finish_f32(float* RESTRICT norm,           // (1)
+                               State* RESTRICT state,          // (1)
+                               const float* RESTRICT partials, // (blocks)
+                               uint32_t network, uint32_t blocks) {
     float sum[1];
     block_sum(sum, blocks, [&](Index b, float* square) { square[0] = partials[b]; });
     if (thread() == 0) {

@@ -14,13 +14,14 @@
 // before is scaled down. dq and delta are one launch, dk and dv the next, which reads delta. All but dgamma overwrites.
 // Sums over tiles grow in the output itself, or, where that has 16 bits, in f32 beside it: `sums`, null in f32.
 // Memory traffic: a block reads the other side's rows once, and its own o, dq, dk or dv once a tile, from cache.
-// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
 #include "device/product.h"
 #include "device/number.h"
+
+PRECISIONS(f32, bf16, f16)
 
 constexpr uint32_t TILE = 64;   // rows of both sides
 constexpr uint32_t PITCH = 68;  // of a tile of scores: rows start in different banks
@@ -59,13 +60,13 @@ template <class Stored> DEVICE void settle(Stored* RESTRICT output, const float*
 }
 
 // Grid (N, tiles of queries).
-KERNEL attention_forward_T(T* RESTRICT o,            // (N, L, Dv)
-                           float* RESTRICT lse,      // (N, L)
-                           float* RESTRICT sums,     // (N, L, Dv) or null
-                           const T* RESTRICT q,      // (N, L, Dk)
-                           const T* RESTRICT k,      // (N, Lk, Dk)
-                           const T* RESTRICT v,      // (N, Lk, Dv)
-                           uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
+KERNEL(256, 0) PRECISE(attention_forward)(T* RESTRICT o,            // (N, L, Dv)
+                                          float* RESTRICT lse,      // (N, L)
+                                          float* RESTRICT sums,     // (N, L, Dv) or null
+                                          const T* RESTRICT q,      // (N, L, Dk)
+                                          const T* RESTRICT k,      // (N, Lk, Dk)
+                                          const T* RESTRICT v,      // (N, Lk, Dv)
+                                          uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
     SHARED(float, S, TILE * PITCH);
     SHARED(float, maximum, TILE);
     SHARED(float, sum, TILE);
@@ -103,18 +104,16 @@ KERNEL attention_forward_T(T* RESTRICT o,            // (N, L, Dv)
 }
 
 // 1 of 2. Grid (N, tiles of queries).
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 4
-KERNEL attention_backward_queries_T(T* RESTRICT dq,                // (N, L, Dk)
-                                    float* RESTRICT delta,         // (N, L)
-                                    float* RESTRICT sums,          // (N, L, Dk) or null
-                                    const T* RESTRICT d_o,         // (N, L, Dv)
-                                    const T* RESTRICT o,           // (N, L, Dv)
-                                    const T* RESTRICT q,           // (N, L, Dk)
-                                    const T* RESTRICT k,           // (N, Lk, Dk)
-                                    const T* RESTRICT v,           // (N, Lk, Dv)
-                                    const float* RESTRICT lse,     // (N, L)
-                                    uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
+KERNEL(256, 4) PRECISE(attention_backward_queries)(T* RESTRICT dq,                // (N, L, Dk)
+                                                   float* RESTRICT delta,         // (N, L)
+                                                   float* RESTRICT sums,          // (N, L, Dk) or null
+                                                   const T* RESTRICT d_o,         // (N, L, Dv)
+                                                   const T* RESTRICT o,           // (N, L, Dv)
+                                                   const T* RESTRICT q,           // (N, L, Dk)
+                                                   const T* RESTRICT k,           // (N, Lk, Dk)
+                                                   const T* RESTRICT v,           // (N, Lk, Dv)
+                                                   const float* RESTRICT lse,     // (N, L)
+                                                   uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
     SHARED(float, S, TILE * PITCH);
     SHARED(float, G, TILE * PITCH);
     const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(L - first, TILE);
@@ -145,20 +144,18 @@ KERNEL attention_backward_queries_T(T* RESTRICT dq,                // (N, L, Dk)
     }
     settle(dq + query * Dk, to, rows * Dk);
 }
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 0
 
 // 2 of 2. Grid (N, tiles of keys). S and G are transposed here: rows are keys.
-KERNEL attention_backward_keys_T(T* RESTRICT dk,                // (N, Lk, Dk)
-                                 T* RESTRICT dv,                // (N, Lk, Dv)
-                                 float* RESTRICT sums,          // (N, Lk, Dk), then (N, Lk, Dv); or null
-                                 const T* RESTRICT d_o,         // (N, L, Dv)
-                                 const T* RESTRICT q,           // (N, L, Dk)
-                                 const T* RESTRICT k,           // (N, Lk, Dk)
-                                 const T* RESTRICT v,           // (N, Lk, Dv)
-                                 const float* RESTRICT lse,     // (N, L)
-                                 const float* RESTRICT delta,   // (N, L)
-                                 uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
+KERNEL(256, 0) PRECISE(attention_backward_keys)(T* RESTRICT dk,                // (N, Lk, Dk)
+                                                T* RESTRICT dv,                // (N, Lk, Dv)
+                                                float* RESTRICT sums,          // (N, Lk, Dk), then (N, Lk, Dv); or null
+                                                const T* RESTRICT d_o,         // (N, L, Dv)
+                                                const T* RESTRICT q,           // (N, L, Dk)
+                                                const T* RESTRICT k,           // (N, Lk, Dk)
+                                                const T* RESTRICT v,           // (N, Lk, Dv)
+                                                const float* RESTRICT lse,     // (N, L)
+                                                const float* RESTRICT delta,   // (N, L)
+                                                uint32_t L, uint32_t Lk, uint32_t Dk, uint32_t Dv) {
     SHARED(float, S, TILE * PITCH);
     SHARED(float, G, TILE * PITCH);
     const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(Lk - first, TILE);
@@ -190,11 +187,11 @@ KERNEL attention_backward_keys_T(T* RESTRICT dk,                // (N, Lk, Dk)
     settle(dv + key * Dv, to_v, rows * Dv);
 }
 
-KERNEL attention_residual_forward_T(T* RESTRICT y,                // (n)
-                                    const T* RESTRICT x,          // (n)
-                                    const T* RESTRICT a,          // (n)
-                                    const float* RESTRICT gamma,  // (1)
-                                    uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) PRECISE(attention_residual_forward)(T* RESTRICT y,                // (n)
+                                                   const T* RESTRICT x,          // (n)
+                                                   const T* RESTRICT a,          // (n)
+                                                   const float* RESTRICT gamma,  // (1)
+                                                   uint32_t n, uint32_t chunk) {
     const uint32_t begin = blockIdx.x * chunk, end = begin + at_most(n - begin, chunk);
     const float g = gamma[0];
     INDEPENDENT
@@ -202,12 +199,12 @@ KERNEL attention_residual_forward_T(T* RESTRICT y,                // (n)
 }
 
 // Grid (N): da of a sample, and its dot product with a.
-KERNEL attention_residual_backward_T(T* RESTRICT da,               // (N, E)
-                                     float* RESTRICT dots,         // (N)
-                                     const T* RESTRICT dy,         // (N, E)
-                                     const T* RESTRICT a,          // (N, E)
-                                     const float* RESTRICT gamma,  // (1)
-                                     uint32_t E) {
+KERNEL(256, 0) PRECISE(attention_residual_backward)(T* RESTRICT da,               // (N, E)
+                                                    float* RESTRICT dots,         // (N)
+                                                    const T* RESTRICT dy,         // (N, E)
+                                                    const T* RESTRICT a,          // (N, E)
+                                                    const float* RESTRICT gamma,  // (1)
+                                                    uint32_t E) {
     const uint64_t sample = uint64_t(blockIdx.x) * E;
     T* const to = da + sample;
     const T* const d = dy + sample;
@@ -222,10 +219,10 @@ KERNEL attention_residual_backward_T(T* RESTRICT da,               // (N, E)
 }
 
 // Grid (1).
-KERNEL attention_gamma_backward_f32(float* RESTRICT dgamma,       // (1)
-                                    const float* RESTRICT dots,   // (N)
-                                    const float* RESTRICT scale,  // (N) or null: 1
-                                    uint32_t N) {
+KERNEL_ONCE(256, 0) attention_gamma_backward_f32(float* RESTRICT dgamma,       // (1)
+                                                 const float* RESTRICT dots,   // (N)
+                                                 const float* RESTRICT scale,  // (N) or null: 1
+                                                 uint32_t N) {
     float sum[1];
     block_sum(sum, N, [&](auto n, float* value) { value[0] = (scale ? scale[n] : 1.0f) * dots[n]; });
     if (thread() == 0) dgamma[0] += sum[0];

@@ -14,8 +14,7 @@
 //   dw (R, S, C, K) += sum over n, p, q of v g                split over images; the parts are summed in order
 //   db (K) += sum over n, p, q of g                           likewise
 //
-// Precisions: f32, tf32, bf16, f16
-// x, y, dy, dx, the residual and the filters are stored so; b, the scale and shift tables, row_scale, dw, db and all parts are f32.
+// x, y, dy, dx, the residual and the filters are stored in the precision of the module; b, the scale and shift tables, row_scale, dw, db and all parts are f32.
 //
 // y and dx overwrite, or add where `accumulate` says so. Each element is one chain of additions in order (dw, db: one per part).
 #include "device/execution.h"
@@ -24,6 +23,8 @@
 #include "device/number.h"
 #include "device/tile.h"
 #include "device/window.h"
+
+PRECISIONS(f32, tf32, bf16, f16)
 
 // v
 struct Image {
@@ -379,10 +380,8 @@ DEVICE Image image(const T* x, const float* scale, const float* shift, const Pro
 }
 
 // The narrowest tile spills a register, left to itself.
-// Tiles: 64x64, 128x64, 128x128, f32 256x32, f32 256x16
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS (BN == 16 ? 4 : BLOCKS_OF_TILE(BM, BN))
-KERNEL conv_forward_BMxBN_T(
+TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
+KERNEL(256, BN == 16 ? 4 : BLOCKS_OF_TILE(BM, BN)) TILED(conv_forward)(
     T* RESTRICT y,                // (N, P, Q, K), or halved
     const T* RESTRICT x,          // (N, H, W, C), or halved
     const float* RESTRICT scale,  // (1 or N, C) or null
@@ -396,11 +395,9 @@ KERNEL conv_forward_BMxBN_T(
     tiled_matmul<BM, BN>(a, b, Output{y, bias, residual, activation, K, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
 }
 
-// Tiles: 64x64, 128x64, 128x128, f32 256x32, f32 256x16
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
+TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
 // The window sees g from the pixels of v: its C is the number of output channels.
-KERNEL conv_input_gradient_BMxBN_T(
+KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_input_gradient)(
     T* RESTRICT dx,                   // (N, H, W, C), or halved
     const T* RESTRICT dy,             // (N, P, Q, K), or halved
     const T* RESTRICT flipped,        // (R, S, K, C)
@@ -414,11 +411,9 @@ KERNEL conv_input_gradient_BMxBN_T(
     tiled_matmul<BM, BN>(a, b, InputOutput{dx, x, slope, C, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
 }
 
-// Tiles: 64x64, 128x64, 128x128, f32 256x32, f32 256x16
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
+TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
 // Split z = blockIdx.z sums the images from z * images on.
-KERNEL conv_weight_gradient_BMxBN_T(
+KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_weight_gradient)(
     float* RESTRICT dweight,          // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
     const T* RESTRICT x,              // (N, H, W, C), or halved
@@ -437,14 +432,11 @@ KERNEL conv_weight_gradient_BMxBN_T(
     tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, begin * per_image, end * per_image);
 }
 
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 0
-
 // flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters of the input gradient. In tiles through shared memory, so that
 // both are walked along their rows; the pitch keeps the columns of a tile apart.
-KERNEL conv_flip_filters_T(T* RESTRICT flipped,        // (R, S, K, C)
-                             const T* RESTRICT filters,  // (R, S, C, K)
-                             uint32_t taps, uint32_t C, uint32_t K) {
+KERNEL(256, 0) PRECISE(conv_flip_filters)(T* RESTRICT flipped,        // (R, S, K, C)
+                                            const T* RESTRICT filters,  // (R, S, C, K)
+                                            uint32_t taps, uint32_t C, uint32_t K) {
     constexpr uint32_t SIDE = 32;  // FLIPPED_TILE in src/ops/conv.rs
     SHARED(float, tile, SIDE * (SIDE + 1));
     const uint32_t tap = blockIdx.z, first_c = blockIdx.y * SIDE, first_k = blockIdx.x * SIDE;
@@ -464,9 +456,9 @@ KERNEL conv_flip_filters_T(T* RESTRICT flipped,        // (R, S, K, C)
 }
 
 // to[i] += the sum of parts[0][i], parts[1][i], ... in order.
-KERNEL conv_sum_parts_f32(float* RESTRICT to,           // (len)
-                          const float* RESTRICT parts,  // (count, len)
-                          uint32_t count, uint32_t len, uint32_t per_block) {
+KERNEL_ONCE(256, 0) conv_sum_parts_f32(float* RESTRICT to,           // (len)
+                                       const float* RESTRICT parts,  // (count, len)
+                                       uint32_t count, uint32_t len, uint32_t per_block) {
     const uint32_t begin = blockIdx.x * per_block, end = least(begin + per_block, len);
     INDEPENDENT
     for (uint32_t i = begin + thread(); i < end; i += BLOCK) {
@@ -477,11 +469,11 @@ KERNEL conv_sum_parts_f32(float* RESTRICT to,           // (len)
 }
 
 // Stage 1 of db: part z sums the images from z * images on. Pooled or not, every element of dy counts once.
-KERNEL conv_bias_gradient_T(float* RESTRICT parts,            // (gridDim.y, K)
-                              const T* RESTRICT dy,         // (N, pixels, K)
-                              const T* RESTRICT y,          // as dy, or null
-                              const float* RESTRICT row_scale,  // (N) or null
-                              Activation activation, uint32_t N, uint32_t pixels, uint32_t K, uint32_t images) {
+KERNEL(256, 0) PRECISE(conv_bias_gradient)(float* RESTRICT parts,            // (gridDim.y, K)
+                                             const T* RESTRICT dy,         // (N, pixels, K)
+                                             const T* RESTRICT y,          // as dy, or null
+                                             const float* RESTRICT row_scale,  // (N) or null
+                                             Activation activation, uint32_t N, uint32_t pixels, uint32_t K, uint32_t images) {
     constexpr uint32_t AT_ONCE = BLOCK == 1 ? 16 : 1;
     const Gradient g{dy, y ? y : dy, row_scale, activation, pixels, 1, K, 0};
     const uint32_t begin = blockIdx.y * images, end = least(begin + images, N);

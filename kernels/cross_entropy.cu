@@ -14,13 +14,13 @@
 #include "device/rows.h"
 
 // Grid (row ranges).
-KERNEL cross_entropy_rows_f32(float* RESTRICT dx,               // (N, classes)
-                              float* RESTRICT losses,           // (N)
-                              float* RESTRICT correct,          // (N): 1 or 0
-                              const float* RESTRICT x,          // (N, classes)
-                              const uint32_t* RESTRICT labels,  // (N)
-                              float scale,                      // weight / N
-                              uint32_t N, uint32_t classes, uint32_t rows) {
+KERNEL(256, 0) cross_entropy_rows_f32(float* RESTRICT dx,               // (N, classes)
+                                      float* RESTRICT losses,           // (N)
+                                      float* RESTRICT correct,          // (N): 1 or 0
+                                      const float* RESTRICT x,          // (N, classes)
+                                      const uint32_t* RESTRICT labels,  // (N)
+                                      float scale,                      // weight / N
+                                      uint32_t N, uint32_t classes, uint32_t rows) {
     const uint32_t begin = blockIdx.x * rows, count = N - begin < rows ? N - begin : rows;
     for_each_row(count, [&](uint32_t r) {
         const uint32_t n = begin + r, label = labels[n];
@@ -42,10 +42,10 @@ KERNEL cross_entropy_rows_f32(float* RESTRICT dx,               // (N, classes)
 }
 
 // Grid (1).
-KERNEL cross_entropy_sum_f32(float* RESTRICT statistics,     // (2)
-                             const float* RESTRICT losses,   // (N)
-                             const float* RESTRICT correct,  // (N)
-                             float scale, uint32_t N) {
+KERNEL(256, 0) cross_entropy_sum_f32(float* RESTRICT statistics,     // (2)
+                                     const float* RESTRICT losses,   // (N)
+                                     const float* RESTRICT correct,  // (N)
+                                     float scale, uint32_t N) {
     float sums[2];
     block_sum(sums, N, [&](auto n, float* v) {
         v[0] = losses[n];

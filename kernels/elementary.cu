@@ -20,34 +20,34 @@ template <class Body> DEVICE void each_element(uint32_t n, uint32_t chunk, Body 
     for (Index i = Index(first) + thread(); i < last; i += BLOCK) body(i);
 }
 
-KERNEL elementary_affine_f32(float* RESTRICT y,       // (n)
-                             const float* RESTRICT x, // (n)
-                             float a, float b, uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_affine_f32(float* RESTRICT y,       // (n)
+                                     const float* RESTRICT x, // (n)
+                                     float a, float b, uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) { y[i] = a * x[i] + b; });
 }
 
-KERNEL elementary_exp_f32(float* RESTRICT y,       // (n)
-                          const float* RESTRICT x, // (n)
-                          uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_exp_f32(float* RESTRICT y,       // (n)
+                                  const float* RESTRICT x, // (n)
+                                  uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) { y[i] = exp(x[i]); });
 }
 
-KERNEL elementary_log_f32(float* RESTRICT y,       // (n)
-                          const float* RESTRICT x, // (n)
-                          uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_log_f32(float* RESTRICT y,       // (n)
+                                  const float* RESTRICT x, // (n)
+                                  uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) { y[i] = log(x[i]); });
 }
 
-KERNEL elementary_tanh_f32(float* RESTRICT y,       // (n)
-                           const float* RESTRICT x, // (n)
-                           uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_tanh_f32(float* RESTRICT y,       // (n)
+                                   const float* RESTRICT x, // (n)
+                                   uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) { y[i] = tanh(x[i]); });
 }
 
-KERNEL elementary_sine_cosine_f32(float* RESTRICT sine,    // (n)
-                                  float* RESTRICT cosine,  // (n)
-                                  const float* RESTRICT u, // (n), in [0, 1)
-                                  uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_sine_cosine_f32(float* RESTRICT sine,    // (n)
+                                          float* RESTRICT cosine,  // (n)
+                                          const float* RESTRICT u, // (n), in [0, 1)
+                                          uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) {
         const SineCosine both = sine_cosine_turns(u[i]);
         sine[i] = both.sine;
@@ -55,16 +55,16 @@ KERNEL elementary_sine_cosine_f32(float* RESTRICT sine,    // (n)
     });
 }
 
-KERNEL elementary_leaky_relu_f32(float* RESTRICT y,       // (n)
-                                 const float* RESTRICT x, // (n)
-                                 float slope, uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_leaky_relu_f32(float* RESTRICT y,       // (n)
+                                         const float* RESTRICT x, // (n)
+                                         float slope, uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) { y[i] = x[i] > 0.0f ? x[i] : slope * x[i]; });
 }
 
-KERNEL elementary_tanh_backward_f32(float* RESTRICT dx,       // (n)
-                                    const float* RESTRICT dy, // (n)
-                                    const float* RESTRICT y,  // (n)
-                                    uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_tanh_backward_f32(float* RESTRICT dx,       // (n)
+                                            const float* RESTRICT dy, // (n)
+                                            const float* RESTRICT y,  // (n)
+                                            uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) { dx[i] = dy[i] * (1.0f - y[i] * y[i]); });
 }
 
@@ -74,20 +74,20 @@ template <class Row> DEVICE void each_row(uint32_t R, uint32_t C, uint32_t rows,
     for_each_element(R - first < rows ? R - first : rows, C, [&](uint32_t r) { return row(first + r); });
 }
 
-KERNEL elementary_add_columns_f32(float* RESTRICT y,       // (R, C)
-                                  const float* RESTRICT x, // (R, C)
-                                  const float* RESTRICT b, // (C)
-                                  uint32_t R, uint32_t C, uint32_t rows) {
+KERNEL(256, 0) elementary_add_columns_f32(float* RESTRICT y,       // (R, C)
+                                          const float* RESTRICT x, // (R, C)
+                                          const float* RESTRICT b, // (C)
+                                          uint32_t R, uint32_t C, uint32_t rows) {
     each_row(R, C, rows, [=](uint32_t r) {
         const uint64_t at = uint64_t(r) * C;
         return [=](uint32_t c) { y[at + c] = x[at + c] + b[c]; };
     });
 }
 
-KERNEL elementary_scale_rows_f32(float* RESTRICT y,       // (R, C)
-                                 const float* RESTRICT x, // (R, C)
-                                 const float* RESTRICT s, // (R)
-                                 uint32_t R, uint32_t C, uint32_t rows) {
+KERNEL(256, 0) elementary_scale_rows_f32(float* RESTRICT y,       // (R, C)
+                                         const float* RESTRICT x, // (R, C)
+                                         const float* RESTRICT s, // (R)
+                                         uint32_t R, uint32_t C, uint32_t rows) {
     each_row(R, C, rows, [=](uint32_t r) {
         const uint64_t at = uint64_t(r) * C;
         const float scale = s[r];
@@ -95,24 +95,24 @@ KERNEL elementary_scale_rows_f32(float* RESTRICT y,       // (R, C)
     });
 }
 
-KERNEL elementary_add_f32(float* RESTRICT y,        // (n)
-                          const float* RESTRICT x1, // (n)
-                          const float* RESTRICT x2, // (n)
-                          uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_add_f32(float* RESTRICT y,        // (n)
+                                  const float* RESTRICT x1, // (n)
+                                  const float* RESTRICT x2, // (n)
+                                  uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) { y[i] = x1[i] + x2[i]; });
 }
 
-KERNEL elementary_subtract_f32(float* RESTRICT y,       // (n)
-                               const float* RESTRICT x, // (n)
-                               const float* RESTRICT s, // (1)
-                               uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_subtract_f32(float* RESTRICT y,       // (n)
+                                       const float* RESTRICT x, // (n)
+                                       const float* RESTRICT s, // (1)
+                                       uint32_t n, uint32_t chunk) {
     const float number = s[0];
     each_element(n, chunk, [=](Index i) { y[i] = x[i] - number; });
 }
 
-KERNEL elementary_sum_f32(float* RESTRICT y,       // (gridDim.x)
-                          const float* RESTRICT x, // (n)
-                          uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_sum_f32(float* RESTRICT y,       // (gridDim.x)
+                                  const float* RESTRICT x, // (n)
+                                  uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk;
     const float* RESTRICT from = x + first;
     float sum[1];
@@ -120,9 +120,9 @@ KERNEL elementary_sum_f32(float* RESTRICT y,       // (gridDim.x)
     if (thread() == 0) y[blockIdx.x] = sum[0];
 }
 
-KERNEL elementary_maximum_f32(float* RESTRICT y,       // (gridDim.x)
-                              const float* RESTRICT x, // (n)
-                              uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) elementary_maximum_f32(float* RESTRICT y,       // (gridDim.x)
+                                      const float* RESTRICT x, // (n)
+                                      uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk;
     const float* RESTRICT from = x + first;
     const float most = block_maximum(n - first < chunk ? n - first : chunk, [=](Index i) { return from[i]; });

@@ -16,7 +16,6 @@
 //   pool      h[n,c] = factor * sum over p of (x[n,p,c] > 0) t[n,p,c]     the tangent of projection.cu's pooling
 //
 // All outputs overwrite. Memory traffic: every input and output once, but the direction, which reads g twice.
-// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
@@ -24,12 +23,14 @@
 #include "device/state.h"
 #include "device/number.h"
 
+PRECISIONS(f32, bf16, f16)
+
 // Grid (N, ranges of `chunk` numbers).
-KERNEL gradient_penalty_mix_T(T* RESTRICT mixed,            // (N, F)
-                              const T* RESTRICT real,       // (N, F)
-                              const T* RESTRICT fake,       // (N, F)
-                              const float* RESTRICT share,  // (N)
-                              uint32_t F, uint32_t chunk) {
+KERNEL(256, 0) PRECISE(gradient_penalty_mix)(T* RESTRICT mixed,            // (N, F)
+                                             const T* RESTRICT real,       // (N, F)
+                                             const T* RESTRICT fake,       // (N, F)
+                                             const float* RESTRICT share,  // (N)
+                                             uint32_t F, uint32_t chunk) {
     const uint32_t first = blockIdx.y * chunk, count = F - first < chunk ? F - first : chunk;
     const uint64_t at = uint64_t(blockIdx.x) * F + first;
     const float s = share[blockIdx.x];
@@ -39,12 +40,12 @@ KERNEL gradient_penalty_mix_T(T* RESTRICT mixed,            // (N, F)
 }
 
 // Grid (N): a block is a sample.
-KERNEL gradient_penalty_direction_T(T* RESTRICT v,            // (N, F)
-                                    float* RESTRICT norms,    // (N): |g|
-                                    const T* RESTRICT g,      // (N, F)
-                                    const State* RESTRICT state,  // (1)
-                                    float scale,              // weight / N
-                                    uint32_t F) {
+KERNEL(256, 0) PRECISE(gradient_penalty_direction)(T* RESTRICT v,            // (N, F)
+                                                   float* RESTRICT norms,    // (N): |g|
+                                                   const T* RESTRICT g,      // (N, F)
+                                                   const State* RESTRICT state,  // (1)
+                                                   float scale,              // weight / N
+                                                   uint32_t F) {
     const uint64_t at = uint64_t(blockIdx.x) * F;
     const T* const from = g + at;
     float sum[1];
@@ -56,10 +57,10 @@ KERNEL gradient_penalty_direction_T(T* RESTRICT v,            // (N, F)
 }
 
 // Grid (1).
-KERNEL gradient_penalty_sum_f32(float* RESTRICT statistics,   // (2): P, the mean norm
-                                const float* RESTRICT norms,  // (N)
-                                float scale,                  // weight / N
-                                uint32_t N) {
+KERNEL_ONCE(256, 0) gradient_penalty_sum_f32(float* RESTRICT statistics,   // (2): P, the mean norm
+                                             const float* RESTRICT norms,  // (N)
+                                             float scale,                  // weight / N
+                                             uint32_t N) {
     float sums[2];
     block_sum(sums, N, [&](auto n, float* value) {
         const float off = norms[n] - 1.0f;
@@ -72,10 +73,10 @@ KERNEL gradient_penalty_sum_f32(float* RESTRICT statistics,   // (2): P, the mea
     }
 }
 
-KERNEL gradient_penalty_mask_T(T* RESTRICT a,            // (n)
-                               const T* RESTRICT t,      // (n)
-                               const T* RESTRICT x,      // (n)
-                               float slope, uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) PRECISE(gradient_penalty_mask)(T* RESTRICT a,            // (n)
+                                              const T* RESTRICT t,      // (n)
+                                              const T* RESTRICT x,      // (n)
+                                              float slope, uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, count = n - first < chunk ? n - first : chunk;
     const uint64_t at = first;  // a 32-bit sum may wrap, which would keep the loop scalar
     for_each_element(1, count, [&](uint32_t) {
@@ -84,10 +85,10 @@ KERNEL gradient_penalty_mask_T(T* RESTRICT a,            // (n)
 }
 
 // Grid (N, column ranges).
-KERNEL gradient_penalty_pool_T(float* RESTRICT h,        // (N, C)
-                               const T* RESTRICT t,      // (N, P, C)
-                               const T* RESTRICT x,      // (N, P, C)
-                               float factor, uint32_t P, uint32_t C, uint32_t columns) {
+KERNEL(256, 0) PRECISE(gradient_penalty_pool)(float* RESTRICT h,        // (N, C)
+                                              const T* RESTRICT t,      // (N, P, C)
+                                              const T* RESTRICT x,      // (N, P, C)
+                                              float factor, uint32_t P, uint32_t C, uint32_t columns) {
     const uint32_t first = blockIdx.y * columns, last = first + columns < C ? first + columns : C;
     const T* const tangent = t + uint64_t(blockIdx.x) * P * C;
     const T* const mask = x + uint64_t(blockIdx.x) * P * C;

@@ -59,12 +59,12 @@ DEVICE void finish(float* statistics, const float (&sums)[3], float m, float sig
     }
 }
 
-KERNEL log_partition_one_f32(float* RESTRICT statistics,   // (4)
-                             float* RESTRICT seed_d,       // (N + M)
-                             float* RESTRICT seed_g,       // (M)
-                             const float* RESTRICT real,   // (N)
-                             const float* RESTRICT fake,   // (M)
-                             float sign, uint32_t N, uint32_t M) {
+KERNEL(256, 0) log_partition_one_f32(float* RESTRICT statistics,   // (4)
+                                     float* RESTRICT seed_d,       // (N + M)
+                                     float* RESTRICT seed_g,       // (M)
+                                     const float* RESTRICT real,   // (N)
+                                     const float* RESTRICT fake,   // (M)
+                                     float sign, uint32_t N, uint32_t M) {
     const float m = larger(block_maximum(N, [&](Index i) { return -sign * real[i]; }),
                            block_maximum(M, [&](Index i) { return -sign * fake[i]; }));
     float sums[3] = {};
@@ -77,11 +77,11 @@ KERNEL log_partition_one_f32(float* RESTRICT statistics,   // (4)
 
 // Stage 1 of 2: block b sees `chunk` logits of the real and fake ones in a row.
 // partials[b] = its own maximum m_b, sum of exp(-x - m_b), sum over its real and over its fake of x + m_b.
-KERNEL log_partition_partials_f32(float* RESTRICT partials,   // (blocks, 4)
-                                  float* RESTRICT seed_d,     // (N + M): exp(-x - m_b)
-                                  const float* RESTRICT real, // (N)
-                                  const float* RESTRICT fake, // (M)
-                                  float sign, uint32_t N, uint32_t M, uint32_t chunk) {
+KERNEL(256, 0) log_partition_partials_f32(float* RESTRICT partials,   // (blocks, 4)
+                                          float* RESTRICT seed_d,     // (N + M): exp(-x - m_b)
+                                          const float* RESTRICT real, // (N)
+                                          const float* RESTRICT fake, // (M)
+                                          float sign, uint32_t N, uint32_t M, uint32_t chunk) {
     const uint32_t begin = blockIdx.x * chunk, end = begin + chunk < N + M ? begin + chunk : N + M;
     const uint32_t real_end = end < N ? end : N, fake_begin = begin > N ? begin : N;
     const uint32_t reals = real_end > begin ? real_end - begin : 0, fakes = end > fake_begin ? end - fake_begin : 0;
@@ -102,11 +102,11 @@ KERNEL log_partition_partials_f32(float* RESTRICT partials,   // (blocks, 4)
 
 // Stage 2 of 2: every block joins all partials (the same order everywhere), then turns its own chunk into gradients.
 // sum (x + m) = sum over blocks of [sum (x + m_b) + count_b (m - m_b)].
-KERNEL log_partition_seeds_f32(float* RESTRICT statistics,     // (4)
-                               float* RESTRICT seed_d,         // (N + M)
-                               float* RESTRICT seed_g,         // (M)
-                               const float* RESTRICT partials, // (gridDim.x, 4)
-                               float sign, uint32_t N, uint32_t M, uint32_t chunk) {
+KERNEL(256, 0) log_partition_seeds_f32(float* RESTRICT statistics,     // (4)
+                                       float* RESTRICT seed_d,         // (N + M)
+                                       float* RESTRICT seed_g,         // (M)
+                                       const float* RESTRICT partials, // (gridDim.x, 4)
+                                       float sign, uint32_t N, uint32_t M, uint32_t chunk) {
     const float m = block_maximum(gridDim.x, [&](Index b) { return partials[b * 4]; });
     float sums[3];
     block_sum(sums, gridDim.x, [&](Index b, float* v) {

@@ -166,13 +166,13 @@ DEVICE void relativistic(float* statistics, float* RESTRICT seed_d, float* RESTR
     finish(statistics, of_real[0] * n + of_fake[0], of_real[1] * n + of_fake[1], mean_real, mean_fake);
 }
 
-KERNEL losses_f32(float* RESTRICT statistics,  // (4)
-                  float* RESTRICT seed_d,      // (N + M)
-                  float* RESTRICT seed_g,      // (M)
-                  const float* RESTRICT real,  // (N)
-                  const float* RESTRICT fake,  // (M)
-                  uint32_t loss,               // the code above
-                  uint32_t N, uint32_t M) {
+KERNEL(256, 0) losses_f32(float* RESTRICT statistics,  // (4)
+                          float* RESTRICT seed_d,      // (N + M)
+                          float* RESTRICT seed_g,      // (M)
+                          const float* RESTRICT real,  // (N)
+                          const float* RESTRICT fake,  // (M)
+                          uint32_t loss,               // the code above
+                          uint32_t N, uint32_t M) {
     switch (loss) {
         case 0: separate<Hinge>(statistics, seed_d, seed_g, real, fake, N, M); break;
         case 1:

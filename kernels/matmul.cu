@@ -10,14 +10,15 @@
 // per-sample seed (null: 1): the gradient of one loss or another from one backward pass. act' is taken from the output
 // y; y may be null where act is the identity. Every element is one chain of additions in order.
 //
-// Precisions: f32, tf32, bf16, f16
-// x, y, dy, dx and W are stored so; b, row_scale, dW and db are f32.
+// x, y, dy, dx and W are stored in the precision of the module; b, row_scale, dW and db are f32.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/activation.h"
 #include "device/reduce.h"
 #include "device/number.h"
 #include "device/tile.h"
+
+PRECISIONS(f32, tf32, bf16, f16)
 
 // g as rows n by depth k (ALONG_DEPTH), or as rows k by depth n.
 template <bool ALONG_DEPTH> struct GradientFetch {
@@ -151,50 +152,41 @@ struct Accumulate {
 #endif
 };
 
-// Tiles: 64x64, 128x64, 128x128
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
-KERNEL linear_forward_BMxBN_T(T* RESTRICT y,               // (N, K)
-                              const T* RESTRICT x,         // (N, C)
-                              const T* RESTRICT weight,    // (C, K)
-                              const float* RESTRICT bias,  // (K) or null
-                              Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+TILES(64x64, 128x64, 128x128)
+KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_forward)(T* RESTRICT y,               // (N, K)
+                                                          const T* RESTRICT x,         // (N, C)
+                                                          const T* RESTRICT weight,    // (C, K)
+                                                          const float* RESTRICT bias,  // (K) or null
+                                                          Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     tiled_matmul<BM, BN>(MatrixFetch<true>{x, N, C}, MatrixFetch<false>{weight, K, C}, Forward{y, bias, activation, K}, 0, C);
 }
 
-// Tiles: 64x64, 128x64, 128x128, f32 128x256
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
-KERNEL linear_input_gradient_BMxBN_T(T* RESTRICT dx,                   // (N, C)
-                                     const T* RESTRICT dy,             // (N, K)
-                                     const T* RESTRICT weight,         // (C, K)
-                                     const T* RESTRICT y,              // (N, K) or null
-                                     const float* RESTRICT row_scale,  // (N) or null
-                                     Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+TILES(64x64, 128x64, 128x128, f32 128x256)
+KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_input_gradient)(T* RESTRICT dx,                   // (N, C)
+                                                                 const T* RESTRICT dy,             // (N, K)
+                                                                 const T* RESTRICT weight,         // (C, K)
+                                                                 const T* RESTRICT y,              // (N, K) or null
+                                                                 const float* RESTRICT row_scale,  // (N) or null
+                                                                 Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     tiled_matmul<BM, BN>(gradient<true>(dy, y, row_scale, activation, N, K), MatrixFetch<true>{weight, C, K}, Overwrite{dx, C}, 0, K);
 }
 
-// Tiles: 64x64, 128x64, 128x128
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS BLOCKS_OF_TILE(BM, BN)
-KERNEL linear_weight_gradient_BMxBN_T(float* RESTRICT dweight,          // (C, K)
-                                      const T* RESTRICT x,              // (N, C)
-                                      const T* RESTRICT dy,             // (N, K)
-                                      const T* RESTRICT y,              // (N, K) or null
-                                      const float* RESTRICT row_scale,  // (N) or null
-                                      Activation activation, uint32_t N, uint32_t C, uint32_t K) {
+TILES(64x64, 128x64, 128x128)
+KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_weight_gradient)(float* RESTRICT dweight,          // (C, K)
+                                                                  const T* RESTRICT x,              // (N, C)
+                                                                  const T* RESTRICT dy,             // (N, K)
+                                                                  const T* RESTRICT y,              // (N, K) or null
+                                                                  const float* RESTRICT row_scale,  // (N) or null
+                                                                  Activation activation, uint32_t N, uint32_t C, uint32_t K) {
     tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K}, 0, N);
 }
 
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 0
-
 // A block sums `columns` of them: neighbours in memory side by side, rows in order.
-KERNEL linear_bias_gradient_T(float* RESTRICT dbias,            // (K)
-                              const T* RESTRICT dy,         // (N, K)
-                              const T* RESTRICT y,          // (N, K) or null
-                              const float* RESTRICT row_scale,  // (N) or null
-                              Activation activation, uint32_t N, uint32_t K, uint32_t columns) {
+KERNEL(256, 0) PRECISE(linear_bias_gradient)(float* RESTRICT dbias,            // (K)
+                                             const T* RESTRICT dy,         // (N, K)
+                                             const T* RESTRICT y,          // (N, K) or null
+                                             const float* RESTRICT row_scale,  // (N) or null
+                                             Activation activation, uint32_t N, uint32_t K, uint32_t columns) {
     const GradientFetch<false> g = gradient<false>(dy, y, row_scale, activation, K, N);
     const uint32_t first = blockIdx.x * columns, count = least(columns, K - first);
     constexpr int AT_ONCE = BLOCK == 1 ? 64 : 1;

@@ -21,11 +21,12 @@
 //   Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, T. Chan et al., 1979.
 //
 // Traffic: statistics read x once (its second pass over a block's rows comes from cache); backward reads x and dy twice.
-// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/activation.h"
 #include "device/columns.h"
 #include "device/number.h"
+
+PRECISIONS(f32, bf16, f16)
 
 // moments[j] = mean, moments[COLUMNS + j] = sum (x - mean)^2, moments[2 COLUMNS + j] = what rounding took from the mean,
 // of column j over the tile's rows. The second pass also sums the deviations themselves, which corrects all three.
@@ -99,17 +100,17 @@ CALLED void finish(float* RESTRICT scale, float* RESTRICT shift, float* RESTRICT
     tile_tables(scale, shift, moments, moments + COLUMNS, tile, gamma, beta, labels, S, C, classes);
 }
 
-KERNEL norm_statistics_one_T(float* RESTRICT scale,          // (S, C)
-                             float* RESTRICT shift,          // (S, C)
-                             float* RESTRICT mean,           // (C)
-                             float* RESTRICT rstd,           // (C)
-                             float* RESTRICT running_mean,   // (C) or null
-                             float* RESTRICT running_var,    // (C) or null
-                             const T* RESTRICT x,            // (R, C)
-                             const float* RESTRICT gamma,    // (classes, C)
-                             const float* RESTRICT beta,     // (classes, C)
-                             const uint32_t* RESTRICT labels, // (S) or null
-                             float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes) {
+KERNEL(256, 0) PRECISE(norm_statistics_one)(float* RESTRICT scale,          // (S, C)
+                                            float* RESTRICT shift,          // (S, C)
+                                            float* RESTRICT mean,           // (C)
+                                            float* RESTRICT rstd,           // (C)
+                                            float* RESTRICT running_mean,   // (C) or null
+                                            float* RESTRICT running_var,    // (C) or null
+                                            const T* RESTRICT x,            // (R, C)
+                                            const float* RESTRICT gamma,    // (classes, C)
+                                            const float* RESTRICT beta,     // (classes, C)
+                                            const uint32_t* RESTRICT labels, // (S) or null
+                                            float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes) {
     SHARED(float, moments, 3 * COLUMNS);
     const Tile tile = group_tile(R, R, 1, C).tile;
     tile_moments(moments, tile, x, C);
@@ -117,9 +118,9 @@ KERNEL norm_statistics_one_T(float* RESTRICT scale,          // (S, C)
 }
 
 // Where there are more rows than one block takes, stage 1 of 2.
-KERNEL norm_moments_T(float* RESTRICT partials,  // (3, splits, C): the moments of each split
-                      const T* RESTRICT x,       // (R, C)
-                      uint32_t R, uint32_t C, uint32_t chunk, uint32_t splits) {
+KERNEL(256, 0) PRECISE(norm_moments)(float* RESTRICT partials,  // (3, splits, C): the moments of each split
+                                     const T* RESTRICT x,       // (R, C)
+                                     uint32_t R, uint32_t C, uint32_t chunk, uint32_t splits) {
     SHARED(float, moments, 3 * COLUMNS);
     const GroupTile block = group_tile(R, chunk, splits, C);
     tile_moments(moments, block.tile, x, C);
@@ -135,18 +136,18 @@ KERNEL norm_moments_T(float* RESTRICT partials,  // (3, splits, C): the moments 
 
 // Stage 2 of 2. With n_b rows and mean_b in split b: mean = mean_0 + shift, shift = sum n_b (mean_b - mean_0) / R,
 // sum of squares = sum over b of its own + n_b (mean_b - mean_0 - shift)^2.
-KERNEL norm_statistics_many_f32(float* RESTRICT scale,          // (S, C)
-                                float* RESTRICT shift,          // (S, C)
-                                float* RESTRICT mean,           // (C)
-                                float* RESTRICT rstd,           // (C)
-                                float* RESTRICT running_mean,   // (C) or null
-                                float* RESTRICT running_var,    // (C) or null
-                                const float* RESTRICT partials, // (3, splits, C)
-                                const float* RESTRICT gamma,    // (classes, C)
-                                const float* RESTRICT beta,     // (classes, C)
-                                const uint32_t* RESTRICT labels, // (S) or null
-                                float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes,
-                                uint32_t chunk, uint32_t splits) {
+KERNEL_ONCE(256, 0) norm_statistics_many_f32(float* RESTRICT scale,          // (S, C)
+                                             float* RESTRICT shift,          // (S, C)
+                                             float* RESTRICT mean,           // (C)
+                                             float* RESTRICT rstd,           // (C)
+                                             float* RESTRICT running_mean,   // (C) or null
+                                             float* RESTRICT running_var,    // (C) or null
+                                             const float* RESTRICT partials, // (3, splits, C)
+                                             const float* RESTRICT gamma,    // (classes, C)
+                                             const float* RESTRICT beta,     // (classes, C)
+                                             const uint32_t* RESTRICT labels, // (S) or null
+                                             float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes,
+                                             uint32_t chunk, uint32_t splits) {
     SHARED(float, moments, 2 * COLUMNS);
     SHARED(float, sums, COLUMNS);
     const Tile tile = group_tile(splits, splits, 1, C).tile;
@@ -175,14 +176,14 @@ KERNEL norm_statistics_many_f32(float* RESTRICT scale,          // (S, C)
 }
 
 // In evaluation: the tables from running statistics.
-KERNEL norm_tables_f32(float* RESTRICT scale,              // (S, C)
-                       float* RESTRICT shift,              // (S, C)
-                       const float* RESTRICT running_mean, // (C)
-                       const float* RESTRICT running_var,  // (C)
-                       const float* RESTRICT gamma,        // (classes, C)
-                       const float* RESTRICT beta,         // (classes, C)
-                       const uint32_t* RESTRICT labels,    // (S) or null
-                       float eps, uint32_t S, uint32_t C, uint32_t classes) {
+KERNEL_ONCE(256, 0) norm_tables_f32(float* RESTRICT scale,              // (S, C)
+                                    float* RESTRICT shift,              // (S, C)
+                                    const float* RESTRICT running_mean, // (C)
+                                    const float* RESTRICT running_var,  // (C)
+                                    const float* RESTRICT gamma,        // (classes, C)
+                                    const float* RESTRICT beta,         // (classes, C)
+                                    const uint32_t* RESTRICT labels,    // (S) or null
+                                    float eps, uint32_t S, uint32_t C, uint32_t classes) {
     SHARED(float, moments, 2 * COLUMNS);
     const Tile tile = group_tile(S, S, 1, C).tile;
     const uint64_t first = tile.column;
@@ -206,11 +207,11 @@ DEVICE uint64_t upsampled_row(uint64_t row, uint32_t width) {
     return 4 * (uint64_t(line) * width) + 2 * w;
 }
 
-KERNEL norm_apply_T(T* RESTRICT y,               // (R, C), or (4 R, C) where width is not 0
-                    const T* RESTRICT x,         // (R, C)
-                    const float* RESTRICT scale, // (groups, C)
-                    const float* RESTRICT shift, // (groups, C)
-                    uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
+KERNEL(256, 0) PRECISE(norm_apply)(T* RESTRICT y,               // (R, C), or (4 R, C) where width is not 0
+                                   const T* RESTRICT x,         // (R, C)
+                                   const float* RESTRICT scale, // (groups, C)
+                                   const float* RESTRICT shift, // (groups, C)
+                                   uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
     const GroupTile block = group_tile(span, chunk, splits, C);
     const float* RESTRICT a = scale + uint64_t(block.group) * C;
     const float* RESTRICT b = shift + uint64_t(block.group) * C;
@@ -259,14 +260,14 @@ DEVICE void with_gradient(const Tile& tile, const T* RESTRICT dy, const T* RESTR
     });
 }
 
-KERNEL norm_backward_sums_T(float* RESTRICT partials,    // (2, parts, C): sum of g, sum of g xhat
-                            const T* RESTRICT dy,        // (R, C), or (4 R, C) where width is not 0
-                            const T* RESTRICT x,         // (R, C)
-                            const float* RESTRICT mean,  // (C)
-                            const float* RESTRICT rstd,  // (C)
-                            const float* RESTRICT scale, // (groups, C)
-                            const float* RESTRICT shift, // (groups, C)
-                            uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
+KERNEL(256, 0) PRECISE(norm_backward_sums)(float* RESTRICT partials,    // (2, parts, C): sum of g, sum of g xhat
+                                           const T* RESTRICT dy,        // (R, C), or (4 R, C) where width is not 0
+                                           const T* RESTRICT x,         // (R, C)
+                                           const float* RESTRICT mean,  // (C)
+                                           const float* RESTRICT rstd,  // (C)
+                                           const float* RESTRICT scale, // (groups, C)
+                                           const float* RESTRICT shift, // (groups, C)
+                                           uint32_t activation, float slope, uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
     SHARED(float, sums, 2 * COLUMNS);
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
@@ -290,14 +291,14 @@ KERNEL norm_backward_sums_T(float* RESTRICT partials,    // (2, parts, C): sum o
     });
 }
 
-KERNEL norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
-                                float* RESTRICT dbeta,           // (classes, C)
-                                float* RESTRICT coefficients,    // (2, C): rstd / R times the two sums of dx
-                                const float* RESTRICT partials,  // (2, parts, C)
-                                const float* RESTRICT rstd,      // (C)
-                                const float* RESTRICT gamma,     // (classes, C)
-                                const uint32_t* RESTRICT labels, // (groups) or null
-                                uint32_t R, uint32_t C, uint32_t classes, uint32_t parts, uint32_t splits) {
+KERNEL_ONCE(256, 0) norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
+                                             float* RESTRICT dbeta,           // (classes, C)
+                                             float* RESTRICT coefficients,    // (2, C): rstd / R times the two sums of dx
+                                             const float* RESTRICT partials,  // (2, parts, C)
+                                             const float* RESTRICT rstd,      // (C)
+                                             const float* RESTRICT gamma,     // (classes, C)
+                                             const uint32_t* RESTRICT labels, // (groups) or null
+                                             uint32_t R, uint32_t C, uint32_t classes, uint32_t parts, uint32_t splits) {
     SHARED(float, sums, 2 * COLUMNS);
     const Tile tile = group_tile(parts, parts, 1, C).tile;
     const uint64_t first = tile.column, second = uint64_t(parts) * C;
@@ -337,16 +338,16 @@ KERNEL norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
     });
 }
 
-KERNEL norm_backward_input_T(T* RESTRICT dx,                     // (R, C)
-                             const T* RESTRICT dy,               // (R, C), or (4 R, C) where width is not 0
-                             const T* RESTRICT x,                // (R, C)
-                             const float* RESTRICT mean,         // (C)
-                             const float* RESTRICT rstd,         // (C)
-                             const float* RESTRICT scale,        // (groups, C)
-                             const float* RESTRICT shift,        // (groups, C)
-                             const float* RESTRICT coefficients, // (2, C)
-                             uint32_t activation, float slope, uint32_t accumulate,
-                             uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
+KERNEL(256, 0) PRECISE(norm_backward_input)(T* RESTRICT dx,                     // (R, C)
+                                            const T* RESTRICT dy,               // (R, C), or (4 R, C) where width is not 0
+                                            const T* RESTRICT x,                // (R, C)
+                                            const float* RESTRICT mean,         // (C)
+                                            const float* RESTRICT rstd,         // (C)
+                                            const float* RESTRICT scale,        // (groups, C)
+                                            const float* RESTRICT shift,        // (groups, C)
+                                            const float* RESTRICT coefficients, // (2, C)
+                                            uint32_t activation, float slope, uint32_t accumulate,
+                                            uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
     with_gradient(block.tile, dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient) {

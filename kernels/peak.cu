@@ -16,8 +16,8 @@ DEVICE void start(Chain& chain, uint32_t first) { chain = float(first % 7); }
 DEVICE void save(float* to, const Chain& chain) { *to = chain; }
 #endif
 
-KERNEL peak_f32(float* RESTRICT out,  // (blocks, per_block)
-                uint32_t steps, uint32_t per_block) {
+KERNEL(256, 0) peak_f32(float* RESTRICT out,  // (blocks, per_block)
+                        uint32_t steps, uint32_t per_block) {
     for (uint32_t first = thread() * CHAINS * VECTOR; first + CHAINS * VECTOR <= per_block; first += BLOCK * CHAINS * VECTOR) {
         Chain chain[CHAINS];
         UNROLL

@@ -6,19 +6,20 @@
 //
 // Random numbers: element e of x has word e % 4 of counter (e / 4, stream, step, 0), the flip of sample n the highest
 // bit of counter (n, stream, step, 1). A block of `load` walks `chunk` rows of W C elements.
-// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/number.h"
 #include "device/philox.h"
 #include "device/state.h"
 
+PRECISIONS(f32, bf16, f16)
+
 DEVICE float from_byte(uint8_t byte) { return float(int32_t(byte)) / 127.5f - 1.0f; }
 
-KERNEL pixels_load_T(T* RESTRICT x,                   // (N, H, W, C)
-                       const uint8_t* RESTRICT bytes, // (N, H, W, C)
-                       const State* RESTRICT state,   // (1)
-                       uint32_t stream, uint32_t flip, float amplitude,
-                       uint32_t rows, uint32_t H, uint32_t W, uint32_t C, uint32_t chunk) {
+KERNEL(256, 0) PRECISE(pixels_load)(T* RESTRICT x,                   // (N, H, W, C)
+                                      const uint8_t* RESTRICT bytes, // (N, H, W, C)
+                                      const State* RESTRICT state,   // (1)
+                                      uint32_t stream, uint32_t flip, float amplitude,
+                                      uint32_t rows, uint32_t H, uint32_t W, uint32_t C, uint32_t chunk) {
     const Stream random = open_stream(state, stream);
     const uint32_t first = blockIdx.x * chunk, last = rows - first < chunk ? rows : first + chunk, row_length = W * C;
     for (uint32_t row = first; row < last; row++) {
@@ -46,9 +47,9 @@ KERNEL pixels_load_T(T* RESTRICT x,                   // (N, H, W, C)
     }
 }
 
-KERNEL pixels_store_T(uint8_t* RESTRICT bytes,  // (n)
-                      const T* RESTRICT x,      // (n)
-                      uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) PRECISE(pixels_store)(uint8_t* RESTRICT bytes,  // (n)
+                                     const T* RESTRICT x,      // (n)
+                                     uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
     INDEPENDENT
     for (uint32_t i = first + thread(); i < last; i += BLOCK) {

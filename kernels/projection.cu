@@ -11,12 +11,13 @@
 // df and scale are optional: 1 without. The single backward of D for both players runs the data with df = 1 and the
 // parameters with scale = dL_D / df.
 // Forward saves h (N, C) and reads x once. dx overwrites and reads x once; parameter gradients accumulate.
-// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
 #include "device/number.h"
+
+PRECISIONS(f32, bf16, f16)
 
 DEVICE float relu(float x) { return larger(x, 0.0f); }
 
@@ -37,14 +38,14 @@ DEVICE void spread(T* RESTRICT dx, const T* RESTRICT x, uint32_t first, uint32_t
 }
 
 // Grid (N): a block is a sample.
-KERNEL projection_forward_T(float* RESTRICT f,                // (N)
-                            float* RESTRICT h,                // (N, C)
-                            const T* RESTRICT x,              // (N, P, C)
-                            const float* RESTRICT w,          // (C)
-                            const float* RESTRICT V,          // (classes, C)
-                            const uint32_t* RESTRICT labels,  // (N) or null
-                            const float* RESTRICT bias,       // (1) or null
-                            float factor, uint32_t P, uint32_t C, uint32_t classes) {
+KERNEL(256, 0) PRECISE(projection_forward)(float* RESTRICT f,                // (N)
+                                           float* RESTRICT h,                // (N, C)
+                                           const T* RESTRICT x,              // (N, P, C)
+                                           const float* RESTRICT w,          // (C)
+                                           const float* RESTRICT V,          // (classes, C)
+                                           const uint32_t* RESTRICT labels,  // (N) or null
+                                           const float* RESTRICT bias,       // (1) or null
+                                           float factor, uint32_t P, uint32_t C, uint32_t classes) {
     const uint32_t n = blockIdx.x;
     float* const row = h + uint64_t(n) * C;
     pool(row, x + uint64_t(n) * P * C, factor, P, C, 0, C);
@@ -60,13 +61,13 @@ KERNEL projection_forward_T(float* RESTRICT f,                // (N)
 }
 
 // Grid (N, pixel ranges).
-KERNEL projection_backward_data_T(T* RESTRICT dx,                   // (N, P, C)
-                                  const T* RESTRICT x,              // (N, P, C)
-                                  const float* RESTRICT w,          // (C)
-                                  const float* RESTRICT V,          // (classes, C)
-                                  const uint32_t* RESTRICT labels,  // (N) or null
-                                  const float* RESTRICT df,         // (N) or null: 1
-                                  float factor, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(projection_backward_data)(T* RESTRICT dx,                   // (N, P, C)
+                                                 const T* RESTRICT x,              // (N, P, C)
+                                                 const float* RESTRICT w,          // (C)
+                                                 const float* RESTRICT V,          // (classes, C)
+                                                 const uint32_t* RESTRICT labels,  // (N) or null
+                                                 const float* RESTRICT df,         // (N) or null: 1
+                                                 float factor, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
     const uint32_t n = blockIdx.x, first = blockIdx.y * pixels, last = first + pixels < P ? first + pixels : P;
     const uint64_t sample = uint64_t(n) * P * C;
     const uint32_t label = labels ? labels[n] : classes;
@@ -105,16 +106,14 @@ CALLED void class_gradient(float* RESTRICT dV, const float* RESTRICT h, const ui
 }
 
 // Grid (1 + N, column ranges): blocks (0, .) are for w and bias, blocks (1 + n, .) for the label of sample n.
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 4
-KERNEL projection_backward_parameters_f32(float* RESTRICT dw,               // (C)
-                                          float* RESTRICT dV,               // (classes, C)
-                                          float* RESTRICT dbias,            // (1) or null
-                                          const float* RESTRICT h,          // (N, C)
-                                          const uint32_t* RESTRICT labels,  // (N) or null
-                                          const float* RESTRICT df,         // (N) or null: 1
-                                          const float* RESTRICT scale,      // (N) or null: 1
-                                          uint32_t N, uint32_t C, uint32_t classes, uint32_t columns) {
+KERNEL_ONCE(256, 4) projection_backward_parameters_f32(float* RESTRICT dw,               // (C)
+                                                       float* RESTRICT dV,               // (classes, C)
+                                                       float* RESTRICT dbias,            // (1) or null
+                                                       const float* RESTRICT h,          // (N, C)
+                                                       const uint32_t* RESTRICT labels,  // (N) or null
+                                                       const float* RESTRICT df,         // (N) or null: 1
+                                                       const float* RESTRICT scale,      // (N) or null: 1
+                                                       uint32_t N, uint32_t C, uint32_t classes, uint32_t columns) {
     const uint32_t first = blockIdx.y * columns, last = first + columns < C ? first + columns : C;
     if (blockIdx.x == 0) {
         weight_gradient(dw, h, df, scale, N, C, first, last);
@@ -123,22 +122,20 @@ KERNEL projection_backward_parameters_f32(float* RESTRICT dw,               // (
         class_gradient(dV, h, labels, df, scale, N, C, classes, blockIdx.x - 1, first, last);
     }
 }
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 0
 
 // Pooling alone, for the heads that do something else with h. Grid (N, column ranges).
-KERNEL projection_pool_T(float* RESTRICT h,        // (N, C)
-                         const T* RESTRICT x,      // (N, P, C)
-                         float factor, uint32_t P, uint32_t C, uint32_t columns) {
+KERNEL(256, 0) PRECISE(projection_pool)(float* RESTRICT h,        // (N, C)
+                                        const T* RESTRICT x,      // (N, P, C)
+                                        float factor, uint32_t P, uint32_t C, uint32_t columns) {
     const uint32_t n = blockIdx.x, first = blockIdx.y * columns, last = first + columns < C ? first + columns : C;
     pool(h + uint64_t(n) * C, x + uint64_t(n) * P * C, factor, P, C, first, last);
 }
 
 // dx = (x > 0) * factor * dh. Grid (N, pixel ranges).
-KERNEL projection_pool_backward_T(T* RESTRICT dx,            // (N, P, C)
-                                  const T* RESTRICT x,       // (N, P, C)
-                                  const float* RESTRICT dh,  // (N, C)
-                                  float factor, uint32_t P, uint32_t C, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(projection_pool_backward)(T* RESTRICT dx,            // (N, P, C)
+                                                 const T* RESTRICT x,       // (N, P, C)
+                                                 const float* RESTRICT dh,  // (N, C)
+                                                 float factor, uint32_t P, uint32_t C, uint32_t pixels) {
     const uint32_t n = blockIdx.x, first = blockIdx.y * pixels, last = first + pixels < P ? first + pixels : P;
     const uint64_t sample = uint64_t(n) * P * C;
     const float* const row = dh + uint64_t(n) * C;
@@ -148,18 +145,18 @@ KERNEL projection_pool_backward_T(T* RESTRICT dx,            // (N, P, C)
 // The same head from elementary kernels, for the study of fusion: relu, pool (its own relu changes nothing then), two
 // dot products, their sum; backward, dh, the pool's backward, and a kernel per parameter.
 
-KERNEL projection_plain_relu_f32(float* RESTRICT y,        // (n)
-                                 const float* RESTRICT x,  // (n)
-                                 uint32_t n, uint32_t chunk) {
+KERNEL_ONCE(256, 0) projection_plain_relu_f32(float* RESTRICT y,        // (n)
+                                              const float* RESTRICT x,  // (n)
+                                              uint32_t n, uint32_t chunk) {
     const uint32_t begin = blockIdx.x * chunk, count = n - begin < chunk ? n - begin : chunk;
     for_each_element(1, count, [&](uint32_t) { return [=](uint32_t i) { y[begin + i] = relu(x[begin + i]); }; });
 }
 
 // psi[n] = w . h[n]. Grid (N).
-KERNEL projection_plain_psi_f32(float* RESTRICT psi,      // (N)
-                                const float* RESTRICT h,  // (N, C)
-                                const float* RESTRICT w,  // (C)
-                                uint32_t C) {
+KERNEL_ONCE(256, 0) projection_plain_psi_f32(float* RESTRICT psi,      // (N)
+                                             const float* RESTRICT h,  // (N, C)
+                                             const float* RESTRICT w,  // (C)
+                                             uint32_t C) {
     const float* const row = h + uint64_t(blockIdx.x) * C;
     float sum[1];
     block_sum(sum, C, [&](auto c, float* v) { v[0] = row[c] * w[c]; });
@@ -167,11 +164,11 @@ KERNEL projection_plain_psi_f32(float* RESTRICT psi,      // (N)
 }
 
 // inner[n] = V[y_n] . h[n], 0 without a label. Grid (N).
-KERNEL projection_plain_class_f32(float* RESTRICT inner,            // (N)
-                                  const float* RESTRICT h,          // (N, C)
-                                  const float* RESTRICT V,          // (classes, C)
-                                  const uint32_t* RESTRICT labels,  // (N) or null
-                                  uint32_t C, uint32_t classes) {
+KERNEL_ONCE(256, 0) projection_plain_class_f32(float* RESTRICT inner,            // (N)
+                                               const float* RESTRICT h,          // (N, C)
+                                               const float* RESTRICT V,          // (classes, C)
+                                               const uint32_t* RESTRICT labels,  // (N) or null
+                                               uint32_t C, uint32_t classes) {
     const uint32_t label = labels ? labels[blockIdx.x] : classes;
     const float* const row = h + uint64_t(blockIdx.x) * C;
     const float* const v = is_class(label, classes) ? V + uint64_t(label) * C : V;
@@ -180,22 +177,22 @@ KERNEL projection_plain_class_f32(float* RESTRICT inner,            // (N)
     if (thread() == 0) inner[blockIdx.x] = sum[0];
 }
 
-KERNEL projection_plain_add_f32(float* RESTRICT f,            // (N)
-                                const float* RESTRICT psi,    // (N)
-                                const float* RESTRICT inner,  // (N)
-                                const float* RESTRICT bias,   // (1) or null
-                                uint32_t N) {
+KERNEL_ONCE(256, 0) projection_plain_add_f32(float* RESTRICT f,            // (N)
+                                             const float* RESTRICT psi,    // (N)
+                                             const float* RESTRICT inner,  // (N)
+                                             const float* RESTRICT bias,   // (1) or null
+                                             uint32_t N) {
     const float b = bias ? bias[0] : 0.0f;
     for_each_element(1, N, [&](uint32_t) { return [=](uint32_t n) { f[n] = psi[n] + inner[n] + b; }; });
 }
 
 // dh[n,c] = df[n] (w[c] + V[y_n][c]). Grid (N).
-KERNEL projection_plain_dh_f32(float* RESTRICT dh,               // (N, C)
-                               const float* RESTRICT w,          // (C)
-                               const float* RESTRICT V,          // (classes, C)
-                               const uint32_t* RESTRICT labels,  // (N) or null
-                               const float* RESTRICT df,         // (N) or null: 1
-                               uint32_t C, uint32_t classes) {
+KERNEL_ONCE(256, 0) projection_plain_dh_f32(float* RESTRICT dh,               // (N, C)
+                                            const float* RESTRICT w,          // (C)
+                                            const float* RESTRICT V,          // (classes, C)
+                                            const uint32_t* RESTRICT labels,  // (N) or null
+                                            const float* RESTRICT df,         // (N) or null: 1
+                                            uint32_t C, uint32_t classes) {
     const uint32_t n = blockIdx.x, label = labels ? labels[n] : classes;
     const bool present = is_class(label, classes);
     const float* const v = present ? V + uint64_t(label) * C : w;
@@ -204,27 +201,27 @@ KERNEL projection_plain_dh_f32(float* RESTRICT dh,               // (N, C)
     for_each_element(1, C, [&](uint32_t) { return [=](uint32_t c) { row[c] = g * (w[c] + share * v[c]); }; });
 }
 
-KERNEL projection_plain_weight_f32(float* RESTRICT dw,           // (C)
-                                   const float* RESTRICT h,      // (N, C)
-                                   const float* RESTRICT df,     // (N) or null: 1
-                                   const float* RESTRICT scale,  // (N) or null: 1
-                                   uint32_t N, uint32_t C) {
+KERNEL_ONCE(256, 0) projection_plain_weight_f32(float* RESTRICT dw,           // (C)
+                                                const float* RESTRICT h,      // (N, C)
+                                                const float* RESTRICT df,     // (N) or null: 1
+                                                const float* RESTRICT scale,  // (N) or null: 1
+                                                uint32_t N, uint32_t C) {
     weight_gradient(dw, h, df, scale, N, C, 0, C);
 }
 
-KERNEL projection_plain_bias_f32(float* RESTRICT dbias,        // (1)
-                                 const float* RESTRICT df,     // (N) or null: 1
-                                 const float* RESTRICT scale,  // (N) or null: 1
-                                 uint32_t N) {
+KERNEL_ONCE(256, 0) projection_plain_bias_f32(float* RESTRICT dbias,        // (1)
+                                              const float* RESTRICT df,     // (N) or null: 1
+                                              const float* RESTRICT scale,  // (N) or null: 1
+                                              uint32_t N) {
     bias_gradient(dbias, df, scale, N);
 }
 
 // Grid (N).
-KERNEL projection_plain_rows_f32(float* RESTRICT dV,               // (classes, C)
-                                 const float* RESTRICT h,          // (N, C)
-                                 const uint32_t* RESTRICT labels,  // (N)
-                                 const float* RESTRICT df,         // (N) or null: 1
-                                 const float* RESTRICT scale,      // (N) or null: 1
-                                 uint32_t N, uint32_t C, uint32_t classes) {
+KERNEL_ONCE(256, 0) projection_plain_rows_f32(float* RESTRICT dV,               // (classes, C)
+                                              const float* RESTRICT h,          // (N, C)
+                                              const uint32_t* RESTRICT labels,  // (N)
+                                              const float* RESTRICT df,         // (N) or null: 1
+                                              const float* RESTRICT scale,      // (N) or null: 1
+                                              uint32_t N, uint32_t C, uint32_t classes) {
     class_gradient(dV, h, labels, df, scale, N, C, classes, blockIdx.x, 0, C);
 }

@@ -7,16 +7,17 @@
 //   ring:    points (x, y), each around one of eight centres, all as likely, on a circle of radius 2, with normal noise
 //            of deviation 0.02: point n from words 0 and 1 of counter (n, s, t, 0), its centre from word 2
 //   labels:  the high word of word * classes; a class is off by at most classes / 2^32 of its share
-// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/number.h"
 #include "device/philox.h"
 #include "device/state.h"
 
-KERNEL random_uniform_f32(float* RESTRICT out,          // (n)
-                          const State* RESTRICT state,  // (1)
-                          uint32_t stream, float low, float high, uint32_t n, uint32_t chunk) {
+PRECISIONS(f32, bf16, f16)
+
+KERNEL_ONCE(256, 0) random_uniform_f32(float* RESTRICT out,          // (n)
+                                       const State* RESTRICT state,  // (1)
+                                       uint32_t stream, float low, float high, uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
     const float span = high - low;
     each_word(open_stream(state, stream), first, last, [=](uint32_t e, uint32_t word) { out[e] = low + span * to_uniform(word); });
@@ -35,9 +36,9 @@ DEVICE Normals to_normals(const Philox& random) {
     return normals;
 }
 
-KERNEL random_normal_T(T* RESTRICT out,              // (n)
-                       const State* RESTRICT state,  // (1)
-                       uint32_t stream, uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) PRECISE(random_normal)(T* RESTRICT out,              // (n)
+                                      const State* RESTRICT state,  // (1)
+                                      uint32_t stream, uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;  // chunk: a multiple of 4
     const Stream random = open_stream(state, stream);
     INDEPENDENT
@@ -55,9 +56,9 @@ KERNEL random_normal_T(T* RESTRICT out,              // (n)
     }
 }
 
-KERNEL random_ring_T(T* RESTRICT out,              // (n, 2)
-                     const State* RESTRICT state,  // (1)
-                     uint32_t stream, uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) PRECISE(random_ring)(T* RESTRICT out,              // (n, 2)
+                                    const State* RESTRICT state,  // (1)
+                                    uint32_t stream, uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
     const Stream random = open_stream(state, stream);
     INDEPENDENT
@@ -70,9 +71,9 @@ KERNEL random_ring_T(T* RESTRICT out,              // (n, 2)
     }
 }
 
-KERNEL random_labels(uint32_t* RESTRICT out,       // (n)
-                     const State* RESTRICT state,  // (1)
-                     uint32_t stream, uint32_t classes, uint32_t n, uint32_t chunk) {
+KERNEL_ONCE(256, 0) random_labels(uint32_t* RESTRICT out,       // (n)
+                                  const State* RESTRICT state,  // (1)
+                                  uint32_t stream, uint32_t classes, uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
     each_word(open_stream(state, stream), first, last, [=](uint32_t e, uint32_t word) { out[e] = multiply_high(word, classes); });
 }

@@ -14,12 +14,13 @@
 // y overwrites; dx overwrites, or accumulates where `accumulate` is 1; dE accumulates (scale: null is 1). Everything
 // is gathered: each output element is written once, by one thread. A block walks `pixels` pixels of the output.
 // Memory traffic: every input and output once, but bilinear, which reads four neighbours from cache.
-// Precisions: f32, bf16, f16
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
 #include "device/number.h"
+
+PRECISIONS(f32, bf16, f16)
 
 // The pixels of this block: for each the number of its image, its row, its column; out(image, h, w) gives the function
 // of the channel.
@@ -37,9 +38,9 @@ DEVICE uint64_t at(uint32_t n, uint32_t h, uint32_t w, uint32_t H, uint32_t W, u
 }
 DEVICE float previous(const T* RESTRICT dx, uint32_t accumulate) { return accumulate ? float(*dx) : 0.0f; }
 
-KERNEL resample_average_forward_T(T* RESTRICT y,            // (N, H / 2, W / 2, C)
-                                  const T* RESTRICT x,      // (N, H, W, C)
-                                  uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_average_forward)(T* RESTRICT y,            // (N, H / 2, W / 2, C)
+                                                 const T* RESTRICT x,      // (N, H, W, C)
+                                                 uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H / 2, W / 2, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const T* const top = x + at(n, 2 * h, 2 * w, H, W, C);
         const T* const bottom = top + uint64_t(W) * C;
@@ -48,9 +49,9 @@ KERNEL resample_average_forward_T(T* RESTRICT y,            // (N, H / 2, W / 2,
     });
 }
 
-KERNEL resample_average_backward_T(T* RESTRICT dx,            // (N, H, W, C)
-                                   const T* RESTRICT dy,      // (N, H / 2, W / 2, C)
-                                   uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_average_backward)(T* RESTRICT dx,            // (N, H, W, C)
+                                                  const T* RESTRICT dy,      // (N, H / 2, W / 2, C)
+                                                  uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const bool used = h / 2 < H / 2 && w / 2 < W / 2;
         const T* const from = used ? dy + at(n, h / 2, w / 2, H / 2, W / 2, C) : dy;
@@ -66,10 +67,10 @@ KERNEL resample_average_backward_T(T* RESTRICT dx,            // (N, H, W, C)
 // A NaN exceeds everything, and nothing exceeds a NaN but another: it is never lost.
 DEVICE bool exceeds(float x, float best) { return x > best || x != x; }
 
-KERNEL resample_max_forward_T(T* RESTRICT y,            // (N, H / 2, W / 2, C)
-                              uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
-                              const T* RESTRICT x,      // (N, H, W, C)
-                              uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_max_forward)(T* RESTRICT y,            // (N, H / 2, W / 2, C)
+                                             uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
+                                             const T* RESTRICT x,      // (N, H, W, C)
+                                             uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H / 2, W / 2, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const T* const top = x + at(n, 2 * h, 2 * w, H, W, C);
         const T* const bottom = top + uint64_t(W) * C;
@@ -86,10 +87,10 @@ KERNEL resample_max_forward_T(T* RESTRICT y,            // (N, H / 2, W / 2, C)
     });
 }
 
-KERNEL resample_max_backward_T(T* RESTRICT dx,                 // (N, H, W, C)
-                               const T* RESTRICT dy,           // (N, H / 2, W / 2, C)
-                               const uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
-                               uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_max_backward)(T* RESTRICT dx,                 // (N, H, W, C)
+                                              const T* RESTRICT dy,           // (N, H / 2, W / 2, C)
+                                              const uint8_t* RESTRICT which,  // (N, H / 2, W / 2, C)
+                                              uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const bool used = h / 2 < H / 2 && w / 2 < W / 2;
         const uint64_t from = used ? at(n, h / 2, w / 2, H / 2, W / 2, C) : 0;
@@ -103,9 +104,9 @@ KERNEL resample_max_backward_T(T* RESTRICT dx,                 // (N, H, W, C)
 }
 
 // H and W are the small image's.
-KERNEL resample_nearest_forward_T(T* RESTRICT y,            // (N, 2 H, 2 W, C)
-                                  const T* RESTRICT x,      // (N, H, W, C)
-                                  uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_nearest_forward)(T* RESTRICT y,            // (N, 2 H, 2 W, C)
+                                                 const T* RESTRICT x,      // (N, H, W, C)
+                                                 uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const T* const from = x + at(n, h / 2, w / 2, H, W, C);
         T* const to = y + at(n, h, w, 2 * H, 2 * W, C);
@@ -113,9 +114,9 @@ KERNEL resample_nearest_forward_T(T* RESTRICT y,            // (N, 2 H, 2 W, C)
     });
 }
 
-KERNEL resample_nearest_backward_T(T* RESTRICT dx,            // (N, H, W, C)
-                                   const T* RESTRICT dy,      // (N, 2 H, 2 W, C)
-                                   uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_nearest_backward)(T* RESTRICT dx,            // (N, H, W, C)
+                                                  const T* RESTRICT dy,      // (N, 2 H, 2 W, C)
+                                                  uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const T* const top = dy + at(n, 2 * h, 2 * w, 2 * H, 2 * W, C);
         const T* const bottom = top + uint64_t(2 * W) * C;
@@ -134,9 +135,9 @@ DEVICE Pair sources(uint32_t i, uint32_t n) {
     return {near, near + 1 < n ? near + 1 : near};
 }
 
-KERNEL resample_bilinear_forward_T(T* RESTRICT y,            // (N, 2 H, 2 W, C)
-                                   const T* RESTRICT x,      // (N, H, W, C)
-                                   uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_bilinear_forward)(T* RESTRICT y,            // (N, 2 H, 2 W, C)
+                                                  const T* RESTRICT x,      // (N, H, W, C)
+                                                  uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
     for_each_pixel(N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const Pair row = sources(h, H), column = sources(w, W);
         const T* const a = x + at(n, row.near, column.near, H, W, C);
@@ -159,10 +160,10 @@ DEVICE Taps taps(uint32_t i, uint32_t n) {
             {first ? 0.0f : 0.25f, first ? 1.0f : 0.75f, last ? 1.0f : 0.75f, last ? 0.0f : 0.25f}};
 }
 
-KERNEL resample_bilinear_backward_T(T* RESTRICT dx,            // (N, H, W, C)
-                                    const T* RESTRICT dy,      // (N, 2 H, 2 W, C)
-                                    uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C,
-                                    uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_bilinear_backward)(T* RESTRICT dx,            // (N, H, W, C)
+                                                   const T* RESTRICT dy,      // (N, 2 H, 2 W, C)
+                                                   uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C,
+                                                   uint32_t pixels) {
     for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const Taps rows = taps(h, H), columns = taps(w, W);
         const T* const image = dy + at(n, 0, 0, 2 * H, 2 * W, C);
@@ -183,10 +184,10 @@ KERNEL resample_bilinear_backward_T(T* RESTRICT dx,            // (N, H, W, C)
 }
 
 // Here P = H * W pixels an image.
-KERNEL resample_append_planes_T(T* RESTRICT y,                    // (N, P, C + classes)
-                                const T* RESTRICT x,              // (N, P, C)
-                                const uint32_t* RESTRICT labels,  // (N)
-                                float mark, uint32_t N, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_append_planes)(T* RESTRICT y,                    // (N, P, C + classes)
+                                               const T* RESTRICT x,              // (N, P, C)
+                                               const uint32_t* RESTRICT labels,  // (N)
+                                               float mark, uint32_t N, uint32_t P, uint32_t C, uint32_t classes, uint32_t pixels) {
     for_each_pixel(N, P, 1, C + classes, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
         const uint32_t label = labels[n];
         const T* const from = x + at(n, p, 0, P, 1, C);
@@ -195,11 +196,11 @@ KERNEL resample_append_planes_T(T* RESTRICT y,                    // (N, P, C + 
     });
 }
 
-KERNEL resample_append_embedding_T(T* RESTRICT y,                    // (N, P, C + E)
-                                   const T* RESTRICT x,              // (N, P, C)
-                                   const float* RESTRICT embedding,  // (classes, E)
-                                   const uint32_t* RESTRICT labels,  // (N)
-                                   uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t classes, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_append_embedding)(T* RESTRICT y,                    // (N, P, C + E)
+                                                  const T* RESTRICT x,              // (N, P, C)
+                                                  const float* RESTRICT embedding,  // (classes, E)
+                                                  const uint32_t* RESTRICT labels,  // (N)
+                                                  uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t classes, uint32_t pixels) {
     for_each_pixel(N, P, 1, C + E, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
         const bool present = is_class(labels[n], classes);
         const float* const row = embedding + (present ? uint64_t(labels[n]) * E : 0);
@@ -210,9 +211,9 @@ KERNEL resample_append_embedding_T(T* RESTRICT y,                    // (N, P, C
 }
 
 // dx = the first C of dy's C + E channels.
-KERNEL resample_drop_T(T* RESTRICT dx,            // (N, P, C)
-                       const T* RESTRICT dy,      // (N, P, C + E)
-                       uint32_t accumulate, uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t pixels) {
+KERNEL(256, 0) PRECISE(resample_drop)(T* RESTRICT dx,            // (N, P, C)
+                                      const T* RESTRICT dy,      // (N, P, C + E)
+                                      uint32_t accumulate, uint32_t N, uint32_t P, uint32_t C, uint32_t E, uint32_t pixels) {
     for_each_pixel(N, P, 1, C, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
         const T* const from = dy + at(n, p, 0, P, 1, C + E);
         T* const to = dx + at(n, p, 0, P, 1, C);
@@ -221,9 +222,9 @@ KERNEL resample_drop_T(T* RESTRICT dx,            // (N, P, C)
 }
 
 // 1 of 2 for dE: sums over the pixels of each sample. Grid (N).
-KERNEL resample_embedding_pixels_T(float* RESTRICT sums,      // (N, E)
-                                   const T* RESTRICT dy,      // (N, P, C + E)
-                                   uint32_t P, uint32_t C, uint32_t E) {
+KERNEL(256, 0) PRECISE(resample_embedding_pixels)(float* RESTRICT sums,      // (N, E)
+                                                  const T* RESTRICT dy,      // (N, P, C + E)
+                                                  uint32_t P, uint32_t C, uint32_t E) {
     const T* const image = dy + uint64_t(blockIdx.x) * P * (C + E) + C;
     float* const to = sums + uint64_t(blockIdx.x) * E;
     column_sums(0, E, P, Everything(), [&](uint32_t p, auto e) { return image[uint64_t(p) * (C + E) + e]; },
@@ -231,11 +232,11 @@ KERNEL resample_embedding_pixels_T(float* RESTRICT sums,      // (N, E)
 }
 
 // 2 of 2: sums over the samples of a label. Grid (N).
-KERNEL resample_embedding_backward_f32(float* RESTRICT dE,               // (classes, E)
-                                       const float* RESTRICT sums,       // (N, E)
-                                       const uint32_t* RESTRICT labels,  // (N)
-                                       const float* RESTRICT scale,      // (N) or null: 1
-                                       uint32_t N, uint32_t E, uint32_t classes) {
+KERNEL_ONCE(256, 0) resample_embedding_backward_f32(float* RESTRICT dE,               // (classes, E)
+                                                    const float* RESTRICT sums,       // (N, E)
+                                                    const uint32_t* RESTRICT labels,  // (N)
+                                                    const float* RESTRICT scale,      // (N) or null: 1
+                                                    uint32_t N, uint32_t E, uint32_t classes) {
     sums_by_label(blockIdx.x, 0, E, labels, N, classes,
                   [&](uint32_t n, auto e) { return (scale ? scale[n] : 1.0f) * sums[uint64_t(n) * E + e]; },
                   [&](uint32_t label, uint32_t e, float sum) { dE[uint64_t(label) * E + e] += sum; });

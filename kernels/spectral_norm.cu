@@ -151,17 +151,15 @@ DEVICE void divide(float* RESTRICT effective, const float* RESTRICT weights, con
 }
 
 // Everything in one launch. Grid (entries).
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 4
-KERNEL spectral_norm_fused_f32(float* RESTRICT effective,        // (parameters)
-                               float* RESTRICT sigma,            // (entries)
-                               float* RESTRICT u,                // (sum of outputs)
-                               float* RESTRICT v,                // (sum of inputs)
-                               float* RESTRICT work,             // (work): columns per tile, at least columns + rows
-                               const float* RESTRICT weights,    // (parameters)
-                               const Weight* RESTRICT entries,   // (entries)
-                               const Tile* RESTRICT tiles,       // (tiles)
-                               uint32_t iterate) {
+KERNEL(256, 4) spectral_norm_fused_f32(float* RESTRICT effective,        // (parameters)
+                                       float* RESTRICT sigma,            // (entries)
+                                       float* RESTRICT u,                // (sum of outputs)
+                                       float* RESTRICT v,                // (sum of inputs)
+                                       float* RESTRICT work,             // (work): columns per tile, at least columns + rows
+                                       const float* RESTRICT weights,    // (parameters)
+                                       const Weight* RESTRICT entries,   // (entries)
+                                       const Tile* RESTRICT tiles,       // (tiles)
+                                       uint32_t iterate) {
     const Weight e = entries[blockIdx.x];
     if (e.kind != 0) {
         float* const mine = work + tiles[e.first_tile].partial;
@@ -172,17 +170,15 @@ KERNEL spectral_norm_fused_f32(float* RESTRICT effective,        // (parameters)
     }
     divide(effective, weights, e, e.kind == 0 ? 1.0f : sigma[blockIdx.x], 0, e.rows);
 }
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 0
 
 // 1 of 3. Grid (tiles).
-KERNEL spectral_norm_products_f32(float* RESTRICT work,            // as above
-                                  float* RESTRICT v,               // (sum of inputs)
-                                  const float* RESTRICT u,         // (sum of outputs)
-                                  const float* RESTRICT weights,   // (parameters)
-                                  const Weight* RESTRICT entries,  // (entries)
-                                  const Tile* RESTRICT tiles,      // (tiles)
-                                  uint32_t iterate) {
+KERNEL(256, 0) spectral_norm_products_f32(float* RESTRICT work,            // as above
+                                          float* RESTRICT v,               // (sum of inputs)
+                                          const float* RESTRICT u,         // (sum of outputs)
+                                          const float* RESTRICT weights,   // (parameters)
+                                          const Weight* RESTRICT entries,  // (entries)
+                                          const Tile* RESTRICT tiles,      // (tiles)
+                                          uint32_t iterate) {
     const Tile tile = tiles[blockIdx.x];
     const Weight e = entries[tile.entry];
     if (e.kind != 0)
@@ -190,16 +186,14 @@ KERNEL spectral_norm_products_f32(float* RESTRICT work,            // as above
 }
 
 // 2 of 3. Grid (entries).
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 4
-KERNEL spectral_norm_finish_f32(float* RESTRICT sigma,           // (entries)
-                                float* RESTRICT u,               // (sum of outputs)
-                                float* RESTRICT v,               // (sum of inputs)
-                                float* RESTRICT work,            // as above
-                                const float* RESTRICT weights,   // (parameters)
-                                const Weight* RESTRICT entries,  // (entries)
-                                const Tile* RESTRICT tiles,      // (tiles)
-                                uint32_t iterate) {
+KERNEL(256, 4) spectral_norm_finish_f32(float* RESTRICT sigma,           // (entries)
+                                        float* RESTRICT u,               // (sum of outputs)
+                                        float* RESTRICT v,               // (sum of inputs)
+                                        float* RESTRICT work,            // as above
+                                        const float* RESTRICT weights,   // (parameters)
+                                        const Weight* RESTRICT entries,  // (entries)
+                                        const Tile* RESTRICT tiles,      // (tiles)
+                                        uint32_t iterate) {
     const Weight e = entries[blockIdx.x];
     if (e.kind != 0) {
         float* const mine = work + tiles[e.first_tile].partial;
@@ -207,26 +201,24 @@ KERNEL spectral_norm_finish_f32(float* RESTRICT sigma,           // (entries)
         finish(sigma + blockIdx.x, u + e.u, v + e.v, mine, weights + e.offset, e, iterate);
     }
 }
-#undef LEAST_BLOCKS
-#define LEAST_BLOCKS 0
 
 // 3 of 3. Grid (tiles).
-KERNEL spectral_norm_divide_f32(float* RESTRICT effective,       // (parameters)
-                                const float* RESTRICT sigma,     // (entries)
-                                const float* RESTRICT weights,   // (parameters)
-                                const Weight* RESTRICT entries,  // (entries)
-                                const Tile* RESTRICT tiles) {
+KERNEL(256, 0) spectral_norm_divide_f32(float* RESTRICT effective,       // (parameters)
+                                        const float* RESTRICT sigma,     // (entries)
+                                        const float* RESTRICT weights,   // (parameters)
+                                        const Weight* RESTRICT entries,  // (entries)
+                                        const Tile* RESTRICT tiles) {
     const Tile tile = tiles[blockIdx.x];
     const Weight e = entries[tile.entry];
     divide(effective, weights, e, e.kind == 0 ? 1.0f : sigma[tile.entry], tile.begin, tile.end);
 }
 
 // 1 of 2: <G, effective> of a tile. Grid (tiles).
-KERNEL spectral_norm_dots_f32(float* RESTRICT dots,            // (tiles)
-                              const float* RESTRICT gradient,  // (parameters)
-                              const float* RESTRICT effective, // (parameters)
-                              const Weight* RESTRICT entries,  // (entries)
-                              const Tile* RESTRICT tiles) {
+KERNEL(256, 0) spectral_norm_dots_f32(float* RESTRICT dots,            // (tiles)
+                                      const float* RESTRICT gradient,  // (parameters)
+                                      const float* RESTRICT effective, // (parameters)
+                                      const Weight* RESTRICT entries,  // (entries)
+                                      const Tile* RESTRICT tiles) {
     const Tile tile = tiles[blockIdx.x];
     const Weight e = entries[tile.entry];
     const uint32_t first = e.offset + tile.begin * e.columns, count = (tile.end - tile.begin) * e.columns;
@@ -238,13 +230,13 @@ KERNEL spectral_norm_dots_f32(float* RESTRICT dots,            // (tiles)
 }
 
 // 2 of 2. Grid (tiles).
-KERNEL spectral_norm_backward_f32(float* RESTRICT gradient,        // (parameters)
-                                  const float* RESTRICT dots,      // (tiles)
-                                  const float* RESTRICT sigma,     // (entries)
-                                  const float* RESTRICT u,         // (sum of outputs)
-                                  const float* RESTRICT v,         // (sum of inputs)
-                                  const Weight* RESTRICT entries,  // (entries)
-                                  const Tile* RESTRICT tiles) {
+KERNEL(256, 0) spectral_norm_backward_f32(float* RESTRICT gradient,        // (parameters)
+                                          const float* RESTRICT dots,      // (tiles)
+                                          const float* RESTRICT sigma,     // (entries)
+                                          const float* RESTRICT u,         // (sum of outputs)
+                                          const float* RESTRICT v,         // (sum of inputs)
+                                          const Weight* RESTRICT entries,  // (entries)
+                                          const Tile* RESTRICT tiles) {
     const Tile tile = tiles[blockIdx.x];
     const Weight e = entries[tile.entry];
     if (e.kind != 0) {

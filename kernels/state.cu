@@ -15,9 +15,9 @@
 #include "device/reduce.h"
 #include "device/state.h"
 
-KERNEL state_check_f32(State* RESTRICT state,       // (1)
-                       const float* RESTRICT values, // (n)
-                       uint32_t n) {
+KERNEL(256, 0) state_check_f32(State* RESTRICT state,       // (1)
+                               const float* RESTRICT values, // (n)
+                               uint32_t n) {
     const float worst = block_maximum(n, [&](Index i) { return absolute(values[i]) < INFINITY ? 0.0f : 1.0f; });
     if (thread() == 0 && worst > 0.0f) state->halted = 1;
 }
@@ -31,29 +31,29 @@ DEVICE void settle(State* state) {
     if (state->loss_scale < 5.9604645e-8f) state->halted = 1;
 }
 
-KERNEL state_settle(State* RESTRICT state) {  // (1)
+KERNEL(256, 0) state_settle(State* RESTRICT state) {  // (1)
     if (thread() == 0) settle(state);
 }
 
-KERNEL state_seed_f32(float* RESTRICT seeds,        // (n)
-                      const State* RESTRICT state,  // (1)
-                      uint32_t of_one, uint32_t n) {
+KERNEL(256, 0) state_seed_f32(float* RESTRICT seeds,        // (n)
+                              const State* RESTRICT state,  // (1)
+                              uint32_t of_one, uint32_t n) {
     const float scale = state->loss_scale;
     INDEPENDENT
     for (uint32_t i = thread(); i < n; i += BLOCK) seeds[i] = of_one ? scale : scale * seeds[i];
 }
 
 // Grid (ranges of `chunk` gradients).
-KERNEL state_overflow_f32(State* RESTRICT state,           // (1)
-                          const float* RESTRICT gradient,  // (n)
-                          uint32_t network, uint32_t n, uint32_t chunk) {
+KERNEL(256, 0) state_overflow_f32(State* RESTRICT state,           // (1)
+                                  const float* RESTRICT gradient,  // (n)
+                                  uint32_t network, uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, count = n - first < chunk ? n - first : chunk;
     const float* RESTRICT g = gradient + first;
     const float worst = block_maximum(count, [=](Index i) { return absolute(g[i]) < INFINITY ? 0.0f : 1.0f; });
     if (thread() == 0 && worst > 0.0f) atomic_add(&state->overflows[network], 1);
 }
 
-KERNEL state_advance(State* RESTRICT state) {  // (1)
+KERNEL(256, 0) state_advance(State* RESTRICT state) {  // (1)
     if (thread() == 0) settle(state);
     if (thread() == 0 && state->halted == 0) {
         if (state->growth_interval != 0) {

@@ -21,7 +21,7 @@ APART void local(float* out, uint32_t at, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) values[i] = float(i);
     if (thread() == 0) out[0] = values[at];
 }
-KERNEL probe(float* out, const float* in, uint32_t which) {
+KERNEL(256, 0) probe(float* out, const float* in, uint32_t which) {
     SHARED(float, numbers, BLOCK);
     const uint32_t t = thread(), warp = t / WARP;
     switch (which) {

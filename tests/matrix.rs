@@ -20,7 +20,7 @@ template <int N> DEVICE void keep(uint32_t* out, const uint32_t (&r)[N]) {
     if (thread() < WARP)
         for (int i = 0; i < N; i++) out[thread() * 4 + i] = r[i];
 }
-KERNEL probe(uint32_t* out, const uint32_t* in, uint32_t which) {
+KERNEL(256, 0) probe(uint32_t* out, const uint32_t* in, uint32_t which) {
     SHARED(Row16, memory, 512);
     const int t = thread(), lane = t % WARP;
     const Row16* rows = reinterpret_cast<const Row16*>(in);
@@ -86,7 +86,7 @@ fn probe() -> *const c_void {
     static TABLE: OnceLock<usize> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
         let text = simt_module::text("state");
-        let (head, rest) = text.split_once("\nKERNEL ").unwrap();
+        let (head, rest) = text.split_once("\nKERNEL(").unwrap();
         let (_, tail) = rest.split_once("#line 1 \"kernels/host/entry.h\"").unwrap();
         let mut middle = String::new();
         for name in ["number", "matrix"] {

@@ -23,7 +23,7 @@ DEVICE void rows(float* numbers, uint32_t lanes, uint32_t stride) {
     if (lane < lanes) zgan_simt_warp_access(numbers + lane * stride, 16, false);
     warp_barrier();
 }
-KERNEL probe(float* out, const float* in, uint32_t which) {
+KERNEL(256, 0) probe(float* out, const float* in, uint32_t which) {
     SHARED(float, numbers, 32 * 36);
     const uint32_t t = thread();
     for (uint32_t i = t; i < 32 * 36; i += BLOCK) numbers[i] = 0.0f;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use zgan::device::{Device, kernel_text, traffic};
+use zgan::device::{Device, kernel_named, kernel_text, traffic};
 use zgan::gan::{Conditioning, Loss, Preset, Trainer, TrainerOptions, Update};
 use zgan::instruments::bench;
 use zgan::instruments::study;
@@ -150,8 +150,9 @@ fn the_page_shows_every_rung_and_every_kernel() {
             assert_eq!(rung.kernels.iter().map(|(_, count)| *count as u64).sum::<u64>(), rung.measured.launches);
             for (kernel, _) in &rung.kernels {
                 let own = kernel_text(kernel).unwrap();
-                assert!(own.contains(&format!("KERNEL {kernel}(")) && own.ends_with('}'), "{own}");
-                assert_eq!(own.matches("KERNEL ").count(), 1, "{own}");
+                let written = kernel_named(kernel).unwrap().written;
+                assert!(own.contains(&format!("KERNEL(256, 0) {written}(")) && own.ends_with('}'), "{own}");
+                assert_eq!(own.matches("KERNEL").count(), 1, "{own}");
                 assert!(text.contains(&own), "{kernel}");
             }
         }

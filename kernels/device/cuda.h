@@ -8,10 +8,7 @@ typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
 
-// Blocks that a multiprocessor should have room for; 0 leaves it to the assembler, which now and then spills a register
-// to let one more in. A file that sees that (`zgan kernels`) gives a kernel its own number, and sets 0 again after it.
-#define LEAST_BLOCKS 0
-#define KERNEL extern "C" __global__ void __launch_bounds__(256, LEAST_BLOCKS)
+#define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
 #define DEVICE static __device__ __forceinline__
 #define MEMBER __device__ __forceinline__
 #define APART static __device__ __noinline__

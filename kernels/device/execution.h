@@ -5,7 +5,10 @@
 //   simt   a C++ compiler, ZGAN_SIMT  a block is BLOCK coroutines
 //
 // Each of the three headers defines the same names:
-//   KERNEL                 begins a kernel: KERNEL name(arguments) { ... }; extern "C", returns nothing
+//   KERNEL(threads, blocks)  begins a kernel: KERNEL(256, 0) name(arguments) { ... }; extern "C", returns nothing. A block has
+//                          `threads` threads (256 everywhere today); on a GPU a multiprocessor should have room for `blocks`
+//                          blocks. 0 leaves that to the assembler, which now and then spills a register to let one more in:
+//                          where `zgan kernels` shows a spill, the kernel names its own number.
 //   DEVICE, APART          begin a function of the device library: inlined everywhere, or nowhere
 //   BLOCK, WARP, WARPS     threads of a block, lanes of a warp, warps of a block
 //   thread()               this thread's number in its block, 0 .. BLOCK - 1
@@ -16,7 +19,26 @@
 //   atomic_add(pointer, value)                                    on uint32_t; returns the old value
 //   INDEPENDENT            before a loop whose iterations do not depend on one another
 //   INDEPENDENT_FEW        the same for a count that may become a small constant: not to be unrolled before it is vectorised
+//
+// What a kernel file declares about itself. The macros say nothing to the compiler; src/build/source.rs reads them.
+//   PRECISIONS(f32, bf16)  The file is compiled once for each of these storage types (number.h), as a module of its own. A
+//                          file without it has f32 alone.
+//   PRECISE(name)          The name of a kernel that each of these modules has: name_f32, name_bf16.
+//   KERNEL_ONCE            Begins a kernel that only the f32 module has.
+//   TILES(64x64, f32 256x32)  Stands above a product's kernel. The kernel's text is repeated for tiles of so many rows (BM)
+//                          and columns (BN); a size behind the name of a precision is for that precision alone.
+//   TILED(name)            The name of such a kernel: name_64x64_f32.
+// build.rs defines PRECISION, and around each copy of a tiled kernel BM and BN.
 #pragma once
+
+#define PRECISIONS(...)
+#define TILES(...)
+#define JOIN_PRECISION(name, precision) name##_##precision
+#define NAME_IN(name, precision) JOIN_PRECISION(name, precision)
+#define PRECISE(name) NAME_IN(name, PRECISION)
+#define JOIN_TILE(name, rows, columns, precision) name##_##rows##x##columns##_##precision
+#define NAME_OF_TILE(name, rows, columns, precision) JOIN_TILE(name, rows, columns, precision)
+#define TILED(name) NAME_OF_TILE(name, BM, BN, PRECISION)
 
 #if defined(__CUDACC_RTC__)
 #include "cuda.h"
@@ -26,4 +48,10 @@
 #include "../host/one_thread.h"
 #else
 #error "compile kernels through build.rs: it chooses the execution"
+#endif
+
+#if PRECISION_F32
+#define KERNEL_ONCE(threads, blocks) KERNEL(threads, blocks)
+#else
+#define KERNEL_ONCE(threads, blocks) DEVICE void
 #endif

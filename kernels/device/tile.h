@@ -47,7 +47,7 @@
 #include "piece.h"
 #endif
 
-// What kernels of products set LEAST_BLOCKS to: left to itself, the assembler spills fragments to let one more block in.
+// Blocks that a multiprocessor should have room for: left to itself, the assembler spills fragments to let one more in.
 #if PRECISION_F32
 #define BLOCKS_OF_TILE(BM, BN) 0
 #else

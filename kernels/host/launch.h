@@ -12,7 +12,7 @@ typedef __UINT32_TYPE__ uint32_t;
 typedef __INT64_TYPE__ int64_t;
 typedef __UINT64_TYPE__ uint64_t;
 
-#define KERNEL static void
+#define KERNEL(threads, blocks) static void
 #define DEVICE [[maybe_unused]] static inline __attribute__((always_inline))
 #define MEMBER inline __attribute__((always_inline))
 #define APART [[maybe_unused]] static __attribute__((noinline))

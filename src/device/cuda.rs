@@ -258,7 +258,7 @@ impl Cuda {
 
     /// # Safety
     /// As [`super::Launch::run`].
-    pub unsafe fn launch(&self, kernel: Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
+    pub unsafe fn launch(&self, kernel: &Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
         let Some(function) = &self.functions[kernel.module][kernel.index] else {
             return Err(Error::Device(format!(
                 "{}: {} is not in the code for {}: it needs a later generation",

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use super::kernels::{EntryTable, HostEntry, Kernel, kernel};
+use super::needs_check;
 use crate::{Error, Result};
 
 pub(super) struct Host {
@@ -74,8 +75,11 @@ impl Host {
 
     /// # Safety
     /// As [`super::Launch::run`].
-    pub unsafe fn launch(&self, kernel: Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
-        let job = Job { entry: self.table.entry(kernel), arguments: arguments.as_ptr(), grid };
+    pub unsafe fn launch(&self, kernel: &Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
+        let Some(entry) = self.table.entry(kernel) else {
+            return Err(needs_check(&format!("precision {} on the host", kernel.precision)));
+        };
+        let job = Job { entry, arguments: arguments.as_ptr(), grid };
         // SAFETY: the caller's; `run` returns when every block has, so the argument array outlives its use.
         unsafe { self.pool.run(job) };
         Ok(())

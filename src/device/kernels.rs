@@ -7,29 +7,45 @@ use flate2::read::ZlibDecoder;
 
 use super::Precision;
 
-/// A kernel: its place in the entry tables, and its name in GPU code. The constants are in [`kernel`].
-#[derive(Clone, Copy, Debug)]
+/// A kernel: its place in the entry tables, and what `build.rs` knows of it. The constants are in [`kernel`].
+#[derive(Debug)]
 pub struct Kernel {
     pub(super) module: usize,
     pub(super) index: usize,
+    /// In GPU code: `conv_forward_128x64_bf16`.
     pub name: &'static str,
-    /// Of its parameters: `float*`, `uint32_t`, the name of a struct.
-    pub types: &'static [&'static str],
+    /// What its forms for other tiles and precisions have in common: `conv_forward`.
+    pub family: &'static str,
+    /// As its file has it: `TILED(conv_forward)`.
+    pub written: &'static str,
+    /// Rows and columns of the part of a product that a block computes.
+    pub tile: Option<(usize, usize)>,
+    pub precision: Precision,
+    /// Name and type: `("dx", "float*")`, `("n", "uint32_t")`, or the name of a struct.
+    pub parameters: &'static [(&'static str, &'static str)],
 }
 
 /// A kernel as it is in each [`Precision`], in that order.
 #[derive(Clone, Copy, Debug)]
-pub struct Variants(pub [Option<Kernel>; 4]);
+pub struct Variants(pub [Option<&'static Kernel>; 4]);
 
-impl From<Kernel> for Variants {
-    fn from(kernel: Kernel) -> Variants {
+/// A product's kernel for tiles of `rows` by `columns`.
+#[derive(Clone, Copy, Debug)]
+pub struct Tile {
+    pub rows: usize,
+    pub columns: usize,
+    pub kernel: Variants,
+}
+
+impl From<&'static Kernel> for Variants {
+    fn from(kernel: &'static Kernel) -> Variants {
         Variants([Some(kernel), None, None, None])
     }
 }
 
 impl Variants {
     /// The one for this precision, or the reason why there is none.
-    pub(super) fn choose(&self, precision: Precision) -> std::result::Result<Kernel, String> {
+    pub(super) fn choose(&self, precision: Precision) -> std::result::Result<&'static Kernel, String> {
         let Variants(all) = self;
         let fallback = if precision == Precision::Tf32 { all[Precision::F32 as usize] } else { None };
         all[precision as usize].or(fallback).ok_or_else(|| {
@@ -40,44 +56,41 @@ impl Variants {
 
     /// Whether this parameter is of the type that the precision decides.
     pub(super) fn stored(&self, parameter: usize) -> bool {
-        let types = self.0.iter().flatten().map(|kernel| kernel.types.get(parameter));
+        let types = self.0.iter().flatten().map(|kernel| kernel.parameters.get(parameter).map(|(_, kind)| kind));
         let mut types = types.skip_while(|kind| kind.is_none());
         let first = types.next();
         types.any(|other| Some(other) != first)
     }
 }
 
-impl Kernel {
-    /// What the kernel's text calls its parameter of this index.
-    pub(super) fn parameter_name(self, index: usize) -> String {
-        let source = kernel::MODULES[self.module].source;
-        let list = source.split_once(&format!("\nKERNEL {}(", self.name)).and_then(|(_, rest)| rest.split_once(") {"));
-        // Comments between parameters may hold commas.
-        let list: String =
-            list.map_or("", |(list, _)| list).lines().map(|line| line.split("//").next().unwrap_or("")).collect();
-        let parameter = list.split(',').nth(index).unwrap_or("").trim();
-        parameter.rsplit([' ', '*', '&']).next().unwrap_or("").to_string()
-    }
-}
-
-/// A kernel file.
+/// A kernel file for one precision.
 pub struct Module {
+    /// `conv`, `conv_bf16`
     pub name: &'static str,
+    /// `conv`
+    pub file: &'static str,
+    pub precision: Precision,
     /// Its text with our includes expanded: what NVRTC gets at run time.
     pub source: &'static str,
-    pub kernels: &'static [Kernel],
+    pub kernels: &'static [&'static Kernel],
+}
+
+/// The kernel that GPU code calls so.
+pub fn kernel_named(name: &str) -> Option<&'static Kernel> {
+    kernel::MODULES.iter().flat_map(|module| module.kernels).find(|kernel| kernel.name == name).copied()
 }
 
 /// A kernel's text, after the functions of its file that it calls, each with the comment above it; without those of the
 /// device library.
 pub fn kernel_text(name: &str) -> Option<String> {
-    let module = kernel::MODULES.iter().find(|module| module.kernels.iter().any(|kernel| kernel.name == name))?;
+    let Kernel { module, written, .. } = kernel_named(name)?;
+    let module = &kernel::MODULES[*module];
     // Where the file itself goes on after the last header.
     let own = module.source.rsplit_once(".h\"\n").map_or(module.source, |(_, rest)| rest);
     let own = own.split_once("\n#line ").map_or(own, |(_, rest)| rest);
     let own: String = own.split_inclusive('\n').filter(|line| !line.starts_with("#line ")).collect();
     let own = own.as_str();
-    let kernel = definition(own, own.find(&format!("KERNEL {name}("))?)?;
+    let kernel = definition(own, own[..own.find(&format!(") {written}("))?].rfind("KERNEL")?)?;
     let before_a_list = kernel.split(['(', '<']);
     let called: BTreeSet<&str> =
         before_a_list.filter_map(|text| text.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next()).collect();
@@ -136,20 +149,20 @@ impl Image {
 pub(super) type HostEntry =
     unsafe extern "C" fn(arguments: *const *const std::ffi::c_void, grid: *const u32, first: u32, last: u32);
 
-/// All kernels as one instruction set has them.
+/// All kernels as one instruction set has them; a module that the build left out has no entries.
 pub(super) struct EntryTable {
     pub isa: &'static str,
     pub modules: &'static [&'static [HostEntry]],
 }
 
 impl EntryTable {
-    pub fn entry(&self, kernel: Kernel) -> HostEntry {
-        self.modules[kernel.module][kernel.index]
+    pub fn entry(&self, kernel: &Kernel) -> Option<HostEntry> {
+        self.modules[kernel.module].get(kernel.index).copied()
     }
 }
 
 /// One constant per kernel, the name in capitals: a misspelt one does not compile.
 pub mod kernel {
-    use super::{EntryTable, HostEntry, Image, Kernel, Module, Variants};
+    use super::{EntryTable, HostEntry, Image, Kernel, Module, Precision, Tile, Variants};
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }

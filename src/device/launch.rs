@@ -214,15 +214,15 @@ impl<'a> Launch<'a> {
     /// elements are checked here.)
     pub unsafe fn run(self) -> Result<()> {
         let kernel = self.kernel.choose(self.precision.unwrap_or_default()).map_err(Error::Device)?;
-        let Kernel { name, types, .. } = kernel;
+        let Kernel { name, parameters, .. } = kernel;
         if let Some(problem) = self.problem {
             return Err(Error::Device(format!("{name}: {problem}")));
         }
-        if self.arguments != types.len() {
-            let parameters = types.len();
-            return Err(Error::Device(format!("{name} takes {parameters} arguments, was given {}", self.arguments)));
+        if self.arguments != parameters.len() {
+            let (takes, given) = (parameters.len(), self.arguments);
+            return Err(Error::Device(format!("{name} takes {takes} arguments, was given {given}")));
         }
-        for (i, (element, kind)) in self.elements.iter().zip(types).enumerate() {
+        for (i, (element, (_, kind))) in self.elements.iter().zip(*parameters).enumerate() {
             let expected = kind.trim_end_matches('*');
             if !element.is_empty() && *element != expected && NUMBERS.contains(&expected) {
                 return Err(Error::Device(format!(

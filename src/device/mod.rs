@@ -18,13 +18,14 @@ mod simt;
 mod tuning;
 
 pub use buffer::{Buffer, Element};
-pub use kernels::{Kernel, Module, Variants, kernel, kernel_text};
+pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_text};
 pub(crate) use launch::Launch;
 pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
 pub use precision::Precision;
 pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
 pub(crate) use tuning::Fixed;
-pub use tuning::{CONV_TILES, FIELDS, Field, LINEAR_TILES, TileCost, Tuning};
+pub(crate) use tuning::LEAST_COLUMNS;
+pub use tuning::{FIELDS, Field, Products, TileCost, Tuning};
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -71,6 +72,14 @@ impl Unbacked {
     fn allocate(&self, bytes: usize) -> u64 {
         self.next.fetch_add(bytes.next_multiple_of(buffer::ALIGNMENT) as u64, Ordering::Relaxed)
     }
+}
+
+/// Whether this build has the feature `check`: the execution `simt`, and the host's kernels in other precisions than f32.
+pub const HAS_CHECK: bool = cfg!(feature = "check");
+
+/// The error of a build without the feature `check` where it is needed.
+pub fn needs_check(what: &str) -> Error {
+    Error::Config(format!("{what} is not in this build; this one has it: cargo run --release --features check -- ..."))
 }
 
 /// A handle on a device, with the block sizes in force; clones share both.
@@ -152,6 +161,7 @@ impl Device {
     pub fn open(choice: DeviceChoice, threads: usize) -> Result<(Device, Option<String>)> {
         match choice {
             DeviceChoice::Host => Ok((Device::host(threads)?, None)),
+            DeviceChoice::Simt if !HAS_CHECK => Err(needs_check("device simt")),
             DeviceChoice::Simt => Ok((Device::simt(0), None)),
             DeviceChoice::Cuda(ordinal) => Ok((Device::cuda(ordinal)?, None)),
             DeviceChoice::Auto => match Device::cuda(0) {
@@ -277,6 +287,16 @@ impl Device {
         }
     }
 
+    /// An error unless this build has kernels of this precision for the device; of a GPU, its modules tell later.
+    pub fn check_precision(&self, precision: Precision) -> Result<()> {
+        match &*self.backend {
+            Backend::Host(_) if precision != Precision::F32 && !HAS_CHECK => {
+                Err(needs_check(&format!("precision {precision} on the host")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The block sizes and split counts in force.
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
@@ -389,7 +409,12 @@ impl Device {
     /// # Safety
     /// As `Launch::run`, and there must be as many arguments as the kernel has parameters, and blocks in the grid.
     #[doc(hidden)]
-    pub unsafe fn launch_raw(&self, kernel: Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
+    pub unsafe fn launch_raw(
+        &self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        arguments: &[*const c_void],
+    ) -> Result<()> {
         // SAFETY: the caller's.
         unsafe { self.start(kernel, grid, arguments, &[], 0) }
     }
@@ -400,7 +425,7 @@ impl Device {
     /// As [`Device::launch_raw`].
     unsafe fn start(
         &self,
-        kernel: Kernel,
+        kernel: &'static Kernel,
         grid: [u32; 3],
         arguments: &[*const c_void],
         views: &[simt::View],

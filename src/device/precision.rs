@@ -3,7 +3,8 @@
 use half::{bf16, f16};
 
 /// Of a buffer of real numbers. Whatever it is, sums and all else are computed in f32; the host sees f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     #[default]
     F32,

@@ -4,7 +4,9 @@
 //! Each execution has its own table built in; `zgan tune` measures a better one for a device, and
 //! [`super::Device::with_tuning`] puts it in force.
 
-use super::Precision;
+use std::cmp::Reverse;
+
+use super::{Precision, Tile, kernel};
 use crate::{Error, Result};
 
 /// What may be chosen freely, within [`FIELDS`] and the tiles there are.
@@ -66,10 +68,63 @@ pub const FIELDS: [Field; 8] = [
     field!("bias-columns", bias_columns, 16, 4096),
 ];
 
-/// Rows and columns of the tiles that have kernels. The first of the linear ones is the input gradient's alone.
-pub const LINEAR_TILES: &[(usize, usize)] = &[(128, 256), (128, 128), (128, 64), (64, 64)];
-pub const CONV_TILES: &[(usize, usize)] = &[(128, 128), (128, 64), (64, 64)];
-const ONE_PASS_ONLY: (usize, usize) = LINEAR_TILES[0];
+/// Products that choose from one list of tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// Matrix products.
+    Linear,
+    /// Convolutions.
+    Conv,
+}
+
+/// Columns of the narrowest tile that costs decide about. A narrower one is for products that have no more columns than it.
+pub(crate) const LEAST_COLUMNS: usize = 64;
+
+impl Products {
+    pub const ALL: [Products; 2] = [Products::Linear, Products::Conv];
+
+    /// The key of its list: `linear-tiles`.
+    pub fn key(self) -> &'static str {
+        match self {
+            Products::Linear => "linear-tiles",
+            Products::Conv => "conv-tiles",
+        }
+    }
+
+    /// The tiles of each product: those that its kernel file names.
+    fn tiles(self) -> [&'static [Tile]; 3] {
+        match self {
+            Products::Linear => [kernel::LINEAR_FORWARD, kernel::LINEAR_INPUT_GRADIENT, kernel::LINEAR_WEIGHT_GRADIENT],
+            Products::Conv => [kernel::CONV_FORWARD, kernel::CONV_INPUT_GRADIENT, kernel::CONV_WEIGHT_GRADIENT],
+        }
+    }
+
+    /// Rows and columns of the tiles that costs decide about, the largest first.
+    pub fn sizes(self) -> Vec<(usize, usize)> {
+        let all = self.tiles().into_iter().flatten().filter(|tile| tile.columns >= LEAST_COLUMNS);
+        let mut sizes: Vec<(usize, usize)> = all.map(|tile| (tile.rows, tile.columns)).collect();
+        sizes.sort_by_key(|&(rows, columns)| Reverse((rows * columns, rows)));
+        sizes.dedup();
+        sizes
+    }
+
+    /// Whether each of the products has a kernel for this tile.
+    pub fn all_have(self, (rows, columns): (usize, usize)) -> bool {
+        self.tiles().iter().all(|tiles| tiles.iter().any(|tile| (tile.rows, tile.columns) == (rows, columns)))
+    }
+
+    pub fn list(self, tuning: &mut Tuning) -> &mut Vec<TileCost> {
+        match self {
+            Products::Linear => &mut tuning.linear_tiles,
+            Products::Conv => &mut tuning.conv_tiles,
+        }
+    }
+
+    /// All tiles at the same cost.
+    fn costs(self) -> Vec<TileCost> {
+        self.sizes().into_iter().map(|(rows, columns)| TileCost { rows, columns, cost: [1.0; 4] }).collect()
+    }
+}
 
 impl TileCost {
     /// `128x64`
@@ -88,10 +143,9 @@ impl Tuning {
                 return Err(Error::Config(format!("{name}: {value}, expected {allowed}")));
             }
         }
-        for (name, tiles, all) in
-            [("linear-tiles", &self.linear_tiles, LINEAR_TILES), ("conv-tiles", &self.conv_tiles, CONV_TILES)]
-        {
-            let wrong = |what: String| Err(Error::Config(format!("{name}: {what}")));
+        for (products, tiles) in [(Products::Linear, &self.linear_tiles), (Products::Conv, &self.conv_tiles)] {
+            let all = products.sizes();
+            let wrong = |what: String| Err(Error::Config(format!("{}: {what}", products.key())));
             for (i, tile) in tiles.iter().enumerate() {
                 let (size, shown) = ((tile.rows, tile.columns), tile.name());
                 if !all.contains(&size) {
@@ -108,7 +162,7 @@ impl Tuning {
                     }
                 }
             }
-            if tiles.iter().all(|tile| (tile.rows, tile.columns) == ONE_PASS_ONLY) {
+            if !tiles.iter().any(|tile| products.all_have((tile.rows, tile.columns))) {
                 let (rows, columns) = all[all.len() - 1];
                 return wrong(format!("no tile that all products have, expected at least {rows}x{columns}"));
             }
@@ -141,8 +195,9 @@ pub(crate) struct Fixed {
 static HOST: Fixed = Fixed { partial_tiles: true, columns: 64, all_taps: true, peak_chains: 12 * 16 };
 static BLOCKS: Fixed = Fixed { partial_tiles: false, columns: 16, all_taps: false, peak_chains: 16 * 256 };
 
-fn tiles(sizes: &[(usize, usize)]) -> Vec<TileCost> {
-    sizes.iter().map(|&(rows, columns)| TileCost { rows, columns, cost: [1.0; 4] }).collect()
+fn without(mut tiles: Vec<TileCost>, size: (usize, usize)) -> Vec<TileCost> {
+    tiles.retain(|tile| (tile.rows, tile.columns) != size);
+    tiles
 }
 
 impl Kind {
@@ -171,8 +226,8 @@ impl Kind {
                 split_blocks: 8,
                 split_pixels: 1024,
                 bias_columns: 64,
-                linear_tiles: tiles(LINEAR_TILES),
-                conv_tiles: tiles(&[(128, 128), (64, 64)]),
+                linear_tiles: Products::Linear.costs(),
+                conv_tiles: without(Products::Conv.costs(), (128, 64)),
             },
             Kind::Simt | Kind::Cuda => Tuning {
                 elements: 2048,
@@ -183,8 +238,8 @@ impl Kind {
                 split_blocks: 128,
                 split_pixels: 256,
                 bias_columns: 256,
-                linear_tiles: tiles(LINEAR_TILES),
-                conv_tiles: tiles(CONV_TILES),
+                linear_tiles: Products::Linear.costs(),
+                conv_tiles: Products::Conv.costs(),
             },
         }
     }

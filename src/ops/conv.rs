@@ -2,9 +2,9 @@
 //! residual and the filters are stored in one precision, in which the product is; all else is f32.
 
 use super::matmul::OutputGradient;
-use super::tile::{Tile, choose};
+use super::tile::{choose, grid};
 use super::{Activation, ActivationArgument, expect_len, size32};
-use crate::device::{Buffer, Device, Kernel, Precision, Variants, kernel};
+use crate::device::{Buffer, Device, Precision, Tile, Tuning, kernel};
 use crate::{Error, Result};
 
 /// v (N, H, W, C), filters (R, S, C, K), output pixels P, Q. `h` and `w` are what the filter sees: twice the stored
@@ -138,44 +138,10 @@ struct GradientArgument {
 /// Rows and columns of a filter's tap that one block turns: `SIDE` in `conv_flip_filters`.
 const FLIPPED_TILE: u32 = 32;
 
-/// Tiles that all precisions have, widest first, then those of f32 for at most 32 and at most 16 columns.
-const fn tiles(wide: [Variants; 3], narrow: [Kernel; 2]) -> [Tile; 5] {
-    let ([a, b, c], [d, e]) = (wide, narrow);
-    [
-        Tile { rows: 128, columns: 128, kernel: a },
-        Tile { rows: 128, columns: 64, kernel: b },
-        Tile { rows: 64, columns: 64, kernel: c },
-        Tile { rows: 256, columns: 32, kernel: Variants([Some(d), None, None, None]) },
-        Tile { rows: 256, columns: 16, kernel: Variants([Some(e), None, None, None]) },
-    ]
-}
-
-const FORWARD: [Tile; 5] = tiles(
-    [kernel::CONV_FORWARD_128X128, kernel::CONV_FORWARD_128X64, kernel::CONV_FORWARD_64X64],
-    [kernel::CONV_FORWARD_256X32_F32, kernel::CONV_FORWARD_256X16_F32],
-);
-const INPUT_GRADIENT: [Tile; 5] = tiles(
-    [kernel::CONV_INPUT_GRADIENT_128X128, kernel::CONV_INPUT_GRADIENT_128X64, kernel::CONV_INPUT_GRADIENT_64X64],
-    [kernel::CONV_INPUT_GRADIENT_256X32_F32, kernel::CONV_INPUT_GRADIENT_256X16_F32],
-);
-const WEIGHT_GRADIENT: [Tile; 5] = tiles(
-    [kernel::CONV_WEIGHT_GRADIENT_128X128, kernel::CONV_WEIGHT_GRADIENT_128X64, kernel::CONV_WEIGHT_GRADIENT_64X64],
-    [kernel::CONV_WEIGHT_GRADIENT_256X32_F32, kernel::CONV_WEIGHT_GRADIENT_256X16_F32],
-);
-
-fn tile(
-    device: &Device,
-    precision: Precision,
-    workers: usize,
-    tiles: &'static [Tile; 5],
-    m: usize,
-    n: usize,
-) -> &'static Tile {
-    match n {
-        0..=16 if tiles[4].is_there(precision) => &tiles[4],
-        0..=32 if tiles[3].is_there(precision) => &tiles[3],
-        _ => choose(device, precision, workers, (&tiles[..3], &device.tuning().conv_tiles), m, n),
-    }
+/// Of a product whose operands are stored as `operand`.
+fn conv_tile(operand: &Buffer<f32>, tiles: &'static [Tile], m: usize, n: usize) -> &'static Tile {
+    let device = operand.device();
+    choose(device, operand.precision(), device.workers(), tiles, &device.tuning().conv_tiles, m, n)
 }
 
 impl Conv {
@@ -266,12 +232,14 @@ impl Conv {
     }
 
     fn weight_gradient_tile(&self, device: &Device, precision: Precision) -> &'static Tile {
-        tile(device, precision, device.tuning().split_blocks, &WEIGHT_GRADIENT, self.r * self.s * self.c, self.k)
+        let Tuning { split_blocks, conv_tiles, .. } = device.tuning();
+        let (m, n) = (self.r * self.s * self.c, self.k);
+        choose(device, precision, *split_blocks, kernel::CONV_WEIGHT_GRADIENT, conv_tiles, m, n)
     }
 
     /// Tiles of K and of the taps.
     fn weight_gradient_grid(&self, device: &Device, precision: Precision) -> [u32; 2] {
-        let [x, y, _] = self.weight_gradient_tile(device, precision).grid(self.r * self.s * self.c, self.k);
+        let [x, y, _] = grid(self.weight_gradient_tile(device, precision), self.r * self.s * self.c, self.k);
         [x, if device.fixed().all_taps { 1 } else { y }]
     }
 
@@ -355,8 +323,8 @@ pub fn conv_forward(
     let argument = prologue_argument(what, &sizes, prologue)?;
     let device = y.device();
     let pixels = sizes.n * sizes.p() * sizes.q();
-    let tile = tile(device, y.precision(), device.workers(), &FORWARD, pixels, sizes.k);
-    let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.k)).product(sizes.flops()).output(y).input(x);
+    let tile = conv_tile(y, kernel::CONV_FORWARD, pixels, sizes.k);
+    let launch = device.launch(tile.kernel, grid(tile, pixels, sizes.k)).product(sizes.flops()).output(y).input(x);
     let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
     let launch = launch.input(filters).optional(epilogue.bias).optional(epilogue.residual).scalar(argument);
     let launch = launch.scalar(ActivationArgument::from(epilogue.activation)).scalar(u32::from(epilogue.accumulate));
@@ -394,17 +362,17 @@ pub fn conv_input_gradient(
     let (c, k) = (size32(what, sizes.c)?, size32(what, sizes.k)?);
     let device = dx.device();
     let taps = sizes.r * sizes.s;
-    let grid = [k.div_ceil(FLIPPED_TILE), c.div_ceil(FLIPPED_TILE), size32(what, taps)?];
-    let launch = device.launch(kernel::CONV_FLIP_FILTERS, grid);
+    let flipped_tiles = [k.div_ceil(FLIPPED_TILE), c.div_ceil(FLIPPED_TILE), size32(what, taps)?];
+    let launch = device.launch(kernel::CONV_FLIP_FILTERS, flipped_tiles);
     let launch = launch.output(workspace).input(filters).scalar(taps as u32).scalar(c).scalar(k);
     // SAFETY: filters and workspace both have R * S * C * K elements, compared above; the grid covers K, C and R * S.
     unsafe { launch.run()? };
 
     let pixels = sizes.n * sizes.h * sizes.w;
-    let tile = tile(device, dx.precision(), device.workers(), &INPUT_GRADIENT, pixels, sizes.c);
+    let tile = conv_tile(dx, kernel::CONV_INPUT_GRADIENT, pixels, sizes.c);
     let argument =
         GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
-    let launch = device.launch(tile.kernel, tile.grid(pixels, sizes.c)).product(sizes.flops());
+    let launch = device.launch(tile.kernel, grid(tile, pixels, sizes.c)).product(sizes.flops());
     let launch = launch.output(dx).input(gradient.output.dy);
     let launch = launch.input(workspace).optional(gradient.output.saved_output()).optional(gradient.output.row_scale);
     let launch = launch.optional(epilogue.mask.map(|m| m.0)).scalar(argument);

@@ -13,7 +13,7 @@ pub enum Function {
 }
 
 /// The launch of an elementwise kernel over `y`'s elements, whose operands are pushed by `operands`.
-fn elementwise(kernel: Kernel, y: &Buffer<f32>, operands: impl FnOnce(Launch) -> Launch) -> Result<()> {
+fn elementwise(kernel: &'static Kernel, y: &Buffer<f32>, operands: impl FnOnce(Launch) -> Launch) -> Result<()> {
     let n = size32("elementary", y.len())?;
     let chunk = y.device().tuning().elements as u32;
     let launch = operands(y.device().launch(kernel, [n.div_ceil(chunk), 1, 1]).output(y));
@@ -71,7 +71,7 @@ pub fn scale_rows(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<(
 
 /// `x` (R, C) and a vector, one of whose dimensions its length is.
 fn by_rows(
-    kernel: Kernel,
+    kernel: &'static Kernel,
     y: &Buffer<f32>,
     x: &Buffer<f32>,
     (name, vector): (&str, &Buffer<f32>),
@@ -115,7 +115,7 @@ pub fn workspace_len(device: &Device, n: usize) -> usize {
     split(device, n).1
 }
 
-fn reduce(kernel: Kernel, y: &Buffer<f32>, x: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
+fn reduce(kernel: &'static Kernel, y: &Buffer<f32>, x: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
     expect_len("elementary", "y", y.len(), 1)?;
     let n = size32("elementary", x.len())?;
     let (chunk, blocks) = split(x.device(), x.len());

@@ -1,9 +1,9 @@
 //! The three products of a linear layer, its bias and activation fused in. x, y, their gradients and the weight are stored in one
 //! precision, in which the product is; all else is f32.
 
-use super::tile::{Tile, choose};
+use super::tile::{choose, grid};
 use super::{Activation, ActivationArgument, expect_len, size32};
-use crate::device::{Buffer, Variants, kernel};
+use crate::device::{Buffer, Tile, kernel};
 use crate::{Error, Result};
 
 /// x (N, C), weight (C, K), y (N, K).
@@ -26,28 +26,10 @@ pub struct OutputGradient<'a> {
     pub row_scale: Option<&'a Buffer<f32>>,
 }
 
-const F32_128X256: Variants = Variants([Some(kernel::LINEAR_INPUT_GRADIENT_128X256_F32), None, None, None]);
-const FORWARD: [Tile; 3] = [
-    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_FORWARD_128X128 },
-    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_FORWARD_128X64 },
-    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_FORWARD_64X64 },
-];
-const INPUT_GRADIENT: [Tile; 4] = [
-    Tile { rows: 128, columns: 256, kernel: F32_128X256 },
-    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_INPUT_GRADIENT_128X128 },
-    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_128X64 },
-    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_INPUT_GRADIENT_64X64 },
-];
-const WEIGHT_GRADIENT: [Tile; 3] = [
-    Tile { rows: 128, columns: 128, kernel: kernel::LINEAR_WEIGHT_GRADIENT_128X128 },
-    Tile { rows: 128, columns: 64, kernel: kernel::LINEAR_WEIGHT_GRADIENT_128X64 },
-    Tile { rows: 64, columns: 64, kernel: kernel::LINEAR_WEIGHT_GRADIENT_64X64 },
-];
-
 /// Of a product whose operands are stored as `operand`.
-fn linear_tile<'a>(operand: &Buffer<f32>, tiles: &'a [Tile], m: usize, n: usize) -> &'a Tile {
+fn linear_tile(operand: &Buffer<f32>, tiles: &'static [Tile], m: usize, n: usize) -> &'static Tile {
     let device = operand.device();
-    choose(device, operand.precision(), device.workers(), (tiles, &device.tuning().linear_tiles), m, n)
+    choose(device, operand.precision(), device.workers(), tiles, &device.tuning().linear_tiles, m, n)
 }
 
 /// `y = act(x W + bias)`.
@@ -67,8 +49,8 @@ pub fn linear_forward(
     if let Some(bias) = bias {
         expect_len(what, "bias (K)", bias.len(), sizes.k)?;
     }
-    let tile = linear_tile(y, &FORWARD, sizes.n, sizes.k);
-    let launch = y.device().launch(tile.kernel, tile.grid(sizes.n, sizes.k)).product(sizes.flops());
+    let tile = linear_tile(y, kernel::LINEAR_FORWARD, sizes.n, sizes.k);
+    let launch = y.device().launch(tile.kernel, grid(tile, sizes.n, sizes.k)).product(sizes.flops());
     let launch = launch.output(y).input(x).input(weight).optional(bias).scalar(ActivationArgument::from(activation));
     // SAFETY: every length was compared with N, C and K above; the grid covers (N, K).
     unsafe { launch.scalar(n).scalar(c).scalar(k).run() }
@@ -86,8 +68,8 @@ pub fn linear_input_gradient(
     gradient.check(what, sizes.n, sizes.n * sizes.k)?;
     expect_len(what, "dx (N, C)", dx.len(), sizes.n * sizes.c)?;
     expect_len(what, "weight (C, K)", weight.len(), sizes.c * sizes.k)?;
-    let tile = linear_tile(dx, &INPUT_GRADIENT, sizes.n, sizes.c);
-    let launch = dx.device().launch(tile.kernel, tile.grid(sizes.n, sizes.c)).product(sizes.flops());
+    let tile = linear_tile(dx, kernel::LINEAR_INPUT_GRADIENT, sizes.n, sizes.c);
+    let launch = dx.device().launch(tile.kernel, grid(tile, sizes.n, sizes.c)).product(sizes.flops());
     let launch = launch.output(dx).input(gradient.dy).input(weight).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
     // SAFETY: every length was compared with N, C and K above; the grid covers (N, C).
@@ -106,8 +88,8 @@ pub fn linear_weight_gradient(
     gradient.check(what, sizes.n, sizes.n * sizes.k)?;
     expect_len(what, "dweight (C, K)", dweight.len(), sizes.c * sizes.k)?;
     expect_len(what, "x (N, C)", x.len(), sizes.n * sizes.c)?;
-    let tile = linear_tile(x, &WEIGHT_GRADIENT, sizes.c, sizes.k);
-    let launch = dweight.device().launch(tile.kernel, tile.grid(sizes.c, sizes.k)).product(sizes.flops());
+    let tile = linear_tile(x, kernel::LINEAR_WEIGHT_GRADIENT, sizes.c, sizes.k);
+    let launch = dweight.device().launch(tile.kernel, grid(tile, sizes.c, sizes.k)).product(sizes.flops());
     let launch = launch.output(dweight).input(x).input(gradient.dy).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
     // SAFETY: every length was compared with N, C and K above; the grid covers (C, K).

@@ -1,24 +1,24 @@
-//! Which tile of a product one block owns. The kernels of `tiled_matmul` carry the size in their name.
+//! Which tile of a product one block owns.
 
-use crate::device::{Device, Precision, TileCost, Variants};
+use crate::device::{Device, LEAST_COLUMNS, Precision, Tile, TileCost};
 
-/// A kernel for tiles of `rows` by `columns` of C (M, N).
-pub(crate) struct Tile {
-    pub rows: usize,
-    pub columns: usize,
-    pub kernel: Variants,
-}
-
-/// The tile for an (m, n) product, of those that the device's table has and that there are in this precision: the one whose
-/// busiest worker has the least to do, by the table's costs. Every tile gives the same bits.
-pub(crate) fn choose<'a>(
+/// The tile for an (m, n) product in this precision, of those that there are. A
+/// narrow product takes the narrowest tile that holds all its columns; another one the tile of the table whose busiest
+/// worker has the least to do, by the table's costs. Every tile gives the same bits.
+pub(crate) fn choose(
     device: &Device,
     precision: Precision,
     workers: usize,
-    (tiles, table): (&'a [Tile], &[TileCost]),
+    tiles: &'static [Tile],
+    table: &[TileCost],
     m: usize,
     n: usize,
-) -> &'a Tile {
+) -> &'static Tile {
+    let there = || tiles.iter().filter(|tile| is_there(tile, precision));
+    let narrow = there().filter(|tile| tile.columns < LEAST_COLUMNS && n <= tile.columns);
+    if let Some(tile) = narrow.min_by_key(|tile| tile.columns) {
+        return tile;
+    }
     let cost = |tile: &Tile| {
         // An incomplete tile costs the host what is inside it, and a GPU a whole one. Both operands of a tile are
         // read once: a wide tile needs less of that per product.
@@ -43,19 +43,16 @@ pub(crate) fn choose<'a>(
         let listed = table.iter().find(|listed| (listed.rows, listed.columns) == (tile.rows, tile.columns))?;
         Some(listed.cost[precision as usize])
     };
-    let there = tiles.iter().filter(|tile| tile.is_there(precision));
-    let costs = there.filter_map(|tile| Some((tile, measured(tile)? * cost(tile) as f64)));
+    let costs = there().filter_map(|tile| Some((tile, measured(tile)? * cost(tile) as f64)));
     // The first of those that cost the same.
     costs.min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(&tiles[0], |(tile, _)| tile)
 }
 
-impl Tile {
-    pub fn is_there(&self, precision: Precision) -> bool {
-        self.kernel.0[precision as usize].is_some()
-    }
+fn is_there(tile: &Tile, precision: Precision) -> bool {
+    tile.kernel.0[precision as usize].is_some()
+}
 
-    /// Columns first: blocks that run at the same time share the rows of A.
-    pub fn grid(&self, m: usize, n: usize) -> [u32; 3] {
-        [n.div_ceil(self.columns) as u32, m.div_ceil(self.rows) as u32, 1]
-    }
+/// Columns first: blocks that run at the same time share the rows of A.
+pub(crate) fn grid(tile: &Tile, m: usize, n: usize) -> [u32; 3] {
+    [n.div_ceil(tile.columns) as u32, m.div_ceil(tile.rows) as u32, 1]
 }

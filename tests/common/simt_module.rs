@@ -83,7 +83,7 @@ pub fn all_are_the_probe(text: &str) -> String {
 /// of `kernels/probe.cu`.
 pub fn probe(kernels: &str) -> *const c_void {
     let text = text("state");
-    let (head, rest) = text.split_once("\nKERNEL ").unwrap();
+    let (head, rest) = text.split_once("\nKERNEL(").unwrap();
     let (_, tail) = rest.split_once("#line 1 \"kernels/host/entry.h\"").unwrap();
     let text = format!(
         "{head}\n#line 1 \"kernels/probe.cu\"\n{}\n{}#line 1 \"kernels/host/entry.h\"{tail}",

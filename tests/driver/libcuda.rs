@@ -37,7 +37,7 @@ use std::time::Instant;
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::sys::CUresult::{self, *};
 use cudarc::driver::sys::CUstreamCaptureMode;
-use zgan::device::{Device, Kernel, kernel};
+use zgan::device::{Device, Kernel, kernel_named};
 
 type Answer = Result<(), CUresult>;
 
@@ -109,7 +109,7 @@ struct Allocation {
 }
 
 struct Function {
-    kernel: Kernel,
+    kernel: &'static Kernel,
     /// Bytes of each parameter, and whether it is a pointer.
     parameters: Vec<(usize, bool)>,
     most_threads: u32,
@@ -136,7 +136,7 @@ struct Capture {
 #[derive(Clone)]
 enum Work {
     Launch {
-        kernel: Kernel,
+        kernel: &'static Kernel,
         grid: [u32; 3],
         arguments: Vec<Vec<u64>>,
         pointers: Vec<u64>,
@@ -468,14 +468,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Whether each parameter of a kernel is a pointer, from the text that its GPU code was made of.
-    fn pointers(kernel: &Kernel, module: &str) -> Option<Vec<bool>> {
-        let start = module.find(&format!("\nKERNEL {}(", kernel.name))?;
-        let list = module[start..].split_once('(')?.1.split_once(") {")?.0;
-        let list: String = list.lines().map(|line| line.split("//").next().unwrap_or("")).collect();
-        Some(list.split(',').map(|parameter| parameter.contains('*')).collect())
-    }
-
     fn load(&mut self, image: image::Image) -> Result<Handle, CUresult> {
         let (major, minor) = self.settings.capability;
         if image.ptx && !self.settings.ptx {
@@ -492,17 +484,16 @@ impl Driver {
         let mut list = Vec::new();
         for found in image.kernels {
             let name = &found.name;
-            let known = kernel::MODULES.iter().find_map(|m| Some((m, m.kernels.iter().find(|k| k.name == *name)?)));
-            let Some((module, kernel)) = known else {
+            let Some(kernel) = kernel_named(name) else {
                 return refuse(CUDA_ERROR_INVALID_IMAGE, format!("{name}: no such kernel on the host"));
             };
-            let pointers = Driver::pointers(kernel, module.source).unwrap_or_default();
-            if pointers.len() != found.parameters.len() || kernel.types.len() != found.parameters.len() {
-                let (gpu, host) = (found.parameters.len(), kernel.types.len());
+            let pointers: Vec<bool> = kernel.parameters.iter().map(|(_, kind)| kind.ends_with('*')).collect();
+            if pointers.len() != found.parameters.len() {
+                let (gpu, host) = (found.parameters.len(), pointers.len());
                 return refuse(CUDA_ERROR_INVALID_IMAGE, format!("{name}: {gpu} parameters on the GPU, {host} here"));
             }
             let function = Function {
-                kernel: *kernel,
+                kernel,
                 parameters: found.parameters.into_iter().zip(pointers).collect(),
                 most_threads: found.most_threads,
                 shared: found.shared,

@@ -74,7 +74,7 @@ fn functions(
     let module = &kernel::MODULES[m];
     // `from_binary` passes the bytes on as they are: a cubin, or PTX with the zero that NVRTC ends it with.
     let loaded = context.load_module(Ptx::from_binary(image)).map_err(|e| said(module.name, e))?;
-    let function = |kernel: &Kernel| match loaded.load_function(kernel.name) {
+    let function = |kernel: &&Kernel| match loaded.load_function(kernel.name) {
         Ok(function) => Ok(Some(function)),
         Err(result::DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => Ok(None),
         Err(e) => Err(said(kernel.name, e)),

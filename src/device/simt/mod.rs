@@ -21,6 +21,7 @@ use corosensei::stack::{DefaultStack, Stack};
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::kernels::{HostEntry, Kernel, kernel};
+use super::needs_check;
 use crate::{Error, Result};
 use copies::Copies;
 pub use profile::{Global, Line, Profile, Shared as SharedMemory, Unit};
@@ -176,7 +177,7 @@ impl Simt {
     /// As [`super::Launch::run`].
     pub unsafe fn launch(
         &self,
-        kernel: Kernel,
+        kernel: &'static Kernel,
         grid: [u32; 3],
         arguments: &[*const c_void],
         views: &[View],
@@ -193,9 +194,10 @@ impl Simt {
             workshop.arena = vec![u128::MAX; SHARED_BYTES / 16 + (MOST_ARRAYS + 1) * RED_ZONE];
         }
         let entry = match self.replaced {
-            Some((module, entries)) if module == kernel.module => entries[kernel.index],
+            Some((module, entries)) if module == kernel.module => Some(entries[kernel.index]),
             _ => kernel::SIMT.entry(kernel),
         };
+        let entry = entry.ok_or_else(|| needs_check("device simt"))?;
         let start = Instant::now();
         let mut checker = self.checker.as_deref().map(lock);
         if let Some(checker) = &mut checker {

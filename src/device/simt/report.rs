@@ -75,7 +75,7 @@ impl std::fmt::Display for Finding {
 /// A finding as it is kept while kernels run: places are addresses of code.
 pub(super) struct Raw {
     pub check: Check,
-    pub kernel: Kernel,
+    pub kernel: &'static Kernel,
     pub grid: [u32; 3],
     pub block: u32,
     pub thread: u32,

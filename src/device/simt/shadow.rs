@@ -108,7 +108,7 @@ pub(super) struct Checker {
 
 #[derive(Default)]
 struct Launch {
-    kernel: Option<Kernel>,
+    kernel: Option<&'static Kernel>,
     grid: [u32; 3],
     entry: u64,
     /// With the index of the live region.
@@ -156,7 +156,7 @@ impl Checker {
         self.live[at].contains(address, bytes).then_some(at)
     }
 
-    pub fn begin(&mut self, kernel: Kernel, grid: [u32; 3], entry: u64, views: &[View]) {
+    pub fn begin(&mut self, kernel: &'static Kernel, grid: [u32; 3], entry: u64, views: &[View]) {
         let mut found: Vec<(View, usize)> = Vec::new();
         for view in views.iter().filter(|view| view.start < view.end) {
             found.extend(self.find(view.start, view.end - view.start).map(|at| (*view, at)));
@@ -384,8 +384,8 @@ impl Checker {
 
     fn argument_name(&self, view: &View) -> String {
         match self.launch.kernel {
-            Some(kernel) if view.argument < kernel.types.len() => kernel.parameter_name(view.argument),
-            _ => "a buffer".into(),
+            Some(kernel) => kernel.parameters.get(view.argument).map_or("a buffer", |(name, _)| name).into(),
+            None => "a buffer".into(),
         }
     }
 

@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::device::{Device, Finding, Precision, Seen, kernel};
+use crate::device::{Device, Finding, HAS_CHECK, Precision, Seen, kernel, needs_check};
 use crate::{Error, Result};
 pub use profile::{Profiled, Profiles, profile};
 use tray::{Output, Tray};
@@ -88,16 +88,6 @@ impl Cases {
     }
 }
 
-/// Those that a kernel file has modules for.
-fn precisions(file: &str) -> Vec<Precision> {
-    let module = |precision: &Precision| match precision {
-        Precision::F32 => file.to_string(),
-        _ => format!("{file}_{precision}"),
-    };
-    let has = |precision: &Precision| kernel::MODULES.iter().any(|m| m.name == module(precision));
-    Precision::ALL.into_iter().filter(has).collect()
-}
-
 /// Every case.
 pub fn cases() -> Vec<Case> {
     let mut cases = Cases::default();
@@ -121,9 +111,9 @@ pub fn cases() -> Vec<Case> {
         ("spectral_norm", norm::spectral_norm),
         ("state", elementwise::state),
     ] {
-        for precision in precisions(file) {
-            cases.module = if precision == Precision::F32 { file.into() } else { format!("{file}_{precision}") };
-            cases.precision = precision;
+        for module in kernel::MODULES.iter().filter(|module| module.file == file) {
+            cases.module = module.name.into();
+            cases.precision = module.precision;
             fill(&mut cases);
         }
     }
@@ -263,6 +253,9 @@ fn on_all_cores<D, T: Send>(
 
 /// Runs the cases that the options ask for, on all cores. An error where there are none.
 pub fn run_all(options: &Options) -> Result<Report> {
+    if !HAS_CHECK {
+        return Err(needs_check("zgan check"));
+    }
     let start = Instant::now();
     let all = cases();
     let list = select(&all, options.filter.as_deref().unwrap_or(""), options.quick)?;

@@ -149,6 +149,9 @@ mod tests {
         KernelCode {
             module: "m",
             kernel: kernel.into(),
+            family: "k",
+            tile: None,
+            precision: crate::device::Precision::F32,
             arch,
             registers,
             spill_stores: local / 2,

@@ -21,7 +21,7 @@ pub use occupancy::{Occupancy, occupancy};
 pub use sass::{Disassembler, Instructions};
 pub use tensor::tensor_problems;
 
-use crate::device::{EmbeddedImage, embedded_code};
+use crate::device::{EmbeddedImage, Precision, embedded_code, kernel_named};
 use crate::{Error, Result};
 
 /// One kernel as one generation of GPUs has it.
@@ -29,6 +29,10 @@ use crate::{Error, Result};
 pub struct KernelCode {
     pub module: &'static str,
     pub kernel: String,
+    /// As [`crate::device::Kernel`] has them.
+    pub family: &'static str,
+    pub tile: Option<(usize, usize)>,
+    pub precision: Precision,
     /// `sm_90`
     pub arch: &'static str,
     pub registers: u32,
@@ -62,7 +66,8 @@ impl<'a> Count<'a> {
             Count::All(disassembler) => Some(disassembler),
             Count::TensorProducts(disassembler) => {
                 let own = !matches!(image.target, "sm_86" | "sm_89");
-                let products = image.module.kernels.iter().any(|kernel| tensor::is_product(kernel.name));
+                let products =
+                    image.module.kernels.iter().any(|kernel| tensor::is_product(kernel.tile, kernel.precision));
                 (own && products).then_some(disassembler)
             }
         }
@@ -106,6 +111,7 @@ fn of_image(image: &EmbeddedImage, filter: &str, disassembler: Option<&Disassemb
         if !(name.contains(filter) || image.module.name.contains(filter)) {
             continue;
         }
+        let Some(known) = kernel_named(&name) else { return Err(said(format!("{name} is no kernel of this build"))) };
         let Some(assembled) = image.assembled.iter().find(|kernel| kernel.name == name) else {
             return Err(said(format!("the assembler's log does not tell of {name}")));
         };
@@ -125,6 +131,9 @@ fn of_image(image: &EmbeddedImage, filter: &str, disassembler: Option<&Disassemb
         rows.push(KernelCode {
             module: image.module.name,
             kernel: name,
+            family: known.family,
+            tile: known.tile,
+            precision: known.precision,
             arch: image.target,
             registers,
             spill_stores: assembled.spill_stores,

@@ -1,23 +1,19 @@
-//! What the products must look like that run on tensor cores: the kernels of a precision other than f32 that have a tile's
-//! size in their names.
+//! What the products must look like that run on tensor cores: the tiled kernels of a precision other than f32.
 
 use super::KernelCode;
+use crate::device::Precision;
 
 /// The registers that let two blocks of 256 threads into a multiprocessor.
 const REGISTERS_OF_TWO: u32 = 128;
 
-/// Whether the kernel of this name is a product for tensor cores, on generations that have them for its precision.
-pub(super) fn is_product(kernel: &str) -> bool {
-    let mut words = kernel.rsplit('_');
-    let precision = words.next().unwrap_or_default();
-    let tile = words.next().and_then(|word| word.split_once('x'));
-    let tile = tile.is_some_and(|(rows, columns)| rows.parse::<u32>().is_ok() && columns.parse::<u32>().is_ok());
-    tile && matches!(precision, "f16" | "bf16" | "tf32")
+/// Whether this is a product for tensor cores, on generations that have them for its precision.
+pub(super) fn is_product(tile: Option<(usize, usize)>, precision: Precision) -> bool {
+    tile.is_some() && precision != Precision::F32
 }
 
 /// Whether a kernel is to run on tensor cores on this generation: sm_75 has them for f16 alone.
 fn on_tensor_cores(code: &KernelCode) -> bool {
-    is_product(&code.kernel) && (code.arch != "sm_75" || code.kernel.ends_with("_f16"))
+    is_product(code.tile, code.precision) && (code.arch != "sm_75" || code.precision == Precision::F16)
 }
 
 /// How many of these kernels are products for tensor cores, and what is wrong with them, a line each. Instructions are looked at
@@ -26,8 +22,8 @@ pub fn tensor_problems(kernels: &[KernelCode]) -> (usize, Vec<String>) {
     let mut problems = Vec::new();
     let products: Vec<&KernelCode> = kernels.iter().filter(|code| on_tensor_cores(code)).collect();
     for code in &products {
-        let KernelCode { kernel, arch, registers, .. } = code;
-        if kernel.contains("128x64") && *registers > REGISTERS_OF_TWO {
+        let KernelCode { kernel, family, tile, precision, arch, registers, .. } = code;
+        if *tile == Some((128, 64)) && *registers > REGISTERS_OF_TWO {
             problems.push(format!(
                 "{kernel} for {arch}: {registers} registers, two blocks need at most {REGISTERS_OF_TWO}"
             ));
@@ -42,7 +38,7 @@ pub fn tensor_problems(kernels: &[KernelCode]) -> (usize, Vec<String>) {
         let beside = count.ffma_beside_matrix;
         wants(beside == 0, &format!("{beside} FFMA among the HMMA of its inner loop"));
         // No instruction turns matrices of 32-bit numbers, which both factors of a weight gradient need.
-        let turned = kernel.ends_with("_tf32") && kernel.contains("weight_gradient");
+        let turned = *precision == Precision::Tf32 && family.ends_with("weight_gradient");
         wants(count.ldsm > 0 || turned, "no fragment is loaded by LDSM");
         // All have a factor that may be read as it is.
         wants(count.async_copy > 0 || *arch == "sm_75", "nothing is copied by LDGSTS");
@@ -55,10 +51,20 @@ mod tests {
     use super::super::Instructions;
     use super::*;
 
-    fn code(kernel: &str, arch: &'static str, registers: u32, instructions: Option<Instructions>) -> KernelCode {
+    type Form = (&'static str, Option<(usize, usize)>, Precision);
+
+    fn code(
+        (family, tile, precision): Form,
+        arch: &'static str,
+        registers: u32,
+        instructions: Instructions,
+    ) -> KernelCode {
         KernelCode {
             module: "m",
-            kernel: kernel.into(),
+            kernel: family.into(),
+            family,
+            tile,
+            precision,
             arch,
             registers,
             spill_stores: 0,
@@ -67,35 +73,40 @@ mod tests {
             shared: 0,
             blocks: 1,
             occupancy: 1,
-            instructions,
+            instructions: Some(instructions),
         }
     }
 
     #[test]
     fn what_does_not_run_on_tensor_cores_is_told() {
         let good = Instructions { matrix: 64, ldsm: 8, async_copy: 4, ffma: 7, ..Instructions::default() };
-        let problems = |kernel, arch, registers, instructions| {
-            let (count, problems) = tensor_problems(&[code(kernel, arch, registers, instructions)]);
+        let problems = |form: Form, arch, registers, instructions| {
+            let (count, problems) = tensor_problems(&[code(form, arch, registers, instructions)]);
             (count, problems.join("; "))
         };
-        assert_eq!(problems("a_128x64_bf16", "sm_80", 128, Some(good)), (1, String::new()));
-        assert_eq!(problems("a_128x64_bf16", "sm_80", 128, None), (1, String::new()));
+        let (wide, small) = (Some((128, 64)), Some((64, 64)));
+        assert_eq!(problems(("a", wide, Precision::Bf16), "sm_80", 128, good), (1, String::new()));
+        let uncounted = KernelCode { instructions: None, ..code(("a", wide, Precision::Bf16), "sm_80", 128, good) };
+        assert_eq!(tensor_problems(&[uncounted]), (1, Vec::new()));
         // No product, no tensor cores, or none for this precision.
-        for (kernel, arch) in [("a_bias_bf16", "sm_80"), ("a_128x64_f32", "sm_80"), ("a_128x64_bf16", "sm_75")] {
-            assert_eq!(problems(kernel, arch, 255, Some(Instructions::default())), (0, String::new()));
+        let others =
+            [(None, Precision::Bf16, "sm_80"), (wide, Precision::F32, "sm_80"), (wide, Precision::Bf16, "sm_75")];
+        for (tile, precision, arch) in others {
+            assert_eq!(problems(("a", tile, precision), arch, 255, Instructions::default()), (0, String::new()));
         }
-        let wrong = |kernel, arch, registers, instructions, words: &str| {
-            let (count, said) = problems(kernel, arch, registers, Some(instructions));
+        let wrong = |form, arch, registers, instructions, words: &str| {
+            let (count, said) = problems(form, arch, registers, instructions);
             assert!(count == 1 && said.contains(words) && !said.contains(';'), "{said:?}");
         };
-        wrong("a_128x64_tf32", "sm_90", 129, good, "129 registers, two blocks need at most 128");
-        wrong("a_64x64_f16", "sm_75", 200, Instructions { matrix: 0, ..good }, "HMMA");
-        wrong("a_64x64_f16", "sm_80", 200, Instructions { ffma_beside_matrix: 3, ..good }, "3 FFMA among");
-        wrong("a_64x64_f16", "sm_80", 200, Instructions { ldsm: 0, ..good }, "LDSM");
-        wrong("a_64x64_f16", "sm_80", 200, Instructions { async_copy: 0, ..good }, "LDGSTS");
-        assert_eq!(problems("a_64x64_f16", "sm_75", 200, Some(Instructions { async_copy: 0, ..good })).1, "");
+        wrong(("a", wide, Precision::Tf32), "sm_90", 129, good, "129 registers, two blocks need at most 128");
+        let half = ("a", small, Precision::F16);
+        wrong(half, "sm_75", 200, Instructions { matrix: 0, ..good }, "HMMA");
+        wrong(half, "sm_80", 200, Instructions { ffma_beside_matrix: 3, ..good }, "3 FFMA among");
+        wrong(half, "sm_80", 200, Instructions { ldsm: 0, ..good }, "LDSM");
+        wrong(half, "sm_80", 200, Instructions { async_copy: 0, ..good }, "LDGSTS");
+        assert_eq!(problems(half, "sm_75", 200, Instructions { async_copy: 0, ..good }).1, "");
         let turned = Instructions { ldsm: 0, ..good };
-        assert_eq!(problems("weight_gradient_64x64_tf32", "sm_80", 9, Some(turned)).1, "");
-        wrong("weight_gradient_64x64_bf16", "sm_80", 9, turned, "LDSM");
+        assert_eq!(problems(("a_weight_gradient", small, Precision::Tf32), "sm_80", 9, turned).1, "");
+        wrong(("a_weight_gradient", small, Precision::Bf16), "sm_80", 9, turned, "LDSM");
     }
 }

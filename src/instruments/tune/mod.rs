@@ -8,7 +8,7 @@ pub mod file;
 
 use std::cmp::Reverse;
 
-use crate::device::{CONV_TILES, Device, FIELDS, Field, LINEAR_TILES, Precision, TileCost, Tuning, trace};
+use crate::device::{Device, FIELDS, Field, Launched, Precision, Products, TileCost, Tuning, kernel_named, trace};
 use crate::instruments::bench::{self, Form, Problem, Settings, numbers_in};
 use crate::ops::Activation;
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
@@ -59,54 +59,17 @@ pub struct Request<'a> {
     pub filter: Option<&'a str>,
 }
 
-/// The matrix products' tiles, and the wide convolutions'.
-#[derive(Clone, Copy, PartialEq)]
-enum Family {
-    Linear,
-    Conv,
-}
-
-impl Family {
-    fn name(self) -> &'static str {
-        match self {
-            Family::Linear => "linear-tiles",
-            Family::Conv => "conv-tiles",
-        }
-    }
-
-    /// The operation of its problems.
-    fn operation(self) -> &'static str {
-        match self {
-            Family::Linear => "matmul",
-            Family::Conv => "conv",
-        }
-    }
-
-    fn all(self) -> &'static [(usize, usize)] {
-        match self {
-            Family::Linear => LINEAR_TILES,
-            Family::Conv => CONV_TILES,
-        }
-    }
-
-    fn of(self, tuning: &mut Tuning) -> &mut Vec<TileCost> {
-        match self {
-            Family::Linear => &mut tuning.linear_tiles,
-            Family::Conv => &mut tuning.conv_tiles,
-        }
-    }
-
-    /// The tiles of [`Family::all`] that all its products have come after the first so many.
-    fn first_of_all(self) -> usize {
-        if self == Family::Linear { 1 } else { 0 }
+/// The operation of the problems that time these products.
+fn operation(products: Products) -> &'static str {
+    match products {
+        Products::Linear => "matmul",
+        Products::Conv => "conv",
     }
 }
-
-const FAMILIES: [Family; 2] = [Family::Linear, Family::Conv];
 
 /// The names of what can be tuned.
 pub fn fields() -> Vec<&'static str> {
-    FAMILIES.iter().map(|family| family.name()).chain(FIELDS.iter().map(|field| field.name)).collect()
+    Products::ALL.iter().map(|products| products.key()).chain(FIELDS.iter().map(|field| field.name)).collect()
 }
 
 /// A tuning for `device`, from the one in force there. `tell` gets a line for all that was measured.
@@ -122,8 +85,8 @@ pub fn tune(device: &Device, request: &Request, tell: &mut dyn FnMut(Line)) -> R
     }
     let mut search =
         Search { device, request, problems: problems(device, request.tiny), present: device.tuning().clone() };
-    for family in FAMILIES.into_iter().filter(|family| wanted(family.name())) {
-        search.tiles(family, tell)?;
+    for products in Products::ALL.into_iter().filter(|products| wanted(products.key())) {
+        search.tiles(products, tell)?;
     }
     for field in FIELDS.iter().filter(|field| wanted(field.name)) {
         search.field(field, tell)?;
@@ -267,17 +230,17 @@ impl Search<'_> {
     }
 
     /// What each tile costs, in each precision that there is: tried on the problems of that precision like any candidate.
-    fn tiles(&mut self, family: Family, tell: &mut dyn FnMut(Line)) -> Result<()> {
+    fn tiles(&mut self, products: Products, tell: &mut dyn FnMut(Line)) -> Result<()> {
         for &precision in precisions(self.device) {
-            let costs = match self.costs(family, precision) {
+            let costs = match self.costs(products, precision) {
                 Ok(costs) => costs,
                 // An older generation.
                 Err(Error::Device(_)) if precision != Precision::F32 => continue,
                 Err(error) => return Err(error),
             };
             let mut tuning = self.present.clone();
-            let tiles = family.of(&mut tuning);
-            for (&(rows, columns), cost) in family.all().iter().zip(costs) {
+            let tiles = products.list(&mut tuning);
+            for ((rows, columns), cost) in products.sizes().into_iter().zip(costs) {
                 let Some(cost) = cost else { continue };
                 let at = tiles.iter().position(|tile| (tile.rows, tile.columns) == (rows, columns));
                 let at = at.unwrap_or_else(|| {
@@ -285,45 +248,46 @@ impl Search<'_> {
                     tiles.len() - 1
                 });
                 tiles[at].cost[precision as usize] = cost;
-                tell(Line::Cost { family: family.name(), precision, tile: tiles[at].name(), cost });
+                tell(Line::Cost { family: products.key(), precision, tile: tiles[at].name(), cost });
             }
             // As the built-in tables and files have them.
             tiles.sort_by_key(|tile| Reverse((tile.rows * tile.columns, tile.rows)));
-            let depends = |problem: &Problem| problem.operation == family.operation() && problem.precision == precision;
+            let depends =
+                |problem: &Problem| problem.operation == operation(products) && problem.precision == precision;
             let candidate = (format!("{precision} costs"), tuning);
-            self.choose(family.name(), "as it was", vec![candidate], &depends, tell)?;
+            self.choose(products.key(), "as it was", vec![candidate], &depends, tell)?;
         }
         Ok(())
     }
 
-    /// Of each tile of [`Family::all`] that there is in this precision, from products that all tiles divide and that fill
+    /// Of each tile of [`Products::sizes`] that there is in this precision, from products that all tiles divide and that fill
     /// the device evenly.
-    fn costs(&self, family: Family, precision: Precision) -> Result<Vec<Option<f64>>> {
-        let all = family.all();
+    fn costs(&self, products: Products, precision: Precision) -> Result<Vec<Option<f64>>> {
+        let all = products.sizes();
         let mut logarithms = vec![Vec::new(); all.len()];
-        let products: &[Product] = match family {
-            Family::Linear => &[Product::Forward, Product::InputGradient, Product::WeightGradient],
-            Family::Conv => &[Product::Forward, Product::InputGradient],
+        let passes: &[Product] = match products {
+            Products::Linear => &[Product::Forward, Product::InputGradient, Product::WeightGradient],
+            Products::Conv => &[Product::Forward, Product::InputGradient],
         };
-        for &product in products {
+        for &product in passes {
             let (mut forms, mut which) = (Vec::new(), Vec::new());
             let mut most_blocks = Vec::new();
             for (i, &(rows, columns)) in all.iter().enumerate() {
-                let device = self.device.with_tuning(only(&self.present, family, i))?;
-                let form = match family {
-                    Family::Linear => linear(&device, precision, product, self.request.tiny)?,
-                    Family::Conv => convolution(&device, precision, product, self.request.tiny)?,
+                let device = self.device.with_tuning(only(&self.present, products, i))?;
+                let form = match products {
+                    Products::Linear => linear(&device, precision, product, self.request.tiny)?,
+                    Products::Conv => convolution(&device, precision, product, self.request.tiny)?,
                 };
                 let launched = trace(|| form.run())?;
                 // A product that has no kernel of this size takes another.
-                let name = format!("_{rows}x{columns}");
-                if let Some(launched) = launched.iter().find(|launched| launched.kernel.contains(&name)) {
+                let tile = |launched: &&Launched| kernel_named(launched.kernel).and_then(|kernel| kernel.tile);
+                if let Some(launched) = launched.iter().find(|launched| tile(launched) == Some((rows, columns))) {
                     forms.push(form);
                     which.push(i);
                     most_blocks.push(launched.grid.iter().map(|n| f64::from(*n)).product::<f64>());
                 }
             }
-            let Some(reference) = which.iter().position(|i| *i == family.first_of_all()) else { continue };
+            let Some(reference) = which.iter().position(|i| products.all_have(all[*i])) else { continue };
             let measured = bench::time(self.device, &forms, self.request.settings)?;
             let cost = |at: usize| {
                 let (rows, columns) = all[which[at]];
@@ -341,13 +305,13 @@ impl Search<'_> {
 }
 
 /// With costs that make tile `i` of a family the one that is chosen wherever it is.
-fn only(tuning: &Tuning, family: Family, i: usize) -> Tuning {
+fn only(tuning: &Tuning, products: Products, i: usize) -> Tuning {
     let mut tuning = tuning.clone();
-    let tiles = family.all().iter().enumerate().map(|(j, &(rows, columns))| {
+    let tiles = products.sizes().into_iter().enumerate().map(|(j, (rows, columns))| {
         let cost = if i == j { 1e-3 } else { 1e3 };
         TileCost { rows, columns, cost: [cost; 4] }
     });
-    *family.of(&mut tuning) = tiles.collect();
+    *products.list(&mut tuning) = tiles.collect();
     tuning
 }
 

@@ -1,0 +1,67 @@
+//! Kernels for GPUs: each module by NVRTC, where it is found, to machine code per generation and one PTX.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+
+use super::nvrtc::{Compiler, FLAGS, TARGETS};
+use super::source::Module;
+use super::store::{Job, Made, Store};
+
+/// What the binary embeds.
+#[derive(Default)]
+pub struct Images {
+    /// NVRTC's; none where it was not found.
+    pub version: Option<(i32, i32)>,
+    /// For each target one file a module, with what the assembler said of its kernels beside it (`.said`).
+    pub targets: Vec<(&'static str, Vec<PathBuf>)>,
+}
+
+pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Images {
+    let compiler = match Compiler::find() {
+        Ok(compiler) => compiler,
+        Err(reason) => {
+            println!(
+                "cargo:warning=no GPU code embedded ({reason}); on a machine with a GPU the binary compiles its kernels when it starts"
+            );
+            return Images::default();
+        }
+    };
+    let (mut jobs, mut targets) = (Vec::new(), Vec::new());
+    for &target in TARGETS {
+        let mut files = Vec::new();
+        for module in modules {
+            // Code for sm_80 runs on its successors too. What takes longest to compile, tensor cores' products, have that alone.
+            let shared = module.precision != "f32" && matches!(target, "sm_86" | "sm_89");
+            let target = if shared { "sm_80" } else { target };
+            let inputs = ("zlib", &module.text, target, compiler.version(), FLAGS);
+            let file = store.path(&format!("{}_{target}", module.name), &inputs, "image");
+            if !shared {
+                let seconds = if module.precision == "f32" { 0.7 } else { 1.5 };
+                let what = format!("{} for {target}", module.name);
+                let compiler = &compiler;
+                let make = move |path: &std::path::Path| {
+                    let (code, log) = compiler.compile(&module.name, &module.text, target)?;
+                    // Two thirds of machine code with line numbers is text.
+                    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
+                    let written = packed.write_all(&code).and_then(|()| fs::write(path, packed.finish()?));
+                    written.map_err(|e| format!("{}: {e}", path.display()))?;
+                    let said = log.kernels.iter().map(|kernel| format!("{kernel}\n")).collect();
+                    let warnings = match log.warnings.is_empty() {
+                        true => String::new(),
+                        false => format!("{}.cu for {target}: {}", module.name, log.warnings),
+                    };
+                    Ok(Made { said, warnings })
+                };
+                jobs.push(Job { file: file.clone(), what, seconds, make: Box::new(make) });
+            }
+            files.push(file);
+        }
+        targets.push((target, files));
+    }
+    store.make(&jobs, deny_warnings);
+    Images { version: Some(compiler.version()), targets }
+}
