@@ -33,22 +33,16 @@ PRECISIONS(f32, bf16, f16)
 CALLED void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, uint32_t C) {
     SHARED(float, sums, COLUMNS);
     SHARED(float, deviations, 2 * COLUMNS);
-    column_sum<1>(sums, tile, [=](uint64_t row) {
-        const T* const from = x + row * C;
-        return [=](uint64_t c, float* v) { v[0] = from[c]; };
-    });
+    column_sum<1>(sums, tile, [=](uint64_t row, uint64_t c, float* v) { v[0] = x[row * C + c]; });
     const float share = 1.0f / float(tile.rows);
     const float* RESTRICT mean = sums;
     each_column(tile.columns, [=](Index j) { sums[j] *= share; });
     barrier();
     const uint64_t first = tile.column;
-    column_sum<2>(deviations, tile, [=](uint64_t row) {
-        const T* const from = x + row * C;
-        return [=](uint64_t c, float* v) {
-            const float d = from[c] - mean[c - first];
-            v[0] = d;
-            v[1] = d * d;
-        };
+    column_sum<2>(deviations, tile, [=](uint64_t row, uint64_t c, float* v) {
+        const float d = x[row * C + c] - mean[c - first];
+        v[0] = d;
+        v[1] = d * d;
     });
     each_column(tile.columns, [=](Index j) {
         const float left = deviations[j] * share;
@@ -59,9 +53,10 @@ CALLED void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, 
     barrier();
 }
 
-// The class of table row s; 0 where there are no labels.
-DEVICE uint64_t class_of(const uint32_t* RESTRICT labels, uint32_t classes, uint64_t s) {
-    return labels == nullptr ? 0 : labels[s] < classes ? labels[s] : classes - 1;
+// body gets label(s): the class of table row s; 0 where there are no labels. Chosen outside the loops.
+template <class Body> DEVICE void with_labels(const uint32_t* RESTRICT labels, uint32_t classes, Body body) {
+    if (labels == nullptr) body([](uint64_t) { return uint64_t(0); });
+    else body([=](uint64_t s) { return uint64_t(labels[s] < classes ? labels[s] : classes - 1); });
 }
 
 // The tables of one tile of channels from mean and rstd, for all S samples (1: plain).
@@ -69,13 +64,13 @@ CALLED void tile_tables(float* RESTRICT scale, float* RESTRICT shift, const floa
                         const float* RESTRICT gamma, const float* RESTRICT beta, const uint32_t* RESTRICT labels,
                         uint32_t S, uint32_t C, uint32_t classes) {
     const Tile tile = {0, S, columns.column, columns.columns};
-    each(tile, [=](uint64_t s) {
-        const uint64_t from = class_of(labels, classes, s) * C, to = s * C, first = tile.column;
-        return [=](uint64_t c) {
-            const float slope = gamma[from + c] * rstd[c - first];
-            scale[to + c] = slope;
-            shift[to + c] = beta[from + c] - mean[c - first] * slope;
-        };
+    with_labels(labels, classes, [=](auto label) {
+        each(tile, [=](uint64_t s, uint64_t c) {
+            const uint64_t k = label(s) * C + c;
+            const float slope = gamma[k] * rstd[c - tile.column];
+            scale[s * C + c] = slope;
+            shift[s * C + c] = beta[k] - mean[c - tile.column] * slope;
+        });
     });
 }
 
@@ -157,18 +152,16 @@ KERNEL_ONCE(256, 0) norm_statistics_many_f32(float* RESTRICT scale,          // 
     const auto above_first = [=](uint64_t b, uint64_t c) {
         return (partials[b * C + c] - partials[c]) + partials[(b + 2 * splits) * C + c];
     };
-    column_sum<1>(sums, tile, [=](uint64_t b) { return [=](uint64_t c, float* v) { v[0] = count(b) * above_first(b, c); }; });
+    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) { v[0] = count(b) * above_first(b, c); });
     float* const joined = moments;
     each_column(tile.columns, [=](Index j) {
         joined[COLUMNS + j] = sums[j] * share;
         joined[j] = partials[first + j] + joined[COLUMNS + j];
     });
     barrier();
-    column_sum<1>(sums, tile, [=](uint64_t b) {
-        return [=](uint64_t c, float* v) {
-            const float d = above_first(b, c) - joined[COLUMNS + c - first];
-            v[0] = partials[(b + splits) * C + c] + count(b) * (d * d);
-        };
+    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) {
+        const float d = above_first(b, c) - joined[COLUMNS + c - first];
+        v[0] = partials[(b + splits) * C + c] + count(b) * (d * d);
     });
     each_column(tile.columns, [=](Index j) { joined[COLUMNS + j] = sums[j]; });
     barrier();
@@ -217,46 +210,49 @@ KERNEL(256, 0) PRECISE(norm_apply)(T* RESTRICT y,               // (R, C), or (4
     const float* RESTRICT b = shift + uint64_t(block.group) * C;
     with_activation({activation, slope}, [=](auto act) {
         if (width == 0) {
-            each(block.tile, [=](uint64_t row) {
-                const uint64_t at = row * C;
-                return [=](uint64_t c) { y[at + c] = act(a[c] * x[at + c] + b[c]); };
-            });
+            each(block.tile, [=](uint64_t row, uint64_t c) { y[row * C + c] = act(a[c] * x[row * C + c] + b[c]); });
             return;
         }
-        each(block.tile, [=](uint64_t row) {
-            const T* const from = x + row * C;
-            T* const to = y + upsampled_row(row, width) * C;
-            const uint64_t below = 2 * uint64_t(width) * C;
-            return [=](uint64_t c) {
-                const float value = act(a[c] * from[c] + b[c]);
-                to[c] = value;
-                to[C + c] = value;
-                to[below + c] = value;
-                to[below + C + c] = value;
-            };
+        each(block.tile, [=](uint64_t row, uint64_t c) {
+            const float value = act(a[c] * x[row * C + c] + b[c]);
+            T* const to = y + upsampled_row(row, width) * C + c;
+            to[0] = value;
+            to[C] = value;
+            to[2 * uint64_t(width) * C] = value;
+            to[(2 * uint64_t(width) + 1) * C] = value;
         });
     });
 }
 
-// gradient(row)(c) = dL/dz, from dy and z; body gets it as a function, chosen outside the loops.
+// gradient(row, c) = dL/dz, from dy and z. body gets it as a function, chosen outside the loops, and what is to be done
+// before a row: where the derivative costs much, a row of gradients is computed then, so that one loop serves them all.
 template <class Body>
 DEVICE void with_gradient(const Tile& tile, const T* RESTRICT dy, const T* RESTRICT x, const float* RESTRICT scale,
                           const float* RESTRICT shift, Activation activation, uint32_t C, uint32_t width, Body body) {
     const auto gradient = [=](auto slope, auto upsampled) {
-        return [=](uint64_t row) {
-            const T* const of = x + row * C;
-            const T* const from = dy + (upsampled.value ? upsampled_row(row, width) : row) * C;
-            const uint64_t below = 2 * uint64_t(width) * C;
-            return [=](uint64_t c) {
-                const float share = slope(scale[c] * of[c] + shift[c]);
-                if (upsampled.value) return share * ((from[c] + from[C + c]) + (from[below + c] + from[below + C + c]));
-                return share * from[c];
-            };
+        return [=](uint64_t row, uint64_t c) {
+            const float share = slope(scale[c] * x[row * C + c] + shift[c]);
+            if (upsampled.value) {
+                const T* const from = dy + upsampled_row(row, width) * C + c;
+                const uint64_t below = 2 * uint64_t(width) * C;
+                return share * ((from[0] + from[C]) + (from[below] + from[below + C]));
+            } else {
+                return share * dy[row * C + c];
+            }
         };
     };
     with_slope(activation, [=](auto slope, auto costly) {
-        if constexpr (costly.value) body(tabulated(tile, gradient(slope, Flag{width != 0})));
-        else with_flag(width != 0, [=](auto upsampled) { body(gradient(slope, upsampled)); });
+        if constexpr (costly.value) {
+            SHARED(float, values, COLUMNS);
+            float* const of_row = values;
+            const uint64_t first = tile.column;
+            const uint32_t count = tile.columns;
+            const auto value = gradient(slope, Flag{width != 0});
+            body([=](uint64_t, uint64_t c) { return of_row[c - first]; },
+                 [=](uint64_t row) { each_column(count, [=](Index j) { of_row[j] = value(row, first + j); }); });
+        } else {
+            with_flag(width != 0, [=](auto upsampled) { body(gradient(slope, upsampled), Nothing()); });
+        }
     });
 }
 
@@ -272,16 +268,13 @@ KERNEL(256, 0) PRECISE(norm_backward_sums)(float* RESTRICT partials,    // (2, p
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
     float* const to_sums = sums;
-    with_gradient(block.tile, dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient) {
-        column_sum<2>(to_sums, block.tile, [=](uint64_t row) {
-            const auto of_column = gradient(row);
-            const T* const from = x + row * C;
-            return [=](uint64_t c, float* v) {
-                const float g = of_column(c);
-                v[0] = g;
-                v[1] = g * (from[c] - mean[c]) * rstd[c];
-            };
-        });
+    with_gradient(block.tile, dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient, auto before_row) {
+        const auto terms = [=](uint64_t row, uint64_t c, float* v) {
+            const float g = gradient(row, c);
+            v[0] = g;
+            v[1] = g * (x[row * C + c] - mean[c]) * rstd[c];
+        };
+        column_sum<2>(to_sums, block.tile, terms, before_row);
     });
     float* const to = partials + uint64_t(block.part) * C + block.tile.column;
     const uint64_t second = uint64_t(block.parts) * C;
@@ -303,13 +296,12 @@ KERNEL_ONCE(256, 0) norm_backward_finish_f32(float* RESTRICT dgamma,          //
     const Tile tile = group_tile(parts, parts, 1, C).tile;
     const uint64_t first = tile.column, second = uint64_t(parts) * C;
     float* const from = sums;
-    column_sum<2>(from, tile, [=](uint64_t part) {
-        const float* const weights = gamma + class_of(labels, classes, uint32_t(part) / splits) * C;
-        const float* const partial = partials + part * C;
-        return [=](uint64_t c, float* v) {
-            v[0] = weights[c] * partial[c];
-            v[1] = weights[c] * partial[second + c];
-        };
+    with_labels(labels, classes, [=](auto label) {
+        column_sum<2>(from, tile, [=](uint64_t part, uint64_t c, float* v) {
+            const float weight = gamma[label(uint32_t(part) / splits) * C + c];
+            v[0] = weight * partials[part * C + c];
+            v[1] = weight * partials[second + part * C + c];
+        });
     });
     each_column(tile.columns, [=](Index j) {
         const float share = rstd[first + j] / float(R);
@@ -318,12 +310,9 @@ KERNEL_ONCE(256, 0) norm_backward_finish_f32(float* RESTRICT dgamma,          //
     });
     if (labels == nullptr) {
         barrier();
-        column_sum<2>(from, tile, [=](uint64_t part) {
-            const float* const partial = partials + part * C;
-            return [=](uint64_t c, float* v) {
-                v[0] = partial[c];
-                v[1] = partial[second + c];
-            };
+        column_sum<2>(from, tile, [=](uint64_t part, uint64_t c, float* v) {
+            v[0] = partials[part * C + c];
+            v[1] = partials[second + part * C + c];
         });
         each_column(tile.columns, [=](Index j) {
             dbeta[first + j] += from[j];
@@ -331,8 +320,11 @@ KERNEL_ONCE(256, 0) norm_backward_finish_f32(float* RESTRICT dgamma,          //
         });
         return;
     }
-    const auto bucket = [=](uint64_t part) { return uint32_t(class_of(labels, classes, uint32_t(part) / splits)); };
-    each_in_order(tile, bucket, [=](uint32_t label, uint64_t part, uint64_t c) {
+    const auto class_of = [=](uint64_t part) {
+        const uint32_t label = labels[uint32_t(part) / splits];
+        return label < classes ? label : classes - 1;
+    };
+    each_in_order(tile, class_of, [=](uint32_t label, uint64_t part, uint64_t c) {
         dbeta[uint64_t(label) * C + c] += partials[part * C + c];
         dgamma[uint64_t(label) * C + c] += partials[second + part * C + c];
     });
@@ -350,18 +342,14 @@ KERNEL(256, 0) PRECISE(norm_backward_input)(T* RESTRICT dx,                     
                                             uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
-    with_gradient(block.tile, dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient) {
+    with_gradient(block.tile, dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient, auto before_row) {
         with_flag(accumulate != 0, [=](auto add) {
-            each(block.tile, [=](uint64_t row) {
-                const auto of_column = gradient(row);
-                const T* const from = x + row * C;
-                T* const to = dx + row * C;
-                return [=](uint64_t c) {
-                    const float xhat = (from[c] - mean[c]) * rstd[c];
-                    const float d = scale[table + c] * of_column(c) - (coefficients[c] + xhat * coefficients[C + c]);
-                    to[c] = add.value ? to[c] + d : d;
-                };
-            });
+            const auto element = [=](uint64_t row, uint64_t c) {
+                const float xhat = (x[row * C + c] - mean[c]) * rstd[c];
+                const float d = scale[table + c] * gradient(row, c) - (coefficients[c] + xhat * coefficients[C + c]);
+                dx[row * C + c] = add.value ? dx[row * C + c] + d : d;
+            };
+            each(block.tile, element, before_row);
         });
     });
 }

@@ -13,6 +13,10 @@ constexpr uint32_t COLUMNS = 64;
 constexpr uint32_t COLUMNS = 16, ROW_LANES = BLOCK / COLUMNS;
 #endif
 
+struct Nothing {
+    MEMBER void operator()(uint64_t) const {}
+};
+
 struct Tile {
     uint64_t row;  // the first
     uint32_t rows;
@@ -36,79 +40,78 @@ DEVICE GroupTile group_tile(uint32_t span, uint32_t chunk, uint32_t splits, uint
 }
 
 #if defined(ZGAN_HOST)
+// What one register holds, and all of them. A loop of VECTOR_LANES steps becomes one vector operation; a longer one would
+// stay a loop, or be taken apart before it is vectorised.
+#if defined(__AVX512F__)
+constexpr int VECTOR_LANES = 16, ALL_LANES = 32 * VECTOR_LANES;
+#elif defined(__AVX2__)
+constexpr int VECTOR_LANES = 8, ALL_LANES = 16 * VECTOR_LANES;
+#elif defined(__ARM_NEON)
+constexpr int VECTOR_LANES = 4, ALL_LANES = 32 * VECTOR_LANES;
+#else
+constexpr int VECTOR_LANES = 4, ALL_LANES = 16 * VECTOR_LANES;
+#endif
+// body(i) for i < COUNT, a multiple of VECTOR_LANES.
+template <int COUNT, class Body> DEVICE void by_registers(Body body) {
+    UNROLL
+    for (int i = 0; i < COUNT; i += VECTOR_LANES) {
+        INDEPENDENT_FEW
+        for (int l = 0; l < VECTOR_LANES; l++) body(i + l);
+    }
+}
+
 // body(j) for j < count <= COLUMNS.
 template <class Body> DEVICE void each_column(uint32_t count, Body body) {
     Index j = 0;
-    for (; j + LANES <= count; j += LANES) {
-        INDEPENDENT_FEW
-        for (int l = 0; l < LANES; l++) body(j + l);
-    }
+    for (; j + LANES <= count; j += LANES) by_registers<LANES>([&](int l) { body(j + l); });
     for (; j < count; j++) {
         NOT_VECTORISED;
         body(j);
     }
 }
 
-// row(r)(column) for every element of the tile, in no order.
-template <class Row> DEVICE void each(const Tile& tile, Row row) {
-    for (uint64_t r = tile.row; r < tile.row + tile.rows; r++) {
-        const auto body = row(r);
-        each_column(tile.columns, [&](Index j) { body(tile.column + j); });
+// body(row, column) for every element of the tile; row by row, after before_row(row), but in no order within a row.
+template <class Body, class BeforeRow = Nothing> DEVICE void each(const Tile& tile, Body body, BeforeRow before_row = {}) {
+    for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
+        before_row(row);
+        each_column(tile.columns, [&](Index j) { body(row, tile.column + j); });
     }
 }
 
-// sums[k * COLUMNS + j] = sum over the tile's rows of the k-th value that row(r)(column, v) stores in v[0 .. K - 1],
-// column = tile.column + j. Every thread sees the sums.
-template <int GROUPS, int K, class Row> DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Row row) {
-    float lane[GROUPS][K][LANES] = {};
-    for (uint64_t r = tile.row; r < tile.row + tile.rows; r++) {
-        const auto value = row(r);
-        UNROLL
-        for (int group = 0; group < GROUPS; group++) {
-            INDEPENDENT_FEW
-            for (int l = 0; l < LANES; l++) {
-                float v[K];
-                value(tile.column + first + group * LANES + l, v);
-                for (int k = 0; k < K; k++) lane[group][k][l] += v[k];
-            }
-        }
+// sums[k * COLUMNS + j] = sum over the tile's rows of the k-th value that value(row, column, v) stores in
+// v[0 .. K - 1], column = tile.column + j. Every thread sees the sums.
+template <int COUNT, int K, class Value, class BeforeRow>
+DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Value value, BeforeRow before_row) {
+    float lane[K][COUNT] = {};
+    for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
+        before_row(row);
+        by_registers<COUNT>([&](int l) {
+            float v[K];
+            value(row, tile.column + first + l, v);
+            for (int k = 0; k < K; k++) lane[k][l] += v[k];
+        });
     }
-    for (int group = 0; group < GROUPS; group++)
-        for (int k = 0; k < K; k++) {
-            INDEPENDENT_FEW
-            for (int l = 0; l < LANES; l++) sums[k * COLUMNS + first + group * LANES + l] = lane[group][k][l];
-        }
+    for (int k = 0; k < K; k++) by_registers<COUNT>([&](int l) { sums[k * COLUMNS + first + l] = lane[k][l]; });
 }
-// Rows whole where they fill the tile: memory likes neighbours.
-template <int K, class Row> DEVICE void column_sum(float* sums, const Tile& tile, Row row) {
+// Rows whole where they fill the tile and the registers hold their sums: memory likes neighbours.
+template <int K, class Value, class BeforeRow = Nothing>
+DEVICE void column_sum(float* sums, const Tile& tile, Value value, BeforeRow before_row = {}) {
     uint32_t first = 0;
-    if (tile.columns == COLUMNS) return column_sum_of<COLUMNS / LANES, K>(sums, tile, 0, row);
-    for (; first + LANES <= tile.columns; first += LANES) column_sum_of<1, K>(sums, tile, first, row);
+    if constexpr (K * COLUMNS <= ALL_LANES)
+        if (tile.columns == COLUMNS) return column_sum_of<COLUMNS, K>(sums, tile, 0, value, before_row);
+    for (; first + LANES <= tile.columns; first += LANES) column_sum_of<LANES, K>(sums, tile, first, value, before_row);
+    if (first == tile.columns) return;
     for (uint32_t j = first; j < tile.columns; j++)
         for (int k = 0; k < K; k++) sums[k * COLUMNS + j] = 0.0f;
-    for (uint64_t r = tile.row; first < tile.columns && r < tile.row + tile.rows; r++) {
-        const auto value = row(r);
+    for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
+        before_row(row);
         for (uint32_t j = first; j < tile.columns; j++) {
             NOT_VECTORISED;
             float v[K];
-            value(tile.column + j, v);
+            value(row, tile.column + j, v);
             for (int k = 0; k < K; k++) sums[k * COLUMNS + j] += v[k];
         }
     }
-}
-
-// The same functions of a row and a column as row(r)(column), but computed for a whole row of the tile before the first
-// is asked for: where they cost much more than a place in the cache, the loops that ask for them are then compiled once.
-template <class Row> DEVICE auto tabulated(const Tile& tile, Row row) {
-    const uint64_t first = tile.column;
-    const uint32_t count = tile.columns;
-    return [=](uint64_t r) {
-        SHARED(float, values, COLUMNS);
-        const auto value = row(r);
-        each_column(count, [&](Index j) { values[j] = value(first + j); });
-        const float* const from = values;
-        return [=](uint64_t column) { return from[column - first]; };
-    };
 }
 
 // body(bucket, row, column) for every element, in the order of the rows within a column; bucket(row) says which rows
@@ -120,23 +123,20 @@ template <class Bucket, class Body> DEVICE void each_in_order(const Tile& tile, 
     }
 }
 #else
-template <class Row> DEVICE void each(const Tile& tile, Row row) {
+template <class Body> DEVICE void each(const Tile& tile, Body body, Nothing = {}) {
     const uint32_t column = thread() % COLUMNS;
     if (column < tile.columns)
-        for (uint32_t r = thread() / COLUMNS; r < tile.rows; r += ROW_LANES) row(tile.row + r)(tile.column + column);
+        for (uint32_t row = thread() / COLUMNS; row < tile.rows; row += ROW_LANES) body(tile.row + row, tile.column + column);
 }
 
 // Each thread its rows, then a tree over the threads of a column.
-template <int K, class Row> DEVICE void column_sum(float* sums, const Tile& tile, Row row) {
+template <int K, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value, Nothing = {}) {
     SHARED(float, lanes, K * BLOCK);
     float sum[K] = {};
-    each(tile, [&](uint64_t r) {
-        const auto value = row(r);
-        return [=, &sum](uint64_t column) {
-            float v[K];
-            value(column, v);
-            for (int k = 0; k < K; k++) sum[k] += v[k];
-        };
+    each(tile, [&](uint64_t row, uint64_t column) {
+        float v[K];
+        value(row, column, v);
+        for (int k = 0; k < K; k++) sum[k] += v[k];
     });
     for (int k = 0; k < K; k++) lanes[k * BLOCK + thread()] = sum[k];
     barrier();
