@@ -9,10 +9,10 @@
 //
 //   y = x + gamma * a     da = gamma * dy     dgamma += sum over n of scale[n] * (dy[n] . a[n])     dx is dy itself
 //
-// A block owns TILE queries (forward, dq) or TILE keys (dk, dv) and walks the other side by tiles, so every sum has one
-// owner and one order. Softmax streams: with each tile of keys the running maximum may rise, and what was summed
-// before is scaled down. dq and delta are one launch, dk and dv the next, which reads delta. All but dgamma overwrites.
-// Sums over tiles grow in the output itself, or, where that has 16 bits, in f32 beside it: `sums`, null in f32.
+// A block owns TILE queries (forward, dq) or TILE keys (dk, dv) and goes through the other side by tiles, so every sum has one
+// owner and one order. The softmax is computed as the keys come: where a tile raises the maximum so far, the sums before it are
+// scaled down. The first launch of backward computes dq and delta, the second dk and dv from delta. All but dgamma overwrites.
+// Sums over tiles grow in the output itself; where that has 16 bits, they grow in the f32 array `sums`, which is null in f32.
 // Memory traffic: a block reads the other side's rows once, and its own o, dq, dk or dv once a tile, from cache.
 #include "device/execution.h"
 #include "device/math.h"
@@ -24,11 +24,12 @@
 PRECISIONS(f32, bf16, f16)
 
 constexpr uint32_t TILE = 64;   // rows of both sides
-constexpr uint32_t PITCH = 68;  // of a tile of scores: rows start in different banks
+constexpr uint32_t PITCH = 68;  // from row to row of a tile of scores: rows start in different banks
 constexpr uint32_t DEPTH = 16;  // columns that are transposed at a time
 
 DEVICE uint32_t at_most(uint32_t n, uint32_t limit) { return n < limit ? n : limit; }
 
+// device/product.h's product, compiled once for each pair of types.
 template <class Left, class Right>
 CALLED void multiply(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A, uint32_t a_pitch, const Right* RESTRICT B,
                      uint32_t b_pitch, uint32_t rows, uint32_t columns, uint32_t depth, bool accumulate) {
@@ -51,7 +52,7 @@ CALLED void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, 
     }
 }
 
-// Where sums of an output grow, and how they get there; nothing is left to do where they grew in place.
+// `growing` is where the sums of an output grow; `settle` copies them to the output, unless they grew there.
 DEVICE float* growing(float* output, float*) { return output; }
 template <class Stored> DEVICE float* growing(Stored*, float* sums) { return sums; }
 DEVICE void settle(float*, const float*, uint32_t) {}

@@ -96,8 +96,9 @@ DEVICE void separate(float* statistics, float* RESTRICT seed_d, float* RESTRICT 
     finish(statistics, of_real[0] * n + of_fake[0] * m, of_fake[1] * m, of_real[1] * n, of_fake[2] * m);
 }
 
-// Losses (1), (2) and (5) are made of softplus. What they sum over the logits, and `factor` times the sigmoids as seeds;
-// `mean` is that of the other side in (5), and 0 in the others, whose last sum is of the logits.
+// Losses (1), (2) and (5) are made of softplus of x = logit - mean, where `mean` is that of the other side in (5) and 0 in the
+// others. Seeds are sigmoids times a factor. softplus_real gives the sums over the real logits, softplus_fake the means over the
+// fake ones. RELATIVE is (5); the others also want the sum or mean of the logits themselves.
 template <bool RELATIVE>
 DEVICE void softplus_real(float (&sums)[RELATIVE ? 4 : 2], float* RESTRICT seed_d, const float* RESTRICT real, float mean,
                           float factor, uint32_t N) {
@@ -128,8 +129,8 @@ CALLED void softplus_fake(float (&means)[3], float* RESTRICT seed_d, float* REST
     for (int k = 0; k < 3; k++) means[k] *= 1.0f / float(M);
 }
 
-// In minimax, G's terms are D's on the fakes with the other sign. Every thread finishes the elements that it began, so
-// nothing is awaited between, here and in (5).
+// Losses (1) and (2). In minimax, (2), G's terms are D's on the fakes with the other sign. Here and in (5) a thread changes only
+// seeds that it wrote itself, so no barrier is needed between.
 DEVICE void softplus(float* statistics, float* RESTRICT seed_d, float* RESTRICT seed_g, const float* RESTRICT real,
                      const float* RESTRICT fake, bool minimax, uint32_t N, uint32_t M) {
     const float n = 1.0f / float(N), m = 1.0f / float(M);

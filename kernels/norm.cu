@@ -28,8 +28,8 @@
 
 PRECISIONS(f32, bf16, f16)
 
-// moments[j] = mean, moments[COLUMNS + j] = sum (x - mean)^2, moments[2 COLUMNS + j] = what rounding took from the mean,
-// of column j over the tile's rows. The second pass also sums the deviations themselves, which corrects all three.
+// Of column j over the tile's rows: moments[j] = mean, moments[COLUMNS + j] = sum (x - mean)^2, moments[2 COLUMNS + j] = what
+// rounding took from the mean. The second pass over the rows also sums the deviations themselves, which corrects all three.
 CALLED void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, uint32_t C) {
     SHARED(float, sums, COLUMNS);
     SHARED(float, deviations, 2 * COLUMNS);
@@ -53,7 +53,7 @@ CALLED void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, 
     barrier();
 }
 
-// body gets label(s): the class of table row s; 0 where there are no labels. Chosen outside the loops.
+// body gets a function label(s), the class of table row s, which is 0 where there are no labels; it is chosen outside the loops.
 template <class Body> DEVICE void with_labels(const uint32_t* RESTRICT labels, uint32_t classes, Body body) {
     if (labels == nullptr) body([](uint64_t) { return uint64_t(0); });
     else body([=](uint64_t s) { return uint64_t(labels[s] < classes ? labels[s] : classes - 1); });
@@ -112,7 +112,7 @@ KERNEL(256, 0) PRECISE(norm_statistics_one)(float* RESTRICT scale,          // (
     finish(scale, shift, mean, rstd, running_mean, running_var, moments, tile, gamma, beta, labels, eps, momentum, R, S, C, classes);
 }
 
-// Where there are more rows than one block takes, stage 1 of 2.
+// Where there are more rows than one block takes: stage 1 of 2.
 KERNEL(256, 0) PRECISE(norm_moments)(float* RESTRICT partials,  // (3, splits, C): the moments of each split
                                      const T* RESTRICT x,       // (R, C)
                                      uint32_t R, uint32_t C, uint32_t chunk, uint32_t splits) {
@@ -189,12 +189,14 @@ KERNEL_ONCE(256, 0) norm_tables_f32(float* RESTRICT scale,              // (S, C
     tile_tables(scale, shift, moments, moments + COLUMNS, tile, gamma, beta, labels, S, C, classes);
 }
 
-// Where row r of x lies in y, and the other three of its 2 x 2. `width` is x's; 0 where y is not upsampled.
+// body gets the flag as a type, so that the choice is made outside the loops.
 struct Flag { bool value; };
 template <class Body> DEVICE void with_flag(bool flag, Body body) {
     if (flag) body(Yes());
     else body(No());
 }
+// The row of y with the top left pixel of the 2 x 2 for `row` of x; `width` is x's. The next row is the pixel to its right, and
+// 2 width rows on are the two below.
 DEVICE uint64_t upsampled_row(uint64_t row, uint32_t width) {
     const uint32_t line = uint32_t(row) / width, w = uint32_t(row) % width;
     return 4 * (uint64_t(line) * width) + 2 * w;
@@ -224,8 +226,9 @@ KERNEL(256, 0) PRECISE(norm_apply)(T* RESTRICT y,               // (R, C), or (4
     });
 }
 
-// gradient(row, c) = dL/dz, from dy and z. body gets it as a function, chosen outside the loops, and what is to be done
-// before a row: where the derivative costs much, a row of gradients is computed then, so that one loop serves them all.
+// body gets gradient(row, c) = dL/dz as a function, chosen outside the loops, and a function that is to be called before each row.
+// Where the derivative costs much, as that of tanh does, the latter computes the gradients of the whole row, and the former looks
+// them up: the loops of `body` are then compiled once for it, with upsampling or without.
 template <class Body>
 DEVICE void with_gradient(const Tile& tile, const T* RESTRICT dy, const T* RESTRICT x, const float* RESTRICT scale,
                           const float* RESTRICT shift, Activation activation, uint32_t C, uint32_t width, Body body) {

@@ -7,9 +7,8 @@
 //   with g[n] = df[n] * scale[n]:
 //   dw[c] += sum over n of g[n] h[n,c]     dV[k,c] += sum over {n: y_n = k} of g[n] h[n,c]     dbias += sum of g
 //
-// Labels are optional: a null pointer, or for one sample any number >= classes, leaves psi(h) = w . h (+ bias) alone.
-// df and scale are optional: 1 without. The single backward of D for both players runs the data with df = 1 and the
-// parameters with scale = dL_D / df.
+// Without labels (a null pointer, or for one sample any number >= classes) f = w . h + bias. A null df or scale counts as 1. Where
+// one backward pass of D serves both players, the pass to the data runs with df = 1, and the parameters' with scale = dL_D / df.
 // Forward saves h (N, C) and reads x once. dx overwrites and reads x once; parameter gradients accumulate.
 #include "device/execution.h"
 #include "device/math.h"

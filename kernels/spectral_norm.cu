@@ -7,10 +7,9 @@
 // Without iteration (evaluation) u and v stay and sigma = u^T M v, as in PyTorch; so both belong in a checkpoint.
 // eps = 1e-12; sigma is kept away from 0 by as much, so that a matrix of zeros stays one.
 //
-// A weight is stored row-major, rows by columns, in one flat buffer of parameters. Filters (R, S, C, K) and linear
-// layers (C, K) have their outputs as columns: the stored matrix S is M^T. Embeddings (classes, C) have them as rows:
-// S = M. Everything between the normalised weights is an entry too, and is copied: `effective` is a whole set of
-// parameters.
+// A weight is stored row-major, rows by columns, in one flat buffer of parameters. Filters (R, S, C, K) and linear layers (C, K)
+// have their outputs as columns: the stored matrix S is M^T. Embeddings (classes, C) have them as rows: S = M. Stretches of parameters
+// between the normalised weights are entries too, and are copied, so that `effective` holds all parameters.
 //
 // A power iteration is one launch, a block per entry, where no matrix is large; else three: products by tiles of rows,
 // a block per entry to join them, and the division by tiles. Outputs as columns need one pass over S for both
@@ -25,7 +24,7 @@
 
 constexpr float EPS = 1e-12f;
 
-// The mirror of `Entry` in src/ops/spectral_norm.rs.
+// `Entry` in src/ops/spectral_norm.rs is the same structure in Rust.
 struct Weight {
     uint32_t kind;           // 0 copied, 1 outputs are columns, 2 outputs are rows
     uint32_t offset;         // of the stored matrix in the flat buffers
@@ -33,7 +32,7 @@ struct Weight {
     uint32_t u, v;           // offsets of its u and v
     uint32_t first_tile, tiles;
 };
-// Rows begin .. end of an entry. The mirror of `Tile`.
+// Rows begin .. end of an entry. `Tile` there.
 struct Tile { uint32_t entry, begin, end, partial; };
 
 // Rows that are read twice in a row: once for their dot products, once, from cache, for their sum.

@@ -1,4 +1,5 @@
-// Activations, and their derivatives from the output alone, or from the input. The mirror of `Activation` in src/ops/mod.rs.
+// Activations, and their derivatives as functions of the output or of the input. `Activation` in src/ops/mod.rs is the same
+// choice in Rust.
 #pragma once
 #include "math.h"
 
@@ -11,7 +12,7 @@ struct Activation {
 };
 
 #if defined(ZGAN_HOST)
-// Call `body` with a function of one float: the choice is made once, outside the loop.
+// Each of the three calls `body` with a function of one float, so that the choice is made once, outside the loop in the body.
 template <class Body> DEVICE void with_activation(Activation activation, Body body) {
     const float slope = activation.slope;
     if (activation.code == 1) body([=](float x) { return x > 0.0f ? x : slope * x; });
@@ -19,7 +20,7 @@ template <class Body> DEVICE void with_activation(Activation activation, Body bo
     else body([](float x) { return x; });
 }
 
-// The same with the derivative as a function of the output y.
+// The derivative as a function of the output y.
 template <class Body> DEVICE void with_derivative(Activation activation, Body body) {
     const float slope = activation.slope;
     if (activation.code == 1) body([=](float y) { return y > 0.0f ? 1.0f : slope; });
@@ -27,14 +28,14 @@ template <class Body> DEVICE void with_derivative(Activation activation, Body bo
     else body([](float) { return 1.0f; });
 }
 
-// Calls `body` with the derivative as a function of the input x, and whether that costs more than a few instructions.
+// The derivative as a function of the input x, and whether it costs more than a few instructions. The identity passes slope 1.
 template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     const float slope = activation.slope;
     if (activation.code == 2) body([](float x) { const float y = tanh(x); return 1.0f - y * y; }, Yes());
-    else body([=](float x) { return x > 0.0f ? 1.0f : slope; }, No());  // the identity has slope 1
+    else body([=](float x) { return x > 0.0f ? 1.0f : slope; }, No());
 }
 #else
-// A thread has a few elements, not a loop: one body, which selects. The identity is a leaky ReLU of slope 1.
+// A thread has a few elements where the host has a long loop, so it selects within one body. The identity passes slope 1.
 APART float tanh_apart(float x) { return tanh(x); }
 template <class Body> DEVICE void with_activation(Activation activation, Body body) {
     body([=](float x) { return activation.code == 2 ? tanh_apart(x) : x > 0.0f ? x : activation.slope * x; });

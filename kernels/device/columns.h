@@ -1,12 +1,12 @@
 // A matrix (rows, columns) shared out over blocks, each with some rows of at most COLUMNS columns; what a block does
 // element by element, and sums over its rows, one per column. Columns lie next to each other in memory.
 //
-// On the GPU a thread keeps one column and strides over the rows; on the host the columns are the vector lanes.
+// On a GPU each thread has one column and strides over the rows; on the host neighbouring columns are the lanes of a vector.
 #pragma once
 #include "math.h"
 #include "reduce.h"
 
-// The mirror of `columns` in src/device/tuning.rs.
+// The same numbers are `columns` in src/device/tuning.rs.
 #if defined(ZGAN_HOST)
 constexpr uint32_t COLUMNS = 64;
 #else
@@ -24,8 +24,8 @@ struct Tile {
     uint32_t columns;
 };
 
-// What a block of a one-dimensional grid has: `splits` parts of `chunk` rows for each group of `span` rows, each part in
-// tiles of COLUMNS columns. The tiles of one part are neighbours, so that rows are read from memory once.
+// The share of a block in a one-dimensional grid. Rows come in groups of `span`, each group in `splits` parts of `chunk` rows, each
+// part in tiles of COLUMNS columns. The blocks of one part follow each other, so that they find its rows in the cache.
 struct GroupTile {
     uint32_t group, part, parts;
     Tile tile;
@@ -114,8 +114,8 @@ DEVICE void column_sum(float* sums, const Tile& tile, Value value, BeforeRow bef
     }
 }
 
-// body(bucket, row, column) for every element, in the order of the rows within a column; bucket(row) says which rows
-// touch the same memory, so that one thread does those.
+// body(bucket, row, column) for every element, in the order of the rows within a column. Rows of the same bucket(row) touch the
+// same memory, so one thread does all of those.
 template <class Bucket, class Body> DEVICE void each_in_order(const Tile& tile, Bucket bucket, Body body) {
     for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
         const uint32_t b = bucket(row);
@@ -129,7 +129,7 @@ template <class Body> DEVICE void each(const Tile& tile, Body body, Nothing = {}
         for (uint32_t row = thread() / COLUMNS; row < tile.rows; row += ROW_LANES) body(tile.row + row, tile.column + column);
 }
 
-// Each thread its rows, then a tree over the threads of a column.
+// Each thread sums its own rows; then a tree joins the threads of a column.
 template <int K, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value, Nothing = {}) {
     SHARED(float, lanes, K * BLOCK);
     float sum[K] = {};
