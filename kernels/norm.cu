@@ -190,7 +190,6 @@ KERNEL_ONCE(256, 0) norm_tables_f32(float* RESTRICT scale,              // (S, C
 }
 
 // body gets the flag as a type, so that the choice is made outside the loops.
-struct Flag { bool value; };
 template <class Body> DEVICE void with_flag(bool flag, Body body) {
     if (flag) body(Yes());
     else body(No());
@@ -226,9 +225,9 @@ KERNEL(256, 0) PRECISE(norm_apply)(T* RESTRICT y,               // (R, C), or (4
     });
 }
 
-// body gets gradient(row, c) = dL/dz as a function, chosen outside the loops, and a function that is to be called before each row.
-// Where the derivative costs much, as that of tanh does, the latter computes the gradients of the whole row, and the former looks
-// them up: the loops of `body` are then compiled once for it, with upsampling or without.
+// body gets gradient(row, c) = dL/dz as a function, chosen outside the loops, and what its loops are to call before each row.
+// Where the derivative costs much, as that of tanh does, the latter computes the gradients of a row, and the former looks them up:
+// the loops of `body` are then compiled once for it, with upsampling or without.
 template <class Body>
 DEVICE void with_gradient(const Tile& tile, const T* RESTRICT dy, const T* RESTRICT x, const float* RESTRICT scale,
                           const float* RESTRICT shift, Activation activation, uint32_t C, uint32_t width, Body body) {
@@ -239,20 +238,23 @@ DEVICE void with_gradient(const Tile& tile, const T* RESTRICT dy, const T* RESTR
                 const T* const from = dy + upsampled_row(row, width) * C + c;
                 const uint64_t below = 2 * uint64_t(width) * C;
                 return share * ((from[0] + from[C]) + (from[below] + from[below + C]));
-            } else {
-                return share * dy[row * C + c];
             }
+            return share * dy[row * C + c];
         };
     };
     with_slope(activation, [=](auto slope, auto costly) {
         if constexpr (costly.value) {
             SHARED(float, values, COLUMNS);
             float* const of_row = values;
-            const uint64_t first = tile.column;
-            const uint32_t count = tile.columns;
-            const auto value = gradient(slope, Flag{width != 0});
-            body([=](uint64_t, uint64_t c) { return of_row[c - first]; },
-                 [=](uint64_t row) { each_column(count, [=](Index j) { of_row[j] = value(row, first + j); }); });
+            const uint64_t tile_column = tile.column;
+            const auto before_row = [=](uint64_t row, uint64_t first, uint32_t count) {
+                float* const to = of_row + (first - tile_column);
+                with_flag(width != 0, [=](auto upsampled) {
+                    const auto value = gradient(slope, upsampled);
+                    each_column(count, [=](Index j) { to[j] = value(row, first + j); });
+                });
+            };
+            body([=](uint64_t, uint64_t c) { return of_row[c - tile_column]; }, before_row);
         } else {
             with_flag(width != 0, [=](auto upsampled) { body(gradient(slope, upsampled), Nothing()); });
         }

@@ -14,7 +14,7 @@ constexpr uint32_t COLUMNS = 16, ROW_LANES = BLOCK / COLUMNS;
 #endif
 
 struct Nothing {
-    MEMBER void operator()(uint64_t) const {}
+    MEMBER void operator()(uint64_t, uint64_t, uint32_t) const {}
 };
 
 struct Tile {
@@ -51,12 +51,13 @@ constexpr int VECTOR_LANES = 4, ALL_LANES = 32 * VECTOR_LANES;
 #else
 constexpr int VECTOR_LANES = 4, ALL_LANES = 16 * VECTOR_LANES;
 #endif
-// body(i) for i < COUNT, a multiple of VECTOR_LANES.
+// body(i) for i < COUNT, a power of two.
 template <int COUNT, class Body> DEVICE void by_registers(Body body) {
+    constexpr int STEP = COUNT < VECTOR_LANES ? COUNT : VECTOR_LANES;
     UNROLL
-    for (int i = 0; i < COUNT; i += VECTOR_LANES) {
+    for (int i = 0; i < COUNT; i += STEP) {
         INDEPENDENT_FEW
-        for (int l = 0; l < VECTOR_LANES; l++) body(i + l);
+        for (int l = 0; l < STEP; l++) body(i + l);
     }
 }
 
@@ -64,16 +65,18 @@ template <int COUNT, class Body> DEVICE void by_registers(Body body) {
 template <class Body> DEVICE void each_column(uint32_t count, Body body) {
     Index j = 0;
     for (; j + LANES <= count; j += LANES) by_registers<LANES>([&](int l) { body(j + l); });
+    for (; j + 4 <= count; j += 4) by_registers<4>([&](int l) { body(j + l); });
     for (; j < count; j++) {
         NOT_VECTORISED;
         body(j);
     }
 }
 
-// body(row, column) for every element of the tile; row by row, after before_row(row), but in no order within a row.
+// body(row, column) for every element of the tile, in no order within a row. Before the columns first .. first + count of a row
+// comes before_row(row, first, count).
 template <class Body, class BeforeRow = Nothing> DEVICE void each(const Tile& tile, Body body, BeforeRow before_row = {}) {
     for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
-        before_row(row);
+        before_row(row, tile.column, tile.columns);
         each_column(tile.columns, [&](Index j) { body(row, tile.column + j); });
     }
 }
@@ -84,7 +87,7 @@ template <int COUNT, int K, class Value, class BeforeRow>
 DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Value value, BeforeRow before_row) {
     float lane[K][COUNT] = {};
     for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
-        before_row(row);
+        before_row(row, tile.column + first, COUNT);
         by_registers<COUNT>([&](int l) {
             float v[K];
             value(row, tile.column + first + l, v);
@@ -100,11 +103,12 @@ DEVICE void column_sum(float* sums, const Tile& tile, Value value, BeforeRow bef
     if constexpr (K * COLUMNS <= ALL_LANES)
         if (tile.columns == COLUMNS) return column_sum_of<COLUMNS, K>(sums, tile, 0, value, before_row);
     for (; first + LANES <= tile.columns; first += LANES) column_sum_of<LANES, K>(sums, tile, first, value, before_row);
+    for (; first + 4 <= tile.columns; first += 4) column_sum_of<4, K>(sums, tile, first, value, before_row);
     if (first == tile.columns) return;
     for (uint32_t j = first; j < tile.columns; j++)
         for (int k = 0; k < K; k++) sums[k * COLUMNS + j] = 0.0f;
     for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
-        before_row(row);
+        before_row(row, tile.column + first, tile.columns - first);
         for (uint32_t j = first; j < tile.columns; j++) {
             NOT_VECTORISED;
             float v[K];
