@@ -152,14 +152,14 @@ KERNEL_ONCE(256, 0) norm_statistics_many_f32(float* RESTRICT scale,          // 
     const auto above_first = [=](uint64_t b, uint64_t c) {
         return (partials[b * C + c] - partials[c]) + partials[(b + 2 * splits) * C + c];
     };
-    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) { v[0] = count(b) * above_first(b, c); });
+    column_sum<1, true>(sums, tile, [=](uint64_t b, uint64_t c, float* v) { v[0] = count(b) * above_first(b, c); });
     float* const joined = moments;
     each_column(tile.columns, [=](Index j) {
         joined[COLUMNS + j] = sums[j] * share;
         joined[j] = partials[first + j] + joined[COLUMNS + j];
     });
     barrier();
-    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) {
+    column_sum<1, true>(sums, tile, [=](uint64_t b, uint64_t c, float* v) {
         const float d = above_first(b, c) - joined[COLUMNS + c - first];
         v[0] = partials[(b + splits) * C + c] + count(b) * (d * d);
     });

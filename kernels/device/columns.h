@@ -64,8 +64,9 @@ template <int COUNT, class Body> DEVICE void by_registers(Body body) {
 // body(j) for j < count <= COLUMNS.
 template <class Body> DEVICE void each_column(uint32_t count, Body body) {
     Index j = 0;
-    for (; j + LANES <= count; j += LANES) by_registers<LANES>([&](int l) { body(j + l); });
-    for (; j + 4 <= count; j += 4) by_registers<4>([&](int l) { body(j + l); });
+    for (; j + VECTOR_LANES <= count; j += VECTOR_LANES) by_registers<VECTOR_LANES>([&](int l) { body(j + l); });
+    if constexpr (VECTOR_LANES > 4)
+        for (; j + 4 <= count; j += 4) by_registers<4>([&](int l) { body(j + l); });
     for (; j < count; j++) {
         NOT_VECTORISED;
         body(j);
@@ -96,14 +97,16 @@ DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Value v
     }
     for (int k = 0; k < K; k++) by_registers<COUNT>([&](int l) { sums[k * COLUMNS + first + l] = lane[k][l]; });
 }
-// Rows whole where they fill the tile and the registers hold their sums: memory likes neighbours.
-template <int K, class Value, class BeforeRow = Nothing>
+// Rows whole where they fill the tile and the registers hold their sums: memory likes neighbours. The sums of FEW rows, such as
+// those of partial results, do without such loops of their own.
+template <int K, bool FEW = false, class Value, class BeforeRow = Nothing>
 DEVICE void column_sum(float* sums, const Tile& tile, Value value, BeforeRow before_row = {}) {
     uint32_t first = 0;
-    if constexpr (K * COLUMNS <= ALL_LANES)
+    if constexpr (!FEW && K * COLUMNS <= ALL_LANES)
         if (tile.columns == COLUMNS) return column_sum_of<COLUMNS, K>(sums, tile, 0, value, before_row);
     for (; first + LANES <= tile.columns; first += LANES) column_sum_of<LANES, K>(sums, tile, first, value, before_row);
-    for (; first + 4 <= tile.columns; first += 4) column_sum_of<4, K>(sums, tile, first, value, before_row);
+    if constexpr (!FEW)
+        for (; first + 4 <= tile.columns; first += 4) column_sum_of<4, K>(sums, tile, first, value, before_row);
     if (first == tile.columns) return;
     for (uint32_t j = first; j < tile.columns; j++)
         for (int k = 0; k < K; k++) sums[k * COLUMNS + j] = 0.0f;
@@ -134,7 +137,7 @@ template <class Body> DEVICE void each(const Tile& tile, Body body, Nothing = {}
 }
 
 // Each thread sums its own rows; then a tree joins the threads of a column.
-template <int K, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value, Nothing = {}) {
+template <int K, bool FEW = false, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value, Nothing = {}) {
     SHARED(float, lanes, K * BLOCK);
     float sum[K] = {};
     each(tile, [&](uint64_t row, uint64_t column) {
