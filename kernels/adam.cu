@@ -6,12 +6,12 @@
 //   average = decay average + (1 - decay) p; a copy of p while updates < average_start
 //   norm = sqrt(sum g^2)
 //
-// lr, updates, halted and the scale of the gradient are the State's: g is what is in memory over loss_scale, a power of
-// two. Where it is halted, or this gradient has overflowed, only the norm is written.
+// lr, updates, halted and loss_scale are fields of the State. The gradient in memory is g times loss_scale, which is a power of
+// two. Where the State is halted, or this gradient has overflowed, only the norm is written.
 //   Adam: A Method for Stochastic Optimization, D. Kingma and J. Ba, 2015; eps stands outside the root, as in PyTorch.
 //
-// 28 bytes a parameter, 36 with the average: bound by memory. Two launches: the pass, which leaves one sum of squares
-// per block, and one block that joins these and counts the update.
+// Memory limits the speed: 28 bytes a parameter, 36 with the average. There are two launches: the pass, which leaves one sum of
+// squares per block, and one block that joins these and counts the update.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"

@@ -9,10 +9,10 @@
 //
 //   y = x + gamma * a     da = gamma * dy     dgamma += sum over n of scale[n] * (dy[n] . a[n])     dx is dy itself
 //
-// A block owns TILE queries (forward, dq) or TILE keys (dk, dv) and walks the other side by tiles, so every sum has one
-// owner and one order. Softmax streams: with each tile of keys the running maximum may rise, and what was summed
-// before is scaled down. dq and delta are one launch, dk and dv the next, which reads delta. All but dgamma overwrites.
-// Sums over tiles grow in the output itself, or, where that has 16 bits, in f32 beside it: `sums`, null in f32.
+// A block owns TILE queries (forward, dq) or TILE keys (dk, dv) and goes through the other side by tiles, so every sum has one
+// owner and one order. The softmax is computed as the keys come: where a tile raises the maximum so far, the sums before it are
+// scaled down. The first launch of backward computes dq and delta, the second dk and dv from delta. All but dgamma overwrites.
+// Sums over tiles grow in the output itself; where that has 16 bits, they grow in the f32 array `sums`, which is null in f32.
 // Memory traffic: a block reads the other side's rows once, and its own o, dq, dk or dv once a tile, from cache.
 #include "device/execution.h"
 #include "device/math.h"
@@ -24,13 +24,20 @@
 PRECISIONS(f32, bf16, f16)
 
 constexpr uint32_t TILE = 64;   // rows of both sides
-constexpr uint32_t PITCH = 68;  // of a tile of scores: rows start in different banks
+constexpr uint32_t PITCH = 68;  // from row to row of a tile of scores: rows start in different banks
 constexpr uint32_t DEPTH = 16;  // columns that are transposed at a time
 
 DEVICE uint32_t at_most(uint32_t n, uint32_t limit) { return n < limit ? n : limit; }
 
+// device/product.h's product, compiled once for each pair of types.
+template <class Left, class Right>
+CALLED void multiply(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A, uint32_t a_pitch, const Right* RESTRICT B,
+                     uint32_t b_pitch, uint32_t rows, uint32_t columns, uint32_t depth, bool accumulate) {
+    product(C, c_pitch, A, a_pitch, B, b_pitch, rows, columns, depth, accumulate);
+}
+
 // S[a][b] = A_a . B_b for rows of D numbers. Ends with a barrier.
-DEVICE void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, uint32_t a_rows, uint32_t b_rows, uint32_t D) {
+CALLED void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, uint32_t a_rows, uint32_t b_rows, uint32_t D) {
     SHARED(float, transposed, DEPTH * PITCH);
     for (uint32_t d0 = 0; d0 < D; d0 += DEPTH) {
         const uint32_t depth = at_most(D - d0, DEPTH);
@@ -40,12 +47,12 @@ DEVICE void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, 
             return [=](uint32_t d) { to[d * PITCH] = from[d]; };
         });
         barrier();
-        product(S, PITCH, A + d0, D, transposed, PITCH, a_rows, b_rows, depth, d0 > 0);
+        multiply(S, PITCH, A + d0, D, transposed, PITCH, a_rows, b_rows, depth, d0 > 0);
         barrier();
     }
 }
 
-// Where sums of an output grow, and how they get there; nothing is left to do where they grew in place.
+// `growing` is where the sums of an output grow; `settle` copies them to the output, unless they grew there.
 DEVICE float* growing(float* output, float*) { return output; }
 template <class Stored> DEVICE float* growing(Stored*, float* sums) { return sums; }
 DEVICE void settle(float*, const float*, uint32_t) {}
@@ -85,7 +92,7 @@ KERNEL(256, 0) PRECISE(attention_forward)(T* RESTRICT o,            // (N, L, Dv
             }
         });
         barrier();
-        product(out, Dv, S, PITCH, v + (keys + key) * Dv, Dv, rows, Dv, count, key > 0);
+        multiply(out, Dv, S, PITCH, v + (keys + key) * Dv, Dv, rows, Dv, count, key > 0);
         barrier();
     }
     for_each_row(rows, [&](uint32_t r) {
@@ -133,7 +140,7 @@ KERNEL(256, 4) PRECISE(attention_backward_queries)(T* RESTRICT dq,              
             for_each_column(count, [&](uint32_t j) { s[j] = exp(s[j] - l) * (dp[j] - d); });
         });
         barrier();
-        product(to, Dk, S, PITCH, k_tile, Dk, rows, Dk, count, key > 0);
+        multiply(to, Dk, S, PITCH, k_tile, Dk, rows, Dk, count, key > 0);
         barrier();
     }
     settle(dq + query * Dk, to, rows * Dk);
@@ -173,8 +180,8 @@ KERNEL(256, 0) PRECISE(attention_backward_keys)(T* RESTRICT dk,                /
             });
         });
         barrier();
-        product(to_v, Dv, S, PITCH, g, Dv, rows, Dv, count, start > 0);
-        product(to_k, Dk, G, PITCH, q + query * Dk, Dk, rows, Dk, count, start > 0);
+        multiply(to_v, Dv, S, PITCH, g, Dv, rows, Dv, count, start > 0);
+        multiply(to_k, Dk, G, PITCH, q + query * Dk, Dk, rows, Dk, count, start > 0);
         barrier();
     }
     settle(dk + key * Dk, to_k, rows * Dk);

@@ -1,4 +1,5 @@
-// Between f32 and the 16 bits that a step works in: the weights' working copy, and features on their way to the logits.
+// Converts between f32 and the 16 bits that a step works in: for the copy of the weights that products read, and for features on
+// their way to the logits.
 //
 //   narrow: y = x, to the nearest, ties to even     widen: y = x
 //

@@ -4,10 +4,10 @@
 //   L     = weight / N * sum over n of (lse_n - x[n,y_n])
 //   dx[n,k] = weight / N * (exp(x[n,k] - lse_n) - (k == y_n))
 //
-// x (N, classes), labels y (N); a sample without a label (any number >= classes) adds nothing to L, has no gradient and
-// counts as wrong, but N counts it. statistics = L, the number of samples whose largest logit, the first of equals,
-// is their label. All outputs overwrite.
-// Two launches: warps take a row each, then one block sums the rows. x is read three times, from cache but the first.
+// x (N, classes), labels y (N). A sample without a label (any number >= classes) adds nothing to L, has no gradient and counts as
+// wrong; N includes it. statistics = L, and the number of samples whose largest logit (of equal ones the first) is their label.
+// All outputs overwrite. Two launches: in the first a warp takes a row, in the second one block sums the rows. x is read three
+// times, the second and third time from cache.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"

@@ -1,9 +1,9 @@
-// One elementary operation a launch, as an eager framework runs a formula: each reads its operands from memory and
-// writes its result there. What fused kernels are compared with, and the way the tests reach device/math.h.
+// Elementary operations with a launch each, as an eager framework runs a formula: each reads its operands from memory and writes
+// its result there. Fused kernels are compared with these, and the tests reach device/math.h through them.
 //
 //   affine: y = a x + b       exp, log, tanh: y = f(x)       add: y = x1 + x2
 //   subtract: y = x - s, s a number in device memory
-//   sum, maximum: one number for each block's `chunk` elements; a second launch of one block joins these
+//   sum, maximum: each block makes one number of its `chunk` elements; a second launch of one block joins these numbers
 //   sine_cosine: of 2 pi u
 //   leaky_relu: y = x where x > 0, slope x elsewhere      tanh_backward: dx = dy (1 - y^2)
 //   leaky_relu_backward: dx = dy where x > 0, slope dy elsewhere; x may be the output, whose sign is the input's

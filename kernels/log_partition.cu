@@ -7,18 +7,18 @@
 //   L_G = mean over all (x + m) + ln S                          dL_G/db_j = 1/K - p_j
 //
 // Everything is relative to m: an offset common to all logits changes no bit, where the textbook order loses 1e-3
-// of the loss at an offset of 1e4. The floors ln N and ln K are taken off by the reader of `losses`.
+// of the loss at an offset of 1e4. Whoever reads the statistics subtracts the floors of the losses, ln N and ln K.
 //   Softmax GAN, Min Lin, 2017, equations 3 to 6.
 //
-// Outputs overwrite. Gradients are with respect to the logits (sign included). statistics = L_D, L_G,
-// mean real logit, mean fake logit. One launch of one block up to CAPACITY logits, read once from memory (the exponentials wait
-// in seed_d); above, two launches of many blocks, which read the logits once and seed_d twice.
+// Outputs overwrite. Gradients are with respect to the logits (sign included). statistics = L_D, L_G, mean real logit, mean fake
+// logit. Up to 8,192 logits (or what `zgan tune` found) one launch of one block reads them once; the exponentials wait in seed_d.
+// More logits take two launches of many blocks, which read the logits once and seed_d twice.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 
-// For i in [first, last): the exponentials relative to m into seed_d; then sums = {sum exp, sum over real of (x + m), over fake}.
-// Real and fake are walked apart, so that each loop is over one array.
+// Stores exp(-x - m) of n logits in seed_d. Adds to sums[0] the sum of these, and the sum of x + m to sums[2] for fakes, to sums[1]
+// for real logits. Real and fake logits have a call each, so that each loop is over one array.
 DEVICE void exponentials(float (&sums)[3], float* RESTRICT seed_d, const float* RESTRICT logits, float sign, float m, uint32_t n, bool fake) {
     float part[2];
     block_sum(part, n, [&](Index i, float* v) {
@@ -32,7 +32,8 @@ DEVICE void exponentials(float (&sums)[3], float* RESTRICT seed_d, const float* 
     sums[fake ? 2 : 1] += part[1];
 }
 
-// From exponentials to gradients, in place: sign (share - p), and for fakes sign (0 - p) of D beside it.
+// Turns exponentials into gradients in place, p = exp * scale. For real logits D's is sign (share - p). For fakes D's is sign (0 - p),
+// and G's, which goes to seed_g, sign (share - p).
 DEVICE void seeds(float* RESTRICT seed_d, float scale, float sign, uint32_t n, float share) {
     const float signed_scale = sign * scale, signed_share = sign * share;
     INDEPENDENT
@@ -75,7 +76,7 @@ KERNEL(256, 0) log_partition_one_f32(float* RESTRICT statistics,   // (4)
     finish(statistics, sums, m, sign, N, M);
 }
 
-// Stage 1 of 2: block b sees `chunk` logits of the real and fake ones in a row.
+// Stage 1 of 2. Block b has `chunk` of the N + M logits, the real ones first.
 // partials[b] = its own maximum m_b, sum of exp(-x - m_b), sum over its real and over its fake of x + m_b.
 KERNEL(256, 0) log_partition_partials_f32(float* RESTRICT partials,   // (blocks, 4)
                                           float* RESTRICT seed_d,     // (N + M): exp(-x - m_b)

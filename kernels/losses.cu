@@ -55,20 +55,6 @@ struct Hinge {
     static MEMBER Term real(float r) { return {larger(1.0f - r, 0.0f), r < 1.0f ? -1.0f : 0.0f}; }
     static MEMBER Terms fake(float f) { return {{larger(1.0f + f, 0.0f), f > -1.0f ? 1.0f : 0.0f}, {-f, -1.0f}}; }
 };
-struct NonSaturating {
-    static MEMBER Term real(float r) { const Logistic l = logistic(r); return {l.minus, -l.sigma_minus}; }
-    static MEMBER Terms fake(float f) {
-        const Logistic l = logistic(f);
-        return {{l.plus, l.sigma}, {l.minus, -l.sigma_minus}};
-    }
-};
-struct Minimax {
-    static MEMBER Term real(float r) { return NonSaturating::real(r); }
-    static MEMBER Terms fake(float f) {
-        const Logistic l = logistic(f);
-        return {{l.plus, l.sigma}, {-l.plus, -l.sigma}};
-    }
-};
 struct LeastSquares {
     static MEMBER Term real(float r) { return {0.5f * (r - 1.0f) * (r - 1.0f), r - 1.0f}; }
     static MEMBER Terms fake(float f) { return {{0.5f * f * f, f}, {0.5f * (f - 1.0f) * (f - 1.0f), f - 1.0f}}; }
@@ -110,8 +96,56 @@ DEVICE void separate(float* statistics, float* RESTRICT seed_d, float* RESTRICT 
     finish(statistics, of_real[0] * n + of_fake[0] * m, of_fake[1] * m, of_real[1] * n, of_fake[2] * m);
 }
 
-// The seeds hold each sample's own sigmoid until the mean over the other side is known. Every thread finishes the
-// elements that it began, so nothing is awaited between.
+// Losses (1), (2) and (5) are made of softplus of x = logit - mean, where `mean` is that of the other side in (5) and 0 in the
+// others. Seeds are sigmoids times a factor. softplus_real gives the sums over the real logits, softplus_fake the means over the
+// fake ones. RELATIVE is (5); the others also want the sum or mean of the logits themselves.
+template <bool RELATIVE>
+DEVICE void softplus_real(float (&sums)[RELATIVE ? 4 : 2], float* RESTRICT seed_d, const float* RESTRICT real, float mean,
+                          float factor, uint32_t N) {
+    long_sum(sums, N, [&](auto i, float* v) {
+        const Logistic l = logistic(real[i] - mean);
+        seed_d[i] = factor * l.sigma_minus;
+        v[0] = l.minus;
+        if constexpr (RELATIVE) {
+            v[1] = l.plus;
+            v[2] = l.sigma_minus;
+            v[3] = l.sigma;
+        } else {
+            v[1] = real[i];
+        }
+    });
+}
+template <bool RELATIVE>
+CALLED void softplus_fake(float (&means)[3], float* RESTRICT seed_d, float* RESTRICT seed_g, const float* RESTRICT fake,
+                          float mean, float factor_d, float factor_g, uint32_t M) {
+    long_sum(means, M, [&](auto j, float* v) {
+        const Logistic l = logistic(fake[j] - mean);
+        seed_d[j] = factor_d * l.sigma;
+        seed_g[j] = factor_g * l.sigma_minus;
+        v[0] = l.plus;
+        v[1] = l.minus;
+        v[2] = RELATIVE ? l.sigma : fake[j];
+    });
+    for (int k = 0; k < 3; k++) means[k] *= 1.0f / float(M);
+}
+
+// Losses (1) and (2). In minimax, (2), G's terms are D's on the fakes with the other sign. Here and in (5) a thread changes only
+// seeds that it wrote itself, so no barrier is needed between.
+DEVICE void softplus(float* statistics, float* RESTRICT seed_d, float* RESTRICT seed_g, const float* RESTRICT real,
+                     const float* RESTRICT fake, bool minimax, uint32_t N, uint32_t M) {
+    const float n = 1.0f / float(N), m = 1.0f / float(M);
+    float of_real[2], of_fake[3];
+    softplus_real<false>(of_real, seed_d, real, 0.0f, -n, N);
+    float* const seed_d_fake = seed_d + N;
+    softplus_fake<false>(of_fake, seed_d_fake, seed_g, fake, 0.0f, m, -m, M);
+    if (minimax) {
+        INDEPENDENT
+        for (uint32_t j = thread(); j < M; j += BLOCK) seed_g[j] = -seed_d_fake[j];
+    }
+    finish(statistics, of_real[0] * n + of_fake[0], minimax ? 0.0f - of_fake[0] : of_fake[1], of_real[1] * n, of_fake[2]);
+}
+
+// The seeds hold each sample's own sigmoid until the mean over the other side is known.
 DEVICE void relativistic(float* statistics, float* RESTRICT seed_d, float* RESTRICT seed_g, const float* RESTRICT real,
                          const float* RESTRICT fake, uint32_t N, uint32_t M) {
     const float n = 1.0f / float(N), m = 1.0f / float(M);
@@ -119,24 +153,10 @@ DEVICE void relativistic(float* statistics, float* RESTRICT seed_d, float* RESTR
     long_sum(sum_real, N, [&](auto i, float* v) { v[0] = real[i]; });
     long_sum(sum_fake, M, [&](auto j, float* v) { v[0] = fake[j]; });
     const float mean_real = sum_real[0] * n, mean_fake = sum_fake[0] * m;
-    long_sum(of_real, N, [&](auto i, float* v) {
-        const Logistic l = logistic(real[i] - mean_fake);
-        seed_d[i] = l.sigma_minus;
-        v[0] = l.minus;
-        v[1] = l.plus;
-        v[2] = l.sigma_minus;
-        v[3] = l.sigma;
-    });
+    softplus_real<true>(of_real, seed_d, real, mean_fake, 1.0f, N);
     float* const seed_d_fake = seed_d + N;
-    long_sum(of_fake, M, [&](auto j, float* v) {
-        const Logistic l = logistic(fake[j] - mean_real);
-        seed_d_fake[j] = l.sigma;
-        seed_g[j] = l.sigma_minus;
-        v[0] = l.plus;
-        v[1] = l.minus;
-        v[2] = l.sigma;
-    });
-    const float a = of_real[2] * n, b = of_fake[2] * m, c = of_real[3] * n;
+    softplus_fake<true>(of_fake, seed_d_fake, seed_g, fake, mean_real, 1.0f, 1.0f, M);
+    const float a = of_real[2] * n, b = of_fake[2], c = of_real[3] * n;
     INDEPENDENT
     for (uint32_t i = thread(); i < N; i += BLOCK) seed_d[i] = -n * (seed_d[i] + b);
     INDEPENDENT
@@ -144,7 +164,7 @@ DEVICE void relativistic(float* statistics, float* RESTRICT seed_d, float* RESTR
         seed_d_fake[j] = m * (seed_d_fake[j] + a);
         seed_g[j] = -m * (seed_g[j] + c);
     }
-    finish(statistics, of_real[0] * n + of_fake[0] * m, of_real[1] * n + of_fake[1] * m, mean_real, mean_fake);
+    finish(statistics, of_real[0] * n + of_fake[0], of_real[1] * n + of_fake[1], mean_real, mean_fake);
 }
 
 KERNEL(256, 0) losses_f32(float* RESTRICT statistics,  // (4)
@@ -156,8 +176,8 @@ KERNEL(256, 0) losses_f32(float* RESTRICT statistics,  // (4)
                           uint32_t N, uint32_t M) {
     switch (loss) {
         case 0: separate<Hinge>(statistics, seed_d, seed_g, real, fake, N, M); break;
-        case 1: separate<NonSaturating>(statistics, seed_d, seed_g, real, fake, N, M); break;
-        case 2: separate<Minimax>(statistics, seed_d, seed_g, real, fake, N, M); break;
+        case 1:
+        case 2: softplus(statistics, seed_d, seed_g, real, fake, loss == 2, N, M); break;
         case 3: separate<LeastSquares>(statistics, seed_d, seed_g, real, fake, N, M); break;
         case 4: separate<Wasserstein>(statistics, seed_d, seed_g, real, fake, N, M); break;
         default: relativistic(statistics, seed_d, seed_g, real, fake, N, M); break;

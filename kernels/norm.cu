@@ -28,15 +28,15 @@
 
 PRECISIONS(f32, bf16, f16)
 
-// moments[j] = mean, moments[COLUMNS + j] = sum (x - mean)^2, moments[2 COLUMNS + j] = what rounding took from the mean,
-// of column j over the tile's rows. The second pass also sums the deviations themselves, which corrects all three.
-DEVICE void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, uint32_t C) {
+// Of column j over the tile's rows: moments[j] = mean, moments[COLUMNS + j] = sum (x - mean)^2, moments[2 COLUMNS + j] = what
+// rounding took from the mean. The second pass over the rows also sums the deviations themselves, which corrects all three.
+CALLED void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, uint32_t C) {
     SHARED(float, sums, COLUMNS);
     SHARED(float, deviations, 2 * COLUMNS);
     column_sum<1>(sums, tile, [=](uint64_t row, uint64_t c, float* v) { v[0] = x[row * C + c]; });
     const float share = 1.0f / float(tile.rows);
     const float* RESTRICT mean = sums;
-    each_column(tile.columns, [=](uint32_t j) { sums[j] *= share; });
+    each_column(tile.columns, [=](Index j) { sums[j] *= share; });
     barrier();
     const uint64_t first = tile.column;
     column_sum<2>(deviations, tile, [=](uint64_t row, uint64_t c, float* v) {
@@ -44,7 +44,7 @@ DEVICE void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, 
         v[0] = d;
         v[1] = d * d;
     });
-    each_column(tile.columns, [=](uint32_t j) {
+    each_column(tile.columns, [=](Index j) {
         const float left = deviations[j] * share;
         moments[j] = sums[j] + left;
         moments[2 * COLUMNS + j] = left - (moments[j] - sums[j]);
@@ -53,14 +53,14 @@ DEVICE void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, 
     barrier();
 }
 
-// body gets label(s): the class of table row s; 0 where there are no labels. Chosen outside the loops.
+// body gets a function label(s), the class of table row s, which is 0 where there are no labels; it is chosen outside the loops.
 template <class Body> DEVICE void with_labels(const uint32_t* RESTRICT labels, uint32_t classes, Body body) {
     if (labels == nullptr) body([](uint64_t) { return uint64_t(0); });
     else body([=](uint64_t s) { return uint64_t(labels[s] < classes ? labels[s] : classes - 1); });
 }
 
 // The tables of one tile of channels from mean and rstd, for all S samples (1: plain).
-DEVICE void tile_tables(float* RESTRICT scale, float* RESTRICT shift, const float* mean, const float* rstd, const Tile& columns,
+CALLED void tile_tables(float* RESTRICT scale, float* RESTRICT shift, const float* mean, const float* rstd, const Tile& columns,
                         const float* RESTRICT gamma, const float* RESTRICT beta, const uint32_t* RESTRICT labels,
                         uint32_t S, uint32_t C, uint32_t classes) {
     const Tile tile = {0, S, columns.column, columns.columns};
@@ -75,13 +75,13 @@ DEVICE void tile_tables(float* RESTRICT scale, float* RESTRICT shift, const floa
 }
 
 // Everything that follows from a tile's moments over all rows.
-DEVICE void finish(float* RESTRICT scale, float* RESTRICT shift, float* RESTRICT mean, float* RESTRICT rstd,
+CALLED void finish(float* RESTRICT scale, float* RESTRICT shift, float* RESTRICT mean, float* RESTRICT rstd,
                    float* RESTRICT running_mean, float* RESTRICT running_var, float* moments, const Tile& tile,
                    const float* RESTRICT gamma, const float* RESTRICT beta, const uint32_t* RESTRICT labels,
                    float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes) {
     const uint64_t first = tile.column;
     const float share = 1.0f / float(R), unbiased = 1.0f / float(R > 1 ? R - 1 : 1);
-    each_column(tile.columns, [=](uint32_t j) {
+    each_column(tile.columns, [=](Index j) {
         const float squares = moments[COLUMNS + j];
         if (running_mean != nullptr) {
             running_mean[first + j] += momentum * (moments[j] - running_mean[first + j]);
@@ -112,7 +112,7 @@ KERNEL(256, 0) PRECISE(norm_statistics_one)(float* RESTRICT scale,          // (
     finish(scale, shift, mean, rstd, running_mean, running_var, moments, tile, gamma, beta, labels, eps, momentum, R, S, C, classes);
 }
 
-// Where there are more rows than one block takes, stage 1 of 2.
+// Where there are more rows than one block takes: stage 1 of 2.
 KERNEL(256, 0) PRECISE(norm_moments)(float* RESTRICT partials,  // (3, splits, C): the moments of each split
                                      const T* RESTRICT x,       // (R, C)
                                      uint32_t R, uint32_t C, uint32_t chunk, uint32_t splits) {
@@ -122,7 +122,7 @@ KERNEL(256, 0) PRECISE(norm_moments)(float* RESTRICT partials,  // (3, splits, C
     float* const to = partials + uint64_t(block.part) * C + block.tile.column;
     const uint64_t second = uint64_t(splits) * C;
     const float* from = moments;
-    each_column(block.tile.columns, [=](uint32_t j) {
+    each_column(block.tile.columns, [=](Index j) {
         to[j] = from[j];
         to[second + j] = from[COLUMNS + j];
         to[2 * second + j] = from[2 * COLUMNS + j];
@@ -152,18 +152,18 @@ KERNEL_ONCE(256, 0) norm_statistics_many_f32(float* RESTRICT scale,          // 
     const auto above_first = [=](uint64_t b, uint64_t c) {
         return (partials[b * C + c] - partials[c]) + partials[(b + 2 * splits) * C + c];
     };
-    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) { v[0] = count(b) * above_first(b, c); });
+    column_sum<1, true>(sums, tile, [=](uint64_t b, uint64_t c, float* v) { v[0] = count(b) * above_first(b, c); });
     float* const joined = moments;
-    each_column(tile.columns, [=](uint32_t j) {
+    each_column(tile.columns, [=](Index j) {
         joined[COLUMNS + j] = sums[j] * share;
         joined[j] = partials[first + j] + joined[COLUMNS + j];
     });
     barrier();
-    column_sum<1>(sums, tile, [=](uint64_t b, uint64_t c, float* v) {
+    column_sum<1, true>(sums, tile, [=](uint64_t b, uint64_t c, float* v) {
         const float d = above_first(b, c) - joined[COLUMNS + c - first];
         v[0] = partials[(b + splits) * C + c] + count(b) * (d * d);
     });
-    each_column(tile.columns, [=](uint32_t j) { joined[COLUMNS + j] = sums[j]; });
+    each_column(tile.columns, [=](Index j) { joined[COLUMNS + j] = sums[j]; });
     barrier();
     finish(scale, shift, mean, rstd, running_mean, running_var, moments, tile, gamma, beta, labels, eps, momentum, R, S, C, classes);
 }
@@ -181,7 +181,7 @@ KERNEL_ONCE(256, 0) norm_tables_f32(float* RESTRICT scale,              // (S, C
     const Tile tile = group_tile(S, S, 1, C).tile;
     const uint64_t first = tile.column;
     float* const to = moments;
-    each_column(tile.columns, [=](uint32_t j) {
+    each_column(tile.columns, [=](Index j) {
         to[j] = running_mean[first + j];
         to[COLUMNS + j] = 1.0f / square_root(running_var[first + j] + eps);
     });
@@ -189,13 +189,13 @@ KERNEL_ONCE(256, 0) norm_tables_f32(float* RESTRICT scale,              // (S, C
     tile_tables(scale, shift, moments, moments + COLUMNS, tile, gamma, beta, labels, S, C, classes);
 }
 
-// Where row r of x lies in y, and the other three of its 2 x 2. `width` is x's; 0 where y is not upsampled.
-struct Yes { static constexpr bool value = true; };
-struct No { static constexpr bool value = false; };
+// body gets the flag as a type, so that the choice is made outside the loops.
 template <class Body> DEVICE void with_flag(bool flag, Body body) {
     if (flag) body(Yes());
     else body(No());
 }
+// The row of y with the top left pixel of the 2 x 2 for `row` of x; `width` is x's. The next row is the pixel to its right, and
+// 2 width rows on are the two below.
 DEVICE uint64_t upsampled_row(uint64_t row, uint32_t width) {
     const uint32_t line = uint32_t(row) / width, w = uint32_t(row) % width;
     return 4 * (uint64_t(line) * width) + 2 * w;
@@ -225,23 +225,39 @@ KERNEL(256, 0) PRECISE(norm_apply)(T* RESTRICT y,               // (R, C), or (4
     });
 }
 
-// gradient(row, c) = dL/dz, from dy and z; body gets it as a function, chosen outside the loop.
+// body gets gradient(row, c) = dL/dz as a function, chosen outside the loops, and what its loops are to call before each row.
+// Where the derivative costs much, as that of tanh does, the latter computes the gradients of a row, and the former looks them up:
+// the loops of `body` are then compiled once for it, with upsampling or without.
 template <class Body>
-DEVICE void with_gradient(const T* RESTRICT dy, const T* RESTRICT x, const float* RESTRICT scale, const float* RESTRICT shift,
-                          Activation activation, uint32_t C, uint32_t width, Body body) {
-    with_slope(activation, [=](auto slope) {
-        with_flag(width != 0, [=](auto upsampled) {
-            body([=](uint64_t row, uint64_t c) {
-                const float share = slope(scale[c] * x[row * C + c] + shift[c]);
-                if (upsampled.value) {
-                    const T* const from = dy + upsampled_row(row, width) * C + c;
-                    const uint64_t below = 2 * uint64_t(width) * C;
-                    return share * ((from[0] + from[C]) + (from[below] + from[below + C]));
-                } else {
-                    return share * dy[row * C + c];
-                }
-            });
-        });
+DEVICE void with_gradient(const Tile& tile, const T* RESTRICT dy, const T* RESTRICT x, const float* RESTRICT scale,
+                          const float* RESTRICT shift, Activation activation, uint32_t C, uint32_t width, Body body) {
+    const auto gradient = [=](auto slope, auto upsampled) {
+        return [=](uint64_t row, uint64_t c) {
+            const float share = slope(scale[c] * x[row * C + c] + shift[c]);
+            if (upsampled.value) {
+                const T* const from = dy + upsampled_row(row, width) * C + c;
+                const uint64_t below = 2 * uint64_t(width) * C;
+                return share * ((from[0] + from[C]) + (from[below] + from[below + C]));
+            }
+            return share * dy[row * C + c];
+        };
+    };
+    with_slope(activation, [=](auto slope, auto costly) {
+        if constexpr (costly.value) {
+            SHARED(float, values, COLUMNS);
+            float* const of_row = values;
+            const uint64_t tile_column = tile.column;
+            const auto before_row = [=](uint64_t row, uint64_t first, uint32_t count) {
+                float* const to = of_row + (first - tile_column);
+                with_flag(width != 0, [=](auto upsampled) {
+                    const auto value = gradient(slope, upsampled);
+                    each_column(count, [=](Index j) { to[j] = value(row, first + j); });
+                });
+            };
+            body([=](uint64_t, uint64_t c) { return of_row[c - tile_column]; }, before_row);
+        } else {
+            with_flag(width != 0, [=](auto upsampled) { body(gradient(slope, upsampled), Nothing()); });
+        }
     });
 }
 
@@ -257,16 +273,17 @@ KERNEL(256, 0) PRECISE(norm_backward_sums)(float* RESTRICT partials,    // (2, p
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
     float* const to_sums = sums;
-    with_gradient(dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient) {
-        column_sum<2>(to_sums, block.tile, [=](uint64_t row, uint64_t c, float* v) {
+    with_gradient(block.tile, dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient, auto before_row) {
+        const auto terms = [=](uint64_t row, uint64_t c, float* v) {
             const float g = gradient(row, c);
             v[0] = g;
             v[1] = g * (x[row * C + c] - mean[c]) * rstd[c];
-        });
+        };
+        column_sum<2>(to_sums, block.tile, terms, before_row);
     });
     float* const to = partials + uint64_t(block.part) * C + block.tile.column;
     const uint64_t second = uint64_t(block.parts) * C;
-    each_column(block.tile.columns, [=](uint32_t j) {
+    each_column(block.tile.columns, [=](Index j) {
         to[j] = to_sums[j];
         to[second + j] = to_sums[COLUMNS + j];
     });
@@ -291,7 +308,7 @@ KERNEL_ONCE(256, 0) norm_backward_finish_f32(float* RESTRICT dgamma,          //
             v[1] = weight * partials[second + part * C + c];
         });
     });
-    each_column(tile.columns, [=](uint32_t j) {
+    each_column(tile.columns, [=](Index j) {
         const float share = rstd[first + j] / float(R);
         coefficients[first + j] = share * from[j];
         coefficients[C + first + j] = share * from[COLUMNS + j];
@@ -302,7 +319,7 @@ KERNEL_ONCE(256, 0) norm_backward_finish_f32(float* RESTRICT dgamma,          //
             v[0] = partials[part * C + c];
             v[1] = partials[second + part * C + c];
         });
-        each_column(tile.columns, [=](uint32_t j) {
+        each_column(tile.columns, [=](Index j) {
             dbeta[first + j] += from[j];
             dgamma[first + j] += from[COLUMNS + j];
         });
@@ -330,13 +347,14 @@ KERNEL(256, 0) PRECISE(norm_backward_input)(T* RESTRICT dx,                     
                                             uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
-    with_gradient(dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient) {
+    with_gradient(block.tile, dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient, auto before_row) {
         with_flag(accumulate != 0, [=](auto add) {
-            each(block.tile, [=](uint64_t row, uint64_t c) {
+            const auto element = [=](uint64_t row, uint64_t c) {
                 const float xhat = (x[row * C + c] - mean[c]) * rstd[c];
                 const float d = scale[table + c] * gradient(row, c) - (coefficients[c] + xhat * coefficients[C + c]);
                 dx[row * C + c] = add.value ? dx[row * C + c] + d : d;
-            });
+            };
+            each(block.tile, element, before_row);
         });
     });
 }

@@ -1,4 +1,4 @@
-// The ceiling of every product: multiply-adds from registers to registers, as many independent chains as hide their latency.
+// Measures the most that any product can reach: multiply-adds between registers, in enough independent chains to hide latency.
 //
 //   out[i] = x_n, x_0 = i mod 7, x_{j+1} = 0.5 x_j + 1        CHAINS values of every thread of every block
 #include "device/execution.h"

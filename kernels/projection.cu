@@ -7,9 +7,8 @@
 //   with g[n] = df[n] * scale[n]:
 //   dw[c] += sum over n of g[n] h[n,c]     dV[k,c] += sum over {n: y_n = k} of g[n] h[n,c]     dbias += sum of g
 //
-// Labels are optional: a null pointer, or for one sample any number >= classes, leaves psi(h) = w . h (+ bias) alone.
-// df and scale are optional: 1 without. The single backward of D for both players runs the data with df = 1 and the
-// parameters with scale = dL_D / df.
+// Without labels (a null pointer, or for one sample any number >= classes) f = w . h + bias. A null df or scale counts as 1. Where
+// one backward pass of D serves both players, the pass to the data runs with df = 1, and the parameters' with scale = dL_D / df.
 // Forward saves h (N, C) and reads x once. dx overwrites and reads x once; parameter gradients accumulate.
 #include "device/execution.h"
 #include "device/math.h"
@@ -22,7 +21,7 @@ PRECISIONS(f32, bf16, f16)
 DEVICE float relu(float x) { return larger(x, 0.0f); }
 
 // h of one sample, columns first <= c < last.
-DEVICE void pool(float* RESTRICT h, const T* RESTRICT x, float factor, uint32_t P, uint32_t C, uint32_t first,
+CALLED void pool(float* RESTRICT h, const T* RESTRICT x, float factor, uint32_t P, uint32_t C, uint32_t first,
                  uint32_t last) {
     column_sums(first, last, P, Everything(), [&](uint32_t p, auto c) { return relu(x[uint64_t(p) * C + c]); },
                 [&](uint32_t c, float sum) { h[c] = factor * sum; });
@@ -84,20 +83,20 @@ DEVICE float seed(const float* df, const float* scale, uint32_t n) {
     return (df ? df[n] : 1.0f) * (scale ? scale[n] : 1.0f);
 }
 
-DEVICE void weight_gradient(float* RESTRICT dw, const float* RESTRICT h, const float* df, const float* scale, uint32_t N,
+CALLED void weight_gradient(float* RESTRICT dw, const float* RESTRICT h, const float* df, const float* scale, uint32_t N,
                             uint32_t C, uint32_t first, uint32_t last) {
     column_sums(first, last, N, Everything(),
                 [&](uint32_t n, auto c) { return seed(df, scale, n) * h[uint64_t(n) * C + c]; },
                 [&](uint32_t c, float sum) { dw[c] += sum; });
 }
 
-DEVICE void bias_gradient(float* dbias, const float* df, const float* scale, uint32_t N) {
+CALLED void bias_gradient(float* dbias, const float* df, const float* scale, uint32_t N) {
     float sum[1];
     block_sum(sum, N, [&](auto n, float* v) { v[0] = seed(df, scale, n); });
     if (thread() == 0) dbias[0] += sum[0];
 }
 
-DEVICE void class_gradient(float* RESTRICT dV, const float* RESTRICT h, const uint32_t* RESTRICT labels, const float* df,
+CALLED void class_gradient(float* RESTRICT dV, const float* RESTRICT h, const uint32_t* RESTRICT labels, const float* df,
                            const float* scale, uint32_t N, uint32_t C, uint32_t classes, uint32_t n, uint32_t first,
                            uint32_t last) {
     sums_by_label(n, first, last, labels, N, classes,

@@ -1,12 +1,12 @@
-// Random numbers from a counter, so that nothing is kept between steps: element e of stream s in step t always gets
-// word e % 4 of Philox(counter (e / 4, s, t, 0), key = the run's seed), whatever the execution.
+// Random numbers from a counter, so that nothing has to be kept between steps: in every execution, element e of stream s in step t
+// gets word e % 4 of Philox(counter (e / 4, s, t, 0), key = the run's seed).
 //
 //   uniform: low + (high - low) u, u = a multiple of 2^-24 in [0, 1)
 //   normal:  Box-Muller: of each two words, radius sqrt(-2 ln u) from the first (u in (0, 1], 31 bits, so up to 6.7
 //            deviations) times cosine and sine of a turn from the second
-//   ring:    points (x, y), each around one of eight centres, all as likely, on a circle of radius 2, with normal noise
-//            of deviation 0.02: point n from words 0 and 1 of counter (n, s, t, 0), its centre from word 2
-//   labels:  the high word of word * classes; a class is off by at most classes / 2^32 of its share
+//   ring:    points (x, y): one of eight centres on a circle of radius 2, all equally likely, plus normal noise of deviation
+//            0.02. Point n takes its noise from words 0 and 1 of counter (n, s, t, 0), its centre from word 2
+//   labels:  the high word of word * classes; the share of a class is off by at most classes / 2^32 of itself
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/number.h"

@@ -11,9 +11,9 @@
 //   append embedding    y = x and E channels more: row `label` of an embedding (classes, E), zeros without a label
 //                       dE[k] += sum over {n: y_n = k} of scale[n] * sum over pixels of dy's last E channels
 //
-// y overwrites; dx overwrites, or accumulates where `accumulate` is 1; dE accumulates (scale: null is 1). Everything
-// is gathered: each output element is written once, by one thread. A block walks `pixels` pixels of the output.
-// Memory traffic: every input and output once, but bilinear, which reads four neighbours from cache.
+// y overwrites; dx overwrites, or accumulates where `accumulate` is 1; dE accumulates. A null `scale` counts as 1. Each output
+// element is written once, by one thread, which reads all that goes into it. A block has `pixels` pixels of the output.
+// Memory traffic: every input and output once; bilinear reads its four neighbours, three of them from cache.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
@@ -22,8 +22,7 @@
 
 PRECISIONS(f32, bf16, f16)
 
-// The pixels of this block: for each the number of its image, its row, its column; out(image, h, w) gives the function
-// of the channel.
+// out(image, h, w)(channel) for the pixels of this block, by image, row and column.
 template <class Out>
 DEVICE void for_each_pixel(uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels, Out out) {
     const uint32_t begin = blockIdx.x * pixels, total = N * H * W;
@@ -64,7 +63,7 @@ KERNEL(256, 0) PRECISE(resample_average_backward)(T* RESTRICT dx,            // 
     });
 }
 
-// A NaN exceeds everything, and nothing exceeds a NaN but another: it is never lost.
+// A NaN exceeds every number, and only a NaN exceeds a NaN: so the maximum of values with a NaN is a NaN.
 DEVICE bool exceeds(float x, float best) { return x > best || x != x; }
 
 KERNEL(256, 0) PRECISE(resample_max_forward)(T* RESTRICT y,            // (N, H / 2, W / 2, C)

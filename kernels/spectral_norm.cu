@@ -7,10 +7,9 @@
 // Without iteration (evaluation) u and v stay and sigma = u^T M v, as in PyTorch; so both belong in a checkpoint.
 // eps = 1e-12; sigma is kept away from 0 by as much, so that a matrix of zeros stays one.
 //
-// A weight is stored row-major, rows by columns, in one flat buffer of parameters. Filters (R, S, C, K) and linear
-// layers (C, K) have their outputs as columns: the stored matrix S is M^T. Embeddings (classes, C) have them as rows:
-// S = M. Everything between the normalised weights is an entry too, and is copied: `effective` is a whole set of
-// parameters.
+// A weight is stored row-major, rows by columns, in one flat buffer of parameters. Filters (R, S, C, K) and linear layers (C, K)
+// have their outputs as columns: the stored matrix S is M^T. Embeddings (classes, C) have them as rows: S = M. Stretches of parameters
+// between the normalised weights are entries too, and are copied, so that `effective` holds all parameters.
 //
 // A power iteration is one launch, a block per entry, where no matrix is large; else three: products by tiles of rows,
 // a block per entry to join them, and the division by tiles. Outputs as columns need one pass over S for both
@@ -25,7 +24,7 @@
 
 constexpr float EPS = 1e-12f;
 
-// The mirror of `Entry` in src/ops/spectral_norm.rs.
+// `Entry` in src/ops/spectral_norm.rs is the same structure in Rust.
 struct Weight {
     uint32_t kind;           // 0 copied, 1 outputs are columns, 2 outputs are rows
     uint32_t offset;         // of the stored matrix in the flat buffers
@@ -33,14 +32,14 @@ struct Weight {
     uint32_t u, v;           // offsets of its u and v
     uint32_t first_tile, tiles;
 };
-// Rows begin .. end of an entry. The mirror of `Tile`.
+// Rows begin .. end of an entry. `Tile` there.
 struct Tile { uint32_t entry, begin, end, partial; };
 
 // Rows that are read twice in a row: once for their dot products, once, from cache, for their sum.
 constexpr uint32_t STRIP = WARPS > 1 ? 4 * WARPS : 8;
 
 // dots (rows) = S x; to be read after a barrier.
-DEVICE void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float* RESTRICT x, uint32_t rows,
+CALLED void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float* RESTRICT x, uint32_t rows,
                      uint32_t columns) {
     for_each_row(rows, [&](uint32_t r) {
         const float* const row = S + uint64_t(r) * columns;
@@ -50,7 +49,7 @@ DEVICE void row_dots(float* RESTRICT dots, const float* RESTRICT S, const float*
 }
 
 // Outputs as columns: t (rows, unnormalised) and acc (columns) += sum of t_i S_i over rows begin .. end.
-DEVICE void both_products(float* RESTRICT t, float* RESTRICT acc, const float* RESTRICT S, const float* RESTRICT u,
+CALLED void both_products(float* RESTRICT t, float* RESTRICT acc, const float* RESTRICT S, const float* RESTRICT u,
                           uint32_t columns, uint32_t begin, uint32_t end) {
     for_each_element(1, columns, [&](uint32_t) { return [=](uint32_t c) { acc[c] = 0.0f; }; });
     for (uint32_t first = begin; first < end; first += STRIP) {
@@ -66,7 +65,7 @@ DEVICE void both_products(float* RESTRICT t, float* RESTRICT acc, const float* R
 }
 
 // result (columns) = sum over rows begin .. end of a_r S_r.
-DEVICE void weighted_rows(float* RESTRICT result, const float* RESTRICT S, const float* RESTRICT a, uint32_t columns,
+CALLED void weighted_rows(float* RESTRICT result, const float* RESTRICT S, const float* RESTRICT a, uint32_t columns,
                           uint32_t begin, uint32_t end) {
     const float* const rows = S + uint64_t(begin) * columns;
     column_sums(0, columns, end - begin, Everything(),
@@ -74,7 +73,7 @@ DEVICE void weighted_rows(float* RESTRICT result, const float* RESTRICT S, const
                 [&](uint32_t c, float sum) { result[c] = sum; });
 }
 
-DEVICE float norm(const float* RESTRICT x, uint32_t n) {
+CALLED float norm(const float* RESTRICT x, uint32_t n) {
     float sum[1];
     block_sum(sum, n, [&](auto i, float* v) { v[0] = x[i] * x[i]; });
     return square_root(sum[0]);
@@ -98,7 +97,7 @@ DEVICE void join(float* partials, uint32_t columns, uint32_t tiles) {
 // What an entry's tiles give: for outputs as columns v holds t and partials the joined M v |t|, or without iteration
 // v is v and partials M v; for outputs as rows partials hold M^T u, or without iteration nothing.
 // Writes u, v and sigma[entry].
-DEVICE void finish(float* RESTRICT sigma, float* RESTRICT u, float* RESTRICT v, float* RESTRICT work,
+CALLED void finish(float* RESTRICT sigma, float* RESTRICT u, float* RESTRICT v, float* RESTRICT work,
                    const float* RESTRICT S, const Weight& e, uint32_t iterate) {
     const uint32_t outputs = e.kind == 1 ? e.columns : e.rows, inputs = e.kind == 1 ? e.rows : e.columns;
     float* product = work;  // M v, times `factor`

@@ -1,4 +1,4 @@
-// What a training step counts and decides on the device. One block each but `overflow`; the fields are in device/state.h.
+// What a training step counts and decides on the device. All but `overflow` run as one block; device/state.h has the fields.
 //
 //   check:   halted = 1 where any value is infinite or NaN (it never goes back to 0)
 //   advance: unless halted, step += 1, then for that step

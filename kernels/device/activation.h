@@ -1,6 +1,10 @@
-// Activations, and their derivatives from the output alone, or from the input. The mirror of `Activation` in src/ops/mod.rs.
+// Activations, and their derivatives as functions of the output or of the input. `Activation` in src/ops/mod.rs is the same
+// choice in Rust.
 #pragma once
 #include "math.h"
+
+struct Yes { static constexpr bool value = true; };
+struct No { static constexpr bool value = false; };
 
 struct Activation {
     uint32_t code;  // 0 identity, 1 leaky ReLU, 2 tanh
@@ -8,7 +12,7 @@ struct Activation {
 };
 
 #if defined(ZGAN_HOST)
-// Call `body` with a function of one float: the choice is made once, outside the loop.
+// Each of the three calls `body` with a function of one float, so that the choice is made once, outside the loop in the body.
 template <class Body> DEVICE void with_activation(Activation activation, Body body) {
     const float slope = activation.slope;
     if (activation.code == 1) body([=](float x) { return x > 0.0f ? x : slope * x; });
@@ -16,7 +20,7 @@ template <class Body> DEVICE void with_activation(Activation activation, Body bo
     else body([](float x) { return x; });
 }
 
-// The same with the derivative as a function of the output y.
+// The derivative as a function of the output y.
 template <class Body> DEVICE void with_derivative(Activation activation, Body body) {
     const float slope = activation.slope;
     if (activation.code == 1) body([=](float y) { return y > 0.0f ? 1.0f : slope; });
@@ -24,15 +28,14 @@ template <class Body> DEVICE void with_derivative(Activation activation, Body bo
     else body([](float) { return 1.0f; });
 }
 
-// The same as a function of the input x.
+// The derivative as a function of the input x, and whether it costs more than a few instructions. The identity passes slope 1.
 template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     const float slope = activation.slope;
-    if (activation.code == 1) body([=](float x) { return x > 0.0f ? 1.0f : slope; });
-    else if (activation.code == 2) body([](float x) { const float y = tanh(x); return 1.0f - y * y; });
-    else body([](float) { return 1.0f; });
+    if (activation.code == 2) body([](float x) { const float y = tanh(x); return 1.0f - y * y; }, Yes());
+    else body([=](float x) { return x > 0.0f ? 1.0f : slope; }, No());
 }
 #else
-// A thread has a few elements, not a loop: one body, which selects. The identity is a leaky ReLU of slope 1.
+// A thread has a few elements where the host has a long loop, so it selects within one body. The identity passes slope 1.
 APART float tanh_apart(float x) { return tanh(x); }
 template <class Body> DEVICE void with_activation(Activation activation, Body body) {
     body([=](float x) { return activation.code == 2 ? tanh_apart(x) : x > 0.0f ? x : activation.slope * x; });
@@ -44,6 +47,6 @@ template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     body([=](float x) {
         const float y = activation.code == 2 ? tanh_apart(x) : x;
         return activation.code == 2 ? 1.0f - y * y : y > 0.0f ? 1.0f : activation.slope;
-    });
+    }, No());
 }
 #endif

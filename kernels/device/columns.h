@@ -1,17 +1,21 @@
 // A matrix (rows, columns) shared out over blocks, each with some rows of at most COLUMNS columns; what a block does
 // element by element, and sums over its rows, one per column. Columns lie next to each other in memory.
 //
-// On the GPU a thread keeps one column and strides over the rows; on the host the columns are the vector lanes.
+// On a GPU each thread has one column and strides over the rows; on the host neighbouring columns are the lanes of a vector.
 #pragma once
 #include "math.h"
 #include "reduce.h"
 
-// The mirror of `columns` in src/device/tuning.rs.
+// The same numbers are `columns` in src/device/tuning.rs.
 #if defined(ZGAN_HOST)
 constexpr uint32_t COLUMNS = 64;
 #else
 constexpr uint32_t COLUMNS = 16, ROW_LANES = BLOCK / COLUMNS;
 #endif
+
+struct Nothing {
+    MEMBER void operator()(uint64_t, uint64_t, uint32_t) const {}
+};
 
 struct Tile {
     uint64_t row;  // the first
@@ -20,8 +24,8 @@ struct Tile {
     uint32_t columns;
 };
 
-// What a block of a one-dimensional grid has: `splits` parts of `chunk` rows for each group of `span` rows, each part in
-// tiles of COLUMNS columns. The tiles of one part are neighbours, so that rows are read from memory once.
+// The share of a block in a one-dimensional grid. Rows come in groups of `span`, each group in `splits` parts of `chunk` rows, each
+// part in tiles of COLUMNS columns. The blocks of one part follow each other, so that they find its rows in the cache.
 struct GroupTile {
     uint32_t group, part, parts;
     Tile tile;
@@ -36,69 +40,104 @@ DEVICE GroupTile group_tile(uint32_t span, uint32_t chunk, uint32_t splits, uint
 }
 
 #if defined(ZGAN_HOST)
-// body(row, column) for every element of the tile, in no order.
-template <class Body> DEVICE void each(const Tile& tile, Body body) {
+// What one register holds, and all of them. A loop of VECTOR_LANES steps becomes one vector operation; a longer one would
+// stay a loop, or be taken apart before it is vectorised.
+#if defined(__AVX512F__)
+constexpr int VECTOR_LANES = 16, ALL_LANES = 32 * VECTOR_LANES;
+#elif defined(__AVX2__)
+constexpr int VECTOR_LANES = 8, ALL_LANES = 16 * VECTOR_LANES;
+#elif defined(__ARM_NEON)
+constexpr int VECTOR_LANES = 4, ALL_LANES = 32 * VECTOR_LANES;
+#else
+constexpr int VECTOR_LANES = 4, ALL_LANES = 16 * VECTOR_LANES;
+#endif
+// body(i) for i < COUNT, a power of two.
+template <int COUNT, class Body> DEVICE void by_registers(Body body) {
+    constexpr int STEP = COUNT < VECTOR_LANES ? COUNT : VECTOR_LANES;
+    UNROLL
+    for (int i = 0; i < COUNT; i += STEP) {
+        INDEPENDENT_FEW
+        for (int l = 0; l < STEP; l++) body(i + l);
+    }
+}
+
+// body(j) for j < count <= COLUMNS.
+template <class Body> DEVICE void each_column(uint32_t count, Body body) {
+    Index j = 0;
+    for (; j + VECTOR_LANES <= count; j += VECTOR_LANES) by_registers<VECTOR_LANES>([&](int l) { body(j + l); });
+    if constexpr (VECTOR_LANES > 4)
+        for (; j + 4 <= count; j += 4) by_registers<4>([&](int l) { body(j + l); });
+    for (; j < count; j++) {
+        NOT_VECTORISED;
+        body(j);
+    }
+}
+
+// body(row, column) for every element of the tile, in no order within a row. Before the columns first .. first + count of a row
+// comes before_row(row, first, count).
+template <class Body, class BeforeRow = Nothing> DEVICE void each(const Tile& tile, Body body, BeforeRow before_row = {}) {
     for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
-        uint32_t group = 0;
-        for (; group + LANES <= tile.columns; group += LANES) {
-            INDEPENDENT
-            for (int l = 0; l < LANES; l++) body(row, tile.column + group + l);
-        }
-        for (; group < tile.columns; group++) body(row, tile.column + group);
+        before_row(row, tile.column, tile.columns);
+        each_column(tile.columns, [&](Index j) { body(row, tile.column + j); });
     }
 }
 
 // sums[k * COLUMNS + j] = sum over the tile's rows of the k-th value that value(row, column, v) stores in
 // v[0 .. K - 1], column = tile.column + j. Every thread sees the sums.
-template <int GROUPS, int WIDTH, int K, class Value> DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Value value) {
-    float lane[GROUPS][K][WIDTH] = {};
+template <int COUNT, int K, class Value, class BeforeRow>
+DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Value value, BeforeRow before_row) {
+    float lane[K][COUNT] = {};
     for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
-        UNROLL
-        for (int group = 0; group < GROUPS; group++) {
-            INDEPENDENT
-            for (int l = 0; l < WIDTH; l++) {
-                float v[K];
-                value(row, tile.column + first + group * WIDTH + l, v);
-                for (int k = 0; k < K; k++) lane[group][k][l] += v[k];
-            }
+        before_row(row, tile.column + first, COUNT);
+        by_registers<COUNT>([&](int l) {
+            float v[K];
+            value(row, tile.column + first + l, v);
+            for (int k = 0; k < K; k++) lane[k][l] += v[k];
+        });
+    }
+    for (int k = 0; k < K; k++) by_registers<COUNT>([&](int l) { sums[k * COLUMNS + first + l] = lane[k][l]; });
+}
+// Rows whole where they fill the tile and the registers hold their sums: memory likes neighbours. The sums of FEW rows, such as
+// those of partial results, do without such loops of their own.
+template <int K, bool FEW = false, class Value, class BeforeRow = Nothing>
+DEVICE void column_sum(float* sums, const Tile& tile, Value value, BeforeRow before_row = {}) {
+    uint32_t first = 0;
+    if constexpr (!FEW && K * COLUMNS <= ALL_LANES)
+        if (tile.columns == COLUMNS) return column_sum_of<COLUMNS, K>(sums, tile, 0, value, before_row);
+    for (; first + LANES <= tile.columns; first += LANES) column_sum_of<LANES, K>(sums, tile, first, value, before_row);
+    if constexpr (!FEW)
+        for (; first + 4 <= tile.columns; first += 4) column_sum_of<4, K>(sums, tile, first, value, before_row);
+    if (first == tile.columns) return;
+    for (uint32_t j = first; j < tile.columns; j++)
+        for (int k = 0; k < K; k++) sums[k * COLUMNS + j] = 0.0f;
+    for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
+        before_row(row, tile.column + first, tile.columns - first);
+        for (uint32_t j = first; j < tile.columns; j++) {
+            NOT_VECTORISED;
+            float v[K];
+            value(row, tile.column + j, v);
+            for (int k = 0; k < K; k++) sums[k * COLUMNS + j] += v[k];
         }
     }
-    for (int group = 0; group < GROUPS; group++)
-        for (int k = 0; k < K; k++)
-            for (int l = 0; l < WIDTH; l++) sums[k * COLUMNS + first + group * WIDTH + l] = lane[group][k][l];
-}
-// Rows whole where they fill the tile: memory likes neighbours.
-template <int K, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value) {
-    uint32_t first = 0;
-    if (tile.columns == COLUMNS) return column_sum_of<COLUMNS / LANES, LANES, K>(sums, tile, 0, value);
-    for (; first + LANES <= tile.columns; first += LANES) column_sum_of<1, LANES, K>(sums, tile, first, value);
-    for (; first < tile.columns; first++) column_sum_of<1, 1, K>(sums, tile, first, value);
 }
 
-// body(j) for j < count <= COLUMNS.
-template <class Body> DEVICE void each_column(uint32_t count, Body body) {
-    INDEPENDENT
-    for (uint32_t j = 0; j < count; j++) body(j);
-}
-
-// body(bucket, row, column) for every element, in the order of the rows within a column; bucket(row) says which rows
-// touch the same memory, so that one thread does those.
+// body(bucket, row, column) for every element, in the order of the rows within a column. Rows of the same bucket(row) touch the
+// same memory, so one thread does all of those.
 template <class Bucket, class Body> DEVICE void each_in_order(const Tile& tile, Bucket bucket, Body body) {
     for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
         const uint32_t b = bucket(row);
-        INDEPENDENT
-        for (uint32_t j = 0; j < tile.columns; j++) body(b, row, tile.column + j);
+        each_column(tile.columns, [&](Index j) { body(b, row, tile.column + j); });
     }
 }
 #else
-template <class Body> DEVICE void each(const Tile& tile, Body body) {
+template <class Body> DEVICE void each(const Tile& tile, Body body, Nothing = {}) {
     const uint32_t column = thread() % COLUMNS;
     if (column < tile.columns)
         for (uint32_t row = thread() / COLUMNS; row < tile.rows; row += ROW_LANES) body(tile.row + row, tile.column + column);
 }
 
-// Each thread its rows, then a tree over the threads of a column.
-template <int K, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value) {
+// Each thread sums its own rows; then a tree joins the threads of a column.
+template <int K, bool FEW = false, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value, Nothing = {}) {
     SHARED(float, lanes, K * BLOCK);
     float sum[K] = {};
     each(tile, [&](uint64_t row, uint64_t column) {

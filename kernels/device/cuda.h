@@ -12,6 +12,7 @@ typedef unsigned long long uint64_t;
 #define DEVICE static __device__ __forceinline__
 #define MEMBER __device__ __forceinline__
 #define APART static __device__ __noinline__
+#define CALLED DEVICE
 #define RESTRICT __restrict__
 #define INDEPENDENT
 #define INDEPENDENT_FEW

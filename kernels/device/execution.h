@@ -10,6 +10,8 @@
 //                          blocks. 0 leaves that to the assembler, which now and then spills a register to let one more in:
 //                          where `zgan kernels` shows a spill, the kernel names its own number.
 //   DEVICE, APART          begin a function of the device library: inlined everywhere, or nowhere
+//   CALLED                 begins a function that GPUs inline, and that the host compiles once and calls: for work that
+//                          takes much longer than a call and that a file uses several times. Inlined, it would be compiled as often.
 //   BLOCK, WARP, WARPS     threads of a block, lanes of a warp, warps of a block
 //   thread()               this thread's number in its block, 0 .. BLOCK - 1
 //   blockIdx, gridDim      as in CUDA
@@ -18,7 +20,7 @@
 //   shuffle_xor(v, mask), shuffle_down(v, delta), vote_any(p)     within a full warp
 //   atomic_add(pointer, value)                                    on uint32_t; returns the old value
 //   INDEPENDENT            before a loop whose iterations do not depend on one another
-//   INDEPENDENT_FEW        the same for a count that may become a small constant: not to be unrolled before it is vectorised
+//   INDEPENDENT_FEW        the same for a count that may become a small constant: the loop is vectorised before it is unrolled
 //
 // What a kernel file declares about itself. The macros say nothing to the compiler; src/build/source.rs reads them.
 //   PRECISIONS(f32, bf16)  The file is compiled once for each of these storage types (number.h), as a module of its own. A

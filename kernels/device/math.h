@@ -5,7 +5,7 @@
 
 #define INFINITY bits_to_float(0x7f800000u)
 
-// The second argument wins where the first is NaN; smaller(x, y) and larger(x, y) are one instruction each.
+// Where the first argument is NaN, both give the second. Each is one instruction.
 DEVICE float larger(float a, float b) { return a > b ? a : b; }
 DEVICE float smaller(float a, float b) { return a < b ? a : b; }
 DEVICE float absolute(float x) { return bits_to_float(float_to_bits(x) & 0x7fffffffu); }
@@ -25,7 +25,7 @@ DEVICE float exp_negative(float x) {
     p = p * r + 4.99999940e-1f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    // Times 2^n, by its exponent. Outside the range these bits mean nothing.
+    // Times 2^n, by adding n to the exponent. Outside the range the bits are meaningless, and are not used.
     const float result = bits_to_float(float_to_bits(p) + (float_to_bits(shifted) << 23));
     return x < -87.33654f ? 0.0f : result;
 }

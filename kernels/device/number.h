@@ -1,8 +1,10 @@
-// What numbers are stored as: f32, or 16 bits, which are computed in f32 (contract 7). `T` is the storage type of the
-// module that is being compiled (build.rs makes one for each precision that a kernel file names).
+// What numbers are stored as: f32, or 16 bits. Kernels compute and sum in f32 whatever the storage type is; they convert where
+// they load and where they store. `T` is the storage type of the module that is being compiled: a kernel file becomes a module
+// for each precision that it names in PRECISIONS.
 //
-// To the nearest, ties to even; what is too large becomes infinity, NaN stays NaN. On a GPU that is one instruction, where it
-// has it; elsewhere branch-free arithmetic that loops vectorise. The bits are the same but for those of a NaN.
+// Conversions round to the nearest, ties to even; what is too large becomes infinity, and NaN stays NaN. A GPU that has an
+// instruction for it uses that; elsewhere it is branch-free arithmetic, so that loops around it vectorise. Both give the same
+// bits, except for those within a NaN.
 #pragma once
 
 #if defined(__CUDACC_RTC__)
@@ -17,13 +19,14 @@ DEVICE uint16_t narrow_f16(float value) {
     return bits;
 }
 #else
-// A half's exponent is 112 less than a float's. Its subnormal numbers are a float's here, and are none after the product.
+// The exponent of a half is biased by 15, that of a float by 127: multiplying by 2^112 makes up for it. A half's subnormal
+// number is read as a float's subnormal number, and the product makes a normal one of it.
 DEVICE float widen_f16(uint16_t bits) {
     const uint32_t sign = uint32_t(bits & 0x8000u) << 16, shifted = uint32_t(bits & 0x7fffu) << 13;
     const uint32_t infinite = shifted >= 0x0f800000u ? 0x7f800000u : 0u;
     return bits_to_float(sign | infinite | float_to_bits(bits_to_float(shifted) * 5.192296858534828e33f));  // 2^112
 }
-// All bits, or none. What is chosen by masks is no branch to the compiler, so that loops vectorise.
+// All bits where the condition holds, else none. Compilers see no branch in what masks choose, so that loops vectorise.
 DEVICE uint32_t mask(bool condition) { return 0u - uint32_t(condition); }
 DEVICE uint32_t choose(uint32_t where, uint32_t yes, uint32_t no) { return (yes & where) | (no & ~where); }
 DEVICE uint16_t narrow_f16(float value) {
@@ -36,7 +39,8 @@ DEVICE uint16_t narrow_f16(float value) {
     half = choose(mask(rest > 0x7f800000u), 0x7e00u, half);
     return uint16_t(sign | half);
 }
-// widen_f16(narrow_f16(value)): a power of two 13 binary places up takes what a half has no place for.
+// widen_f16(narrow_f16(value)). A float has 13 bits of mantissa more than a half: adding and subtracting a power of two that is
+// 2^13 times larger rounds them away.
 DEVICE float round_to_f16(float value) {
     const uint32_t bits = float_to_bits(value), rest = bits & 0x7fffffffu, exponent = rest & 0x7f800000u;
     const float large = bits_to_float(choose(mask(exponent > 0x38800000u), exponent, 0x38800000u) + (13u << 23));
@@ -59,7 +63,7 @@ DEVICE uint16_t narrow_bf16(float value) {
 #endif
 }
 
-// To the ten highest bits of the mantissa, ties away from zero: what tensor cores take for f32.
+// Keeps the ten highest bits of the mantissa, ties away from zero: the numbers that tensor cores multiply in tf32.
 DEVICE float round_to_tf32(float value) {
 #if defined(__CUDACC_RTC__) && __CUDA_ARCH__ >= 800
     uint32_t rounded;
@@ -67,7 +71,7 @@ DEVICE float round_to_tf32(float value) {
     return bits_to_float(rounded);
 #else
     const uint32_t bits = float_to_bits(value);
-    const uint32_t rounded = (bits + 0x1000u) & 0xffffe000u;  // half a step more, and cut off
+    const uint32_t rounded = (bits + 0x1000u) & 0xffffe000u;  // adds half a step, then cuts off
     return bits_to_float((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fffe000u : rounded);
 #endif
 }
@@ -93,7 +97,7 @@ typedef f16 T;
 typedef float T;
 #endif
 
-// A factor of a product: a number that was computed, as it would be stored; in tf32, rounded.
+// What a product multiplies instead of a computed number: the number as T would store it; in tf32, rounded to that.
 #if PRECISION_TF32
 DEVICE float factor(float value) { return round_to_tf32(value); }
 #elif PRECISION_F16 && !defined(__CUDACC_RTC__)

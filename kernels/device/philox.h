@@ -1,7 +1,7 @@
 // Philox4x32-10, a counter-based generator: four random words from a counter and a key, no state between calls.
 //   Parallel Random Numbers: As Easy as 1, 2, 3, J. Salmon et al., 2011. The same in Rust: src/random.rs.
 //
-// Counters are (index, stream, step, purpose): every user of random numbers has a stream, and each step its own numbers.
+// A counter is (index, stream, step, purpose): each use of random numbers has a stream of its own, and each step new numbers.
 #pragma once
 #include "state.h"
 
@@ -46,7 +46,7 @@ template <class Write> DEVICE void each_word(Stream stream, uint32_t first, uint
         write(4 * index + 2, random.word[2]);
         write(4 * index + 3, random.word[3]);
     }
-    // At most three elements before the first whole counter and three after the last; none may be both.
+    // At most three elements lie before the first whole counter, and three after the last; no element is written twice.
     const uint32_t before = 4 * whole_first < last ? 4 * whole_first : last;
     for (uint32_t e = first + thread(); e < before; e += BLOCK) write(e, stream.at(e / 4).word[e % 4]);
     const uint32_t after = 4 * whole_last > before ? 4 * whole_last : before;

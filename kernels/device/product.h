@@ -1,5 +1,5 @@
-// The product of two small matrices by one block, f32, operands where they lie (shared memory or cache): for tiles
-// that are made and used within a kernel, as the scores of attention are.
+// The product of two small matrices by one block, in f32. The operands are read where they lie, in shared memory or in the cache:
+// this is for tiles that a kernel makes and uses itself, such as the scores of attention.
 #pragma once
 #include "math.h"
 

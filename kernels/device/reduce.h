@@ -1,9 +1,9 @@
-// Reductions over a block, in a fixed order. Every thread of the block calls them, and every thread gets the result.
+// Sums and maxima over a block, in a fixed order. Every thread of the block calls them, and every thread gets the result.
 #pragma once
 #include "math.h"
 
-// What the functions below count with: as wide as a pointer on the host, where a 32-bit sum that may wrap would keep
-// the compiler from seeing that neighbours lie next to each other.
+// The type of an index. On the host it is as wide as a pointer: 32-bit sums may wrap, so the compiler could not rely on elements
+// i and i + 1 being neighbours, and would not vectorise.
 #if defined(ZGAN_HOST)
 typedef uint64_t Index;
 #else
@@ -18,9 +18,17 @@ struct Maximum {
 };
 
 #if defined(ZGAN_HOST)
-// One thread: N values at once in LANES independent lanes, which the compiler keeps in vector registers (it may not
-// reorder a float sum itself, and -fassociative-math would undo the compensated sums elsewhere); joined pairwise.
+// One thread sums in LANES independent lanes, which the compiler keeps in vector registers, and joins them pairwise at the end.
+// (It may not reorder a float sum by itself, and -fassociative-math, which would let it, undoes compensated sums.)
 constexpr int LANES = 16;
+template <class Join> CALLED float join_lanes(float* lane) {
+    UNROLL
+    for (int width = LANES / 2; width > 0; width /= 2) {
+        INDEPENDENT
+        for (int l = 0; l < width; l++) lane[l] = Join::join(lane[l], lane[l + width]);
+    }
+    return lane[0];
+}
 template <class Join, int K> struct Lanes {
     float lane[K][LANES];
     MEMBER void fill(float value) { for (int k = 0; k < K; k++) for (int l = 0; l < LANES; l++) lane[k][l] = value; }
@@ -33,11 +41,7 @@ template <class Join, int K> struct Lanes {
         }
     }
     MEMBER void finish(float (&result)[K]) {
-        for (int k = 0; k < K; k++) {
-            for (int width = LANES / 2; width > 0; width /= 2)
-                for (int l = 0; l < width; l++) lane[k][l] = Join::join(lane[k][l], lane[k][l + width]);
-            result[k] = lane[k][0];
-        }
+        for (int k = 0; k < K; k++) result[k] = join_lanes<Join>(lane[k]);
     }
 };
 
@@ -47,7 +51,7 @@ template <class Join, int K, class Value> DEVICE void block_reduce(float (&resul
     lanes.fill(empty);
     Index i = 0;
     if (K == 1) {
-        // A second set, joined to the first: alone, a sum or maximum would wait for its own last addition.
+        // Two sets of lanes, joined at the end: with one, each addition would wait for the one before it.
         Lanes<Join, K> second;
         second.fill(empty);
         for (; i + 2 * LANES <= n; i += 2 * LANES) {
@@ -65,7 +69,7 @@ template <class Join, int K, class Value> DEVICE void block_reduce(float (&resul
     lanes.finish(result);
 }
 #else
-// Each thread its stride, then a tree over the lanes of each warp, then a tree over the warps.
+// Each thread joins the values of its stride; then a tree joins the lanes of each warp, then a tree the warps.
 template <class Join, int K, class Value> DEVICE void block_reduce(float (&result)[K], float empty, uint32_t n, Value value) {
     for (int k = 0; k < K; k++) result[k] = empty;
     for (uint32_t i = thread(); i < n; i += BLOCK) {

@@ -1,7 +1,7 @@
-// Walking a matrix of rows by columns, row-major: the loops of pooling, broadcasting and of sums over samples.
-// On the host a row is a plain vectorised loop; with real threads the elements are spread so that a warp reads
-// consecutive columns. Every thread of the block calls these functions with the same arguments. Functions of a column
-// that are passed to a sum take it as `auto`: 64 bits on the host, where a wrapped index would stop the vectoriser.
+// Loops over a row-major matrix, for pooling, for broadcasting and for sums over samples. On the host a row is a plain loop,
+// which is vectorised; with real threads, those of a warp read neighbouring columns. Every thread of the block calls these
+// functions with the same arguments. A function of a column that is passed to a sum takes the column as `auto`: it has 64 bits on
+// the host, since the compiler does not vectorise a loop whose index might wrap.
 #pragma once
 #include "math.h"
 #include "reduce.h"
@@ -46,8 +46,8 @@ DEVICE void column_sums(uint32_t first, uint32_t last, uint32_t rows, Take take,
     if (c < last) column_sums_at<16>(c, uint32_t(last - c), rows, take, value, store);
 }
 
-// body(r) for every r < rows. With real threads a warp owns a row, and there is no barrier; inside the body,
-// row_reduce and for_each_column are for the lanes of that warp, and a lane sees the same columns in both.
+// body(r) for every r < rows. With real threads a warp owns a row, and there is no barrier. Inside the body, row_reduce and
+// for_each_column share the row out over the lanes of that warp, and a lane gets the same columns in both.
 template <class Body> DEVICE void for_each_row(uint32_t rows, Body body) {
     for (uint32_t r = 0; r < rows; r++) body(r);
 }
@@ -60,14 +60,14 @@ template <class Body> DEVICE void for_each_column(uint32_t columns, Body body) {
     INDEPENDENT
     for (uint32_t c = 0; c < columns; c++) body(c);
 }
-// One lane of each row, to store what all of them know.
+// True in one lane of each row, which stores what all lanes know.
 DEVICE constexpr bool row_leader() { return true; }
 #else
 template <class Row> DEVICE void for_each_element(uint32_t rows, uint32_t columns, Row row) {
     for (uint32_t i = thread(); i < rows * columns; i += BLOCK) row(i / columns)(i % columns);
 }
 
-// A warp reads WARP columns of a row; the warps share the rows.
+// Each warp reads WARP columns at a time, of every WARPS-th row.
 template <class Take, class Value, class Store>
 DEVICE void column_sums(uint32_t first, uint32_t last, uint32_t rows, Take take, Value value, Store store) {
     SHARED(float, sums, BLOCK);
@@ -117,7 +117,7 @@ DEVICE bool is_class(uint32_t label, uint32_t classes) { return label < classes;
 
 // Sums over samples of the same label, without float atomics and without a pass per class: block n owns the label of
 // sample n when no earlier sample has it, and joins all samples from n on that do, in order.
-// Call add(label, c, sum) where this block is the owner; nothing else happens in the others.
+// The owner calls add(label, c, sum) for each column; the other blocks do nothing.
 template <class Value, class Add>
 DEVICE void sums_by_label(uint32_t n, uint32_t first, uint32_t last, const uint32_t* RESTRICT labels, uint32_t N,
                           uint32_t classes, Value value, Add add) {

@@ -1,5 +1,5 @@
-// What a training step keeps on the device, so that a captured step is replayed without patching anything.
-// The mirror of `State` in src/ops/state.rs. Index 0 is the generator, 1 the discriminator.
+// What changes from one training step to the next. It lies on the device, so that a step that was captured as a CUDA graph can
+// be replayed as it is. `State` in src/ops/state.rs is the same structure in Rust. Index 0 is the generator, 1 the discriminator.
 #pragma once
 
 struct State {

@@ -8,7 +8,7 @@
 //     Run run(row, k)          the elements that follow (row, k) in memory; run.count of them at least one
 //     load(run, count, store)  store(i, value) for each i < count <= run.count
 //     PLAIN                    whether load(run) is what lies at run.values, run.count of it
-//     PATCHED                  whether the host shall read rows from a patch of images (patch.h) instead
+//     PATCHED                  whether the host reads rows from a patch of the image instead (see window.h)
 //     PANELS                   whether the host shall call panel<WIDTH>(to, row, width, k, depth), which packs them all at once
 //     ahead(row, k, count)     where depths k .. k + count will be read from, `row` on; may be nothing
 //   and for tensor cores, which read 16 bytes at a time, PIECE elements that begin at a multiple of PIECE:

@@ -1,5 +1,6 @@
-// Appended to every kernel file by build.rs: how Rust runs blocks `first .. last` of a grid.
-// The mirror of `HostEntry` in src/device/host.rs.
+// The end of every kernel file on a CPU (src/build/host.rs appends it): a table entry per kernel, through which Rust runs the
+// blocks `first .. last` of a grid. `arguments` has a pointer to each parameter, as cuLaunchKernel takes them.
+// `HostEntry` in src/device/kernels.rs is the same structure in Rust.
 #pragma once
 
 struct Entry {

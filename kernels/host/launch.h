@@ -1,8 +1,7 @@
-// What makes a kernel file C++, for both executions on a CPU: CUDA's words, and the entry through which
-// Rust starts a kernel with the same array of argument pointers that cuLaunchKernel takes.
+// What both executions on a CPU need to compile a kernel file as C++: the words of CUDA that kernels use.
 //
-// build.rs wraps each kernel file, includes expanded, in an unnamed namespace, so that nothing in it can be
-// merged with another instruction set's copy, and appends one Entry per kernel.
+// The build (src/build/host.rs) puts the text of each kernel file, with its includes, into an unnamed namespace, so that the
+// linker never takes a function of one instruction set for that of another, and appends entry.h with one Entry per kernel.
 #pragma once
 
 typedef __UINT8_TYPE__ uint8_t;
@@ -18,7 +17,7 @@ typedef __UINT64_TYPE__ uint64_t;
 #define APART [[maybe_unused]] static __attribute__((noinline))
 #define RESTRICT __restrict__
 #if defined(ZGAN_SIMT)
-#define UNCHECKED __attribute__((no_sanitize("thread")))  // no kernel's doing: the checkers of `simt` do not see it
+#define UNCHECKED __attribute__((no_sanitize("thread")))  // for what is no part of a kernel: the checkers of `simt` do not see it
 #else
 #define UNCHECKED
 #endif
@@ -35,6 +34,8 @@ typedef __UINT64_TYPE__ uint64_t;
 #define UNROLL_FOUR _Pragma("GCC unroll 4")
 #define ROLLED _Pragma("GCC unroll 1")
 #endif
+// Stands in the body of a loop of a few iterations, where vectors would be more code for nothing: it keeps the compiler from them.
+#define NOT_VECTORISED __asm__ volatile("")
 
 struct Index3 { uint32_t x, y, z; };
 static thread_local Index3 blockIdx, gridDim;

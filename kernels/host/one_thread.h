@@ -1,8 +1,14 @@
-// The `host` execution: a block is one thread, so a loop that strides by BLOCK is a plain loop, which
-// the compiler vectorises; a barrier is nothing, and a block's reduction is the value itself.
+// The `host` execution: a block is one thread. A loop that strides by BLOCK is then a plain loop, which the compiler
+// vectorises; a barrier does nothing, and what a thread has summed is already the sum of the block.
 #pragma once
 
 #include "launch.h"
+
+#if defined(__clang__)
+#define CALLED APART
+#else
+#define CALLED APART __attribute__((noclone))
+#endif
 
 constexpr int BLOCK = 1, WARP = 1, WARPS = 1;
 
@@ -11,12 +17,12 @@ DEVICE void barrier() {}
 DEVICE void warp_barrier() {}
 
 extern "C" {
-// src/device/host.rs: at least `bytes` of the calling thread's own memory, for a block that needs more than SHARED should
-// hold: thread-local arrays of every kernel file and instruction set lie on each thread's stack. The last call counts.
+// Defined in src/device/host.rs. Gives at least `bytes` of memory that belongs to the calling thread, until its next call.
+// It is for blocks that need a lot: the arrays of SHARED, from all kernel files and instruction sets, take room in every thread.
 void* zgan_host_scratch(uint64_t bytes);
 }
 
-// Thread-local, because blocks run on several cores at once; a launch never nests in another.
+// Blocks run on several cores at once, so each thread has its own array. One is enough, as no launch begins within another.
 #define SHARED(T, name, N) alignas(64) static thread_local T name[N]
 
 template <class T> DEVICE T shuffle_xor(T value, int) { return value; }

@@ -2,13 +2,13 @@
 // access to memory, and the operations of a block whose place in the kernel a report may name. Compiled once, without
 // instrumentation. src/device/simt/mod.rs has the other side.
 //
-// A coroutine's own stack holds its local variables: most of the calls are for those, and end at the gate.
+// Most calls are for local variables, which lie on the coroutine's own stack: the gate below ends these at once.
 typedef __UINT64_TYPE__ uint64_t;
 typedef __UINT32_TYPE__ uint32_t;
 typedef __INT32_TYPE__ int32_t;
 
 namespace {
-// Accesses to `low .. low + span` are nobody's business. Everything is, where no checker is at work.
+// Accesses to `low .. low + span` are not passed on. That is all of memory while no checker is at work.
 struct Gate {
     uint64_t low, span;
 };

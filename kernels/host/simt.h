@@ -2,10 +2,12 @@
 // a warp operation hands control to the next coroutine until all that must arrive have arrived.
 //
 // This text is compiled with the thread sanitizer's instrumentation: before every access to memory it calls one of the
-// functions in simt.cpp, where the checkers stand. What the compiler expands without a call is led through one here.
+// functions in simt.cpp, which pass it to the checkers. What the compiler would expand without such a call has one written here.
 #pragma once
 
 #include "launch.h"
+
+#define CALLED DEVICE
 
 constexpr int BLOCK = 256, WARP = 32, WARPS = BLOCK / WARP;
 
@@ -25,7 +27,7 @@ void zgan_simt_copy(void* to, const void* from, uint64_t used);
 void zgan_simt_copies_commit();
 void zgan_simt_copies_wait(uint32_t most);
 void zgan_simt_run_block(void (*body)(void*), void* closure, const void* block_index, const void* grid_size);
-// Before an access that is seen by no instrumentation.
+// To be called before an access that the compiler does not instrument.
 void zgan_simt_read(const void* pointer, uint64_t bytes);
 void zgan_simt_write(void* pointer, uint64_t bytes);
 void zgan_simt_atomic(void* pointer, uint64_t bytes);
@@ -39,7 +41,7 @@ DEVICE int thread() { return int(zgan_simt_thread()); }
 DEVICE void barrier() { zgan_simt_barrier(); }
 DEVICE void warp_barrier() { zgan_simt_warp_barrier(); }
 
-// Found by the address of its name, of which each declaration has one of its own.
+// Each declaration has an array of characters with its name; the address of that array tells declarations apart.
 #define SHARED(T, name, N)                       \
     static const char name##_declared[] = #name; \
     T* const name = static_cast<T*>(zgan_simt_shared(name##_declared, sizeof(T) * (N), sizeof(T)))
@@ -66,7 +68,7 @@ DEVICE uint32_t atomic_add(uint32_t* pointer, uint32_t value) {
     return add_unseen(pointer, value);
 }
 
-// A kernel's own copies: of a fixed size, they would be expanded without a call.
+// For copies in a kernel's own text: the compiler would expand one of a fixed size into moves that no checker sees.
 DEVICE void copy_seen(void* to, const void* from, uint64_t bytes) {
     zgan_simt_read(from, bytes);
     zgan_simt_write(to, bytes);
