@@ -335,7 +335,7 @@ KERNEL_ONCE(256, 0) norm_backward_finish_f32(float* RESTRICT dgamma,          //
     });
 }
 
-KERNEL(256, 0) PRECISE(norm_backward_input)(T* RESTRICT dx,                     // (R, C)
+KERNEL(256, 0) PRECISE(norm_input_gradient)(T* RESTRICT dx,                     // (R, C)
                                             const T* RESTRICT dy,               // (R, C), or (4 R, C) where width is not 0
                                             const T* RESTRICT x,                // (R, C)
                                             const float* RESTRICT mean,         // (C)

@@ -43,8 +43,7 @@ impl Element for u64 {
 /// The elements are reached through raw pointers alone, so sharing is sound. Each launch checks that an operation's
 /// output does not overlap what it reads.
 ///
-/// A `Buffer<f32>` holds real numbers, which the device stores in the buffer's [`Precision`]: `write` rounds to it, and
-/// `read` widens to f32.
+/// One of real numbers is called [`Reals`].
 #[derive(Clone)]
 pub struct Buffer<T> {
     memory: Arc<Memory>,
@@ -53,6 +52,10 @@ pub struct Buffer<T> {
     precision: Precision,
     element: PhantomData<T>,
 }
+
+/// Real numbers, which the device stores in the buffer's [`Precision`], f32 or another: `write` rounds to it, and `read`
+/// widens to f32.
+pub type Reals = Buffer<f32>;
 
 pub(super) struct Memory {
     device: Device,
@@ -203,7 +206,7 @@ impl<T: Element> Buffer<T> {
     }
 
     /// The bytes of a part, seen as real numbers in this precision. Panics where they do not divide evenly.
-    pub fn as_reals(&self, precision: Precision) -> Buffer<f32> {
+    pub fn as_reals(&self, precision: Precision) -> Reals {
         let bytes = self.cast::<u8>();
         let each = precision.bytes();
         assert!(

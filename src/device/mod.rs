@@ -17,7 +17,7 @@ mod precision;
 mod simt;
 mod tuning;
 
-pub use buffer::{Buffer, Element};
+pub use buffer::{Buffer, Element, Reals};
 pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_text};
 pub(crate) use launch::Launch;
 pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
@@ -328,19 +328,19 @@ impl Device {
     }
 
     /// A new buffer of zeros, stored in this precision.
-    pub fn zeros_in(&self, len: usize, precision: Precision) -> Result<Buffer<f32>> {
+    pub fn zeros_in(&self, len: usize, precision: Precision) -> Result<Reals> {
         Buffer::zeros(self, len, precision)
     }
 
     /// A new buffer with these values, rounded to this precision.
-    pub fn upload_in(&self, values: &[f32], precision: Precision) -> Result<Buffer<f32>> {
+    pub fn upload_in(&self, values: &[f32], precision: Precision) -> Result<Reals> {
         let buffer = Buffer::zeros(self, values.len(), precision)?;
         buffer.write(values)?;
         Ok(buffer)
     }
 
     /// A new buffer that counts as never written: each of its bytes is 0xff, which makes a float not a number.
-    pub(crate) fn unwritten_in(&self, len: usize, precision: Precision) -> Result<Buffer<f32>> {
+    pub(crate) fn unwritten_in(&self, len: usize, precision: Precision) -> Result<Reals> {
         let bytes = self.unwritten::<u8>(len * precision.bytes())?;
         Ok(bytes.as_reals(precision))
     }

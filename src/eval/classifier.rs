@@ -9,7 +9,7 @@
 use super::metrics::Points;
 use crate::checkpoint::NamedTensor;
 use crate::data::{Dataset, ImageShape, LastBatch, Loader, LoaderOptions};
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Reals};
 use crate::nn::parameters::restore;
 use crate::nn::{
     Arena, Backward, BatchNorm, Builder, Conv, ConvOptions, Forward, Init, Layer, Layout, Linear, Mode, Network, Norm,
@@ -182,7 +182,7 @@ impl Layers {
     }
 
     /// Takes the bytes through all layers.
-    fn forward(&self, state: &StateBuffer, flat: [&Buffer<f32>; 2], mode: Mode) -> Result<()> {
+    fn forward(&self, state: &StateBuffer, flat: [&Reals; 2], mode: Mode) -> Result<()> {
         let shape = [self.x.n, self.x.h, self.x.w, self.x.c];
         pixels::load(&self.x.x, &self.bytes, state, 0, Augment::default(), shape)?;
         let [weights, running] = flat;
@@ -196,8 +196,8 @@ pub struct Classifier {
     classes: usize,
     layouts: Layouts,
     state: StateBuffer,
-    values: Buffer<f32>,
-    running: Buffer<f32>,
+    values: Reals,
+    running: Reals,
     layers: Layers,
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::setup::Setup;
 use super::workspace::gradient;
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::{Buffer, Reals};
 use crate::nn::{Arena, Value};
 use crate::ops::cross_entropy::{self, Evaluation};
 use crate::ops::state::{self, StateBuffer};
@@ -15,16 +15,16 @@ use crate::ops::state::{self, StateBuffer};
 pub struct ClassLoss {
     pub logits: Value,
     /// The gradient of the class logits, which the next backward pass starts from.
-    seeds: Buffer<f32>,
+    seeds: Reals,
     labels: Buffer<u32>,
     weight_d: f32,
     weight_g: f32,
     /// Of the last D step, on real images and on fakes, and of the last G step: the weighted loss, and how many were
     /// right.
-    real: Buffer<f32>,
-    fake: Buffer<f32>,
-    of_g: Buffer<f32>,
-    workspace: Buffer<f32>,
+    real: Reals,
+    fake: Reals,
+    of_g: Reals,
+    workspace: Reals,
 }
 
 impl ClassLoss {
@@ -45,12 +45,12 @@ impl ClassLoss {
     }
 
     /// What the backward pass of these samples starts from.
-    pub fn seeds(&self, rows: &Range<usize>) -> Buffer<f32> {
+    pub fn seeds(&self, rows: &Range<usize>) -> Reals {
         let classes = self.logits.features();
         self.seeds.view(rows.start * classes..rows.end * classes)
     }
 
-    fn evaluate(&self, statistics: &Buffer<f32>, weight: f32, rows: Range<usize>, state: &StateBuffer) -> Result<()> {
+    fn evaluate(&self, statistics: &Reals, weight: f32, rows: Range<usize>, state: &StateBuffer) -> Result<()> {
         let logits = self.logits.rows(&rows).x;
         let workspace = self.workspace.view(0..cross_entropy::workspace_len(rows.len()));
         let out = Evaluation { statistics, dx: &self.seeds(&rows) };

@@ -1,7 +1,7 @@
 //! The losses of the two players, from the logits of a batch to values and per-sample seeds.
 
 use crate::Result;
-use crate::device::{Buffer, Device};
+use crate::device::{Device, Reals};
 use crate::nn::Fusion;
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses::{self, LogitLoss};
@@ -23,11 +23,11 @@ impl Loss {
     pub fn evaluate(
         self,
         out: &Evaluation,
-        real: &Buffer<f32>,
-        fake: &Buffer<f32>,
+        real: &Reals,
+        fake: &Reals,
         real_is_low: bool,
         unfused: &[Fusion],
-        workspace: &Buffer<f32>,
+        workspace: &Reals,
     ) -> Result<()> {
         let other = match self {
             Loss::Softmax => {

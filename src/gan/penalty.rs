@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::player::Player;
 use super::setup::Setup;
 use super::workspace::gradient;
-use crate::device::Buffer;
+use crate::device::{Buffer, Reals};
 use crate::nn::{Arena, Mode, Network, Tangent, Value};
 use crate::ops::gradient_penalty::{self, Direction};
 use crate::ops::random;
@@ -18,10 +18,10 @@ pub struct GradientPenalty {
     weight: f32,
     scaled: bool,
     /// (N): how much of each point is real.
-    share: Buffer<f32>,
-    norms: Buffer<f32>,
+    share: Reals,
+    norms: Reals,
     /// (2): the penalty, and the mean norm.
-    statistics: Buffer<f32>,
+    statistics: Reals,
     /// The rows of D's batch that hold the points, and their tangents.
     points: Range<usize>,
     tangents: Range<usize>,

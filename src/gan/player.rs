@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::setup::{Setup, Weights};
 use crate::Result;
 use crate::checkpoint::NamedTensor;
-use crate::device::{Buffer, Device, Precision};
+use crate::device::{Device, Precision, Reals};
 use crate::nn::parameters;
 use crate::nn::{self, Backward, Forward, Init, Layout, Mode};
 use crate::ops::adam::{self, Adam};
@@ -50,16 +50,16 @@ impl Layouts {
 pub struct Player {
     pub name: &'static str,
     pub layouts: Layouts,
-    pub values: Buffer<f32>,
-    pub gradients: Buffer<f32>,
-    first_moment: Buffer<f32>,
-    second_moment: Buffer<f32>,
+    pub values: Reals,
+    pub gradients: Reals,
+    first_moment: Reals,
+    second_moment: Reals,
     /// The moving average of `values`; only the generator has one.
-    pub average: Option<Buffer<f32>>,
-    pub running: Buffer<f32>,
+    pub average: Option<Reals>,
+    pub running: Reals,
     spectral: Option<Spectral>,
     /// What [`Player::weights`] are, rounded to the 16 bits of the activations.
-    rounded: Option<Buffer<f32>>,
+    rounded: Option<Reals>,
     network: Network,
     adam: Adam,
     average_decay: f32,
@@ -71,11 +71,11 @@ pub struct Spectral {
     plan: Plan,
     /// u of all matrices, one after the other, and v.
     layouts: [Layout; 2],
-    vectors: [Buffer<f32>; 2],
-    sigma: Buffer<f32>,
-    workspace: Buffer<f32>,
+    vectors: [Reals; 2],
+    sigma: Reals,
+    workspace: Reals,
     /// All parameters, the normalised ones divided by their sigma.
-    effective: Buffer<f32>,
+    effective: Reals,
 }
 
 impl Player {
@@ -112,17 +112,17 @@ impl Player {
     }
 
     /// The parameters that draw: their average, if there is one and it is wanted.
-    pub fn choose(&self, weights: Weights) -> &Buffer<f32> {
+    pub fn choose(&self, weights: Weights) -> &Reals {
         self.average.as_ref().filter(|_| weights == Weights::Average).unwrap_or(&self.values)
     }
 
     /// What a forward or backward pass multiplies with.
-    pub fn weights(&self) -> &Buffer<f32> {
+    pub fn weights(&self) -> &Reals {
         self.weights_of(&self.values)
     }
 
     /// What products with 16-bit activations multiply with.
-    pub fn rounded_weights(&self) -> Option<&Buffer<f32>> {
+    pub fn rounded_weights(&self) -> Option<&Reals> {
         self.rounded.as_ref()
     }
 
@@ -156,7 +156,7 @@ impl Player {
     }
 
     /// As [`Player::weights`], after [`Player::normalise_from`] of `values`.
-    pub fn weights_of<'a>(&'a self, values: &'a Buffer<f32>) -> &'a Buffer<f32> {
+    pub fn weights_of<'a>(&'a self, values: &'a Reals) -> &'a Reals {
         self.spectral.as_ref().map_or(values, |spectral| &spectral.effective)
     }
 
@@ -168,7 +168,7 @@ impl Player {
     }
 
     /// The same for other parameters, such as the average.
-    pub fn normalise_from(&self, values: &Buffer<f32>, iterate: bool) -> Result<()> {
+    pub fn normalise_from(&self, values: &Reals, iterate: bool) -> Result<()> {
         let Some(s) = &self.spectral else { return Ok(()) };
         spectral_norm::forward(&s.plan, &s.effective, values, s.state(), iterate)
     }
@@ -180,7 +180,7 @@ impl Player {
     }
 
     /// An Adam update from `gradients`, and the average's; `norms` gets the gradient's Euclidean norm.
-    pub fn update(&self, state: &StateBuffer, norms: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
+    pub fn update(&self, state: &StateBuffer, norms: &Reals, workspace: &Reals) -> Result<()> {
         let buffers = adam::Buffers {
             parameters: &self.values,
             first_moment: &self.first_moment,
@@ -200,7 +200,7 @@ impl Player {
     }
 
     /// The flat buffers that a checkpoint keeps, each with the prefix of its tensors' names.
-    pub fn kept(&self) -> Vec<(&'static str, &Layout, &Buffer<f32>)> {
+    pub fn kept(&self) -> Vec<(&'static str, &Layout, &Reals)> {
         let p = &self.layouts.parameters;
         let mut kept = vec![
             ("", p, &self.values),

@@ -8,7 +8,7 @@ use super::player::{Layouts, Player};
 use super::setup::{Setup, Weights};
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Reals};
 use crate::nn::{Arena, Builder, Forward, Layout, Mode, Network, Value};
 use crate::ops::state::{State, StateBuffer};
 use crate::ops::{pixels, random};
@@ -29,13 +29,13 @@ pub(super) struct Sampler {
     image: Value,
     bytes: Buffer<u8>,
     /// Statistics gathered under the averaged weights: those of training belong to other weights.
-    gathered: Buffer<f32>,
+    gathered: Reals,
 }
 
 /// What a forward pass draws with: weights, and the running statistics that belong to them.
 struct Source<'a> {
-    weights: &'a Buffer<f32>,
-    running: &'a Buffer<f32>,
+    weights: &'a Reals,
+    running: &'a Reals,
 }
 
 impl Sampler {
@@ -166,7 +166,7 @@ pub struct Generator {
     sampler: Sampler,
     weights: Weights,
     /// The weights on the way from one class to another.
-    blended: Option<Buffer<f32>>,
+    blended: Option<Reals>,
 }
 
 impl Generator {

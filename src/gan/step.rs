@@ -10,7 +10,7 @@ use super::player::Player;
 use super::setup::Setup;
 use super::workspace::Workspace;
 use crate::Result;
-use crate::device::{Buffer, Device, Event};
+use crate::device::{Device, Event, Reals};
 use crate::nn::{Backward, Mode, Network};
 use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
@@ -235,7 +235,7 @@ impl Step {
     }
 
     /// Lets a backward pass start from the seeds of both heads; those of the class loss are there already.
-    fn seed_logits(&self, classes: &ClassLoss, rows: Range<usize>, seeds: &Buffer<f32>) -> Result<()> {
+    fn seed_logits(&self, classes: &ClassLoss, rows: Range<usize>, seeds: &Reals) -> Result<()> {
         let to = self.workspace.backward_seed.view(rows.clone());
         to.copy_from(seeds)?;
         if self.setup.scales_losses() {

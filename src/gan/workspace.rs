@@ -6,7 +6,7 @@ use super::penalty::GradientPenalty;
 use super::player::Players;
 use super::setup::Setup;
 use crate::data::ImageShape;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Reals};
 use crate::nn::{Arena, Builder, Network, Value};
 use crate::ops::adam;
 use crate::ops::log_partition::Evaluation;
@@ -29,16 +29,16 @@ pub(super) struct Workspace {
     /// The gradient of the logits, which D's backward pass starts from. Without a class loss it is 1, or the loss scale,
     /// everywhere, so that one pass serves both players: the derivatives of their losses scale what it leaves, sample by
     /// sample. With a class loss it is, at the real images and the fakes, the derivative of one player's loss at a time.
-    pub backward_seed: Buffer<f32>,
+    pub backward_seed: Reals,
     pub classes: Option<ClassLoss>,
     pub penalty: Option<GradientPenalty>,
     /// Of the last D step and the last G step.
     pub of_d: Evaluation,
     pub of_g: Evaluation,
-    pub loss_workspace: Buffer<f32>,
+    pub loss_workspace: Reals,
     /// (2): the gradients' norms of G and D.
-    pub norms: Buffer<f32>,
-    pub adam_workspace: Buffer<f32>,
+    pub norms: Reals,
+    pub adam_workspace: Reals,
 }
 
 /// What a step is given: (n_dis, N, H, W, C) and (n_dis, N) as the loader gives them; none where points are drawn here.
@@ -124,6 +124,6 @@ impl Workspace {
 }
 
 /// The gradient of a value that was built with one.
-pub(super) fn gradient<'a>(value: &'a Value, name: &str) -> Result<&'a Buffer<f32>> {
+pub(super) fn gradient<'a>(value: &'a Value, name: &str) -> Result<&'a Reals> {
     value.dx.as_ref().ok_or_else(|| Error::Shape(format!("{name}: built without a gradient")))
 }

@@ -1,7 +1,7 @@
 //! One allocation for every activation, gradient and workspace of a training step.
 
 use crate::Result;
-use crate::device::{Buffer, Device, Element, Precision};
+use crate::device::{Buffer, Device, Element, Precision, Reals};
 
 /// Hands out parts of one allocation. Shapes are fixed before training starts, so a network is built twice by the same
 /// code: first on an arena that only measures, then on one of the measured size.
@@ -44,7 +44,7 @@ impl Arena {
     }
 
     /// `len` real numbers, zero at first, stored in this precision.
-    pub fn take_in(&mut self, len: usize, precision: Precision) -> Result<Buffer<f32>> {
+    pub fn take_in(&mut self, len: usize, precision: Precision) -> Result<Reals> {
         match self.part(len * precision.bytes()) {
             Some(part) => Ok(part.as_reals(precision)),
             None => Device::unbacked().zeros_in(len, precision),

@@ -5,7 +5,7 @@
 
 use super::{Backward, Builder, Conv, ConvOptions, Forward, Init, Layer, Parameter, Source, Target, Value};
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::{Buffer, Reals};
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::resample;
 
@@ -22,12 +22,12 @@ pub struct Attention {
     v: Pooled,
     /// What attention gives, (N, H, W, C / 2), and the log-sum-exp (N, H W) that its backward pass needs.
     o: Value,
-    lse: Buffer<f32>,
+    lse: Reals,
     /// What the last convolution makes of `o`.
     a: Value,
     y: Value,
-    workspace: Buffer<f32>,
-    gamma_workspace: Buffer<f32>,
+    workspace: Reals,
+    gamma_workspace: Reals,
 }
 
 /// A convolution's output and its 2x2 maxima.
@@ -93,11 +93,11 @@ impl Attention {
     }
 
     /// The part of the workspace that this many samples take.
-    fn workspace(&self, shape: Shape) -> Buffer<f32> {
+    fn workspace(&self, shape: Shape) -> Reals {
         self.workspace.view(0..shape.workspace_len(self.o.x.precision()))
     }
 
-    fn pixels(&self, buffer: &Buffer<f32>, rows: &std::ops::Range<usize>) -> Buffer<f32> {
+    fn pixels(&self, buffer: &Reals, rows: &std::ops::Range<usize>) -> Reals {
         let l = self.x.h * self.x.w;
         buffer.view(rows.start * l..rows.end * l)
     }

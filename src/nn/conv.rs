@@ -3,7 +3,7 @@
 use super::unfused::UnfusedConv;
 use super::{Backward, Builder, Forward, Init, Parameter, Source, Tangent, Target, Value};
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::Reals;
 use crate::ops::conv::{self, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use crate::ops::spectral_norm::Outputs;
 
@@ -45,9 +45,9 @@ pub struct Conv {
     options: ConvOptions,
     weight: Parameter,
     bias: Option<Parameter>,
-    flipped: Buffer<f32>,
-    weight_parts: Buffer<f32>,
-    bias_parts: Buffer<f32>,
+    flipped: Reals,
+    weight_parts: Reals,
+    bias_parts: Reals,
     unfused: Option<UnfusedConv>,
 }
 
@@ -94,14 +94,7 @@ impl Conv {
     }
 
     /// `first` is the number of the first sample.
-    fn apply(
-        &self,
-        weight: &Buffer<f32>,
-        bias: Option<&Buffer<f32>>,
-        from: &Source,
-        to: &Target,
-        first: usize,
-    ) -> Result<()> {
+    fn apply(&self, weight: &Reals, bias: Option<&Reals>, from: &Source, to: &Target, first: usize) -> Result<()> {
         if let Some(unfused) = &self.unfused {
             return unfused.forward(self.sizes(from), (weight, bias), from, to, first);
         }
@@ -120,9 +113,9 @@ impl Conv {
 
     fn weight_gradient(
         &self,
-        gradients: &Buffer<f32>,
+        gradients: &Reals,
         sizes: conv::Conv,
-        (x, prologue): (&Buffer<f32>, &Prologue),
+        (x, prologue): (&Reals, &Prologue),
         gradient: &ConvGradient,
     ) -> Result<()> {
         let parts = self.weight_parts.view(0..conv::weight_gradient_workspace_len(gradients.device(), &sizes));

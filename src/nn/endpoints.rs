@@ -1,17 +1,17 @@
 //! What a convolution reads and what it writes, with everything that is computed on the way in and on the way out.
 
 use super::{Norm, Value};
-use crate::device::Buffer;
+use crate::device::Reals;
 use crate::ops::Activation;
 use crate::ops::conv::{ConvGradient, Prologue};
 use crate::ops::matmul::OutputGradient;
 
 /// What a convolution reads: `act(x)` or, through a norm's tables, `act(scale x + shift)`, upsampled where wanted.
 pub struct Source<'a> {
-    pub(super) x: &'a Buffer<f32>,
+    pub(super) x: &'a Reals,
     /// Where the gradient of what is read goes: to that of `x` itself or, through a norm, to that of the normalised
     /// value. None where `x` is a network's input and nobody asks for its gradient.
-    pub(super) dx: Option<&'a Buffer<f32>>,
+    pub(super) dx: Option<&'a Reals>,
     pub(super) norm: Option<&'a Norm>,
     pub(super) activation: Activation,
     pub(super) upsample: bool,
@@ -59,7 +59,7 @@ impl<'a> Source<'a> {
 
     /// What decides the derivative of a (leaky) ReLU that nothing but this convolution applies: its input, and its
     /// slope below zero. The activation of a norm is not here: the norm's own backward pass takes its derivative.
-    pub(super) fn mask(&self) -> Option<(&'a Buffer<f32>, f32)> {
+    pub(super) fn mask(&self) -> Option<(&'a Reals, f32)> {
         match (self.norm, self.activation) {
             (None, Activation::LeakyRelu(slope)) => Some((self.x, slope)),
             _ => None,
@@ -70,7 +70,7 @@ impl<'a> Source<'a> {
 /// What a convolution writes: `y = act(pool(z) + bias + residual)`, where z is the product, or the same added to `y`.
 pub struct Target<'a> {
     pub y: &'a Value,
-    pub residual: Option<&'a Buffer<f32>>,
+    pub residual: Option<&'a Reals>,
     pub activation: Activation,
     pub pool: bool,
     pub accumulate: bool,
@@ -82,7 +82,7 @@ impl<'a> Target<'a> {
     }
 
     /// From `dy`, the gradient of the product's output, times the sample's number in `seeds`.
-    pub(super) fn gradient<'b>(&'b self, dy: &'b Buffer<f32>, seeds: Option<&'b Buffer<f32>>) -> ConvGradient<'b> {
+    pub(super) fn gradient<'b>(&'b self, dy: &'b Reals, seeds: Option<&'b Reals>) -> ConvGradient<'b> {
         let output = OutputGradient { dy, y: Some(&self.y.x), activation: self.activation, row_scale: seeds };
         ConvGradient { output, pooled: self.pool }
     }

@@ -2,7 +2,7 @@
 
 use super::{Backward, Builder, Forward, Fusion, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::{Buffer, Reals};
 use crate::ops::gradient_penalty;
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 use crate::ops::spectral_norm::Outputs;
@@ -16,10 +16,10 @@ pub struct ProjectionHead {
     labels: Buffer<u32>,
     pool_factor: f32,
     x: Value,
-    h: Buffer<f32>,
+    h: Reals,
     logits: Value,
     /// Of an unfused head: the workspaces of its forward and of its backward pass.
-    unfused: Option<[Buffer<f32>; 2]>,
+    unfused: Option<[Reals; 2]>,
 }
 
 /// What a head is made of.
@@ -55,7 +55,7 @@ impl ProjectionHead {
         })
     }
 
-    fn features(&self, rows: &std::ops::Range<usize>) -> Buffer<f32> {
+    fn features(&self, rows: &std::ops::Range<usize>) -> Reals {
         self.h.view(rows.start * self.x.c..rows.end * self.x.c)
     }
 }

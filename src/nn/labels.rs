@@ -2,7 +2,7 @@
 
 use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::{Buffer, Reals};
 use crate::ops::resample;
 use crate::ops::spectral_norm::Outputs;
 
@@ -18,7 +18,7 @@ enum Appended {
     /// A plane for each class: this number in the plane of the label, 0 in the others.
     Planes(f32),
     /// At every pixel the label's row of an embedding. Its gradient needs this workspace.
-    Embedding(Parameter, Buffer<f32>),
+    Embedding(Parameter, Reals),
 }
 
 impl ConcatLabels {

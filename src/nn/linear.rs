@@ -2,7 +2,7 @@
 
 use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::Reals;
 use crate::ops::matmul::{self, OutputGradient};
 use crate::ops::spectral_norm::Outputs;
 use crate::ops::{Activation, elementary};
@@ -46,8 +46,8 @@ impl Linear {
     fn output_gradient<'a>(
         &self,
         y: &'a Value,
-        out: &'a Buffer<f32>,
-        seeds: Option<&'a Buffer<f32>>,
+        out: &'a Reals,
+        seeds: Option<&'a Reals>,
     ) -> Result<OutputGradient<'a>> {
         let dy = y.gradient(&self.name, "its output")?;
         Ok(OutputGradient { dy, y: Some(out), activation: self.activation, row_scale: seeds })

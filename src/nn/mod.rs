@@ -43,7 +43,7 @@ pub use residual::{DownBlock, DownOptions, ToImage, UpBlock, UpOptions};
 pub use tangent::Tangent;
 pub use widen::Widen;
 
-use crate::device::{Buffer, Precision};
+use crate::device::{Precision, Reals};
 use crate::ops::resample::Image;
 use crate::{Error, Result};
 
@@ -55,11 +55,11 @@ pub struct Value {
     pub w: usize,
     pub c: usize,
     /// (N, H, W, C)
-    pub x: Buffer<f32>,
+    pub x: Reals,
     /// The gradient with respect to `x`, of the same shape. Of a discriminator's logits it holds 1 for each sample (or
     /// the loss scale) instead, where [`Backward`] is to bring the loss's own derivative in: its `parameter_seeds` and
     /// `signal_seeds`.
-    pub dx: Option<Buffer<f32>>,
+    pub dx: Option<Reals>,
 }
 
 impl Value {
@@ -69,7 +69,7 @@ impl Value {
     }
 
     /// The gradient of the value that a layer calls `name`, which its backward pass cannot do without.
-    pub fn gradient(&self, layer: &str, name: &str) -> Result<&Buffer<f32>> {
+    pub fn gradient(&self, layer: &str, name: &str) -> Result<&Reals> {
         let missing =
             || format!("layer {layer}: there is no gradient of {name}; it was built for forward passes alone");
         self.dx.as_ref().ok_or_else(|| Error::Shape(missing()))
@@ -83,7 +83,7 @@ impl Value {
     /// Some of the samples.
     pub fn rows(&self, rows: &Range<usize>) -> Value {
         let f = self.features();
-        let part = |buffer: &Buffer<f32>| buffer.view(rows.start * f..rows.end * f);
+        let part = |buffer: &Reals| buffer.view(rows.start * f..rows.end * f);
         Value { n: rows.len(), x: part(&self.x), dx: self.dx.as_ref().map(part), ..*self }
     }
 }
@@ -101,12 +101,12 @@ pub enum Mode {
 /// What a forward pass is run with.
 pub struct Forward<'a> {
     /// Flat: the parameters, their average, or their spectrally normalised form.
-    pub weights: &'a Buffer<f32>,
+    pub weights: &'a Reals,
     /// `weights` rounded to the precision of 16-bit activations, for the products with those. None where activations
     /// have 32 bits.
-    pub rounded_weights: Option<&'a Buffer<f32>>,
+    pub rounded_weights: Option<&'a Reals>,
     /// Flat: running statistics.
-    pub running: &'a Buffer<f32>,
+    pub running: &'a Reals,
     pub mode: Mode,
     /// The samples that take part. A layer that couples samples takes them all.
     pub rows: Range<usize>,
@@ -114,28 +114,28 @@ pub struct Forward<'a> {
 
 impl<'a> Forward<'a> {
     /// The weights that a product with `x` takes.
-    pub fn weights_for(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
+    pub fn weights_for(&self, x: &Reals) -> &'a Reals {
         weights_for(self.weights, self.rounded_weights, x)
     }
 }
 
-fn weights_for<'a>(weights: &'a Buffer<f32>, rounded: Option<&'a Buffer<f32>>, x: &Buffer<f32>) -> &'a Buffer<f32> {
+fn weights_for<'a>(weights: &'a Reals, rounded: Option<&'a Reals>, x: &Reals) -> &'a Reals {
     rounded.filter(|_| x.precision().bytes() == 2).unwrap_or(weights)
 }
 
 /// What a backward pass is run with.
 pub struct Backward<'a> {
-    pub weights: &'a Buffer<f32>,
+    pub weights: &'a Reals,
     /// As in [`Forward`].
-    pub rounded_weights: Option<&'a Buffer<f32>>,
+    pub rounded_weights: Option<&'a Reals>,
     /// Flat, as the parameters; none where only the signal is wanted.
-    pub gradients: Option<&'a Buffer<f32>>,
+    pub gradients: Option<&'a Reals>,
     /// (N): D's seeds, the derivative of its loss by each logit, where the backward signal itself starts from ones.
     /// They multiply each sample's part in every parameter gradient and nothing else, so that the same signal can go on
     /// to G, whose loss has other seeds.
-    pub parameter_seeds: Option<&'a Buffer<f32>>,
+    pub parameter_seeds: Option<&'a Reals>,
     /// (N): G's seeds, in G's own pass: they multiply each sample's incoming signal, at the last layer of the network.
-    pub signal_seeds: Option<&'a Buffer<f32>>,
+    pub signal_seeds: Option<&'a Reals>,
     /// The samples that take part.
     pub rows: Range<usize>,
     /// The samples whose input gradient is wanted; empty where it is wanted of none.
@@ -144,23 +144,23 @@ pub struct Backward<'a> {
 
 impl<'a> Backward<'a> {
     /// The weights that a product with `x`, or with its gradient, takes.
-    pub fn weights_for(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
+    pub fn weights_for(&self, x: &Reals) -> &'a Reals {
         weights_for(self.weights, self.rounded_weights, x)
     }
 
     /// What each sample's part in a layer's parameter gradients is multiplied with.
-    pub fn seeds_of_parameters(&self) -> Option<Buffer<f32>> {
+    pub fn seeds_of_parameters(&self) -> Option<Reals> {
         self.signal_seeds.or(self.parameter_seeds).map(|seeds| seeds.view(self.rows.clone()))
     }
 
     /// What the incoming signal of these samples is multiplied with.
-    pub fn seeds_of_signal(&self, rows: &Range<usize>) -> Option<Buffer<f32>> {
+    pub fn seeds_of_signal(&self, rows: &Range<usize>) -> Option<Reals> {
         self.signal_seeds.map(|seeds| seeds.view(rows.clone()))
     }
 
     /// The gradient of a layer's input `x`, of the samples of `input_rows`. None where nobody asks for it: there are no
     /// such samples, or `x` is the input of the network and was placed without a gradient.
-    pub fn input_gradient(&self, x: &Value) -> Option<Buffer<f32>> {
+    pub fn input_gradient(&self, x: &Value) -> Option<Reals> {
         if self.input_rows.is_empty() { None } else { x.rows(&self.input_rows).dx }
     }
 }
@@ -260,7 +260,7 @@ impl<'a> Builder<'a> {
         Ok(Value { dx: self.gradient(like.n * like.features(), self.precision)?, ..like.clone() })
     }
 
-    fn gradient(&mut self, len: usize, precision: Precision) -> Result<Option<Buffer<f32>>> {
+    fn gradient(&mut self, len: usize, precision: Precision) -> Result<Option<Reals>> {
         self.gradients.then(|| self.arena.take_in(len, precision)).transpose()
     }
 }

@@ -1,7 +1,7 @@
 //! Batch norm, plain or class-conditional.
 
 use super::{Backward, Builder, Forward, Fusion, Init, Layer, Mode, Parameter, Value};
-use crate::device::Buffer;
+use crate::device::{Buffer, Reals};
 use crate::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables};
 use crate::ops::{Activation, elementary};
 use crate::{Error, Result};
@@ -21,12 +21,12 @@ pub struct Norm {
     eps: f32,
     activation: Activation,
     x: Value,
-    mean: Buffer<f32>,
-    rstd: Buffer<f32>,
+    mean: Reals,
+    rstd: Reals,
     /// (S, C), S = N with labels, else 1.
-    scale: Buffer<f32>,
-    shift: Buffer<f32>,
-    workspace: Buffer<f32>,
+    scale: Reals,
+    shift: Reals,
+    workspace: Reals,
     /// Of an unfused norm: the normalised value before its activation, and its gradient.
     unfused: Option<Value>,
 }
@@ -124,7 +124,7 @@ impl Norm {
     }
 
     /// Stores the normalised and activated value in `y`.
-    pub fn apply(&self, y: &Buffer<f32>) -> Result<()> {
+    pub fn apply(&self, y: &Reals) -> Result<()> {
         let (x, tables, shape) = (&self.x.x, self.tables(), self.shape());
         match (&self.unfused, self.activation) {
             (Some(z), Activation::LeakyRelu(slope)) => {

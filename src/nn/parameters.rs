@@ -1,7 +1,7 @@
 //! Named parts of flat buffers. The optimiser, the average, the zeroing of gradients and the checkpoint each walk one
 //! buffer, while each layer sees its own weights in it.
 
-use crate::device::Buffer;
+use crate::device::Reals;
 use crate::ops::spectral_norm::{Matrix, Outputs};
 use crate::random::Random;
 use crate::{Error, Result};
@@ -66,7 +66,7 @@ impl Parameter {
     }
 
     /// The tensor's part of a flat buffer of this layout.
-    pub fn of(self, flat: &Buffer<f32>) -> Buffer<f32> {
+    pub fn of(self, flat: &Reals) -> Reals {
         flat.view(self.offset..self.offset + self.len)
     }
 }
@@ -145,14 +145,14 @@ impl Layout {
     }
 
     /// Reads the tensors of a flat buffer.
-    pub fn read(&self, flat: &Buffer<f32>) -> Result<Vec<(&Entry, Vec<f32>)>> {
+    pub fn read(&self, flat: &Reals) -> Result<Vec<(&Entry, Vec<f32>)>> {
         let values = flat.read()?;
         Ok(self.entries.iter().map(|e| (e, values[e.at.offset..e.at.offset + e.at.len].to_vec())).collect())
     }
 }
 
 /// The name of the first tensor with a value that is not finite.
-pub fn first_not_finite(layout: &Layout, flat: &Buffer<f32>) -> Result<Option<String>> {
+pub fn first_not_finite(layout: &Layout, flat: &Reals) -> Result<Option<String>> {
     let bad = |values: &[f32]| values.iter().any(|x| !x.is_finite());
     Ok(layout.read(flat)?.into_iter().find(|(_, values)| bad(values)).map(|(entry, _)| entry.name.clone()))
 }
@@ -161,7 +161,7 @@ pub fn first_not_finite(layout: &Layout, flat: &Buffer<f32>) -> Result<Option<St
 /// each with its shape.
 pub fn restore<'a>(
     layout: &Layout,
-    flat: &Buffer<f32>,
+    flat: &Reals,
     prefix: &str,
     find: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>,
 ) -> Result<()> {

@@ -12,15 +12,15 @@ use std::ops::Range;
 
 use super::Value;
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::Reals;
 
 /// What a tangent is pushed forward with, after a forward and a backward pass of `rows`.
 pub struct Tangent<'a> {
-    pub weights: &'a Buffer<f32>,
+    pub weights: &'a Reals,
     /// As in a forward pass.
-    pub rounded_weights: Option<&'a Buffer<f32>>,
+    pub rounded_weights: Option<&'a Reals>,
     /// Flat, as the parameters; added to.
-    pub gradients: &'a Buffer<f32>,
+    pub gradients: &'a Reals,
     /// The samples, whose activations decide the masks and whose gradients are the backward signal.
     pub rows: Range<usize>,
     /// As many rows, which hold the tangents. Those of the network's input are given; the others are computed. The
@@ -30,7 +30,7 @@ pub struct Tangent<'a> {
 
 impl<'a> Tangent<'a> {
     /// The weights that a product with `x` takes.
-    pub(super) fn weights_for(&self, x: &Buffer<f32>) -> &'a Buffer<f32> {
+    pub(super) fn weights_for(&self, x: &Reals) -> &'a Reals {
         super::weights_for(self.weights, self.rounded_weights, x)
     }
 
@@ -40,7 +40,7 @@ impl<'a> Tangent<'a> {
     }
 
     /// What the samples' forward pass left.
-    pub(super) fn saved(&self, value: &Value) -> Buffer<f32> {
+    pub(super) fn saved(&self, value: &Value) -> Reals {
         value.rows(&self.rows).x
     }
 

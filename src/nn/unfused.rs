@@ -2,7 +2,7 @@
 
 use super::{Builder, Fusion, Source, Target, Value};
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::Reals;
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use crate::ops::matmul::OutputGradient;
 use crate::ops::resample::{self, Image};
@@ -15,11 +15,11 @@ pub struct UnfusedConv {
     /// So is everything that comes after the product.
     writing: bool,
     /// (N, H, W, C): the activated input, kept from the forward pass for the gradient of the filters.
-    read: Buffer<f32>,
+    read: Reals,
     /// (N, H, W, C) twice: the gradient of what the product reads, on its way to the gradient of what is stored.
-    inputs: [Buffer<f32>; 2],
+    inputs: [Reals; 2],
     /// (N, H, W, K) twice: the product on its way to the output; and the output's gradient on its way to the product's.
-    outputs: [Buffer<f32>; 2],
+    outputs: [Reals; 2],
 }
 
 impl UnfusedConv {
@@ -44,7 +44,7 @@ impl UnfusedConv {
 
     /// Where the activated input of the rows from sample `first` on is stored. None where the product reads `from` as
     /// it is: there is no activation, it is fused, or it belongs to a norm, which [`Fusion::Norm`] is for.
-    pub fn stored_input(&self, sizes: &Conv, from: &Source, first: usize) -> Option<Buffer<f32>> {
+    pub fn stored_input(&self, sizes: &Conv, from: &Source, first: usize) -> Option<Reals> {
         let each = sizes.h * sizes.w * sizes.c;
         let stored = self.reading && from.mask().is_some();
         stored.then(|| self.read.view(first * each..(first + sizes.n) * each))
@@ -54,7 +54,7 @@ impl UnfusedConv {
     pub fn forward(
         &self,
         sizes: Conv,
-        (filters, bias): (&Buffer<f32>, Option<&Buffer<f32>>),
+        (filters, bias): (&Reals, Option<&Reals>),
         from: &Source,
         to: &Target,
         first: usize,
@@ -106,7 +106,7 @@ impl UnfusedConv {
 
     /// The gradient of the product: the output's, through the activation, spread over the pooled pixels, times each
     /// sample's seed. None where the products compute all that as they read.
-    pub fn product_gradient(&self, sizes: &Conv, fused: ConvGradient) -> Result<Option<Buffer<f32>>> {
+    pub fn product_gradient(&self, sizes: &Conv, fused: ConvGradient) -> Result<Option<Reals>> {
         if !self.writing {
             return Ok(None);
         }
@@ -140,11 +140,11 @@ impl UnfusedConv {
     pub fn input_gradient(
         &self,
         sizes: Conv,
-        (dx, from): (&Buffer<f32>, &Source),
+        (dx, from): (&Reals, &Source),
         gradient: ConvGradient,
-        filters: &Buffer<f32>,
+        filters: &Reals,
         accumulate: bool,
-        flipped: &Buffer<f32>,
+        flipped: &Reals,
     ) -> Result<()> {
         let stored = self.product_gradient(&sizes, gradient)?;
         let gradient = stored.as_ref().map_or(gradient, ConvGradient::stored);
@@ -170,15 +170,15 @@ impl UnfusedConv {
 
 /// Where the stages of a chain write: the last one to its own place, the others into two buffers in turn.
 struct Chain<'a> {
-    buffers: &'a [Buffer<f32>; 2],
+    buffers: &'a [Reals; 2],
     turn: usize,
     /// How many stages come before the last, and where that one writes.
-    last: Option<(usize, &'a Buffer<f32>)>,
+    last: Option<(usize, &'a Reals)>,
 }
 
 impl Chain<'_> {
     /// The next stage's output, of `len` elements: never where the stage before it wrote.
-    fn next(&mut self, len: usize) -> Buffer<f32> {
+    fn next(&mut self, len: usize) -> Reals {
         self.turn += 1;
         match self.last {
             Some((before, last)) if self.turn > before => last.clone(),

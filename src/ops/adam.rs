@@ -2,7 +2,7 @@
 
 use super::state::{Network, StateBuffer};
 use super::{expect_len, reduction, size32};
-use crate::device::{Buffer, Device, kernel};
+use crate::device::{Device, Reals, kernel};
 use crate::{Error, Result};
 
 /// The settings of an optimiser. The learning rate is the [`super::state::State`]'s.
@@ -16,15 +16,15 @@ pub struct Adam {
 
 /// One network's flat buffers, all of one length.
 pub struct Buffers<'a> {
-    pub parameters: &'a Buffer<f32>,
-    pub first_moment: &'a Buffer<f32>,
-    pub second_moment: &'a Buffer<f32>,
-    pub gradient: &'a Buffer<f32>,
+    pub parameters: &'a Reals,
+    pub first_moment: &'a Reals,
+    pub second_moment: &'a Reals,
+    pub gradient: &'a Reals,
 }
 
 /// A moving average of the parameters; a copy of them for the first `start` updates.
 pub struct Average<'a> {
-    pub values: &'a Buffer<f32>,
+    pub values: &'a Reals,
     pub decay: f32,
     pub start: u32,
 }
@@ -40,11 +40,11 @@ pub fn workspace_len(device: &Device, parameters: usize) -> usize {
 pub fn update(
     buffers: &Buffers,
     average: Option<&Average>,
-    norm: &Buffer<f32>,
+    norm: &Reals,
     state: &StateBuffer,
     network: Network,
     adam: &Adam,
-    workspace: &Buffer<f32>,
+    workspace: &Reals,
 ) -> Result<()> {
     let n = buffers.parameters.len();
     let n32 = size32("adam", n)?;

@@ -4,7 +4,7 @@
 //! and value ([`resample::max_pool`](super::resample::max_pool)).
 
 use super::{elementwise, expect_len, expect_optional, size32};
-use crate::device::{Buffer, Precision, kernel};
+use crate::device::{Precision, Reals, kernel};
 use crate::{Error, Result};
 
 /// The mirror of `TILE` in `kernels/attention.cu`.
@@ -25,7 +25,7 @@ impl Shape {
     fn check(
         self,
         what: &str,
-        [o, lse, workspace]: [&Buffer<f32>; 3],
+        [o, lse, workspace]: [&Reals; 3],
         Inputs { q, k, v }: Inputs,
         more: &[(&str, usize, usize)],
     ) -> Result<[u32; 5]> {
@@ -87,27 +87,21 @@ impl Shape {
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
     /// (N, L, Dk).
-    pub q: &'a Buffer<f32>,
+    pub q: &'a Reals,
     /// (N, Lk, Dk).
-    pub k: &'a Buffer<f32>,
+    pub k: &'a Reals,
     /// (N, Lk, Dv).
-    pub v: &'a Buffer<f32>,
+    pub v: &'a Reals,
 }
 
 /// The parts of a workspace: a number for each query and, for 16-bit outputs, the sums.
-fn parts(workspace: &Buffer<f32>, shape: Shape) -> (Buffer<f32>, Option<Buffer<f32>>) {
+fn parts(workspace: &Reals, shape: Shape) -> (Reals, Option<Reals>) {
     let (rows, len) = (shape.rows(), workspace.len());
     (workspace.view(0..rows), (len > rows).then(|| workspace.view(rows..len)))
 }
 
 /// `o` (N, L, Dv), and `lse` (N, L) for the backward pass. `workspace` has [`Shape::workspace_len`] floats.
-pub fn forward(
-    o: &Buffer<f32>,
-    lse: &Buffer<f32>,
-    inputs: Inputs,
-    shape: Shape,
-    workspace: &Buffer<f32>,
-) -> Result<()> {
+pub fn forward(o: &Reals, lse: &Reals, inputs: Inputs, shape: Shape, workspace: &Reals) -> Result<()> {
     let Inputs { q, k, v } = inputs;
     let [n, l, lk, dk, dv] = shape.check("attention forward", [o, lse, workspace], inputs, &[])?;
     let (_, sums) = parts(workspace, shape);
@@ -121,21 +115,21 @@ pub fn forward(
 /// The gradients of the inputs, shaped as they are; all overwrite.
 #[derive(Clone, Copy)]
 pub struct Gradients<'a> {
-    pub dq: &'a Buffer<f32>,
-    pub dk: &'a Buffer<f32>,
-    pub dv: &'a Buffer<f32>,
+    pub dq: &'a Reals,
+    pub dk: &'a Reals,
+    pub dv: &'a Reals,
 }
 
 /// All gradients from `d_o` (N, L, Dv). `o` and `lse` are those of [`forward`]; `workspace` has
 /// [`Shape::workspace_len`] floats.
 pub fn backward(
     out: Gradients,
-    d_o: &Buffer<f32>,
-    o: &Buffer<f32>,
+    d_o: &Reals,
+    o: &Reals,
     inputs: Inputs,
-    lse: &Buffer<f32>,
+    lse: &Reals,
     shape: Shape,
-    workspace: &Buffer<f32>,
+    workspace: &Reals,
 ) -> Result<()> {
     let Inputs { q, k, v } = inputs;
     let more = [
@@ -162,7 +156,7 @@ pub fn backward(
 }
 
 /// `y = x + gamma * a`; `gamma` (1) on the device.
-pub fn residual(y: &Buffer<f32>, x: &Buffer<f32>, a: &Buffer<f32>, gamma: &Buffer<f32>) -> Result<()> {
+pub fn residual(y: &Reals, x: &Reals, a: &Reals, gamma: &Reals) -> Result<()> {
     let what = "attention residual";
     expect_len(what, "gamma", gamma.len(), 1)?;
     elementwise(what, kernel::ATTENTION_RESIDUAL_FORWARD, y, [("x", x), ("a", a)], |launch| launch.input(gamma))
@@ -171,13 +165,13 @@ pub fn residual(y: &Buffer<f32>, x: &Buffer<f32>, a: &Buffer<f32>, gamma: &Buffe
 /// `da = gamma * dy`, overwritten, and `dgamma += sum over n of scale[n] * (dy[n] . a[n])`; without a `scale` (N) that is
 /// 1. (`dx` is `dy` itself.) `workspace` has N floats, which tells the number of samples.
 pub fn residual_backward(
-    da: &Buffer<f32>,
-    dgamma: Option<&Buffer<f32>>,
-    dy: &Buffer<f32>,
-    a: &Buffer<f32>,
-    gamma: &Buffer<f32>,
-    scale: Option<&Buffer<f32>>,
-    workspace: &Buffer<f32>,
+    da: &Reals,
+    dgamma: Option<&Reals>,
+    dy: &Reals,
+    a: &Reals,
+    gamma: &Reals,
+    scale: Option<&Reals>,
+    workspace: &Reals,
 ) -> Result<()> {
     let (what, n) = ("attention residual backward", workspace.len());
     if n == 0 || !dy.len().is_multiple_of(n) {

@@ -4,7 +4,7 @@
 use super::matmul::OutputGradient;
 use super::tile::{choose, grid};
 use super::{Activation, ActivationArgument, expect_len, expect_optional, size32};
-use crate::device::{Buffer, Device, Precision, Tile, Tuning, kernel};
+use crate::device::{Device, Precision, Reals, Tile, Tuning, kernel};
 use crate::{Error, Result};
 
 /// v (N, H, W, C), filters (R, S, C, K), output pixels P, Q. `h` and `w` are what the filter sees: twice the stored
@@ -27,7 +27,7 @@ pub struct Conv {
 #[derive(Clone, Copy)]
 pub struct Prologue<'a> {
     /// Both (1, C) or both (N, C).
-    pub scale_shift: Option<(&'a Buffer<f32>, &'a Buffer<f32>)>,
+    pub scale_shift: Option<(&'a Reals, &'a Reals)>,
     pub activation: Activation,
     /// x is (N, H / 2, W / 2, C).
     pub upsample: bool,
@@ -37,9 +37,9 @@ pub struct Prologue<'a> {
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
     /// (K)
-    pub bias: Option<&'a Buffer<f32>>,
+    pub bias: Option<&'a Reals>,
     /// The shape of y.
-    pub residual: Option<&'a Buffer<f32>>,
+    pub residual: Option<&'a Reals>,
     pub activation: Activation,
     /// The mean of 2 x 2: y is (N, P / 2, Q / 2, K).
     pub pool: bool,
@@ -58,7 +58,7 @@ pub struct ConvGradient<'a> {
 #[derive(Clone, Copy)]
 pub struct InputEpilogue<'a> {
     /// The stored x and the slope of a prologue that is a (leaky) ReLU alone: dx is multiplied by its derivative.
-    pub mask: Option<(&'a Buffer<f32>, f32)>,
+    pub mask: Option<(&'a Reals, f32)>,
     /// The prologue upsamples: dx is (N, H / 2, W / 2, C), the sum over the 2 x 2 pixels that one became.
     pub upsample: bool,
     /// Adds to dx.
@@ -67,7 +67,7 @@ pub struct InputEpilogue<'a> {
 
 impl<'a> ConvGradient<'a> {
     /// The gradient of the product itself, as it is stored.
-    pub fn stored(dy: &'a Buffer<f32>) -> ConvGradient<'a> {
+    pub fn stored(dy: &'a Reals) -> ConvGradient<'a> {
         ConvGradient { output: OutputGradient::stored(dy), pooled: false }
     }
 }
@@ -143,7 +143,7 @@ struct GradientArgument {
 const FLIPPED_TILE: u32 = 32;
 
 /// The tile of an (m, n) product whose operands are stored as `operand` is.
-fn conv_tile(operand: &Buffer<f32>, tiles: &'static [Tile], m: usize, n: usize) -> &'static Tile {
+fn conv_tile(operand: &Reals, tiles: &'static [Tile], m: usize, n: usize) -> &'static Tile {
     let device = operand.device();
     choose(device, operand.precision(), device.workers(), tiles, &device.tuning().conv_tiles, m, n)
 }
@@ -297,9 +297,9 @@ fn prologue_argument(what: &str, sizes: &Conv, prologue: &Prologue) -> Result<Pr
 /// `y = act(pool(conv(v)) + bias + residual)`, or added to y.
 pub fn conv_forward(
     sizes: Conv,
-    y: &Buffer<f32>,
-    x: &Buffer<f32>,
-    filters: &Buffer<f32>,
+    y: &Reals,
+    x: &Reals,
+    filters: &Reals,
     prologue: &Prologue,
     epilogue: &Epilogue,
 ) -> Result<()> {
@@ -334,11 +334,11 @@ pub fn input_gradient_workspace_len(sizes: &Conv) -> usize {
 /// `dx = mask * dv`, summed over 2 x 2 where x was upsampled; or added to dx.
 pub fn conv_input_gradient(
     sizes: Conv,
-    dx: &Buffer<f32>,
+    dx: &Reals,
     gradient: &ConvGradient,
-    filters: &Buffer<f32>,
+    filters: &Reals,
     epilogue: &InputEpilogue,
-    workspace: &Buffer<f32>,
+    workspace: &Reals,
 ) -> Result<()> {
     let what = "conv input gradient";
     sizes.check(what, epilogue.upsample, gradient.pooled)?;
@@ -382,11 +382,11 @@ pub fn weight_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
 /// `dw += v^T g`, over all pixels.
 pub fn conv_weight_gradient(
     sizes: Conv,
-    dfilters: &Buffer<f32>,
-    x: &Buffer<f32>,
+    dfilters: &Reals,
+    x: &Reals,
     prologue: &Prologue,
     gradient: &ConvGradient,
-    workspace: &Buffer<f32>,
+    workspace: &Reals,
 ) -> Result<()> {
     let what = "conv weight gradient";
     sizes.check(what, prologue.upsample, gradient.pooled)?;
@@ -418,12 +418,7 @@ pub fn bias_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
 }
 
 /// `db += g`, summed over all pixels.
-pub fn conv_bias_gradient(
-    sizes: Conv,
-    dbias: &Buffer<f32>,
-    gradient: &ConvGradient,
-    workspace: &Buffer<f32>,
-) -> Result<()> {
+pub fn conv_bias_gradient(sizes: Conv, dbias: &Reals, gradient: &ConvGradient, workspace: &Reals) -> Result<()> {
     let what = "conv bias gradient";
     sizes.check(what, false, gradient.pooled)?;
     gradient.output.check(what, sizes.n, sizes.output_len(gradient.pooled))?;
@@ -444,14 +439,14 @@ pub fn conv_bias_gradient(
 }
 
 /// `to += from`, in a launch of its own.
-pub fn accumulate(to: &Buffer<f32>, from: &Buffer<f32>) -> Result<()> {
+pub fn accumulate(to: &Reals, from: &Reals) -> Result<()> {
     let what = "accumulate";
     expect_len(what, "from", from.len(), to.len())?;
     sum_parts(what, to, from, 1)
 }
 
 /// `to += parts[0] + parts[1] + ...`, in order. `parts` has `count` times the length of `to`.
-fn sum_parts(what: &str, to: &Buffer<f32>, parts: &Buffer<f32>, count: usize) -> Result<()> {
+fn sum_parts(what: &str, to: &Reals, parts: &Reals, count: usize) -> Result<()> {
     let per_block = to.device().tuning().elements;
     let grid = [to.len().div_ceil(per_block) as u32, 1, 1];
     let launch = to.device().launch(kernel::CONV_SUM_PARTS_F32, grid).output(to).input(parts);

@@ -2,14 +2,14 @@
 
 use super::elementwise;
 use crate::Result;
-use crate::device::{Buffer, kernel};
+use crate::device::{Reals, kernel};
 
 /// Rounds `x`, in f32, to the nearest numbers of 16 bits, `y`.
-pub fn narrow(y: &Buffer<f32>, x: &Buffer<f32>) -> Result<()> {
+pub fn narrow(y: &Reals, x: &Reals) -> Result<()> {
     elementwise("convert", kernel::CONVERT_NARROW, y, [("x", x)], |launch| launch)
 }
 
 /// The numbers of 16 bits in `x` as f32, in `y`.
-pub fn widen(y: &Buffer<f32>, x: &Buffer<f32>) -> Result<()> {
+pub fn widen(y: &Reals, x: &Reals) -> Result<()> {
     elementwise("convert", kernel::CONVERT_WIDEN, y, [("x", x)], |launch| launch)
 }

@@ -1,7 +1,7 @@
 //! Softmax cross-entropy of class logits: the mean loss, its gradient, and how many were right.
 
 use super::{expect_len, size32};
-use crate::device::{Buffer, kernel};
+use crate::device::{Buffer, Reals, kernel};
 use crate::{Error, Result};
 
 /// Rows that one block takes.
@@ -15,19 +15,13 @@ pub fn workspace_len(n: usize) -> usize {
 /// What comes out; all of it overwrites.
 pub struct Evaluation<'a> {
     /// (2): `weight` times the mean loss, and the number of samples whose largest logit is their label.
-    pub statistics: &'a Buffer<f32>,
+    pub statistics: &'a Reals,
     /// (N, classes): the gradient of the first.
-    pub dx: &'a Buffer<f32>,
+    pub dx: &'a Reals,
 }
 
 /// For logits `x` (N, classes) and `labels` (N). `workspace` has [`workspace_len`] floats.
-pub fn evaluate(
-    out: &Evaluation,
-    x: &Buffer<f32>,
-    labels: &Buffer<u32>,
-    weight: f32,
-    workspace: &Buffer<f32>,
-) -> Result<()> {
+pub fn evaluate(out: &Evaluation, x: &Reals, labels: &Buffer<u32>, weight: f32, workspace: &Reals) -> Result<()> {
     let (what, n) = ("cross entropy", labels.len());
     if n == 0 || x.is_empty() || !x.len().is_multiple_of(n) {
         return Err(Error::Shape(format!("{what}: x has {} elements, expected N * classes with N = {n}", x.len())));

@@ -1,7 +1,7 @@
 //! Elementary operations, one launch each: what an eager framework puts a formula together from.
 
 use super::{elementwise, expect_len, reduction, size32};
-use crate::device::{Buffer, Device, Kernel, kernel};
+use crate::device::{Device, Kernel, Reals, kernel};
 use crate::{Error, Result};
 
 /// How errors begin.
@@ -15,7 +15,7 @@ pub enum Function {
     Tanh,
 }
 
-pub fn function(f: Function, y: &Buffer<f32>, x: &Buffer<f32>) -> Result<()> {
+pub fn function(f: Function, y: &Reals, x: &Reals) -> Result<()> {
     let kernel = match f {
         Function::Exp => kernel::ELEMENTARY_EXP_F32,
         Function::Log => kernel::ELEMENTARY_LOG_F32,
@@ -25,41 +25,41 @@ pub fn function(f: Function, y: &Buffer<f32>, x: &Buffer<f32>) -> Result<()> {
 }
 
 /// Sine and cosine of 2 pi `u`, `u` in [0, 1).
-pub fn sine_cosine(sine: &Buffer<f32>, cosine: &Buffer<f32>, u: &Buffer<f32>) -> Result<()> {
+pub fn sine_cosine(sine: &Reals, cosine: &Reals, u: &Reals) -> Result<()> {
     expect_len(WHAT, "cosine", cosine.len(), sine.len())?;
     expect_len(WHAT, "u", u.len(), sine.len())?;
     elementwise(WHAT, kernel::ELEMENTARY_SINE_COSINE_F32, sine, [], |launch| launch.output(cosine).input(u))
 }
 
 /// `y` = a `x` + b.
-pub fn affine(y: &Buffer<f32>, x: &Buffer<f32>, a: f32, b: f32) -> Result<()> {
+pub fn affine(y: &Reals, x: &Reals, a: f32, b: f32) -> Result<()> {
     elementwise(WHAT, kernel::ELEMENTARY_AFFINE_F32, y, [("x", x)], |launch| launch.scalar(a).scalar(b))
 }
 
 /// `y` = `x` where it is above 0, and `slope` times it elsewhere.
-pub fn leaky_relu(y: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
+pub fn leaky_relu(y: &Reals, x: &Reals, slope: f32) -> Result<()> {
     elementwise(WHAT, kernel::ELEMENTARY_LEAKY_RELU_F32, y, [("x", x)], |launch| launch.scalar(slope))
 }
 
 /// `dx` = `dy` where `x` is above 0, and `slope` times it elsewhere: the backward pass of [`leaky_relu`]. `x` may be the
 /// output instead, which has the same sign. Tangents go through the same mask, forward.
-pub fn leaky_relu_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, x: &Buffer<f32>, slope: f32) -> Result<()> {
+pub fn leaky_relu_backward(dx: &Reals, dy: &Reals, x: &Reals, slope: f32) -> Result<()> {
     elementwise(WHAT, kernel::ELEMENTARY_LEAKY_RELU_BACKWARD, dx, [("dy", dy), ("x", x)], |launch| launch.scalar(slope))
 }
 
 /// `dx` = `dy` (1 - `y`^2), the backward pass of y = tanh(x).
-pub fn tanh_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, y: &Buffer<f32>) -> Result<()> {
+pub fn tanh_backward(dx: &Reals, dy: &Reals, y: &Reals) -> Result<()> {
     elementwise(WHAT, kernel::ELEMENTARY_TANH_BACKWARD_F32, dx, [("dy", dy), ("y", y)], |launch| launch)
 }
 
 /// `y` (R, C) = `x` (R, C) with `b` (C) added to each of its rows.
-pub fn add_columns(y: &Buffer<f32>, x: &Buffer<f32>, b: &Buffer<f32>) -> Result<()> {
+pub fn add_columns(y: &Reals, x: &Reals, b: &Reals) -> Result<()> {
     let rows = x.len() / b.len().max(1);
     by_rows(kernel::ELEMENTARY_ADD_COLUMNS_F32, y, x, ("b", b), [rows, b.len()])
 }
 
 /// `y` (R, C): each row of `x` (R, C) times its number of `s` (R).
-pub fn scale_rows(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<()> {
+pub fn scale_rows(y: &Reals, x: &Reals, s: &Reals) -> Result<()> {
     let columns = x.len() / s.len().max(1);
     by_rows(kernel::ELEMENTARY_SCALE_ROWS_F32, y, x, ("s", s), [s.len(), columns])
 }
@@ -67,9 +67,9 @@ pub fn scale_rows(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<(
 /// Launches a kernel over the rows of `x` (R, C), with a vector that has a number for each row or for each column.
 fn by_rows(
     kernel: &'static Kernel,
-    y: &Buffer<f32>,
-    x: &Buffer<f32>,
-    (name, vector): (&str, &Buffer<f32>),
+    y: &Reals,
+    x: &Reals,
+    (name, vector): (&str, &Reals),
     [rows, columns]: [usize; 2],
 ) -> Result<()> {
     if x.is_empty() || rows * columns != x.len() {
@@ -84,12 +84,12 @@ fn by_rows(
 }
 
 /// `y` = `x1` + `x2`.
-pub fn add(y: &Buffer<f32>, x1: &Buffer<f32>, x2: &Buffer<f32>) -> Result<()> {
+pub fn add(y: &Reals, x1: &Reals, x2: &Reals) -> Result<()> {
     elementwise(WHAT, kernel::ELEMENTARY_ADD_F32, y, [("x1", x1), ("x2", x2)], |launch| launch)
 }
 
 /// `y` = `x` - `s`, a single number.
-pub fn subtract(y: &Buffer<f32>, x: &Buffer<f32>, s: &Buffer<f32>) -> Result<()> {
+pub fn subtract(y: &Reals, x: &Reals, s: &Reals) -> Result<()> {
     expect_len(WHAT, "s", s.len(), 1)?;
     elementwise(WHAT, kernel::ELEMENTARY_SUBTRACT_F32, y, [("x", x)], |launch| launch.input(s))
 }
@@ -99,7 +99,7 @@ pub fn workspace_len(device: &Device, n: usize) -> usize {
     reduction(device, n).1
 }
 
-fn reduce(kernel: &'static Kernel, y: &Buffer<f32>, x: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
+fn reduce(kernel: &'static Kernel, y: &Reals, x: &Reals, workspace: &Reals) -> Result<()> {
     expect_len(WHAT, "y", y.len(), 1)?;
     let n = size32(WHAT, x.len())?;
     let (chunk, blocks) = reduction(x.device(), x.len());
@@ -113,11 +113,11 @@ fn reduce(kernel: &'static Kernel, y: &Buffer<f32>, x: &Buffer<f32>, workspace: 
 }
 
 /// `y` (1) = the sum of `x`. Two launches. `workspace` has [`workspace_len`] floats.
-pub fn sum(y: &Buffer<f32>, x: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
+pub fn sum(y: &Reals, x: &Reals, workspace: &Reals) -> Result<()> {
     reduce(kernel::ELEMENTARY_SUM_F32, y, x, workspace)
 }
 
 /// `y` (1) = the largest of `x`. Two launches. `workspace` has [`workspace_len`] floats.
-pub fn maximum(y: &Buffer<f32>, x: &Buffer<f32>, workspace: &Buffer<f32>) -> Result<()> {
+pub fn maximum(y: &Reals, x: &Reals, workspace: &Reals) -> Result<()> {
     reduce(kernel::ELEMENTARY_MAXIMUM_F32, y, x, workspace)
 }

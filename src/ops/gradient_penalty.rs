@@ -3,7 +3,7 @@
 
 use super::state::StateBuffer;
 use super::{expect_len, size32};
-use crate::device::{Buffer, kernel};
+use crate::device::{Reals, kernel};
 use crate::{Error, Result};
 
 /// Columns that one block sums.
@@ -13,11 +13,11 @@ const COLUMNS: u32 = 128;
 #[derive(Clone, Copy)]
 pub struct Direction<'a> {
     /// (N, F): the gradient of the penalty with respect to `g`.
-    pub v: &'a Buffer<f32>,
+    pub v: &'a Reals,
     /// (N): the norms of the rows of `g`.
-    pub norms: &'a Buffer<f32>,
+    pub norms: &'a Reals,
     /// (2): the penalty, and the mean norm.
-    pub statistics: &'a Buffer<f32>,
+    pub statistics: &'a Reals,
 }
 
 /// How many elements each of `n` rows has, at least one.
@@ -29,7 +29,7 @@ fn features(what: &str, name: &str, len: usize, n: usize) -> Result<usize> {
 }
 
 /// `mixed` (N, F): row n is `share[n]` of the way from `fake` to `real`.
-pub fn mix(mixed: &Buffer<f32>, real: &Buffer<f32>, fake: &Buffer<f32>, share: &Buffer<f32>) -> Result<()> {
+pub fn mix(mixed: &Reals, real: &Reals, fake: &Reals, share: &Reals) -> Result<()> {
     let (what, n) = ("mix", share.len());
     let f = features(what, "mixed", mixed.len(), n)?;
     expect_len(what, "real", real.len(), mixed.len())?;
@@ -42,7 +42,7 @@ pub fn mix(mixed: &Buffer<f32>, real: &Buffer<f32>, fake: &Buffer<f32>, share: &
 }
 
 /// The penalty `weight / N * sum (|g| - 1)^2` of `g` (N, F), and its gradient; `g` is times the state's loss scale.
-pub fn direction(out: Direction, g: &Buffer<f32>, weight: f32, state: &StateBuffer) -> Result<()> {
+pub fn direction(out: Direction, g: &Reals, weight: f32, state: &StateBuffer) -> Result<()> {
     let (what, n) = ("gradient penalty", out.norms.len());
     let f = size32(what, features(what, "g", g.len(), n)?)?;
     expect_len(what, "v", out.v.len(), g.len())?;
@@ -57,7 +57,7 @@ pub fn direction(out: Direction, g: &Buffer<f32>, weight: f32, state: &StateBuff
 }
 
 /// `h` (N, C) `= pool_factor * sum over p of (x > 0) t`, of `x` and `t` (N, P, C).
-pub fn pool(h: &Buffer<f32>, t: &Buffer<f32>, x: &Buffer<f32>, n: usize, pool_factor: f32) -> Result<()> {
+pub fn pool(h: &Reals, t: &Reals, x: &Reals, n: usize, pool_factor: f32) -> Result<()> {
     let what = "pool of tangents";
     let c = features(what, "h", h.len(), n)?;
     if t.is_empty() || !t.len().is_multiple_of(n * c) {

@@ -1,22 +1,22 @@
 //! The log-partition of Softmax GAN: both losses and all per-sample seeds from one softmax over the batch.
 
 use super::{elementary, expect_len, size32};
-use crate::device::{Buffer, Device, kernel};
+use crate::device::{Device, Reals, kernel};
 use crate::{Error, Result};
 
 /// What every loss gives for a batch of `N` real and `M` fake logits.
 pub struct Evaluation {
     /// (4): L_D, L_G, mean real logit, mean fake logit.
-    pub statistics: Buffer<f32>,
+    pub statistics: Reals,
     /// (N + M): dL_D / d logit, the real ones first.
-    pub seed_d: Buffer<f32>,
+    pub seed_d: Reals,
     /// (M): dL_G / d fake logit.
-    pub seed_g: Buffer<f32>,
+    pub seed_g: Reals,
 }
 
 impl Evaluation {
     /// Compares all lengths; gives N and M.
-    pub(super) fn check(&self, what: &str, real: &Buffer<f32>, fake: &Buffer<f32>) -> Result<[u32; 2]> {
+    pub(super) fn check(&self, what: &str, real: &Reals, fake: &Reals) -> Result<[u32; 2]> {
         let (n, m) = (real.len(), fake.len());
         if n == 0 || m == 0 {
             return Err(Error::Shape(format!("{what}: {n} real and {m} fake logits, at least one of each is needed")));
@@ -51,19 +51,13 @@ fn split_two(device: &Device, logits: usize) -> (usize, usize) {
 
 /// One launch up to 8,192 logits, two above. `sign` is 1 where a low logit means real (Softmax GAN's own), -1 where
 /// a high one does (a projection head). `workspace` has [`workspace_len`] floats.
-pub fn fused(
-    out: &Evaluation,
-    real: &Buffer<f32>,
-    fake: &Buffer<f32>,
-    sign: f32,
-    workspace: &Buffer<f32>,
-) -> Result<()> {
+pub fn fused(out: &Evaluation, real: &Reals, fake: &Reals, sign: f32, workspace: &Reals) -> Result<()> {
     let (_, blocks) = split(real.device(), real.len() + fake.len());
     if blocks == 1 { one_launch(out, real, fake, sign) } else { two_launches(out, real, fake, sign, workspace) }
 }
 
 /// One block, whatever the number of logits.
-pub fn one_launch(out: &Evaluation, real: &Buffer<f32>, fake: &Buffer<f32>, sign: f32) -> Result<()> {
+pub fn one_launch(out: &Evaluation, real: &Reals, fake: &Reals, sign: f32) -> Result<()> {
     let [n, m] = out.check("log_partition", real, fake)?;
     let launch = real.device().launch(kernel::LOG_PARTITION_ONE_F32, [1, 1, 1]);
     let launch = launch.output(&out.statistics).output(&out.seed_d).output(&out.seed_g).input(real).input(fake);
@@ -77,13 +71,7 @@ pub fn two_launches_workspace_len(device: &Device, logits: usize) -> usize {
 }
 
 /// Many blocks share the logits: the first launch computes their sums, the second joins these and computes the gradients.
-pub fn two_launches(
-    out: &Evaluation,
-    real: &Buffer<f32>,
-    fake: &Buffer<f32>,
-    sign: f32,
-    workspace: &Buffer<f32>,
-) -> Result<()> {
+pub fn two_launches(out: &Evaluation, real: &Reals, fake: &Reals, sign: f32, workspace: &Reals) -> Result<()> {
     let [n, m] = out.check("log_partition", real, fake)?;
     let device = real.device();
     let (chunk, blocks) = split_two(device, real.len() + fake.len());
@@ -108,13 +96,7 @@ pub fn unfused_workspace_len(device: &Device, logits: usize) -> usize {
 /// The same from elementary kernels: every step is a launch that reads from memory and writes to memory. They run in the
 /// order of a careful program in an eager framework (logsumexp about the maximum; its gradient exp(y - logsumexp), once
 /// for both losses). What fusion buys is the difference to [`fused`]. `workspace` has [`unfused_workspace_len`] floats.
-pub fn unfused(
-    out: &Evaluation,
-    real: &Buffer<f32>,
-    fake: &Buffer<f32>,
-    sign: f32,
-    workspace: &Buffer<f32>,
-) -> Result<()> {
+pub fn unfused(out: &Evaluation, real: &Reals, fake: &Reals, sign: f32, workspace: &Reals) -> Result<()> {
     use elementary::{Function, add, affine, function, maximum, subtract, sum};
     out.check("log_partition", real, fake)?;
     let (n, m) = (real.len(), fake.len());

@@ -3,7 +3,7 @@
 
 use super::log_partition::Evaluation;
 use crate::Result;
-use crate::device::{Buffer, kernel};
+use crate::device::{Reals, kernel};
 
 /// The formulas are in `kernels/losses.cu`; the numbers are its codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl LogitLoss {
 }
 
 /// Values and seeds of `loss` for `N` real and `M` fake logits.
-pub fn fused(out: &Evaluation, real: &Buffer<f32>, fake: &Buffer<f32>, loss: LogitLoss) -> Result<()> {
+pub fn fused(out: &Evaluation, real: &Reals, fake: &Reals, loss: LogitLoss) -> Result<()> {
     let [n, m] = out.check("losses", real, fake)?;
     let launch = real.device().launch(kernel::LOSSES_F32, [1, 1, 1]);
     let launch = launch.output(&out.statistics).output(&out.seed_d).output(&out.seed_g).input(real).input(fake);

@@ -3,7 +3,7 @@
 
 use super::tile::{choose, grid};
 use super::{Activation, ActivationArgument, expect_len, expect_optional, size32};
-use crate::device::{Buffer, Tile, kernel};
+use crate::device::{Reals, Tile, kernel};
 use crate::{Error, Result};
 
 /// x (N, C), weight (C, K), y (N, K).
@@ -18,16 +18,16 @@ pub struct Linear {
 #[derive(Clone, Copy)]
 pub struct OutputGradient<'a> {
     /// (N, K)
-    pub dy: &'a Buffer<f32>,
+    pub dy: &'a Reals,
     /// (N, K): the layer's output; needed unless the activation is the identity.
-    pub y: Option<&'a Buffer<f32>>,
+    pub y: Option<&'a Reals>,
     pub activation: Activation,
     /// (N): what each sample's rows are multiplied with.
-    pub row_scale: Option<&'a Buffer<f32>>,
+    pub row_scale: Option<&'a Reals>,
 }
 
 /// The tile of an (m, n) product whose operands are stored as `operand` is.
-fn linear_tile(operand: &Buffer<f32>, tiles: &'static [Tile], m: usize, n: usize) -> &'static Tile {
+fn linear_tile(operand: &Reals, tiles: &'static [Tile], m: usize, n: usize) -> &'static Tile {
     let device = operand.device();
     choose(device, operand.precision(), device.workers(), tiles, &device.tuning().linear_tiles, m, n)
 }
@@ -35,10 +35,10 @@ fn linear_tile(operand: &Buffer<f32>, tiles: &'static [Tile], m: usize, n: usize
 /// `y = act(x W + bias)`.
 pub fn linear_forward(
     sizes: Linear,
-    y: &Buffer<f32>,
-    x: &Buffer<f32>,
-    weight: &Buffer<f32>,
-    bias: Option<&Buffer<f32>>,
+    y: &Reals,
+    x: &Reals,
+    weight: &Reals,
+    bias: Option<&Reals>,
     activation: Activation,
 ) -> Result<()> {
     let what = "linear forward";
@@ -55,12 +55,7 @@ pub fn linear_forward(
 }
 
 /// `dx = g W^T`, overwritten.
-pub fn linear_input_gradient(
-    sizes: Linear,
-    dx: &Buffer<f32>,
-    gradient: &OutputGradient,
-    weight: &Buffer<f32>,
-) -> Result<()> {
+pub fn linear_input_gradient(sizes: Linear, dx: &Reals, gradient: &OutputGradient, weight: &Reals) -> Result<()> {
     let what = "linear input gradient";
     let [n, c, k] = sizes.check(what)?;
     gradient.check(what, sizes.n, sizes.n * sizes.k)?;
@@ -75,12 +70,7 @@ pub fn linear_input_gradient(
 }
 
 /// `dW += x^T g`.
-pub fn linear_weight_gradient(
-    sizes: Linear,
-    dweight: &Buffer<f32>,
-    x: &Buffer<f32>,
-    gradient: &OutputGradient,
-) -> Result<()> {
+pub fn linear_weight_gradient(sizes: Linear, dweight: &Reals, x: &Reals, gradient: &OutputGradient) -> Result<()> {
     let what = "linear weight gradient";
     let [n, c, k] = sizes.check(what)?;
     gradient.check(what, sizes.n, sizes.n * sizes.k)?;
@@ -95,7 +85,7 @@ pub fn linear_weight_gradient(
 }
 
 /// `db += sum over the batch of g`.
-pub fn linear_bias_gradient(sizes: Linear, dbias: &Buffer<f32>, gradient: &OutputGradient) -> Result<()> {
+pub fn linear_bias_gradient(sizes: Linear, dbias: &Reals, gradient: &OutputGradient) -> Result<()> {
     let what = "linear bias gradient";
     let [n, _, k] = sizes.check(what)?;
     gradient.check(what, sizes.n, sizes.n * sizes.k)?;
@@ -125,7 +115,7 @@ impl Linear {
 
 impl<'a> OutputGradient<'a> {
     /// `dy` as it is stored: no activation came after the product, and no scale is wanted.
-    pub fn stored(dy: &'a Buffer<f32>) -> OutputGradient<'a> {
+    pub fn stored(dy: &'a Reals) -> OutputGradient<'a> {
         OutputGradient { dy, y: None, activation: Activation::Identity, row_scale: None }
     }
 
@@ -140,7 +130,7 @@ impl<'a> OutputGradient<'a> {
     }
 
     /// y, where the derivative of the activation needs it.
-    pub(super) fn saved_output(&self) -> Option<&'a Buffer<f32>> {
+    pub(super) fn saved_output(&self) -> Option<&'a Reals> {
         self.y.filter(|_| self.activation != Activation::Identity)
     }
 }

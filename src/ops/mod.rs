@@ -22,7 +22,7 @@ pub mod spectral_norm;
 pub mod state;
 mod tile;
 
-use crate::device::{Buffer, Device, Element, Launch, Variants};
+use crate::device::{Buffer, Device, Element, Launch, Reals, Variants};
 use crate::{Error, Result};
 
 /// What is applied to a layer's output, or to a normalised value.
@@ -81,7 +81,7 @@ fn elementwise<T: Element, const N: usize>(
     what: &str,
     kernel: impl Into<Variants>,
     y: &Buffer<T>,
-    inputs: [(&str, &Buffer<f32>); N],
+    inputs: [(&str, &Reals); N],
     more: impl FnOnce(Launch) -> Launch,
 ) -> Result<()> {
     let (n, chunk) = (size32(what, y.len())?, y.device().tuning().elements as u32);

@@ -1,7 +1,7 @@
 //! Batch norm over features, plain and class-conditional, with the activation after it and nearest upsampling.
 
 use super::{Activation, expect_len, size32};
-use crate::device::{Buffer, Device, kernel};
+use crate::device::{Buffer, Device, Reals, kernel};
 use crate::{Error, Result};
 
 /// What is normalised: (N, H, W, C), H = W = 1 in a linear layer.
@@ -52,20 +52,20 @@ impl Shape {
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     /// (S, C)
-    pub scale: &'a Buffer<f32>,
+    pub scale: &'a Reals,
     /// (S, C)
-    pub shift: &'a Buffer<f32>,
+    pub shift: &'a Reals,
 }
 
 /// A batch and what [`statistics`] makes of it, which [`backward`] needs again.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// (N, H, W, C)
-    pub x: &'a Buffer<f32>,
+    pub x: &'a Reals,
     /// (C)
-    pub mean: &'a Buffer<f32>,
+    pub mean: &'a Reals,
     /// (C): 1 / sqrt(variance + eps)
-    pub rstd: &'a Buffer<f32>,
+    pub rstd: &'a Reals,
     pub tables: Tables<'a>,
 }
 
@@ -82,16 +82,16 @@ impl Batch<'_> {
 /// The learnt scale and shift: (C), or, with a label (N) for each sample, (classes, C).
 #[derive(Clone, Copy, Debug)]
 pub struct Affine<'a> {
-    pub gamma: &'a Buffer<f32>,
-    pub beta: &'a Buffer<f32>,
+    pub gamma: &'a Reals,
+    pub beta: &'a Reals,
     pub labels: Option<&'a Buffer<u32>>,
 }
 
 /// Running statistics (C), and how far a batch moves them: `1 / k` at the k-th batch makes plain averages.
 #[derive(Clone, Copy, Debug)]
 pub struct Running<'a> {
-    pub mean: &'a Buffer<f32>,
-    pub var: &'a Buffer<f32>,
+    pub mean: &'a Reals,
+    pub var: &'a Reals,
     pub momentum: f32,
 }
 
@@ -166,7 +166,7 @@ pub fn statistics(
     affine: Affine,
     eps: f32,
     shape: Shape,
-    workspace: &Buffer<f32>,
+    workspace: &Reals,
 ) -> Result<()> {
     let (rows, classes) = affine.check(shape)?;
     batch.check(rows, shape)?;
@@ -218,7 +218,7 @@ fn table_rows(tables: Tables, shape: Shape) -> Result<usize> {
 }
 
 /// `y` = activation(scale `x` + shift), upsampled where the shape says so.
-pub fn apply(y: &Buffer<f32>, x: &Buffer<f32>, tables: Tables, activation: Activation, shape: Shape) -> Result<()> {
+pub fn apply(y: &Reals, x: &Reals, tables: Tables, activation: Activation, shape: Shape) -> Result<()> {
     shape.check()?;
     expect_len("norm", "x", x.len(), shape.input_len())?;
     expect_len("norm", "y", y.len(), shape.output_len())?;
@@ -234,23 +234,23 @@ pub fn apply(y: &Buffer<f32>, x: &Buffer<f32>, tables: Tables, activation: Activ
 /// What [`backward`] writes.
 pub struct Gradients<'a> {
     /// (N, H, W, C); overwritten, or added to where `accumulate` is set.
-    pub dx: &'a Buffer<f32>,
+    pub dx: &'a Reals,
     pub accumulate: bool,
     /// As gamma; added to.
-    pub dgamma: &'a Buffer<f32>,
+    pub dgamma: &'a Reals,
     /// As beta; added to.
-    pub dbeta: &'a Buffer<f32>,
+    pub dbeta: &'a Reals,
 }
 
 /// All gradients from `dy`, that of [`apply`]'s output. Three launches. `workspace` has [`workspace_len`] floats.
 pub fn backward(
     gradients: Gradients,
-    dy: &Buffer<f32>,
+    dy: &Reals,
     batch: Batch,
     affine: Affine,
     activation: Activation,
     shape: Shape,
-    workspace: &Buffer<f32>,
+    workspace: &Reals,
 ) -> Result<()> {
     let (rows, classes) = affine.check(shape)?;
     batch.check(rows, shape)?;
@@ -280,7 +280,7 @@ pub fn backward(
     // SAFETY: as above; labels beyond the classes are clamped by the kernel.
     unsafe { launch.scalar(split.parts() as u32).scalar(split.splits as u32).run()? };
 
-    let launch = device.launch(kernel::NORM_BACKWARD_INPUT, split.grid()).output(gradients.dx).input(dy).input(x);
+    let launch = device.launch(kernel::NORM_INPUT_GRADIENT, split.grid()).output(gradients.dx).input(dy).input(x);
     let launch = launch.input(mean).input(rstd).input(tables.scale).input(tables.shift);
     let launch = launch.input(&coefficients).scalar(code).scalar(slope).scalar(u32::from(gradients.accumulate));
     let launch = launch.scalar(split.span as u32).scalar(shape.c as u32).scalar(split.chunk as u32);

@@ -1,11 +1,11 @@
 //! The device's own ceiling for products: multiply-adds that touch no memory.
 
-use crate::device::{Buffer, Device, kernel};
+use crate::device::{Device, Reals, kernel};
 use crate::{Error, Result};
 
 /// Runs `steps` dependent multiply-adds in each of the `out.len()` chains, a multiple of [`per_block`]. `out[i]` gets the
 /// end of the chain `x -> 0.5 x + 1` that starts from `(i mod per_block) mod 7`.
-pub fn peak(out: &Buffer<f32>, steps: u32) -> Result<()> {
+pub fn peak(out: &Reals, steps: u32) -> Result<()> {
     let per_block = per_block(out.device());
     if out.is_empty() || !out.len().is_multiple_of(per_block) {
         return Err(Error::Shape(format!("peak: out has {} elements, expected a multiple of {per_block}", out.len())));

@@ -2,7 +2,7 @@
 
 use super::state::StateBuffer;
 use super::{elementwise, expect_len, size32};
-use crate::device::{Buffer, kernel};
+use crate::device::{Buffer, Reals, kernel};
 use crate::{Error, Result};
 
 /// What is done to training images besides scaling them.
@@ -17,7 +17,7 @@ pub struct Augment {
 /// `x` = `bytes` / 127.5 - 1, both (N, H, W, C), augmented; which images and by how much depends on the seed, the step
 /// and `stream` alone.
 pub fn load(
-    x: &Buffer<f32>,
+    x: &Reals,
     bytes: &Buffer<u8>,
     state: &StateBuffer,
     stream: u32,
@@ -40,6 +40,6 @@ pub fn load(
 }
 
 /// The nearest byte of each value of [-1, 1]. Values outside become the nearer end, NaN becomes 0.
-pub fn store(bytes: &Buffer<u8>, x: &Buffer<f32>) -> Result<()> {
+pub fn store(bytes: &Buffer<u8>, x: &Reals) -> Result<()> {
     elementwise("pixels store", kernel::PIXELS_STORE, bytes, [("x", x)], |launch| launch)
 }

@@ -1,7 +1,7 @@
 //! The projection head in one launch: ReLU, pooling, `w . h + V[y] . h + bias`. And the pooling alone, for other heads.
 
 use super::{expect_len, expect_optional, size32};
-use crate::device::{Buffer, Device, kernel};
+use crate::device::{Buffer, Device, Reals, kernel};
 use crate::{Error, Result};
 
 /// The label of a sample that has none; any number that is not a class works.
@@ -14,13 +14,13 @@ const COLUMNS: usize = 128;
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
     /// (C): psi.
-    pub w: &'a Buffer<f32>,
+    pub w: &'a Reals,
     /// (classes, C): the label embedding.
-    pub v: Option<&'a Buffer<f32>>,
+    pub v: Option<&'a Reals>,
     /// (N). Without labels, and where a label is [`ABSENT`], the logit is psi alone.
     pub labels: Option<&'a Buffer<u32>>,
     /// (1).
-    pub bias: Option<&'a Buffer<f32>>,
+    pub bias: Option<&'a Reals>,
     /// What the sum over pixels is multiplied with: 1 for the sum itself, 1 / P for the mean.
     pub pool_factor: f32,
 }
@@ -29,20 +29,20 @@ pub struct Head<'a> {
 #[derive(Clone, Copy, Default)]
 pub struct Seeds<'a> {
     /// (N).
-    pub df: Option<&'a Buffer<f32>>,
+    pub df: Option<&'a Reals>,
     /// (N).
-    pub scale: Option<&'a Buffer<f32>>,
+    pub scale: Option<&'a Reals>,
 }
 
 /// The gradients of a head's parameters; all accumulate.
 #[derive(Clone, Copy)]
 pub struct Gradients<'a> {
     /// (C).
-    pub dw: &'a Buffer<f32>,
+    pub dw: &'a Reals,
     /// (classes, C).
-    pub dv: Option<&'a Buffer<f32>>,
+    pub dv: Option<&'a Reals>,
     /// (1).
-    pub dbias: Option<&'a Buffer<f32>>,
+    pub dbias: Option<&'a Reals>,
 }
 
 #[derive(Clone, Copy)]
@@ -65,7 +65,7 @@ impl Sizes {
 }
 
 /// `x` has `n` samples of `c` channels; its length tells the pixels.
-fn sizes(what: &str, n: usize, c: usize, classes: usize, x: &Buffer<f32>) -> Result<Sizes> {
+fn sizes(what: &str, n: usize, c: usize, classes: usize, x: &Reals) -> Result<Sizes> {
     if n == 0 || c == 0 || !x.len().is_multiple_of(n * c) {
         return Err(Error::Shape(format!(
             "{what}: x has {} elements, expected N * P * C with N = {n}, C = {c}, at least one of each",
@@ -77,7 +77,7 @@ fn sizes(what: &str, n: usize, c: usize, classes: usize, x: &Buffer<f32>) -> Res
     Ok(Sizes { n: size32(what, n)?, p: p as u32, c: size32(what, c)?, classes: size32(what, classes)? })
 }
 
-fn class_count(what: &str, name: &str, rows: Option<&Buffer<f32>>, c: usize) -> Result<usize> {
+fn class_count(what: &str, name: &str, rows: Option<&Reals>, c: usize) -> Result<usize> {
     let len = rows.map_or(0, Buffer::len);
     if c == 0 || !len.is_multiple_of(c) {
         return Err(Error::Shape(format!("{what}: {name} has {len} elements, expected classes * C with C = {c}")));
@@ -85,7 +85,7 @@ fn class_count(what: &str, name: &str, rows: Option<&Buffer<f32>>, c: usize) -> 
     Ok(len / c)
 }
 
-fn check_head(what: &str, head: &Head, n: usize, x: &Buffer<f32>) -> Result<Sizes> {
+fn check_head(what: &str, head: &Head, n: usize, x: &Reals) -> Result<Sizes> {
     let classes = class_count(what, "V", head.v, head.w.len())?;
     expect_optional(what, "labels", head.labels, n)?;
     expect_optional(what, "bias", head.bias, 1)?;
@@ -97,7 +97,7 @@ fn check_seeds(what: &str, seeds: Seeds, n: usize) -> Result<()> {
     expect_optional(what, "scale", seeds.scale, n)
 }
 
-fn check_gradients(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<Sizes> {
+fn check_gradients(out: Gradients, h: &Reals, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<Sizes> {
     let what = "projection backward";
     let classes = class_count(what, "dV", out.dv, out.dw.len())?;
     expect_optional(what, "dbias", out.dbias, 1)?;
@@ -110,7 +110,7 @@ fn check_gradients(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>
 }
 
 /// The logits `f` (N) and the pooled features `h` (N, C) of `x` (N, P, C), in one launch.
-pub fn forward(f: &Buffer<f32>, h: &Buffer<f32>, x: &Buffer<f32>, head: &Head) -> Result<()> {
+pub fn forward(f: &Reals, h: &Reals, x: &Reals, head: &Head) -> Result<()> {
     let s = check_head("projection forward", head, f.len(), x)?;
     expect_len("projection forward", "h", h.len(), f.len() * head.w.len())?;
     let launch = f.device().launch(kernel::PROJECTION_FORWARD, [s.n, 1, 1]);
@@ -121,13 +121,7 @@ pub fn forward(f: &Buffer<f32>, h: &Buffer<f32>, x: &Buffer<f32>, head: &Head) -
 }
 
 /// `dx` (N, P, C) overwritten, for `df` (N; 1 without) at the logits.
-pub fn input_gradient(
-    dx: &Buffer<f32>,
-    x: &Buffer<f32>,
-    head: &Head,
-    n: usize,
-    df: Option<&Buffer<f32>>,
-) -> Result<()> {
+pub fn input_gradient(dx: &Reals, x: &Reals, head: &Head, n: usize, df: Option<&Reals>) -> Result<()> {
     let what = "projection backward";
     let s = check_head(what, head, n, x)?;
     expect_len(what, "dx", dx.len(), x.len())?;
@@ -140,7 +134,7 @@ pub fn input_gradient(
 }
 
 /// All parameter gradients in one launch, from the `h` (N, C) that forward saved. They accumulate.
-pub fn parameter_gradients(out: Gradients, h: &Buffer<f32>, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<()> {
+pub fn parameter_gradients(out: Gradients, h: &Reals, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<()> {
     let s = check_gradients(out, h, labels, seeds)?;
     let labels = labels.filter(|_| s.classes > 0);
     let blocks = if labels.is_some() { 1 + s.n } else { 1 };
@@ -152,7 +146,7 @@ pub fn parameter_gradients(out: Gradients, h: &Buffer<f32>, labels: Option<&Buff
 }
 
 /// `h = pool_factor * sum over pixels of relu(x)`, (N, C) from (N, P, C).
-pub fn pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize, pool_factor: f32) -> Result<()> {
+pub fn pool(h: &Reals, x: &Reals, n: usize, pool_factor: f32) -> Result<()> {
     let s = check_pool(h, x, n)?;
     let launch = h.device().launch(kernel::PROJECTION_POOL, [s.n, s.column_ranges(), 1]).output(h).input(x);
     // SAFETY: `check_pool` compared both lengths with N, P and C.
@@ -160,7 +154,7 @@ pub fn pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize, pool_factor: f32) -> Res
 }
 
 /// `dx = (x > 0) * pool_factor * dh`, overwritten.
-pub fn pool_backward(dx: &Buffer<f32>, x: &Buffer<f32>, dh: &Buffer<f32>, n: usize, pool_factor: f32) -> Result<()> {
+pub fn pool_backward(dx: &Reals, x: &Reals, dh: &Reals, n: usize, pool_factor: f32) -> Result<()> {
     let s = check_pool(dh, x, n)?;
     expect_len("pool backward", "dx", dx.len(), x.len())?;
     let (pixels, ranges) = s.pixel_ranges(dx.device());
@@ -170,7 +164,7 @@ pub fn pool_backward(dx: &Buffer<f32>, x: &Buffer<f32>, dh: &Buffer<f32>, n: usi
     unsafe { launch.scalar(pool_factor).scalar(s.p).scalar(s.c).scalar(pixels).run() }
 }
 
-fn check_pool(h: &Buffer<f32>, x: &Buffer<f32>, n: usize) -> Result<Sizes> {
+fn check_pool(h: &Reals, x: &Reals, n: usize) -> Result<Sizes> {
     if n == 0 || !h.len().is_multiple_of(n) {
         return Err(Error::Shape(format!("pool: h has {} elements, expected N * C with N = {n}", h.len())));
     }
@@ -186,13 +180,7 @@ pub mod unfused {
         x + 2 * n
     }
 
-    pub fn forward(
-        f: &Buffer<f32>,
-        h: &Buffer<f32>,
-        x: &Buffer<f32>,
-        head: &Head,
-        workspace: &Buffer<f32>,
-    ) -> Result<()> {
+    pub fn forward(f: &Reals, h: &Reals, x: &Reals, head: &Head, workspace: &Reals) -> Result<()> {
         let what = "projection forward, unfused";
         expect_len(what, "workspace", workspace.len(), workspace_len(x.len(), f.len()))?;
         let y = workspace.view(0..x.len());
@@ -206,13 +194,7 @@ pub mod unfused {
     }
 
     /// [`forward`] with the ReLU in the pooling. `workspace` has 2 N floats.
-    pub fn forward_pooled(
-        f: &Buffer<f32>,
-        h: &Buffer<f32>,
-        x: &Buffer<f32>,
-        head: &Head,
-        workspace: &Buffer<f32>,
-    ) -> Result<()> {
+    pub fn forward_pooled(f: &Reals, h: &Reals, x: &Reals, head: &Head, workspace: &Reals) -> Result<()> {
         let what = "projection forward, pooled";
         let s = check_head(what, head, f.len(), x)?;
         expect_len(what, "h", h.len(), f.len() * head.w.len())?;
@@ -222,7 +204,7 @@ pub mod unfused {
     }
 
     /// Both inner products and their sum, from lengths that the callers compared. `workspace` has 2 N floats.
-    fn products(f: &Buffer<f32>, h: &Buffer<f32>, head: &Head, s: Sizes, workspace: &Buffer<f32>) -> Result<()> {
+    fn products(f: &Reals, h: &Reals, head: &Head, s: Sizes, workspace: &Reals) -> Result<()> {
         let (device, n) = (f.device(), f.len());
         let (psi, inner) = (workspace.view(0..n), workspace.view(n..2 * n));
         let launch = device.launch(kernel::PROJECTION_UNFUSED_PSI_F32, [s.n, 1, 1]);
@@ -239,12 +221,12 @@ pub mod unfused {
 
     /// `workspace` has N * C floats, for dh.
     pub fn input_gradient(
-        dx: &Buffer<f32>,
-        x: &Buffer<f32>,
+        dx: &Reals,
+        x: &Reals,
         head: &Head,
         n: usize,
-        df: Option<&Buffer<f32>>,
-        workspace: &Buffer<f32>,
+        df: Option<&Reals>,
+        workspace: &Reals,
     ) -> Result<()> {
         let what = "projection backward, unfused";
         let s = check_head(what, head, n, x)?;
@@ -257,12 +239,7 @@ pub mod unfused {
         pool_backward(dx, x, workspace, n, head.pool_factor)
     }
 
-    pub fn parameter_gradients(
-        out: Gradients,
-        h: &Buffer<f32>,
-        labels: Option<&Buffer<u32>>,
-        seeds: Seeds,
-    ) -> Result<()> {
+    pub fn parameter_gradients(out: Gradients, h: &Reals, labels: Option<&Buffer<u32>>, seeds: Seeds) -> Result<()> {
         let s = check_gradients(out, h, labels, seeds)?;
         let device = h.device();
         let launch = device.launch(kernel::PROJECTION_UNFUSED_WEIGHT_F32, [1, 1, 1]);

@@ -2,23 +2,23 @@
 
 use super::state::StateBuffer;
 use super::{elementwise, size32};
-use crate::device::{Buffer, kernel};
+use crate::device::{Buffer, Reals, kernel};
 use crate::{Error, Result};
 
 /// Uniform between `low` and `high`. The numbers depend on the seed, the step and `stream` alone.
-pub fn uniform(out: &Buffer<f32>, state: &StateBuffer, stream: u32, low: f32, high: f32) -> Result<()> {
+pub fn uniform(out: &Reals, state: &StateBuffer, stream: u32, low: f32, high: f32) -> Result<()> {
     elementwise("random", kernel::RANDOM_UNIFORM_F32, out, [], |launch| {
         launch.input(state.words()).scalar(stream).scalar(low).scalar(high)
     })
 }
 
 /// Normal, mean 0 and deviation 1.
-pub fn normal(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
+pub fn normal(out: &Reals, state: &StateBuffer, stream: u32) -> Result<()> {
     elementwise("random", kernel::RANDOM_NORMAL, out, [], |launch| launch.input(state.words()).scalar(stream))
 }
 
 /// Points (n, 2) of the ring of Gaussians, [`crate::data::ring`].
-pub fn ring(out: &Buffer<f32>, state: &StateBuffer, stream: u32) -> Result<()> {
+pub fn ring(out: &Reals, state: &StateBuffer, stream: u32) -> Result<()> {
     if !out.len().is_multiple_of(2) {
         return Err(Error::Shape(format!("random ring: out has {} elements, points have 2", out.len())));
     }

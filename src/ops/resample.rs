@@ -3,7 +3,7 @@
 //! Backward overwrites, or adds where `accumulate` says so.
 
 use super::{expect_len, expect_optional, size32};
-use crate::device::{Buffer, Launch, Variants, kernel};
+use crate::device::{Buffer, Launch, Reals, Variants, kernel};
 use crate::{Error, Result};
 
 /// The shape of the input of a pooling, or of an upsampling.
@@ -39,7 +39,7 @@ pub enum Upsampling {
 
 /// A launch whose blocks walk the pixels of `to`, its first output, which has the shape `walked`; and the pixels of one
 /// block.
-fn walk<'a>(what: &str, kernel: impl Into<Variants>, to: &'a Buffer<f32>, walked: Image) -> Result<(Launch<'a>, u32)> {
+fn walk<'a>(what: &str, kernel: impl Into<Variants>, to: &'a Reals, walked: Image) -> Result<(Launch<'a>, u32)> {
     let each = (to.device().tuning().elements / walked.c.max(1)).max(1) as u32;
     let blocks = size32(what, walked.n * walked.h * walked.w)?.div_ceil(each);
     Ok((to.device().launch(kernel, [blocks, 1, 1]).output(to), each))
@@ -57,7 +57,7 @@ fn check(what: &str, image: Image, tensors: &[(&str, usize, Image)]) -> Result<(
 }
 
 /// From `image` to `out`, whose pixels the blocks walk.
-fn forward(what: &str, kernel: Variants, y: &Buffer<f32>, x: &Buffer<f32>, image: Image, out: Image) -> Result<()> {
+fn forward(what: &str, kernel: Variants, y: &Reals, x: &Reals, image: Image, out: Image) -> Result<()> {
     check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
     let (launch, pixels) = walk(what, kernel, y, out)?;
     let launch = launch.input(x).scalar(image.n as u32);
@@ -68,8 +68,8 @@ fn forward(what: &str, kernel: Variants, y: &Buffer<f32>, x: &Buffer<f32>, image
 fn backward(
     what: &str,
     kernel: Variants,
-    dx: &Buffer<f32>,
-    dy: &Buffer<f32>,
+    dx: &Reals,
+    dy: &Reals,
     image: Image,
     out: Image,
     accumulate: bool,
@@ -87,17 +87,17 @@ fn backward(
 }
 
 /// `y` (N, H / 2, W / 2, C): the mean of each 2x2 square of `x`.
-pub fn average_pool(y: &Buffer<f32>, x: &Buffer<f32>, image: Image) -> Result<()> {
+pub fn average_pool(y: &Reals, x: &Reals, image: Image) -> Result<()> {
     forward("average pool", kernel::RESAMPLE_AVERAGE_FORWARD, y, x, image, image.halved())
 }
 
-pub fn average_pool_backward(dx: &Buffer<f32>, dy: &Buffer<f32>, image: Image, accumulate: bool) -> Result<()> {
+pub fn average_pool_backward(dx: &Reals, dy: &Reals, image: Image, accumulate: bool) -> Result<()> {
     let kernel = kernel::RESAMPLE_AVERAGE_BACKWARD;
     backward("average pool backward", kernel, dx, dy, image, image.halved(), accumulate)
 }
 
 /// `y` and `which` (N, H / 2, W / 2, C): the maximum of each 2x2 square of `x`, and its place.
-pub fn max_pool(y: &Buffer<f32>, which: &Buffer<u8>, x: &Buffer<f32>, image: Image) -> Result<()> {
+pub fn max_pool(y: &Reals, which: &Buffer<u8>, x: &Reals, image: Image) -> Result<()> {
     let (what, out) = ("max pool", image.halved());
     check(what, image, &[("y", y.len(), out), ("which", which.len(), out), ("x", x.len(), image)])?;
     let (launch, pixels) = walk(what, kernel::RESAMPLE_MAX_FORWARD, y, out)?;
@@ -106,13 +106,7 @@ pub fn max_pool(y: &Buffer<f32>, which: &Buffer<u8>, x: &Buffer<f32>, image: Ima
     unsafe { launch.scalar(image.h as u32).scalar(image.w as u32).scalar(image.c as u32).scalar(pixels).run() }
 }
 
-pub fn max_pool_backward(
-    dx: &Buffer<f32>,
-    dy: &Buffer<f32>,
-    which: &Buffer<u8>,
-    image: Image,
-    accumulate: bool,
-) -> Result<()> {
+pub fn max_pool_backward(dx: &Reals, dy: &Reals, which: &Buffer<u8>, image: Image, accumulate: bool) -> Result<()> {
     let (what, out) = ("max pool backward", image.halved());
     check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out), ("which", which.len(), out)])?;
     let (launch, pixels) = walk(what, kernel::RESAMPLE_MAX_BACKWARD, dx, image)?;
@@ -123,7 +117,7 @@ pub fn max_pool_backward(
 }
 
 /// `y` (N, 2 H, 2 W, C).
-pub fn upsample(y: &Buffer<f32>, x: &Buffer<f32>, image: Image, how: Upsampling) -> Result<()> {
+pub fn upsample(y: &Reals, x: &Reals, image: Image, how: Upsampling) -> Result<()> {
     let kernel = match how {
         Upsampling::Nearest => kernel::RESAMPLE_NEAREST_FORWARD,
         Upsampling::Bilinear => kernel::RESAMPLE_BILINEAR_FORWARD,
@@ -131,13 +125,7 @@ pub fn upsample(y: &Buffer<f32>, x: &Buffer<f32>, image: Image, how: Upsampling)
     forward("upsample", kernel, y, x, image, image.doubled())
 }
 
-pub fn upsample_backward(
-    dx: &Buffer<f32>,
-    dy: &Buffer<f32>,
-    image: Image,
-    how: Upsampling,
-    accumulate: bool,
-) -> Result<()> {
+pub fn upsample_backward(dx: &Reals, dy: &Reals, image: Image, how: Upsampling, accumulate: bool) -> Result<()> {
     let kernel = match how {
         Upsampling::Nearest => kernel::RESAMPLE_NEAREST_BACKWARD,
         Upsampling::Bilinear => kernel::RESAMPLE_BILINEAR_BACKWARD,
@@ -147,8 +135,8 @@ pub fn upsample_backward(
 
 /// `y` (N, H, W, C + classes): `x` and one plane per class, `mark` in the label's and 0 in the others.
 pub fn concat_labels(
-    y: &Buffer<f32>,
-    x: &Buffer<f32>,
+    y: &Reals,
+    x: &Reals,
     labels: &Buffer<u32>,
     image: Image,
     classes: usize,
@@ -166,9 +154,9 @@ pub fn concat_labels(
 
 /// `y` (N, H, W, C + E): `x` and the label's row of `embedding` (classes, E) at every pixel.
 pub fn concat_embedding(
-    y: &Buffer<f32>,
-    x: &Buffer<f32>,
-    embedding: &Buffer<f32>,
+    y: &Reals,
+    x: &Reals,
+    embedding: &Reals,
     labels: &Buffer<u32>,
     image: Image,
     width: usize,
@@ -194,13 +182,7 @@ fn classes(what: &str, name: &str, len: usize, width: usize) -> Result<u32> {
 
 /// The gradient of either `concat` with respect to the image: `dx` (N, H, W, C), the first channels of `dy`
 /// (N, H, W, C + appended).
-pub fn concat_backward(
-    dx: &Buffer<f32>,
-    dy: &Buffer<f32>,
-    image: Image,
-    appended: usize,
-    accumulate: bool,
-) -> Result<()> {
+pub fn concat_backward(dx: &Reals, dy: &Reals, image: Image, appended: usize, accumulate: bool) -> Result<()> {
     let (what, out) = ("concat backward", Image { c: image.c + appended, ..image });
     check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out)])?;
     let (launch, pixels) = walk(what, kernel::RESAMPLE_DROP, dx, image)?;
@@ -213,13 +195,13 @@ pub fn concat_backward(
 /// Adds to each row of `dembedding` (classes, E) the last E channels of `dy`, summed over the pixels and over the samples
 /// of that label, each sample times its `scale` (N; 1 without). `workspace` has N * E floats.
 pub fn concat_embedding_backward(
-    dembedding: &Buffer<f32>,
-    dy: &Buffer<f32>,
+    dembedding: &Reals,
+    dy: &Reals,
     labels: &Buffer<u32>,
-    scale: Option<&Buffer<f32>>,
+    scale: Option<&Reals>,
     image: Image,
     width: usize,
-    workspace: &Buffer<f32>,
+    workspace: &Reals,
 ) -> Result<()> {
     let what = "concat embedding backward";
     check(what, image, &[("dy", dy.len(), Image { c: image.c + width, ..image })])?;

@@ -1,7 +1,7 @@
 //! Spectral normalisation of all weights of a network in one launch (three where a matrix is large).
 
 use super::{expect_len, size32};
-use crate::device::{Buffer, Device, kernel};
+use crate::device::{Buffer, Device, Reals, kernel};
 use crate::{Error, Result};
 
 /// Where the outputs of a stored matrix are.
@@ -71,13 +71,13 @@ pub struct Plan {
 #[derive(Clone, Copy)]
 pub struct State<'a> {
     /// ([`Plan::u_len`]).
-    pub u: &'a Buffer<f32>,
+    pub u: &'a Reals,
     /// ([`Plan::v_len`]).
-    pub v: &'a Buffer<f32>,
+    pub v: &'a Reals,
     /// ([`Plan::sigma_len`]).
-    pub sigma: &'a Buffer<f32>,
+    pub sigma: &'a Reals,
     /// ([`Plan::workspace_len`]).
-    pub workspace: &'a Buffer<f32>,
+    pub workspace: &'a Reals,
 }
 
 impl Plan {
@@ -186,7 +186,7 @@ impl Plan {
         self.places[i].0
     }
 
-    fn check(&self, flat: [(&str, &Buffer<f32>); 2], state: State) -> Result<()> {
+    fn check(&self, flat: [(&str, &Reals); 2], state: State) -> Result<()> {
         for (name, buffer) in flat {
             expect_len("spectral norm", name, buffer.len(), self.parameters)?;
         }
@@ -199,7 +199,7 @@ impl Plan {
 
 /// Fills `effective` with all parameters, each matrix divided by its sigma. With `iterate`, one power iteration comes
 /// first; without, `u` and `v` stay as they are.
-pub fn forward(plan: &Plan, effective: &Buffer<f32>, weights: &Buffer<f32>, state: State, iterate: bool) -> Result<()> {
+pub fn forward(plan: &Plan, effective: &Reals, weights: &Reals, state: State, iterate: bool) -> Result<()> {
     plan.check([("effective", effective), ("weights", weights)], state)?;
     let device = weights.device();
     let (entries, tiles) = ([plan.entry_count, 1, 1], [plan.tile_count, 1, 1]);
@@ -227,7 +227,7 @@ pub fn forward(plan: &Plan, effective: &Buffer<f32>, weights: &Buffer<f32>, stat
 
 /// Turns `gradient` from dL / d effective into dL / d weights, in place. To be called once, when all contributions are in
 /// it. `effective` and `state` are as the last [`forward`] left them.
-pub fn backward(plan: &Plan, gradient: &Buffer<f32>, effective: &Buffer<f32>, state: State) -> Result<()> {
+pub fn backward(plan: &Plan, gradient: &Reals, effective: &Reals, state: State) -> Result<()> {
     plan.check([("gradient", gradient), ("effective", effective)], state)?;
     let (device, grid) = (gradient.device(), [plan.tile_count, 1, 1]);
     let dots = state.workspace.view(0..plan.tile_count as usize);

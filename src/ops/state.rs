@@ -2,7 +2,7 @@
 
 use super::{reduction, size32};
 use crate::Result;
-use crate::device::{Buffer, Device, kernel};
+use crate::device::{Buffer, Device, Reals, kernel};
 
 /// The mirror of `State` in `kernels/device/state.h`. Index 0 is the generator, 1 the discriminator.
 #[repr(C)]
@@ -98,7 +98,7 @@ impl StateBuffer {
 }
 
 /// Halts the training where one of `values` is infinite or NaN.
-pub fn check(state: &StateBuffer, values: &Buffer<f32>) -> Result<()> {
+pub fn check(state: &StateBuffer, values: &Reals) -> Result<()> {
     let n = size32("state check", values.len())?;
     let launch = values.device().launch(kernel::STATE_CHECK_F32, [1, 1, 1]).output(state.words()).input(values);
     // SAFETY: a StateBuffer has the words of one State; `values` has n elements.
@@ -113,7 +113,7 @@ pub fn settle(state: &StateBuffer) -> Result<()> {
 }
 
 /// Multiplies `seeds` with the loss scale or, with `of_one`, sets them to it.
-pub fn seed(seeds: &Buffer<f32>, state: &StateBuffer, of_one: bool) -> Result<()> {
+pub fn seed(seeds: &Reals, state: &StateBuffer, of_one: bool) -> Result<()> {
     let n = size32("state seed", seeds.len())?;
     let launch = seeds.device().launch(kernel::STATE_SEED_F32, [1, 1, 1]).output(seeds).input(state.words());
     // SAFETY: a StateBuffer has the words of one State; `seeds` has n elements.
@@ -121,7 +121,7 @@ pub fn seed(seeds: &Buffer<f32>, state: &StateBuffer, of_one: bool) -> Result<()
 }
 
 /// Notes whether a network's gradient is infinite or NaN: then its next update is left out, and the loss scale halved.
-pub fn overflow(state: &StateBuffer, gradient: &Buffer<f32>, network: Network) -> Result<()> {
+pub fn overflow(state: &StateBuffer, gradient: &Reals, network: Network) -> Result<()> {
     let (n, device) = (size32("state overflow", gradient.len())?, gradient.device());
     let (chunk, blocks) = reduction(device, gradient.len());
     let launch = device.launch(kernel::STATE_OVERFLOW_F32, [blocks as u32, 1, 1]).output(state.words());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::measure::seconds;
 use crate::Result;
-use crate::device::{Buffer, Device};
+use crate::device::{Device, Reals};
 use crate::ops::{elementary, peak};
 
 /// The ceilings of a device, as [`Ceilings::measure`] finds them.
@@ -23,8 +23,8 @@ const STEPS: u32 = 1500;
 impl Ceilings {
     /// Takes turns of both for a third of a second, and keeps the fastest of each.
     pub fn measure(device: &Device) -> Result<Ceilings> {
-        let chains: Buffer<f32> = device.zeros(64 * peak::per_block(device))?;
-        let [from, to]: [Buffer<f32>; 2] = [device.zeros(COPIED)?, device.zeros(COPIED)?];
+        let chains: Reals = device.zeros(64 * peak::per_block(device))?;
+        let [from, to]: [Reals; 2] = [device.zeros(COPIED)?, device.zeros(COPIED)?];
         let (mut product, mut copy) = (f64::INFINITY, f64::INFINITY);
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(350) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::rivals::settle;
 use super::{Form, Problem};
 use crate::Result;
-use crate::device::{Buffer, Device, traffic};
+use crate::device::{Device, Reals, traffic};
 use crate::ops::elementary;
 
 /// What lies in the caches when a run starts.
@@ -55,7 +55,7 @@ const SWEPT: usize = 1 << 23;
 
 /// Two buffers of which one is copied to the other before a run, so that the caches hold nothing of the problem. There are
 /// none where the caches may be warm.
-pub(crate) struct Sweep(Option<[Buffer<f32>; 2]>);
+pub(crate) struct Sweep(Option<[Reals; 2]>);
 
 impl Sweep {
     pub(crate) fn new(device: &Device, caches: Caches) -> Result<Sweep> {

@@ -27,7 +27,7 @@ pub use rivals::MeasuredRival;
 pub use scaling::{Scaling, exponent, scalings};
 pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps, steps_in};
 
-use crate::device::{Buffer, Device, Precision};
+use crate::device::{Device, Precision, Reals};
 use crate::random::Random;
 use crate::{Error, Result};
 
@@ -59,7 +59,7 @@ pub struct Form {
 
 /// Something that a form wrote.
 pub enum Output {
-    Buffer(Buffer<f32>),
+    Buffer(Reals),
     /// A tensor of another library, read by this function.
     Read(Box<dyn Fn() -> Vec<f32>>),
 }
@@ -68,7 +68,7 @@ impl Form {
     /// `outputs` are clones of the buffers that `run` writes to and keeps.
     pub fn new(
         name: &'static str,
-        outputs: impl IntoIterator<Item = Buffer<f32>>,
+        outputs: impl IntoIterator<Item = Reals>,
         run: impl Fn() -> Result<()> + 'static,
     ) -> Form {
         Form { name, run: Box::new(run), outputs: outputs.into_iter().map(Output::Buffer).collect() }
@@ -169,12 +169,12 @@ fn all_but_a_few_agree(found: &[f32], expected: &[f32]) -> bool {
 }
 
 /// Numbers between -1 and 1, the same ones in every run.
-pub fn numbers(device: &Device, len: usize, seed: u64) -> Result<Buffer<f32>> {
+pub fn numbers(device: &Device, len: usize, seed: u64) -> Result<Reals> {
     numbers_in(device, Precision::F32, len, seed)
 }
 
 /// Such numbers, stored in this precision.
-pub(crate) fn numbers_in(device: &Device, precision: Precision, len: usize, seed: u64) -> Result<Buffer<f32>> {
+pub(crate) fn numbers_in(device: &Device, precision: Precision, len: usize, seed: u64) -> Result<Reals> {
     device.upload_in(&values(len, seed), precision)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Case, Cases, Tray};
 use crate::Result;
-use crate::device::{Buffer, Precision};
+use crate::device::{Precision, Reals};
 use crate::ops::Activation;
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use crate::ops::matmul::{self, Linear, OutputGradient};
@@ -145,7 +145,7 @@ fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result
             Around::Added => Prologue { activation: LEAKY, ..Prologue::NONE },
             _ => Prologue { scale_shift: Some((&scale, &shift)), activation: Activation::RELU, upsample },
         };
-        let dfilters: Buffer<f32> = t.update("dfilters", r * s * c * k)?;
+        let dfilters: Reals = t.update("dfilters", r * s * c * k)?;
         let workspace = t.scratch(conv::weight_gradient_workspace_len(t.device(), &sizes))?;
         conv::conv_weight_gradient(sizes, &dfilters, &x, &prologue, &gradient, &workspace)?;
     }

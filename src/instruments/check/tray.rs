@@ -1,7 +1,7 @@
 //! Where a case takes its buffers from. The tray remembers which of them are outputs, to compare them.
 
 use crate::Result;
-use crate::device::{Buffer, Device, Precision};
+use crate::device::{Buffer, Device, Precision, Reals};
 use crate::ops::state::{State, StateBuffer};
 use crate::random::Random;
 
@@ -18,7 +18,7 @@ pub struct Tray<'a> {
 }
 
 enum Kind {
-    Floats(Buffer<f32>),
+    Floats(Reals),
     Words(Buffer<u32>),
     Bytes(Buffer<u8>),
 }
@@ -72,34 +72,34 @@ impl Tray<'_> {
     }
 
     /// An input between `low` and `high`.
-    pub fn uniforms(&mut self, n: usize, low: f32, high: f32) -> Result<Buffer<f32>> {
+    pub fn uniforms(&mut self, n: usize, low: f32, high: f32) -> Result<Reals> {
         let mut values = vec![0.0; n];
         self.random.fill_uniform(&mut values, low, high);
         self.device.upload(&values)
     }
 
     /// An input of numbers around 0.
-    pub fn numbers(&mut self, n: usize) -> Result<Buffer<f32>> {
+    pub fn numbers(&mut self, n: usize) -> Result<Reals> {
         let mut values = vec![0.0; n];
         self.random.fill_normal(&mut values, 1.0);
         self.device.upload(&values)
     }
 
     /// An input of activations or their gradients.
-    pub fn values(&mut self, n: usize) -> Result<Buffer<f32>> {
+    pub fn values(&mut self, n: usize) -> Result<Reals> {
         let mut values = vec![0.0; n];
         self.random.fill_normal(&mut values, 1.0);
         self.device.upload_in(&values, self.precision)
     }
 
     /// An output of activations or their gradients that the operation overwrites.
-    pub fn out_values(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
+    pub fn out_values(&mut self, name: &str, n: usize) -> Result<Reals> {
         let buffer = self.device.unwritten_in(n, self.precision)?;
         Ok(self.keep(name, buffer, Kind::Floats))
     }
 
     /// An output of them that the operation overwrites or, where `accumulate`, adds to.
-    pub fn either_values(&mut self, name: &str, n: usize, accumulate: bool) -> Result<Buffer<f32>> {
+    pub fn either_values(&mut self, name: &str, n: usize, accumulate: bool) -> Result<Reals> {
         if !accumulate {
             return self.out_values(name, n);
         }
@@ -108,13 +108,13 @@ impl Tray<'_> {
     }
 
     /// An input of activations between `low` and `high`.
-    pub fn values_between(&mut self, n: usize, low: f32, high: f32) -> Result<Buffer<f32>> {
+    pub fn values_between(&mut self, n: usize, low: f32, high: f32) -> Result<Reals> {
         let mut values = vec![0.0; n];
         self.random.fill_uniform(&mut values, low, high);
         self.device.upload_in(&values, self.precision)
     }
 
-    pub fn scratch_values(&mut self, n: usize) -> Result<Buffer<f32>> {
+    pub fn scratch_values(&mut self, n: usize) -> Result<Reals> {
         self.device.unwritten_in(n, self.precision)
     }
 
@@ -151,7 +151,7 @@ impl Tray<'_> {
     }
 
     /// An output that the operation overwrites.
-    pub fn out(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
+    pub fn out(&mut self, name: &str, n: usize) -> Result<Reals> {
         let buffer = self.device.unwritten(n)?;
         Ok(self.keep(name, buffer, Kind::Floats))
     }
@@ -167,13 +167,13 @@ impl Tray<'_> {
     }
 
     /// An output that the operation adds to, or changes.
-    pub fn update(&mut self, name: &str, n: usize) -> Result<Buffer<f32>> {
+    pub fn update(&mut self, name: &str, n: usize) -> Result<Reals> {
         let buffer = self.numbers(n)?;
         Ok(self.keep(name, buffer, Kind::Floats))
     }
 
     /// An input that the operation also changes.
-    pub fn compare(&mut self, name: &str, buffer: &Buffer<f32>) {
+    pub fn compare(&mut self, name: &str, buffer: &Reals) {
         self.outputs.push((name.into(), Kind::Floats(buffer.clone())));
     }
 
@@ -181,7 +181,7 @@ impl Tray<'_> {
         self.outputs.push(("state".into(), Kind::Words(state.words().clone())));
     }
 
-    pub fn scratch(&mut self, n: usize) -> Result<Buffer<f32>> {
+    pub fn scratch(&mut self, n: usize) -> Result<Reals> {
         self.device.unwritten(n)
     }
 

@@ -2,7 +2,7 @@
 //! kernel.
 
 use crate::Result;
-use crate::device::{Buffer, Device};
+use crate::device::{Device, Reals};
 use crate::instruments::bench::operations::logits::{
     HEAD_FUSED, HeadForward, head_form, head_problem, log_partition_problem, loss_form,
 };
@@ -173,8 +173,8 @@ fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'stat
     let mut layout = Layout::default();
     let (x, block) = build(&mut Arena::new(device, measuring.used())?, &mut layout)?;
     let weights = device.upload(&layout.initial_values(1))?;
-    let gradients: Buffer<f32> = device.zeros(weights.len())?;
-    let running: Buffer<f32> = device.zeros(0)?;
+    let gradients: Reals = device.zeros(weights.len())?;
+    let running: Reals = device.zeros(0)?;
     x.x.copy_from(&numbers(device, x.x.len(), 2)?)?;
     let dy = numbers(device, block.output().x.len(), 3)?;
     let mut outputs = vec![block.output().x.clone(), gradients.clone()];

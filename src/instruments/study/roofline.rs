@@ -58,7 +58,7 @@ fn arithmetic(kernel: &str) -> Option<f64> {
         ("losses_", 4.0),
         ("norm_apply", 1.5),
         ("norm_backward_finish", 2.0),
-        ("norm_backward_input", 2.5),
+        ("norm_input_gradient", 2.5),
         ("norm_backward_sums", 2.5),
         ("norm_moments", 4.0),
         ("norm_statistics", 4.0),

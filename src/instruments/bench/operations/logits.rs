@@ -2,7 +2,7 @@
 
 use super::labels;
 use crate::Result;
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Reals};
 use crate::instruments::bench::{Form, Problem, numbers};
 use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses::{self, LogitLoss};
@@ -27,7 +27,7 @@ pub fn loss_form(
     each: usize,
     name: &'static str,
     workspace: usize,
-    compute: impl Fn(&Evaluation, &Buffer<f32>, &Buffer<f32>, &Buffer<f32>) -> Result<()> + 'static,
+    compute: impl Fn(&Evaluation, &Reals, &Reals, &Reals) -> Result<()> + 'static,
 ) -> Result<Form> {
     let (real, fake, workspace) = (numbers(device, each, 1)?, numbers(device, each, 2)?, device.zeros(workspace)?);
     let out = Evaluation { statistics: device.zeros(4)?, seed_d: device.zeros(2 * each)?, seed_g: device.zeros(each)? };
@@ -63,7 +63,7 @@ fn hinge(each: usize) -> Problem {
 
 /// The forward pass of a head: it computes the logits (N) and the pooled features (N, C) from the features of the pixels.
 /// The last argument is its workspace.
-pub type HeadForward = fn(&Buffer<f32>, &Buffer<f32>, &Buffer<f32>, &Head, &Buffer<f32>) -> Result<()>;
+pub type HeadForward = fn(&Reals, &Reals, &Reals, &Head, &Reals) -> Result<()>;
 
 /// A form of the projection head: `forward` with a workspace of `workspace` numbers, then backward to the pixels and to
 /// the parameters, fused or from separate kernels.

@@ -1,7 +1,7 @@
 //! Matrix products and convolutions, and attention.
 
 use crate::Result;
-use crate::device::{Buffer, Device, Precision};
+use crate::device::{Buffer, Device, Precision, Reals};
 use crate::instruments::bench::{Form, Problem, numbers, numbers_in};
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
@@ -164,7 +164,7 @@ fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
 }
 
 /// A scale and a shift that change nothing: with them, a kernel of the norm applies an activation alone, or a shift alone.
-fn neutral(device: &Device, c: usize) -> Result<[Buffer<f32>; 2]> {
+fn neutral(device: &Device, c: usize) -> Result<[Reals; 2]> {
     Ok([device.upload(&vec![1.0; c])?, device.zeros(c)?])
 }
 
