@@ -28,11 +28,12 @@ template <class Body> DEVICE void with_derivative(Activation activation, Body bo
     else body([](float) { return 1.0f; });
 }
 
-// The derivative as a function of the input x, and whether it costs more than a few instructions. The identity passes slope 1.
+// The derivative as a function of the input x, and whether it costs more than a few instructions.
 template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     const float slope = activation.slope;
     if (activation.code == 2) body([](float x) { const float y = tanh(x); return 1.0f - y * y; }, Yes());
-    else body([=](float x) { return x > 0.0f ? 1.0f : slope; }, No());
+    else if (activation.code == 1) body([=](float x) { return x > 0.0f ? 1.0f : slope; }, No());
+    else body([](float) { return 1.0f; }, No());
 }
 #else
 // A thread has a few elements where the host has a long loop, so it selects within one body. The identity passes slope 1.

@@ -73,6 +73,7 @@ impl Train {
             }
         };
 
+        device.check_precision(setup.training.precision)?;
         say(format!("device  {}", device.description()));
         if let Some(why) = why {
             say(format!("        auto: {why}"));
