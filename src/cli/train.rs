@@ -51,7 +51,7 @@ struct Start {
 impl Train {
     pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         let settings = self.settings(matches)?;
-        let (place, written, steps) = (&settings.place, &settings.written, settings.training.steps);
+        let (written, steps) = (&settings.written, settings.training.steps);
         if self.resume.is_none() && !self.dry_run {
             Run::check(settings.runs_dir(), written.run.as_deref(), self.force)?;
         }
@@ -62,25 +62,7 @@ impl Train {
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
         let plan = Trainer::plan(&setup)?;
-        let (device, why, retuned) = match &self.resume {
-            Some(name) => {
-                let file = run::tuning_path(&run::find(settings.runs_dir(), name)?);
-                tuned::reopen(place.device, place.threads, &file)?
-            }
-            None => {
-                let (device, why) = tuned::open(place.device, place.threads)?;
-                (device, why, false)
-            }
-        };
-
-        device.check_precision(setup.training.precision)?;
-        say(format!("device  {}", device.description()));
-        if let Some(why) = why {
-            say(format!("        auto: {why}"));
-        }
-        if retuned {
-            say("        with another tuning than the run had: its bits will not be those of one that went through");
-        }
+        let device = self.open_device(&settings)?;
         say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
         tell_unreadable(&data, say);
         say(format!("G, D    {}, {} parameters", thousands(plan.parameters_g), thousands(plan.parameters_d)));
@@ -129,6 +111,30 @@ impl Train {
             eval::at_end(&device, settings, &data, trainer, &|| !INTERRUPTED.load(Ordering::SeqCst));
         }
         Ok(code)
+    }
+
+    /// The device, which a line tells about. A resumed run has the tuning that it began with.
+    fn open_device(&self, settings: &Settings) -> anyhow::Result<Device> {
+        let place = &settings.place;
+        let (device, why, retuned) = match &self.resume {
+            Some(name) => {
+                let file = run::tuning_path(&run::find(settings.runs_dir(), name)?);
+                tuned::reopen(place.device, place.threads, &file)?
+            }
+            None => {
+                let (device, why) = tuned::open(place.device, place.threads)?;
+                (device, why, false)
+            }
+        };
+        device.check_precision(settings.training.precision)?;
+        say(format!("device  {}", device.description()));
+        if let Some(why) = why {
+            say(format!("        auto: {why}"));
+        }
+        if retuned {
+            say("        with another tuning than the run had: its bits will not be those of one that went through");
+        }
+        Ok(device)
     }
 
     /// The preset, or the run that is resumed, or a file; then the command line.

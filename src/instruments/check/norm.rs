@@ -8,6 +8,22 @@ use crate::ops::spectral_norm::{self, Matrix, Outputs, Plan, State};
 
 const CLASSES: usize = 3;
 
+/// Statistics of numbers whose offset is so much larger than their deviation that rounding the mean matters.
+fn offset(cases: &mut Cases, shape: Shape) {
+    let (n, c) = (shape.n, shape.c);
+    cases.add(format!("statistics, {n} x {c}, offset"), move |t| {
+        t.tolerance = 1e-3;
+        let x: Vec<f32> = t.numbers(n * c)?.read()?.iter().map(|x| x + 4e6).collect();
+        let x = t.device().upload(&x)?;
+        let (mean, rstd) = (t.out("mean", c)?, t.out("rstd", c)?);
+        let (scale, shift) = (t.scratch(c)?, t.scratch(c)?);
+        let affine = Affine { gamma: &t.numbers(c)?, beta: &t.numbers(c)?, labels: None };
+        let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables: Tables { scale: &scale, shift: &shift } };
+        let workspace = t.scratch(norm::workspace_len(t.device(), shape, false))?;
+        norm::statistics(batch, None, affine, 1e-5, shape, &workspace)
+    });
+}
+
 pub fn norm(cases: &mut Cases) {
     let image = |n, h, w, c| Shape { n, h, w, c, upsample: false };
     let shapes = [
@@ -25,18 +41,7 @@ pub fn norm(cases: &mut Cases) {
     for shape in shapes.into_iter().chain([large]) {
         let Shape { n, h, w, c, upsample } = shape;
         if shape.n > 100 && cases.precision == Precision::F32 {
-            // The offset is so much larger than the deviation that rounding the mean matters.
-            cases.add(format!("statistics, {n} x {c}, offset"), move |t| {
-                t.tolerance = 1e-3;
-                let x: Vec<f32> = t.numbers(n * c)?.read()?.iter().map(|x| x + 4e6).collect();
-                let x = t.device().upload(&x)?;
-                let (mean, rstd) = (t.out("mean", c)?, t.out("rstd", c)?);
-                let (scale, shift) = (t.scratch(c)?, t.scratch(c)?);
-                let affine = Affine { gamma: &t.numbers(c)?, beta: &t.numbers(c)?, labels: None };
-                let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables: Tables { scale: &scale, shift: &shift } };
-                let workspace = t.scratch(norm::workspace_len(t.device(), shape, false))?;
-                norm::statistics(batch, None, affine, 1e-5, shape, &workspace)
-            });
+            offset(cases, shape);
         }
         for conditional in [false, true] {
             let rows = if conditional { n } else { 1 };
