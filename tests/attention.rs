@@ -125,6 +125,7 @@ fn the_reference_gradients_are_central_differences() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn in_16_bits_it_is_as_good_as_rounding_the_result() {
     on_each_device(|device| {
         for precision in NARROW {

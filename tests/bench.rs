@@ -45,6 +45,7 @@ fn separate_kernels_launch_and_move_more() {
 
 /// In another precision the same products and steps, named after it, of what is stored in it.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn products_and_steps_run_in_every_precision() {
     let device = Device::host(2).unwrap();
     let settings = Settings { caches: Caches::Warm, time: Duration::ZERO };

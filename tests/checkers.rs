@@ -132,6 +132,7 @@ fn clean(which: u32, blocks: u32) -> Seen {
 
 /// Each form of access, in bounds: it is counted; past the end of a buffer: it is refused, the read and the write.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn every_form_of_access_reaches_a_callback() {
     for which in 0..=11 {
         let reads = !matches!(which, 9 | 10);
@@ -160,11 +161,13 @@ fn every_form_of_access_reaches_a_callback() {
 
 /// A thread's own variables are nobody else's: only the one result is seen.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn local_arrays_pass_unseen() {
     assert_eq!(clean(12, 1).kernels["state_advance"].accesses, 1);
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn what_is_right_is_not_reported() {
     for (which, blocks) in [(20, 1), (21, 1), (22, 3), (23, 1), (24, 1), (33, 1)] {
         clean(which, blocks);
@@ -172,6 +175,7 @@ fn what_is_right_is_not_reported() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn races() {
     for (which, blocks) in [(30, 1), (31, 1), (32, 1), (33, 2), (34, 1), (35, 1), (36, 1)] {
         let finding = found(which, blocks, Check::Racecheck);
@@ -183,6 +187,7 @@ fn races() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn memory_that_nobody_has_written() {
     assert!(found(40, 1, Check::Initcheck).memory.unwrap().contains("shared array numbers"));
     let finding = found(41, 1, Check::Initcheck);
@@ -190,6 +195,7 @@ fn memory_that_nobody_has_written() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn bounds() {
     for (which, words) in [
         (50, "write of 4 bytes, 4 bytes past the end of a buffer of 1024 bytes"),
@@ -208,6 +214,7 @@ fn bounds() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn a_buffer_that_was_freed() {
     let device = device(0);
     let (out, input) = (device.zeros::<f32>(256).unwrap(), device.zeros::<f32>(256).unwrap());
@@ -219,6 +226,7 @@ fn a_buffer_that_was_freed() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn threads_that_do_not_come() {
     for which in [60, 61, 62, 63, 64] {
         let finding = found(which, 1, Check::Synccheck);
@@ -229,6 +237,7 @@ fn threads_that_do_not_come() {
 
 /// Every kernel is run by some case, and nothing is found.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn every_kernel_is_checked_and_clean() {
     let options = Options { filter: None, schedule_seeds: vec![0, 1], quick: true };
     let report = check::run_all(&options).unwrap();

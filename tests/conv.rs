@@ -412,6 +412,7 @@ fn matches_the_reference() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn every_precision_errs_as_plain_loops_do() {
     on_each_device(|device| {
         for precision in [Precision::Tf32, Precision::Bf16, Precision::F16] {
@@ -422,6 +423,7 @@ fn every_precision_errs_as_plain_loops_do() {
 
 /// Channels that fill 16 bytes and that do not, alone and beside each other, with what is fused around them and without.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn every_precision_takes_any_number_of_channels() {
     let channels = [1, 3, 8, 20, 64];
     on_each_device(|device| {

@@ -7,6 +7,7 @@ use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::convert;
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn narrows_as_the_crate_half_and_widens_exactly() {
     on_each_device(|device| {
         for precision in NARROW {

@@ -191,6 +191,7 @@ fn the_parts_of_layers_are_their_formulas() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn the_leaky_relus_backward_pass_is_a_mask_in_every_precision() {
     on_each_device(|device| {
         for n in [1, 33, 3069, 7840, 14_000] {

@@ -70,6 +70,7 @@ fn value_and_direction_match_the_reference_at_any_size() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn in_16_bits_and_scaled_it_is_as_good_as_rounding_the_result() {
     on_each_device(|device| {
         for precision in NARROW {

@@ -238,6 +238,7 @@ fn check_in(device: &Device, precision: Precision, [n, c, k]: [usize; 3], activa
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn every_precision_errs_as_plain_loops_do() {
     let sizes = [
         [1, 1, 1],

@@ -150,6 +150,7 @@ fn found(which: u32, check: Check, words: &str) {
 
 /// Rows lie anywhere in memory: the lanes' places are shuffled.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn matrices_are_loaded_as_the_manual_says() {
     let mut random = Random(5);
     let half = |byte: usize| byte as u16 ^ 0x5a00; // the 16-bit number at 2 * `byte`
@@ -196,6 +197,7 @@ fn of_c(lane: usize, e: usize) -> (usize, usize) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn products_are_as_the_manual_says() {
     for (which, precision, depth) in
         [(4, Precision::Bf16, 16), (5, Precision::F16, 16), (6, Precision::F16, 8), (7, Precision::Tf32, 8)]
@@ -244,6 +246,7 @@ fn products_are_as_the_manual_says() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn copies_come_at_their_wait_and_not_before() {
     let mut input: Vec<u32> = (0..1280).collect();
     let used: Vec<u32> = (0..256).map(|i| i % 17).collect();
@@ -265,6 +268,7 @@ fn copies_come_at_their_wait_and_not_before() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn what_is_wrong_with_copies_is_found() {
     for which in [11, 12, 14] {
         found(which, Check::Initcheck, "memory that nobody has written");
@@ -282,6 +286,7 @@ fn what_is_wrong_with_copies_is_found() {
 /// What sm_75 runs, which has no copies past the registers and products of half the depth: the products' cases in f16, of
 /// convolutions every third.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn the_tiles_of_sm_75_are_right() {
     let folder = tempfile::tempdir().unwrap();
     let on_sm_75 = |module: &str, step: usize| {

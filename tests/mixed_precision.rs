@@ -108,6 +108,7 @@ fn same_gradients(what: &str, device: &Device, setup: &Setup) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn gradients_are_those_of_f32_whatever_is_trained() {
     let device = Device::host(0).unwrap();
     let digits = |loss, conditioning, update| {
@@ -145,6 +146,7 @@ fn gradients_are_those_of_f32_whatever_is_trained() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn a_step_on_real_thread_blocks_is_the_hosts() {
     for precision in [Precision::Bf16, Precision::F16] {
         let setup = small(precision).with(|s| {
@@ -165,6 +167,7 @@ fn a_step_on_real_thread_blocks_is_the_hosts() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn short_trainings_stay_near_f32() {
     let device = Device::host(0).unwrap();
     let run = |precision, seed| {
@@ -186,6 +189,7 @@ fn short_trainings_stay_near_f32() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn a_scale_that_is_too_large_is_halved_until_the_gradients_are_finite() {
     let device = Device::host(0).unwrap();
     let mut trainer = Trainer::new(&device, &small(Precision::F16)).unwrap();
@@ -223,6 +227,7 @@ fn a_scale_that_is_too_large_is_halved_until_the_gradients_are_finite() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn a_loss_that_is_not_finite_still_stops() {
     let device = Device::host(0).unwrap();
     for precision in OTHERS {
@@ -241,6 +246,7 @@ fn a_loss_that_is_not_finite_still_stops() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn checkpoints_have_the_same_tensors_and_go_on_in_any_precision() {
     let device = Device::host(0).unwrap();
     let shapes = |trainer: &Trainer| -> Vec<(String, Vec<usize>)> {
@@ -264,6 +270,7 @@ fn checkpoints_have_the_same_tensors_and_go_on_in_any_precision() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn an_interrupted_training_goes_on_to_the_bit() {
     let device = Device::host(0).unwrap();
     for precision in OTHERS {

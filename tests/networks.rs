@@ -163,6 +163,7 @@ fn networks_for_64_pixels_are_pytorchs() {
 
 /// On real thread blocks, racecheck and all.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn networks_on_real_thread_blocks_are_pytorchs() {
     check("mnist", 1e-4, &mnist(), |body| body(&Device::simt(7)));
 }

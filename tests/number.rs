@@ -12,6 +12,7 @@ use zgan::ops::state::{State, StateBuffer};
 
 /// What kernels write is what the crate `half` rounds to: images hold the values between -1 and 1, the noise all others.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn kernels_round_as_the_host_does() {
     on_each_device(|device| {
         for precision in [Precision::Bf16, Precision::F16] {
@@ -50,6 +51,7 @@ fn kernels_round_as_the_host_does() {
 
 /// Every one of the 65,536 patterns, read by a kernel and turned into a byte.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn kernels_read_every_pattern() {
     on_each_device(|device| {
         for precision in [Precision::Bf16, Precision::F16] {
@@ -84,6 +86,7 @@ fn precisions_do_not_mix() {
 /// What a product multiplies is a computed number rounded once: here dy * scale, which the weight gradient of one sample
 /// with x = 1 gives back as it is.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn operands_are_rounded_as_the_host_does() {
     on_each_device(|device| {
         let sizes = Linear { n: 1, c: 1, k: 2048 };

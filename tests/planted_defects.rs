@@ -308,6 +308,7 @@ fn worker() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn planted_defects_are_found() {
     let wanted = std::env::var("ZGAN_PLANTED").ok();
     let folder = tempfile::tempdir().unwrap();

@@ -84,6 +84,7 @@ fn every_preset_of_larger_images_trains() {
 
 /// A step on real thread blocks gives the host's losses, for the networks with convolutions too.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn mnist_on_real_thread_blocks_is_the_hosts() {
     let setup = Setup::new(&preset("mnist"), &data(28, 1)).with(|s| {
         s.networks.width = 2;

@@ -126,6 +126,7 @@ fn shared(which: u32, requests: u64, wavefronts: u64, least_wavefronts: u64) {
 
 /// A read and a write of each warp: 16 requests. The write of floats is 4 sectors a warp.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn sectors_of_global_memory() {
     assert_eq!(global(0, 16, 64, 64).least_bytes, 2 * 1024);
     global(1, 16, 8 * (8 + 4), 64);
@@ -143,6 +144,7 @@ fn sectors_of_global_memory() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn turns_of_a_loop_are_requests_of_their_own() {
     let profile = global(10, 8 * 5 * 2, 8 * 5 * 2 * 4, 8 * 2 * (4 * 4 + 2));
     assert_eq!(profile.least_bytes, 2 * 4 * (4 * 256 + 128));
@@ -150,6 +152,7 @@ fn turns_of_a_loop_are_requests_of_their_own() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn conflicts_between_banks() {
     shared(20, 8, 8, 8);
     shared(21, 8, 8 * 2, 8);
@@ -167,6 +170,7 @@ fn conflicts_between_banks() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn rows_that_a_warp_reads_together() {
     shared(30, 8, 8 * 32, 8 * 4);
     shared(31, 8, 8 * 4, 8 * 4);
@@ -174,11 +178,13 @@ fn rows_that_a_warp_reads_together() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn nothing_is_counted_unless_asked() {
     assert_eq!(launch(&device(0), 0), Profile::default());
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn real_kernels_are_counted_the_same_under_every_schedule() {
     for filter in ["norm_backward_sums", "log_partition"] {
         let first = check::profile(filter, 0, false).unwrap().kernels;
@@ -220,6 +226,7 @@ fn products() -> &'static [Profiles; 3] {
 /// At most a tenth above the least sectors. With everything, a third: a table of f32 beside 16-bit numbers is read in two
 /// halves of 32 bytes a thread, each of which touches all its sectors.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn tensor_cores_keep_to_sectors() {
     // Three passes with three tiles each, in three precisions; weight gradients of the wider tiles are in one case.
     for ((filter, profiles), (percent, kernels)) in
@@ -241,6 +248,7 @@ fn tensor_cores_keep_to_sectors() {
 /// Products of whole tiles have no bank conflict on any line. The multiply-adds' read plain matrices with a tenth above the least
 /// sectors (they write more: a thread has four neighbours, and writes them one by one).
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn the_products_keep_to_banks() {
     let (mut tensor, mut reads) = (0, 0);
     for profiles in products() {
@@ -263,6 +271,7 @@ fn the_products_keep_to_banks() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn the_program_prints_a_table_and_json() {
     let run = |arguments: &[&str], code: i32| {
         let zgan =

@@ -161,6 +161,7 @@ fn check(what: &str, found: &Found, expected: &Reference, tolerance: f64) {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn in_16_bits_it_is_as_good_as_rounding_the_result() {
     on_each_device(|device| {
         for precision in NARROW {

@@ -52,6 +52,7 @@ fn uniforms_and_labels_are_the_words_at_any_size() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn in_16_bits_they_are_the_same_numbers_rounded() {
     on_each_device(|device| {
         for precision in NARROW {

@@ -308,6 +308,7 @@ fn the_networks_of_mnist_are_pytorchs() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn a_step_on_real_thread_blocks_is_the_hosts() {
     let images: Vec<u8> = digits(4);
     let small = setup(Update::Simultaneous).with(|s| s.training.batch = 4);

@@ -149,6 +149,7 @@ const OPERATIONS: [(&str, Operation); 6] = [
 
 /// The ends of what a file may hold, under the checkers of `zgan check`.
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn what_is_allowed_makes_no_kernel_wrong() {
     for most in [false, true] {
         let device = Device::simt_checked(5);
@@ -168,6 +169,7 @@ fn what_is_allowed_makes_no_kernel_wrong() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn another_tuning_makes_other_grids_and_the_same_results() {
     for device in devices() {
         let tuned = device.with_tuning(odd(&device)).unwrap();
@@ -393,6 +395,7 @@ fn zgan(folder: &Path, tuning: &str, arguments: &str, code: i32) -> String {
 const TRAIN: &str = "train --preset ring --steps 2 --batch 8 --no-eval --device";
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn the_program_writes_a_file_that_training_uses() {
     let place = tempfile::tempdir().unwrap();
     let run = |tuning: &str, arguments: &str, code: i32| zgan(place.path(), tuning, arguments, code);

@@ -353,6 +353,7 @@ fn an_interrupted_training_goes_on_to_the_same_bits() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn a_step_on_real_thread_blocks_is_the_hosts() {
     for (variant, conditioning, loss) in VARIANTS {
         let setup = setup(conditioning, loss, Update::Alternating).with(|s| {
