@@ -90,6 +90,7 @@ fn launches_handed_to_the_host_give_its_bits() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn launches_handed_to_simt_give_its_bits() {
     quietly_on_stand_in("launches_handed_to_simt_give_its_bits", "simt", || {
         equal_to_the_bit(&Device::cuda(0).unwrap(), &Device::simt(0), &SIZES[..3]);

@@ -114,6 +114,7 @@ fn losses(runs: &Path, name: &str) -> Vec<[f64; 2]> {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn steps_on_real_thread_blocks_are_the_hosts_to_tolerance() {
     if !has_code("steps_on_real_thread_blocks_are_the_hosts_to_tolerance") {
         return;

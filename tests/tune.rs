@@ -476,6 +476,7 @@ fn a_run_goes_on_with_the_tuning_it_began_with() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn the_program_tunes_a_gpu() {
     if embedded_images().is_empty() {
         println!("left out: the_program_tunes_a_gpu: this build has no GPU code to load (NVRTC was not found)");
