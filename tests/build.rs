@@ -105,7 +105,7 @@ fn what_kernel_files_declare_reaches_the_program() {
     let conv = kernel::CONV_FORWARD.iter().find(|tile| (tile.rows, tile.columns) == (256, 16)).unwrap();
     assert!(conv.kernel.0[Precision::F32 as usize].is_some() && conv.kernel.0[Precision::Bf16 as usize].is_none());
     let dx = kernel::NORM_APPLY.0[Precision::Bf16 as usize].unwrap();
-    assert_eq!(dx.parameters[0], ("y", "bf16*"));
+    assert_eq!((dx.parameters[0], dx.types[0]), ("y", "bf16*"));
 }
 
 #[test]

@@ -94,6 +94,7 @@ DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Value v
             value(row, tile.column + first + l, v);
             for (int k = 0; k < K; k++) lane[k][l] += v[k];
         });
+        NOT_VECTORISED;  // over the rows, whose addresses each cost a division
     }
     for (int k = 0; k < K; k++) by_registers<COUNT>([&](int l) { sums[k * COLUMNS + first + l] = lane[k][l]; });
 }

@@ -34,7 +34,8 @@ typedef __UINT64_TYPE__ uint64_t;
 #define UNROLL_FOUR _Pragma("GCC unroll 4")
 #define ROLLED _Pragma("GCC unroll 1")
 #endif
-// Stands in the body of a loop of a few iterations, where vectors would be more code for nothing: it keeps the compiler from them.
+// Stands in the body of a loop whose iterations must not become lanes of a vector: those of a few iterations would be more
+// code for nothing, others slower. A loop inside of it may become vectors all the same.
 #define NOT_VECTORISED __asm__ volatile("")
 
 struct Index3 { uint32_t x, y, z; };

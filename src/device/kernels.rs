@@ -8,12 +8,19 @@ use flate2::read::ZlibDecoder;
 use super::Precision;
 
 /// A kernel: its place in the entry tables, and what `build.rs` knows of it. The constants are in [`kernel`].
+///
+/// What a launch looks at comes first, in one line of the cache.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Kernel {
     pub(super) module: usize,
     pub(super) index: usize,
     /// In GPU code: `conv_forward_128x64_bf16`.
     pub name: &'static str,
+    /// Of its parameters: `float*`, `uint32_t`, the name of a struct.
+    pub types: &'static [&'static str],
+    /// The names of its parameters: `dx`.
+    pub parameters: &'static [&'static str],
     /// What its forms for other tiles and precisions have in common: `conv_forward`.
     pub family: &'static str,
     /// As its file has it: `TILED(conv_forward)`.
@@ -21,8 +28,6 @@ pub struct Kernel {
     /// Rows and columns of the part of a product that a block computes.
     pub tile: Option<(usize, usize)>,
     pub precision: Precision,
-    /// Name and type: `("dx", "float*")`, `("n", "uint32_t")`, or the name of a struct.
-    pub parameters: &'static [(&'static str, &'static str)],
 }
 
 /// A kernel as it is in each [`Precision`], in that order.
@@ -45,6 +50,7 @@ impl From<&'static Kernel> for Variants {
 
 impl Variants {
     /// The one for this precision, or the reason why there is none.
+    #[inline]
     pub(super) fn choose(&self, precision: Precision) -> std::result::Result<&'static Kernel, String> {
         let Variants(all) = self;
         let fallback = if precision == Precision::Tf32 { all[Precision::F32 as usize] } else { None };
@@ -55,8 +61,9 @@ impl Variants {
     }
 
     /// Whether this parameter is of the type that the precision decides.
+    #[inline]
     pub(super) fn stored(&self, parameter: usize) -> bool {
-        let types = self.0.iter().flatten().map(|kernel| kernel.parameters.get(parameter).map(|(_, kind)| kind));
+        let types = self.0.iter().flatten().map(|kernel| kernel.types.get(parameter));
         let mut types = types.skip_while(|kind| kind.is_none());
         let first = types.next();
         types.any(|other| Some(other) != first)

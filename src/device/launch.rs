@@ -116,6 +116,7 @@ pub fn traffic() -> Traffic {
 }
 
 impl<'a> Launch<'a> {
+    #[inline]
     pub(super) fn new(device: &'a Device, kernel: Variants, grid: [u32; 3]) -> Self {
         Launch {
             device,
@@ -135,6 +136,7 @@ impl<'a> Launch<'a> {
     }
 
     /// Says that the kernel is a product of this many multiplications and additions.
+    #[inline]
     pub fn product(mut self, flops: usize) -> Self {
         self.flops = flops as u64;
         self
@@ -167,6 +169,7 @@ impl<'a> Launch<'a> {
     }
 
     /// A number, or a `#[repr(C)]` struct of numbers, passed by value.
+    #[inline]
     pub fn scalar<S: bytemuck::NoUninit>(mut self, value: S) -> Self {
         let bytes = bytemuck::bytes_of(&value);
         let slots = bytes.len().div_ceil(SLOT_BYTES).max(1);
@@ -181,6 +184,7 @@ impl<'a> Launch<'a> {
         self
     }
 
+    #[inline]
     fn pointer<T: Element>(mut self, buffer: &Buffer<T>, written: bool) -> Self {
         if !buffer.device().same(self.device) {
             self.problem = Some(format!("argument {} is on another device", self.arguments));
@@ -213,15 +217,15 @@ impl<'a> Launch<'a> {
     /// elements are checked here.)
     pub unsafe fn run(self) -> Result<()> {
         let kernel = self.kernel.choose(self.precision.unwrap_or_default()).map_err(Error::Device)?;
-        let Kernel { name, parameters, .. } = kernel;
+        let Kernel { name, types, .. } = kernel;
         if let Some(problem) = self.problem {
             return Err(Error::Device(format!("{name}: {problem}")));
         }
-        if self.arguments != parameters.len() {
-            let (takes, given) = (parameters.len(), self.arguments);
+        if self.arguments != types.len() {
+            let (takes, given) = (types.len(), self.arguments);
             return Err(Error::Device(format!("{name} takes {takes} arguments, was given {given}")));
         }
-        for (i, (element, (_, kind))) in self.elements.iter().zip(*parameters).enumerate() {
+        for (i, (element, kind)) in self.elements.iter().zip(*types).enumerate() {
             let expected = kind.trim_end_matches('*');
             if !element.is_empty() && *element != expected && NUMBERS.contains(&expected) {
                 return Err(Error::Device(format!(

@@ -299,6 +299,7 @@ impl Device {
     }
 
     /// The block sizes and split counts that hold for this handle.
+    #[inline]
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
     }
@@ -308,6 +309,7 @@ impl Device {
         self.backend.kind().tuning()
     }
 
+    #[inline]
     pub(crate) fn fixed(&self) -> &'static Fixed {
         self.backend.kind().fixed()
     }
@@ -400,6 +402,7 @@ impl Device {
         }
     }
 
+    #[inline]
     pub(crate) fn launch(&self, kernel: impl Into<Variants>, grid: [u32; 3]) -> Launch<'_> {
         Launch::new(self, kernel.into(), grid)
     }
@@ -450,6 +453,7 @@ impl Device {
         }
     }
 
+    #[inline]
     pub(crate) fn same(&self, other: &Device) -> bool {
         Arc::ptr_eq(&self.backend, &other.backend)
     }

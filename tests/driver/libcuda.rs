@@ -487,7 +487,7 @@ impl Driver {
             let Some(kernel) = kernel_named(name) else {
                 return refuse(CUDA_ERROR_INVALID_IMAGE, format!("{name}: no such kernel on the host"));
             };
-            let pointers: Vec<bool> = kernel.parameters.iter().map(|(_, kind)| kind.ends_with('*')).collect();
+            let pointers: Vec<bool> = kernel.types.iter().map(|kind| kind.ends_with('*')).collect();
             if pointers.len() != found.parameters.len() {
                 let (gpu, host) = (found.parameters.len(), pointers.len());
                 return refuse(CUDA_ERROR_INVALID_IMAGE, format!("{name}: {gpu} parameters on the GPU, {host} here"));

@@ -349,7 +349,7 @@ impl Checker {
 
     fn argument_name(&self, view: &View) -> String {
         match self.launch.kernel {
-            Some(kernel) => kernel.parameters.get(view.argument).map_or("a buffer", |(name, _)| name).into(),
+            Some(kernel) => kernel.parameters.get(view.argument).copied().unwrap_or("a buffer").into(),
             None => "a buffer".into(),
         }
     }
