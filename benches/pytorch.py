@@ -15,6 +15,7 @@ Written for torch 2.13. docs/timing.md has the fields of --json."""
 
 import argparse
 import datetime
+import gc
 import json
 import os
 import platform
@@ -260,11 +261,17 @@ class Step:
     def draw(self, fakes):
         return torch.randn(fakes, self.latent, device=self.device), torch.randint(10, (fakes,), device=self.device)
 
+    def autocast(self):
+        """Around one forward pass: what is kept of rounded weights ends with it, before they are updated."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.problem.precision == "bf16")
+
     def generate(self, z, wanted):
-        return self.g(z, wanted) if self.convolutional else self.g(z)
+        with self.autocast():
+            return (self.g(z, wanted) if self.convolutional else self.g(z)).float()
 
     def judge(self, x, labels):
-        return (self.d(x, labels) if self.convolutional else self.d(x)).view(-1).float()
+        with self.autocast():
+            return (self.d(x, labels) if self.convolutional else self.d(x)).view(-1).float()
 
     def backward(self, loss, parameters, keep=False):
         for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=keep)):
@@ -293,31 +300,29 @@ class Step:
 
     def run(self):
         problem = self.problem
-        with torch.autocast(self.device, torch.bfloat16, enabled=problem.precision == "bf16"):
-            z, wanted = self.draw(problem.fakes)
-            fake = self.generate(z, wanted)
-            if problem.update == "simultaneous":
-                (images, labels), n = self.real[0], problem.batch
-                f = self.judge(torch.cat([images, fake.to(images.dtype)]), torch.cat([labels, wanted]))
-                loss_d, loss_g = self.losses(f[:n], f[n:])
-                self.backward(loss_d, self.of_d, keep=True)
-                self.backward(loss_g, self.of_g)
-                self.adam_d.step()
-                self.adam_g.step()
-            elif problem.n_dis == 1:
-                fake = fake.to(self.real[0][0].dtype)
-                self.move_d(self.real[0], fake.detach(), wanted)
-                self.move_g(fake, wanted)
-            else:
-                # G first, then every D step with fakes of its own.
-                self.move_g(fake.to(self.real[0][0].dtype), wanted)
-                for real in self.real:
-                    z, wanted = self.draw(problem.batch)
-                    with torch.no_grad():
-                        fake = self.generate(z, wanted).to(real[0].dtype)
-                    self.move_d(real, fake, wanted)
-            if self.average:
-                torch._foreach_lerp_(self.kept, [p.detach() for p in self.of_g], 1 - self.average)
+        z, wanted = self.draw(problem.fakes)
+        fake = self.generate(z, wanted)
+        if problem.update == "simultaneous":
+            (images, labels), n = self.real[0], problem.batch
+            f = self.judge(torch.cat([images, fake]), torch.cat([labels, wanted]))
+            loss_d, loss_g = self.losses(f[:n], f[n:])
+            self.backward(loss_d, self.of_d, keep=True)
+            self.backward(loss_g, self.of_g)
+            self.adam_d.step()
+            self.adam_g.step()
+        elif problem.n_dis == 1:
+            self.move_d(self.real[0], fake.detach(), wanted)
+            self.move_g(fake, wanted)
+        else:
+            # G first, then every D step with fakes of its own.
+            self.move_g(fake, wanted)
+            for real in self.real:
+                z, wanted = self.draw(problem.batch)
+                with torch.no_grad():
+                    fake = self.generate(z, wanted)
+                self.move_d(real, fake, wanted)
+        if self.average:
+            torch._foreach_lerp_(self.kept, [p.detach() for p in self.of_g], 1 - self.average)
 
 
 def captured(step):
@@ -352,6 +357,7 @@ def seconds(run, repeat):
 
 def measure(problem, form):
     on_gpu = asked.device == "cuda"
+    gc.collect()
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -361,6 +367,9 @@ def measure(problem, form):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precise
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(1)
+    if form == "compile":
+        # It keeps a few forms of a function alone, and would launch the networks of later problems as they are.
+        torch._dynamo.reset()
     step = Step(problem, asked.device, form)
     run = captured(step) if form == "graph" else step.run
     for _ in range(5):

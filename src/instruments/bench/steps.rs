@@ -39,7 +39,7 @@ impl StepProblem {
             ("preset", Cell::Name(self.setup.preset.name.into())),
             ("update", Cell::Name(format!("{:?}", training.update).to_lowercase())),
             ("n_dis", Cell::Count(training.n_dis as u64)),
-            ("width", Cell::Number(has_width.then_some(networks.width as f64), 0)),
+            ("width", if has_width { Cell::Count(networks.width as u64) } else { Cell::Number(None, 0) }),
             ("batch", Cell::Count(training.batch as u64)),
             ("batch_g", Cell::Count(training.batch_of_g() as u64)),
             ("precision", Cell::Name(training.precision.name().into())),
@@ -142,7 +142,7 @@ pub fn steps_of(selection: &Selection, precision: Precision) -> Vec<StepProblem>
             _ => vec![Update::Simultaneous, Update::Alternating],
         };
         let sizes = match selection.scale {
-            Scale::Tiny => vec![(4, 2)],
+            Scale::Tiny => vec![(4, 2); preset.timed.len()],
             Scale::Small => preset.timed.to_vec(),
             Scale::Real => vec![(own.networks.width, own.training.batch)],
         };
@@ -156,7 +156,7 @@ pub fn steps_of(selection: &Selection, precision: Precision) -> Vec<StepProblem>
                 let setup = setup(preset, width, (batch, fakes), (update, n_dis));
                 let problem = named_after(setup.with(|s| s.training.precision = precision));
                 // Two small sizes may have become one.
-                if !problems.iter().any(|other| other.name == problem.name) {
+                if !named || problems.iter().all(|other| other.name != problem.name) {
                     problems.push(problem);
                 }
             }
@@ -241,12 +241,14 @@ impl Stepper {
     }
 }
 
-/// Steps that a turn times together on a GPU, at most.
-const MOST_STEPS: f64 = 100.0;
+/// Steps that a turn times together on a GPU, so that three turns of so many ways to do a step, of `once` seconds, end within
+/// the time that is set: at most 100.
+fn steps_per_turn(once: f64, settings: Settings, ways: usize) -> usize {
+    (settings.time.as_secs_f64() / (3 * ways) as f64 / once).clamp(1.0, 100.0) as usize
+}
 
-/// Times in turns whole steps, steps phase by phase, and other ways to do them. On a GPU a turn is many steps in a row, as
-/// many as let three turns of everything end within the time that is set, so that what the CPU does for the first of them
-/// does not count.
+/// Times in turns whole steps, steps phase by phase, and other ways to do them. On a GPU a turn is many steps in a row, so
+/// that what the CPU does for the first of them does not count.
 pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) -> Result<MeasuredStep> {
     let mut stepper = Stepper::new(device, problem)?;
     let before = traffic();
@@ -257,12 +259,10 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
     let mut rivals = rivals::rivals(device, problem)?;
     let mut of_rivals = vec![Vec::new(); rivals.len()];
     let graph = device.gpu().is_some();
-    let mut steps_per_turn = 1;
-    if graph {
-        let turns = 3 * (2 + rivals.len());
-        let once = seconds(device, || stepper.run())?;
-        steps_per_turn = (settings.time.as_secs_f64() / turns as f64 / once).clamp(1.0, MOST_STEPS) as usize;
-    }
+    let steps_per_turn = match graph {
+        true => steps_per_turn(seconds(device, || stepper.run())?, settings, 2 + rivals.len()),
+        false => 1,
+    };
     let turn = |step: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
         Ok(seconds(device, || (0..steps_per_turn).try_for_each(|_| step()))? / steps_per_turn as f64)
     };
@@ -389,5 +389,20 @@ impl MeasuredStep {
         object.insert("phases_ms".into(), phases.into());
         object.insert("others".into(), rivals.collect());
         object
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::instruments::bench::Caches;
+
+    #[test]
+    fn a_turn_has_a_hundred_steps_where_there_is_time() {
+        let of =
+            |once, ways| steps_per_turn(once, Settings { caches: Caches::Cold, time: Duration::from_secs(1) }, ways);
+        assert_eq!([of(2e-4, 2), of(5e-3, 2), of(5e-3, 3), of(10.0, 2)], [100, 33, 22, 1]);
     }
 }
