@@ -247,6 +247,11 @@ fn smaller(mut words: Vec<String>) -> Option<Vec<String>> {
             if words[0] == "tune" && !has(&words, "--output") && !has(&words, "--dry-run") {
                 words.push("--dry-run".into());
             }
+            for (option, value) in [("--width", "4"), ("--batch", "2")] {
+                if has(&words, option) {
+                    set(&mut words, option, value);
+                }
+            }
             // All operations take long.
             if words[0] == "bench" && second.is_empty() {
                 words.push("log_partition".into());
@@ -322,7 +327,7 @@ fn try_out(place: &Place, command: &[String]) -> Result<(), String> {
     } else {
         return Err("no rule says how to run it: see NOT_RUN".into());
     }
-    featured |= words.iter().any(|word| SHORT.contains(&word.as_str()));
+    featured |= words.iter().flat_map(|word| word.split(',')).any(|word| SHORT.contains(&word));
     let mut words = smaller(words).ok_or("no rule says how to run it: see smaller")?;
     if featured && !cfg!(feature = "check") {
         words.push("--help".into());

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use zgan::device::Device;
-use zgan::instruments::bench::{self, Card, Modelled, Settings, Times};
+use zgan::instruments::bench::{self, Card, CardChoice, MeasuredStep, Modelled, Scale, Settings, Times};
 use zgan::instruments::record::{self, Cell};
 
 use super::bench::Bench;
@@ -14,11 +14,23 @@ struct Row {
     measured: Option<f64>,
 }
 
-pub fn run(asked: &Bench, card: &Card, settings: Settings) -> anyhow::Result<()> {
-    let device = if asked.and_measure { Some(asked.place.open()?) } else { None };
-    let tiny = asked.timing.tiny;
+pub fn run(asked: &Bench, card: CardChoice, settings: Settings) -> anyhow::Result<()> {
+    let (card, device) = match card {
+        CardChoice::Named(card) if asked.and_measure => (card, Some(asked.place.open()?)),
+        CardChoice::Named(card) => (card, None),
+        CardChoice::Auto => {
+            let device = asked.place.open()?;
+            (Card::of(&device)?, asked.and_measure.then_some(device))
+        }
+    };
+    // What people train on a card like this, where they named it.
+    let scale = match &device {
+        Some(device) => Scale::of(device),
+        None if asked.preset.is_empty() => Scale::Small,
+        None => Scale::Real,
+    };
     let mut rows = Vec::new();
-    for problem in bench::problems_in(asked.precision, tiny).iter().filter(|problem| asked.wants(&problem.name())) {
+    for problem in &asked.problems() {
         let measured = match &device {
             Some(device) => bench::measure(device, problem, settings)?,
             None => Vec::new(),
@@ -28,20 +40,22 @@ pub fn run(asked: &Bench, card: &Card, settings: Settings) -> anyhow::Result<()>
             Row { measured: found.map(|found| found.seconds), modelled }
         }));
     }
-    for problem in bench::steps_in(asked.precision, tiny).iter().filter(|problem| asked.wants(&problem.name)) {
+    for problem in &asked.steps(scale) {
         let measured = match &device {
-            Some(device) => Some(bench::measure_step(device, problem, settings)?.seconds),
+            Some(device) => Some(bench::measure_step(device, problem, settings)?),
             None => None,
         };
-        // A whole step is timed as one graph.
-        let beside = |modelled: Modelled| Row { measured: measured.filter(|_| modelled.form == "graph"), modelled };
-        rows.extend(bench::model_step(card, problem)?.into_iter().map(beside));
+        rows.extend(bench::model_step(card, problem)?.into_iter().map(|modelled| {
+            // On the host there is no graph: the whole step was launched, and stands beside the first form.
+            let seconds = |step: &MeasuredStep| if modelled.form == "graph" { step.seconds } else { step.launched.0 };
+            Row { measured: measured.as_ref().map(seconds), modelled }
+        }));
     }
     if rows.is_empty() {
         return Err(asked.nothing().into());
     }
     match (asked.json, asked.csv) {
-        (true, _) => say(serde_json::to_string_pretty(&as_json(card, &rows))?),
+        (true, _) => say(serde_json::to_string_pretty(&as_json(card, device.as_ref(), &rows))?),
         (_, true) => print_csv(&rows),
         _ => print(card, device.as_ref(), &rows),
     }
@@ -117,7 +131,7 @@ fn print_csv(rows: &[Row]) {
     say(record::csv(&lines.collect::<Vec<_>>()).trim_end());
 }
 
-fn as_json(card: &Card, rows: &[Row]) -> serde_json::Value {
+fn as_json(card: &Card, device: Option<&Device>, rows: &[Row]) -> serde_json::Value {
     let row = |Row { modelled, measured }: &Row| {
         let kernels =
             modelled.kernels.iter().map(|(kernel, of)| (kernel.to_string(), record::json(&of.record()).into()));
@@ -134,6 +148,7 @@ fn as_json(card: &Card, rows: &[Row]) -> serde_json::Value {
         "card": card.title,
         "source": card.source,
         "measured_on_the_card": false,
+        "provenance": bench::provenance(device),
         "problems": rows.iter().map(row).collect::<Vec<_>>(),
     })
 }

@@ -1,7 +1,7 @@
 //! `zgan bench --scaling`
 
 use zgan::device::DeviceChoice;
-use zgan::instruments::bench::{MeasuredRival, Settings, exponent, scalings};
+use zgan::instruments::bench::{MeasuredRival, Settings, exponent, provenance, scalings};
 
 use super::bench::Bench;
 use super::{say, tuned};
@@ -69,7 +69,11 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
         all.push(json(sweep.name.as_str(), axis, &points, &threads));
     }
     if bench.json {
-        say(serde_json::to_string_pretty(&serde_json::json!({ "device": host.description(), "sweeps": all }))?);
+        say(serde_json::to_string_pretty(&serde_json::json!({
+            "device": host.description(),
+            "provenance": provenance(Some(&host)),
+            "sweeps": all,
+        }))?);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! cache folder.
 
 mod code;
+mod facts;
 mod feed;
 mod graph;
 

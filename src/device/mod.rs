@@ -90,6 +90,21 @@ pub struct Device {
     tuning: Arc<Tuning>,
 }
 
+/// What the driver says of a GPU. 0 stands for what it does not tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    pub capability: (i32, i32),
+    pub multiprocessors: usize,
+    /// Bytes of the cache that all multiprocessors share.
+    pub l2: usize,
+    /// Bytes.
+    pub memory: usize,
+    /// The latest CUDA that the driver knows.
+    pub cuda: (i32, i32),
+    /// Its place on the bus, as nvidia-smi writes it: `00000000:65:00.0`.
+    pub bus: String,
+}
+
 enum Backend {
     Host(host::Host),
     Simt(simt::Simt),
@@ -286,6 +301,16 @@ impl Device {
             Backend::Cuda(cuda) => cuda.name().into(),
             Backend::Simt(_) | Backend::Unbacked(_) => self.execution().into(),
         }
+    }
+
+    /// What the driver says of the GPU; None on everything else.
+    pub fn gpu(&self) -> Option<Gpu> {
+        if let Backend::Cuda(cuda) = &*self.backend { Some(cuda.facts()) } else { None }
+    }
+
+    /// Bytes of the GPU's memory that may still be allocated; None on everything else.
+    pub(crate) fn free_memory(&self) -> Result<Option<usize>> {
+        if let Backend::Cuda(cuda) = &*self.backend { cuda.free_memory().map(Some) } else { Ok(None) }
     }
 
     /// An error unless this build has kernels of this precision for the device; of a GPU, its modules tell later.

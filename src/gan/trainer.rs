@@ -134,13 +134,19 @@ impl Trainer {
         }
     }
 
+    /// One training step, launched kernel by kernel, whatever way the others are done.
+    pub fn step_launched(&mut self, images: &[u8], labels: &[u32]) -> Result<()> {
+        let way = std::mem::replace(&mut self.way, Way::Launched);
+        let done = self.update(images, labels, None);
+        self.way = way;
+        done
+    }
+
     /// One training step, launched kernel by kernel, and the time that the device took for each phase of it, in the order
     /// of [`Phase::ALL`]. Waits for the device.
     pub fn time_step(&mut self, images: &[u8], labels: &[u32]) -> Result<[Duration; Phase::ALL.len()]> {
         self.step.marks = Some(RefCell::default());
-        let way = std::mem::replace(&mut self.way, Way::Launched);
-        let done = self.update(images, labels, None).and_then(|()| self.step.device.event());
-        self.way = way;
+        let done = self.step_launched(images, labels).and_then(|()| self.step.device.event());
         let marks = self.step.marks.take().map(RefCell::into_inner).unwrap_or_default();
         let end = done?;
         let mut times = [Duration::ZERO; Phase::ALL.len()];

@@ -12,6 +12,7 @@
 //!     devices=N          how many there are (1); 0: the driver is there, and no GPU
 //!     capability=8.0     of each
 //!     memory=BYTES       of each (1 GiB)
+//!     l2=BYTES           the cache of each (4 MiB)
 //!     driver=12080       what cuDriverGetVersion says
 //!     pools=0            no stream-ordered allocation
 //!     ptx=0              refuses PTX, as a driver older than the compiler does
@@ -49,6 +50,7 @@ struct Settings {
     devices: c_int,
     capability: (i32, i32),
     memory: usize,
+    l2: usize,
     version: c_int,
     pools: bool,
     ptx: bool,
@@ -67,6 +69,7 @@ impl Settings {
             devices: 1,
             capability: (8, 0),
             memory: 1 << 30,
+            l2: 4 << 20,
             version: 12_080,
             pools: true,
             ptx: true,
@@ -87,6 +90,7 @@ impl Settings {
                     settings.capability = (major.parse().expect("a number"), minor.parse().expect("a number"));
                 }
                 "memory" => settings.memory = number(),
+                "l2" => settings.l2 = number(),
                 "driver" => settings.version = number() as c_int,
                 "pools" => settings.pools = number() != 0,
                 "ptx" => settings.ptx = number() != 0,
@@ -673,12 +677,19 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: u32,
         const MAJOR: u32 = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as u32;
         const MINOR: u32 = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as u32;
         const POOLS: u32 = Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED as u32;
+        const L2: u32 = Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as u32;
+        const PCI_BUS: u32 = Attribute::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID as u32;
+        const PCI_DEVICE: u32 = Attribute::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID as u32;
+        const PCI_DOMAIN: u32 = Attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID as u32;
         const MULTIPROCESSORS: u32 = Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as u32;
         let answer = match attribute {
             MULTIPROCESSORS => 64,
             MAJOR => driver.settings.capability.0,
             MINOR => driver.settings.capability.1,
             POOLS => c_int::from(driver.settings.pools),
+            L2 => driver.settings.l2 as c_int,
+            PCI_BUS => 0x65,
+            PCI_DEVICE | PCI_DOMAIN => 0,
             _ => return refuse(CUDA_ERROR_INVALID_VALUE, format!("attribute {attribute} is not known here")),
         };
         // SAFETY: the caller's.

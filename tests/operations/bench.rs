@@ -1,13 +1,20 @@
 //! The tables of `zgan bench`: forms that agree, on every device, and rows that other programs can read.
 
+<<<<<<< HEAD:tests/operations/bench.rs
+=======
+mod common;
+#[path = "common/stand_in.rs"]
+mod stand_in;
+
+>>>>>>> figures:tests/bench.rs
 use std::process::Command;
 use std::time::Duration;
 
 use approx::AbsDiffEq;
-use zgan::device::{Buffer, Device, Precision};
+use zgan::device::{Buffer, Device, Precision, embedded_images};
 use zgan::gan::Trainer;
-use zgan::instruments::bench::{self, Caches, Form, Problem, Settings};
-use zgan::settings::Update;
+use zgan::instruments::bench::{self, Caches, Form, Problem, Scale, Selection, Settings};
+use zgan::settings::{PRESETS, Update};
 
 #[test]
 fn the_forms_of_every_problem_agree_on_every_device() {
@@ -110,6 +117,72 @@ fn the_phases_of_a_step_are_its_whole() {
     assert_eq!(alternating, 5);
 }
 
+/// Real sizes are those of `zgan train`; small ones are a CPU's; both can be told otherwise.
+#[test]
+fn a_preset_has_its_own_sizes_and_rule() {
+    let names = |preset: &str, scale: Scale, width: Option<usize>, batch: Option<usize>| -> Vec<String> {
+        let selection = Selection { presets: vec![preset.parse().unwrap()], scale, width, batch };
+        bench::steps_of(&selection, Precision::Bf16).into_iter().map(|step| step.name).collect()
+    };
+    let sngan = "sngan-projection-32";
+    let rule = "alternating, n_dis 5, bf16";
+    assert_eq!(
+        names(sngan, Scale::Real, None, None),
+        [format!("step, {sngan}, width 128, batch 64 (128 fakes), {rule}")]
+    );
+    assert_eq!(
+        names(sngan, Scale::Real, Some(96), Some(32)),
+        [format!("step, {sngan}, width 96, batch 32 (64 fakes), {rule}")]
+    );
+    assert_eq!(
+        names(sngan, Scale::Small, None, None),
+        [32, 64].map(|width| format!("step, {sngan}, width {width}, batch 32 (64 fakes), {rule}"))
+    );
+    assert_eq!(names(sngan, Scale::Small, Some(48), None).len(), 1);
+    assert_eq!(names("mnist", Scale::Real, None, None), ["step, mnist, width 16, batch 64, simultaneous, bf16"]);
+
+    let all = bench::steps_of(&Selection { scale: Scale::Real, ..Selection::default() }, Precision::F32);
+    assert_eq!(all.len(), 2 * PRESETS.len());
+    for step in &all {
+        let own = step.setup.preset.settings();
+        assert_eq!((step.setup.networks.width, step.setup.training.batch), (own.networks.width, own.training.batch));
+        Trainer::plan(&step.setup).unwrap();
+    }
+}
+
+/// `benches/pytorch.py` times the same steps under the same names, and lists them without PyTorch.
+#[test]
+fn pytorch_has_the_same_steps() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/pytorch.py");
+    let Ok(python) = Command::new("python3").arg("--version").output() else {
+        println!("left out: there is no python3");
+        return;
+    };
+    assert!(python.status.success());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("torch.py"), "raise SystemExit('a list needs no torch')").unwrap();
+    let list = |arguments: &[&str]| -> Vec<String> {
+        let mut command = Command::new("python3");
+        command.env("PYTHONPATH", folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+        let output = command.args([script, "--list"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(String::from).collect()
+    };
+    for (device, scale) in [("cuda", Scale::Real), ("cpu", Scale::Small)] {
+        let presets = ["mnist", "softmax-gan", "sngan-projection-32", "sngan-projection-64"];
+        for (options, width, batch) in [(&[][..], None, None), (&["--width", "24", "--batch", "6"], Some(24), Some(6))]
+        {
+            let presets = presets.map(|preset| preset.parse().unwrap()).to_vec();
+            let selection = Selection { presets, scale, width, batch };
+            let of = |precision| bench::steps_of(&selection, precision).into_iter().map(|step| step.name);
+            let ours: Vec<String> =
+                [Precision::F32, Precision::Tf32, Precision::Bf16].into_iter().flat_map(of).collect();
+            let theirs = list(&[&["--device", device, "--precision", "f32,tf32,bf16"], options].concat());
+            assert_eq!(theirs, ours, "{device}");
+        }
+    }
+}
+
 #[test]
 fn two_backward_passes_of_d_are_the_same_step() {
     let device = Device::host(2).unwrap();
@@ -177,6 +250,90 @@ fn every_aim_is_for_something_that_is_measured() {
     }
 }
 
+/// `zgan bench` with these arguments, on the stand-in driver with these settings: what it prints, and its exit code. A
+/// program of the name nvidia-smi answers for one card.
+fn bench_on_stand_in(settings: &str, arguments: &str) -> (serde_json::Value, String, i32) {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("nvidia-smi");
+    std::fs::write(&program, "#!/bin/sh\necho '00000000:65:00.0, 580.65.06, 1755, 1980, 2619, [N/A]'\n").unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let output = Command::new(env!("CARGO_BIN_EXE_zgan"))
+        .envs([("ZGAN_TUNING", "off"), ("ZGAN_STAND_IN", settings), ("PATH", path.as_str())])
+        .env("LD_LIBRARY_PATH", stand_in::folder())
+        .args(["bench", "--device", "cuda", "--json"])
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap();
+    let (out, error) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let json = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{error}"));
+    assert!(!error.contains("stand-in driver:"), "{error}");
+    (json, error, output.status.code().unwrap())
+}
+
+/// On a GPU: real sizes, graphs and launches, one peak for each precision, a copy far larger than the cache.
+#[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
+fn a_gpu_is_timed_as_one() {
+    if embedded_images().is_empty() {
+        println!("left out: this build has no GPU code to load (NVRTC was not found)");
+        return;
+    }
+    let (json, said, code) =
+        bench_on_stand_in("host,counts,l2=50331648", "--tiny --time 0 --precision f32,bf16 matmul");
+    assert_eq!((code, &json["format"], &json["copied_bytes"]), (0, &1.into(), &(4 * 50331648).into()), "{json}");
+    let rows = json["operations"].as_array().unwrap();
+    let bf16 = rows.iter().filter(|row| row["precision"] == "bf16").count();
+    assert!(bf16 == 3 && rows.len() > 6, "{json}");
+    assert!(json["peaks_gflops"]["bf16"].as_f64().unwrap() > 0.0, "{json}");
+    for row in rows.iter().filter(|row| row["gflops"].is_f64()) {
+        let peak = row["gflops"].as_f64().unwrap() / row["of_peak"].as_f64().unwrap();
+        let own = json["peaks_gflops"][row["precision"].as_str().unwrap()].as_f64().unwrap();
+        approx::assert_relative_eq!(peak, own, max_relative = 1e-6);
+    }
+    // Each row: three turns, one graph of sweeps and one of sweeps and runs.
+    let graphs: usize = said.split(" graphs").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    assert_eq!(graphs, 3 * 2 * rows.len(), "{said}");
+    let from = &json["provenance"];
+    let expected = serde_json::json!({ "sm": 1755, "sm_max": 1980, "memory": 2619, "memory_max": null });
+    assert_eq!((&from["clocks_mhz"], &from["driver"]), (&expected, &"580.65.06".into()), "{from}");
+    assert!(from["stand_in"] == true && from["execution"] == "cuda" && from["capability"] == "8.0", "{from}");
+    assert!(from["l2_bytes"] == 50331648 && from["cuda_driver"] == "12.8" && from["isa"].is_null(), "{from}");
+    assert!(from["command"][1] == "bench" && from["zgan"] == env!("CARGO_PKG_VERSION"), "{from}");
+    let date = from["date"].as_str().unwrap();
+    assert!(date.len() == 20 && date.starts_with("20") && date.ends_with('Z'), "{date}");
+
+    let (json, ..) = bench_on_stand_in("host", "--tiny --time 0 --preset mnist --width 5 --batch 3");
+    let step = &json["steps"][0];
+    assert!(step["way"] == "graph" && step["launched_ms"].as_f64().unwrap() > 0.0, "{step}");
+    assert!(step["preset"] == "mnist" && step["width"] == 5 && step["batch"] == 3 && step["batch_g"] == 3, "{step}");
+    assert!(step["update"] == "simultaneous" && step["precision"] == "f32" && step["unfused"] == "", "{step}");
+    assert_eq!((json["steps"].as_array().unwrap().len(), json["operations"].as_array().unwrap().len()), (1, 0));
+
+    // Nothing begins where there is no time; it is listed, and no error.
+    let (json, _, code) = bench_on_stand_in("host", "--time-limit 0 --preset sngan-projection-32,softmax-gan");
+    let steps = json["steps"].as_array().unwrap();
+    assert!(code == 0 && steps.iter().all(|step| step["error"].as_str().unwrap().starts_with("left out")), "{json}");
+    assert!(steps[0]["width"] == 128 && steps[0]["batch"] == 64 && steps[0]["batch_g"] == 128, "{json}");
+    assert!(steps[1]["width"].is_null() && steps[1]["step"] == "step, softmax-gan, batch 64, simultaneous", "{json}");
+}
+
+/// What fails is told, and the rest is timed.
+#[test]
+fn what_does_not_fit_is_a_line() {
+    if embedded_images().is_empty() {
+        println!("left out: this build has no GPU code to load (NVRTC was not found)");
+        return;
+    }
+    let settings = format!("host,memory={}", 32 << 20);
+    let (json, said, code) = bench_on_stand_in(&settings, "--tiny --time 0 --preset softmax-gan,ring");
+    assert!(json["copied_bytes"].as_u64().unwrap() <= 8 << 20, "{json}");
+    let [ring, softmax] = &json["steps"].as_array().unwrap()[..] else { panic!("{json}") };
+    assert!(ring["preset"] == "ring" && ring["median_ms"].as_f64().unwrap() > 0.0, "{json}");
+    assert!(softmax["preset"] == "softmax-gan" && softmax["error"].as_str().unwrap().contains("asked for"), "{json}");
+    assert!(code == 1 && said.contains("1 of 2 were not timed"), "{code}: {said}");
+}
+
 #[test]
 fn the_program_prints_a_table_csv_and_json() {
     let run = |arguments: &str, code: i32| -> (String, String) {
@@ -192,12 +349,16 @@ fn the_program_prints_a_table_csv_and_json() {
         (out, error)
     };
     let (table, _) = run("log_partition", 0);
-    assert!(table.contains("ceilings of this run") && table.contains("\nlog_partition, 5+5\nfused "), "{table}");
+    assert!(
+        table.contains("ceilings of this run: multiply-adds, GFLOP/s: ") && table.contains(" in f32; a copy, "),
+        "{table}"
+    );
+    assert!(table.contains("\nlog_partition, 5+5\nfused "), "{table}");
     assert!(!table.contains("matmul"), "{table}");
 
     let (csv, _) = run("--csv", 0);
     let columns = csv.lines().next().unwrap().split(',').count();
-    assert!(csv.lines().count() > 15 && columns == 12, "{csv}");
+    assert!(csv.lines().count() > 15 && columns == 13, "{csv}");
     assert!(csv.contains("\nstep,median_ms,") && csv.contains("\n\"step, ring, batch 2, simultaneous\","), "{csv}");
 
     let (json, _) = run("--json matmul", 0);

@@ -1,6 +1,7 @@
 //! What NVIDIA publishes about some of its cards: the figures from which `zgan bench --model` computes times.
 
-use crate::device::Unit;
+use crate::device::{Device, Unit};
+use crate::{Error, Result};
 
 /// Rates a second, at boost clock. Those of tensor cores are for dense matrices, with sums in f32; they are `None` where the
 /// card has no such instruction.
@@ -9,6 +10,8 @@ pub struct Card {
     /// What `--model` calls it.
     pub name: &'static str,
     pub title: &'static str,
+    /// What drivers call it.
+    pub devices: &'static [&'static str],
     pub multiprocessors: usize,
     /// Multiplications and additions.
     pub fma: f64,
@@ -26,10 +29,12 @@ pub struct Card {
 pub const IN_GRAPH: f64 = 0.5e-6;
 pub const LAUNCHED: f64 = 0.9e-6;
 
-pub const CARDS: [Card; 4] = [
+pub const CARDS: [Card; 9] = [
     Card {
         name: "h100",
         title: "NVIDIA H100 SXM5 80 GB",
+        // A driver that stands in for a GPU's is given this card, so that what is written for a GPU can be tried on it whole.
+        devices: &["NVIDIA H100 80GB HBM3", "zgan stand-in, host", "zgan stand-in, simt"],
         multiprocessors: 132,
         fma: 66.9e12,
         // For tensor cores the data sheet gives twice these rates, which hold "with sparsity".
@@ -40,8 +45,34 @@ pub const CARDS: [Card; 4] = [
         source: "NVIDIA H100 Tensor Core GPU data sheet (bandwidth) and architecture white paper, table of peak rates",
     },
     Card {
+        name: "h100-pcie",
+        title: "NVIDIA H100 PCIe 80 GB",
+        devices: &["NVIDIA H100 PCIe"],
+        multiprocessors: 114,
+        fma: 51.2e12,
+        tf32: Some(378e12),
+        bf16: Some(756e12),
+        f16: Some(756e12),
+        bandwidth: 2e12,
+        source: "NVIDIA H100 Tensor Core GPU data sheet and architecture white paper, table of peak rates",
+    },
+    Card {
+        name: "h200",
+        title: "NVIDIA H200 SXM5 141 GB",
+        devices: &["NVIDIA H200"],
+        multiprocessors: 132,
+        // The data sheet gives those of an H100 SXM5, rounded; only the memory is another.
+        fma: 66.9e12,
+        tf32: Some(494.7e12),
+        bf16: Some(989.4e12),
+        f16: Some(989.4e12),
+        bandwidth: 4.8e12,
+        source: "NVIDIA H200 Tensor Core GPU data sheet and H100 architecture white paper, table of peak rates",
+    },
+    Card {
         name: "a100",
         title: "NVIDIA A100 SXM4 80 GB",
+        devices: &["NVIDIA A100-SXM4-80GB"],
         multiprocessors: 108,
         fma: 19.5e12,
         tf32: Some(156e12),
@@ -51,8 +82,33 @@ pub const CARDS: [Card; 4] = [
         source: "NVIDIA A100 Tensor Core GPU data sheet",
     },
     Card {
+        name: "a100-40gb",
+        title: "NVIDIA A100 SXM4 40 GB",
+        devices: &["NVIDIA A100-SXM4-40GB"],
+        multiprocessors: 108,
+        fma: 19.5e12,
+        tf32: Some(156e12),
+        bf16: Some(312e12),
+        f16: Some(312e12),
+        bandwidth: 1.555e12,
+        source: "NVIDIA A100 Tensor Core GPU data sheet and architecture white paper (bandwidth)",
+    },
+    Card {
+        name: "l40s",
+        title: "NVIDIA L40S",
+        devices: &["NVIDIA L40S"],
+        multiprocessors: 142,
+        fma: 91.6e12,
+        tf32: Some(183e12),
+        bf16: Some(362.05e12),
+        f16: Some(362.05e12),
+        bandwidth: 864e9,
+        source: "NVIDIA L40S data sheet",
+    },
+    Card {
         name: "rtx4090",
         title: "NVIDIA GeForce RTX 4090",
+        devices: &["NVIDIA GeForce RTX 4090"],
         multiprocessors: 128,
         fma: 82.6e12,
         tf32: Some(82.6e12),
@@ -63,8 +119,21 @@ pub const CARDS: [Card; 4] = [
         source: "NVIDIA Ada GPU architecture white paper, appendix A",
     },
     Card {
+        name: "rtx5090",
+        title: "NVIDIA GeForce RTX 5090",
+        devices: &["NVIDIA GeForce RTX 5090"],
+        multiprocessors: 170,
+        fma: 104.8e12,
+        tf32: Some(104.8e12),
+        bf16: Some(209.5e12),
+        f16: Some(209.5e12),
+        bandwidth: 1.792e12,
+        source: "NVIDIA RTX Blackwell GPU architecture white paper, appendix A",
+    },
+    Card {
         name: "t4",
         title: "NVIDIA T4",
+        devices: &["Tesla T4", "NVIDIA T4"],
         multiprocessors: 40,
         fma: 8.1e12,
         tf32: None,
@@ -85,15 +154,40 @@ impl Card {
             Unit::F16 => self.f16,
         }
     }
+
+    /// The card that drivers call so.
+    pub fn called(name: &str) -> Option<&'static Card> {
+        CARDS.iter().find(|card| card.devices.contains(&name))
+    }
+
+    /// The card of this device.
+    pub fn of(device: &Device) -> Result<&'static Card> {
+        let name = device.name();
+        Card::called(&name)
+            .ok_or_else(|| Error::Config(format!("no rates of {name:?} are known; --model takes {}", names())))
+    }
 }
 
-impl std::str::FromStr for &'static Card {
+fn names() -> String {
+    CARDS.map(|card| card.name).join(", ")
+}
+
+/// What `--model` names.
+#[derive(Clone, Copy, Debug)]
+pub enum CardChoice {
+    /// The card of the device.
+    Auto,
+    Named(&'static Card),
+}
+
+impl std::str::FromStr for CardChoice {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        CARDS.iter().find(|card| card.name == text).ok_or_else(|| {
-            let names: Vec<&str> = CARDS.iter().map(|card| card.name).collect();
-            format!("no card is called {text:?}; there are {}", names.join(", "))
-        })
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        if text == "auto" {
+            return Ok(CardChoice::Auto);
+        }
+        let card = CARDS.iter().find(|card| card.name == text).map(CardChoice::Named);
+        card.ok_or_else(|| format!("no card is called {text:?}; there are {}, and auto for this machine's", names()))
     }
 }

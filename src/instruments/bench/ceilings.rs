@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::measure::seconds;
+use super::measure::{far_larger_than_caches, seconds};
 use crate::Result;
-use crate::device::{Device, Reals};
+use crate::device::{Device, Precision, Reals};
 use crate::ops::{elementary, peak};
 
 /// The ceilings of a device, as [`Ceilings::measure`] finds them.
@@ -12,28 +12,95 @@ use crate::ops::{elementary, peak};
 pub struct Ceilings {
     /// Multiplications and additions a second, f32.
     pub flops: f64,
+    /// The same by the units that multiply in each [`Precision`], where it was measured.
+    peaks: [Option<f64>; Precision::ALL.len()],
     /// Bytes a second that a copy far larger than any cache reads and writes together.
     pub bandwidth: f64,
+    /// Bytes of what it copied.
+    pub copied: usize,
 }
 
-/// Elements of the copy: two buffers of 64 MiB.
-const COPIED: usize = 1 << 24;
-const STEPS: u32 = 1500;
+/// Bytes of each of the two buffers of the copy, at least.
+const COPIED: usize = 64 << 20;
+/// A launch takes at least this many seconds, so that starting it does not count.
+const LAUNCH: f64 = 1e-3;
+
+/// Chains of multiply-adds that keep every multiprocessor busy.
+struct Chains {
+    precision: Precision,
+    out: Reals,
+    steps: u32,
+    /// Of the fastest launch.
+    seconds: f64,
+}
+
+impl Chains {
+    fn new(device: &Device, precision: Precision) -> Result<Chains> {
+        let out = device.zeros_in(blocks(device) * peak::per_block(device), precision)?;
+        let mut chains = Chains { precision, out, steps: 256, seconds: f64::INFINITY };
+        while chains.run(device)? < LAUNCH && chains.steps < 1 << 22 {
+            chains.steps *= 2;
+        }
+        chains.seconds = f64::INFINITY;
+        Ok(chains)
+    }
+
+    fn run(&mut self, device: &Device) -> Result<f64> {
+        let time = seconds(device, || peak::peak(&self.out, self.steps))?;
+        self.seconds = self.seconds.min(time);
+        Ok(time)
+    }
+
+    fn rate(&self) -> f64 {
+        let products = self.out.len() as f64 * f64::from(self.steps) * peak::depth(self.precision) as f64;
+        2.0 * products / self.seconds
+    }
+}
+
+/// Eight for each multiprocessor, so that none runs out of work before the others, and enough for many threads of a CPU.
+fn blocks(device: &Device) -> usize {
+    (8 * device.workers()).max(64)
+}
 
 impl Ceilings {
-    /// Takes turns of both for a third of a second, and keeps the fastest of each.
-    pub fn measure(device: &Device) -> Result<Ceilings> {
-        let chains: Reals = device.zeros(64 * peak::per_block(device))?;
-        let [from, to]: [Reals; 2] = [device.zeros(COPIED)?, device.zeros(COPIED)?];
-        let (mut product, mut copy) = (f64::INFINITY, f64::INFINITY);
+    /// Takes turns of everything for a third of a second, and keeps the fastest of each: f32 and these precisions.
+    pub fn measure(device: &Device, precisions: &[Precision]) -> Result<Ceilings> {
+        let wanted = |precision: &Precision| *precision == Precision::F32 || precisions.contains(precision);
+        let chains = Precision::ALL.into_iter().filter(wanted).map(|precision| Chains::new(device, precision));
+        let mut chains = chains.collect::<Result<Vec<Chains>>>()?;
+        let copied = far_larger_than_caches(device, COPIED)?;
+        let [from, to]: [Reals; 2] = [device.zeros(copied / 4)?, device.zeros(copied / 4)?];
+        let mut copy = f64::INFINITY;
         let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(350) {
-            product = product.min(seconds(device, || peak::peak(&chains, STEPS))?);
+        while copy.is_infinite() || start.elapsed() < Duration::from_millis(350) {
+            for chains in &mut chains {
+                chains.run(device)?;
+            }
             copy = copy.min(seconds(device, || elementary::affine(&to, &from, 1.0, 0.0))?);
         }
-        Ok(Ceilings {
-            flops: 2.0 * chains.len() as f64 * f64::from(STEPS) / product,
-            bandwidth: 8.0 * COPIED as f64 / copy,
-        })
+        let peaks = Precision::ALL.map(|of| chains.iter().find(|chains| chains.precision == of).map(Chains::rate));
+        Ok(Ceilings { flops: chains[0].rate(), peaks, bandwidth: 2.0 * copied as f64 / copy, copied })
+    }
+
+    /// Multiplications and additions a second in this precision: those of f32 where its own were not measured.
+    pub fn peak(&self, precision: Precision) -> f64 {
+        self.peaks[precision as usize].unwrap_or(self.flops)
+    }
+
+    /// The precisions that were measured, each with its multiplications and additions a second.
+    pub fn peaks(&self) -> impl Iterator<Item = (Precision, f64)> {
+        Precision::ALL.into_iter().zip(self.peaks).filter_map(|(precision, peak)| Some((precision, peak?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With 132 multiprocessors no block may be too few for any of them.
+    #[test]
+    fn every_multiprocessor_has_several_blocks() {
+        let gpu = |multiprocessors| blocks(&Device::launches_of_gpu("NVIDIA H200", multiprocessors));
+        assert_eq!((gpu(132), gpu(40)), (8 * 132, 8 * 40));
     }
 }

@@ -11,21 +11,25 @@ pub mod libtorch;
 mod measure;
 mod model;
 pub(in crate::instruments) mod operations;
+mod provenance;
 mod report;
 mod rivals;
 mod scaling;
 mod steps;
 
-pub use cards::{CARDS, Card};
+pub use cards::{CARDS, Card, CardChoice};
 pub use ceilings::Ceilings;
 pub use measure::{Caches, Measured, Settings, measure};
 pub(crate) use measure::{Sweep, median_and_spread, time};
 pub use model::{Modelled, Times, model, model_step};
 pub use operations::{problems, problems_in};
-pub use report::{Row, csv, heading, json, table};
+pub use provenance::provenance;
+pub use report::{Failure, Report, Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;
 pub use scaling::{Scaling, exponent, scalings};
-pub use steps::{MeasuredStep, StepProblem, Stepper, measure_step, step_heading, steps, steps_in};
+pub use steps::{
+    MeasuredStep, Scale, Selection, StepProblem, Stepper, measure_step, step_heading, steps, steps_in, steps_of,
+};
 
 use crate::device::{Device, Precision, Reals};
 use crate::random::Random;

@@ -1,20 +1,23 @@
 //! The tables of `zgan bench`: for people, as CSV and as JSON.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Ceilings, Measured, MeasuredStep, Problem};
+use super::provenance::provenance;
+use super::{Caches, Ceilings, Measured, MeasuredStep, Problem, Settings, StepProblem, in_precision};
+use crate::device::{Device, Precision};
 use crate::instruments::record::{self, Cell, number};
 
 /// What was measured of the forms of a problem.
 pub struct Row {
     pub operation: &'static str,
     pub sizes: String,
+    pub precision: Precision,
     pub forms: Vec<Measured>,
 }
 
 impl Row {
     pub fn new(problem: &Problem, forms: Vec<Measured>) -> Row {
-        Row { operation: problem.operation, sizes: problem.sizes.clone(), forms }
+        Row { operation: problem.operation, sizes: problem.sizes.clone(), precision: problem.precision, forms }
     }
 
     /// Multiplications and additions a second, and bytes a second. All forms are taken to do the operations that the first
@@ -29,16 +32,17 @@ impl Row {
     }
 
     /// The columns of CSV and JSON.
-    fn record(&self, form: &Measured, ceilings: &Ceilings) -> [(&'static str, Cell); 12] {
+    fn record(&self, form: &Measured, ceilings: &Ceilings) -> [(&'static str, Cell); 13] {
         let [rate, bandwidth] = self.rates(form);
         [
             ("operation", Cell::Name(self.operation.into())),
             ("sizes", Cell::Text(self.sizes.clone())),
+            ("precision", Cell::Name(self.precision.name().into())),
             ("form", Cell::Name(form.form.into())),
             ("median_us", number(form.seconds * 1e6, 4)),
             ("spread", number(form.spread, 4)),
             ("gflops", Cell::Number(rate.map(|r| r * 1e-9), 5)),
-            ("of_peak", Cell::Number(rate.map(|r| r / ceilings.flops), 5)),
+            ("of_peak", Cell::Number(rate.map(|r| r / ceilings.peak(self.precision)), 5)),
             ("gb_per_s", Cell::Number(bandwidth.map(|b| b * 1e-9), 5)),
             ("of_copy", Cell::Number(bandwidth.map(|b| b / ceilings.bandwidth), 5)),
             ("launches", Cell::Count(form.launches)),
@@ -58,7 +62,7 @@ pub fn heading() -> String {
 
 /// A line with the name of the problem, then a line for each form.
 pub fn table(row: &Row, ceilings: &Ceilings) -> String {
-    let mut text = format!("{}, {}", row.operation, row.sizes);
+    let mut text = in_precision(format!("{}, {}", row.operation, row.sizes), row.precision);
     let giga = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{:.1}", rate * 1e-9));
     let share = |rate: Option<f64>, of: f64| rate.map_or("-".into(), |rate| format!("{:.0} %", 100.0 * rate / of));
     for form in &row.forms {
@@ -73,7 +77,7 @@ pub fn table(row: &Row, ceilings: &Ceilings) -> String {
             form.seconds * 1e6,
             100.0 * form.spread,
             giga(rate),
-            share(rate, ceilings.flops),
+            share(rate, ceilings.peak(row.precision)),
             giga(bandwidth),
             share(bandwidth, ceilings.bandwidth),
             row.ratio(form)
@@ -89,19 +93,76 @@ pub fn csv(rows: &[Row], steps: &[MeasuredStep], ceilings: &Ceilings) -> String 
     record::csv(&forms) + &record::csv(&steps)
 }
 
-/// One object: the device, its ceilings, every form of every problem, and every step.
-pub fn json(device: &str, rows: &[Row], steps: &[MeasuredStep], ceilings: &Ceilings) -> Value {
+/// Something that could not be timed, or was not.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub name: String,
+    /// Whether it is a step, not an operation.
+    pub step: bool,
+    /// What it is, for other programs.
+    record: Vec<(&'static str, Cell)>,
+    pub error: String,
+}
+
+impl Failure {
+    pub fn of_operation(problem: &Problem, error: String) -> Failure {
+        let record = vec![
+            ("operation", Cell::Name(problem.operation.into())),
+            ("sizes", Cell::Text(problem.sizes.clone())),
+            ("precision", Cell::Name(problem.precision.name().into())),
+        ];
+        Failure { name: problem.name(), step: false, record, error }
+    }
+
+    pub fn of_step(problem: &StepProblem, error: String) -> Failure {
+        let mut record = problem.record();
+        record.push(("step", Cell::Text(problem.name.clone())));
+        Failure { name: problem.name.clone(), step: true, record, error }
+    }
+
+    fn json(&self) -> Map<String, Value> {
+        let mut object = record::json(&self.record);
+        object.insert("error".into(), self.error.as_str().into());
+        object
+    }
+}
+
+/// All that one run timed on a device.
+pub struct Report<'a> {
+    pub device: &'a Device,
+    pub settings: Settings,
+    pub ceilings: Ceilings,
+    pub rows: Vec<Row>,
+    pub steps: Vec<MeasuredStep>,
+    pub failures: Vec<Failure>,
+}
+
+/// The meaning of the fields of [`json`]; docs/timing.md has them.
+const FORMAT: u32 = 1;
+
+/// One object: where it comes from, the ceilings, every form of every problem, and every step.
+pub fn json(report: &Report) -> Value {
+    let Report { device, settings, ceilings, rows, steps, failures } = report;
     let form = |row: &Row, form: &Measured| {
         let mut object = record::json(&row.record(form, ceilings));
         object.insert("turns".into(), form.turns.into());
+        object.insert("runs_per_turn".into(), form.runs_per_turn.into());
         object
     };
+    let failed = |step: bool| failures.iter().filter(move |failure| failure.step == step).map(Failure::json);
     let forms = rows.iter().flat_map(|row| row.forms.iter().map(move |measured| form(row, measured)));
+    let peaks = ceilings.peaks().map(|(precision, peak)| (precision.name().into(), (peak * 1e-9).into()));
     json!({
-        "device": device,
+        "format": FORMAT,
+        "device": device.description(),
+        "provenance": provenance(Some(device)),
+        "caches": if settings.caches == Caches::Cold { "cold" } else { "warm" },
+        "time_s": settings.time.as_secs_f64(),
         "peak_gflops": ceilings.flops * 1e-9,
+        "peaks_gflops": peaks.collect::<Map<_, _>>(),
         "copy_gb_per_s": ceilings.bandwidth * 1e-9,
-        "operations": forms.collect::<Vec<_>>(),
-        "steps": steps.iter().map(|step| step.json(ceilings)).collect::<Vec<_>>(),
+        "copied_bytes": ceilings.copied,
+        "operations": forms.chain(failed(false)).collect::<Vec<_>>(),
+        "steps": steps.iter().map(|step| step.json(ceilings)).chain(failed(true)).collect::<Vec<_>>(),
     })
 }

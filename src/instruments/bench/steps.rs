@@ -30,6 +30,23 @@ impl StepProblem {
         (vec![128; labelled * height * width * channels], labels)
     }
 
+    /// What it is, for other programs.
+    pub fn record(&self) -> Vec<(&'static str, Cell)> {
+        let (networks, training) = (&self.setup.networks, &self.setup.training);
+        let has_width = self.setup.architecture().is_convolutional() || self.setup.draws_points();
+        let unfused: Vec<String> = training.unfused.iter().map(|part| part.to_string()).collect();
+        vec![
+            ("preset", Cell::Name(self.setup.preset.name.into())),
+            ("update", Cell::Name(format!("{:?}", training.update).to_lowercase())),
+            ("n_dis", Cell::Count(training.n_dis as u64)),
+            ("width", if has_width { Cell::Count(networks.width as u64) } else { Cell::Number(None, 0) }),
+            ("batch", Cell::Count(training.batch as u64)),
+            ("batch_g", Cell::Count(training.batch_of_g() as u64)),
+            ("precision", Cell::Name(training.precision.name().into())),
+            ("unfused", Cell::Name(unfused.join(" "))),
+        ]
+    }
+
     /// The same step with `parts` from separate kernels. Parts that the step does not have are left out; there is no such
     /// step where none is left.
     pub fn unfused(&self, parts: &[Fusion]) -> Option<StepProblem> {
@@ -44,10 +61,20 @@ impl StepProblem {
 #[derive(Clone, Debug)]
 pub struct MeasuredStep {
     pub name: String,
-    /// Median over the turns.
+    /// What [`StepProblem::record`] says of it.
+    problem: Vec<(&'static str, Cell)>,
+    pub precision: Precision,
+    /// Whether a step was one captured graph, as on a GPU; else its kernels were launched one by one.
+    pub graph: bool,
+    /// Median over the turns, of one step.
     pub seconds: f64,
     /// The distance between the quartiles, relative to the median.
     pub spread: f64,
+    pub turns: usize,
+    /// Steps that a turn times together.
+    pub steps_per_turn: usize,
+    /// The median and the spread where its kernels are launched one by one.
+    pub launched: (f64, f64),
     /// The medians of the phases, in the order of [`Phase::ALL`], of steps whose kernels are launched one by one.
     pub phases: [f64; Phase::ALL.len()],
     pub launches: u64,
@@ -61,49 +88,117 @@ pub struct MeasuredStep {
     pub rivals: Vec<MeasuredRival>,
 }
 
+/// At what sizes steps are timed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scale {
+    /// Sizes that only try the program.
+    Tiny,
+    /// A CPU does a step within seconds.
+    #[default]
+    Small,
+    /// Those that a preset trains with.
+    Real,
+}
+
+impl Scale {
+    /// What suits this device.
+    pub fn of(device: &Device) -> Scale {
+        if device.gpu().is_some() { Scale::Real } else { Scale::Small }
+    }
+}
+
+/// Which steps are timed.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Each by its own update rule. Where none is named, all presets under both.
+    pub presets: Vec<Preset>,
+    pub scale: Scale,
+    /// Instead of those of the scale.
+    pub width: Option<usize>,
+    pub batch: Option<usize>,
+}
+
 /// Every preset under both update rules. The alternating rule has the preset's own number of D steps. `tiny` makes sizes
 /// that only try the program.
 pub fn steps(tiny: bool) -> Vec<StepProblem> {
-    let mut problems = Vec::new();
-    let sizes = PRESETS.iter().flat_map(|preset| preset.timed.iter().map(move |&size| (*preset, size)));
-    for (preset, size) in sizes {
-        let (width, batch) = if tiny { (4, 2) } else { size };
-        for (update, n_dis) in [(Update::Simultaneous, 1), (Update::Alternating, preset.settings().training.n_dis)] {
-            let rule = match update {
-                Update::Simultaneous => "simultaneous".to_string(),
-                Update::Alternating if n_dis == 1 => "alternating".to_string(),
-                Update::Alternating => format!("alternating, n_dis {n_dis}"),
-            };
-            let shown = if preset.architecture.is_convolutional() { format!(" width {width},") } else { String::new() };
-            let name = format!("step, {preset},{shown} batch {batch}, {rule}");
-            problems.push(StepProblem { name, setup: setup(preset, width, batch, (update, n_dis)) });
+    steps_in(Precision::F32, tiny)
+}
+
+/// The steps of [`steps`] in another precision.
+pub fn steps_in(precision: Precision, tiny: bool) -> Vec<StepProblem> {
+    let scale = if tiny { Scale::Tiny } else { Scale::Small };
+    steps_of(&Selection { scale, ..Selection::default() }, precision)
+}
+
+/// The steps that are selected.
+pub fn steps_of(selection: &Selection, precision: Precision) -> Vec<StepProblem> {
+    let named = !selection.presets.is_empty();
+    let presets = if named { &selection.presets[..] } else { &PRESETS };
+    let mut problems: Vec<StepProblem> = Vec::new();
+    for &preset in presets {
+        let own = preset.settings();
+        let rules = match own.training.update {
+            update if named => vec![update],
+            _ => vec![Update::Simultaneous, Update::Alternating],
+        };
+        let sizes = match selection.scale {
+            Scale::Tiny => vec![(4, 2); preset.timed.len()],
+            Scale::Small => preset.timed.to_vec(),
+            Scale::Real => vec![(own.networks.width, own.training.batch)],
+        };
+        for (width, batch) in sizes {
+            let (width, batch) = (selection.width.unwrap_or(width), selection.batch.unwrap_or(batch));
+            for &update in &rules {
+                // For each real image, as many fakes as the preset has for it; in tables of small sizes, one.
+                let several = update == Update::Alternating && (named || selection.scale == Scale::Real);
+                let fakes = if several { batch * own.training.batch_of_g() / own.training.batch } else { batch };
+                let n_dis = if update == Update::Simultaneous { 1 } else { own.training.n_dis };
+                let setup = setup(preset, width, (batch, fakes), (update, n_dis));
+                let problem = named_after(setup.with(|s| s.training.precision = precision));
+                // Two small sizes may have become one.
+                if !named || problems.iter().all(|other| other.name != problem.name) {
+                    problems.push(problem);
+                }
+            }
         }
     }
     problems
 }
 
-/// The steps of [`steps`] in another precision.
-pub fn steps_in(precision: Precision, tiny: bool) -> Vec<StepProblem> {
-    let with = |StepProblem { name, setup }| StepProblem {
-        name: in_precision(name, precision),
-        setup: setup.with(|s| s.training.precision = precision),
+fn named_after(setup: Setup) -> StepProblem {
+    let (preset, training) = (setup.preset, &setup.training);
+    let width = if setup.architecture().is_convolutional() {
+        format!(" width {},", setup.networks.width)
+    } else {
+        String::new()
     };
-    steps(tiny).into_iter().map(with).collect()
+    let fakes = match training.batch_of_g() {
+        fakes if fakes == training.batch => String::new(),
+        fakes => format!(" ({fakes} fakes)"),
+    };
+    let rule = match (training.update, training.n_dis) {
+        (Update::Simultaneous, _) => "simultaneous".to_string(),
+        (Update::Alternating, 1) => "alternating".to_string(),
+        (Update::Alternating, n_dis) => format!("alternating, n_dis {n_dis}"),
+    };
+    let name = format!("step, {preset},{width} batch {}{fakes}, {rule}", training.batch);
+    StepProblem { name: in_precision(name, training.precision), setup }
 }
 
 /// A preset's simultaneous step at one size.
 pub(super) fn step_of(preset: Preset, width: usize, batch: usize) -> StepProblem {
     let name = format!("step, {preset}, width {width}, batch {batch}, simultaneous");
-    StepProblem { name, setup: setup(preset, width, batch, (Update::Simultaneous, 1)) }
+    StepProblem { name, setup: setup(preset, width, (batch, batch), (Update::Simultaneous, 1)) }
 }
 
 /// A preset at one size under one rule, with ten classes of what it is timed on.
-fn setup(preset: Preset, width: usize, batch: usize, (update, n_dis): (Update, usize)) -> Setup {
+fn setup(preset: Preset, width: usize, (batch, fakes): (usize, usize), (update, n_dis): (Update, usize)) -> Setup {
     let classes = (0..10).map(|class| class.to_string()).collect();
     let data = DataInfo { name: "grey".into(), images: 1, shape: preset.sample, classes, crc32: String::new() };
     Setup::new(&preset.settings(), &data).with(|s| {
         s.networks.width = width;
-        s.training = Training { batch, batch_g: None, update, n_dis, ..s.training.clone() };
+        let batch_g = (fakes != batch).then_some(fakes);
+        s.training = Training { batch, batch_g, update, n_dis, ..s.training.clone() };
     })
 }
 
@@ -135,32 +230,55 @@ impl Stepper {
         self.trainer.step(&self.images, &self.labels)
     }
 
+    /// Does a step whose kernels are launched one by one.
+    fn run_launched(&mut self) -> Result<()> {
+        self.trainer.step_launched(&self.images, &self.labels)
+    }
+
     /// Does a step, and gives the seconds that each phase took.
     fn phases(&mut self) -> Result<[f64; Phase::ALL.len()]> {
         Ok(self.trainer.time_step(&self.images, &self.labels)?.map(|time| time.as_secs_f64()))
     }
 }
 
-/// Times in turns whole steps, steps phase by phase, and other ways to do them.
+/// Steps that a turn times together on a GPU, so that three turns of so many ways to do a step, of `once` seconds, end within
+/// the time that is set: at most 100.
+fn steps_per_turn(once: f64, settings: Settings, ways: usize) -> usize {
+    (settings.time.as_secs_f64() / (3 * ways) as f64 / once).clamp(1.0, 100.0) as usize
+}
+
+/// Times in turns whole steps, steps phase by phase, and other ways to do them. On a GPU a turn is many steps in a row, so
+/// that what the CPU does for the first of them does not count.
 pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) -> Result<MeasuredStep> {
     let mut stepper = Stepper::new(device, problem)?;
     let before = traffic();
     stepper.phases()?;
     let after = traffic();
     let mut phases = vec![Vec::new(); Phase::ALL.len()];
-    let mut times = Vec::new();
+    let (mut times, mut launched) = (Vec::new(), Vec::new());
     let mut rivals = rivals::rivals(device, problem)?;
     let mut of_rivals = vec![Vec::new(); rivals.len()];
+    let graph = device.gpu().is_some();
+    let steps_per_turn = match graph {
+        true => steps_per_turn(seconds(device, || stepper.run())?, settings, 2 + rivals.len()),
+        false => 1,
+    };
+    let turn = |step: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
+        Ok(seconds(device, || (0..steps_per_turn).try_for_each(|_| step()))? / steps_per_turn as f64)
+    };
     settle(true);
     let start = Instant::now();
     while times.len() < 3 || start.elapsed() < settings.time {
-        times.push(seconds(device, || stepper.run())?);
+        times.push(turn(&mut || stepper.run())?);
+        if graph {
+            launched.push(turn(&mut || stepper.run_launched())?);
+        }
         for (times, time) in phases.iter_mut().zip(stepper.phases()?) {
             times.push(time);
         }
         for (rival, times) in rivals.iter_mut().zip(&mut of_rivals) {
             settle(false);
-            times.push(seconds(device, || rival.run())?);
+            times.push(turn(&mut || rival.run())?);
             settle(rival.foreign);
         }
     }
@@ -168,8 +286,14 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
     let (seconds, spread) = median_and_spread(&mut times);
     Ok(MeasuredStep {
         name: problem.name.clone(),
+        problem: problem.record(),
+        precision: problem.setup.training.precision,
+        graph,
         seconds,
         spread,
+        turns: times.len(),
+        steps_per_turn,
+        launched: if graph { median_and_spread(&mut launched) } else { (seconds, spread) },
         phases: std::array::from_fn(|i| median_and_spread(&mut phases[i]).0),
         launches: after.launches - before.launches,
         bytes: after.bytes - before.bytes,
@@ -195,14 +319,13 @@ impl MeasuredStep {
 
     /// The name, the times in milliseconds, and a line for each other way with its time divided by ours.
     pub fn row(&self, ceilings: &Ceilings) -> String {
-        let rivals: String = self
-            .rivals
-            .iter()
-            .map(|rival| {
-                let (time, spread, ratio) = (rival.seconds * 1e3, 100.0 * rival.spread, rival.seconds / self.seconds);
-                format!("\n{time:>9.2} {spread:>3.0} %   {}: {ratio:.2} times", rival.name)
-            })
-            .collect();
+        let other = |name: &str, seconds: f64, spread: f64| {
+            let (time, spread, ratio) = (seconds * 1e3, 100.0 * spread, seconds / self.seconds);
+            format!("\n{time:>9.2} {spread:>3.0} %   {name}: {ratio:.2} times")
+        };
+        let (seconds, spread) = self.launched;
+        let mut rivals = if self.graph { other("launched one by one", seconds, spread) } else { String::new() };
+        rivals.extend(self.rivals.iter().map(|rival| other(rival.name, rival.seconds, rival.spread)));
         let phases: String = self.phases.iter().map(|time| format!("{:>11.2}", time * 1e3)).collect();
         format!(
             "{}\n{:>9.2} {:>3.0} %{phases} {:>8.1} {:>5.0} % {:>8} {:>8.3} {:>9.1}{rivals}",
@@ -210,7 +333,7 @@ impl MeasuredStep {
             self.seconds * 1e3,
             100.0 * self.spread,
             self.rate() * 1e-9,
-            100.0 * self.rate() / ceilings.flops,
+            100.0 * self.rate() / ceilings.peak(self.precision),
             self.launches,
             self.bytes as f64 * 1e-9,
             self.memory as f64 * 1e-6
@@ -218,23 +341,31 @@ impl MeasuredStep {
     }
 
     /// The columns that CSV and JSON share.
-    fn record(&self, ceilings: &Ceilings) -> [(&'static str, Cell); 9] {
-        [
+    fn record(&self, ceilings: &Ceilings) -> Vec<(&'static str, Cell)> {
+        let mut columns = vec![
             ("step", Cell::Text(self.name.clone())),
             ("median_ms", number(self.seconds * 1e3, 5)),
             ("spread", number(self.spread, 4)),
             ("gflops", number(self.rate() * 1e-9, 3)),
-            ("of_peak", number(self.rate() / ceilings.flops, 4)),
+            ("of_peak", number(self.rate() / ceilings.peak(self.precision), 4)),
             ("launches", Cell::Count(self.launches)),
             ("bytes", Cell::Count(self.bytes)),
             ("flops", Cell::Count(self.flops)),
             ("memory_bytes", Cell::Count(self.memory as u64)),
-        ]
+            ("way", Cell::Name(if self.graph { "graph" } else { "launched" }.into())),
+            ("turns", Cell::Count(self.turns as u64)),
+            ("steps_per_turn", Cell::Count(self.steps_per_turn as u64)),
+            ("launched_ms", number(self.launched.0 * 1e3, 5)),
+            ("launched_spread", number(self.launched.1, 4)),
+        ];
+        columns.extend(self.problem.iter().cloned());
+        columns
     }
 
     /// The columns of CSV, which also have one for each phase, and one for the other ways: `name: milliseconds; ...`.
     pub(super) fn csv_record(&self, ceilings: &Ceilings) -> Vec<(String, Cell)> {
-        let mut columns: Vec<_> = self.record(ceilings).map(|(name, cell)| (name.to_string(), cell)).into();
+        let record = self.record(ceilings).into_iter();
+        let mut columns: Vec<_> = record.map(|(name, cell)| (name.to_string(), cell)).collect();
         let phases = Phase::ALL.iter().zip(self.phases);
         let phases = phases.map(|(phase, time)| (phase.name().replace(' ', "_") + "_ms", number(time * 1e3, 5)));
         columns.splice(3..3, phases);
@@ -258,5 +389,20 @@ impl MeasuredStep {
         object.insert("phases_ms".into(), phases.into());
         object.insert("others".into(), rivals.collect());
         object
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::instruments::bench::Caches;
+
+    #[test]
+    fn a_turn_has_a_hundred_steps_where_there_is_time() {
+        let of =
+            |once, ways| steps_per_turn(once, Settings { caches: Caches::Cold, time: Duration::from_secs(1) }, ways);
+        assert_eq!([of(2e-4, 2), of(5e-3, 2), of(5e-3, 3), of(10.0, 2)], [100, 33, 22, 1]);
     }
 }

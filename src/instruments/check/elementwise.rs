@@ -213,9 +213,9 @@ pub fn adam(cases: &mut Cases) {
 pub fn peak(cases: &mut Cases) {
     // Devices run different numbers of chains: only the first 64 are compared, which each of them has.
     cases.add("3 steps".into(), |t| {
-        let chains = t.scratch(2 * ops::peak::per_block(t.device()))?;
+        let chains = t.scratch_values(2 * ops::peak::per_block(t.device()))?;
         ops::peak::peak(&chains, 3)?;
-        let first = t.out("chains", 64)?;
+        let first = t.out_values("chains", 64)?;
         first.copy_from(&chains.view(0..64))
     });
 }

@@ -38,7 +38,7 @@ pub struct MeasuredRung {
 /// Measures everything. Before the rungs of a ladder are timed, it checks that they compute the same. `tell` gets a line for
 /// people when a part is done.
 pub fn measure(device: &Device, settings: Settings, tiny: bool, tell: &mut dyn FnMut(String)) -> Result<Study> {
-    let ceilings = Ceilings::measure(device)?;
+    let ceilings = Ceilings::measure(device, &[])?;
     let mut measured = Vec::new();
     // All rungs share this time, and a median needs more than a few runs of each.
     let long = Settings { time: 4 * settings.time, ..settings };

@@ -78,7 +78,7 @@ pub fn measure(device: &Device, problem: &Problem, settings: Settings) -> Result
     let mut turns: Vec<Vec<Launched>> = Vec::new();
     let start = Instant::now();
     while turns.len() < 3 || start.elapsed() < settings.time {
-        sweep.run(device)?;
+        sweep.run()?;
         let mut launched = trace(|| form.run())?;
         launched.retain(Launched::is_kernel);
         turns.push(launched);
