@@ -35,6 +35,8 @@ pub struct Trainer {
     done: u64,
     sampler: Option<Sampler>,
     way: Way,
+    /// The memory of the workspace.
+    arena: Arena,
 }
 
 /// How a step is started.
@@ -74,6 +76,7 @@ impl Trainer {
             done: 0,
             sampler: None,
             way: Way::ToCapture,
+            arena,
         })
     }
 
@@ -179,7 +182,7 @@ impl Trainer {
         }
         self.feed.end(slot)?;
         self.done += 1;
-        Ok(())
+        self.arena.check()
     }
 
     /// Waits for the device. [`Error::NotFinite`] once a loss was not finite: from that step on nothing was updated.
