@@ -1,6 +1,6 @@
 // Branch-free elementary functions, the same text for every execution, so that loops over them vectorise
 // on the host and results agree between executions to rounding. Errors are in units in the last place (ulp)
-// against the exact result, measured over all floats of the range; tests/elementary.rs samples them.
+// against the exact result, measured over all floats of the range; tests/operations/elementary.rs samples them.
 #pragma once
 
 #define INFINITY bits_to_float(0x7f800000u)

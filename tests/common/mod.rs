@@ -6,6 +6,8 @@ mod golden;
 #[allow(unused_imports)]
 pub use golden::Golden;
 
+use std::sync::LazyLock;
+
 use approx::AbsDiffEq;
 use half::{bf16, f16};
 use zgan::device::{Buffer, Device, HAS_CHECK, Precision};
@@ -15,7 +17,7 @@ use zgan::device::{Buffer, Device, HAS_CHECK, Precision};
 /// the environment it runs on the GPU alone, and there must be one. Without the feature `check` it leaves out `simt`.
 pub fn on_each_device(body: impl Fn(&Device)) {
     if gpu_alone() {
-        return body(&Device::cuda(0).unwrap());
+        return body(gpu().as_ref().unwrap());
     }
     for isa in Device::host_isas() {
         eprintln!("host, {isa}");
@@ -33,7 +35,7 @@ pub fn on_each_device(body: impl Fn(&Device)) {
 /// The same without `simt`, for sizes that take real blocks too long.
 pub fn on_fast_devices(body: impl Fn(&Device)) {
     if gpu_alone() {
-        return body(&Device::cuda(0).unwrap());
+        return body(gpu().as_ref().unwrap());
     }
     for isa in Device::host_isas() {
         eprintln!("host, {isa}");
@@ -46,14 +48,22 @@ fn gpu_alone() -> bool {
     std::env::var("ZGAN_TEST_ON").is_ok_and(|on| on == "gpu")
 }
 
-fn on_gpu(body: impl Fn(&Device)) {
-    static SAID: std::sync::Once = std::sync::Once::new();
-    match Device::cuda(0) {
-        Ok(device) => {
-            SAID.call_once(|| println!("also on {}", device.description()));
-            body(&device);
+/// The first GPU, opened once for the whole program, or why there is none.
+fn gpu() -> &'static Result<Device, String> {
+    static GPU: LazyLock<Result<Device, String>> = LazyLock::new(|| {
+        let opened = Device::cuda(0).map_err(|reason| reason.to_string());
+        match &opened {
+            Ok(device) => println!("also on {}", device.description()),
+            Err(reason) => println!("not run on a GPU: {reason}"),
         }
-        Err(reason) => SAID.call_once(|| println!("not run on a GPU: {reason}")),
+        opened
+    });
+    &GPU
+}
+
+fn on_gpu(body: impl Fn(&Device)) {
+    if let Ok(device) = gpu() {
+        body(device);
     }
 }
 

@@ -1,4 +1,4 @@
-"""The golden of tests/adam.rs, by PyTorch 2.13: python tests/goldens/adam.py
+"""The golden of tests/operations/adam.rs, by PyTorch 2.13: python tests/goldens/adam.py
 
 Adam on seven numbers for 5,000 steps, in float64 and in float32; the gradient of step t is row t % 61 of a table.
 """

@@ -1,4 +1,4 @@
-"""The convolutions of tests/conv.rs, by PyTorch 2.13 in float64: python tests/goldens/conv.py"""
+"""The convolutions of tests/operations/conv.rs, by PyTorch 2.13 in float64: python tests/goldens/conv.py"""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 torch.manual_seed(5)
 N, SIDE, C, CLASSES, EMBEDDING, WEIGHT = 4, 8, 2, 5, 3, 10.0
 LABELS = torch.tensor([1, 3, 1, 0])
-# Channels in, hidden, out; whether it is pooled: as tests/gradient_penalty.rs builds them.
+# Channels in, hidden, out; whether it is pooled: as tests/operations/gradient_penalty.rs builds them.
 BLOCKS = [(4, 4, True), (4, 6, True), (6, 6, False)]
 
 

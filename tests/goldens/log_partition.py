@@ -1,4 +1,4 @@
-"""The golden of tests/log_partition.rs, by PyTorch 2.13 in float64: python tests/goldens/log_partition.py"""
+"""The golden of tests/operations/log_partition.rs, by PyTorch 2.13 in float64: python tests/goldens/log_partition.py"""
 import pathlib
 import torch
 from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""The linear layer of tests/matmul.rs, by PyTorch 2.13 in float64: python tests/goldens/matmul.py"""
+"""The linear layer of tests/operations/matmul.rs, by PyTorch 2.13 in float64: python tests/goldens/matmul.py"""
 
 from pathlib import Path
 

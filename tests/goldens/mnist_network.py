@@ -1,7 +1,7 @@
 """The networks of the `mnist` preset in PyTorch, of any width, for the goldens of its training steps: parameters, weights to
 begin with, batches, G and D. D's shortcuts are pooled before their 1x1 convolution.
 
-tests/training.rs and tests/variants.rs make the same numbers by the same formulas, so that none is stored."""
+tests/operations/training.rs and tests/operations/variants.rs make the same numbers by the same formulas, so that none is stored."""
 
 import numpy as np
 import torch

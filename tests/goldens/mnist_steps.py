@@ -1,5 +1,5 @@
 """Ten training steps of the `mnist` preset in float64, both update rules, from weights, latents, labels and batches
-that tests/training.rs makes by the same formulas. Run from the repository's root with torch 2.13:
+that tests/operations/training.rs makes by the same formulas. Run from the repository's root with torch 2.13:
 
     python tests/goldens/mnist_steps.py
 

@@ -1,4 +1,4 @@
-"""The golden of tests/norm.rs, by PyTorch 2.13 in float64: python tests/goldens/norm.py
+"""The golden of tests/operations/norm.rs, by PyTorch 2.13 in float64: python tests/goldens/norm.py
 
 plain: BatchNorm1d(7), eps 0.8, then LeakyReLU 0.2, on 33 rows.
 conditional: class-conditional batch norm of (6, 3, 5, 4) channels last, ReLU, nearest upsampling; 3 classes.

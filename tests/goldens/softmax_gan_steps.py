@@ -1,5 +1,5 @@
 """Ten training steps of the `softmax-gan` preset in float64, both update rules, from weights, latents and batches
-that tests/training.rs makes by the same formulas. Run from the repository's root with torch 2.13:
+that tests/operations/training.rs makes by the same formulas. Run from the repository's root with torch 2.13:
 
     python tests/goldens/softmax_gan_steps.py
 

@@ -1,5 +1,5 @@
 """Ten training steps in float64 of `mnist` at width 4 with AC-GAN's head, with a gradient penalty, and with both, under
-both update rules, from weights, latents, labels and batches that tests/variants.rs makes by the same formulas. Run from
+both update rules, from weights, latents, labels and batches that tests/operations/variants.rs makes by the same formulas. Run from
 the repository's root with torch 2.13:
 
     python tests/goldens/variant_steps.py

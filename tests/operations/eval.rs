@@ -1,12 +1,10 @@
 //! The metrics beside naive f64 references and closed forms, the classifier and its cache, and `zgan eval`.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 
+use crate::common::*;
 use approx::AbsDiffEq;
-use common::*;
 use zgan::data::{DataSource, Dataset, ImageShape, Split};
 use zgan::device::Device;
 use zgan::eval::eigen::{Matrix, root, symmetric};

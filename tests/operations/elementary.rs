@@ -1,9 +1,7 @@
 //! `kernels/elementary.cu`, and through it `kernels/device/math.h` against f64, in units in the last place: the bounds in
 //! its comments.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::elementary::{self, Function};
 

@@ -1,9 +1,7 @@
 //! `kernels/gradient_penalty.cu` against f64 loops and central differences, and the penalty's gradients by tangents
 //! against PyTorch's double backward.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::nn::{
     Arena, Attention, Backward, Builder, ClassHead, ClassHeadOptions, ConcatLabels, ConvOptions, DownBlock,

@@ -1,8 +1,6 @@
 //! `kernels/attention.cu` against an f64 loop, central differences of it, and PyTorch.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::attention::{self, Gradients, Inputs, Shape};
 

@@ -1,8 +1,6 @@
 //! `kernels/random.cu` and `src/random.rs`: Random123's vectors, equal numbers on every device, and distributions.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::random;
 use zgan::ops::state::{State, StateBuffer};

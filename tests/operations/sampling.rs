@@ -1,8 +1,6 @@
 //! Drawing from a generator: what an image depends on, the ways between latents and between classes, and the ring.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::checkpoint::NamedTensor;
 use zgan::data::{DataSource, ImageShape, Split, ring};
 use zgan::device::{Buffer, Device};

@@ -1,9 +1,7 @@
 //! A discriminator trained between two known densities finds the optimum that theory gives it: the log-ratio under the
 //! sigmoid loss, its bounded form under the softmax loss.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::Device;
 use zgan::nn::{
     Arena, Backward, Builder, Forward, HeadOptions, Init, Layer, Layout, Linear, Mode, Network, ProjectionHead,

@@ -1,8 +1,6 @@
 //! `kernels/spectral_norm.cu` against an f64 loop, central differences, PyTorch, and the true largest singular value.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::spectral_norm::{self, Matrix, Outputs, Plan, State};
 

@@ -1,8 +1,6 @@
 //! `kernels/state.cu`: halting on what is not finite, the learning rate's decay, and the loss scale.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::ops::state::{self, Network, State, StateBuffer};
 
 #[test]

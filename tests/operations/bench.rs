@@ -1,7 +1,5 @@
 //! The tables of `zgan bench`: forms that agree, on every device, and rows that other programs can read.
 
-mod common;
-
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use zgan::settings::Update;
 
 #[test]
 fn the_forms_of_every_problem_agree_on_every_device() {
-    common::on_each_device(|device| {
+    crate::common::on_each_device(|device| {
         let settings = Settings { caches: Caches::Warm, time: Duration::ZERO };
         for problem in bench::problems(true) {
             let measured = bench::measure(device, &problem, settings).unwrap();

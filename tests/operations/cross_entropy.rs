@@ -1,8 +1,6 @@
 //! `kernels/cross_entropy.cu` against an f64 loop, central differences of it, and PyTorch.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::cross_entropy::{self, Evaluation, workspace_len};
 

@@ -1,10 +1,8 @@
 //! AC-GAN and the gradient penalty in the training step: beside PyTorch's double backward, what tells AC-GAN from the
 //! projection discriminator, power iterations, and that an interrupted training goes on to the same bits.
 
-mod common;
-
+use crate::common::*;
 use clap::ValueEnum;
-use common::*;
 use zgan::checkpoint::NamedTensor;
 use zgan::data::{DataSource, Dataset, Split};
 use zgan::device::Device;

@@ -1,8 +1,6 @@
 //! `kernels/resample.cu` against an f64 loop, its transpose, and PyTorch.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::resample::{self, Image, Upsampling};
 

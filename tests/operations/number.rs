@@ -1,8 +1,6 @@
 //! `kernels/device/number.h`: 16-bit numbers as kernels read and write them, through the way of pixels to bytes and back.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use half::{bf16, f16};
 use zgan::device::{Buffer, Precision};
 use zgan::ops::Activation;

@@ -1,8 +1,6 @@
 //! `kernels/norm.cu` against an f64 loop, central differences and PyTorch.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::Activation;
 use zgan::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables};

@@ -1,8 +1,6 @@
 //! `kernels/peak.cu`: the chains are computed, all of them, and to their end.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::Buffer;
 use zgan::ops::peak;
 

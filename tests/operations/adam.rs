@@ -1,8 +1,6 @@
 //! `kernels/adam.cu` against an f64 loop and PyTorch, over thousands of steps.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::adam::{self, Adam, Average, Buffers};
 use zgan::ops::state::{self, Network, State, StateBuffer};

@@ -1,8 +1,6 @@
 //! The residual blocks, self-attention and the end of G: output and all gradients are PyTorch's (tests/goldens/blocks.py).
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::Result;
 use zgan::device::{Buffer, Device};
 use zgan::nn::{

@@ -1,8 +1,6 @@
 //! `kernels/projection.cu` against an f64 loop, central differences of it, and PyTorch.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::projection::{self, ABSENT, Gradients, Head, Seeds, unfused};
 

@@ -2,9 +2,7 @@
 //! convolve, pool, add, activate, and all of it backwards. (The fused log-partition and the fused projection head are
 //! compared with their plain forms in the tests named after them.)
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use zgan::ops::elementary::{self, Function};

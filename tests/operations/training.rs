@@ -1,8 +1,6 @@
 //! The training step beside PyTorch's in float64, one backward pass of D beside two, and what a step promises.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use safetensors::SafeTensors;
 use zgan::checkpoint::NamedTensor;
 use zgan::data::{DataSource, Dataset, Split};

@@ -1,8 +1,6 @@
 //! `kernels/matmul.cu` against f64 loops, central differences of them, and PyTorch.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::Activation;
 use zgan::ops::matmul::{self, Linear, OutputGradient};
@@ -330,7 +328,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn matches_pytorch() {
-    let file = include_bytes!("goldens/matmul.safetensors");
+    let file = include_bytes!("../goldens/matmul.safetensors");
     let golden = safetensors::SafeTensors::deserialize(file).unwrap();
     let tensor = |name: &str| -> Vec<f32> {
         let bytes = golden.tensor(name).unwrap().data();

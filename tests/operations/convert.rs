@@ -1,8 +1,6 @@
 //! `kernels/convert.cu`: to 16 bits as the crate `half` rounds, and back without loss.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::convert;
 

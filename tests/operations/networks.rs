@@ -1,9 +1,7 @@
 //! Whole networks beside PyTorch's (tests/goldens/networks.py): outputs, losses and the gradients of all parameters, at
 //! reduced width; and the spectral norm of all weights of a network.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::data::{DataSource, ImageShape, Split};
 use zgan::device::Device;
 use zgan::gan::{Setup, Trainer};

@@ -1,8 +1,6 @@
 //! `kernels/log_partition.cu` against an f64 loop, central differences, and the promises of its header.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::log_partition::{self, Evaluation};
 

@@ -1,8 +1,6 @@
 //! `kernels/losses.cu` against an f64 loop, central differences of it, and PyTorch.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::Device;
 use zgan::ops::log_partition::Evaluation;
 use zgan::ops::losses::{self, LogitLoss};

@@ -1,8 +1,6 @@
 //! `kernels/pixels.cu`: exact scaling there and back, flips and noise.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use zgan::device::{Buffer, Device};
 use zgan::ops::pixels::{self, Augment};
 use zgan::ops::state::{State, StateBuffer};

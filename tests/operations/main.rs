@@ -1,0 +1,39 @@
+//! Everything that is tested on each device: operations, layers, networks, training steps, evaluation, timing. It is one
+//! program, which opens a GPU once, and which `scripts/gpu-check` takes along to a machine that has one.
+//!
+//! ```text
+//! cargo test --release --features check --test operations            # all of it
+//! cargo test --release --features check --test operations matmul::   # one file
+//! ```
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod adam;
+mod attention;
+mod bench;
+mod blocks;
+mod conv;
+mod convert;
+mod cross_entropy;
+mod elementary;
+mod eval;
+mod fused;
+mod gradient_penalty;
+mod log_partition;
+mod losses;
+mod matmul;
+mod networks;
+mod norm;
+mod number;
+mod optimum;
+mod peak;
+mod pixels;
+mod projection;
+mod random;
+mod resample;
+mod sampling;
+mod spectral_norm;
+mod state;
+mod training;
+mod variants;
