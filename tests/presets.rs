@@ -108,7 +108,7 @@ fn red_zones_change_nothing() {
 fn what_is_written_behind_a_part_of_the_arena_is_found() {
     let device = Device::host(1).unwrap().with_red_zones();
     let mut arena = Arena::measuring(&device);
-    let mut parts = |arena: &mut Arena| -> (Buffer<f32>, Buffer<f32>, Buffer<f32>) {
+    let parts = |arena: &mut Arena| -> (Buffer<f32>, Buffer<f32>, Buffer<f32>) {
         (arena.take(100).unwrap(), arena.take(64).unwrap(), arena.take(3).unwrap())
     };
     parts(&mut arena);
