@@ -151,7 +151,7 @@ fn large_batches_have_grids_that_a_gpu_takes() {
         ("crcrpar-64", 64, 1024),
         ("sagan-64", 64, 1024),
         ("sngan-projection-128", 128, 256),
-        ("sngan-projection-128", 128, 512),
+        ("sngan-projection-128", 128, 1024),
     ] {
         for precision in Precision::ALL {
             let setup = Setup::new(&preset(name), &data(size, 3)).with(|s| {

@@ -59,6 +59,8 @@ impl Trainer {
         let mut arena = Arena::new(device, bytes)?;
         let workspace = Workspace::build(setup, device, &mut players, &mut arena)?;
         workspace.backward_seed.write(&vec![1.0; workspace.backward_seed.len()])?;
+        // Where G moves first, the losses of the first step read logits of real images that nobody has judged yet.
+        workspace.logits.x.zero()?;
         // Two streams of seeds, so that the players' weights are independent.
         let (seed_g, seed_d) = (setup.training.seed, setup.training.seed ^ 0x9e37_79b9_7f4a_7c15);
         Ok(Trainer {

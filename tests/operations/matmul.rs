@@ -328,7 +328,8 @@ fn the_tolerance_on_a_gpu_covers_sums_that_are_cut_off() {
             }
         }
     }
-    assert!(beyond.contains(&(130, 256, 136, 2)), "{beyond:?}");
+    // The largest case of `every_precision_errs_as_plain_loops_do`, K = 256, comes to three quarters of that.
+    assert!(beyond.contains(&(64, 1024, 64, 1)), "{beyond:?}");
 }
 
 #[test]

@@ -23,13 +23,8 @@ pub(super) struct Faults {
     launched: AtomicUsize,
     /// How many launches have ended without an error.
     ended: AtomicUsize,
-    /// The last launches, each at its number modulo `KEPT`: a place in [`all`].
+    /// The last launches, each at its number modulo `KEPT`: a module, and in the lower 16 bits a kernel of it.
     last: [AtomicUsize; KEPT],
-}
-
-/// Every kernel, in the order of the modules.
-fn all() -> impl Iterator<Item = &'static Kernel> {
-    kernel::MODULES.iter().flat_map(|module| module.kernels.iter().copied())
 }
 
 impl Faults {
@@ -39,8 +34,7 @@ impl Faults {
 
     /// The driver has taken this launch.
     pub fn launched(&self, kernel: &Kernel) {
-        let before: usize = kernel::MODULES[..kernel.module].iter().map(|module| module.kernels.len()).sum();
-        self.note(before + kernel.index);
+        self.note(kernel.module << 16 | kernel.index);
     }
 
     pub fn launched_graph(&self) {
@@ -83,7 +77,7 @@ impl Faults {
         }
         let name = |turn: usize| match self.last[turn % KEPT].load(Ordering::Relaxed) {
             GRAPH => "a captured graph",
-            place => all().nth(place).map_or("a kernel", |kernel| kernel.name),
+            kernel => kernel::MODULES[kernel >> 16].kernels[kernel & 0xffff].name,
         };
         let shown: Vec<&str> = (ended.max(launched.saturating_sub(KEPT))..launched).rev().map(name).collect();
         let all = launched - ended;
