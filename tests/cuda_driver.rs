@@ -16,6 +16,7 @@ use cudarc::driver::{CudaContext, DriverError, result};
 use cudarc::nvrtc::Ptx;
 use zgan::Error;
 use zgan::device::{Buffer, Device, embedded_images, kernel, nvrtc};
+use zgan::ops::conv;
 use zgan::ops::log_partition::{self, Evaluation};
 
 /// Runs `body` in a process of its own on the stand-in with these settings, and returns what it said on stderr; None
@@ -46,13 +47,18 @@ fn on_stand_in(test: &str, settings: &str, variables: &[(&str, &str)], body: imp
 
 /// The same, where the driver must find nothing to complain about; left out where the build has no GPU code.
 fn quietly_on_stand_in(test: &str, settings: &str, body: impl FnOnce()) {
+    quietly_with(test, settings, &[], body);
+}
+
+/// The same with these environment variables. Returns what was said on stderr, as `on_stand_in` does.
+fn quietly_with(test: &str, settings: &str, variables: &[(&str, &str)], body: impl FnOnce()) -> Option<String> {
     if embedded_images().is_empty() {
         println!("left out: {test}: this build has no GPU code to load (NVRTC was not found)");
-        return;
+        return None;
     }
-    if let Some(complaints) = on_stand_in(test, settings, &[], body) {
-        assert!(!complaints.contains("stand-in driver:"), "{complaints}");
-    }
+    let said = on_stand_in(test, settings, variables, body)?;
+    assert!(!said.contains("stand-in driver:"), "{said}");
+    Some(said)
 }
 
 /// Statistics and both seeds of one batch, as bits.
@@ -266,6 +272,84 @@ fn a_fault_is_told_and_nothing_hangs() {
         says(cuda.synchronize().err(), &["illegal memory access"]);
         says(cuda.zeros::<f32>(8).err(), &["illegal memory access"]);
     });
+}
+
+/// Launches `log_partition_one_f32`, and after it `more` times `conv_sum_parts_f32`.
+fn launch_one_and(device: &Device, more: usize) -> Result<Buffer<f32>, Error> {
+    let logits: Buffer<f32> = device.upload(&[0.5; 64])?;
+    let [statistics, seed_d, seed_g] = [4, 64 + 32, 32].map(|len| device.zeros(len).unwrap());
+    let out = Evaluation { statistics, seed_d, seed_g };
+    log_partition::fused(&out, &logits, &logits.view(0..32), 1.0, &device.zeros(0)?)?;
+    for _ in 0..more {
+        conv::accumulate(&out.seed_g, &logits.view(0..32))?;
+    }
+    Ok(out.seed_g)
+}
+
+/// Of a fault in a kernel the driver tells with a later call; the error names the kernels that it may come from.
+#[test]
+fn a_fault_is_told_with_the_kernels_that_it_may_come_from() {
+    let test = "a_fault_is_told_with_the_kernels_that_it_may_come_from";
+    let (first, then) = ("log_partition_one_f32", "conv_sum_parts_f32");
+    let hint = " (ZGAN_SYNC=1 waits for each launch, and so names the kernel)";
+    let one = format!("; it comes from the one launch since the device was last waited for: {first}{hint}");
+    let three = format!("; it comes from one of these launches, the last first: {then}, {then}, {first}{hint}");
+    let many = format!("; it comes from one of 12 launches, the last of them first: {}{hint}", [then; 8].join(", "));
+    for (i, (more, expected)) in [(0, one), (2, three), (11, many)].into_iter().enumerate() {
+        // Each in a process of its own, which its settings tell apart.
+        quietly_on_stand_in(test, &format!("fault={first},memory={}", 1_000_000 + i), || {
+            let cuda = Device::cuda(0).unwrap();
+            // What was waited for is not suspected.
+            let known: Buffer<f32> = cuda.upload(&[1.0; 8]).unwrap();
+            conv::accumulate(&cuda.zeros(8).unwrap(), &known).unwrap();
+            cuda.synchronize().unwrap();
+            let left = launch_one_and(&cuda, more).unwrap();
+            says(left.read().err(), &["copying 128 B from the device: an illegal memory access", &expected]);
+            says(cuda.synchronize().err(), &["waiting: an illegal memory access", &expected]);
+        });
+    }
+    // An error that is no kernel's suspects none.
+    quietly_on_stand_in(test, "memory=4096", || {
+        let cuda = Device::cuda(0).unwrap();
+        let error = cuda.zeros::<f32>(1 << 20).err().unwrap().to_string();
+        assert!(!error.contains("launch"), "{error}");
+    });
+}
+
+/// With `ZGAN_SYNC=1` it is told by the launch itself, and nothing is captured.
+#[test]
+fn a_launch_that_is_waited_for_tells_its_own_fault() {
+    let test = "a_launch_that_is_waited_for_tells_its_own_fault";
+    let synchronous = [("ZGAN_SYNC", "1")];
+    quietly_with(test, "fault=conv_sum_parts_f32", &synchronous, || {
+        let cuda = Device::cuda(0).unwrap();
+        let error = launch_one_and(&cuda, 1).err().unwrap().to_string();
+        let expected = "cuda:0 (zgan stand-in, host): conv_sum_parts_f32 of [1, 1, 1] blocks: an illegal memory access was \
+                        encountered (CUDA_ERROR_ILLEGAL_ADDRESS)";
+        assert_eq!(error, expected);
+    });
+    quietly_with(test, "host", &synchronous, || {
+        let cuda = Device::cuda(0).unwrap();
+        assert!(cuda.capture(|| panic!("is not called")).unwrap().is_none());
+    });
+    quietly_with(test, "simt", &[("ZGAN_SYNC", "yes")], || {
+        says(Device::cuda(0).err(), &["ZGAN_SYNC: \"yes\", expected 1 or 0"]);
+    });
+}
+
+/// With red zones no buffer is a part of the driver's pool: a tool that checks accesses sees where each ends.
+#[test]
+fn buffers_with_red_zones_are_allocated_apart() {
+    let test = "buffers_with_red_zones_are_allocated_apart";
+    let said = quietly_with(test, "counts", &[], || {
+        let cuda = Device::cuda(0).unwrap();
+        let apart = cuda.with_red_zones();
+        equal_to_the_bit(&apart, &Device::host(0).unwrap(), &SIZES[..1]);
+        drop(cuda.zeros::<f32>(8).unwrap());
+        drop([apart.zeros::<f32>(8).unwrap(), apart.zeros(8).unwrap()]);
+    });
+    // Statistics, two seeds, no workspace, real and fake logits; and the last two.
+    assert!(said.is_none_or(|said| said.contains("stand-in allocations: 1 of the pool, 7 apart")));
 }
 
 /// Where nothing embedded fits, the sources are compiled for the card, once.
@@ -550,6 +634,35 @@ fn a_device_captures_what_one_thread_queues() {
         assert_eq!((to.read().unwrap(), other.read().unwrap()), (vec![2.0; 8], vec![6.0; 8]));
         // Others have nothing to capture.
         assert!(Device::host(1).unwrap().capture(|| panic!("is not called")).unwrap().is_none());
+    });
+}
+
+/// A buffer that is dropped while a graph is captured is not freed in the graph: by another thread after the capture, by the
+/// one that captures at its end.
+#[test]
+fn what_is_dropped_during_a_capture_is_freed_after_it() {
+    quietly_on_stand_in("what_is_dropped_during_a_capture_is_freed_after_it", "host", || {
+        let cuda = Device::cuda(0).unwrap();
+        let [from, to]: [Buffer<f32>; 2] = [[1.0; 8], [0.0; 8]].map(|values| cuda.upload(&values).unwrap());
+        for fails in [false, true] {
+            let (theirs, ours): (Buffer<f32>, Buffer<f32>) = (cuda.zeros(8).unwrap(), cuda.zeros(8).unwrap());
+            let mut beside = None;
+            let graph = cuda.capture(|| {
+                beside = Some(std::thread::spawn(move || drop(theirs)));
+                // Long enough for that thread to free it, if nothing held it back.
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                to.copy_from(&from)?;
+                drop(ours);
+                if fails { Err(Error::Device("planted".into())) } else { Ok(()) }
+            });
+            assert_eq!(graph.is_err(), fails);
+            beside.unwrap().join().unwrap();
+            for _ in 0..2 {
+                graph.iter().flatten().for_each(|graph| graph.launch().unwrap());
+                cuda.synchronize().unwrap();
+            }
+            assert_eq!(to.read().unwrap(), [1.0; 8]);
+        }
     });
 }
 

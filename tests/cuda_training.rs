@@ -10,16 +10,20 @@ use zgan::device::embedded_images;
 
 /// Trains as `name` in `runs`; `settings` are the stand-in's.
 fn train(runs: &Path, name: &str, device: &str, settings: &str, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_zgan"))
+    command(runs, name, device, settings, arguments).output().unwrap()
+}
+
+fn command(runs: &Path, name: &str, device: &str, settings: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
+    command
         .args(["train", "--device", device, "--run", name, "--seed", "3"])
         .arg("--runs-dir")
         .arg(runs)
         .args(arguments)
         .env("LD_LIBRARY_PATH", stand_in::folder())
         .env("ZGAN_TUNING", "off")
-        .env("ZGAN_STAND_IN", settings)
-        .output()
-        .unwrap()
+        .env("ZGAN_STAND_IN", settings);
+    command
 }
 
 #[track_caller]
@@ -98,6 +102,30 @@ fn fifty_replayed_steps_are_launched_steps_to_the_bit() {
         let same = checkpoint(runs.path(), &graph, 51) == checkpoint(runs.path(), &launched, 51);
         assert!(same, "{name}: the checkpoints differ");
     }
+}
+
+/// With each launch waited for, nothing is captured. Red zones are allocations apart, and nobody writes there. Neither changes
+/// a bit.
+#[test]
+fn steps_that_are_watched_are_steps_as_ever() {
+    if !has_code("steps_that_are_watched_are_steps_as_ever") {
+        return;
+    }
+    let runs = tempfile::tempdir().unwrap();
+    let small = ["--preset", "mnist", "--width", "4", "--batch", "2", "--steps", "3", "--no-eval"];
+    trained(train(runs.path(), "plain", "cuda", "host", &small));
+    for (name, variable, expected) in [
+        ("waited-for", "ZGAN_SYNC", " launches, 0 graphs"),
+        ("red-zones", "ZGAN_REDZONES", "stand-in allocations: 0 of the pool, "),
+    ] {
+        let output = command(runs.path(), name, "cuda", "host,counts", &small).env(variable, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        trained(output);
+        assert!(said.contains(expected), "{name}: {said}");
+        assert!(checkpoint(runs.path(), name, 3) == checkpoint(runs.path(), "plain", 3), "{name}: other bits");
+    }
+    let output = command(runs.path(), "no", "host", "host", &small).env("ZGAN_REDZONES", "on").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("ZGAN_REDZONES: \"on\", expected 1 or 0"));
 }
 
 /// The losses of each line of `metrics.csv`.

@@ -2,8 +2,9 @@
 
 use clap::ValueEnum;
 use zgan::data::{DataInfo, DataSource, ImageShape, Split, ring};
-use zgan::device::Device;
+use zgan::device::{Buffer, Device, Launched, Precision, kernel, trace};
 use zgan::gan::{Latents, Setup, Trainer, Weights};
+use zgan::nn::Arena;
 use zgan::settings::{Conditioning, Loss, Preset, Settings, Training, Update};
 
 /// The settings of a preset.
@@ -80,6 +81,101 @@ fn every_preset_of_larger_images_trains() {
         });
         train(&device, &setup, 2);
     }
+}
+
+/// With red zones in the arena, and NaNs in what nobody has written, a step gives the same numbers, and writes nothing between.
+#[test]
+fn red_zones_change_nothing() {
+    let device = Device::host(0).unwrap();
+    for (name, size, channels) in
+        [("softmax-gan", 28, 1), ("mnist", 28, 1), ("sngan-projection-32", 32, 3), ("sagan-64", 64, 3)]
+    {
+        let setup = Setup::new(&preset(name), &data(size, channels)).with(|s| {
+            s.networks.width = 4;
+            s.training.batch = 3;
+            s.training.batch_g = None;
+        });
+        let [plain, zones] = [device.clone(), device.with_red_zones()].map(|d| train(&d, &setup, 2).tensors().unwrap());
+        for (a, b) in plain.iter().zip(&zones) {
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&a.values) == bits(&b.values), "{name}: {}", a.name);
+        }
+    }
+}
+
+/// A kernel that is told of more elements than its output has is found, and the part of the arena behind which it wrote named.
+#[test]
+fn what_is_written_behind_a_part_of_the_arena_is_found() {
+    let device = Device::host(1).unwrap().with_red_zones();
+    let mut arena = Arena::measuring(&device);
+    let parts = |arena: &mut Arena| -> (Buffer<f32>, Buffer<f32>, Buffer<f32>) {
+        (arena.take(100).unwrap(), arena.take(64).unwrap(), arena.take(3).unwrap())
+    };
+    parts(&mut arena);
+    let mut arena = Arena::new(&device, arena.used()).unwrap();
+    let (from, to, last) = parts(&mut arena);
+    assert!(last.read().unwrap()[2].is_nan());
+    from.write(&[1.0; 100]).unwrap();
+    to.zero().unwrap();
+    last.zero().unwrap();
+    arena.check().unwrap();
+    let launch = |len: u32| {
+        let (pointers, count) = ([to.raw_address(), from.raw_address()], 1u32);
+        let arguments: [*const std::ffi::c_void; 5] = [
+            (&raw const pointers[0]).cast(),
+            (&raw const pointers[1]).cast(),
+            (&raw const count).cast(),
+            (&raw const len).cast(),
+            (&raw const len).cast(),
+        ];
+        // SAFETY: the kernel's arguments; so many floats behind `to` lie in the arena's memory.
+        unsafe { device.launch_raw(kernel::CONV_SUM_PARTS_F32, [1, 1, 1], &arguments) }.unwrap();
+    };
+    launch(64);
+    arena.check().unwrap();
+    to.zero().unwrap();
+    launch(65);
+    let error = arena.check().unwrap_err().to_string();
+    let expected =
+        "bytes 0 to 3 behind a part of the arena were written: part 1 of 3, 256 B, taken in tests/presets.rs:";
+    assert!(error.contains(expected), "{error}");
+}
+
+/// The grids of the largest networks' steps, none of which a GPU takes more than [2^31 - 1, 65535, 65535] blocks of.
+#[test]
+fn large_batches_have_grids_that_a_gpu_takes() {
+    let mut longest = 0;
+    for (name, size, batch) in [
+        ("sngan-projection-32", 32, 1024),
+        ("sngan-projection-64", 64, 1024),
+        ("crcrpar-64", 64, 1024),
+        ("sagan-64", 64, 1024),
+        ("sngan-projection-128", 128, 256),
+        ("sngan-projection-128", 128, 1024),
+    ] {
+        for precision in Precision::ALL {
+            let setup = Setup::new(&preset(name), &data(size, 3)).with(|s| {
+                s.training.batch = batch;
+                s.training.n_dis = 1;
+                s.training.precision = precision;
+            });
+            let device = Device::launches_of_gpu("NVIDIA H200", 132);
+            let mut trainer = Trainer::new(&device, &setup).unwrap();
+            let images = vec![0; trainer.images_per_step() * setup.shape.len()];
+            let labels = vec![0; trainer.images_per_step()];
+            let launched = trace(|| trainer.step(&images, &labels)).unwrap();
+            for Launched { kernel, grid, .. } in launched {
+                let most = [i32::MAX as u32, 65_535, 65_535];
+                assert!(
+                    grid.iter().zip(most).all(|(n, most)| *n <= most),
+                    "{name}, batch {batch}: {kernel} of {grid:?}"
+                );
+                longest = longest.max(grid[0]);
+            }
+        }
+    }
+    // More than y or z would take.
+    assert!(longest > 65_535, "{longest}");
 }
 
 /// A step on real thread blocks gives the host's losses, for the networks with convolutions too.

@@ -69,6 +69,15 @@ template <class Body> DEVICE void by_vectors(uint32_t count, Body body) {
 }
 DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
+// The first row and column of a tile of C. The tiles lie along the grid's x, as a grid may have 2^31 - 1 blocks that way and
+// 65,535 any other; columns first, so that blocks which run at the same time share the rows of A.
+struct Corner { uint32_t m, n; };
+template <int BN> DEVICE uint32_t tiles_across(uint32_t columns) { return (columns - 1) / BN + 1; }
+template <int BM, int BN> DEVICE Corner tile_of_block(uint32_t columns) {
+    const uint32_t across = tiles_across<BN>(columns), down = blockIdx.x / across;
+    return {down * BM, (blockIdx.x - down * across) * BN};
+}
+
 // A plain row-major matrix (rows, depth), or (depth, rows) where ALONG_DEPTH is false.
 template <bool ALONG_DEPTH> struct MatrixFetch {
     static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = PRECISION_F32, PATCHED = false, PANELS = false;

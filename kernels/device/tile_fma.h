@@ -50,7 +50,7 @@ template <int THREADS, int N> DEVICE void load_fours(float (&v)[N], const float*
     }
 }
 
-// Tile (blockIdx.y, blockIdx.x) of C, summed over depths k_begin .. k_end.
+// This block's tile of C (`tile_of_block`), summed over depths k_begin .. k_end.
 template <int BM, int BN, class A, class B, class Epilogue>
 DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t k_begin, uint32_t k_end) {
     // The step along the depth: what 48 KB of shared memory hold twice.
@@ -62,7 +62,7 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
     static_assert(TM % 4 == 0 && TN % 4 == 0, "a thread owns groups of four");
     SHARED(float, panel_a, 2 * DEPTH * A_STRIDE);
     SHARED(float, panel_b, 2 * DEPTH * B_STRIDE);
-    const uint32_t m = blockIdx.y * BM, n = blockIdx.x * BN;
+    const auto [m, n] = tile_of_block<BM, BN>(b.rows);
     const int down = thread() / ACROSS, across = thread() % ACROSS;
     float acc[TM][TN];
     UNROLL

@@ -77,7 +77,7 @@ impl Memory {
                 simt.allocated(address, bytes, element_bytes);
                 address
             }
-            Backend::Cuda(cuda) => cuda.zeros(bytes)?,
+            Backend::Cuda(cuda) => cuda.zeros(bytes, device.red_zones)?,
             Backend::Unbacked(unbacked) => unbacked.allocate(bytes),
         };
         Ok(Memory { device: device.clone(), address, bytes })
@@ -113,7 +113,7 @@ impl Drop for Memory {
                     unsafe { std::alloc::dealloc(self.address as *mut u8, layout) };
                 }
             }
-            Backend::Cuda(cuda) => cuda.free(self.address),
+            Backend::Cuda(cuda) => cuda.free(self.address, self.device.red_zones),
             Backend::Unbacked(_) => {}
         }
     }

@@ -10,6 +10,7 @@
 
 mod code;
 mod facts;
+mod faults;
 mod feed;
 mod graph;
 
@@ -22,6 +23,7 @@ use super::buffer::{Memory, size};
 use super::kernels::Kernel;
 use super::tuning::{CUDA_WORKERS, Kind};
 use crate::{Error, Result};
+use faults::Faults;
 pub(super) use feed::CudaFeed;
 pub(super) use graph::{CapturedGraph, CudaEvent};
 
@@ -53,6 +55,9 @@ pub(super) struct Cuda {
     capture: RwLock<()>,
     /// The memory that the captured work uses.
     held: Mutex<Vec<Arc<Memory>>>,
+    /// What the thread that captures frees meanwhile: in a graph, it would be freed at each replay.
+    freed: Mutex<Vec<(u64, bool)>>,
+    faults: Arc<Faults>,
 }
 
 /// Pinned memory between the caller's slices and the GPU. The program need not wait for a copy from pinned memory, and the
@@ -153,6 +158,8 @@ impl Cuda {
             staging,
             capture: RwLock::new(()),
             held: Mutex::new(Vec::new()),
+            freed: Mutex::new(Vec::new()),
+            faults: Arc::new(Faults::new()?),
         })
     }
 
@@ -174,14 +181,15 @@ impl Cuda {
 
     pub fn synchronize(&self) -> Result<()> {
         let _turn = self.outside_capture("waiting")?;
-        self.stream.synchronize().map_err(self.said("waiting"))
+        self.faults.waiting(|| self.stream.synchronize()).map_err(self.said("waiting"))
     }
 
-    pub fn zeros(&self, bytes: usize) -> Result<u64> {
+    /// Memory from the driver's pool, or `apart`: an allocation of its own, as tools that check accesses want it.
+    pub fn zeros(&self, bytes: usize, apart: bool) -> Result<u64> {
         let turn = self.outside_capture("an allocation")?;
         // SAFETY: the context is current and the stream its own; what is allocated is written below before it is read.
         let address = unsafe {
-            if self.context.has_async_alloc() {
+            if self.pools(apart) {
                 result::malloc_async(self.stream.cu_stream(), bytes)
             } else {
                 result::malloc_sync(bytes)
@@ -193,16 +201,25 @@ impl Cuda {
             Err(e) => return Err(self.said(format!("allocating {}", size(bytes)))(e)),
         };
         drop(turn);
-        self.zero(address, bytes).inspect_err(|_| self.free(address))?;
+        self.zero(address, bytes).inspect_err(|_| self.free(address, apart))?;
         Ok(address)
     }
 
-    /// Frees what `zeros` gave, after the work that is queued now. The next call reports what fails here.
-    pub fn free(&self, address: u64) {
+    fn pools(&self, apart: bool) -> bool {
+        !apart && self.context.has_async_alloc()
+    }
+
+    /// Frees what `zeros` gave, after the work that is queued now and outside of any graph. The next call reports what
+    /// fails here.
+    pub fn free(&self, address: u64, apart: bool) {
+        if self.captures() {
+            return self.freed.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((address, apart));
+        }
+        let _turn = self.capture.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.context.record_err(self.context.bind_to_thread());
         // SAFETY: `zeros` allocated it, in this way, and its one owner frees it once.
         self.context.record_err(unsafe {
-            if self.context.has_async_alloc() {
+            if self.pools(apart) {
                 result::free_async(address, self.stream.cu_stream())
             } else {
                 result::free_sync(address)
@@ -241,7 +258,7 @@ impl Cuda {
         // borrowed until the copy has ended.
         let copied = unsafe { result::memcpy_dtoh_async(values, address, self.stream.cu_stream()) };
         copied
-            .and_then(|()| self.stream.synchronize())
+            .and_then(|()| self.faults.waiting(|| self.stream.synchronize()))
             .map_err(self.said(format!("copying {} from the device", size(bytes))))
     }
 
@@ -286,7 +303,21 @@ impl Cuda {
                 std::ptr::null_mut(),
             )
         };
-        launched.result().map_err(self.said(format!("{} of {grid:?} blocks", kernel.name)))
+        let what = format_args!("{} of {grid:?} blocks", kernel.name);
+        launched.result().map_err(self.said(what))?;
+        if self.captures() {
+            return Ok(());
+        }
+        self.faults.launched(kernel);
+        match self.waits_for_launches() {
+            true => self.faults.waiting(|| self.stream.synchronize()).map_err(self.said(what)),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether each launch is waited for (`ZGAN_SYNC=1`).
+    pub fn waits_for_launches(&self) -> bool {
+        self.faults.synchronous
     }
 
     /// Makes the context that of the calling thread, as the driver's calls want it. The caller holds what is returned while
@@ -307,7 +338,7 @@ impl Cuda {
     }
 
     fn said(&self, what: impl std::fmt::Display) -> impl FnOnce(result::DriverError) -> Error {
-        said(&self.device, what)
+        move |e| Error::Device(format!("{}: {what}: {}{}", self.device, words(e), self.faults.suspects(e)))
     }
 
     fn full(&self, bytes: usize) -> Error {

@@ -9,6 +9,8 @@ use super::{Buffer, Device, Element, Event, Kernel, Precision, Variants};
 use crate::{Error, Result};
 
 const MOST_ARGUMENTS: usize = 32;
+/// Blocks that a grid of any GPU may have along x, y and z.
+const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
 const SLOT_BYTES: usize = 8;
 const MOST_SLOTS: usize = 64;
 /// The types that a buffer's elements can have. A parameter that points to another type points to a struct of words.
@@ -236,8 +238,11 @@ impl<'a> Launch<'a> {
         let blocks = self.grid.iter().try_fold(1u32, |product, &n| product.checked_mul(n));
         match blocks {
             Some(0) => return Ok(()),
-            Some(_) if self.grid[1] <= 65_535 && self.grid[2] <= 65_535 => {}
-            _ => return Err(Error::Device(format!("{name}: a grid of {:?} blocks is too large", self.grid))),
+            Some(_) if self.grid.iter().zip(MOST_BLOCKS).all(|(n, most)| *n <= most) => {}
+            _ => {
+                let grid = self.grid;
+                return Err(Error::Device(format!("{name}: a grid of {grid:?} blocks, at most {MOST_BLOCKS:?}")));
+            }
         }
         let mut pointers = [std::ptr::null::<c_void>(); MOST_ARGUMENTS];
         for (pointer, &start) in pointers.iter_mut().zip(&self.starts[..self.arguments]) {

@@ -17,6 +17,7 @@ mod precision;
 mod simt;
 mod tuning;
 
+pub(crate) use buffer::size;
 pub use buffer::{Buffer, Element, Reals};
 pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_text};
 pub(crate) use launch::Launch;
@@ -75,6 +76,17 @@ impl Unbacked {
     }
 }
 
+/// Whether this variable of the environment, of those that help to find mistakes, is 1. Without it, or where it is empty or
+/// 0, it is not.
+fn switched_on(variable: &str) -> Result<bool> {
+    match std::env::var_os(variable) {
+        None => Ok(false),
+        Some(value) if value.is_empty() || value == "0" => Ok(false),
+        Some(value) if value == "1" => Ok(true),
+        Some(value) => Err(Error::Config(format!("{variable}: {value:?}, expected 1 or 0"))),
+    }
+}
+
 /// Whether this build has the feature `check`: the execution `simt`, and the host's kernels in other precisions than f32.
 pub const HAS_CHECK: bool = cfg!(feature = "check");
 
@@ -88,6 +100,7 @@ pub fn needs_check(what: &str) -> Error {
 pub struct Device {
     backend: Arc<Backend>,
     tuning: Arc<Tuning>,
+    red_zones: bool,
 }
 
 /// What the driver says of a GPU. 0 stands for what it does not tell.
@@ -173,8 +186,15 @@ impl std::fmt::Display for DeviceChoice {
 
 impl Device {
     /// Opens what `--device` names. `threads` is for the host: 0 takes all cores. The second value says why
-    /// [`DeviceChoice::Auto`] chose this device.
+    /// [`DeviceChoice::Auto`] chose this device. With `ZGAN_REDZONES=1` in the environment it has red zones
+    /// ([`Device::with_red_zones`]).
     pub fn open(choice: DeviceChoice, threads: usize) -> Result<(Device, Option<String>)> {
+        let red_zones = switched_on("ZGAN_REDZONES")?;
+        let (device, why) = Device::open_plain(choice, threads)?;
+        Ok((Device { red_zones, ..device }, why))
+    }
+
+    fn open_plain(choice: DeviceChoice, threads: usize) -> Result<(Device, Option<String>)> {
         match choice {
             DeviceChoice::Host => Ok((Device::host(threads)?, None)),
             DeviceChoice::Simt if !HAS_CHECK => Err(needs_check("device simt")),
@@ -263,14 +283,25 @@ impl Device {
 
     fn of(backend: Backend) -> Device {
         let tuning = Arc::new(backend.kind().tuning());
-        Device { backend: Arc::new(backend), tuning }
+        Device { backend: Arc::new(backend), tuning, red_zones: false }
     }
 
     /// The same device with other block sizes. They hold for operations on buffers that this handle allocates; an
     /// operation's workspace must come from the same handle as its buffers.
     pub fn with_tuning(&self, tuning: Tuning) -> Result<Device> {
         tuning.check()?;
-        Ok(Device { backend: self.backend.clone(), tuning: Arc::new(tuning) })
+        Ok(Device { tuning: Arc::new(tuning), ..self.clone() })
+    }
+
+    /// The same device for finding accesses to memory that is not theirs: an arena that is made for this handle leaves red
+    /// zones between its parts, and fills the parts with NaNs ([`crate::nn::Arena::check`]). A buffer that this handle
+    /// allocates on a GPU is an allocation of its own, not a part of the driver's pool.
+    pub fn with_red_zones(&self) -> Device {
+        Device { red_zones: true, ..self.clone() }
+    }
+
+    pub(crate) fn has_red_zones(&self) -> bool {
+        self.red_zones
     }
 
     /// One line for people: the execution and what it runs on.
@@ -397,10 +428,13 @@ impl Device {
 
     /// Captures what `work` queues on this device, without doing it. None on everything but a GPU, where work is done as it
     /// is launched. `work` may launch kernels, copy between buffers and zero them. It may not allocate, wait, or copy from
-    /// or to the host. The graph keeps the memory that it works on alive.
+    /// or to the host. The graph keeps the memory that it works on alive. With `ZGAN_SYNC=1`, which waits for each launch,
+    /// nothing is captured.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Graph>> {
         match &*self.backend {
-            Backend::Cuda(cuda) => Ok(Some(Graph { graph: cuda.capture(work)?, device: self.clone() })),
+            Backend::Cuda(cuda) if !cuda.waits_for_launches() => {
+                Ok(Some(Graph { graph: cuda.capture(work)?, device: self.clone() }))
+            }
             _ => Ok(None),
         }
     }

@@ -29,6 +29,9 @@ pub struct Tuning {
     /// The tiles that matrix products and wide convolutions choose from.
     pub linear_tiles: Vec<TileCost>,
     pub conv_tiles: Vec<TileCost>,
+    /// Rows and columns of the tile that every product takes which has a kernel for it, whatever it costs. For tests; in no
+    /// file.
+    pub forced_tile: Option<(usize, usize)>,
 }
 
 /// A tile of a product that may be chosen.
@@ -102,7 +105,16 @@ impl Products {
 
     /// Rows and columns of the tiles that costs decide about, the largest first.
     pub fn sizes(self) -> Vec<(usize, usize)> {
-        let all = self.tiles().into_iter().flatten().filter(|tile| tile.columns >= LEAST_COLUMNS);
+        self.sizes_where(|tile| tile.columns >= LEAST_COLUMNS)
+    }
+
+    /// Those of all tiles that a product has a kernel for in this precision.
+    pub fn sizes_in(self, precision: Precision) -> Vec<(usize, usize)> {
+        self.sizes_where(|tile| tile.kernel.0[precision as usize].is_some())
+    }
+
+    fn sizes_where(self, wanted: impl Fn(&Tile) -> bool) -> Vec<(usize, usize)> {
+        let all = self.tiles().into_iter().flatten().filter(|tile| wanted(tile));
         let mut sizes: Vec<(usize, usize)> = all.map(|tile| (tile.rows, tile.columns)).collect();
         sizes.sort_by_key(|&(rows, columns)| Reverse((rows * columns, rows)));
         sizes.dedup();
@@ -135,6 +147,21 @@ impl TileCost {
 }
 
 impl Tuning {
+    /// The same with the tile of this name for every product that has it: `128x64`. The error names those that there are.
+    pub fn with_forced_tile(self, name: &str) -> Result<Tuning> {
+        let mut all: Vec<_> = Products::ALL.into_iter().flat_map(|products| products.sizes_where(|_| true)).collect();
+        all.sort_by_key(|&(rows, columns)| Reverse((rows * columns, rows)));
+        all.dedup();
+        let named = |(rows, columns): &(usize, usize)| format!("{rows}x{columns}");
+        match all.iter().find(|tile| named(tile) == name) {
+            Some(tile) => Ok(Tuning { forced_tile: Some(*tile), ..self }),
+            None => {
+                let there: Vec<String> = all.iter().map(named).collect();
+                Err(Error::Config(format!("no product has tiles of {name:?}; there are {}", there.join(", "))))
+            }
+        }
+    }
+
     /// The error names the first thing that is not allowed, with its value and what would be allowed.
     pub fn check(&self) -> Result<()> {
         for Field { name, least, most, get, .. } in &FIELDS {
@@ -230,6 +257,7 @@ impl Kind {
                 bias_columns: 64,
                 linear_tiles: Products::Linear.costs(),
                 conv_tiles: without(Products::Conv.costs(), (128, 64)),
+                forced_tile: None,
             },
             Kind::Simt | Kind::Cuda => Tuning {
                 elements: 2048,
@@ -242,6 +270,7 @@ impl Kind {
                 bias_columns: 256,
                 linear_tiles: Products::Linear.costs(),
                 conv_tiles: Products::Conv.costs(),
+                forced_tile: None,
             },
         }
     }

@@ -35,6 +35,8 @@ pub struct Trainer {
     done: u64,
     sampler: Option<Sampler>,
     way: Way,
+    /// The memory of the workspace.
+    arena: Arena,
 }
 
 /// How a step is started.
@@ -57,6 +59,8 @@ impl Trainer {
         let mut arena = Arena::new(device, bytes)?;
         let workspace = Workspace::build(setup, device, &mut players, &mut arena)?;
         workspace.backward_seed.write(&vec![1.0; workspace.backward_seed.len()])?;
+        // Where G moves first, the losses of the first step read logits of real images that nobody has judged yet.
+        workspace.logits.x.zero()?;
         // Two streams of seeds, so that the players' weights are independent.
         let (seed_g, seed_d) = (setup.training.seed, setup.training.seed ^ 0x9e37_79b9_7f4a_7c15);
         Ok(Trainer {
@@ -74,6 +78,7 @@ impl Trainer {
             done: 0,
             sampler: None,
             way: Way::ToCapture,
+            arena,
         })
     }
 
@@ -185,7 +190,7 @@ impl Trainer {
         }
         self.feed.end(slot)?;
         self.done += 1;
-        Ok(())
+        self.arena.check()
     }
 
     /// Waits for the device. [`Error::NotFinite`] once a loss was not finite: from that step on nothing was updated.

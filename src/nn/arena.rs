@@ -1,7 +1,9 @@
 //! One allocation for every activation, gradient and workspace of a training step.
 
-use crate::Result;
-use crate::device::{Buffer, Device, Element, Precision, Reals};
+use std::panic::Location;
+
+use crate::device::{Buffer, Device, Element, Precision, Reals, size};
+use crate::{Error, Result};
 
 /// Hands out parts of one allocation. Shapes are fixed before training starts, so a network is built twice by the same
 /// code: first on an arena that only measures, then on one of the measured size.
@@ -9,21 +11,57 @@ pub struct Arena {
     device: Device,
     memory: Option<Buffer<u8>>,
     used: usize,
+    /// With red zones: the parts, in order.
+    parts: Vec<Part>,
 }
 
-/// Parts start at multiples of this many bytes.
+struct Part {
+    start: usize,
+    bytes: usize,
+    /// The line of the program that asked for it.
+    of: &'static Location<'static>,
+}
+
+/// Parts start at multiples of this many bytes. A red zone has as many, and what is left to such a multiple behind a part.
 const ALIGNMENT: usize = 256;
+/// What red zones are filled with: small numbers, as a NaN would stay one whatever is added to it.
+const ZONE: u8 = 0xa5;
 
 impl Arena {
     /// An arena that hands out buffers without memory, and counts bytes. It knows the device, as the sizes of some
     /// workspaces depend on its block sizes.
     pub fn measuring(device: &Device) -> Arena {
-        Arena { device: device.clone(), memory: None, used: 0 }
+        Arena { device: device.clone(), memory: None, used: 0, parts: Vec::new() }
     }
 
-    /// An arena of `bytes`, which [`Arena::used`] of a measuring one told.
+    /// An arena of `bytes`, which [`Arena::used`] of a measuring one told. On a device with red zones
+    /// ([`Device::with_red_zones`]) there is one behind each part, which [`Arena::check`] looks at, and parts that nobody
+    /// has written hold NaNs.
     pub fn new(device: &Device, bytes: usize) -> Result<Arena> {
-        Ok(Arena { device: device.clone(), memory: Some(device.zeros(bytes)?), used: 0 })
+        let memory = if device.has_red_zones() { device.unwritten(bytes)? } else { device.zeros(bytes)? };
+        Ok(Arena { memory: Some(memory), ..Arena::measuring(device) })
+    }
+
+    /// An error where something was written between the parts of an arena with red zones. It names the part before that.
+    /// Waits for the device.
+    pub fn check(&self) -> Result<()> {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let ends = self.parts.iter().skip(1).map(|next| next.start).chain([self.used]);
+        for (i, (Part { start, bytes, of }, end)) in self.parts.iter().zip(ends).enumerate() {
+            let zone = memory.view(start + bytes..end).read()?;
+            if let Some(at) = zone.iter().position(|byte| *byte != ZONE) {
+                let last = zone.iter().rposition(|byte| *byte != ZONE).unwrap_or(at);
+                return Err(Error::Device(format!(
+                    "red zone: bytes {at} to {last} behind a part of the arena were written: part {i} of {}, {}, taken in \
+                     {}:{}",
+                    self.parts.len(),
+                    size(*bytes),
+                    of.file(),
+                    of.line()
+                )));
+            }
+        }
+        Ok(())
     }
 
     pub fn device(&self) -> &Device {
@@ -35,25 +73,36 @@ impl Arena {
         self.used
     }
 
-    /// `len` elements, zero at first.
+    /// `len` elements. They are zero at first, but nobody may count on that: with red zones they are not.
+    #[track_caller]
     pub fn take<T: Element>(&mut self, len: usize) -> Result<Buffer<T>> {
-        match self.part(len * size_of::<T>()) {
+        match self.part(len * size_of::<T>())? {
             Some(part) => Ok(part.cast()),
             None => Device::unbacked().zeros(len),
         }
     }
 
-    /// `len` real numbers, zero at first, stored in this precision.
+    /// The same for real numbers stored in this precision.
+    #[track_caller]
     pub fn take_in(&mut self, len: usize, precision: Precision) -> Result<Reals> {
-        match self.part(len * precision.bytes()) {
+        match self.part(len * precision.bytes())? {
             Some(part) => Ok(part.as_reals(precision)),
             None => Device::unbacked().zeros_in(len, precision),
         }
     }
 
-    fn part(&mut self, bytes: usize) -> Option<Buffer<u8>> {
+    #[track_caller]
+    fn part(&mut self, bytes: usize) -> Result<Option<Buffer<u8>>> {
         let start = self.used;
         self.used += bytes.next_multiple_of(ALIGNMENT);
-        self.memory.as_ref().map(|memory| memory.view(start..start + bytes))
+        if self.device.has_red_zones() {
+            self.used += ALIGNMENT;
+            self.parts.push(Part { start, bytes, of: Location::caller() });
+            if let Some(memory) = &self.memory {
+                let zone = memory.view(start + bytes..self.used);
+                zone.write(&vec![ZONE; zone.len()])?;
+            }
+        }
+        Ok(self.memory.as_ref().map(|memory| memory.view(start..start + bytes)))
     }
 }

@@ -239,15 +239,18 @@ impl<'a> Builder<'a> {
         Builder { parameters, running, arena, gradients: true, unfused: &[], precision: Precision::F32 }
     }
 
+    #[track_caller]
     pub fn value(&mut self, n: usize, h: usize, w: usize, c: usize) -> Result<Value> {
         self.value_in(self.precision, [n, h, w, c])
     }
 
     /// A value in f32, whatever the precision is: what losses read, and the pooled features that they are made of.
+    #[track_caller]
     pub fn exact_value(&mut self, n: usize, h: usize, w: usize, c: usize) -> Result<Value> {
         self.value_in(Precision::F32, [n, h, w, c])
     }
 
+    #[track_caller]
     fn value_in(&mut self, precision: Precision, [n, h, w, c]: [usize; 4]) -> Result<Value> {
         let len = n * h * w * c;
         let dx = self.gradient(len, precision)?;
@@ -256,11 +259,13 @@ impl<'a> Builder<'a> {
 
     /// A value of the shape of `like` that nobody stores: whoever reads it computes it from `like`, whose `x` it has.
     /// Its gradient has memory of its own.
+    #[track_caller]
     pub fn gradient_only(&mut self, like: &Value) -> Result<Value> {
         Ok(Value { dx: self.gradient(like.n * like.features(), self.precision)?, ..like.clone() })
     }
 
+    #[track_caller]
     fn gradient(&mut self, len: usize, precision: Precision) -> Result<Option<Reals>> {
-        self.gradients.then(|| self.arena.take_in(len, precision)).transpose()
+        if self.gradients { self.arena.take_in(len, precision).map(Some) } else { Ok(None) }
     }
 }

@@ -4,7 +4,7 @@ use crate::device::{Device, LEAST_COLUMNS, Precision, Tile, TileCost};
 
 /// Chooses the tile for an (m, n) product among those that have a kernel in this precision. A narrow product takes the
 /// narrowest tile that holds all its columns. Any other takes, of the tiles in the table, the one whose busiest worker has
-/// the least to do, by the table's costs. Every tile gives the same bits.
+/// the least to do, by the table's costs. A tile that is forced comes first. Every tile gives the same bits.
 pub(crate) fn choose(
     device: &Device,
     precision: Precision,
@@ -15,6 +15,10 @@ pub(crate) fn choose(
     n: usize,
 ) -> &'static Tile {
     let there = || tiles.iter().filter(|tile| is_there(tile, precision));
+    let forced = device.tuning().forced_tile;
+    if let Some(tile) = there().find(|tile| Some((tile.rows, tile.columns)) == forced) {
+        return tile;
+    }
     let narrow = there().filter(|tile| tile.columns < LEAST_COLUMNS && n <= tile.columns);
     if let Some(tile) = narrow.min_by_key(|tile| tile.columns) {
         return tile;
@@ -52,7 +56,9 @@ fn is_there(tile: &Tile, precision: Precision) -> bool {
     tile.kernel.0[precision as usize].is_some()
 }
 
-/// Columns first: blocks that run at the same time share the rows of A.
+/// The blocks of an (m, n) product, a tile each, along x: `tile_of_block` in kernels/device/tile.h numbers them. More than
+/// a number holds are too many for a launch, which says so.
 pub(crate) fn grid(tile: &Tile, m: usize, n: usize) -> [u32; 3] {
-    [n.div_ceil(tile.columns) as u32, m.div_ceil(tile.rows) as u32, 1]
+    let tiles = m.div_ceil(tile.rows) as u64 * n.div_ceil(tile.columns) as u64;
+    [u32::try_from(tiles).unwrap_or(u32::MAX), 1, 1]
 }

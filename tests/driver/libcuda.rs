@@ -13,6 +13,7 @@
 //!     capability=8.0     of each
 //!     memory=BYTES       of each (1 GiB)
 //!     l2=BYTES           the cache of each (4 MiB)
+//!     workers=132        multiprocessors of each (64)
 //!     driver=12080       what cuDriverGetVersion says
 //!     pools=0            no stream-ordered allocation
 //!     ptx=0              refuses PTX, as a driver older than the compiler does
@@ -20,7 +21,9 @@
 //!     allocation=N       the N-th allocation finds the memory full
 //!     pinned=N           the N-th allocation of pinned memory fails
 //!     launch=N           the N-th launch runs into an illegal address; those of a graph count each time
-//!     counts             tells at the end, on stderr, how many launches and graphs were started
+//!     fault=KERNEL       each launch of this kernel does
+//!     counts             tells at the end, on stderr, how many launches and graphs were started, and how many allocations
+//!                        there were, of a pool and apart
 
 // The functions have the driver's own names and are all `extern "C"`; what each pointer must be is in its manual.
 #![allow(non_snake_case, clippy::missing_safety_doc)]
@@ -57,6 +60,8 @@ struct Settings {
     exact: bool,
     failing_allocation: Option<usize>,
     failing_launch: Option<usize>,
+    failing_kernel: Option<String>,
+    workers: c_int,
     failing_pinned: Option<usize>,
     counts: bool,
 }
@@ -76,6 +81,8 @@ impl Settings {
             exact: false,
             failing_allocation: None,
             failing_launch: None,
+            failing_kernel: None,
+            workers: 64,
             failing_pinned: None,
             counts: false,
         };
@@ -98,6 +105,8 @@ impl Settings {
                 "allocation" => settings.failing_allocation = Some(number()),
                 "pinned" => settings.failing_pinned = Some(number()),
                 "launch" => settings.failing_launch = Some(number()),
+                "fault" => settings.failing_kernel = Some(value.into()),
+                "workers" => settings.workers = number() as c_int,
                 "counts" => settings.counts = true,
                 _ => panic!("ZGAN_STAND_IN: there is no setting {setting:?}"),
             }
@@ -189,6 +198,7 @@ struct Driver {
     functions: HashMap<Handle, Function>,
     handles: Handle,
     allocations: usize,
+    pooled: usize,
     pinnings: usize,
     launches: usize,
     /// Launches that were not of a graph, and graphs.
@@ -214,6 +224,7 @@ static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
         functions: HashMap::new(),
         handles: 0x1000,
         allocations: 0,
+        pooled: 0,
         pinnings: 0,
         launches: 0,
         direct: 0,
@@ -359,9 +370,10 @@ impl Driver {
         match self.streams.get_mut(&stream) {
             None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no stream {stream:#x}")),
             Some(None) => {
-                if let Work::Launch { fails, .. } = &mut work {
+                if let Work::Launch { kernel, fails, .. } = &mut work {
                     self.launches += 1;
-                    *fails = self.settings.failing_launch == Some(self.launches);
+                    *fails = self.settings.failing_launch == Some(self.launches)
+                        || self.settings.failing_kernel.as_deref() == Some(kernel.name);
                 }
                 self.queues.entry(stream).or_default().push_back(work);
                 Ok(())
@@ -683,7 +695,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: u32,
         const PCI_DOMAIN: u32 = Attribute::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID as u32;
         const MULTIPROCESSORS: u32 = Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as u32;
         let answer = match attribute {
-            MULTIPROCESSORS => 64,
+            MULTIPROCESSORS => driver.settings.workers,
             MAJOR => driver.settings.capability.0,
             MINOR => driver.settings.capability.1,
             POOLS => c_int::from(driver.settings.pools),
@@ -727,6 +739,8 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(_device: c_int) -> CUresul
             return refuse(CUDA_ERROR_INVALID_VALUE, format!("not given back: {}", driver.left()));
         }
         if driver.retained == 0 && driver.settings.counts {
+            let (pooled, apart) = (driver.pooled, driver.allocations - driver.pooled);
+            eprintln!("stand-in allocations: {pooled} of the pool, {apart} apart");
             eprintln!("stand-in counts: {} launches, {} graphs", driver.direct, driver.replays);
         }
         Ok(())
@@ -912,6 +926,7 @@ pub unsafe extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream
             return refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no stream {stream:#x}"));
         }
         let allocated = driver.allocate(bytes)?;
+        driver.pooled += 1;
         // SAFETY: the caller's.
         unsafe { give(address, allocated) }
     })

@@ -96,6 +96,7 @@ fn fields(mut table: toml::Table) -> std::result::Result<(String, Tuning), Strin
         bias_columns: 0,
         linear_tiles: tiles(&mut table, "linear-tiles")?,
         conv_tiles: tiles(&mut table, "conv-tiles")?,
+        forced_tile: None,
     };
     for field in &FIELDS {
         let expected = format!("expected a power of two from {} to {}", field.least, field.most);
