@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod eval;
+mod gpu_report;
 mod grid;
 mod info;
 mod kernels;
@@ -46,6 +47,8 @@ enum Command {
     Tune(tune::Tune),
     /// Show what fusion buys, as a page; or compare the discriminators that know labels
     Study(study::Study),
+    /// Make a page of what gpu-check found on GPUs
+    GpuReport(gpu_report::GpuReport),
     /// Tell about devices and kernels, a run, or a checkpoint
     Info(info::Info),
     /// Tell what the kernels take on each generation of GPUs, and hold them to their budget
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         (Command::Bench(bench), _) => bench.run().map(|()| ExitCode::SUCCESS),
         (Command::Tune(tune), _) => tune.run().map(|()| ExitCode::SUCCESS),
         (Command::Study(study), _) => study.run().map(|()| ExitCode::SUCCESS),
+        (Command::GpuReport(report), _) => report.run().map(|()| ExitCode::SUCCESS),
         (Command::Info(info), _) => info.run().map(|()| ExitCode::SUCCESS),
         (Command::Kernels(kernels), _) => kernels.run(),
         (Command::Check(check), _) => check.run(),
