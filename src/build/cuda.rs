@@ -30,12 +30,19 @@ pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Result
             return Ok(Images::default());
         }
     };
+    for reason in &compiler.passed_over {
+        println!("cargo:warning=passed over: {reason}");
+    }
+    let (known, warning) = known(&compiler);
+    if let Some(warning) = warning {
+        println!("cargo:warning={warning}");
+    }
     let (mut jobs, mut targets) = (Vec::new(), Vec::new());
-    for &target in TARGETS {
+    for &target in &known {
         let mut files = Vec::new();
         for module in modules {
             // Code for sm_80 runs on its successors too. What takes longest to compile, tensor cores' products, have that alone.
-            let shared = module.precision != "f32" && matches!(target, "sm_86" | "sm_89");
+            let shared = module.precision != "f32" && matches!(target, "sm_86" | "sm_89") && known.contains(&"sm_80");
             let target = if shared { "sm_80" } else { target };
             let inputs = ("zlib", &module.text, target, compiler.version(), FLAGS);
             let file = store.path(&format!("{}_{target}", module.name), &inputs, "image");
@@ -64,4 +71,14 @@ pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Result
     }
     store.make(&jobs, deny_warnings)?;
     Ok(Images { version: Some(compiler.version()), targets })
+}
+
+/// The targets that this compiler makes code for, and a line about those that it does not know.
+pub fn known(compiler: &Compiler) -> (Vec<&'static str>, Option<String>) {
+    let (known, unknown): (Vec<_>, Vec<_>) = TARGETS.iter().partition(|target| compiler.knows(target));
+    let warning = (!unknown.is_empty()).then(|| {
+        let ((major, minor), path) = (compiler.version(), compiler.path.display());
+        format!("no GPU code for {} embedded: NVRTC {major}.{minor} ({path}) does not know it", unknown.join(", "))
+    });
+    (known, warning)
 }

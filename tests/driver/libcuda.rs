@@ -13,6 +13,7 @@
 //!     capability=8.0     of each
 //!     memory=BYTES       of each (1 GiB)
 //!     driver=12080       what cuDriverGetVersion says
+//!     mismatch           cuInit fails, as between an update of the driver and the next start of the machine
 //!     pools=0            no stream-ordered allocation
 //!     ptx=0              refuses PTX, as a driver older than the compiler does
 //!     exact=1            takes machine code of its very own capability only
@@ -50,6 +51,7 @@ struct Settings {
     capability: (i32, i32),
     memory: usize,
     version: c_int,
+    mismatch: bool,
     pools: bool,
     ptx: bool,
     exact: bool,
@@ -68,6 +70,7 @@ impl Settings {
             capability: (8, 0),
             memory: 1 << 30,
             version: 12_080,
+            mismatch: false,
             pools: true,
             ptx: true,
             exact: false,
@@ -88,6 +91,7 @@ impl Settings {
                 }
                 "memory" => settings.memory = number(),
                 "driver" => settings.version = number() as c_int,
+                "mismatch" => settings.mismatch = true,
                 "pools" => settings.pools = number() != 0,
                 "ptx" => settings.ptx = number() != 0,
                 "exact" => settings.exact = number() != 0,
@@ -585,6 +589,9 @@ impl Driver {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuInit(_flags: c_uint) -> CUresult {
     call(|driver| {
+        if driver.settings.mismatch {
+            return Err(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH);
+        }
         if driver.settings.devices == 0 {
             return Err(CUDA_ERROR_NO_DEVICE);
         }
