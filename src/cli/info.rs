@@ -45,7 +45,7 @@ impl Info {
                     break;
                 }
                 Err(reason) => {
-                    say(format!("  cuda:{ordinal}  cannot be used: {reason}"));
+                    say(format!("  cuda    unusable: {reason}"));
                     break;
                 }
             }

@@ -257,9 +257,11 @@ pub fn places(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<P
     let folder = |name: &str| variable(name).map(PathBuf::from);
     let mut found: Vec<PathBuf> = folder("NVRTC_LIB_DIR").iter().flat_map(|folder| libraries(folder)).collect();
 
-    let targets = if cfg!(target_arch = "aarch64") { ["sbsa-linux", "aarch64-linux"] } else { ["x86_64-linux"; 2] };
+    let targets: &[&str] =
+        if cfg!(target_arch = "aarch64") { &["sbsa-linux", "aarch64-linux"] } else { &["x86_64-linux"] };
     let in_toolkit = |toolkit: PathBuf| {
-        let folders = ["lib64".into(), "lib".into()].into_iter().chain(targets.map(|t| format!("targets/{t}/lib")));
+        let below = targets.iter().map(|target| format!("targets/{target}/lib"));
+        let folders = ["lib64".into(), "lib".into()].into_iter().chain(below);
         folders.flat_map(|folder| libraries(&toolkit.join(folder))).collect::<Vec<_>>()
     };
     // The one that is called `cuda` alone first, then the newest: cuda-12.10 before cuda-12.9.

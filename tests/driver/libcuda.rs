@@ -606,6 +606,13 @@ pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> CUresult {
     call(|driver| unsafe { give(version, driver.settings.version) })
 }
 
+/// NVRTC looks for the driver by itself, and asks for tables that no manual describes. There are none here.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetExportTable(table: *mut *const c_void, _id: *const c_void) -> CUresult {
+    // SAFETY: the caller's.
+    call(|_| unsafe { give(table, std::ptr::null()) }.and(Err(CUDA_ERROR_NOT_SUPPORTED)))
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorName(error: u32, text: *mut *const c_char) -> CUresult {
     // SAFETY: the caller's.
@@ -636,6 +643,11 @@ fn words(error: u32) -> (&'static CStr, &'static CStr) {
         (CUDA_ERROR_ILLEGAL_ADDRESS, c"CUDA_ERROR_ILLEGAL_ADDRESS", c"an illegal memory access was encountered"),
         (CUDA_ERROR_LAUNCH_FAILED, c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"),
         (CUDA_ERROR_NOT_SUPPORTED, c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
+        (
+            CUDA_ERROR_SYSTEM_DRIVER_MISMATCH,
+            c"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+            c"system has unsupported display driver / cuda driver combination",
+        ),
         (
             CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
             c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",

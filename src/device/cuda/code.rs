@@ -1,7 +1,7 @@
 //! The machine code of the kernels: what `build.rs` embedded, PTX that the driver translates, or what NVRTC makes here.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -111,10 +111,19 @@ fn compile(
 ) -> std::result::Result<Functions, String> {
     let cache = Cache::open(files::users_cache(), compiler.version(), target);
     let turn = cache.take_turn();
+    let mut refused = Vec::new();
     // A kept file that the driver does not accept is made again.
-    let modules = 0..kernel::MODULES.len();
-    let mut loaded: Vec<_> =
-        modules.map(|m| cache.get(m).and_then(|image| functions(context, m, image).ok())).collect();
+    let kept = |m| match cache.get(m) {
+        Ok(image) => functions(context, m, image?).ok(),
+        Err(reason) => {
+            refused.push(reason);
+            None
+        }
+    };
+    let mut loaded: Vec<_> = (0..kernel::MODULES.len()).map(kept).collect();
+    if let Some(first) = refused.first() {
+        tell(&format!("{} kept files are made again; the first: {first}", refused.len()));
+    }
     let missing: Vec<usize> = (0..loaded.len()).filter(|m| loaded[*m].is_none()).collect();
     if missing.is_empty() {
         return Ok(loaded.into_iter().flatten().collect());
@@ -165,8 +174,9 @@ impl Cache {
     fn open(users_cache: Option<PathBuf>, version: (i32, i32), target: &str) -> Cache {
         let folder = users_cache.map(|cache| cache.join("kernels")).filter(|folder| {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-            let own = made.and_then(|()| folder.metadata()).map_err(|e| e.to_string()).and_then(|m| own(&m));
-            own.inspect_err(|reason| tell(&format!("no compiled kernels are kept in {}: {reason}", folder.display())))
+            let usable = made.and_then(|()| folder.metadata()).and_then(|metadata| own(&metadata));
+            usable
+                .inspect_err(|reason| tell(&format!("no compiled kernels are kept in {}: {reason}", folder.display())))
                 .is_ok()
         });
         Cache { folder, version, target: target.into() }
@@ -177,6 +187,9 @@ impl Cache {
     fn take_turn(&self) -> Option<File> {
         let folder = self.folder.as_ref()?;
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join("lock")).ok()?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            tell("another process compiles the kernels; waiting for it");
+        }
         // Where the file system has no locks, two processes may do the same work.
         lock.lock().ok()?;
         files::remove_unfinished(folder);
@@ -204,20 +217,20 @@ impl Cache {
         Sha256::new().chain_update(self.key(m)).chain_update(image).finalize().into()
     }
 
-    fn get(&self, m: usize) -> Option<Vec<u8>> {
-        let path = self.path(m)?;
-        let mut file = File::open(&path).ok()?;
-        let read = || -> std::result::Result<Vec<u8>, String> {
-            own(&file.metadata().map_err(|e| e.to_string())?)?;
-            let (mut seal, mut image) = ([0; 32], Vec::new());
-            let read = file.read_exact(&mut seal).and_then(|()| file.read_to_end(&mut image));
-            match read {
-                Ok(_) if self.seal(m, &image) == seal => Ok(image),
-                _ => Err("it is damaged".into()),
+    /// The code of module `m`; none where it is not kept. The error says why the file that is there is not used.
+    fn get(&self, m: usize) -> Result<Option<Vec<u8>>> {
+        let Some(path) = self.path(m).filter(|path| path.exists()) else { return Ok(None) };
+        let read = || {
+            let mut file = File::open(&path)?;
+            own(&file.metadata()?)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            match bytes.split_first_chunk() {
+                Some((seal, image)) if *seal == self.seal(m, image) => Ok(image.to_vec()),
+                _ => Err(io::Error::other("it is not as it was written")),
             }
         };
-        let mut read = read;
-        read().inspect_err(|reason| tell(&format!("{} is made again: {reason}", path.display()))).ok()
+        read().map(Some).map_err(Error::io(&path))
     }
 
     fn keep(&self, m: usize, image: &[u8]) {
@@ -235,14 +248,16 @@ impl Cache {
     }
 }
 
-/// Whether a file or folder is this user's, and nobody else may write to it.
-fn own(metadata: &fs::Metadata) -> std::result::Result<(), String> {
+/// An error unless a file or folder is this user's and nobody else may write to it.
+fn own(metadata: &fs::Metadata) -> io::Result<()> {
     unsafe extern "C" {
         safe fn geteuid() -> u32;
     }
     match (metadata.uid(), metadata.mode()) {
-        (owner, _) if owner != geteuid() => Err(format!("it belongs to another user, of number {owner}")),
-        (_, mode) if mode & 0o022 != 0 => Err(format!("others may write to it (mode {:o})", mode & 0o7777)),
+        (owner, _) if owner != geteuid() => Err(io::Error::other(format!("it belongs to the user of number {owner}"))),
+        (_, mode) if mode & 0o022 != 0 => {
+            Err(io::Error::other(format!("others may write to it (mode {:o})", mode & 0o7777)))
+        }
         _ => Ok(()),
     }
 }
@@ -270,7 +285,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(place.path().into()), (12, 9), "sm_87");
         cache.keep(0, b"code");
-        assert_eq!(cache.get(0).as_deref(), Some(&b"code"[..]));
+        assert_eq!(cache.get(0).unwrap().as_deref(), Some(&b"code"[..]));
         let path = cache.path(0).unwrap();
         (place, cache, path)
     }
@@ -282,9 +297,9 @@ mod tests {
         assert_eq!(cache.path(0), other((12, 9), "sm_87").path(0));
         for other in [other((12, 8), "sm_87"), other((12, 9), "sm_90")] {
             assert_ne!(cache.path(0), other.path(0));
-            assert_eq!(other.get(0), None);
+            assert!(other.get(0).unwrap().is_none());
         }
-        assert_eq!(cache.get(1), None);
+        assert!(cache.get(1).unwrap().is_none());
     }
 
     #[test]
@@ -296,14 +311,14 @@ mod tests {
             let mut changed = whole.clone();
             changed[at] ^= 1;
             fs::write(&path, &changed).unwrap();
-            assert_eq!(cache.get(0), None, "byte {at}");
+            assert!(cache.get(0).is_err(), "byte {at}");
             fs::write(&path, &whole[..at]).unwrap();
-            assert_eq!(cache.get(0), None, "cut to {at} bytes");
+            assert!(cache.get(0).is_err(), "cut to {at} bytes");
         }
         fs::write(&path, &whole).unwrap();
-        assert!(cache.get(0).is_some());
+        assert!(cache.get(0).is_ok());
         fs::rename(&path, cache.path(1).unwrap()).unwrap();
-        assert_eq!(cache.get(1), None);
+        assert!(cache.get(1).is_err());
     }
 
     #[test]
@@ -315,16 +330,16 @@ mod tests {
         assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o777, 0o700);
         for writable in [0o620, 0o602] {
             mode(&path, writable);
-            assert_eq!(cache.get(0), None);
+            assert!(cache.get(0).unwrap_err().to_string().contains("others may write"));
         }
         // It is made again with the right mode.
         cache.keep(0, b"code");
-        assert!(cache.get(0).is_some());
+        assert!(cache.get(0).is_ok());
         mode(path.parent().unwrap(), 0o777);
         assert_eq!(Cache::open(Some(place.path().into()), (12, 9), "sm_87").folder, None);
         // Only root may give a file away.
         if std::os::unix::fs::chown(&path, Some(12_345), None).is_ok() {
-            assert_eq!(cache.get(0), None);
+            assert!(cache.get(0).unwrap_err().to_string().contains("belongs to the user of number 12345"));
         }
     }
 
