@@ -26,7 +26,8 @@ fn main() {
     for path in ["kernels", "build.rs", "src/build", "src/device/nvrtc.rs"] {
         println!("cargo:rerun-if-changed={path}");
     }
-    for variable in ["NVRTC_LIB_DIR", "CUDA_HOME", "CUDA_PATH", "LD_LIBRARY_PATH", "ZGAN_DENY_WARNINGS"] {
+    let places = ["NVRTC_LIB_DIR", "CUDA_HOME", "CUDA_PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"];
+    for variable in places.into_iter().chain(["ZGAN_CUDA_ARCH_LIST", "ZGAN_DENY_WARNINGS"]) {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let check = std::env::var_os("CARGO_FEATURE_CHECK").is_some();

@@ -10,6 +10,9 @@ pub enum Error {
     /// A device could not be opened, or refused to do something.
     #[error("{0}")]
     Device(String),
+    /// This machine has no GPU that can be used, whatever is installed on it.
+    #[error("{0}")]
+    NoGpu(String),
     /// A device has too little memory.
     #[error("{device}: {asked} asked for, {free} free; a smaller --batch needs less")]
     OutOfMemory { device: String, asked: String, free: String },

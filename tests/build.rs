@@ -3,6 +3,8 @@
 
 #[path = "../src/build/cuda.rs"]
 mod cuda;
+#[path = "common/fakes.rs"]
+mod fakes;
 #[path = "../src/build/host.rs"]
 mod host;
 #[path = "../src/device/nvrtc.rs"]
@@ -15,7 +17,7 @@ mod store;
 mod table;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use source::Module;
@@ -186,4 +188,112 @@ fn objects_do_not_depend_on_the_profile() {
     };
     let arguments = [arguments(3, false), arguments(1, true)];
     assert!(!arguments[0].is_empty() && arguments[0] == arguments[1], "{arguments:?}");
+}
+
+#[test]
+fn nvrtc_is_looked_for_where_people_have_it() {
+    let root = tempfile::tempdir().unwrap();
+    let targets = if cfg!(target_arch = "aarch64") { "sbsa-linux" } else { "x86_64-linux" };
+    // In the order in which they are to be tried.
+    let first = [
+        "named/libnvrtc.so.12",
+        "named/libnvrtc.so.13",
+        "home/lib64/libnvrtc.so.13",
+        &format!("path/targets/{targets}/lib/libnvrtc.so.12"),
+        "usr/local/cuda/lib64/libnvrtc.so",
+        "usr/local/cuda-13.0/lib64/libnvrtc.so.13",
+        "usr/local/cuda-12.10/lib64/libnvrtc.so.12",
+        "usr/local/cuda-12.9/lib/libnvrtc.so.12",
+        "opt/cuda/lib64/libnvrtc.so.13",
+    ];
+    let wheel = "site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12";
+    let last = [
+        "conda/lib/libnvrtc.so.12",
+        &format!("venv/lib/python3.12/{wheel}"),
+        "venv/lib/python3.12/site-packages/nvidia/cu13/lib/libnvrtc.so.13",
+        &format!("conda/lib/python3.11/{wheel}"),
+        &format!("user/.local/lib/python3.9/{wheel}"),
+        "usr/local/lib/python3.11/dist-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
+        &format!("usr/lib/python3/{wheel}"),
+    ];
+    let at = |path: &&str| root.path().join(path);
+    let (first, last): (Vec<PathBuf>, Vec<PathBuf>) = (first.iter().map(at).collect(), last.iter().map(at).collect());
+    for path in first.iter().chain(&last) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    let variable = |name: &str| {
+        let folder = match name {
+            "NVRTC_LIB_DIR" => "named",
+            "CUDA_HOME" => "home",
+            "CUDA_PATH" => "path",
+            "VIRTUAL_ENV" => "venv",
+            "CONDA_PREFIX" => "conda",
+            "HOME" => "user",
+            _ => return None,
+        };
+        Some(root.path().join(folder).into())
+    };
+    let loaders = ["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"].map(PathBuf::from);
+    let expected: Vec<PathBuf> = first.into_iter().chain(loaders).chain(last).collect();
+    assert_eq!(nvrtc::places(root.path(), &variable), expected);
+    // Nothing of it is there, and no variable is set.
+    assert_eq!(nvrtc::places(&root.path().join("empty"), &|_| None), expected[9..12]);
+}
+
+/// A library that does not work is passed over, and named; the one that works is called by its path, whatever else is open.
+#[test]
+fn the_first_nvrtc_that_works_is_the_one_that_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).join("libnvrtc.so.12");
+    fs::create_dir(folder.path().join("text")).unwrap();
+    fs::write(at("text"), "no library").unwrap();
+    fakes::nvrtc(&at("old"), 12, "80", &["TOO_OLD"]);
+    fakes::nvrtc(&at("alone"), 12, "80", &["LOG=\"failed to open libnvrtc-builtins.so.12.9\""]);
+    fakes::nvrtc(&at("other"), 12, "50,70", &[]);
+    fakes::nvrtc(&at("twelve"), 12, "75,80,86,89,90", &[]);
+    fakes::nvrtc(&at("thirteen"), 13, "75,80,86,89,90,100,120,130", &[]);
+
+    let names = ["text", "old", "alone", "other", "twelve", "twelve", "thirteen"];
+    let find = |suits: &dyn Fn(&nvrtc::Compiler) -> Result<(), String>| {
+        let candidates = names.map(at).into_iter().chain(["libnvrtc.so.of.nowhere".into()]);
+        nvrtc::Compiler::first_of(candidates, Vec::new(), suits)
+    };
+    let twelve = find(&|_| Ok(())).unwrap();
+    let reasons = ["cannot open", "no nvrtcGetCUBIN", "libnvrtc-builtins.so.12.9", "none of our GPUs"];
+    assert_eq!(twelve.passed_over.len(), reasons.len());
+    for ((said, name), reason) in twelve.passed_over.iter().zip(names).zip(reasons) {
+        assert!(said.starts_with(&format!("{}: ", at(name).display())) && said.contains(reason), "{said}");
+    }
+    let suits = |c: &nvrtc::Compiler| if c.knows("sm_130") { Ok(()) } else { Err("it does not know sm_130".into()) };
+    let thirteen = find(&suits).unwrap();
+    assert_eq!(thirteen.passed_over.len(), 5);
+    assert!(thirteen.passed_over[4].ends_with("twelve/libnvrtc.so.12: it does not know sm_130"));
+    for (compiler, name, version) in [(&twelve, "twelve", (12, 0)), (&thirteen, "thirteen", (13, 0))] {
+        assert_eq!((&compiler.path, compiler.version()), (&at(name), version));
+        let (code, _) = compiler.compile("any", "", "sm_80").unwrap();
+        assert_eq!(code, format!("{}\0", at(name).display()).into_bytes());
+    }
+    let error = find(&|_| Err("not this one".into())).err().unwrap();
+    assert!(
+        error.contains("text/libnvrtc.so.12: ") && error.contains("thirteen/libnvrtc.so.12: not this one"),
+        "{error}"
+    );
+    let nowhere = nvrtc::Compiler::first_of([PathBuf::from("libnvrtc.so.of.nowhere")], Vec::new(), |_| Ok(()));
+    assert!(nowhere.err().unwrap().contains("NVRTC was not found in NVRTC_LIB_DIR"));
+
+    let (known, warning) = cuda::known(&twelve, nvrtc::TARGETS);
+    assert_eq!(known, ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "compute_80"]);
+    let warning = warning.unwrap();
+    assert!(warning.contains("sm_100, sm_120") && warning.contains("NVRTC 12.0"), "{warning}");
+    assert_eq!(cuda::known(&thirteen, nvrtc::TARGETS), (nvrtc::TARGETS.to_vec(), None));
+}
+
+#[test]
+fn a_build_may_have_code_for_some_generations_alone() {
+    assert_eq!(cuda::asked(None).unwrap(), nvrtc::TARGETS);
+    assert_eq!(cuda::asked(Some("sm_90, compute_80")).unwrap(), ["sm_90", "compute_80"]);
+    let error = cuda::asked(Some("sm_90,hopper")).unwrap_err();
+    assert!(error.starts_with("ZGAN_CUDA_ARCH_LIST: \"hopper\" is none of sm_75, sm_80"), "{error}");
+    assert!(cuda::asked(Some("")).is_err());
 }

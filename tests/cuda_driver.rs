@@ -3,10 +3,12 @@
 //! Each test runs its body in a process of its own that finds the stand-in, with its own settings.
 
 mod common;
+#[path = "common/fakes.rs"]
+mod fakes;
 #[path = "common/stand_in.rs"]
 mod stand_in;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -15,14 +17,16 @@ use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DriverError, result};
 use cudarc::nvrtc::Ptx;
 use zgan::Error;
-use zgan::device::{Buffer, Device, embedded_images, kernel, nvrtc};
+use zgan::device::{Buffer, Device, DeviceChoice, embedded_images, kernel, nvrtc};
 use zgan::ops::conv;
 use zgan::ops::log_partition::{self, Evaluation};
+
+/// Set in the processes in which tests run their bodies.
+const CHILD: &str = "ZGAN_STAND_IN_TEST";
 
 /// Runs `body` in a process of its own on the stand-in with these settings, and returns what it said on stderr; None
 /// in that process itself. `test` is the name of the calling test.
 fn on_stand_in(test: &str, settings: &str, variables: &[(&str, &str)], body: impl FnOnce()) -> Option<String> {
-    const CHILD: &str = "ZGAN_STAND_IN_TEST";
     if std::env::var(CHILD).is_ok_and(|of| of == format!("{test} {settings}")) {
         body();
         println!("stand-in: {test} is done");
@@ -121,6 +125,45 @@ fn each_embedded_image_is_taken_by_its_generation() {
     }
 }
 
+/// Drivers of CUDA 13 need no toolkit, as little as those of 12.
+#[test]
+fn a_driver_of_cuda_13_takes_the_embedded_code() {
+    quietly_on_stand_in("a_driver_of_cuda_13_takes_the_embedded_code", "driver=13000", || {
+        equal_to_the_bit(&Device::cuda(0).unwrap(), &Device::host(0).unwrap(), &SIZES[1..2]);
+    });
+}
+
+/// What a toolkit has for linking, in which every call fails, stands before the driver in the loader's path.
+#[test]
+fn the_stub_of_a_toolkit_is_passed_over() {
+    let test = "the_stub_of_a_toolkit_is_passed_over";
+    let place = tempfile::tempdir().unwrap();
+    let stubs = ["stubs", "renamed"].map(|name| place.path().join(name));
+    if std::env::var_os(CHILD).is_none() {
+        fakes::stub_of_libcuda(&stubs[0].join("libcuda.so"));
+        fakes::stub_of_libcuda(&stubs[1].join("libcuda.so"));
+        fakes::stub_of_libcuda(&stubs[1].join("libcuda.so.1"));
+    }
+    let path = |folders: &[&Path]| std::env::join_paths(folders).unwrap().into_string().unwrap();
+    for (stub, settings) in stubs.iter().zip(["host", "host,devices=1"]) {
+        let folders = path(&[stub, &stand_in::folder()]);
+        on_stand_in(test, settings, &[("LD_LIBRARY_PATH", &folders)], || {
+            if !embedded_images().is_empty() {
+                equal_to_the_bit(&Device::cuda(0).unwrap(), &Device::host(0).unwrap(), &SIZES[1..2]);
+            }
+        });
+    }
+    on_stand_in(test, "a stub alone", &[("LD_LIBRARY_PATH", &path(&[&stubs[0]]))], || match Device::cuda(0) {
+        Err(Error::NoGpu(reason)) if !reason.contains("sees no GPU") => {
+            assert!(
+                reason.contains("libcuda.so.1 was not found") && reason.contains("stubs/libcuda.so is"),
+                "{reason}"
+            );
+        }
+        _ => println!("left out: {test}: this machine has a driver of its own"),
+    });
+}
+
 /// More than the staging memory holds; the caller changes its slice as soon as `write` returns.
 #[test]
 fn copies_arrive_whole() {
@@ -203,32 +246,106 @@ fn what_is_missing_is_named() {
     for (settings, ordinal, parts) in cases {
         on_stand_in(test, settings, &[], || says(Device::cuda(*ordinal).err(), parts));
     }
-    // Code that the driver does not take, and nothing to compile it with.
-    let settings = "capability=13.0,ptx=0";
-    on_stand_in(test, settings, &[("NVRTC_LIB_DIR", ""), ("CUDA_HOME", ""), ("CUDA_PATH", "")], || {
-        let error = Device::cuda(0).err();
-        match nvrtc::Compiler::find() {
-            Err(_) => says(error, &["zgan stand-in", "nvidia-cuda-nvrtc-cu12", "NVRTC_LIB_DIR"]),
-            // One that is installed does not know a GPU of that capability.
-            Ok(_) => says(error, &["zgan stand-in", "compiling it here"]),
-        }
-    });
+}
+
+/// The error of `--device auto`.
+fn auto() -> Option<Error> {
+    Device::open(DeviceChoice::Auto, 1).err()
 }
 
 #[test]
-fn without_a_driver_the_host_is_taken_and_the_reason_given() {
-    let test = "without_a_driver_the_host_is_taken_and_the_reason_given";
-    on_stand_in(test, "devices=0", &[], || {
-        let (device, reason) = Device::open(zgan::device::DeviceChoice::Auto, 1).unwrap();
-        assert_eq!(device.execution(), "host");
-        assert!(reason.unwrap().contains("sees no GPU"));
-    });
+fn where_there_is_no_gpu_auto_takes_the_host_and_tells_why() {
+    let test = "where_there_is_no_gpu_auto_takes_the_host_and_tells_why";
+    // A driver without a GPU; GPUs for which there can be no code, whatever is installed.
+    let cases =
+        [("devices=0", "sees no GPU"), ("capability=7.0", "capability is 7.0"), ("driver=11040,capability=3.5", "3.5")];
+    for (settings, why) in cases {
+        on_stand_in(test, settings, &[], || {
+            let (device, reason) = Device::open(DeviceChoice::Auto, 1).unwrap();
+            assert_eq!(device.execution(), "host");
+            assert!(reason.unwrap().contains(why));
+        });
+    }
     on_stand_in(test, "no library", &[("LD_LIBRARY_PATH", "/nowhere")], || {
         if let Err(reason) = Device::cuda(0) {
             // A machine with a driver may still have no GPU.
             let text = reason.to_string();
             assert!(text.contains("libcuda.so.1 was not found") || text.contains("sees no GPU"), "{text}");
         }
+    });
+}
+
+/// Where no NVRTC is found; what is installed on this machine does not know such a GPU.
+const WITHOUT_NVRTC: &[(&str, &str)] = &[
+    ("NVRTC_LIB_DIR", ""),
+    ("CUDA_HOME", ""),
+    ("CUDA_PATH", ""),
+    ("VIRTUAL_ENV", ""),
+    ("CONDA_PREFIX", ""),
+    ("HOME", "/nowhere"),
+    ("PATH", "/nowhere"),
+];
+const WITHOUT_CODE: &str = "capability=13.0,ptx=0";
+
+#[test]
+fn where_there_is_a_gpu_auto_does_not_take_the_host() {
+    let test = "where_there_is_a_gpu_auto_does_not_take_the_host";
+    // Code that the driver does not take, and nothing to compile it with.
+    on_stand_in(test, WITHOUT_CODE, WITHOUT_NVRTC, || {
+        says(auto(), &["zgan stand-in", "NVRTC", "pip install nvidia-cuda-nvrtc-cu12", "--device host"]);
+        says(Device::cuda(0).err(), &["zgan stand-in", "pip install nvidia-cuda-nvrtc-cu12"]);
+    });
+    on_stand_in(test, &format!("{WITHOUT_CODE},driver=13000"), WITHOUT_NVRTC, || {
+        let error = auto().unwrap().to_string();
+        assert!(
+            error.ends_with("pip install nvidia-cuda-nvrtc; or choose the processor with --device host"),
+            "{error}"
+        );
+    });
+    on_stand_in(test, "driver=11040", &[], || says(auto(), &["CUDA 11.4", "driver 525", "--device host"]));
+    on_stand_in(test, "mismatch", &[], || says(auto(), &["starting the driver", "DRIVER_MISMATCH", "--device host"]));
+}
+
+#[test]
+fn without_code_for_the_gpu_a_training_ends_before_it_begins() {
+    let place = tempfile::tempdir().unwrap();
+    let zgan = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
+        command.args(arguments).current_dir(place.path()).env("LD_LIBRARY_PATH", stand_in::folder());
+        command.env("ZGAN_STAND_IN", WITHOUT_CODE).envs(WITHOUT_NVRTC.iter().copied()).output().unwrap()
+    };
+    let output = zgan(&["train", "--steps", "1", "--batch", "2", "--no-eval"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("pip install") && error.contains("--device host"), "{error}");
+    assert!(!place.path().join("runs").exists());
+    let output = zgan(&["info"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("  cuda    unusable: cuda:0 (zgan stand-in"));
+}
+
+/// An NVRTC that cannot be used for this GPU is passed over; one among Python's packages is found.
+#[test]
+fn an_nvrtc_for_this_gpu_and_driver_is_looked_for() {
+    let test = "an_nvrtc_for_this_gpu_and_driver_is_looked_for";
+    let place = tempfile::tempdir().unwrap();
+    let at = |path: &str| place.path().join(path).to_str().unwrap().to_string();
+    if std::env::var_os(CHILD).is_none() {
+        fakes::nvrtc(Path::new(&at("old/libnvrtc.so.12")), 12, "80,90", &[]);
+        fakes::nvrtc(Path::new(&at("packages/nvidia/cu13/lib/libnvrtc.so.13")), 13, "80,90,130", &[]);
+        let python = format!("#!/bin/sh\necho\necho {}\n", at("packages"));
+        std::fs::create_dir(at("bin")).unwrap();
+        std::fs::write(at("bin/python3"), python).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(at("bin/python3"), executable).unwrap();
+    }
+    let (old, bin) = (at("old"), at("bin"));
+    let variables: Vec<_> = WITHOUT_NVRTC.iter().copied().chain([("NVRTC_LIB_DIR", &*old), ("PATH", &*bin)]).collect();
+    on_stand_in(test, WITHOUT_CODE, &variables, || {
+        let passed = ["old/libnvrtc.so.12: NVRTC 12.0 does not know sm_130", "NVRTC 13.0 is too new for this driver"];
+        says(auto(), &passed);
+    });
+    // What it makes is no code for a GPU.
+    on_stand_in(test, &format!("{WITHOUT_CODE},driver=13000"), &variables, || {
+        says(auto(), &["compiling it here", "device kernel image is invalid", "--device host"]);
     });
 }
 
@@ -360,28 +477,43 @@ fn code_is_compiled_and_kept_where_none_fits() {
         println!("left out: {test}: there is no NVRTC here");
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    on_stand_in(test, "capability=8.7,exact=1,ptx=0", &[("XDG_CACHE_HOME", folder.path().to_str().unwrap())], || {
-        let host = Device::host(0).unwrap();
-        let open = || {
-            let cuda = Device::cuda(0).unwrap();
-            assert!(cuda.description().ends_with("code for sm_87"), "{}", cuda.description());
-            equal_to_the_bit(&cuda, &host, &SIZES[..2]);
-        };
+    let place = tempfile::tempdir().unwrap();
+    let variables = [("XDG_CACHE_HOME", place.path().to_str().unwrap())];
+    let open = || {
+        let cuda = Device::cuda(0).unwrap();
+        assert!(cuda.description().ends_with("code for sm_87"), "{}", cuda.description());
+        equal_to_the_bit(&cuda, &Device::host(0).unwrap(), &SIZES[..2]);
+    };
+    // Two processes at once. Each has the settings in an order of its own, by which its body is told from the other's.
+    let orders = ["capability=8.7,exact=1,ptx=0", "exact=1,capability=8.7,ptx=0"];
+    let run = |settings: &str| on_stand_in(test, settings, &variables, open);
+    let told = match std::env::var_os(CHILD) {
+        None => std::thread::scope(|scope| {
+            orders.map(|settings| scope.spawn(|| run(settings))).map(|process| process.join().unwrap().unwrap())
+        }),
+        Some(_) => orders.map(|settings| run(settings).unwrap_or_default()),
+    };
+    let folder = place.path().join("zgan/kernels");
+    let line = format!("{} files, kept in {}", kernel::MODULES.len(), folder.display());
+    if std::env::var_os(CHILD).is_none() {
+        let compiled = told.iter().filter(|told| told.contains(&line)).count();
+        assert_eq!((compiled, told.concat().matches("compiling").count()), (1, 1), "{told:?}");
+    }
+    on_stand_in(test, "ptx=0,exact=1,capability=8.7", &variables, || {
+        let folder = PathBuf::from(std::env::var_os("XDG_CACHE_HOME").unwrap()).join("zgan/kernels");
         let kept = || -> Vec<(PathBuf, SystemTime)> {
-            let folder = PathBuf::from(std::env::var_os("XDG_CACHE_HOME").unwrap()).join("zgan");
-            let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
-            entries.map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap())).collect()
+            let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap());
+            let kept = entries.filter(|entry| entry.file_name() != "lock");
+            kept.map(|entry| (entry.path(), entry.metadata().unwrap().modified().unwrap())).collect()
         };
-        open();
         let first = kept();
         assert_eq!(first.len(), kernel::MODULES.len());
         assert!(first.iter().all(|(path, _)| path.extension().is_some_and(|e| e == "cubin")), "{first:?}");
         open();
         assert_eq!(kept(), first);
-        // A file that is no code is made again.
+        // A file that was changed is made again.
         let whole = std::fs::read(&first[0].0).unwrap();
-        std::fs::write(&first[0].0, b"\x7fELF is how it began, but 64 bytes of header follow in a whole one").unwrap();
+        std::fs::write(&first[0].0, &whole[..100]).unwrap();
         open();
         assert_eq!(std::fs::read(&first[0].0).unwrap(), whole);
     });

@@ -30,12 +30,20 @@ pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Result
             return Ok(Images::default());
         }
     };
+    for reason in &compiler.passed_over {
+        println!("cargo:warning=passed over: {reason}");
+    }
+    let asked = asked(std::env::var("ZGAN_CUDA_ARCH_LIST").ok().as_deref())?;
+    let (known, warning) = known(&compiler, &asked);
+    if let Some(warning) = warning {
+        println!("cargo:warning={warning}");
+    }
     let (mut jobs, mut targets) = (Vec::new(), Vec::new());
-    for &target in TARGETS {
+    for &target in &known {
         let mut files = Vec::new();
         for module in modules {
             // Code for sm_80 runs on its successors too. What takes longest to compile, tensor cores' products, have that alone.
-            let shared = module.precision != "f32" && matches!(target, "sm_86" | "sm_89");
+            let shared = module.precision != "f32" && matches!(target, "sm_86" | "sm_89") && known.contains(&"sm_80");
             let target = if shared { "sm_80" } else { target };
             let inputs = ("zlib", &module.text, target, compiler.version(), FLAGS);
             let file = store.path(&format!("{}_{target}", module.name), &inputs, "image");
@@ -64,4 +72,22 @@ pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Result
     }
     store.make(&jobs, deny_warnings)?;
     Ok(Images { version: Some(compiler.version()), targets })
+}
+
+/// The targets that this list names, `sm_80,sm_90`; all where there is no list.
+pub fn asked(list: Option<&str>) -> Result<Vec<&'static str>, String> {
+    let Some(list) = list else { return Ok(TARGETS.to_vec()) };
+    let target = |name: &str| TARGETS.iter().copied().find(|target| *target == name.trim());
+    let named = |name| target(name).ok_or(format!("ZGAN_CUDA_ARCH_LIST: {name:?} is none of {}", TARGETS.join(", ")));
+    list.split(',').map(named).collect()
+}
+
+/// Those of these targets that this compiler makes code for, and a line about the others.
+pub fn known(compiler: &Compiler, asked: &[&'static str]) -> (Vec<&'static str>, Option<String>) {
+    let (known, unknown): (Vec<_>, Vec<_>) = asked.iter().partition(|target| compiler.knows(target));
+    let warning = (!unknown.is_empty()).then(|| {
+        let ((major, minor), path) = (compiler.version(), compiler.path.display());
+        format!("no GPU code for {} embedded: NVRTC {major}.{minor} ({path}) does not know it", unknown.join(", "))
+    });
+    (known, warning)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use zgan::device::{Device, embedded_images, kernel};
-use zgan::{checkpoint, run};
+use zgan::{Error, checkpoint, run};
 
 use super::{say, thousands};
 
@@ -39,11 +39,15 @@ impl Info {
         for ordinal in 0.. {
             match Device::cuda(ordinal) {
                 Ok(device) => say(format!("  cuda:{ordinal}  {}", device.description())),
-                Err(reason) if ordinal == 0 => {
+                Err(Error::NoGpu(_)) if ordinal > 0 => break,
+                Err(Error::NoGpu(reason)) => {
                     say(format!("  cuda    none: {reason}"));
                     break;
                 }
-                Err(_) => break,
+                Err(reason) => {
+                    say(format!("  cuda    unusable: {reason}"));
+                    break;
+                }
             }
         }
         match Device::host(0) {

@@ -9,6 +9,7 @@
 //! cache folder.
 
 mod code;
+mod driver;
 mod facts;
 mod faults;
 mod feed;
@@ -88,12 +89,27 @@ fn words(error: result::DriverError) -> String {
 
 /// The number of GPUs. Makes sure first that there is a driver to ask.
 fn count(device: &str) -> Result<usize> {
-    // SAFETY: asks the loader for libcuda; no function of it is called.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(Error::Device(format!("{device}: there is no NVIDIA driver (libcuda.so.1 was not found)")));
+    driver::open().map_err(|missing| match missing {
+        driver::Missing::NoDriver(reason) => Error::NoGpu(format!("{device}: {reason}")),
+        driver::Missing::OutOfReach(reason) => Error::Device(format!("{device}: {reason}")),
+    })?;
+    let visible = || match std::env::var("CUDA_VISIBLE_DEVICES") {
+        Ok(list) => format!(" (CUDA_VISIBLE_DEVICES is {list:?})"),
+        Err(_) => String::new(),
+    };
+    match CudaContext::device_count() {
+        Ok(n) if n > 0 => Ok(n as usize),
+        Ok(_) | Err(result::DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => {
+            Err(Error::NoGpu(format!("{device}: there is an NVIDIA driver, but it sees no GPU{}", visible())))
+        }
+        Err(e) => Err(said(device, format!("starting the driver{}", visible()))(e)),
     }
+}
+
+/// The version of CUDA that the driver knows, 12080 for 12.8.
+fn driver_version(device: &str) -> Result<i32> {
     let mut version = 0;
-    // SAFETY: the library is there, and the pointer is to a live integer.
+    // SAFETY: the pointer is to a live integer.
     unsafe { sys::cuDriverGetVersion(&mut version) }
         .result()
         .map_err(said(device, "asking for the driver's version"))?;
@@ -103,17 +119,19 @@ fn count(device: &str) -> Result<usize> {
             "{device}: the NVIDIA driver knows CUDA {major}.{minor}; CUDA 12.0 is needed, which is driver 525 or later"
         )));
     }
-    let visible = || match std::env::var("CUDA_VISIBLE_DEVICES") {
-        Ok(list) => format!(" (CUDA_VISIBLE_DEVICES is {list:?})"),
-        Err(_) => String::new(),
+    Ok(version)
+}
+
+/// What can be asked of a GPU before it is opened: its name and its compute capability.
+fn named(ordinal: usize) -> std::result::Result<(String, (i32, i32)), result::DriverError> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
-    match CudaContext::device_count() {
-        Ok(n) if n > 0 => Ok(n as usize),
-        Ok(_) | Err(result::DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => {
-            Err(Error::Device(format!("{device}: there is an NVIDIA driver, but it sees no GPU{}", visible())))
-        }
-        Err(e) => Err(said(device, format!("starting the driver{}", visible()))(e)),
-    }
+    let gpu = result::device::get(ordinal as i32)?;
+    // SAFETY: the driver gave this handle.
+    let capability =
+        unsafe { (result::device::get_attribute(gpu, MAJOR)?, result::device::get_attribute(gpu, MINOR)?) };
+    Ok((result::device::get_name(gpu)?, capability))
 }
 
 impl Cuda {
@@ -122,25 +140,25 @@ impl Cuda {
         let count = count(&device)?;
         if ordinal >= count {
             let there = if count == 1 { "only cuda:0".into() } else { format!("cuda:0 to cuda:{}", count - 1) };
-            return Err(Error::Device(format!("{device}: this machine has {there}")));
+            return Err(Error::NoGpu(format!("{device}: this machine has {there}")));
         }
-        let context = CudaContext::new(ordinal).map_err(said(&device, "opening the device"))?;
-        // SAFETY: no memory of cudarc's own is ever made here but what is pinned; what one stream needs of the other is
-        // waited for in `feed`.
-        unsafe { context.disable_event_tracking() };
-        let name = context.name().map_err(said(&device, "asking for its name"))?;
+        let (name, (major, minor)) = named(ordinal).map_err(said(&device, "asking for its name and capability"))?;
         let device = format!("{device} ({name})");
-        let (major, minor) = context.compute_capability().map_err(said(&device, "asking for its capability"))?;
         if (major, minor) < OLDEST {
-            return Err(Error::Device(format!(
+            return Err(Error::NoGpu(format!(
                 "{device}: its compute capability is {major}.{minor}; {}.{} or later is needed",
                 OLDEST.0, OLDEST.1
             )));
         }
+        let version = driver_version(&device)?;
+        let context = CudaContext::new(ordinal).map_err(said(&device, "opening the device"))?;
+        // SAFETY: no memory of cudarc's own is ever made here but what is pinned; what one stream needs of the other is
+        // waited for in `feed`.
+        unsafe { context.disable_event_tracking() };
         let memory = context.total_mem().map_err(said(&device, "asking for its memory"))?;
         // Only the choice of tiles depends on it, and every tile gives the same bits.
         let multiprocessors = context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
-        let (target, functions) = code::load(&context, &device, (major, minor))?;
+        let (target, functions) = code::load(&context, &device, (major, minor), version)?;
         let stream = context.new_stream().map_err(said(&device, "making a stream"))?;
         let staging = Mutex::new(Staging { slots: [slot(&context, &device)?, slot(&context, &device)?], turn: 0 });
         Ok(Cuda {

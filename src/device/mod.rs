@@ -148,7 +148,7 @@ impl Backend {
 /// What `--device` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first usable GPU, else the host.
+    /// The first GPU; the host where there is none. A GPU that does not work is an error.
     Auto,
     Host,
     Cuda(usize),
@@ -201,8 +201,10 @@ impl Device {
             DeviceChoice::Simt => Ok((Device::simt(0), None)),
             DeviceChoice::Cuda(ordinal) => Ok((Device::cuda(ordinal)?, None)),
             DeviceChoice::Auto => match Device::cuda(0) {
-                Ok(device) => Ok((device, Some("the first usable GPU".into()))),
-                Err(reason) => Ok((Device::host(threads)?, Some(reason.to_string()))),
+                Ok(device) => Ok((device, Some("the first GPU".into()))),
+                Err(Error::NoGpu(reason)) => Ok((Device::host(threads)?, Some(reason))),
+                // There is a GPU, and its owner did not ask for the processor.
+                Err(reason) => Err(Error::Device(format!("{reason}; or choose the processor with --device host"))),
             },
         }
     }

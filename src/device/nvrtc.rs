@@ -1,10 +1,12 @@
 //! NVRTC, NVIDIA's run-time compiler. `build.rs` uses it (this file is compiled into it), and so does the program itself
 //! where it has no code for the GPU at hand. NVRTC needs neither a GPU nor a driver nor CUDA's headers.
 
-use std::ffi::{CStr, CString};
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::ffi::{CString, OsString, c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use cudarc::nvrtc::{result, sys};
 use libloading::Library;
 
 /// What the binary embeds: machine code per generation, and one PTX for GPUs that came later.
@@ -13,7 +15,11 @@ pub const TARGETS: &[&str] = &["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_
 /// The last one makes the assembler write into the log what registers and spills each kernel takes.
 pub const FLAGS: &[&str] = &["--std=c++17", "-lineinfo", "-default-device", "--ptxas-options=-v"];
 
+/// Drivers of CUDA 13 take code of 12, but not the other way round.
 const NAMES: &[&str] = &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"];
+
+/// Where Python's packages put NVRTC, in a folder of packages: nvidia-cuda-nvrtc-cu12, and nvidia-cuda-nvrtc from 13 on.
+const WHEELS: &[&str] = &["nvidia/cuda_nvrtc/lib", "nvidia/cu13/lib"];
 
 /// What the compiler said.
 #[derive(Debug, Default, PartialEq)]
@@ -35,43 +41,149 @@ pub struct Assembled {
     pub spill_loads: u32,
 }
 
-/// A loaded libnvrtc.
+/// `nvrtcProgram`.
+type Program = *mut c_void;
+
+/// Declares `Functions`, the functions of one library, by the names and types that they have in `nvrtc.h`. Each answers with
+/// 0, or with the number of an error.
+macro_rules! functions {
+    ($($name:ident($($type:ty),*);)*) => {
+        #[allow(non_snake_case)]
+        struct Functions {
+            $($name: unsafe extern "C" fn($($type),*) -> c_int,)*
+        }
+
+        impl Functions {
+            /// # Safety
+            /// `library` must be a libnvrtc. It must stay loaded as long as the functions are called.
+            unsafe fn of(library: &Library) -> Result<Functions, String> {
+                // SAFETY: the caller's; the types are those of `nvrtc.h`, which no version of CUDA 12 or 13 has changed.
+                unsafe {
+                    Ok(Functions { $($name: *library.get(stringify!($name)).map_err(|_| {
+                        concat!("it has no ", stringify!($name))
+                    })?,)* })
+                }
+            }
+        }
+    };
+}
+
+functions! {
+    nvrtcVersion(*mut c_int, *mut c_int);
+    nvrtcGetNumSupportedArchs(*mut c_int);
+    nvrtcGetSupportedArchs(*mut c_int);
+    nvrtcCreateProgram(*mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char);
+    nvrtcCompileProgram(Program, c_int, *const *const c_char);
+    nvrtcDestroyProgram(*mut Program);
+    nvrtcGetProgramLogSize(Program, *mut usize);
+    nvrtcGetProgramLog(Program, *mut c_char);
+    nvrtcGetCUBINSize(Program, *mut usize);
+    nvrtcGetCUBIN(Program, *mut c_char);
+    nvrtcGetPTXSize(Program, *mut usize);
+    nvrtcGetPTX(Program, *mut c_char);
+}
+
+/// A loaded libnvrtc that works.
 pub struct Compiler {
+    /// Where it is; a name alone where the loader found it.
+    pub path: PathBuf,
+    /// What was tried before it, and why it was passed over.
+    pub passed_over: Vec<String>,
     version: (i32, i32),
-    /// Kept open for cudarc, which looks a library up by its name alone: one that is open already is found wherever it
-    /// lies.
+    /// The capabilities that it makes code for: 90 for sm_90.
+    capabilities: Vec<c_int>,
+    functions: Functions,
+    /// Keeps the functions loaded.
     _library: Library,
 }
 
 impl Compiler {
-    /// Looks in `NVRTC_LIB_DIR`, under `CUDA_HOME` and `CUDA_PATH`, then where the loader looks.
+    /// The first libnvrtc of [`places`] that works, else one among the packages of the `python3` in `PATH`.
     pub fn find() -> Result<Compiler, String> {
-        let folder = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let mut folders: Vec<PathBuf> = folder("NVRTC_LIB_DIR").into_iter().collect();
-        for root in ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(folder) {
-            folders.extend(["lib64", "lib", "targets/x86_64-linux/lib"].map(|d| root.join(d)));
+        Compiler::find_suitable(|_| Ok(()))
+    }
+
+    /// The first one that `suits` has nothing against.
+    pub fn find_suitable(suits: impl Fn(&Compiler) -> Result<(), String>) -> Result<Compiler, String> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let known = places(Path::new("/"), &variable);
+        // Asked only where the others do not have it: it starts a process.
+        let python = std::iter::once_with(|| {
+            let paths =
+                lines_of(Command::new("python3").args(["-c", "import sys; print(*sys.path, sep='\\n')"]), PATIENCE);
+            let folders = paths.into_iter().map(PathBuf::from).filter(|path| path.is_absolute());
+            folders.flat_map(|folder| wheels(&folder)).collect::<Vec<_>>()
+        });
+        let mut passed_over = Vec::new();
+        if let Some(folder) = variable("NVRTC_LIB_DIR").filter(|folder| !known.iter().any(|p| p.starts_with(folder))) {
+            passed_over.push(format!("{} (NVRTC_LIB_DIR) has no libnvrtc", Path::new(&folder).display()));
         }
-        let known = folders.iter().flat_map(|folder| NAMES.iter().map(move |name| folder.join(name)));
-        let candidates = known.filter(|path| path.exists()).chain(NAMES.iter().map(PathBuf::from));
+        Compiler::first_of(known.into_iter().chain(python.flatten()), passed_over, suits)
+    }
+
+    /// The first of these libraries that opens, compiles, and suits.
+    pub fn first_of(
+        candidates: impl IntoIterator<Item = PathBuf>,
+        mut passed_over: Vec<String>,
+        suits: impl Fn(&Compiler) -> Result<(), String>,
+    ) -> Result<Compiler, String> {
+        let mut tried = HashSet::new();
         for path in candidates {
-            // SAFETY: libnvrtc's initialisers have no precondition; the path names libnvrtc by its own name.
-            let Ok(library) = (unsafe { Library::new(&path) }) else { continue };
-            // SAFETY: asks the loader whether the library can be opened; no function of it is called.
-            if !unsafe { sys::is_culib_present() } {
-                return Err(format!("{} was opened, but its functions were not found", path.display()));
+            // One file often has several names. The loader's are names alone, of which most lead nowhere.
+            let by_path = path.components().count() > 1;
+            if by_path && !tried.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                continue;
             }
-            let (mut major, mut minor) = (0, 0);
-            // SAFETY: both pointers are to live integers, which the function fills.
-            unsafe { sys::nvrtcVersion(&mut major, &mut minor) }
-                .result()
-                .map_err(|e| format!("nvrtcVersion: {e:?}"))?;
-            return Ok(Compiler { version: (major, minor), _library: library });
+            let opened = match Compiler::open(&path) {
+                Ok(None) if !by_path => continue,
+                Ok(None) => Err("the loader cannot open it".into()),
+                Ok(Some(compiler)) => suits(&compiler).map(|()| compiler),
+                Err(reason) => Err(reason),
+            };
+            match opened {
+                Ok(compiler) => return Ok(Compiler { passed_over, ..compiler }),
+                Err(reason) => passed_over.push(format!("{}: {reason}", path.display())),
+            }
         }
-        Err("libnvrtc not found in NVRTC_LIB_DIR, CUDA_HOME, CUDA_PATH or the loader's path".into())
+        let nowhere = "NVRTC was not found in NVRTC_LIB_DIR, a CUDA toolkit, the loader's path or Python's packages";
+        Err(match passed_over.is_empty() {
+            true => nowhere.into(),
+            false => format!("no NVRTC works here ({})", passed_over.join("; ")),
+        })
+    }
+
+    /// None where the loader does not open it. The error says why it cannot be used.
+    fn open(path: &Path) -> Result<Option<Compiler>, String> {
+        // SAFETY: libnvrtc's initialisers have no precondition; the path names libnvrtc by its own name.
+        let Ok(library) = (unsafe { Library::new(path) }) else { return Ok(None) };
+        // SAFETY: it is a libnvrtc by its name, and stays loaded with the `Compiler`.
+        let functions = unsafe { Functions::of(&library) }?;
+        let (mut major, mut minor, mut count) = (0, 0, 0);
+        // SAFETY: the pointers are to live integers, which the functions fill.
+        unsafe {
+            answer("nvrtcVersion", (functions.nvrtcVersion)(&mut major, &mut minor))?;
+            answer("nvrtcGetNumSupportedArchs", (functions.nvrtcGetNumSupportedArchs)(&mut count))?;
+        }
+        let mut capabilities = vec![0; usize::try_from(count).unwrap_or(0)];
+        // SAFETY: there is room for as many as it said that there are.
+        answer("nvrtcGetSupportedArchs", unsafe { (functions.nvrtcGetSupportedArchs)(capabilities.as_mut_ptr()) })?;
+        let (path, passed_over) = (path.to_path_buf(), Vec::new());
+        let compiler =
+            Compiler { path, passed_over, version: (major, minor), capabilities, functions, _library: library };
+        // A second library, with what is built into the language, is opened when something is compiled.
+        let target = TARGETS.iter().find(|target| compiler.knows(target)).ok_or("it knows none of our GPUs")?;
+        compiler.compile("probe", "extern \"C\" __global__ void probe() {}", target)?;
+        Ok(Some(compiler))
     }
 
     pub fn version(&self) -> (i32, i32) {
         self.version
+    }
+
+    /// Whether it makes code for this target.
+    pub fn knows(&self, target: &str) -> bool {
+        let number = target.rsplit('_').next().and_then(|number| number.parse().ok());
+        number.is_some_and(|number| self.capabilities.contains(&number))
     }
 
     /// Machine code for `sm_XX`, PTX for `compute_XX`, and the log. The error is the compiler's log.
@@ -79,28 +191,145 @@ impl Compiler {
     /// NVRTC has no option that makes warnings errors. `build.rs` treats them so; a program on somebody's machine, whose
     /// NVRTC may warn of other things, does not.
     pub fn compile(&self, module: &str, source: &str, target: &str) -> Result<(Vec<u8>, Log), String> {
-        let text = |s: &str| CString::new(s).map_err(|_| format!("{module}: a zero byte in its text"));
-        let program = result::create_program(&text(source)?, Some(&text(&format!("{module}.cu"))?))
-            .map_err(|e| format!("{module}: nvrtcCreateProgram: {e:?}"))?;
-        let mut options: Vec<String> = FLAGS.iter().map(|f| f.to_string()).collect();
-        options.push(format!("--gpu-architecture={target}"));
-        // SAFETY: `program` was made above and lives until it is destroyed below.
-        let compiled = unsafe { result::compile_program(program, &options) };
-        // SAFETY: `program` is alive, and NVRTC ends its log with a zero byte.
-        let log = unsafe { result::get_program_log(program).map(|log| CStr::from_ptr(log.as_ptr()).to_owned()) };
-        let log = log.map(|log| log.to_string_lossy().trim().to_string()).unwrap_or_default();
-        let code = match compiled {
-            Err(error) if log.is_empty() => Err(format!("{error:?}")),
-            Err(_) => Err(log),
-            // SAFETY: `program` is alive and was compiled for this kind of output.
-            Ok(()) => unsafe { output(program, target.starts_with("sm_")) }
-                .map(|code| (code, Log::read(&log)))
-                .map_err(|e| format!("{e:?}")),
+        let failed = |message: String| format!("{module}.cu for {target}: {message}");
+        let text = |s: &str| CString::new(s).map_err(|_| failed("a zero byte in its text".into()));
+        let (source, name) = (text(source)?, text(&format!("{module}.cu"))?);
+        let options: Vec<String> =
+            FLAGS.iter().map(|flag| flag.to_string()).chain([format!("--gpu-architecture={target}")]).collect();
+        let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
+        let options: Vec<_> = options.iter().map(|option| option.as_ptr()).collect();
+        let f = &self.functions;
+        let mut program = std::ptr::null_mut();
+        // SAFETY: the texts end with a zero byte and live until the call returns; there are no headers.
+        let made = unsafe {
+            let none = std::ptr::null();
+            (f.nvrtcCreateProgram)(&mut program, source.as_ptr(), name.as_ptr(), 0, none, none)
         };
-        // SAFETY: `program` is alive and not used again.
-        let _ = unsafe { result::destroy_program(program) };
-        code.map_err(|message| format!("{module}.cu for {target}: {message}"))
+        answer("nvrtcCreateProgram", made).map_err(failed)?;
+        // SAFETY: the program was made above and lives until it is destroyed below. The functions for the size and the
+        // content of each output belong together.
+        let (compiled, log, code) = unsafe {
+            let compiled = (f.nvrtcCompileProgram)(program, options.len() as c_int, options.as_ptr());
+            let log = output(program, f.nvrtcGetProgramLogSize, f.nvrtcGetProgramLog).unwrap_or_default();
+            let code = match (compiled, target.starts_with("sm_")) {
+                (0, true) => output(program, f.nvrtcGetCUBINSize, f.nvrtcGetCUBIN),
+                (0, false) => output(program, f.nvrtcGetPTXSize, f.nvrtcGetPTX),
+                _ => Ok(Vec::new()),
+            };
+            (f.nvrtcDestroyProgram)(&mut program);
+            (compiled, log, code)
+        };
+        let log = String::from_utf8_lossy(&log).trim_matches(['\0', '\n', ' ']).to_string();
+        match compiled {
+            0 => code.map(|code| (code, Log::read(&log))).map_err(failed),
+            _ if log.is_empty() => answer("nvrtcCompileProgram", compiled).map(|()| Default::default()).map_err(failed),
+            _ => Err(failed(log)),
+        }
     }
+}
+
+/// What a function answered.
+fn answer(function: &str, number: c_int) -> Result<(), String> {
+    if number == 0 { Ok(()) } else { Err(format!("{function} answered with error {number}")) }
+}
+
+/// One of the outputs of a program.
+///
+/// # Safety
+/// `program` must be alive; `size` must tell how many bytes `content` writes.
+unsafe fn output(
+    program: Program,
+    size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
+    content: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
+) -> Result<Vec<u8>, String> {
+    let mut bytes = 0;
+    // SAFETY: the caller's; `bytes` is a live integer.
+    answer("the size of NVRTC's output", unsafe { size(program, &mut bytes) })?;
+    let mut buffer = vec![0u8; bytes];
+    // SAFETY: the caller's; the buffer has the size that NVRTC asked for.
+    answer("NVRTC's output", unsafe { content(program, buffer.as_mut_ptr().cast()) })?;
+    Ok(buffer)
+}
+
+/// The libraries called libnvrtc on a machine with this `root` and these environment variables, in the order in which they
+/// are tried. A name alone stands for wherever the loader finds it.
+pub fn places(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let folder = |name: &str| variable(name).map(PathBuf::from);
+    let mut found: Vec<PathBuf> = folder("NVRTC_LIB_DIR").iter().flat_map(|folder| libraries(folder)).collect();
+
+    let targets: &[&str] =
+        if cfg!(target_arch = "aarch64") { &["sbsa-linux", "aarch64-linux"] } else { &["x86_64-linux"] };
+    let in_toolkit = |toolkit: PathBuf| {
+        let below = targets.iter().map(|target| format!("targets/{target}/lib"));
+        let folders = ["lib64".into(), "lib".into()].into_iter().chain(below);
+        folders.flat_map(|folder| libraries(&toolkit.join(folder))).collect::<Vec<_>>()
+    };
+    // The one that is called `cuda` alone first, then the newest: cuda-12.10 before cuda-12.9.
+    let mut toolkits = matching(&root.join("usr/local"), "cuda");
+    toolkits.sort_by_key(|path| std::cmp::Reverse(version(path)));
+    let named = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(folder);
+    let conda = folder("CONDA_PREFIX");
+    found.extend(named.chain(toolkits).chain([root.join("opt/cuda")]).flat_map(in_toolkit));
+
+    found.extend(NAMES.iter().map(PathBuf::from));
+
+    found.extend(conda.iter().cloned().flat_map(in_toolkit));
+    let user = folder("HOME").map(|home| home.join(".local"));
+    let prefixes = folder("VIRTUAL_ENV").into_iter().chain(conda).chain(user);
+    for prefix in prefixes.chain(["usr/local", "usr"].map(|prefix| root.join(prefix))) {
+        for python in matching(&prefix.join("lib"), "python3") {
+            found.extend(["site-packages", "dist-packages"].iter().flat_map(|packages| wheels(&python.join(packages))));
+        }
+    }
+    found
+}
+
+/// The libraries of NVRTC's packages in a folder of Python's packages.
+fn wheels(packages: &Path) -> Vec<PathBuf> {
+    WHEELS.iter().flat_map(|wheel| libraries(&packages.join(wheel))).collect()
+}
+
+/// The libraries called libnvrtc in a folder.
+fn libraries(folder: &Path) -> Vec<PathBuf> {
+    NAMES.iter().map(|name| folder.join(name)).filter(|path| path.exists()).collect()
+}
+
+/// What is in a folder and begins with `start`, in the order of the names.
+fn matching(folder: &Path, start: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<_> =
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(start)).map(|e| e.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// The numbers in the name of a toolkit's folder, `[12, 9]` for `cuda-12.9`. `cuda` itself counts as the newest.
+fn version(toolkit: &Path) -> Vec<u32> {
+    let name = toolkit.file_name().unwrap_or_default().to_string_lossy();
+    match name.strip_prefix("cuda-") {
+        Some(numbers) => numbers.split('.').map_while(|number| number.parse().ok()).collect(),
+        None => vec![u32::MAX],
+    }
+}
+
+/// How long another program may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The lines that a program prints; none where it fails, or does not end in time.
+fn lines_of(command: &mut Command, patience: Duration) -> Vec<String> {
+    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let Ok(mut child) = started else { return Vec::new() };
+    let begun = Instant::now();
+    // It prints less than a pipe holds, so it need not be read before it ends.
+    while let Ok(None) = child.try_wait() {
+        if begun.elapsed() > patience {
+            let _ = child.kill().and_then(|()| child.wait());
+            return Vec::new();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let said = child.wait_with_output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&said).lines().map(String::from).collect()
 }
 
 /// `name registers stack spill_stores spill_loads`
@@ -160,31 +389,17 @@ impl Log {
     }
 }
 
-/// The cubin or the PTX of a compiled program.
-///
-/// # Safety
-/// `program` must be alive and compiled for the kind asked for.
-unsafe fn output(program: sys::nvrtcProgram, cubin: bool) -> Result<Vec<u8>, result::NvrtcError> {
-    let mut size = 0;
-    // SAFETY: the caller's; `size` is a live integer, and the buffer has the size that NVRTC asked for.
-    unsafe {
-        if cubin {
-            sys::nvrtcGetCUBINSize(program, &mut size).result()?;
-            let mut code = vec![0u8; size];
-            sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
-            Ok(code)
-        } else {
-            sys::nvrtcGetPTXSize(program, &mut size).result()?;
-            let mut code = vec![0u8; size];
-            sys::nvrtcGetPTX(program, code.as_mut_ptr().cast()).result()?;
-            Ok(code)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_program_is_not_waited_for_without_end() {
+        let lines = |script: &str, patience| lines_of(Command::new("sh").args(["-c", script]), patience);
+        assert_eq!(lines("echo a; echo b c", PATIENCE), ["a", "b c"]);
+        assert_eq!(lines("echo a; exec sleep 1000", Duration::ZERO), [""; 0]);
+        assert_eq!(lines_of(&mut Command::new("/no/such/program"), PATIENCE), [""; 0]);
+    }
 
     #[test]
     fn the_assemblers_words_are_told_from_warnings() {

@@ -41,12 +41,9 @@ pub struct Page {
 pub fn page(folders: &[PathBuf]) -> Result<Page> {
     let mut checked: Vec<Checked> = folders.iter().map(|folder| Checked::read(folder)).collect::<Result<_>>()?;
     checked.sort_by(|a, b| a.card.cmp(&b.card));
-    if let Some([a, b]) = checked.array_windows().find(|[a, b]| a.card == b.card) {
-        let (a, b) = (a.folder.display(), b.folder.display());
-        return Err(Error::Config(format!(
-            "{a} and {b} are both of a card called {}: name one of them",
-            checked[0].card
-        )));
+    for pair in checked.windows(2).filter(|pair| pair[0].card == pair[1].card) {
+        let [a, b] = [&pair[0], &pair[1]].map(|checked| checked.folder.display());
+        return Err(Error::Config(format!("{a} and {b} are both of {}: name one of them", pair[0].card)));
     }
     let mut text = String::from(
         "# On GPUs\n\n\

@@ -219,7 +219,7 @@ impl Default for Batches {
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Where it runs")]
 pub struct Place {
-    /// auto, host, cuda, cuda:N or simt; auto takes the first usable GPU, else the host
+    /// auto, host, cuda, cuda:N or simt; auto takes the first GPU, or the host where there is none
     #[arg(long, value_name = "DEVICE")]
     #[serde(with = "text")]
     pub device: DeviceChoice,

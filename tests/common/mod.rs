@@ -45,12 +45,15 @@ pub fn on_fast_devices(body: impl Fn(&Device)) {
     on_gpu(body);
 }
 
-/// Runs the body with every tile that products have in each precision, or only with the one that `ZGAN_TEST_TILE` names.
+/// Runs the body with every tile that products have in each precision, or only with the one that `ZGAN_TEST_TILE` names, and
+/// in the precision that `ZGAN_TEST_PRECISION` names.
 /// Which tile a product takes otherwise depends on its size and on the device: on a GPU of 132 multiprocessors, most of
 /// what is small enough for a test takes the smallest.
 pub fn on_each_tile(device: &Device, products: Products, body: impl Fn(&Device, Precision, [usize; 2])) {
+    let only = std::env::var("ZGAN_TEST_PRECISION").ok();
     for precision in Precision::ALL {
-        if precision != Precision::F32 && !HAS_CHECK {
+        if precision != Precision::F32 && !HAS_CHECK || only.as_ref().is_some_and(|only| *only != precision.to_string())
+        {
             continue;
         }
         for (rows, columns) in products.sizes_in(precision) {

@@ -15,6 +15,7 @@
 //!     l2=BYTES           the cache of each (4 MiB)
 //!     workers=132        multiprocessors of each (64)
 //!     driver=12080       what cuDriverGetVersion says
+//!     mismatch           cuInit fails, as between an update of the driver and the next start of the machine
 //!     pools=0            no stream-ordered allocation
 //!     ptx=0              refuses PTX, as a driver older than the compiler does
 //!     exact=1            takes machine code of its very own capability only
@@ -55,6 +56,7 @@ struct Settings {
     memory: usize,
     l2: usize,
     version: c_int,
+    mismatch: bool,
     pools: bool,
     ptx: bool,
     exact: bool,
@@ -76,6 +78,7 @@ impl Settings {
             memory: 1 << 30,
             l2: 4 << 20,
             version: 12_080,
+            mismatch: false,
             pools: true,
             ptx: true,
             exact: false,
@@ -99,6 +102,7 @@ impl Settings {
                 "memory" => settings.memory = number(),
                 "l2" => settings.l2 = number(),
                 "driver" => settings.version = number() as c_int,
+                "mismatch" => settings.mismatch = true,
                 "pools" => settings.pools = number() != 0,
                 "ptx" => settings.ptx = number() != 0,
                 "exact" => settings.exact = number() != 0,
@@ -601,6 +605,9 @@ impl Driver {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuInit(_flags: c_uint) -> CUresult {
     call(|driver| {
+        if driver.settings.mismatch {
+            return Err(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH);
+        }
         if driver.settings.devices == 0 {
             return Err(CUDA_ERROR_NO_DEVICE);
         }
@@ -613,6 +620,13 @@ pub unsafe extern "C" fn cuInit(_flags: c_uint) -> CUresult {
 pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> CUresult {
     // SAFETY: the caller's.
     call(|driver| unsafe { give(version, driver.settings.version) })
+}
+
+/// NVRTC looks for the driver by itself, and asks for tables that no manual describes. There are none here.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuGetExportTable(table: *mut *const c_void, _id: *const c_void) -> CUresult {
+    // SAFETY: the caller's.
+    call(|_| unsafe { give(table, std::ptr::null()) }.and(Err(CUDA_ERROR_NOT_SUPPORTED)))
 }
 
 #[unsafe(no_mangle)]
@@ -645,6 +659,11 @@ fn words(error: u32) -> (&'static CStr, &'static CStr) {
         (CUDA_ERROR_ILLEGAL_ADDRESS, c"CUDA_ERROR_ILLEGAL_ADDRESS", c"an illegal memory access was encountered"),
         (CUDA_ERROR_LAUNCH_FAILED, c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"),
         (CUDA_ERROR_NOT_SUPPORTED, c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
+        (
+            CUDA_ERROR_SYSTEM_DRIVER_MISMATCH,
+            c"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+            c"system has unsupported display driver / cuda driver combination",
+        ),
         (
             CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
             c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",

@@ -1,22 +1,32 @@
 //! The machine code of the kernels: what `build.rs` embedded, PTX that the driver translates, or what NVRTC makes here.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction, result, sys};
 use cudarc::nvrtc::Ptx;
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest, Sha256};
 
 use super::words;
+use crate::cores::on_all_cores;
 use crate::device::kernels::{Kernel, kernel};
 use crate::device::nvrtc;
 use crate::{Error, Result, files};
 
 pub(super) type Functions = Vec<Vec<Option<CudaFunction>>>;
 
-/// The functions of every module, from the best code that there is, and the target of that code.
-pub(super) fn load(context: &Arc<CudaContext>, device: &str, capability: (i32, i32)) -> Result<(String, Functions)> {
+/// The functions of every module, from the best code that there is, and the target of that code. `driver` is the version of
+/// CUDA that the driver knows.
+pub(super) fn load(
+    context: &Arc<CudaContext>,
+    device: &str,
+    capability: (i32, i32),
+    driver: i32,
+) -> Result<(String, Functions)> {
     let embedded: Vec<&str> = kernel::IMAGES.iter().map(|(target, _)| *target).collect();
     let mut refused = Vec::new();
     for target in fitting(&embedded, capability) {
@@ -36,13 +46,23 @@ pub(super) fn load(context: &Arc<CudaContext>, device: &str, capability: (i32, i
         }
         true => format!("this binary has no code for sm_{major}{minor}, only for {}", embedded.join(", ")),
     };
-    let compiler = nvrtc::Compiler::find().map_err(|reason| {
+    let target = format!("sm_{major}{minor}");
+    let suits = |compiler: &nvrtc::Compiler| {
+        let (newest, version) = (driver / 1000, compiler.version());
+        match compiler.knows(&target) {
+            true if version.0 <= newest => Ok(()),
+            true => {
+                Err(format!("NVRTC {}.{} is too new for this driver, which knows CUDA {newest}", version.0, version.1))
+            }
+            false => Err(format!("NVRTC {}.{} does not know {target}", version.0, version.1)),
+        }
+    };
+    let compiler = nvrtc::Compiler::find_suitable(suits).map_err(|reason| {
+        let package = if driver < 13_000 { "nvidia-cuda-nvrtc-cu12" } else { "nvidia-cuda-nvrtc" };
         Error::Device(format!(
-            "{device}: {why}; and it cannot be compiled here: {reason}. Install nvidia-cuda-nvrtc-cu12 from PyPI and set \
-             NVRTC_LIB_DIR to its folder nvidia/cuda_nvrtc/lib"
+            "{device}: {why}; and it cannot be compiled here: {reason}. This installs what is missing: pip install {package}"
         ))
     })?;
-    let target = format!("sm_{major}{minor}");
     let functions = compile(context, &compiler, &target)
         .map_err(|reason| Error::Device(format!("{device}: {why}; compiling it here: {reason}")))?;
     Ok((target, functions))
@@ -82,48 +102,68 @@ fn functions(
     module.kernels.iter().map(function).collect()
 }
 
-/// Every module, as this machine's NVRTC compiles it for `target`, on several threads. What is in the user's cache folder
-/// is not compiled again.
+/// Every module, as this machine's NVRTC compiles it for `target`. What is in the user's cache folder is not compiled again,
+/// and of several processes one compiles while the others wait.
 fn compile(
     context: &Arc<CudaContext>,
     compiler: &nvrtc::Compiler,
     target: &str,
 ) -> std::result::Result<Functions, String> {
-    let cache = Cache::new(compiler.version(), target);
-    let compiled = |m: usize| {
-        let module = &kernel::MODULES[m];
-        let (image, _) = compiler.compile(module.name, module.source, target)?;
-        cache.keep(m, &image);
-        functions(context, m, image)
-    };
+    let cache = Cache::open(files::users_cache(), compiler.version(), target);
+    let turn = cache.take_turn();
+    let mut refused = Vec::new();
     // A kept file that the driver does not accept is made again.
-    let one = |m: usize| match cache.get(m).map(|image| functions(context, m, image)) {
-        Some(Ok(functions)) => Ok(functions),
-        _ => compiled(m),
-    };
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
-            scope.spawn(|| {
-                loop {
-                    let m = next.fetch_add(1, Ordering::Relaxed);
-                    if m >= kernel::MODULES.len() {
-                        return;
-                    }
-                    let result = one(m);
-                    done.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((m, result));
-                }
-            });
+    let kept = |m| match cache.get(m) {
+        Ok(image) => functions(context, m, image?).ok(),
+        Err(reason) => {
+            refused.push(reason);
+            None
         }
-    });
-    let mut done = done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    done.sort_by_key(|(m, _)| *m);
-    done.into_iter().map(|(_, result)| result).collect()
+    };
+    let mut loaded: Vec<_> = (0..kernel::MODULES.len()).map(kept).collect();
+    if let Some(first) = refused.first() {
+        tell(&format!("{} kept files are made again; the first: {first}", refused.len()));
+    }
+    let missing: Vec<usize> = (0..loaded.len()).filter(|m| loaded[*m].is_none()).collect();
+    if missing.is_empty() {
+        return Ok(loaded.into_iter().flatten().collect());
+    }
+    let (major, minor) = compiler.version();
+    tell(&format!(
+        "compiling the kernels for {target} with NVRTC {major}.{minor} ({}), {} files, kept in {}",
+        compiler.path.display(),
+        missing.len(),
+        cache.folder.as_ref().map_or("no place".into(), |folder| folder.display().to_string())
+    ));
+    // Draws nothing where the standard error is no terminal.
+    let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {eta} left");
+    let bar = ProgressBar::new(missing.len() as u64).with_style(style.unwrap_or(ProgressStyle::default_bar()));
+    let made = on_all_cores(
+        missing.len(),
+        || Ok(()),
+        |(), at| {
+            let module = &kernel::MODULES[missing[at]];
+            let (image, _) = compiler.compile(module.name, module.source, target)?;
+            cache.keep(missing[at], &image);
+            bar.inc(1);
+            Ok::<_, String>(image)
+        },
+    );
+    bar.finish_and_clear();
+    for (m, image) in missing.into_iter().zip(made.map_err(|e| e.to_string())?) {
+        loaded[m] = Some(functions(context, m, image?)?);
+    }
+    drop(turn);
+    Ok(loaded.into_iter().flatten().collect())
 }
 
-/// Machine code that was compiled on this machine, in `$XDG_CACHE_HOME/zgan` or `~/.cache/zgan`. Where nothing can be
-/// written there, each start compiles again.
+/// A line on the standard error, as the standard output may be read by another program.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Machine code that was compiled on this machine, in `kernels` in the user's cache folder. It runs in whoever loads it, so
+/// it is taken only where nobody else can have written it. Where it cannot be kept, each start compiles again.
 struct Cache {
     folder: Option<PathBuf>,
     version: (i32, i32),
@@ -131,33 +171,94 @@ struct Cache {
 }
 
 impl Cache {
-    fn new(version: (i32, i32), target: &str) -> Cache {
-        Cache { folder: files::users_cache(), version, target: target.into() }
+    fn open(users_cache: Option<PathBuf>, version: (i32, i32), target: &str) -> Cache {
+        let folder = users_cache.map(|cache| cache.join("kernels")).filter(|folder| {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+            let usable = made.and_then(|()| folder.metadata()).and_then(|metadata| own(&metadata));
+            usable
+                .inspect_err(|reason| tell(&format!("no compiled kernels are kept in {}: {reason}", folder.display())))
+                .is_ok()
+        });
+        Cache { folder, version, target: target.into() }
     }
 
-    /// The name follows from a module's text, the target and the compiler: a file never has to be replaced.
-    fn path(&self, m: usize) -> Option<PathBuf> {
-        let module = &kernel::MODULES[m];
-        let mut hasher = DefaultHasher::new();
-        (module.source, &self.target, self.version, nvrtc::FLAGS).hash(&mut hasher);
-        let name = format!("{}_{}_{:016x}.cubin", module.name, self.target, hasher.finish());
-        self.folder.as_ref().map(|folder| folder.join(name))
-    }
-
-    fn get(&self, m: usize) -> Option<Vec<u8>> {
-        std::fs::read(self.path(m)?).ok()
-    }
-
-    /// The file is written under another name first, so that another process never reads half of it.
-    fn keep(&self, m: usize, image: &[u8]) {
-        let (Some(folder), Some(path)) = (&self.folder, self.path(m)) else { return };
-        let unfinished = path.with_extension(format!("{}", std::process::id()));
-        let kept = std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::write(&unfinished, image))
-            .and_then(|()| std::fs::rename(&unfinished, &path));
-        if kept.is_err() {
-            let _ = std::fs::remove_file(&unfinished);
+    /// Waits until no other process compiles for this folder, and keeps others from it until the result is dropped. Clears
+    /// away what a process left that did not live to finish a file.
+    fn take_turn(&self) -> Option<File> {
+        let folder = self.folder.as_ref()?;
+        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join("lock")).ok()?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            tell("another process compiles the kernels; waiting for it");
         }
+        // Where the file system has no locks, two processes may do the same work.
+        lock.lock().ok()?;
+        files::remove_unfinished(folder);
+        Some(lock)
+    }
+
+    /// Of all that a module's code is made from.
+    fn key(&self, m: usize) -> [u8; 32] {
+        let (major, minor) = self.version;
+        let mut hash = Sha256::new();
+        for part in [kernel::MODULES[m].source, &self.target, &format!("{major}.{minor}")].iter().chain(nvrtc::FLAGS) {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.finalize().into()
+    }
+
+    fn path(&self, m: usize) -> Option<PathBuf> {
+        let key: String = self.key(m).iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(self.folder.as_ref()?.join(format!("{}_{}_{key}.cubin", kernel::MODULES[m].name, self.target)))
+    }
+
+    /// What the file of module `m` begins with: a hash of its key and of its code.
+    fn seal(&self, m: usize, image: &[u8]) -> [u8; 32] {
+        Sha256::new().chain_update(self.key(m)).chain_update(image).finalize().into()
+    }
+
+    /// The code of module `m`; none where it is not kept. The error says why the file that is there is not used.
+    fn get(&self, m: usize) -> Result<Option<Vec<u8>>> {
+        let Some(path) = self.path(m).filter(|path| path.exists()) else { return Ok(None) };
+        let read = || {
+            let mut file = File::open(&path)?;
+            own(&file.metadata()?)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            match bytes.split_first_chunk() {
+                Some((seal, image)) if *seal == self.seal(m, image) => Ok(image.to_vec()),
+                _ => Err(io::Error::other("it is not as it was written")),
+            }
+        };
+        read().map(Some).map_err(Error::io(&path))
+    }
+
+    fn keep(&self, m: usize, image: &[u8]) {
+        let Some(path) = self.path(m) else { return };
+        let write = |unfinished: &Path| {
+            // One of somebody else would stay his.
+            let _ = fs::remove_file(unfinished);
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished)?;
+            file.write_all(&self.seal(m, image)).and_then(|()| file.write_all(image))
+        };
+        let kept = files::write_atomically(&path, |unfinished| write(unfinished).map_err(Error::io(&path)));
+        if let Err(reason) = kept {
+            tell(&format!("compiled kernels cannot be kept: {reason}"));
+        }
+    }
+}
+
+/// An error unless a file or folder is this user's and nobody else may write to it.
+fn own(metadata: &fs::Metadata) -> io::Result<()> {
+    unsafe extern "C" {
+        safe fn geteuid() -> u32;
+    }
+    match (metadata.uid(), metadata.mode()) {
+        (owner, _) if owner != geteuid() => Err(io::Error::other(format!("it belongs to the user of number {owner}"))),
+        (_, mode) if mode & 0o022 != 0 => {
+            Err(io::Error::other(format!("others may write to it (mode {:o})", mode & 0o7777)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -179,12 +280,79 @@ mod tests {
         assert_eq!(fitting(&[], (8, 0)), [""; 0]);
     }
 
+    /// A cache in a folder of its own, with code of module 0 in it.
+    fn filled() -> (tempfile::TempDir, Cache, PathBuf) {
+        let place = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Some(place.path().into()), (12, 9), "sm_87");
+        cache.keep(0, b"code");
+        assert_eq!(cache.get(0).unwrap().as_deref(), Some(&b"code"[..]));
+        let path = cache.path(0).unwrap();
+        (place, cache, path)
+    }
+
     #[test]
     fn a_cached_module_is_named_after_all_that_it_was_made_from() {
-        let cache = |version, target: &str| Cache { folder: Some("/c".into()), version, target: target.into() };
-        let name = cache((12, 9), "sm_87").path(0);
-        assert_eq!(name, cache((12, 9), "sm_87").path(0));
-        assert_ne!(name, cache((12, 8), "sm_87").path(0));
-        assert_ne!(name, cache((12, 9), "sm_90").path(0));
+        let (place, cache, _) = filled();
+        let other = |version, target| Cache::open(Some(place.path().into()), version, target);
+        assert_eq!(cache.path(0), other((12, 9), "sm_87").path(0));
+        for other in [other((12, 8), "sm_87"), other((12, 9), "sm_90")] {
+            assert_ne!(cache.path(0), other.path(0));
+            assert!(other.get(0).unwrap().is_none());
+        }
+        assert!(cache.get(1).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_cached_module_that_was_changed_is_not_used() {
+        let (_place, cache, path) = filled();
+        let whole = fs::read(&path).unwrap();
+        // Each byte of hash and code; cut off anywhere; and the whole file of another module.
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            fs::write(&path, &changed).unwrap();
+            assert!(cache.get(0).is_err(), "byte {at}");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(cache.get(0).is_err(), "cut to {at} bytes");
+        }
+        fs::write(&path, &whole).unwrap();
+        assert!(cache.get(0).is_ok());
+        fs::rename(&path, cache.path(1).unwrap()).unwrap();
+        assert!(cache.get(1).is_err());
+    }
+
+    #[test]
+    fn what_others_can_write_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let (place, cache, path) = filled();
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o777, 0o700);
+        for writable in [0o620, 0o602] {
+            mode(&path, writable);
+            assert!(cache.get(0).unwrap_err().to_string().contains("others may write"));
+        }
+        // It is made again with the right mode.
+        cache.keep(0, b"code");
+        assert!(cache.get(0).is_ok());
+        mode(path.parent().unwrap(), 0o777);
+        assert_eq!(Cache::open(Some(place.path().into()), (12, 9), "sm_87").folder, None);
+        // Only root may give a file away.
+        if std::os::unix::fs::chown(&path, Some(12_345), None).is_ok() {
+            assert!(cache.get(0).unwrap_err().to_string().contains("belongs to the user of number 12345"));
+        }
+    }
+
+    #[test]
+    fn one_process_at_a_time_fills_the_cache_and_clears_what_the_dead_left() {
+        let (_place, cache, path) = filled();
+        let left = path.with_file_name("left.cubin.unfinished");
+        fs::write(&left, "half").unwrap();
+        let turn = cache.take_turn().unwrap();
+        assert!(!left.exists() && path.exists());
+        let lock = File::open(path.with_file_name("lock")).unwrap();
+        assert!(lock.try_lock().is_err());
+        drop(turn);
+        lock.try_lock().unwrap();
     }
 }
