@@ -41,7 +41,7 @@ pub struct Page {
 pub fn page(folders: &[PathBuf]) -> Result<Page> {
     let mut checked: Vec<Checked> = folders.iter().map(|folder| Checked::read(folder)).collect::<Result<_>>()?;
     checked.sort_by(|a, b| a.card.cmp(&b.card));
-    for pair in checked.windows(2).filter(|pair| pair[0].card == pair[1].card) {
+    if let Some(pair) = checked.windows(2).find(|pair| pair[0].card == pair[1].card) {
         let [a, b] = [&pair[0], &pair[1]].map(|checked| checked.folder.display());
         return Err(Error::Config(format!("{a} and {b} are both of {}: name one of them", pair[0].card)));
     }
