@@ -392,7 +392,7 @@ KERNEL(256, BN == 16 ? 4 : BLOCKS_OF_TILE(BM, BN)) TILED(conv_forward)(
     PrologueArgument prologue, Activation activation, uint32_t accumulate, Window window, uint32_t K) {
     const WindowFetch<true, Image> a{image(x, scale, shift, prologue, window), window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{filters, K, window.taps()};
-    tiled_matmul<BM, BN>(a, b, Output{y, bias, residual, activation, K, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
+    tiled_matmul<BM, BN>(a, b, Output{y, bias, residual, activation, K, accumulate, window.by_windows ? 4u : 1u}, row_of_tiles(), 0, window.taps());
 }
 
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
@@ -408,7 +408,7 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_input_gradient)(
     const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.H, window.W, window.C, gradient.pooled};
     const WindowFetch<true, Gradient> a{g, window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{flipped, C, window.taps()};
-    tiled_matmul<BM, BN>(a, b, InputOutput{dx, x, slope, C, accumulate, window.by_windows ? 4u : 1u}, 0, window.taps());
+    tiled_matmul<BM, BN>(a, b, InputOutput{dx, x, slope, C, accumulate, window.by_windows ? 4u : 1u}, row_of_tiles(), 0, window.taps());
 }
 
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
@@ -429,7 +429,7 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_weight_gradient)(
     const uint32_t per_image = window.P * window.Q, begin = blockIdx.z * images, end = least(begin + images, window.N);
     const bool split = gridDim.z > 1;
     float* to = split ? parts + uint64_t(blockIdx.z) * window.taps() * K : dweight;
-    tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, begin * per_image, end * per_image);
+    tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, blockIdx.y, begin * per_image, end * per_image);
 }
 
 // flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters of the input gradient. In tiles through shared memory, so that

@@ -158,7 +158,7 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_forward)(T* RESTRICT y,        
                                                           const T* RESTRICT weight,    // (C, K)
                                                           const float* RESTRICT bias,  // (K) or null
                                                           Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    tiled_matmul<BM, BN>(MatrixFetch<true>{x, N, C}, MatrixFetch<false>{weight, K, C}, Forward{y, bias, activation, K}, 0, C);
+    tiled_matmul<BM, BN>(MatrixFetch<true>{x, N, C}, MatrixFetch<false>{weight, K, C}, Forward{y, bias, activation, K}, row_of_tiles(), 0, C);
 }
 
 TILES(64x64, 128x64, 128x128, f32 128x256)
@@ -168,7 +168,7 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_input_gradient)(T* RESTRICT dx,
                                                                  const T* RESTRICT y,              // (N, K) or null
                                                                  const float* RESTRICT row_scale,  // (N) or null
                                                                  Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    tiled_matmul<BM, BN>(gradient<true>(dy, y, row_scale, activation, N, K), MatrixFetch<true>{weight, C, K}, Overwrite{dx, C}, 0, K);
+    tiled_matmul<BM, BN>(gradient<true>(dy, y, row_scale, activation, N, K), MatrixFetch<true>{weight, C, K}, Overwrite{dx, C}, row_of_tiles(), 0, K);
 }
 
 TILES(64x64, 128x64, 128x128)
@@ -178,7 +178,7 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_weight_gradient)(float* RESTRIC
                                                                   const T* RESTRICT y,              // (N, K) or null
                                                                   const float* RESTRICT row_scale,  // (N) or null
                                                                   Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K}, 0, N);
+    tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K}, row_of_tiles(), 0, N);
 }
 
 // A block sums `columns` of them: neighbours in memory side by side, rows in order.

@@ -69,14 +69,9 @@ template <class Body> DEVICE void by_vectors(uint32_t count, Body body) {
 }
 DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-// The first row and column of a tile of C. The tiles lie along the grid's x, as a grid may have 2^31 - 1 blocks that way and
-// 65,535 any other; columns first, so that blocks which run at the same time share the rows of A.
-struct Corner { uint32_t m, n; };
-template <int BN> DEVICE uint32_t tiles_across(uint32_t columns) { return (columns - 1) / BN + 1; }
-template <int BM, int BN> DEVICE Corner tile_of_block(uint32_t columns) {
-    const uint32_t across = tiles_across<BN>(columns), down = blockIdx.x / across;
-    return {down * BM, (blockIdx.x - down * across) * BN};
-}
+// The row of tiles of C that this block works on. Columns are the grid's x: blocks that run at the same time share the rows of A.
+// A grid has at most 65,535 blocks along y, so z goes on where y ends (`grid` in src/ops/tile.rs); the last may lie outside of C.
+DEVICE uint32_t row_of_tiles() { return blockIdx.z * gridDim.y + blockIdx.y; }
 
 // A plain row-major matrix (rows, depth), or (depth, rows) where ALONG_DEPTH is false.
 template <bool ALONG_DEPTH> struct MatrixFetch {

@@ -50,9 +50,9 @@ template <int THREADS, int N> DEVICE void load_fours(float (&v)[N], const float*
     }
 }
 
-// This block's tile of C (`tile_of_block`), summed over depths k_begin .. k_end.
+// The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k_begin .. k_end.
 template <int BM, int BN, class A, class B, class Epilogue>
-DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t k_begin, uint32_t k_end) {
+DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k_begin, uint32_t k_end) {
     // The step along the depth: what 48 KB of shared memory hold twice.
     constexpr int DEPTH = BM + BN > 256 ? 8 : 16;
     typedef Stage<BM, DEPTH, A> StageA;
@@ -62,7 +62,7 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
     static_assert(TM % 4 == 0 && TN % 4 == 0, "a thread owns groups of four");
     SHARED(float, panel_a, 2 * DEPTH * A_STRIDE);
     SHARED(float, panel_b, 2 * DEPTH * B_STRIDE);
-    const auto [m, n] = tile_of_block<BM, BN>(b.rows);
+    const uint32_t m = tile_row * BM, n = blockIdx.x * BN;
     const int down = thread() / ACROSS, across = thread() % ACROSS;
     float acc[TM][TN];
     UNROLL

@@ -133,9 +133,9 @@ DEVICE void multiply_fragments(float (&c)[4], const uint32_t (&a)[4], const uint
 #endif
 }
 
-// This block's tile of C (`tile_of_block`), summed over depths k_begin .. k_end.
+// The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k_begin .. k_end.
 template <int BM, int BN, class A, class B, class Epilogue>
-DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t k_begin, uint32_t k_end) {
+DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k_begin, uint32_t k_end) {
     // The step along the depth, in bytes: what 48 KB of shared memory hold three times.
     constexpr int DEPTH = (BM + BN > 256 ? 32 : 64) / sizeof(T);
     typedef Panel<A::ALONG_K, BM, DEPTH> PanelA;
@@ -145,7 +145,7 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
     static_assert(WM % 16 == 0 && WN % 16 == 0, "a warp has whole fragments of A, and pairs of B's");
     constexpr int PIECES = PanelA::PIECES + PanelB::PIECES;
     SHARED(Piece, panels, STAGES * PIECES);
-    const auto [m, n] = tile_of_block<BM, BN>(b.rows);
+    const uint32_t m = tile_row * BM, n = blockIdx.x * BN;
     const int warp = thread() / WARP, lane = thread() % WARP;
     const int warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
     Supply<PanelA, A> supply_a(a, m);

@@ -450,14 +450,15 @@ static __attribute__((noinline)) void multiply_transposed(const Rows& rows, cons
         finish_columns(epilogue, tile + p * micro_tiles * (MR * NR), r, r_end - r, j, least(NR, v_end - j));
 }
 
-// This block's tile of C (`tile_of_block`), summed over depths k .. k_end. Where the grid has one row of tiles, a block does all rows of C:
-// of an A that is staged as a patch, the taps of a weight gradient, then nothing is packed twice.
+// The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k .. k_end. Where the grid has one row of
+// tiles, a block does all rows of C: of an A that is staged as a patch, the taps of a weight gradient, then nothing is packed twice.
 template <int BM, int BN, class A, class B, class Epilogue>
-DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t k, uint32_t k_end) {
-    const auto [m, n] = tile_of_block<BM, BN>(b.rows);
+DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k, uint32_t k_end) {
+    const uint32_t m = tile_row * BM, n = blockIdx.x * BN;
+    if (m >= a.rows) return;
     const uint32_t m_end = least(m + BM, a.rows), n_end = least(n + BN, b.rows);
     if constexpr (A::PATCHED && !A::ALONG_K) {
-        if (gridDim.x == tiles_across<BN>(b.rows)) {
+        if (gridDim.y == 1) {
             const uint32_t parts = (a.rows + 1151) / 1152, each = ((a.rows + parts - 1) / parts + 7) / 8 * 8;
             for (uint32_t r = 0; r < a.rows; r += each)
                 multiply_tile<(BN > VECTOR || !PRECISION_F32 ? NV : 1)>(a, b, epilogue, r, least(r + each, a.rows), n, n_end, k, k_end);

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 const MOST_ARGUMENTS: usize = 32;
 /// Blocks that a grid of any GPU may have along x, y and z.
-const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
+pub(crate) const MOST_BLOCKS: [u32; 3] = [i32::MAX as u32, 65_535, 65_535];
 const SLOT_BYTES: usize = 8;
 const MOST_SLOTS: usize = 64;
 /// The types that a buffer's elements can have. A parameter that points to another type points to a struct of words.

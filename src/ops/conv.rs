@@ -241,15 +241,16 @@ impl Conv {
         choose(device, precision, *split_blocks, kernel::CONV_WEIGHT_GRADIENT, conv_tiles, m, n)
     }
 
-    /// The blocks that one part of a weight gradient has.
-    fn weight_gradient_blocks(&self, device: &Device, precision: Precision) -> u32 {
-        let taps = if device.fixed().all_taps { 1 } else { self.r * self.s * self.c };
-        grid(self.weight_gradient_tile(device, precision), taps, self.k)[0]
+    /// The tiles across K, and across the taps. More than the grid's y takes are refused, as z is for the parts.
+    fn weight_gradient_grid(&self, device: &Device, precision: Precision) -> [u32; 2] {
+        let [x, y, z] = grid(self.weight_gradient_tile(device, precision), self.r * self.s * self.c, self.k);
+        [x, if device.fixed().all_taps { 1 } else { y * z }]
     }
 
     /// The same in all precisions, so that the workspace has one length.
     fn weight_gradient_split(&self, device: &Device) -> (usize, usize) {
-        self.split(device, self.weight_gradient_blocks(device, Precision::F32) as usize)
+        let [x, y] = self.weight_gradient_grid(device, Precision::F32);
+        self.split(device, x as usize * y as usize)
     }
 }
 
@@ -397,9 +398,9 @@ pub fn conv_weight_gradient(
     expect_len(what, "workspace", workspace.len(), weight_gradient_workspace_len(device, &sizes))?;
     let tile = sizes.weight_gradient_tile(device, x.precision());
     let (images, parts) = sizes.weight_gradient_split(device);
-    let blocks = sizes.weight_gradient_blocks(device, x.precision());
+    let [across, down] = sizes.weight_gradient_grid(device, x.precision());
     let dy = GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
-    let launch = device.launch(tile.kernel, [blocks, 1, parts as u32]).product(sizes.flops()).output(dfilters);
+    let launch = device.launch(tile.kernel, [across, down, parts as u32]).product(sizes.flops()).output(dfilters);
     let launch = launch.optional_output((parts > 1).then_some(workspace)).input(x);
     let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
     let launch = launch.input(gradient.output.dy).optional(gradient.output.saved_output());

@@ -1,6 +1,6 @@
 //! Which tile of a product one block owns.
 
-use crate::device::{Device, LEAST_COLUMNS, Precision, Tile, TileCost};
+use crate::device::{Device, LEAST_COLUMNS, MOST_BLOCKS, Precision, Tile, TileCost};
 
 /// Chooses the tile for an (m, n) product among those that have a kernel in this precision. A narrow product takes the
 /// narrowest tile that holds all its columns. Any other takes, of the tiles in the table, the one whose busiest worker has
@@ -56,9 +56,10 @@ fn is_there(tile: &Tile, precision: Precision) -> bool {
     tile.kernel.0[precision as usize].is_some()
 }
 
-/// The blocks of an (m, n) product, a tile each, along x: `tile_of_block` in kernels/device/tile.h numbers them. More than
-/// a number holds are too many for a launch, which says so.
+/// The blocks of an (m, n) product, a tile each. Columns first: blocks that run at the same time share the rows of A. Rows of
+/// tiles that y does not take lie along z, as `row_of_tiles` in kernels/device/tile.h has them; m and n fit 32 bits.
 pub(crate) fn grid(tile: &Tile, m: usize, n: usize) -> [u32; 3] {
-    let tiles = m.div_ceil(tile.rows) as u64 * n.div_ceil(tile.columns) as u64;
-    [u32::try_from(tiles).unwrap_or(u32::MAX), 1, 1]
+    let (rows, columns) = (m.div_ceil(tile.rows) as u32, n.div_ceil(tile.columns) as u32);
+    let layers = rows.div_ceil(MOST_BLOCKS[1]);
+    [columns, rows.div_ceil(layers), layers]
 }

@@ -1,7 +1,7 @@
 //! `kernels/matmul.cu` against f64 loops, central differences of them, and PyTorch.
 
 use crate::common::*;
-use zgan::device::{Buffer, Device, Precision, Products};
+use zgan::device::{Buffer, Device, Precision, Products, Tuning, kernel};
 use zgan::ops::Activation;
 use zgan::ops::matmul::{self, Linear, OutputGradient};
 
@@ -277,6 +277,46 @@ fn every_tile_of_every_precision_gives_the_product() {
                 }
             }
         });
+    });
+}
+
+/// More rows of tiles than a grid's y takes go on along z. Here y takes two of three, so that the last block has nothing to do.
+#[test]
+fn rows_of_tiles_go_on_along_z() {
+    on_each_device(|device| {
+        on_each_tile(device, Products::Linear, |device, precision, [rows, columns]| {
+            let tile = kernel::LINEAR_FORWARD.iter().find(|tile| [tile.rows, tile.columns] == [rows, columns]);
+            let Some(kernel) = tile.and_then(|tile| tile.kernel.0[precision as usize]) else { return };
+            let (n, c, k) = (2 * rows + 3, 16, 16);
+            let case = case(n, c, k);
+            let narrow = |values: &[f32]| device.upload_in(values, precision).unwrap();
+            let (x, weight) = (narrow(&case.x), narrow(&case.weight));
+            let [y, expected] = [n * k, n * k].map(|len| device.zeros_in(len, precision).unwrap());
+            matmul::linear_forward(case.sizes, &expected, &x, &weight, None, Activation::Identity).unwrap();
+            // y, x, weight, no bias; the activation; N, C, K.
+            let pointers = [y.raw_address(), x.raw_address(), weight.raw_address(), 0];
+            let (activation, sizes) = ([0u32; 2], [n, c, k].map(|size| size as u32));
+            let pointers = pointers.iter().map(|p| std::ptr::from_ref(p).cast());
+            let sizes = sizes.iter().map(|s| std::ptr::from_ref(s).cast());
+            let arguments: Vec<*const std::ffi::c_void> =
+                pointers.chain([activation.as_ptr().cast()]).chain(sizes).collect();
+            // SAFETY: the kernel's arguments; the grid has all of its tiles.
+            unsafe { device.launch_raw(kernel, [1, 2, 2], &arguments) }.unwrap();
+            assert!(y.read().unwrap() == expected.read().unwrap(), "{}", kernel.name);
+        });
+    });
+}
+
+#[test]
+fn more_rows_of_tiles_than_a_grid_has_along_y() {
+    on_fast_devices(|device| {
+        let tuning = Tuning { forced_tile: Some((64, 64)), ..device.tuning().clone() };
+        let device = device.with_tuning(tuning).unwrap();
+        let n = 65_536 * 64 + 1;
+        let x: Vec<f32> = (0..n).map(|i| (i % 8191) as f32).collect();
+        let (x, weight, y) = (device.upload(&x).unwrap(), device.upload(&[2.0]).unwrap(), device.zeros(n).unwrap());
+        matmul::linear_forward(Linear { n, c: 1, k: 1 }, &y, &x, &weight, None, Activation::Identity).unwrap();
+        assert!(y.read().unwrap().iter().enumerate().all(|(i, y)| *y == 2.0 * (i % 8191) as f32));
     });
 }
 
