@@ -167,7 +167,7 @@ impl Checked {
     /// The times of steps, beside PyTorch's and the least that the card's published rates allow.
     fn steps(&self) -> Result<String> {
         let Some(steps) = self.bench["steps"].as_array() else { return Ok(String::new()) };
-        let card = Card::called(&self.card);
+        let card = self.bench["provenance"]["name"].as_str().and_then(Card::called);
         let none = Vec::new();
         let theirs = self.pytorch["steps"].as_array().unwrap_or(&none);
         let mut rows = Vec::new();
