@@ -293,16 +293,23 @@ fn rows_of_tiles_go_on_along_z() {
             let (x, weight) = (narrow(&case.x), narrow(&case.weight));
             let [y, expected] = [n * k, n * k].map(|len| device.zeros_in(len, precision).unwrap());
             matmul::linear_forward(case.sizes, &expected, &x, &weight, None, Activation::Identity).unwrap();
-            // y, x, weight, no bias; the activation; N, C, K.
+            // y, x, weight, no bias; the identity, a leaky ReLU of slope 1; N, C, K.
             let pointers = [y.raw_address(), x.raw_address(), weight.raw_address(), 0];
-            let (activation, sizes) = ([0u32; 2], [n, c, k].map(|size| size as u32));
+            let (activation, sizes) = ([0, 1f32.to_bits()], [n, c, k].map(|size| size as u32));
             let pointers = pointers.iter().map(|p| std::ptr::from_ref(p).cast());
             let sizes = sizes.iter().map(|s| std::ptr::from_ref(s).cast());
             let arguments: Vec<*const std::ffi::c_void> =
                 pointers.chain([activation.as_ptr().cast()]).chain(sizes).collect();
             // SAFETY: the kernel's arguments; the grid has all of its tiles.
             unsafe { device.launch_raw(kernel, [1, 2, 2], &arguments) }.unwrap();
-            assert!(y.read().unwrap() == expected.read().unwrap(), "{}", kernel.name);
+            let (y, expected) = (y.read().unwrap(), expected.read().unwrap());
+            let differs = (0..n * k).find(|i| y[*i] != expected[*i]);
+            assert!(
+                differs.is_none(),
+                "{}: element {differs:?}, {:?}",
+                kernel.name,
+                differs.map(|i| (y[i], expected[i]))
+            );
         });
     });
 }
