@@ -249,10 +249,11 @@ fn the_first_nvrtc_that_works_is_the_one_that_is_called() {
     fs::create_dir(folder.path().join("text")).unwrap();
     fs::write(at("text"), "no library").unwrap();
     fakes::nvrtc(&at("old"), 12, "80", &["TOO_OLD"]);
-    fakes::nvrtc(&at("alone"), 12, "80", &["LOG=\"failed to open libnvrtc-builtins.so.12.9\""]);
+    fakes::nvrtc(&at("alone"), 12, "80", &["BUILTINS=\"libnvrtc-builtins.so.12.0\""]);
     fakes::nvrtc(&at("other"), 12, "50,70", &[]);
     fakes::nvrtc(&at("twelve"), 12, "75,80,86,89,90", &[]);
-    fakes::nvrtc(&at("thirteen"), 13, "75,80,86,89,90,100,120,130", &[]);
+    fakes::nvrtc(&at("thirteen"), 13, "75,80,86,89,90,100,120,130", &["BUILTINS=\"libnvrtc-builtins.so.13.0\""]);
+    fakes::builtins(&at("thirteen").with_file_name("libnvrtc-builtins.so.13.0"));
 
     let names = ["text", "old", "alone", "other", "twelve", "twelve", "thirteen"];
     let find = |suits: &dyn Fn(&nvrtc::Compiler) -> Result<(), String>| {
@@ -260,7 +261,7 @@ fn the_first_nvrtc_that_works_is_the_one_that_is_called() {
         nvrtc::Compiler::first_of(candidates, Vec::new(), suits)
     };
     let twelve = find(&|_| Ok(())).unwrap();
-    let reasons = ["cannot open", "no nvrtcGetCUBIN", "libnvrtc-builtins.so.12.9", "none of our GPUs"];
+    let reasons = ["cannot open", "no nvrtcGetCUBIN", "failed to open libnvrtc-builtins.so.12.0", "none of our GPUs"];
     assert_eq!(twelve.passed_over.len(), reasons.len());
     for ((said, name), reason) in twelve.passed_over.iter().zip(names).zip(reasons) {
         assert!(said.starts_with(&format!("{}: ", at(name).display())) && said.contains(reason), "{said}");

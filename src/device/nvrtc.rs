@@ -93,8 +93,8 @@ pub struct Compiler {
     /// The capabilities that it makes code for: 90 for sm_90.
     capabilities: Vec<c_int>,
     functions: Functions,
-    /// Keeps the functions loaded.
-    _library: Library,
+    /// Keeps the functions loaded, and what they call.
+    _libraries: (Library, Option<Library>),
 }
 
 impl Compiler {
@@ -167,10 +167,14 @@ impl Compiler {
         let mut capabilities = vec![0; usize::try_from(count).unwrap_or(0)];
         // SAFETY: there is room for as many as it said that there are.
         answer("nvrtcGetSupportedArchs", unsafe { (functions.nvrtcGetSupportedArchs)(capabilities.as_mut_ptr()) })?;
-        let (path, passed_over) = (path.to_path_buf(), Vec::new());
-        let compiler =
-            Compiler { path, passed_over, version: (major, minor), capabilities, functions, _library: library };
-        // A second library, with what is built into the language, is opened when something is compiled.
+        // What is built into the language is in a second library, which NVRTC opens by its name when it compiles. Some of
+        // Python's packages do not tell it that their folder is the place; where one is open already, it takes that.
+        let builtins = path.with_file_name(format!("libnvrtc-builtins.so.{major}.{minor}"));
+        // SAFETY: that library belongs to libnvrtc, and has no initialisers with a precondition either.
+        let builtins = if builtins.is_absolute() { unsafe { Library::new(builtins) }.ok() } else { None };
+        let (path, version) = (path.to_path_buf(), (major, minor));
+        let _libraries = (library, builtins);
+        let compiler = Compiler { path, passed_over: Vec::new(), version, capabilities, functions, _libraries };
         let target = TARGETS.iter().find(|target| compiler.knows(target)).ok_or("it knows none of our GPUs")?;
         compiler.compile("probe", "extern \"C\" __global__ void probe() {}", target)?;
         Ok(Some(compiler))

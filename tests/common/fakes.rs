@@ -5,16 +5,23 @@ use std::path::Path;
 
 /// What a libnvrtc does, as far as it matters here. Its code for a GPU is its own name.
 const NVRTC: &str = r#"
+#include <dlfcn.h>
 #include <string.h>
+static const char *log = "";
 int nvrtcVersion(int *major, int *minor) { return *major = MAJOR, *minor = 0; }
 static const int capabilities[] = {CAPABILITIES};
 int nvrtcGetNumSupportedArchs(int *n) { return *n = sizeof capabilities / sizeof *capabilities, 0; }
 int nvrtcGetSupportedArchs(int *to) { return memcpy(to, capabilities, sizeof capabilities), 0; }
 int nvrtcCreateProgram(void **p, const char *a, const char *b, int n, void *c, void *d) { return *p = (void *)capabilities, 0; }
 int nvrtcDestroyProgram(void **p) { return 0; }
-int nvrtcGetProgramLogSize(void *p, size_t *n) { return *n = sizeof LOG, 0; }
-int nvrtcGetProgramLog(void *p, char *to) { return memcpy(to, LOG, sizeof LOG), 0; }
-int nvrtcCompileProgram(void *p, int n, void *options) { return sizeof LOG > 1 ? 7 : 0; }
+int nvrtcGetProgramLogSize(void *p, size_t *n) { return *n = strlen(log) + 1, 0; }
+int nvrtcGetProgramLog(void *p, char *to) { return strcpy(to, log), 0; }
+int nvrtcCompileProgram(void *p, int n, void *options) {
+#ifdef BUILTINS
+    if (!dlopen(BUILTINS, RTLD_NOW)) return log = "failed to open " BUILTINS, 7;
+#endif
+    return 0;
+}
 int nvrtcGetPTXSize(void *p, size_t *n) { return *n = sizeof NAME, 0; }
 int nvrtcGetPTX(void *p, char *to) { return memcpy(to, NAME, sizeof NAME), 0; }
 #ifndef TOO_OLD
@@ -23,12 +30,16 @@ int nvrtcGetCUBIN(void *p, char *to) { return memcpy(to, NAME, sizeof NAME), 0; 
 #endif
 "#;
 
-/// A libnvrtc of this major version that makes code for these capabilities. `more` are other definitions of its text.
+/// A libnvrtc of this major version that makes code for these capabilities. `more` are other definitions of its text:
+/// `TOO_OLD`, and `BUILTINS="FILE"` for the library that it cannot do without.
 pub fn nvrtc(path: &Path, major: u32, capabilities: &str, more: &[&str]) {
     let name = path.display();
     let own = [format!("MAJOR={major}"), format!("CAPABILITIES={capabilities}"), format!("NAME=\"{name}\"")];
-    let log = if more.iter().any(|definition| definition.starts_with("LOG=")) { None } else { Some("LOG=\"\"") };
-    library(path, NVRTC, own.iter().map(String::as_str).chain(log).chain(more.iter().copied()));
+    library(path, NVRTC, own.iter().map(String::as_str).chain(more.iter().copied()));
+}
+
+pub fn builtins(path: &Path) {
+    library(path, "", []);
 }
 
 /// The library with which programs are linked where no driver is, from the folder `stubs` of a CUDA toolkit.
@@ -46,7 +57,10 @@ fn library<'a>(path: &Path, text: &str, definitions: impl IntoIterator<Item = &'
     let mut build = cc::Build::new();
     let compiler = build.opt_level(0).target(&machine).host(&machine).cargo_metadata(false).get_compiler();
     let mut command = compiler.to_command();
-    command.args(["-shared", "-fPIC", "-w"]).args(definitions.into_iter().map(|definition| format!("-D{definition}")));
+    let name = path.file_name().unwrap().to_str().unwrap();
+    command
+        .args(["-shared", "-fPIC", "-w", &format!("-Wl,-soname,{name}")])
+        .args(definitions.into_iter().map(|definition| format!("-D{definition}")));
     let output = command.arg(&source).arg("-o").arg(path).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

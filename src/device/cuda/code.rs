@@ -128,6 +128,9 @@ fn compile(
     if missing.is_empty() {
         return Ok(loaded.into_iter().flatten().collect());
     }
+    for reason in &compiler.passed_over {
+        tell(&format!("passed over: {reason}"));
+    }
     let (major, minor) = compiler.version();
     tell(&format!(
         "compiling the kernels for {target} with NVRTC {major}.{minor} ({}), {} files, kept in {}",
@@ -144,14 +147,20 @@ fn compile(
         |(), at| {
             let module = &kernel::MODULES[missing[at]];
             let (image, _) = compiler.compile(module.name, module.source, target)?;
-            cache.keep(missing[at], &image);
+            let kept = cache.keep(missing[at], &image);
             bar.inc(1);
-            Ok::<_, String>(image)
+            Ok::<_, String>((image, kept.err()))
         },
     );
     bar.finish_and_clear();
-    for (m, image) in missing.into_iter().zip(made.map_err(|e| e.to_string())?) {
-        loaded[m] = Some(functions(context, m, image?)?);
+    let mut unkept = None;
+    for (m, made) in missing.into_iter().zip(made.map_err(|e| e.to_string())?) {
+        let (image, error) = made?;
+        unkept = unkept.or(error);
+        loaded[m] = Some(functions(context, m, image)?);
+    }
+    if let Some(reason) = unkept {
+        tell(&format!("not all of it is kept: {reason}"));
     }
     drop(turn);
     Ok(loaded.into_iter().flatten().collect())
@@ -233,18 +242,15 @@ impl Cache {
         read().map(Some).map_err(Error::io(&path))
     }
 
-    fn keep(&self, m: usize, image: &[u8]) {
-        let Some(path) = self.path(m) else { return };
+    fn keep(&self, m: usize, image: &[u8]) -> Result<()> {
+        let Some(path) = self.path(m) else { return Ok(()) };
         let write = |unfinished: &Path| {
             // One of somebody else would stay his.
             let _ = fs::remove_file(unfinished);
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished)?;
             file.write_all(&self.seal(m, image)).and_then(|()| file.write_all(image))
         };
-        let kept = files::write_atomically(&path, |unfinished| write(unfinished).map_err(Error::io(&path)));
-        if let Err(reason) = kept {
-            tell(&format!("compiled kernels cannot be kept: {reason}"));
-        }
+        files::write_atomically(&path, |unfinished| write(unfinished).map_err(Error::io(&path)))
     }
 }
 
@@ -284,7 +290,7 @@ mod tests {
     fn filled() -> (tempfile::TempDir, Cache, PathBuf) {
         let place = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(place.path().into()), (12, 9), "sm_87");
-        cache.keep(0, b"code");
+        cache.keep(0, b"code").unwrap();
         assert_eq!(cache.get(0).unwrap().as_deref(), Some(&b"code"[..]));
         let path = cache.path(0).unwrap();
         (place, cache, path)
@@ -333,7 +339,7 @@ mod tests {
             assert!(cache.get(0).unwrap_err().to_string().contains("others may write"));
         }
         // It is made again with the right mode.
-        cache.keep(0, b"code");
+        cache.keep(0, b"code").unwrap();
         assert!(cache.get(0).is_ok());
         mode(path.parent().unwrap(), 0o777);
         assert_eq!(Cache::open(Some(place.path().into()), (12, 9), "sm_87").folder, None);
