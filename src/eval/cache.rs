@@ -125,8 +125,8 @@ impl std::fmt::Display for Tested {
 
 /// The images of `source` that a classifier is tested on because it is not trained on them, if there are any.
 pub fn held_out(source: &DataSource, options: &DataOptions, data: &Dataset) -> Option<Dataset> {
-    let test = source.open(Split::Test, options).ok()?;
-    (test.shape() == data.shape() && test.classes().len() == data.classes().len()).then_some(test)
+    let test = source.open(Split::Test, options).ok()?.of_classes(data.classes())?;
+    (test.shape() == data.shape()).then_some(test)
 }
 
 fn tested(classifier: &Classifier, data: &Dataset, test: Option<&Dataset>) -> Result<Tested> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::choices::{Conditioning, Loss, Pool, PowerIterations, Update};
 use super::text;
-use crate::data::{DataSource, LastBatch, Unreadable};
+use crate::data::{DataSource, LastBatch, Unreadable, decode};
 use crate::device::{DeviceChoice, Precision};
 use crate::nn::Fusion;
 
@@ -17,13 +17,13 @@ use crate::nn::Fusion;
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Data")]
 pub struct Images {
-    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR; ring: points
+    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR (or a zip); ring: points
     #[arg(long, value_name = "SOURCE")]
     pub data: DataSource,
     /// Classes that the labels of idx:DIR name
     #[arg(long, value_name = "N")]
     pub classes: usize,
-    /// Side that images of folder:DIR are cropped and scaled to, in pixels
+    /// Side that images of folder:DIR are cropped and scaled to, in pixels; a preset has its own
     #[arg(long, value_name = "PIXELS")]
     pub size: usize,
     /// Channels of images of folder:DIR: 1 (grey) or 3
@@ -32,11 +32,19 @@ pub struct Images {
     /// Most memory for the images of folder:DIR, in MiB; larger folders are streamed
     #[arg(long, value_name = "MIB")]
     pub data_memory: usize,
+    /// Most pixels of a file of folder:DIR; a larger one counts as one that cannot be read
+    #[arg(long, value_name = "PIXELS")]
+    pub max_pixels: usize,
+    /// Bits that samples use in 16-bit files of folder:DIR: 12 for many microscopes
+    #[arg(long, value_name = "BITS")]
+    pub depth: u32,
 }
 
 impl Default for Images {
     fn default() -> Images {
-        Images { data: DataSource::Mnist10k, classes: 10, size: 32, channels: 3, data_memory: 2048 }
+        let max_pixels = decode::MAX_PIXELS;
+        let data = DataSource::Mnist10k;
+        Images { data, classes: 10, size: 32, channels: 3, data_memory: 2048, max_pixels, depth: 16 }
     }
 }
 
@@ -223,7 +231,7 @@ pub struct Place {
     #[arg(long, value_name = "DEVICE")]
     #[serde(with = "text")]
     pub device: DeviceChoice,
-    /// Threads of the host, 0 for one a core; the results do not depend on it
+    /// Threads of the host, and threads that decode; 0 for one a core; the results do not depend on it
     #[arg(long, value_name = "N")]
     pub threads: usize,
 }
