@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use zgan::data::{DataOptions, DataSource, Dataset, ImageShape, Split, Unreadable, decode, natural};
+use zgan::data::{
+    DataOptions, DataSource, Dataset, ImageShape, LastBatch, Loader, LoaderOptions, Split, Unreadable, decode, natural,
+};
 use zgan::settings::Settings;
 
 /// `tests/goldens/decoders.py`: files with the pixels that Pillow makes of them.
@@ -455,4 +457,43 @@ fn a_tilde_is_the_users_folder() {
     assert!("folder:~other/x".parse::<DataSource>().unwrap_err().contains("another user"));
     assert_eq!("folder:./~/x".parse(), Ok(DataSource::Folder("./~/x".into())));
     assert_eq!("folder:a~/x".parse(), Ok(DataSource::Folder("a~/x".into())));
+}
+
+/// Gigabytes that take no room on the disk: only the part is read that tells what is wrong.
+#[test]
+fn a_sparse_file_is_not_read_to_its_end() {
+    let jpeg = Golden::read().file("jpeg grey--one scan");
+    let scan = jpeg.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+    for (start, part) in [(&[][..], "neither PNG nor JPEG"), (&jpeg[..scan + 12], "for so few pixels")] {
+        let root = tree(&[("a.jpg", start.to_vec())]);
+        std::fs::File::options().write(true).open(root.path().join("a.jpg")).unwrap().set_len(1 << 40).unwrap();
+        refused(open(root.path(), &options()), &["a.jpg", part]);
+    }
+}
+
+/// Threads have the name of what they do.
+#[cfg(target_os = "linux")]
+#[test]
+fn as_many_threads_decode_as_are_asked_for() {
+    let decoders = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("decode-")).count()
+    };
+    let jpeg = Golden::read().file("jpeg 420--one scan");
+    let root = tree(&[("a.jpg", jpeg.clone()), ("b.jpg", jpeg)]);
+    for threads in [1, 3] {
+        let data = open(root.path(), &DataOptions { memory: 0, threads, ..options() }).unwrap();
+        let mut loader = Loader::new(&data, LoaderOptions { batch: 2, seed: 1, last: LastBatch::Drop }).unwrap();
+        loader.fill(0, &mut [0; 384], &mut [0; 2]).unwrap();
+        // A thread takes its name when it begins.
+        while decoders() < threads {
+            std::thread::yield_now();
+        }
+        assert_eq!(decoders(), threads);
+    }
+    // They end with the loader, which waits for them.
+    while decoders() > 0 {
+        std::thread::yield_now();
+    }
 }
