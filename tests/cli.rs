@@ -765,6 +765,35 @@ fn names_that_are_numbers_are_names() {
     assert_eq!(files(&place.path("many/5")).len(), 4);
 }
 
+/// The limit does not hold for root, so another user runs the program there.
+#[test]
+#[cfg(target_os = "linux")]
+fn without_a_thread_to_decode_a_training_goes_on() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let place = Place::new();
+    numbered_classes(&place.path("numbers"));
+    std::fs::set_permissions(place.path("."), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let user = if root { "setpriv --reuid=64999 --clear-groups" } else { "" };
+    let run = |arguments: &str| {
+        let limited = format!("exec {user} bash -c 'ulimit -u 1; exec {ZGAN} {arguments}'");
+        Command::new("bash").args(["-c", &limited]).current_dir(place.path(".")).output().unwrap()
+    };
+    if !run("--version").status.success() {
+        println!("not tested: another user cannot run {ZGAN}");
+        return;
+    }
+    for memory in [0, 1] {
+        let output =
+            run(&format!("{ON_NUMBERS} --threads 1 --steps 2 --no-eval --data-memory {memory} --run r{memory}"));
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    }
+    assert_eq!(place.checkpoint("r0", 2), place.checkpoint("r1", 2));
+    let output = run("sample --run r0 --device host --threads 1 --count 3 --out many");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(tree(&place.path("many")).len(), 3);
+}
+
 #[test]
 fn a_run_keeps_the_order_of_its_classes() {
     let place = Place::new();

@@ -339,6 +339,8 @@ fn labels_of_a_dataset_json_are_read() {
     ] {
         refused(open(tree(&stylegan(labels)).path(), &options()), &["dataset.json", part]);
     }
+    let root = tree(&stylegan("0")[..3]);
+    said(&open(root.path(), &options()).unwrap(), &["00000, 00001, ... are read as classes", "dataset.json"]);
     // Another program's file of that name.
     let root = tree(&[("a/1.png", grey(1)), ("b/1.png", grey(2)), ("dataset.json", b"{}".to_vec())]);
     let data = open(root.path(), &options()).unwrap();

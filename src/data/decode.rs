@@ -64,20 +64,24 @@ impl Limits {
         }
         let bytes = pixels.saturating_mul(bytes);
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        // A picture that is larger than all the room is decoded alone.
-        while *used > 0 && used.saturating_add(bytes) > MEMORY {
+        // A picture that is larger than all the room is decoded alone. Decoders end the program where they get no memory,
+        // so it is asked for here first.
+        while *used > 0 && used.saturating_add(bytes) > MEMORY || !Limits::is_there(bytes) {
+            if *used == 0 {
+                let need = bytes.div_ceil(1 << 20);
+                return Err(Fault::Machine(format!(
+                    "{width} x {height} pixels need {need} MiB to decode, more than there is; a smaller --max-pixels \
+                     refuses such a picture"
+                )));
+            }
             used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
-        }
-        // Decoders end the program where they get no memory, so it is asked for here first.
-        if Vec::<u8>::new().try_reserve_exact(bytes).is_err() {
-            let need = bytes.div_ceil(1 << 20);
-            return Err(Fault::Machine(format!(
-                "{width} x {height} pixels need {need} MiB to decode, more than there is; a smaller --max-pixels \
-                 refuses such a picture, fewer --threads decode fewer at once"
-            )));
         }
         *used += bytes;
         Ok(Reserved { limits: self, bytes })
+    }
+
+    fn is_there(bytes: usize) -> bool {
+        Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
     }
 }
 

@@ -245,6 +245,11 @@ fn by_folder(pictures: Vec<Picture>, root: &Path, notes: &mut Vec<String>) -> Re
             notes.push(format!("{only} is one class; folder:{} takes its {n} sub-folders as classes", inner.display()));
         }
     }
+    let is_shard = |(i, folder): (usize, &PathBuf)| folder.as_os_str() == format!("{i:05}").as_str();
+    if folders.len() > 1 && folders.keys().enumerate().all(is_shard) {
+        let what = "folders 00000, 00001, ... are read as classes; of shards, --conditioning none knows no classes";
+        notes.push(format!("{what}, and a {LABELS} has the labels"));
+    }
     let mut classes: Vec<(PathBuf, Vec<Picture>)> = folders.into_iter().collect();
     classes.sort_by(|(a, _), (b, _)| natural(&a.to_string_lossy(), &b.to_string_lossy()).then(a.cmp(b)));
     let mut named: Vec<Class> = Vec::with_capacity(classes.len());
