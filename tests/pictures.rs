@@ -259,6 +259,8 @@ fn what_is_left_out_is_counted() {
     let none = tree(&[("a/1.tif", b"II".to_vec())]);
     refused(open(none.path(), &options()), &["no PNG or JPEG", "1 .tif"]);
     // One folder too high.
+    let root = tree(&[("train/a/1.png", grey(1)), ("val/a/1.png", grey(1))]);
+    said(&open(root.path(), &options()).unwrap(), &["train, val: read as classes", "train reads one of them alone"]);
     let root = tree(&[("train/a/1.png", grey(1)), ("train/b/1.png", grey(1))]);
     said(&open(root.path(), &options()).unwrap(), &["train is one class", "takes its 2 sub-folders as classes"]);
 }

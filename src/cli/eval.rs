@@ -99,7 +99,7 @@ impl Eval {
         if let Some(saved) = saved {
             let saved = Settings::new(None, &saved)?;
             settings.images = saved.images;
-            settings.batches.unreadable = saved.batches.unreadable;
+            settings.batches = saved.batches;
         } else if self.data.is_none() && info.name != settings.images.data.to_string() {
             let what =
                 format!("{} does not say where its images ({info}) are: --data names them", checkpoint.display());

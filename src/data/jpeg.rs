@@ -37,7 +37,7 @@ pub fn decode(input: impl BufRead, limits: &Limits) -> Result<Decoded, Fault> {
         Some(PixelFormat::L8) => Pixels::Grey(pixels),
         Some(PixelFormat::RGB24) => Pixels::Rgb(pixels),
         Some(PixelFormat::CMYK32) => Pixels::Rgb(from_inks(pixels)),
-        _ => return Err("a lossless JPEG of more than 8 bits a sample; of those, zgan reads 8".to_string().into()),
+        _ => return Err("a lossless JPEG of more than 8 bits a sample, which is not read".to_string().into()),
     };
     Ok(Decoded { width, height, pixels, orientation, deep: None })
 }

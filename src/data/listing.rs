@@ -13,6 +13,9 @@ use crate::{Error, Result};
 /// The endings of files that are read, in small letters. What is in a file is told by its first bytes.
 const ENDINGS: &[&str] = &["png", "apng", "jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "gif", "bmp", "dib", "webp"];
 
+/// What the parts of a data set are called, of which none is a class.
+const PARTS: &[&str] = &["train", "training", "test", "testing", "val", "valid", "validation"];
+
 /// StyleGAN's file of labels.
 const LABELS: &str = "dataset.json";
 
@@ -244,6 +247,12 @@ fn by_folder(pictures: Vec<Picture>, root: &Path, notes: &mut Vec<String>) -> Re
             let (only, inner, n) = (only.display(), root.join(only), parts.len());
             notes.push(format!("{only} is one class; folder:{} takes its {n} sub-folders as classes", inner.display()));
         }
+    }
+    let is_part = |folder: &PathBuf| PARTS.iter().any(|part| folder.as_os_str().eq_ignore_ascii_case(part));
+    if folders.keys().all(is_part) {
+        let names: Vec<String> = folders.keys().map(|folder| folder.display().to_string()).collect();
+        let (names, one) = (some_names(&names), root.join(&names[0]));
+        notes.push(format!("{names}: read as classes; folder:{} reads one of them alone", one.display()));
     }
     let is_shard = |(i, folder): (usize, &PathBuf)| folder.as_os_str() == format!("{i:05}").as_str();
     if folders.len() > 1 && folders.keys().enumerate().all(is_shard) {

@@ -45,6 +45,8 @@ impl Cache {
             | DataSource::Cifar100(folder)
             | DataSource::Folder(folder) => Some(folder.clone()),
         };
+        // A zip, or a prefix of files' names, is no folder.
+        let beside = beside.filter(|folder| folder.is_dir());
         Cache { places: beside.into_iter().chain(files::users_cache()).collect() }
     }
 

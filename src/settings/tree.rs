@@ -32,19 +32,11 @@ pub struct Images {
     /// Most memory for the images of folder:DIR, in MiB; larger folders are streamed
     #[arg(long, value_name = "MIB")]
     pub data_memory: usize,
-    /// Most pixels of a file of folder:DIR; a larger one counts as one that cannot be read
-    #[arg(long, value_name = "PIXELS")]
-    pub max_pixels: usize,
-    /// Bits that samples use in 16-bit files of folder:DIR: 12 for many microscopes
-    #[arg(long, value_name = "BITS")]
-    pub depth: u32,
 }
 
 impl Default for Images {
     fn default() -> Images {
-        let max_pixels = decode::MAX_PIXELS;
-        let data = DataSource::Mnist10k;
-        Images { data, classes: 10, size: 32, channels: 3, data_memory: 2048, max_pixels, depth: 16 }
+        Images { data: DataSource::Mnist10k, classes: 10, size: 32, channels: 3, data_memory: 2048 }
     }
 }
 
@@ -214,11 +206,18 @@ pub struct Batches {
     /// A file of folder:DIR that cannot be read: refuse to train, or skip it
     #[arg(long, value_name = "WHAT")]
     pub unreadable: Unreadable,
+    /// Most pixels of a file of folder:DIR; a larger one counts as one that cannot be read
+    #[arg(long, value_name = "PIXELS")]
+    pub max_pixels: usize,
+    /// Bits that samples use in 16-bit files of folder:DIR: 12 for many microscopes
+    #[arg(long, value_name = "BITS")]
+    pub depth: u32,
 }
 
 impl Default for Batches {
     fn default() -> Batches {
-        Batches { flip: false, noise: 0.0, last_batch: LastBatch::Drop, unreadable: Unreadable::Refuse }
+        let (last_batch, unreadable) = (LastBatch::Drop, Unreadable::Refuse);
+        Batches { flip: false, noise: 0.0, last_batch, unreadable, max_pixels: decode::MAX_PIXELS, depth: 16 }
     }
 }
 
