@@ -28,9 +28,12 @@ pub fn on_all_cores<D, T: Send>(
     };
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(count);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
+        // This thread works as well. Where the system refuses another one, those that there are do its work.
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let workers: Vec<_> = (1..cores).map_while(start).collect();
+        let own = work();
+        workers.into_iter().fold(own, |result, worker| match worker.join() {
+            Ok(other) => result.and(other),
             Err(panic) => std::panic::resume_unwind(panic),
         })
     })?;

@@ -20,7 +20,7 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod eval;
-mod files;
+pub mod files;
 pub mod gan;
 pub mod instruments;
 pub mod nn;

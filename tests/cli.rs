@@ -150,20 +150,22 @@ fn a_preset_is_one_entry() {
     folder_of_noise(&place.path("noise"));
     let help = place.zgan("train --help", 0);
     for preset in PRESETS {
-        let (name, side) = (preset.name, preset.sample.height);
+        let (name, shape) = (preset.name, preset.sample);
         assert!(
             help.contains(&format!("  {name} ")) && help.contains(preset.about),
             "{name} is not in the help:\n{help}"
         );
         place.says("train --preset nothing", 2, &[name]);
-        let data = match preset.sample.channels {
-            3 => format!("--data folder:noise --size {side}"),
-            _ => String::new(),
+        let data = match shape.channels {
+            3 => "--data folder:noise",
+            _ => "",
         };
+        // The size of images follows the preset.
+        let size = if data.is_empty() { String::new() } else { format!(" images of {shape}") };
         place.says(
             &format!("train --preset {name} --dry-run --device host --width 2 --batch 2 {data}"),
             0,
-            &["discriminator", name],
+            &["discriminator", name, &size],
         );
         let settings = preset.settings();
         std::fs::write(place.path("saved.toml"), settings.to_toml().unwrap()).unwrap();
@@ -208,6 +210,9 @@ fn wrong_flags_and_values_are_refused() {
     place.says("train --steps 10 --stop-at 11", 2, &["stop-at: 11, expected 1 to 10"]);
     place.says("train --seed 18446744073709551615", 2, &["seed: 18446744073709551615"]);
     place.says("train --threads 5000", 2, &["threads: 5000"]);
+    place.says("train --max-pixels 0", 2, &["max-pixels: 0, expected 1"]);
+    place.says("train --depth 17", 2, &["depth: 17, expected 1 to 16"]);
+    place.says("train --data folder:~somebody/x", 2, &["~somebody", "another user"]);
     place.says("train --preset nothing", 2, &["nothing", "softmax-gan"]);
     place.says("train --data mnist", 2, &["mnist-10k", "idx:DIR"]);
     place.says("train --device gpu", 2, &["gpu", "cuda", "host"]);
@@ -236,7 +241,7 @@ fn data_files_that_are_wrong_are_named() {
     place.says(
         "train --preset softmax-gan --data idx:digits --classes 13 --batch 4 --steps 2 --device host --run a",
         0,
-        &["13 classes"],
+        &["4 classes", "left out 9 classes without images: 3, 4, 5, 6, 7 and 4 more"],
     );
     // The labels were right: without them on the second try, it is another data set.
     std::fs::write(folder.join("train-labels-idx1-ubyte"), [header(&[0x801, 4]), vec![0, 1, 2, 3]].concat()).unwrap();
@@ -722,4 +727,117 @@ fn classes_are_drawn_by_name_or_number() {
     assert_eq!(files(&place.path("many")), ["3", "7"]);
     assert_eq!(files(&place.path("many/3")), ["000000.png", "000001.png", "000002.png"]);
     assert_eq!(files(&place.path("many/7")), ["000000.png", "000001.png"]);
+}
+
+/// Grey pictures in classes 1 to 12.
+fn numbered_classes(place: &Path) {
+    for class in 1..=12u8 {
+        std::fs::create_dir_all(place.join(class.to_string())).unwrap();
+        let file = std::fs::File::create(place.join(format!("{class}/0.png"))).unwrap();
+        let mut encoder = png::Encoder::new(file, 3, 3);
+        encoder.set_color(png::ColorType::Grayscale);
+        encoder.write_header().unwrap().write_image_data(&[class; 9]).unwrap();
+    }
+}
+
+const ON_NUMBERS: &str = "train --preset mnist --device host --width 2 --batch 4 --data folder:numbers --channels 1";
+
+#[test]
+fn names_that_are_numbers_are_names() {
+    let place = Place::new();
+    numbered_classes(&place.path("numbers"));
+    std::fs::write(place.path("numbers/notes.txt"), "mine").unwrap();
+    let parts = ["12 images of 28x28x1, 12 classes", "left out 1 file: 1 .txt"];
+    place.says(&format!("{ON_NUMBERS} --steps 1 --run a"), 0, &parts);
+    place.says("info a", 0, &["classes 0 1, 1 2, 2 3, 3 4,"]);
+    let rows: String = (1..=12).map(|class| format!("row {class}: {class}\n")).collect();
+    assert_eq!(place.read("runs/a/samples/rows.txt"), rows);
+    let sample = |arguments: &str, code: i32, parts: &[&str]| {
+        place.says(&format!("sample --run a --device host {arguments}"), code, parts);
+    };
+    sample("--class 0", 2, &["no class is called 0", "there are 1, 2, 3"]);
+    sample("--class 2,13", 2, &["no class is called 13"]);
+    sample("--class 10,2 --columns 3 --out x.png", 0, &["6 images", "x.rows.txt"]);
+    assert_eq!(place.read("x.rows.txt"), "row 1: 10\nrow 2: 2\n");
+    // A class that is named twice has one folder, and as many files as are counted.
+    sample("--class 5,5 --count 4 --out many", 0, &["4 images"]);
+    assert_eq!(files(&place.path("many")), ["5"]);
+    assert_eq!(files(&place.path("many/5")).len(), 4);
+}
+
+/// The limit does not hold for root, so another user runs the program there.
+#[test]
+#[cfg(target_os = "linux")]
+fn without_a_thread_to_decode_a_training_goes_on() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let place = Place::new();
+    numbered_classes(&place.path("numbers"));
+    std::fs::set_permissions(place.path("."), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let user = if root { "setpriv --reuid=64999 --clear-groups" } else { "" };
+    let run = |arguments: &str| {
+        let limited = format!("exec {user} bash -c 'ulimit -u 1; exec {ZGAN} {arguments}'");
+        Command::new("bash").args(["-c", &limited]).current_dir(place.path(".")).output().unwrap()
+    };
+    if !run("--version").status.success() {
+        println!("not tested: another user cannot run {ZGAN}");
+        return;
+    }
+    for memory in [0, 1] {
+        let output =
+            run(&format!("{ON_NUMBERS} --threads 1 --steps 2 --no-eval --data-memory {memory} --run r{memory}"));
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    }
+    assert_eq!(place.checkpoint("r0", 2), place.checkpoint("r1", 2));
+    let output = run("sample --run r0 --device host --threads 1 --count 3 --out many");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(tree(&place.path("many")).len(), 3);
+}
+
+#[test]
+fn a_run_keeps_the_order_of_its_classes() {
+    let place = Place::new();
+    numbered_classes(&place.path("numbers"));
+    place.zgan(&format!("{ON_NUMBERS} --steps 2 --stop-at 1 --run a"), 0);
+    // As a program wrote it that sorted names by their bytes.
+    let path = place.path("runs/a/checkpoints/step-000001.safetensors");
+    let (mut header, tensors) = zgan::checkpoint::load(&path).unwrap();
+    let mut like: Vec<String> = (1..=12).map(|class| class.to_string()).collect();
+    like.sort();
+    let settings = Settings::default();
+    let options = zgan::data::DataOptions { size: 28, channels: 1, like: Some(like), ..settings.data_options() };
+    let data = zgan::data::DataSource::Folder(place.path("numbers"));
+    header.data = data.open(zgan::data::Split::Train, &options).unwrap().info();
+    zgan::checkpoint::save(&path, &tensors, &header).unwrap();
+    place.zgan("train --resume a", 0);
+    place.says("info a", 0, &["after step 2", "classes 0 1, 1 10, 2 11, 3 12, 4 2,"]);
+    std::fs::rename(place.path("numbers/12"), place.path("numbers/13")).unwrap();
+    place.says("train --resume a --steps 3", 2, &["other images", "only there: class 12", "only here: class 13"]);
+}
+
+#[test]
+fn a_folder_for_each_class_whatever_its_name() {
+    let place = Place::new();
+    place.zgan("train --preset mnist --device host --width 2 --batch 4 --steps 1 --run a", 0);
+    let (mut header, tensors) =
+        zgan::checkpoint::load(&place.path("runs/a/checkpoints/step-000001.safetensors")).unwrap();
+    let names = ["..", "..", "a/b", "a_b", "a\\b", "A_B", "", ".hidden", "x,y", "../../up"];
+    header.data.classes = names.map(String::from).to_vec();
+    zgan::checkpoint::save(&place.path("crafted.safetensors"), &tensors, &header).unwrap();
+    place.says("sample --checkpoint crafted.safetensors --device host --count 20 --out many/deep", 0, &["20 images"]);
+    let folders = files(&place.path("many/deep"));
+    assert_eq!(folders.len(), 10, "{folders:?}");
+    assert!(folders.contains(&"a_b".into()) && !folders.contains(&"a_b-5".into()), "{folders:?}");
+    assert!(folders.iter().all(|folder| files(&place.path("many/deep").join(folder)).len() == 2));
+    assert_eq!(files(&place.path("many")), ["deep"]);
+    let class = |class: &str, code: i32, parts: &[&str]| {
+        let command = "sample --checkpoint crafted.safetensors --device host --columns 2 --out x.png --class";
+        place.says(&format!("{command} {class}"), code, parts);
+    };
+    class("x,y,.hidden", 0, &["4 images"]);
+    assert_eq!(place.read("x.rows.txt"), "row 1: x,y\nrow 2: .hidden\n");
+    class("3,x,y,8", 0, &["6 images"]);
+    class("..", 2, &["2 classes are called .."]);
+    class("x", 2, &["no class is called x"]);
+    class("10", 2, &["no class is called 10"]);
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use zgan::data::{DataInfo, DataSource, Dataset, Split};
+use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Split};
 use zgan::device::Device;
 use zgan::eval::{self, Cache, Ready, Report, Request, Tested, Training};
 use zgan::gan::{Setup, Trainer, Weights};
@@ -59,7 +59,10 @@ impl Eval {
         let mut settings = Settings::new(None, &header.config)?;
         self.find_data(&mut settings, &header.data, folder.as_deref(), &path)?;
         check(&header.data)?;
-        let data = settings.images.data.open(Split::Train, &settings.data_options())?;
+        settings.place.threads = self.place.threads;
+        let options = DataOptions { like: Some(header.data.classes.clone()), ..settings.data_options() };
+        let data = settings.images.data.open(Split::Train, &options)?;
+        data.notes().iter().for_each(|note| tell(!self.json, format!("data    {note}")));
         same_images(&path, &header.data, &data.info())?;
         let device = self.place.open()?;
         let mut trainer = Trainer::new(&device, &Setup::new(&settings, &header.data))?;
@@ -96,7 +99,7 @@ impl Eval {
         if let Some(saved) = saved {
             let saved = Settings::new(None, &saved)?;
             settings.images = saved.images;
-            settings.batches.unreadable = saved.batches.unreadable;
+            settings.batches = saved.batches;
         } else if self.data.is_none() && info.name != settings.images.data.to_string() {
             let what =
                 format!("{} does not say where its images ({info}) are: --data names them", checkpoint.display());
@@ -106,7 +109,10 @@ impl Eval {
             settings.images.data = data.clone().absolute();
         }
         let images = &mut settings.images;
-        (images.classes, images.size, images.channels) = (info.classes.len(), info.shape.height, info.shape.channels);
+        // A class of numbered labels is called by its label.
+        let last = info.classes.iter().filter_map(|name| name.parse().ok()).max().unwrap_or(0usize);
+        images.classes = info.classes.len().max(last.saturating_add(1));
+        (images.size, images.channels) = (info.shape.height, info.shape.channels);
         Ok(())
     }
 }
@@ -130,7 +136,15 @@ pub(super) fn same_images(checkpoint: &Path, there: &DataInfo, here: &DataInfo) 
         return Ok(());
     }
     let (path, crcs) = (checkpoint.display(), [&there.crc32, &here.crc32]);
-    let what = format!("{path} is of other images: {there}, CRC {} there; {here}, CRC {} here", crcs[0], crcs[1]);
+    let mut what = format!("{path} is of other images: {there}, CRC {} there; {here}, CRC {} here", crcs[0], crcs[1]);
+    let missing = |of: &DataInfo, from: &DataInfo| {
+        of.classes.iter().filter(|name| !from.classes.contains(name)).cloned().collect::<Vec<_>>()
+    };
+    for (names, place) in [(missing(there, here), "there"), (missing(here, there), "here")] {
+        if !names.is_empty() {
+            what.push_str(&format!("; only {place}: class {}", names.join(", ")));
+        }
+    }
     Err(Error::Config(what))
 }
 

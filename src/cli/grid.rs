@@ -33,3 +33,17 @@ pub fn scatter(points: &[f32]) -> (Picture, String) {
     let picture = Picture::scatter(points, &centres, ring::REACH * ring::DEVIATION, SIDE, 1.25 * ring::RADIUS);
     (picture, format!("modes   {} of {} covered", ring::modes_covered(points), ring::MODES))
 }
+
+/// The file beside the pictures of a run that says what is in their rows.
+pub const LEGEND: &str = "rows.txt";
+
+/// A line for each row of a grid: the names of the classes of its images, which have these labels.
+pub fn legend(labels: &[u32], columns: usize, names: &[String]) -> Option<String> {
+    let row = |(row, labels): (usize, &[u32])| {
+        let mut of_row: Vec<&str> =
+            labels.iter().map(|label| names.get(*label as usize).map_or("?", String::as_str)).collect();
+        of_row.dedup();
+        format!("row {}: {}\n", row + 1, of_row.join(", "))
+    };
+    (!labels.is_empty()).then(|| labels.chunks(columns.max(1)).enumerate().map(row).collect())
+}

@@ -99,6 +99,7 @@ fn tell_checkpoint(path: &Path) -> anyhow::Result<()> {
     let (header, tensors) = checkpoint::load(path)?;
     say(format!("checkpoint after step {} (format {})", header.step, header.format));
     say(format!("data    {}", header.data));
+    tell_classes(&header.data.classes);
     say("\nsettings");
     for (name, value) in &header.config {
         say(format!("  {name:<16}{value}"));
@@ -111,6 +112,23 @@ fn tell_checkpoint(path: &Path) -> anyhow::Result<()> {
     let total: usize = tensors.iter().map(|t| t.values.len()).sum();
     say(format!("\n{} tensors, {} numbers", tensors.len(), thousands(total)));
     Ok(())
+}
+
+/// The names of the classes, with their numbers where the names are others.
+fn tell_classes(names: &[String]) {
+    const WIDTH: usize = 100;
+    let numbered = names.iter().enumerate().any(|(i, name)| *name != i.to_string());
+    let shown = |(i, name): (usize, &String)| if numbered { format!("{i} {name}") } else { name.clone() };
+    let mut line = String::from("classes ");
+    for (i, name) in names.iter().enumerate().map(shown).enumerate() {
+        if line.len() > 8 && line.len() + name.len() > WIDTH {
+            say(line.trim_end());
+            line = " ".repeat(8);
+        }
+        line.push_str(&name);
+        line.push_str(if i + 1 < names.len() { ", " } else { "" });
+    }
+    say(line);
 }
 
 fn tell_run(folder: &Path) -> anyhow::Result<()> {

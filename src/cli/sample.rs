@@ -1,5 +1,6 @@
 //! `zgan sample`
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use zgan::data::{ImageShape, ring};
 use zgan::gan::{Generator, Latents, Setup, Weights, interpolate};
 use zgan::picture::Picture;
 use zgan::settings::{Settings, nearest};
-use zgan::{Error, run};
+use zgan::{Error, files, run};
 
 use super::tuned::Place;
 use super::{grid, say};
@@ -32,7 +33,7 @@ pub struct Sample {
     raw_weights: bool,
 
     /// Only these classes, by name or number [default: all]
-    #[arg(long, value_name = "A[,B..]", value_delimiter = ',', help_heading = "What is drawn")]
+    #[arg(long, value_name = "A[,B..]", help_heading = "What is drawn")]
     class: Vec<String>,
     /// All random numbers follow from this one
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "What is drawn")]
@@ -134,7 +135,8 @@ impl Sample {
             return Ok(grid::all_classes(setup));
         }
         knows_labels("class", setup)?;
-        self.class.iter().map(|class| find_class(class, names)).collect()
+        let found: Vec<Vec<u32>> = self.class.iter().map(|text| find_classes(text, names)).collect::<Result<_, _>>()?;
+        Ok(found.concat())
     }
 
     fn prepare_folder(&self) -> anyhow::Result<()> {
@@ -157,11 +159,46 @@ fn knows_labels(option: &str, setup: &Setup) -> Result<(), Error> {
     Err(Error::Config(format!("{option}: the run draws without labels (preset {preset}, conditioning none)")))
 }
 
-/// Finds a class by its name or its number.
+/// Finds the classes of `A,B,C`. The name of a class may have a comma as well, so every one is tried.
+fn find_classes(text: &str, names: &[String]) -> Result<Vec<u32>, Error> {
+    fn split(text: &str, names: &[String]) -> Option<Vec<u32>> {
+        if let Some(class) = class_called(text, names) {
+            return Some(vec![class]);
+        }
+        let mut commas = text.match_indices(',').map(|(at, _)| at);
+        commas.find_map(|at| Some([vec![class_called(&text[..at], names)?], split(&text[at + 1..], names)?].concat()))
+    }
+    match split(text, names) {
+        Some(classes) => Ok(classes),
+        None => {
+            // The error is about the first part that is no class.
+            let wrong = text.split(',').find(|part| class_called(part, names).is_none()).unwrap_or(text);
+            find_class(wrong, names).map(|class| vec![class])
+        }
+    }
+}
+
+/// The one class of this name; or of this number, where no name is a number.
+fn class_called(class: &str, names: &[String]) -> Option<u32> {
+    let is_number = |text: &String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mut called = (0..names.len() as u32).filter(|number| names[*number as usize] == class);
+    match (called.next(), called.next()) {
+        (Some(one), None) => Some(one),
+        (None, _) if !names.iter().any(is_number) => {
+            class.parse().ok().filter(|number| (*number as usize) < names.len())
+        }
+        _ => None,
+    }
+}
+
 fn find_class(class: &str, names: &[String]) -> Result<u32, Error> {
-    let number = || class.parse().ok().filter(|number| *number < names.len());
-    if let Some(found) = names.iter().position(|name| name == class).or_else(number) {
-        return Ok(found as u32);
+    if let Some(found) = class_called(class, names) {
+        return Ok(found);
+    }
+    let count = names.iter().filter(|name| *name == class).count();
+    if count > 1 {
+        let what = format!("{count} classes are called {class}, so it is not clear which one is meant");
+        return Err(Error::Config(what));
     }
     const MOST: usize = 100;
     let there = match nearest(class, names) {
@@ -172,6 +209,30 @@ fn find_class(class: &str, names: &[String]) -> Result<u32, Error> {
     let more = names.len().saturating_sub(MOST);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     Err(Error::Config(format!("no class is called {class}; {there}there are {shown}{more}")))
+}
+
+/// A folder's name for each of these classes. All differ, and none leads out of the folder that they are in.
+fn folder_names(classes: &[u32], names: &[String]) -> Vec<String> {
+    let mut taken = HashSet::new();
+    let plain = |class: &u32| {
+        let name = names.get(*class as usize).map_or("", String::as_str);
+        let name: String =
+            name.chars().map(|c| if matches!(c, '/' | '\\') || c.is_control() { '_' } else { c }).collect();
+        if name.is_empty() || name.starts_with('.') { format!("_{name}") } else { name }
+    };
+    // Names that stay as they are come first, so that no other class takes them.
+    let mut all: Vec<(usize, String)> = classes.iter().map(plain).enumerate().collect();
+    all.sort_by_key(|(i, name)| (names.get(classes[*i] as usize) != Some(name), *i));
+    for (_, name) in &mut all {
+        let first = name.clone();
+        let mut n = 2;
+        while !taken.insert(name.to_lowercase()) {
+            *name = format!("{first}-{n}");
+            n += 1;
+        }
+    }
+    all.sort_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, name)| name).collect()
 }
 
 /// What is to be drawn, from a checkpoint that has been read.
@@ -203,8 +264,15 @@ impl Job<'_> {
         Latents { seed, first: first as u32, count, labels, truncation: trunc }
     }
 
-    fn save(&self, images: &[u8], columns: usize) -> anyhow::Result<()> {
-        Picture::grid(images, self.setup.shape, columns)?.save(&self.sample.out)?;
+    /// Writes a grid, and beside it a file that says of which class each row is; `labels` are those of the images.
+    fn save(&self, images: &[u8], columns: usize, labels: &[u32]) -> anyhow::Result<()> {
+        let out = &self.sample.out;
+        Picture::grid(images, self.setup.shape, columns)?.save(out)?;
+        if let Some(legend) = grid::legend(labels, columns, &self.header.data.classes) {
+            let path = out.with_extension(grid::LEGEND);
+            files::write_bytes(&path, legend.as_bytes())?;
+            say(format!("the classes of its rows: {}", path.display()));
+        }
         let count = images.len() / self.setup.shape.len();
         say(format!("{count} images after step {}: {}", self.header.step, self.sample.out.display()));
         Ok(())
@@ -217,7 +285,8 @@ impl Job<'_> {
             return Err(Error::Config(format!("columns: a grid of {} images, at most {GRID}", layout.count)).into());
         }
         let latents = Latents { truncation: self.sample.trunc, ..layout };
-        self.save(&generator.images(&latents.draw(self.setup.networks.latent), &latents.labels)?, columns)
+        let images = generator.images(&latents.draw(self.setup.networks.latent), &latents.labels)?;
+        self.save(&images, columns, &latents.labels)
     }
 
     /// The rows of a grid of so many columns: as many as `--count` needs, or one for each class, or 8.
@@ -239,7 +308,7 @@ impl Job<'_> {
         }
         let classes = self.classes.iter().cycle().take(rows);
         let labels: Vec<u32> = classes.flat_map(|class| std::iter::repeat_n(*class, columns)).collect();
-        self.save(&generator.images(&z, &labels)?, columns)
+        self.save(&generator.images(&z, &labels)?, columns, &labels)
     }
 
     /// Draws a grid whose row r has latent r; the columns go from one class to the other.
@@ -257,16 +326,20 @@ impl Job<'_> {
                 images[at..at + len].copy_from_slice(image);
             }
         }
-        self.save(&images, columns)
+        self.save(&images, columns, &[])
     }
 
     /// Writes a file for each image. The classes take turns; `DIR/CLASS/000000.png` is the first image of its class.
     fn folder(&self, generator: &Generator) -> anyhow::Result<()> {
         let (out, count) = (&self.sample.out, self.sample.count.unwrap_or(grid::COUNT));
-        let turns = self.classes.len().max(1);
-        let folder = |class: u32| out.join(self.header.data.classes[class as usize].replace(['/', '\\'], "_"));
-        let folders: Vec<PathBuf> =
-            if self.classes.is_empty() { vec![out.clone()] } else { self.classes.iter().map(|c| folder(*c)).collect() };
+        // A class that is named twice has one folder.
+        let mut seen = HashSet::new();
+        let classes: Vec<u32> = self.classes.iter().copied().filter(|class| seen.insert(*class)).collect();
+        let turns = classes.len().max(1);
+        let folders: Vec<PathBuf> = match classes.is_empty() {
+            true => vec![out.clone()],
+            false => folder_names(&classes, &self.header.data.classes).iter().map(|name| out.join(name)).collect(),
+        };
         for folder in &folders {
             std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
@@ -275,7 +348,7 @@ impl Job<'_> {
         bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
         for first in (0..count).step_by(AT_ONCE) {
             let n = AT_ONCE.min(count - first);
-            let labels = self.classes.iter().cycle().skip(first % turns).take(n).copied().collect();
+            let labels = classes.iter().cycle().skip(first % turns).take(n).copied().collect();
             let latents = self.latents(first, labels, n);
             let images = generator.images(&latents.draw(self.setup.networks.latent), &latents.labels)?;
             let path = |i: usize| folders[(first + i) % turns].join(format!("{:06}.png", (first + i) / turns));

@@ -1,6 +1,6 @@
 //! `zgan train`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{ArgMatches, Args, FromArgMatches};
 use zgan::checkpoint::{self, Header, NamedTensor};
-use zgan::data::{DataInfo, Dataset, Loader, Split, ring};
+use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, ring};
 use zgan::device::{Device, Precision};
 use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Weights};
 use zgan::picture::Picture;
 use zgan::run::{self, MetricsLog, Run};
 use zgan::settings::{Preset, Settings, Training, differences};
-use zgan::{Error, Result};
+use zgan::{Error, Result, files};
 
 use super::progress::{Progress, clock};
 use super::{eval, grid, next_command, say, thousands, tuned};
@@ -55,15 +55,19 @@ impl Train {
         if self.resume.is_none() && !self.dry_run {
             Run::check(settings.runs_dir(), written.run.as_deref(), self.force)?;
         }
-        let data = settings.images.data.open(Split::Train, &settings.data_options())?;
+        let newest = self.newest(&settings)?;
+        let like = newest.as_ref().map(|(_, start)| start.header.data.classes.clone());
+        let options = DataOptions { like, ..settings.data_options() };
+        let data = settings.images.data.open(Split::Train, &options)?;
         let info = data.info();
         let setup = Setup::new(&settings, &info);
-        let start = self.start(&settings, &info)?;
+        let start = newest.map(|(path, start)| self.start(&settings, &info, &path, start)).transpose()?;
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
         let plan = Trainer::plan(&setup)?;
         let device = self.open_device(&settings)?;
         say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
+        data.notes().iter().for_each(|note| say(format!("        {note}")));
         tell_unreadable(&data, say);
         say(format!("G, D    {}, {} parameters", thousands(plan.parameters_g), thousands(plan.parameters_d)));
         let precision = setup.training.precision;
@@ -151,12 +155,13 @@ impl Train {
         let mut settings = Settings::new(matches.get_one::<Preset>("preset").copied(), &table)?;
         settings.update_from_arg_matches(matches)?;
         settings.images.data = settings.images.data.absolute();
+        settings.images.data.check_text()?;
         settings.check()?;
         Ok(settings)
     }
 
-    /// The newest checkpoint of the run that is resumed, if it is of these settings and images.
-    fn start(&self, settings: &Settings, info: &DataInfo) -> anyhow::Result<Option<Start>> {
+    /// The newest checkpoint of the run that is resumed.
+    fn newest(&self, settings: &Settings) -> anyhow::Result<Option<(PathBuf, Start)>> {
         let Some(name) = &self.resume else { return Ok(None) };
         let folder = run::find(settings.runs_dir(), name)?;
         let mut all = run::checkpoints(&folder)?;
@@ -171,6 +176,12 @@ impl Train {
             }
             (loaded, _) => loaded?,
         };
+        Ok(Some((path, Start { header, tensors })))
+    }
+
+    /// The checkpoint, if it is of these settings and images.
+    fn start(&self, settings: &Settings, info: &DataInfo, path: &Path, start: Start) -> anyhow::Result<Start> {
+        let Start { header, .. } = &start;
         let mut numbers = settings.numbers()?;
         if let Some(steps) = header.config.get("steps").filter(|steps| Some(*steps) != numbers.get("steps")) {
             if let Some(from) = settings.training.decay_from {
@@ -195,8 +206,8 @@ impl Train {
             let what = format!("{} is of other settings: {}", path.display(), differing.join("; "));
             return Err(Error::Config(what).into());
         }
-        eval::same_images(&path, &header.data, info)?;
-        Ok(Some(Start { header, tensors }))
+        eval::same_images(path, &header.data, info)?;
+        Ok(start)
     }
 
     fn dry_run(&self, settings: &Settings, setup: &Setup, device: &Device, plan: &Plan) -> anyhow::Result<ExitCode> {
@@ -226,6 +237,9 @@ fn tell_unreadable(data: &Dataset, tell: impl Fn(String)) {
     }
     if files.len() > MOST {
         tell(format!("skipped {} more files", files.len() - MOST));
+    }
+    if let Some(dark) = data.newly_dark() {
+        tell(dark);
     }
 }
 
@@ -334,6 +348,9 @@ impl Session {
         let (latents, columns) = grid::layout(&grid::all_classes(self.trainer.setup()), seed, grid::COUNT, None);
         let images = self.trainer.sample(Weights::Average, &latents)?;
         Picture::grid(&images, self.info.shape, columns)?.save(&path)?;
+        if let Some(legend) = grid::legend(&latents.labels, columns, &self.info.classes) {
+            files::write_bytes(&path.with_file_name(grid::LEGEND), legend.as_bytes())?;
+        }
         Ok(path)
     }
 

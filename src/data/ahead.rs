@@ -1,12 +1,12 @@
 //! Decodes the batches of the next steps while the current one trains.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::folder::{self, Files};
 use crate::{Error, Result};
 
 /// How many batches are decoded ahead of the one that is asked for.
@@ -38,31 +38,37 @@ pub struct Ahead {
     workers: Vec<JoinHandle<()>>,
 }
 
+/// Decodes the image of a number.
+pub type Read = dyn Fn(usize) -> Result<Vec<u8>> + Send + Sync;
+
 impl Ahead {
-    pub fn new(files: &Arc<Files>) -> Result<Ahead> {
+    /// Starts up to `threads` threads that call `read`. There is none where the system refuses even the first one.
+    pub fn new(threads: usize, read: &Arc<Read>) -> Option<Ahead> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (results, done) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
         let stop = Arc::new(AtomicBool::new(false));
         let mut ahead = Ahead { jobs: Some(jobs), done, batches: VecDeque::new(), stop, workers: Vec::new() };
-        for i in 0..folder::threads() {
-            let (files, queue, results, stop) = (files.clone(), queue.clone(), results.clone(), ahead.stop.clone());
+        for i in 0..threads {
+            let (read, queue, results, stop) = (read.clone(), queue.clone(), results.clone(), ahead.stop.clone());
             let work = move || {
                 while !stop.load(Ordering::Relaxed) {
                     let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok(Job { step, place, index }) = job else { break };
-                    let mut image = vec![0; files.shape().len()];
-                    let image = files.read(index, &mut image).map(|()| image);
+                    // Whoever waits for the image gets an error: without an answer, it would wait for ever.
+                    let image = catch_unwind(AssertUnwindSafe(|| read(index)));
+                    let image = image.unwrap_or_else(|_| Err(panicked()));
                     if results.send(Done { step, place, image }).is_err() {
                         break;
                     }
                 }
             };
-            let worker = std::thread::Builder::new().name(format!("decode-{i}")).spawn(work);
-            let refused = |e| Error::Device(format!("host: a thread that decodes images: {e}"));
-            ahead.workers.push(worker.map_err(refused)?);
+            match std::thread::Builder::new().name(format!("decode-{i}")).spawn(work) {
+                Ok(worker) => ahead.workers.push(worker),
+                Err(_) => break,
+            }
         }
-        Ok(ahead)
+        (!ahead.workers.is_empty()).then_some(ahead)
     }
 
     /// Fills `images` with the batch of `step`. `indices` tells which images a step's batch is made of.
@@ -103,6 +109,10 @@ impl Ahead {
     }
 }
 
+fn panicked() -> Error {
+    Error::Device("host: a thread that decodes images failed (it panicked)".into())
+}
+
 fn gone() -> Error {
     Error::Device("host: the threads that decode images have ended".into())
 }
@@ -115,5 +125,29 @@ impl Drop for Ahead {
         for worker in self.workers.drain(..) {
             let _ = worker.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_is_an_error_and_goes_on() {
+        let read: Arc<Read> =
+            Arc::new(|index| if index == 3 { panic!("as was asked for") } else { Ok(vec![index as u8]) });
+        for threads in [1, 3] {
+            let mut ahead = Ahead::new(threads, &read).unwrap();
+            let mut batch = |step: u64| {
+                let mut images = [0; 2];
+                ahead.fill(step, &mut images, |step| vec![2 * step as u32, 2 * step as u32 + 1]).map(|()| images)
+            };
+            assert_eq!(batch(0).unwrap(), [0, 1]);
+            assert!(batch(1).unwrap_err().to_string().contains("panicked"));
+            assert_eq!(batch(2).unwrap(), [4, 5]);
+        }
+        // No thread is left behind, whose copy of `read` would count.
+        assert_eq!(Arc::strong_count(&read), 1);
+        assert!(Ahead::new(0, &read).is_none());
     }
 }

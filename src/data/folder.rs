@@ -1,18 +1,22 @@
-//! A folder of PNG and JPEG files, with one sub-folder per class, or with the files themselves.
+//! A folder of pictures, with one sub-folder per class, or with the files themselves; or a zip of such a folder.
 //!
-//! Images that fit into `--data-memory` are decoded once, at the start, by all cores. If there are more, they are streamed
+//! Images that fit into `--data-memory` are decoded once, at the start, by all threads. If there are more, they are streamed
 //! from the disk while training runs. Both ways give the same bytes.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufReader, Cursor};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{DataOptions, Dataset, ImageShape, decode};
+use super::decode::{self, Fault, Limits};
+use super::listing::{self, Class, Listing, Place};
+use super::zip::Zip;
+use super::{DataOptions, Dataset, ImageShape, settle};
 use crate::{Error, Result};
 
 /// What becomes of a file that cannot be decoded.
@@ -25,100 +29,73 @@ pub enum Unreadable {
     Skip,
 }
 
-/// Files in the order of their classes and names; each is decoded when it is asked for.
+/// Files in the order of their classes and paths; each is decoded when it is asked for.
 pub struct Files {
     shape: ImageShape,
-    paths: Vec<PathBuf>,
+    places: Vec<Place>,
+    zip: Option<Zip>,
     labels: Vec<u32>,
+    names: Vec<String>,
     /// The files of each class.
     ranges: Vec<Range<usize>>,
     /// Computed from the names and sizes, not from the bytes in the files.
     crc32: String,
     unreadable: Unreadable,
-    /// The files that were found unreadable.
+    threads: usize,
+    limits: Limits,
     found: Mutex<Found>,
 }
 
+/// What decoding showed of the files.
 #[derive(Default)]
 struct Found {
-    /// Not told yet, with the reason.
+    /// Unreadable and not told yet, with the reason.
     new: BTreeMap<usize, String>,
-    told: std::collections::BTreeSet<usize>,
+    told: BTreeSet<usize>,
+    /// Pictures of 16-bit samples that stay below 2^14, and the largest of these samples.
+    dark: BTreeSet<usize>,
+    largest: u16,
+    told_dark: usize,
 }
 
-/// Threads that decode.
-pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get()).min(16)
-}
-
-pub fn open(folder: &Path, options: &DataOptions) -> Result<Dataset> {
-    let fail = |path: &Path, what: String| Err(Error::Data { path: path.to_path_buf(), what });
+pub fn open(root: &Path, options: &DataOptions) -> Result<Dataset> {
     let shape = ImageShape { height: options.size, width: options.size, channels: options.channels };
-    let mut classes = Vec::new();
-    for entry in list(folder)? {
-        if entry.is_dir() && !images(&entry)?.is_empty() {
-            classes.push(entry);
+    let Listing { classes, zip, notes } = listing::list(root, options.unreadable)?;
+    let found: Vec<(&str, usize)> = classes.iter().map(|class| (class.name.as_str(), class.pictures.len())).collect();
+    let (names, numbers) = settle(&found, options.like.as_deref());
+    let mut groups: Vec<Vec<_>> = names.iter().map(|_| Vec::new()).collect();
+    for (Class { pictures, .. }, number) in classes.into_iter().zip(numbers) {
+        if let Some(number) = number {
+            groups[number as usize] = pictures;
         }
     }
-    let flat = images(folder)?;
-    let groups = match (classes.is_empty(), flat.is_empty()) {
-        (true, true) => return fail(folder, "there is no PNG or JPEG file here, nor in a sub-folder".into()),
-        (true, false) => vec![(folder.to_path_buf(), flat)],
-        (false, true) => classes.into_iter().map(|c| images(&c).map(|files| (c, files))).collect::<Result<Vec<_>>>()?,
-        (false, false) => {
-            let what = format!(
-                "{} images beside {} sub-folders with images: a class each, or no classes",
-                flat.len(),
-                classes.len()
-            );
-            return fail(folder, what);
-        }
-    };
     let mut crc = flate2::Crc::new();
-    let (mut paths, mut labels, mut ranges, mut names) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (label, (class, files)) in groups.into_iter().enumerate() {
-        let name = class.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        for file in &files {
-            let bytes = fs::metadata(file).map_err(Error::io(file))?.len();
-            let file = file.file_name().unwrap_or_default().to_string_lossy();
-            crc.update(format!("{label}/{file}\0{bytes}\0").as_bytes());
+    let (mut places, mut labels, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
+    for (label, pictures) in groups.into_iter().enumerate() {
+        let first = places.len();
+        for picture in pictures {
+            let parts: Vec<_> = picture.path.iter().map(|part| part.to_string_lossy()).collect();
+            crc.update(format!("{label}/{}\0{}\0", parts.join("/"), picture.bytes).as_bytes());
+            places.push(picture.place);
+            labels.push(label as u32);
         }
-        ranges.push(paths.len()..paths.len() + files.len());
-        labels.extend(files.iter().map(|_| label as u32));
-        paths.extend(files);
-        names.push(name);
+        ranges.push(first..places.len());
     }
     let files = Files {
         shape,
-        paths,
+        places,
+        zip,
         labels: labels.clone(),
+        names: names.clone(),
         ranges,
         crc32: format!("{:08x}", crc.sum()),
         unreadable: options.unreadable,
+        threads: options.threads(),
+        limits: Limits::new(options.max_pixels, options.depth),
         found: Mutex::default(),
     };
-    Dataset::from_files("folder", names, labels, files, options.memory)
-}
-
-/// What is in a folder, sorted by name; hidden files are left out.
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let entry = entry.map_err(Error::io(folder))?;
-        if !entry.file_name().to_string_lossy().starts_with('.') {
-            paths.push(entry.path());
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn images(folder: &Path) -> Result<Vec<PathBuf>> {
-    let is_image = |path: &PathBuf| {
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        matches!(extension.as_str(), "png" | "jpg" | "jpeg") && path.is_file()
-    };
-    Ok(list(folder)?.into_iter().filter(is_image).collect())
+    let dataset = Dataset::from_files("folder", names, labels, files, options.memory)?;
+    Ok(Dataset { notes, ..dataset })
 }
 
 impl Files {
@@ -130,47 +107,108 @@ impl Files {
         &self.crc32
     }
 
+    /// Threads that decode.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// Bytes of all images, decoded.
     pub fn bytes(&self) -> usize {
-        self.paths.len().saturating_mul(self.shape.len())
+        self.places.len().saturating_mul(self.shape.len())
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decodes the file `index` into `out`.
+    fn decode(&self, index: usize, out: &mut [u8]) -> std::result::Result<Option<u16>, Fault> {
+        match (&self.places[index], &self.zip) {
+            (Place::File(path), _) => {
+                let file = File::open(path).map_err(|e| e.to_string())?;
+                decode::read(BufReader::new(file), self.shape, &self.limits, out)
+            }
+            (Place::Zipped(_, way), Some(zip)) => {
+                // No picture has more than 8 bytes a pixel, besides some metadata.
+                let most = (self.limits.max_pixels as u64).saturating_mul(8).saturating_add(1 << 24);
+                decode::read(Cursor::new(zip.read(*way, most)?), self.shape, &self.limits, out)
+            }
+            (Place::Zipped(..), None) => Err("its archive is not open".to_string().into()),
+        }
+    }
+
+    fn error(&self, index: usize, what: String) -> Error {
+        Error::Data { path: self.places[index].shown().to_string().into(), what }
     }
 
     /// Decodes image `index` into `out` (H, W, C).
     pub fn read(&self, index: usize, out: &mut [u8]) -> Result<()> {
-        let range = self.ranges[self.labels[index] as usize].clone();
+        let label = self.labels[index] as usize;
+        let range = self.ranges[label].clone();
         // The next file of its class stands in for an unreadable one; after the last comes the first.
         for candidate in (index..range.end).chain(range.start..index) {
-            match decode::file(&self.paths[candidate], self.shape, out) {
-                Ok(()) => return Ok(()),
-                Err(what) if self.unreadable == Unreadable::Refuse => {
-                    let what = format!("{what}; --unreadable skip would leave it out");
-                    return Err(Error::Data { path: self.paths[candidate].clone(), what });
-                }
-                Err(what) => {
-                    let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-                    if !found.told.contains(&candidate) {
-                        found.new.insert(candidate, what);
+            if self.unreadable == Unreadable::Skip && self.is_unreadable(candidate) {
+                continue;
+            }
+            match self.decode(candidate, out) {
+                Ok(deep) => {
+                    if let Some(largest) = deep.filter(|largest| (1..1 << 14).contains(largest)) {
+                        let mut found = self.found();
+                        found.dark.insert(candidate);
+                        found.largest = found.largest.max(largest);
                     }
+                    return Ok(());
+                }
+                // Whether a file is skipped does not depend on the memory that there is.
+                Err(Fault::Machine(what)) => return Err(self.error(candidate, what)),
+                Err(Fault::Picture(what)) if self.unreadable == Unreadable::Refuse => {
+                    return Err(self.error(candidate, format!("{what}; --unreadable skip would leave it out")));
+                }
+                Err(Fault::Picture(what)) => {
+                    self.found().new.insert(candidate, what);
                 }
             }
         }
-        let folder = self.paths[index].parent().unwrap_or(Path::new("")).to_path_buf();
-        Err(Error::Data { path: folder, what: format!("none of its {} images can be read", range.len()) })
+        let (name, n) = (&self.names[label], range.len());
+        Err(self.error(index, format!("class {name}: none of its {n} images can be read")))
+    }
+
+    fn is_unreadable(&self, index: usize) -> bool {
+        let found = self.found();
+        found.told.contains(&index) || found.new.contains_key(&index)
     }
 
     /// `FILE: reason` of each file that was found unreadable since the last call.
     pub fn newly_unreadable(&self) -> Vec<String> {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = self.found();
         let new = std::mem::take(&mut found.new);
         found.told.extend(new.keys());
-        new.into_iter().map(|(i, what)| format!("{}: {what}", self.paths[i].display())).collect()
+        new.into_iter().map(|(i, what)| format!("{}: {what}", self.places[i].shown())).collect()
     }
 
-    /// All images (count, H, W, C), decoded by all cores.
+    /// A line about pictures that have 16 bits a sample and use fewer, where more were found since the last call.
+    pub fn newly_dark(&self) -> Option<String> {
+        let mut found = self.found();
+        let (count, largest) = (found.dark.len(), found.largest);
+        let first = found.dark.first().map(|i| self.places[*i].shown().to_string())?;
+        if found.told_dark == count {
+            return None;
+        }
+        found.told_dark = count;
+        let bits = u16::BITS - largest.leading_zeros();
+        let depth = if self.limits.depth > bits { format!("; --depth {bits} scales them") } else { String::new() };
+        (!depth.is_empty()).then(|| {
+            format!(
+                "{count} of the 16-bit pictures, {first} for one, have no sample above {largest}: nearly black{depth}"
+            )
+        })
+    }
+
+    /// All images (count, H, W, C), decoded by all threads.
     pub fn read_all(&self) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         if all.try_reserve_exact(self.bytes()).is_err() {
-            let what = format!("{} images of {} need more memory than there is", self.paths.len(), self.shape);
+            let what = format!("{} images of {} need more memory than there is", self.places.len(), self.shape);
             return Err(Error::Config(format!("data: {what}; a smaller --data-memory streams them from the disk")));
         }
         all.resize(self.bytes(), 0);
@@ -178,22 +216,27 @@ impl Files {
         // All threads' errors are kept, to tell that of the first file whichever thread met it.
         let failed = AtomicUsize::new(usize::MAX);
         let errors = Mutex::new(BTreeMap::new());
-        std::thread::scope(|scope| {
-            for _ in 0..threads() {
-                scope.spawn(|| {
-                    loop {
-                        let taken = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-                        let Some((index, out)) = taken else { break };
-                        if index > failed.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        if let Err(error) = self.read(index, out) {
-                            failed.fetch_min(index, Ordering::Relaxed);
-                            errors.lock().unwrap_or_else(PoisonError::into_inner).insert(index, error);
-                        }
-                    }
-                });
+        let work = || {
+            loop {
+                let taken = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((index, out)) = taken else { break };
+                if index > failed.load(Ordering::Relaxed) {
+                    break;
+                }
+                if let Err(error) = self.read(index, out) {
+                    failed.fetch_min(index, Ordering::Relaxed);
+                    errors.lock().unwrap_or_else(PoisonError::into_inner).insert(index, error);
+                }
             }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.threads {
+                // Where the system refuses a thread, the others do its work.
+                if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
+            }
+            work();
         });
         match errors.into_inner().unwrap_or_else(PoisonError::into_inner).pop_first() {
             Some((_, error)) => Err(error),

@@ -2,7 +2,8 @@
 //! the first two bytes tell.
 //!
 //! The labels do not say how many classes there are, so a damaged byte would silently be a new class. The caller says
-//! how many (`--classes`, 10 as in MNIST itself), and a label beyond these is an error.
+//! how many (`--classes`, 10 as in MNIST itself), and a label beyond these is an error. Labels may begin at 1, as EMNIST's
+//! letters do: then the last one is `--classes` itself. A class is called by its label.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -29,11 +30,11 @@ pub struct Images {
     pub pixels: Vec<u8>,
 }
 
-/// Reads one split from a folder that holds `train-images-idx3-ubyte` and its three companions, each plain or `.gz`.
+/// Reads one split from a folder that holds `train-images-idx3-ubyte` and its three companions, each plain or `.gz`. All
+/// names may have a prefix (`emnist-letters-train-images-idx3-ubyte`); of several, `FOLDER/emnist-letters` names one.
 pub fn open(folder: &Path, split: Split, classes: usize) -> Result<Dataset> {
-    let stem = if split == Split::Train { "train" } else { "t10k" };
-    let image_path = find(folder, &format!("{stem}-images"), "idx3-ubyte")?;
-    let label_path = find(folder, &format!("{stem}-labels"), "idx1-ubyte")?;
+    let image_path = find(folder, split, "images", "idx3-ubyte")?;
+    let label_path = find(folder, split, "labels", "idx1-ubyte")?;
     let images = with_file(&image_path, read_images)?;
     let labels = with_file(&label_path, |file| read_labels(file, classes))?;
     let name = if split == Split::Train { "idx" } else { "idx test" };
@@ -64,7 +65,9 @@ pub fn dataset(
         ));
     }
     let shape = ImageShape { height: images.height, width: images.width, channels: 1 };
-    let names = (0..classes).map(|c| c.to_string()).collect();
+    // One more where labels begin at 1; a class without images is dropped.
+    let last = labels.iter().map(|label| usize::from(*label)).max().unwrap_or(0);
+    let names = (0..classes.max(last + 1)).map(|c| c.to_string()).collect();
     Dataset::new(name, shape, names, images.pixels, labels.into_iter().map(u32::from).collect())
 }
 
@@ -72,16 +75,47 @@ fn data(path: &Path, what: String) -> Error {
     Error::Data { path: path.to_path_buf(), what }
 }
 
-/// Some mirrors write a dot where the original has a hyphen.
-fn find(folder: &Path, stem: &str, ending: &str) -> Result<PathBuf> {
-    let plain = format!("{stem}-{ending}");
-    let names = [plain.clone(), format!("{plain}.gz"), format!("{stem}.{ending}"), format!("{stem}.{ending}.gz")];
-    if let Err(error) = fs::read_dir(folder) {
-        return Err(data(folder, format!("a folder with {plain} was expected: {error}")));
+/// Finds a file of the split. Some mirrors write a dot where the original has a hyphen, and `test` for `t10k`.
+fn find(path: &Path, split: Split, what: &str, ending: &str) -> Result<PathBuf> {
+    let stems: &[&str] = if split == Split::Train { &["train"] } else { &["t10k", "test"] };
+    let plain = format!("{}-{what}-{ending}", stems[0]);
+    // The last part of the path may be a prefix of the files' names.
+    let (folder, prefix) = match (path.is_dir(), path.parent(), path.file_name()) {
+        (false, Some(parent), Some(name)) if parent.is_dir() => (parent, Some(name.to_string_lossy().into_owned())),
+        _ => (path, None),
+    };
+    let entries =
+        fs::read_dir(folder).map_err(|error| data(path, format!("a folder with {plain} was expected: {error}")))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io(folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let bare = name.strip_suffix(".gz").unwrap_or(&name);
+        let rest = bare.strip_suffix(ending).and_then(|rest| rest.strip_suffix(['-', '.']));
+        let rest = rest.and_then(|rest| stems.iter().find_map(|stem| rest.strip_suffix(&format!("{stem}-{what}"))));
+        let wanted = |rest: &str| match &prefix {
+            Some(prefix) => rest.trim_end_matches('-') == prefix,
+            None => rest.is_empty() || rest.ends_with(['-', '_', '.']),
+        };
+        if let Some(rest) = rest.filter(|rest| wanted(rest) && entry.path().is_file()) {
+            // A plain name comes before one with a prefix, and an unpacked file before its packed twin.
+            found.push((rest.to_string(), name.len() - bare.len(), entry.path()));
+        }
     }
-    match names.iter().map(|name| folder.join(name)).find(|path| path.is_file()) {
-        Some(path) => Ok(path),
-        None => Err(data(folder, format!("there is no {plain} or {plain}.gz in this folder"))),
+    found.sort();
+    let mut prefixes: Vec<&str> = found.iter().map(|(rest, ..)| rest.trim_end_matches('-')).collect();
+    prefixes.dedup();
+    match (prefixes.as_slice(), found.first()) {
+        (["", ..] | [_], Some((_, _, file))) => Ok(file.clone()),
+        ([], _) | (_, None) if prefix.is_some() => {
+            Err(data(path, format!("no such folder, and no file beside it is called so and ends with -{plain}")))
+        }
+        ([], _) | (_, None) => Err(data(folder, format!("there is no {plain} or {plain}.gz in this folder"))),
+        (several, _) => {
+            let one = folder.join(several[0]);
+            let what = format!("several data sets: {}; idx:{} takes one", several.join(", "), one.display());
+            Err(data(folder, what))
+        }
     }
 }
 
@@ -223,11 +257,18 @@ fn read_labels(mut source: Source, classes: usize) -> Result<Vec<u8>> {
     let count = source.size("labels", u64::from(u32::MAX))?;
     let header = source.offset;
     let labels = source.rest(count, &format!("{count} labels"))?;
+    let (least, most) = (labels.iter().copied().min().unwrap_or(0), labels.iter().copied().max().unwrap_or(0));
+    let from_one = least == 1 && usize::from(most) == classes;
     match labels.iter().position(|label| usize::from(*label) >= classes) {
-        None => Ok(labels),
-        Some(i) => {
-            let what = format!("label {}, but --classes {classes} end at {}", labels[i], classes - 1);
+        Some(i) if !from_one => {
+            let all = usize::from(most) + usize::from(least != 1);
+            let what = format!(
+                "label {}, but --classes {classes} end at {}; the labels go from {least} to {most}, --classes {all} takes them",
+                labels[i],
+                classes - 1
+            );
             Err(source.error(header + i as u64, what))
         }
+        _ => Ok(labels),
     }
 }

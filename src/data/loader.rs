@@ -3,6 +3,8 @@
 //! Which images are in a batch follows from the seed and the batch's number alone, so a resumed run goes on with exactly
 //! the batch that it would have had. Each epoch is a new permutation of the whole set.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Dataset;
@@ -48,12 +50,25 @@ impl<'a> Loader<'a> {
     pub fn new(dataset: &'a Dataset, options: LoaderOptions) -> Result<Loader<'a>> {
         let (count, batch) = (dataset.len(), options.batch);
         if batch == 0 || batch > count {
-            return Err(Error::Config(format!("batch: {batch} images, the data ({}) have {count}", dataset.name())));
+            let few = match options.last {
+                LastBatch::Drop => "",
+                LastBatch::Fill => "; --last-batch fill adds images of the next epoch alone",
+            };
+            let what = format!("batch: {batch} images, the data ({}) have {count}", dataset.name());
+            return Err(Error::Config(format!("{what}{few}; --batch {count}, or a smaller one, trains")));
         }
         if u32::try_from(count).is_err() {
             return Err(Error::Config(format!("data: {count} images, at most {}", u32::MAX)));
         }
-        let ahead = dataset.streamed_files().map(Ahead::new).transpose()?;
+        // Without a thread that decodes ahead, each batch is decoded when it is asked for.
+        let ahead = dataset.streamed_files().and_then(|files| {
+            let of_files = files.clone();
+            let read: Arc<super::ahead::Read> = Arc::new(move |index| {
+                let mut image = vec![0; of_files.shape().len()];
+                of_files.read(index, &mut image).map(|()| image)
+            });
+            Ahead::new(files.threads(), &read)
+        });
         let order = Order { count, epoch: None, order: Vec::new() };
         Ok(Loader { dataset, options, order, ahead, indices: Vec::new() })
     }

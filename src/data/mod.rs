@@ -1,15 +1,21 @@
 //! Data sets: what `--data` names, as bytes, and the loader that hands them to the training step.
 
 mod ahead;
+mod bmp;
 mod cifar;
 pub mod decode;
+mod exif;
 mod folder;
 pub mod idx;
+mod jpeg;
+mod listing;
 mod loader;
 mod mnist_10k;
 pub mod ring;
+mod zip;
 
 pub use folder::Unreadable;
+pub use listing::natural;
 pub use loader::{LastBatch, Loader, LoaderOptions};
 
 use std::path::PathBuf;
@@ -28,9 +34,9 @@ pub struct ImageShape {
 }
 
 impl ImageShape {
-    /// Bytes of an image, H * W * C.
+    /// Bytes of an image, H * W * C; the largest number there is where these are more.
     pub fn len(self) -> usize {
-        self.height * self.width * self.channels
+        self.height.saturating_mul(self.width).saturating_mul(self.channels)
     }
 
     pub fn is_empty(self) -> bool {
@@ -64,7 +70,7 @@ pub enum DataSource {
     /// A folder of CIFAR's binary files.
     Cifar10(PathBuf),
     Cifar100(PathBuf),
-    /// A folder of PNG and JPEG files, one sub-folder per class.
+    /// A folder of pictures, one sub-folder per class, or a zip of one.
     Folder(PathBuf),
 }
 
@@ -79,12 +85,50 @@ pub struct DataOptions {
     pub unreadable: Unreadable,
     /// Bytes of decoded images above which a folder is streamed from the disk.
     pub memory: usize,
+    /// Pixels that a picture may have.
+    pub max_pixels: usize,
+    /// Bits of 16-bit samples that are used, 1 to 16.
+    pub depth: u32,
+    /// Threads that decode, 0 for one a core.
+    pub threads: usize,
+    /// The classes of a checkpoint that is gone on from, in its order. They stay, where the images belong to them.
+    pub like: Option<Vec<String>>,
+}
+
+impl DataOptions {
+    /// How many threads decode: at most 16 where nobody says how many.
+    fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get()).min(16);
+        if self.threads == 0 { cores() } else { self.threads }
+    }
+}
+
+/// The names of the classes that data have, and the number that each of `found` gets. Of `found` (names, and how many images
+/// they have) these are the classes with images, in their order; or those of a checkpoint, where all classes with images are
+/// among them.
+fn settle(found: &[(&str, usize)], like: Option<&[String]>) -> (Vec<String>, Vec<Option<u32>>) {
+    let used = || found.iter().filter(|(_, images)| *images > 0).map(|(name, _)| *name);
+    let names: Vec<String> = match like {
+        Some(like) if used().all(|name| like.iter().any(|known| known == name)) => like.to_vec(),
+        _ => used().map(String::from).collect(),
+    };
+    let numbers: std::collections::HashMap<&str, u32> = names.iter().map(String::as_str).zip(0..).collect();
+    let numbers = found.iter().map(|(name, _)| numbers.get(name).copied()).collect();
+    (names, numbers)
+}
+
+/// The first few of many names.
+fn some_names(names: &[String]) -> String {
+    const MOST: usize = 5;
+    let more = if names.len() > MOST { format!(" and {} more", names.len() - MOST) } else { String::new() };
+    format!("{}{more}", names[..names.len().min(MOST)].join(", "))
 }
 
 impl std::str::FromStr for DataSource {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let text = &home(text)?;
         match text.split_once(':') {
             None if text == "mnist-10k" => Ok(DataSource::Mnist10k),
             None if text == "ring" => Ok(DataSource::Ring),
@@ -96,6 +140,21 @@ impl std::str::FromStr for DataSource {
                 "no data are called {text:?}; there are mnist-10k, idx:DIR, cifar10:DIR, cifar100:DIR, folder:DIR and ring"
             )),
         }
+    }
+}
+
+/// `SOURCE:~/FOLDER` with the user's folder for `~`, which a shell does not put there within a word.
+fn home(text: &str) -> std::result::Result<String, String> {
+    let Some((kind, path)) = text.split_once(':') else { return Ok(text.into()) };
+    match path.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => match std::env::var("HOME") {
+            Ok(home) if !home.is_empty() => Ok(format!("{kind}:{home}{rest}")),
+            _ => Err(format!("{text:?}: HOME does not say what ~ is; write the whole path")),
+        },
+        Some(_) => {
+            Err(format!("{text:?}: the folder of another user; write the whole path, or ./~ for a folder called so"))
+        }
+        None => Ok(text.into()),
     }
 }
 
@@ -138,13 +197,26 @@ impl DataSource {
         self
     }
 
+    /// Refuses a path that is no text: a run's settings, which are text, could not say where its images are.
+    pub fn check_text(&self) -> Result<()> {
+        use DataSource::{Cifar10, Cifar100, Folder, Idx};
+        match self {
+            Idx(folder) | Cifar10(folder) | Cifar100(folder) | Folder(folder) if folder.to_str().is_none() => {
+                let what =
+                    "a path that is not UTF-8, which a run cannot remember: rename it, or make a link to it".into();
+                Err(Error::Data { path: folder.clone(), what })
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub fn open(&self, split: Split, options: &DataOptions) -> Result<Dataset> {
         match self {
             DataSource::Mnist10k => mnist_10k::open(split),
             DataSource::Ring => Ok(Dataset::drawn("ring", ring::SHAPE)),
-            DataSource::Idx(folder) => idx::open(folder, split, options.classes),
-            DataSource::Cifar10(folder) => cifar::open(&cifar::CIFAR_10, folder, split),
-            DataSource::Cifar100(folder) => cifar::open(&cifar::CIFAR_100, folder, split),
+            DataSource::Idx(folder) => Ok(idx::open(folder, split, options.classes)?.settled(options)),
+            DataSource::Cifar10(folder) => Ok(cifar::open(&cifar::CIFAR_10, folder, split)?.settled(options)),
+            DataSource::Cifar100(folder) => Ok(cifar::open(&cifar::CIFAR_100, folder, split)?.settled(options)),
             DataSource::Folder(folder) if split == Split::Train => folder::open(folder, options),
             DataSource::Folder(folder) => {
                 let what = "a folder of images has no held-out ones".to_string();
@@ -164,6 +236,8 @@ pub struct Dataset {
     labels: Vec<u32>,
     /// Of a folder: its files.
     files: Option<Arc<folder::Files>>,
+    /// Lines about what is there and not used.
+    notes: Vec<String>,
 }
 
 enum Images {
@@ -196,13 +270,14 @@ impl Dataset {
         if let Some(label) = labels.iter().find(|l| **l as usize >= classes.len()) {
             return Err(Error::Shape(format!("data {name}: label {label}, there are {} classes", classes.len())));
         }
-        Ok(Dataset { name, shape, classes, images: Images::Memory(images), labels, files: None })
+        Ok(Dataset { name, shape, classes, images: Images::Memory(images), labels, files: None, notes: Vec::new() })
     }
 
     /// There is nothing to read: the training step draws the points that it learns from.
     fn drawn(name: &str, shape: ImageShape) -> Dataset {
         let classes = vec![name.into()];
-        Dataset { name: name.into(), shape, classes, images: Images::Drawn, labels: Vec::new(), files: None }
+        let (images, labels, notes) = (Images::Drawn, Vec::new(), Vec::new());
+        Dataset { name: name.into(), shape, classes, images, labels, files: None, notes }
     }
 
     /// Decodes all files where that takes at most `memory` bytes, and streams them otherwise.
@@ -216,10 +291,55 @@ impl Dataset {
         let (shape, files) = (files.shape(), Arc::new(files));
         if files.bytes() > memory {
             let images = Images::Streamed(files.clone());
-            return Ok(Dataset { name: name.into(), shape, classes, images, labels, files: Some(files) });
+            let (name, notes) = (name.into(), Vec::new());
+            return Ok(Dataset { name, shape, classes, images, labels, files: Some(files), notes });
         }
         let dataset = Dataset::new(name, shape, classes, files.read_all()?, labels)?;
         Ok(Dataset { files: Some(files), ..dataset })
+    }
+
+    /// The same without the classes that have no images, or with those of the checkpoint that is gone on from.
+    fn settled(mut self, options: &DataOptions) -> Dataset {
+        let mut counts = vec![0; self.classes.len()];
+        self.labels.iter().for_each(|label| counts[*label as usize] += 1);
+        let found: Vec<(&str, usize)> = self.classes.iter().map(String::as_str).zip(counts).collect();
+        let empty: Vec<String> = found.iter().filter(|(_, n)| *n == 0).map(|(name, _)| name.to_string()).collect();
+        let (names, numbers) = settle(&found, options.like.as_deref());
+        self.labels.iter_mut().for_each(|label| *label = numbers[*label as usize].unwrap_or(0));
+        if !empty.is_empty() && names.len() < self.classes.len() {
+            let es = if empty.len() == 1 { "" } else { "es" };
+            self.notes.push(format!("left out {} class{es} without images: {}", empty.len(), some_names(&empty)));
+        }
+        self.classes = names;
+        self
+    }
+
+    /// The images of these classes alone, numbered as in `classes`. Nothing where there are none.
+    pub fn of_classes(mut self, classes: &[String]) -> Option<Dataset> {
+        let numbers: std::collections::HashMap<&String, u32> = classes.iter().zip(0..).collect();
+        let numbers: Vec<Option<u32>> = self.classes.iter().map(|name| numbers.get(name).copied()).collect();
+        let labels = self.labels.iter().map(|label| numbers[*label as usize]);
+        let (Images::Memory(images), len) = (&mut self.images, self.shape.len()) else { return None };
+        let mut kept = Vec::with_capacity(self.labels.len());
+        for (i, label) in labels.enumerate() {
+            if let Some(label) = label {
+                images.copy_within(i * len..(i + 1) * len, kept.len() * len);
+                kept.push(label);
+            }
+        }
+        images.truncate(kept.len() * len);
+        (self.labels, self.classes) = (kept, classes.to_vec());
+        (!self.labels.is_empty()).then_some(self)
+    }
+
+    /// Lines about what is there and not used.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// A line about pictures that are darker than their files can be, where more of them were found since the last call.
+    pub fn newly_dark(&self) -> Option<String> {
+        self.files.as_ref().and_then(|files| files.newly_dark())
     }
 
     pub fn name(&self) -> &str {

@@ -45,6 +45,8 @@ impl Cache {
             | DataSource::Cifar100(folder)
             | DataSource::Folder(folder) => Some(folder.clone()),
         };
+        // A zip, or a prefix of files' names, is no folder.
+        let beside = beside.filter(|folder| folder.is_dir());
         Cache { places: beside.into_iter().chain(files::users_cache()).collect() }
     }
 
@@ -125,8 +127,8 @@ impl std::fmt::Display for Tested {
 
 /// The images of `source` that a classifier is tested on because it is not trained on them, if there are any.
 pub fn held_out(source: &DataSource, options: &DataOptions, data: &Dataset) -> Option<Dataset> {
-    let test = source.open(Split::Test, options).ok()?;
-    (test.shape() == data.shape() && test.classes().len() == data.classes().len()).then_some(test)
+    let test = source.open(Split::Test, options).ok()?.of_classes(data.classes())?;
+    (test.shape() == data.shape()).then_some(test)
 }
 
 fn tested(classifier: &Classifier, data: &Dataset, test: Option<&Dataset>) -> Result<Tested> {

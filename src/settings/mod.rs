@@ -146,6 +146,8 @@ impl Settings {
             return Err(Error::Config(format!("channels: {}, expected 1 or 3", images.channels)));
         }
         within("data-memory", images.data_memory, 0, usize::MAX >> 20)?;
+        within("max-pixels", batches.max_pixels, 1, 1 << 32)?;
+        within("depth", batches.depth, 1, 16)?;
         within("latent", networks.latent, 1, 65_536)?;
         within("steps", training.steps, 1, u64::from(u32::MAX))?;
         // Checkpoints and TOML hold whole numbers up to 2^63 - 1.
@@ -189,7 +191,9 @@ impl Settings {
 
     pub fn data_options(&self) -> DataOptions {
         let Images { classes, size, channels, data_memory, .. } = self.images;
-        DataOptions { classes, size, channels, unreadable: self.batches.unreadable, memory: data_memory << 20 }
+        let Batches { unreadable, max_pixels, depth, .. } = self.batches;
+        let (memory, threads) = (data_memory << 20, self.place.threads);
+        DataOptions { classes, size, channels, unreadable, memory, max_pixels, depth, threads, like: None }
     }
 
     pub fn loader_options(&self) -> LoaderOptions {

@@ -212,6 +212,9 @@ impl Preset {
             place: Place::default(),
             written: Written::default(),
         };
+        if let Architecture::Residual(networks) = self.architecture {
+            settings.images.size = networks.size;
+        }
         (self.settings)(&mut settings);
         settings
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::choices::{Conditioning, Loss, Pool, PowerIterations, Update};
 use super::text;
-use crate::data::{DataSource, LastBatch, Unreadable};
+use crate::data::{DataSource, LastBatch, Unreadable, decode};
 use crate::device::{DeviceChoice, Precision};
 use crate::nn::Fusion;
 
@@ -17,13 +17,13 @@ use crate::nn::Fusion;
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Data")]
 pub struct Images {
-    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR; ring: points
+    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR (or a zip); ring: points
     #[arg(long, value_name = "SOURCE")]
     pub data: DataSource,
     /// Classes that the labels of idx:DIR name
     #[arg(long, value_name = "N")]
     pub classes: usize,
-    /// Side that images of folder:DIR are cropped and scaled to, in pixels
+    /// Side that images of folder:DIR are cropped and scaled to, in pixels; a preset has its own
     #[arg(long, value_name = "PIXELS")]
     pub size: usize,
     /// Channels of images of folder:DIR: 1 (grey) or 3
@@ -206,11 +206,18 @@ pub struct Batches {
     /// A file of folder:DIR that cannot be read: refuse to train, or skip it
     #[arg(long, value_name = "WHAT")]
     pub unreadable: Unreadable,
+    /// Most pixels of a file of folder:DIR; a larger one counts as one that cannot be read
+    #[arg(long, value_name = "PIXELS")]
+    pub max_pixels: usize,
+    /// Bits that samples use in 16-bit files of folder:DIR: 12 for many microscopes
+    #[arg(long, value_name = "BITS")]
+    pub depth: u32,
 }
 
 impl Default for Batches {
     fn default() -> Batches {
-        Batches { flip: false, noise: 0.0, last_batch: LastBatch::Drop, unreadable: Unreadable::Refuse }
+        let (last_batch, unreadable) = (LastBatch::Drop, Unreadable::Refuse);
+        Batches { flip: false, noise: 0.0, last_batch, unreadable, max_pixels: decode::MAX_PIXELS, depth: 16 }
     }
 }
 
@@ -223,7 +230,7 @@ pub struct Place {
     #[arg(long, value_name = "DEVICE")]
     #[serde(with = "text")]
     pub device: DeviceChoice,
-    /// Threads of the host, 0 for one a core; the results do not depend on it
+    /// Threads of the host, and threads that decode; 0 for one a core; the results do not depend on it
     #[arg(long, value_name = "N")]
     pub threads: usize,
 }
