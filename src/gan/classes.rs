@@ -50,6 +50,10 @@ impl ClassLoss {
         self.seeds.view(rows.start * classes..rows.end * classes)
     }
 
+    pub fn zero_seeds(&self) -> Result<()> {
+        self.seeds.zero()
+    }
+
     fn evaluate(&self, statistics: &Reals, weight: f32, rows: Range<usize>, state: &StateBuffer) -> Result<()> {
         let logits = self.logits.rows(&rows).x;
         let workspace = self.workspace.view(0..cross_entropy::workspace_len(rows.len()));

@@ -84,6 +84,8 @@ impl Sampler {
         if !averaged || self.gathered.is_empty() {
             return Ok(());
         }
+        // The first batch replaces what is there, but as 0 times that, which is NaN where it is.
+        self.gathered.zero()?;
         for i in 0..GATHERED {
             self.state.write(&State { step: i, ..State::new(0, [0.0; 2], 0, 0) })?;
             random::normal(&self.latent.z.x, &self.state, LATENTS)?;

@@ -61,6 +61,10 @@ impl Trainer {
         workspace.backward_seed.write(&vec![1.0; workspace.backward_seed.len()])?;
         // Where G moves first, the losses of the first step read logits of real images that nobody has judged yet.
         workspace.logits.x.zero()?;
+        // At the points of a gradient penalty they stay zero: the penalty is on the logit alone.
+        if let Some(classes) = &workspace.classes {
+            classes.zero_seeds()?;
+        }
         // Two streams of seeds, so that the players' weights are independent.
         let (seed_g, seed_d) = (setup.training.seed, setup.training.seed ^ 0x9e37_79b9_7f4a_7c15);
         Ok(Trainer {

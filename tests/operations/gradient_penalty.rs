@@ -206,7 +206,10 @@ fn build(kind: &str, build: &mut Builder, labels: &Buffer<u32>) -> (Value, Netwo
     let init = |_, _| Init::Constant(0.0);
     let head: Box<dyn Layer> = if kind == "ac-gan" {
         let options = ClassHeadOptions { classes: CLASSES, bias: true, pool_factor: 0.5, init };
-        Box::new(ClassHead::new(build, &x, &options).unwrap())
+        let head = ClassHead::new(build, &x, &options).unwrap();
+        // As a training does: the penalty is not on the class logits.
+        head.classes().dx.as_ref().unwrap().zero().unwrap();
+        Box::new(head)
     } else {
         let classes = if kind == "projection" { CLASSES } else { 0 };
         let options = HeadOptions { labels, classes, bias: true, pool_factor: 0.5, init };
