@@ -73,7 +73,8 @@ fn lead_cudarc_to(library: Library) -> Result<(), Missing> {
     let mut led = false;
     // SAFETY: asks the loader for a libcuda, as in `find`, and only where there is one for cudarc's own handle on it.
     let mut lead = || led = unsafe { sys::is_culib_present() && init_of(sys::culib()) == ours };
-    if other.as_ref().is_some_and(|(init, _)| *init == ours) {
+    // Without another libcuda.so, cudarc comes to libcuda.so.1, which is open already.
+    if other.as_ref().is_none_or(|(init, _)| *init == ours) {
         std::mem::forget(library);
         lead();
     } else {
