@@ -4,10 +4,11 @@
 //   m += (1 - beta1) (g - m)            v = beta2 v + (1 - beta2) g^2
 //   p -= lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps)
 //   average = decay average + (1 - decay) p; a copy of p while updates < average_start
-//   norm = sqrt(sum g^2)
+//   norm = sqrt(sum g^2); NaN where a new parameter is infinite or NaN
 //
 // lr, updates, halted and loss_scale are fields of the State. The gradient in memory is g times loss_scale, which is a power of
-// two. Where the State is halted, or this gradient has overflowed, only the norm is written.
+// two. Where the State is halted, or this gradient has overflowed, only the norm is written. Else the State is halted where the norm
+// is infinite or NaN.
 //   Adam: A Method for Stochastic Optimization, D. Kingma and J. Ba, 2015; eps stands outside the root, as in PyTorch.
 //
 // Memory limits the speed: 28 bytes a parameter, 36 with the average. There are two launches: the pass, which leaves one sum of
@@ -29,6 +30,9 @@ DEVICE float one_minus_power(float log_beta, uint32_t t) {
 struct Rates {
     float rate, root_correction, eps, one_minus_beta1, beta2, one_minus_beta2, decay, unscale;
 };
+
+// A number, or NaN where `other` is infinite or NaN.
+DEVICE float unless_not_finite(float number, float other) { return number + (other - other); }
 
 // One element; returns the new parameter.
 DEVICE float adam_step(const Rates& rates, float p, float& m, float& v, float g) {
@@ -75,9 +79,10 @@ KERNEL(256, 0) adam_update_f32(float* RESTRICT parameters,        // (n)
         });
     } else if (average == nullptr) {
         block_sum(sum, count, [=](Index i, float* square) {
-            const float of = g[i] * rates.unscale;
-            p[i] = adam_step(rates, p[i], m[i], v[i], of);
-            square[0] = of * of;
+            const float of = g[i] * rates.unscale, updated = adam_step(rates, p[i], m[i], v[i], of);
+            p[i] = updated;
+            const float checked = unless_not_finite(of, updated);
+            square[0] = checked * checked;
         });
     } else {
         float* RESTRICT a = average + first;
@@ -85,7 +90,8 @@ KERNEL(256, 0) adam_update_f32(float* RESTRICT parameters,        // (n)
             const float of = g[i] * rates.unscale, updated = adam_step(rates, p[i], m[i], v[i], of);
             p[i] = updated;
             a[i] = rates.decay * a[i] + (1.0f - rates.decay) * updated;
-            square[0] = of * of;
+            const float checked = unless_not_finite(of, updated);
+            square[0] = checked * checked;
         });
     }
     if (thread() == 0) partials[blockIdx.x] = sum[0];
@@ -99,6 +105,9 @@ KERNEL(256, 0) adam_finish_f32(float* RESTRICT norm,           // (1)
     block_sum(sum, blocks, [&](Index b, float* square) { square[0] = partials[b]; });
     if (thread() == 0) {
         norm[0] = square_root(sum[0]);
-        if (!is_left_out(state, network)) state->updates[network] += 1;
+        if (!is_left_out(state, network)) {
+            state->updates[network] += 1;
+            if (!(sum[0] < INFINITY)) state->halted = 2 + network;
+        }
     }
 }

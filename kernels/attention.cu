@@ -84,7 +84,7 @@ KERNEL(256, 0) PRECISE(attention_forward)(T* RESTRICT o,            // (N, L, Dv
             const float total = row_sum(count, [&](auto j) { return row[j] = exp(row[j] - m); });
             const float fade = exp(before - m);
             float* const to = out + uint64_t(r) * Dv;
-            if (key > 0 && m > before) for_each_column(Dv, [&](uint32_t d) { to[d] *= fade; });
+            if (key > 0 && !(m <= before)) for_each_column(Dv, [&](uint32_t d) { to[d] *= fade; });
             warp_barrier();
             if (row_leader()) {
                 sum[r] = key > 0 ? sum[r] * fade + total : total;

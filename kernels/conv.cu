@@ -308,7 +308,7 @@ struct InputOutput {
         const float below = slope;
         if (x) {
             INDEPENDENT_FEW
-            for (uint32_t i = 0; i < count; i++) v[i] *= before[i] > 0.0f ? 1.0f : below;
+            for (uint32_t i = 0; i < count; i++) v[i] *= before[i] <= 0.0f ? below : 1.0f;
         }
         if (accumulate) {
             INDEPENDENT_FEW
@@ -325,7 +325,7 @@ struct InputOutput {
         if (x) {
             load_whole(before, x + at);
             UNROLL
-            for (int i = 0; i < PIECE; i++) v[i] *= before[i] > 0.0f ? 1.0f : slope;
+            for (int i = 0; i < PIECE; i++) v[i] *= before[i] <= 0.0f ? slope : 1.0f;
         }
         if (accumulate) {
             load_whole(before, dx + at);

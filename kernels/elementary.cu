@@ -6,7 +6,7 @@
 //   sum, maximum: each block makes one number of its `chunk` elements; a second launch of one block joins these numbers
 //   sine_cosine: of 2 pi u
 //   leaky_relu: y = x where x > 0, slope x elsewhere      tanh_backward: dx = dy (1 - y^2)
-//   leaky_relu_backward: dx = dy where x > 0, slope dy elsewhere; x may be the output, whose sign is the input's
+//   leaky_relu_backward: dx = slope dy where x <= 0, dy elsewhere, also at NaN; x may be the output, whose sign is the input's
 //   add_columns: y[r,c] = x[r,c] + b[c]                   scale_rows: y[r,c] = s[r] x[r,c]
 // Everything overwrites. Training itself takes leaky_relu_backward, which therefore has a form for each precision.
 #include "device/execution.h"
@@ -71,7 +71,7 @@ KERNEL(256, 0) PRECISE(elementary_leaky_relu_backward)(T* RESTRICT dx,       // 
     const uint32_t first = blockIdx.x * chunk, count = n - first < chunk ? n - first : chunk;
     const uint64_t at = first;  // a 32-bit sum may wrap, which would keep the loop scalar
     for_each_element(1, count, [&](uint32_t) {
-        return [=](uint32_t i) { dx[at + i] = (x[at + i] > 0.0f ? 1.0f : slope) * dy[at + i]; };
+        return [=](uint32_t i) { dx[at + i] = (x[at + i] <= 0.0f ? slope : 1.0f) * dy[at + i]; };
     });
 }
 

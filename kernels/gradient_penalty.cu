@@ -52,7 +52,7 @@ KERNEL(256, 0) PRECISE(gradient_penalty_direction)(T* RESTRICT v,            // 
     float sum[1];
     block_sum(sum, F, [&](auto i, float* value) { value[0] = from[i] * from[i]; });
     const float unscale = 1.0f / state->loss_scale, norm = square_root(sum[0]) * unscale;
-    const float factor = norm > 0.0f ? 2.0f * scale * (norm - 1.0f) / norm * unscale : 0.0f;
+    const float factor = norm == 0.0f ? 0.0f : 2.0f * scale * (norm - 1.0f) / norm * unscale;
     for_each_element(1, F, [&](uint32_t) { return [=](uint32_t i) { v[at + i] = factor * from[i]; }; });
     if (thread() == 0) norms[blockIdx.x] = norm;
 }
@@ -86,7 +86,7 @@ KERNEL(256, 0) PRECISE(gradient_penalty_pool)(float* RESTRICT h,        // (N, C
     column_sums(first, last, P, Everything(),
                 [&](uint32_t p, auto c) {
                     const uint64_t at = uint64_t(p) * C + c;
-                    return mask[at] > 0.0f ? float(tangent[at]) : 0.0f;
+                    return mask[at] <= 0.0f ? 0.0f : float(tangent[at]);
                 },
                 [&](uint32_t c, float sum) { to[c] = factor * sum; });
 }

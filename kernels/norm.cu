@@ -48,7 +48,7 @@ CALLED void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, 
         const float left = deviations[j] * share;
         moments[j] = sums[j] + left;
         moments[2 * COLUMNS + j] = left - (moments[j] - sums[j]);
-        moments[COLUMNS + j] = larger(deviations[COLUMNS + j] - deviations[j] * left, 0.0f);
+        moments[COLUMNS + j] = at_least(0.0f, deviations[COLUMNS + j] - deviations[j] * left);
     });
     barrier();
 }

@@ -1,7 +1,8 @@
 // Between bytes and activations, both (N, H, W, C).
 //
-//   load:  x = byte / 127.5 - 1, of a sample mirrored left to right with probability 1/2 where `flip` is set,
-//          plus amplitude u, u uniform in [0, 1) where amplitude is not 0
+//   load:  x = byte / half - 1, of a sample mirrored left to right with probability 1/2 where `flip` is set,
+//          plus amplitude u, u uniform in [0, 1) where amplitude is not 0; computed in f32, and rounded once to 16 bits.
+//          half = 127.5 takes white to 1 and, with noise, beyond; 255 / (2 - amplitude) takes white with its noise to 1
 //   store: byte = (x + 1) 127.5, rounded, 0 below and 255 above; 0 where x is NaN
 //
 // Random numbers: element e of x has word e % 4 of counter (e / 4, stream, step, 0), the flip of sample n the highest
@@ -13,22 +14,25 @@
 
 PRECISIONS(f32, bf16, f16)
 
-DEVICE float from_byte(uint8_t byte) { return float(int32_t(byte)) / 127.5f - 1.0f; }
+DEVICE float level(uint8_t byte) { return float(int32_t(byte)); }
 
 KERNEL(256, 0) PRECISE(pixels_load)(T* RESTRICT x,                   // (N, H, W, C)
                                       const uint8_t* RESTRICT bytes, // (N, H, W, C)
                                       const State* RESTRICT state,   // (1)
-                                      uint32_t stream, uint32_t flip, float amplitude,
+                                      uint32_t stream, uint32_t flip, float half, float amplitude,
                                       uint32_t rows, uint32_t H, uint32_t W, uint32_t C, uint32_t chunk) {
     const Stream random = open_stream(state, stream);
     const uint32_t first = blockIdx.x * chunk, last = rows - first < chunk ? rows : first + chunk, row_length = W * C;
+    // Where noise follows, bytes are stored as they are, which every type of x does exactly.
+    const bool noisy = amplitude != 0.0f;
+    const auto value = [=](uint8_t byte) { return noisy ? level(byte) : level(byte) / half - 1.0f; };
     for (uint32_t row = first; row < last; row++) {
         T* RESTRICT to = x + uint64_t(row) * row_length;
         const uint8_t* RESTRICT from = bytes + uint64_t(row) * row_length;
         if (flip != 0 && random.at(row / H, 1).word[0] >> 31 != 0) {
             uint32_t w = thread() / C, c = thread() % C;
             for (uint32_t i = thread(); i < row_length; i += BLOCK) {
-                to[i] = from_byte(from[(W - 1 - w) * C + c]);
+                to[i] = value(from[(W - 1 - w) * C + c]);
                 w += BLOCK / C;
                 c += BLOCK % C;
                 if (c >= C) {
@@ -38,12 +42,15 @@ KERNEL(256, 0) PRECISE(pixels_load)(T* RESTRICT x,                   // (N, H, W
             }
         } else {
             INDEPENDENT
-            for (uint32_t i = thread(); i < row_length; i += BLOCK) to[i] = from_byte(from[i]);
+            for (uint32_t i = thread(); i < row_length; i += BLOCK) to[i] = value(from[i]);
         }
     }
-    if (amplitude != 0.0f) {
+    if (noisy) {
         barrier();
-        each_word(random, first * row_length, last * row_length, [=](uint32_t e, uint32_t word) { x[e] = x[e] + amplitude * to_uniform(word); });
+        each_word(random, first * row_length, last * row_length, [=](uint32_t e, uint32_t word) {
+            const float clean = float(x[e]) / half - 1.0f;
+            x[e] = clean + amplitude * to_uniform(word);
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 // The projection head (Miyato and Koyama, cGANs with Projection Discriminator, 2018), and the pooling under every head.
 //
-//   h[n,c] = factor * sum over p of relu(x[n,p,c])        x (N, P, C), P pixels; factor 1: sum, 1 / P: mean
+//   h[n,c] = factor * sum over p of relu(x[n,p,c])        x (N, P, C), P pixels; factor 1: sum, 1 / P: mean; relu keeps NaN
 //   f[n]   = w . h[n] + V[y_n] . h[n] + bias              w (C), V (classes, C), bias (1)
 //
 //   dx[n,p,c] = (x > 0) * factor * df[n] * (w[c] + V[y_n][c])
@@ -18,7 +18,7 @@
 
 PRECISIONS(f32, bf16, f16)
 
-DEVICE float relu(float x) { return larger(x, 0.0f); }
+DEVICE float relu(float x) { return at_least(0.0f, x); }
 
 // h of one sample, columns first <= c < last.
 CALLED void pool(float* RESTRICT h, const T* RESTRICT x, float factor, uint32_t P, uint32_t C, uint32_t first,
@@ -32,7 +32,7 @@ template <class Slope>
 DEVICE void spread(T* RESTRICT dx, const T* RESTRICT x, uint32_t first, uint32_t last, uint32_t C, Slope slope) {
     for_each_element(last - first, C, [&](uint32_t r) {
         const uint64_t at = uint64_t(first + r) * C;
-        return [=](uint32_t c) { dx[at + c] = x[at + c] > 0.0f ? slope(c) : 0.0f; };
+        return [=](uint32_t c) { dx[at + c] = x[at + c] <= 0.0f ? 0.0f : slope(c); };
     });
 }
 

@@ -15,7 +15,7 @@
 
 PRECISIONS(f32, bf16, f16)
 
-KERNEL_ONCE(256, 0) random_uniform_f32(float* RESTRICT out,          // (n)
+KERNEL(256, 0) PRECISE(random_uniform)(T* RESTRICT out,              // (n)
                                        const State* RESTRICT state,  // (1)
                                        uint32_t stream, float low, float high, uint32_t n, uint32_t chunk) {
     const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;

@@ -85,7 +85,7 @@ DEVICE void scaled(float* y, const float* x, float scale, uint32_t n) {
     for (uint32_t i = thread(); i < n; i += BLOCK) y[i] = x[i] * scale;
 }
 
-DEVICE float inverse(float length) { return 1.0f / larger(length, EPS); }
+DEVICE float inverse(float length) { return 1.0f / at_least(EPS, length); }
 
 // The sum over `tiles` partial rows of `columns`, into the first.
 DEVICE void join(float* partials, uint32_t columns, uint32_t tiles) {
@@ -120,7 +120,7 @@ CALLED void finish(float* RESTRICT sigma, float* RESTRICT u, float* RESTRICT v, 
     if (iterate) {
         const float length = factor * norm(product, outputs), unit = inverse(length);
         scaled(u, product, factor * unit, outputs);
-        if (thread() == 0) *sigma = larger(length * length * unit, EPS);  // u . M v
+        if (thread() == 0) *sigma = at_least(EPS, length * length * unit);  // u . M v
     } else {
         float sum[1];
         block_sum(sum, outputs, [&](auto i, float* value) { value[0] = u[i] * product[i]; });

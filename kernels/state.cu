@@ -1,6 +1,6 @@
 // What a training step counts and decides on the device. All but `overflow` run as one block; device/state.h has the fields.
 //
-//   check:   halted = 1 where any value is infinite or NaN (it never goes back to 0)
+//   check:   halted = 1 where any value is infinite or NaN, unless halted already (it never goes back to 0)
 //   advance: unless halted, step += 1, then for that step
 //            learning_rate = base_rate * clamp((decay_end - step) / (decay_end - decay_start), 0, 1)
 //
@@ -19,7 +19,7 @@ KERNEL(256, 0) state_check_f32(State* RESTRICT state,       // (1)
                                const float* RESTRICT values, // (n)
                                uint32_t n) {
     const float worst = block_maximum(n, [&](Index i) { return absolute(values[i]) < INFINITY ? 0.0f : 1.0f; });
-    if (thread() == 0 && worst > 0.0f) state->halted = 1;
+    if (thread() == 0 && worst > 0.0f && state->halted == 0) state->halted = 1;
 }
 
 DEVICE void settle(State* state) {

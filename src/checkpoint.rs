@@ -91,7 +91,16 @@ fn checksum(header: &str, tensors: &[NamedTensor]) -> String {
     format!("{:08x}", crc.sum())
 }
 
-/// Writes a checkpoint. What was at `path` before stays there until the new file is whole.
+/// Refuses tensors that have infinity or NaN among their values, and names the first.
+fn check_finite(step: u64, tensors: &[NamedTensor]) -> Result<()> {
+    match tensors.iter().find(|tensor| tensor.values.iter().any(|x| !x.is_finite())) {
+        Some(tensor) => Err(Error::NotFinite { step, what: format!("tensor {} is not finite", tensor.name) }),
+        None => Ok(()),
+    }
+}
+
+/// Writes a checkpoint. What was at `path` before stays there until the new file is whole. [`Error::NotFinite`], and
+/// nothing is written, where a tensor has infinity or NaN among its values.
 pub fn save(path: &Path, tensors: &[NamedTensor], header: &Header) -> Result<()> {
     let fail = |what: String| Error::Checkpoint { path: path.to_path_buf(), what };
     for tensor in tensors {
@@ -100,6 +109,7 @@ pub fn save(path: &Path, tensors: &[NamedTensor], header: &Header) -> Result<()>
             return Err(fail(format!("tensor {name} of shape {shape:?} has {len} values")));
         }
     }
+    check_finite(header.step, tensors)?;
     let mut text = serde_json::to_string(header).map_err(|e| fail(e.to_string()))?;
     text.pop(); // the closing brace
     let sealed = format!("{text}{}{}{}", SEAL.0, checksum(&text, tensors), SEAL.1);
@@ -152,6 +162,14 @@ pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
     if found != written {
         return Err(fail(format!("damaged: its checksum is {found}, it was written with {written}")));
     }
+    Ok((header, tensors))
+}
+
+/// [`load`], of what training can go on from: refuses tensors that are not finite, which older programs saved.
+pub fn load_finite(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
+    let (header, tensors) = load(path)?;
+    let fail = |error: Error| Error::Checkpoint { path: path.to_path_buf(), what: error.to_string() };
+    check_finite(header.step, &tensors).map_err(fail)?;
     Ok((header, tensors))
 }
 

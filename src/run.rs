@@ -147,8 +147,19 @@ impl Run {
 }
 
 /// The columns that every run has. Those of its own come behind them.
-const COLUMNS: &[&str] =
-    &["step", "seconds", "loss_d", "loss_g", "kl_d", "kl_g", "real_logit", "fake_logit", "grad_norm_d", "grad_norm_g"];
+const COLUMNS: &[&str] = &[
+    "step",
+    "seconds",
+    "loss_d",
+    "loss_g",
+    "kl_d",
+    "kl_g",
+    "real_logit",
+    "fake_logit",
+    "grad_norm_d",
+    "grad_norm_g",
+    "logit_spread",
+];
 const LAST_COLUMN: &str = "images_per_second";
 
 /// The open `metrics.csv`.
@@ -160,7 +171,17 @@ pub struct MetricsLog {
 impl MetricsLog {
     /// Appends a row in a single write.
     pub fn append(&mut self, m: &Metrics, seconds: f64, images_per_second: f64) -> Result<()> {
-        let numbers = [m.loss_d, m.loss_g, m.kl_d, m.kl_g, m.real_logit, m.fake_logit, m.grad_norm_d, m.grad_norm_g];
+        let numbers = [
+            m.loss_d,
+            m.loss_g,
+            m.kl_d,
+            m.kl_g,
+            m.real_logit,
+            m.fake_logit,
+            m.grad_norm_d,
+            m.grad_norm_g,
+            m.logit_spread,
+        ];
         // A number that the loss does not have is an empty field.
         let cell = |x: f32| if x.is_nan() { String::new() } else { x.to_string() };
         let cells: Vec<String> = numbers.into_iter().chain(m.more.iter().map(|m| m.1)).map(cell).collect();

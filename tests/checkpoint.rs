@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use zgan::checkpoint::{FORMAT, Header, NamedTensor, load, save, take};
+use zgan::Error;
+use zgan::checkpoint::{FORMAT, Header, NamedTensor, load, load_finite, save, take};
 use zgan::data::{DataSource, Split};
 use zgan::settings::Settings;
 
@@ -135,6 +136,29 @@ fn a_save_that_fails_leaves_the_old_file() {
     assert!(save(&path, &tensors(), &header(8)).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert!(save(&folder.path().join("no/such/folder/x"), &tensors(), &header(8)).is_err());
+}
+
+#[test]
+fn a_tensor_that_is_not_finite_is_never_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x");
+    save(&path, &tensors(), &header(7)).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut tensors = tensors();
+        *tensors[0].values.last_mut().unwrap() = bad;
+        match save(&path, &tensors, &header(8)) {
+            Err(Error::NotFinite { step: 8, what }) => assert_eq!(what, "tensor b.weight is not finite"),
+            other => panic!("{bad}: {other:?}"),
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+    assert!(load_finite(&path).is_ok());
+    // One that an older program saved.
+    let old = Path::new("tests/goldens/not_finite.safetensors");
+    assert!(load(old).is_ok(), "it is not damaged");
+    let error = load_finite(old).unwrap_err().to_string();
+    assert!(error.contains("not_finite.safetensors: step 30: tensor") && error.ends_with("is not finite"), "{error}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 // Activations, and their derivatives as functions of the output or of the input. `Activation` in src/ops/mod.rs is the same
-// choice in Rust.
+// choice in Rust. An activation of NaN is NaN; a ReLU's derivative there is 1, as PyTorch's, so that no gradient is lost to it.
 #pragma once
 #include "math.h"
 
@@ -23,7 +23,7 @@ template <class Body> DEVICE void with_activation(Activation activation, Body bo
 // The derivative as a function of the output y.
 template <class Body> DEVICE void with_derivative(Activation activation, Body body) {
     const float slope = activation.slope;
-    if (activation.code == 1) body([=](float y) { return y > 0.0f ? 1.0f : slope; });
+    if (activation.code == 1) body([=](float y) { return y <= 0.0f ? slope : 1.0f; });
     else if (activation.code == 2) body([](float y) { return 1.0f - y * y; });
     else body([](float) { return 1.0f; });
 }
@@ -32,7 +32,7 @@ template <class Body> DEVICE void with_derivative(Activation activation, Body bo
 template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     const float slope = activation.slope;
     if (activation.code == 2) body([](float x) { const float y = tanh(x); return 1.0f - y * y; }, Yes());
-    else if (activation.code == 1) body([=](float x) { return x > 0.0f ? 1.0f : slope; }, No());
+    else if (activation.code == 1) body([=](float x) { return x <= 0.0f ? slope : 1.0f; }, No());
     else body([](float) { return 1.0f; }, No());
 }
 #else
@@ -42,12 +42,12 @@ template <class Body> DEVICE void with_activation(Activation activation, Body bo
     body([=](float x) { return activation.code == 2 ? tanh_apart(x) : x > 0.0f ? x : activation.slope * x; });
 }
 template <class Body> DEVICE void with_derivative(Activation activation, Body body) {
-    body([=](float y) { return activation.code == 2 ? 1.0f - y * y : y > 0.0f ? 1.0f : activation.slope; });
+    body([=](float y) { return activation.code == 2 ? 1.0f - y * y : y <= 0.0f ? activation.slope : 1.0f; });
 }
 template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     body([=](float x) {
         const float y = activation.code == 2 ? tanh_apart(x) : x;
-        return activation.code == 2 ? 1.0f - y * y : y > 0.0f ? 1.0f : activation.slope;
+        return activation.code == 2 ? 1.0f - y * y : y <= 0.0f ? activation.slope : 1.0f;
     }, No());
 }
 #endif

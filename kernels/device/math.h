@@ -5,15 +5,19 @@
 
 #define INFINITY bits_to_float(0x7f800000u)
 
-// Where the first argument is NaN, both give the second. Each is one instruction.
-DEVICE float larger(float a, float b) { return a > b ? a : b; }
-DEVICE float smaller(float a, float b) { return a < b ? a : b; }
+// NaN where either is.
+DEVICE float larger(float a, float b) {
+    const float most = a > b ? a : b;  // one instruction, which gives b where one of both is NaN
+    return a == a ? most : a;
+}
+// The larger of a number that is not NaN, and x, whose NaN stays: one instruction.
+DEVICE float at_least(float least, float x) { return least > x ? least : x; }
 DEVICE float absolute(float x) { return bits_to_float(float_to_bits(x) & 0x7fffffffu); }
 
-// e^x for x <= 0, or NaN; 0 at -infinity and below -87.3365, where it would be subnormal. At most 0.9 ulp with
-// fused multiply-adds, 1.2 without.
+// e^x = p 2^n: p, and n in the place of a float's exponent.
 // x = n ln 2 + r, |r| <= ln 2 / 2; the polynomial is the minimax one of degree 6 with 1 + r fixed.
-DEVICE float exp_negative(float x) {
+struct Power { float p; uint32_t exponent; };
+DEVICE Power power(float x) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which its low bits then hold
     const float shifted = x * 1.44269504f + magic, n = shifted - magic;
     float r = x - n * 0.693359375f;
@@ -25,14 +29,24 @@ DEVICE float exp_negative(float x) {
     p = p * r + 4.99999940e-1f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    // Times 2^n, by adding n to the exponent. Outside the range the bits are meaningless, and are not used.
-    const float result = bits_to_float(float_to_bits(p) + (float_to_bits(shifted) << 23));
+    return {p, float_to_bits(shifted) << 23};
+}
+
+// e^x for x <= 0, NaN at NaN; 0 at -infinity and below -87.3365, where it would be subnormal. At most 0.9 ulp with
+// fused multiply-adds, 1.2 without.
+DEVICE float exp_negative(float x) {
+    const Power e = power(x);
+    // Times 2^n, which keeps a NaN; adding n to the exponent, as below, would make a number of the NaN that GPUs compute.
+    const float result = e.p * bits_to_float(e.exponent + 0x3f800000u);
     return x < -87.33654f ? 0.0f : result;
 }
 
 // e^x for all x; infinity above 88.7228, NaN at NaN.
 DEVICE float exp(float x) {
-    const float result = exp_negative(x);
+    const Power e = power(x);
+    // Times 2^n, by adding n to the exponent: 2^128 is no float. Outside the range the bits are meaningless, and are not used.
+    float result = bits_to_float(float_to_bits(e.p) + e.exponent);
+    result = x < -87.33654f ? 0.0f : result;
     return x <= 88.72283f ? result : x * 3e38f;
 }
 

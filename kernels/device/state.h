@@ -4,7 +4,8 @@
 
 struct State {
     uint32_t step;             // steps done
-    uint32_t halted;           // 1 once a loss was not finite: nothing is updated any more, `step` stays
+    uint32_t halted;           // not 0 once something was not finite: nothing is updated any more, `step` stays. 1: a loss, or
+                               // gradients at every loss scale; 2 + a network: the norm of its gradient, or a new parameter
     uint32_t seed[2];          // the run's seed, low and high word
     float learning_rate[2];    // of the current step
     float base_rate[2];

@@ -126,14 +126,15 @@ impl Conditioning {
     }
 
     fn settings(&self) -> anyhow::Result<Settings> {
-        let table = self.config.as_deref().map(Settings::read_table).transpose()?.unwrap_or_default();
+        let mut table = self.config.as_deref().map(Settings::read_table).transpose()?.unwrap_or_default();
+        table.extend(self.steps.map(|steps| ("steps".to_string(), (steps as i64).into())));
         let mut settings = Settings::new(self.preset, &table)?;
         if let Some(data) = &self.data {
             settings.images.data = data.clone();
         }
-        settings.training.steps = self.steps.unwrap_or(settings.training.steps);
         settings.images.data = settings.images.data.absolute();
         settings.check()?;
+        settings.check_decay()?;
         eval::check_per_class(self.per_class)?;
         if let Some(seed) = self.seeds.iter().find(|seed| **seed > i64::MAX as u64) {
             return Err(Error::Config(format!("seeds: {seed}, expected 0 to {}", i64::MAX)).into());

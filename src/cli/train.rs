@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{ArgMatches, Args, FromArgMatches};
+use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, ring};
 use zgan::device::{Device, Precision};
-use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Weights};
+use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Vitals, Weights};
 use zgan::picture::Picture;
 use zgan::run::{self, MetricsLog, Run};
 use zgan::settings::{Preset, Settings, Training, differences};
@@ -101,7 +101,8 @@ impl Train {
 
         let numbers = settings.numbers()?;
         let progress = Progress::new(first, end);
-        let mut session = Session { settings, info, numbers, trainer, run, log, progress, seconds_before };
+        let vitals = Vitals::default();
+        let mut session = Session { settings, info, numbers, trainer, run, log, vitals, progress, seconds_before };
         catch_interrupts();
         let ended = session.train(&data, loader.as_mut(), end);
         session.progress.end();
@@ -152,11 +153,14 @@ impl Train {
             (None, Some(file)) => Settings::read_table(file)?,
             (None, None) => toml::Table::new(),
         };
-        let mut settings = Settings::new(matches.get_one::<Preset>("preset").copied(), &table)?;
-        settings.update_from_arg_matches(matches)?;
+        let preset = matches.get_one::<Preset>("preset").copied();
+        let mut settings = Settings::with_arguments(preset, &table, Some(matches))?;
         settings.images.data = settings.images.data.absolute();
         settings.images.data.check_text()?;
         settings.check()?;
+        if self.resume.is_none() {
+            settings.check_decay()?;
+        }
         Ok(settings)
     }
 
@@ -169,12 +173,17 @@ impl Train {
             let what = format!("run {name} has no checkpoint to go on from; --run {name} --force begins it anew");
             return Err(Error::Config(what).into());
         };
-        let (header, tensors) = match (checkpoint::load(&path), all.pop()) {
-            (Err(error), Some((_, older))) => {
-                let what = format!("remove the damaged file to go on from {}", older.display());
-                return Err(error).context(what);
+        let (header, tensors) = match checkpoint::load_finite(&path) {
+            Err(error) => {
+                return match all.iter().rev().find(|(_, older)| checkpoint::load_finite(older).is_ok()) {
+                    Some((_, older)) => {
+                        let what = format!("remove {} to go on from {}", path.display(), older.display());
+                        Err(error).context(what)
+                    }
+                    None => Err(error.into()),
+                };
             }
-            (loaded, _) => loaded?,
+            Ok(loaded) => loaded,
         };
         Ok(Some((path, Start { header, tensors })))
     }
@@ -185,15 +194,22 @@ impl Train {
         let mut numbers = settings.numbers()?;
         if let Some(steps) = header.config.get("steps").filter(|steps| Some(*steps) != numbers.get("steps")) {
             if let Some(from) = settings.training.decay_from {
-                let what = format!(
-                    "steps is {steps} in {}, {} here: its learning rates fall from step {from} to 0 at step {steps}, \
-                     so its length is fixed",
-                    path.display(),
-                    settings.training.steps
-                );
-                return Err(Error::Config(what).into());
+                if header.step > from {
+                    let what = format!(
+                        "steps is {steps} in {}, {} here: its learning rates fall from step {from} to 0 at step \
+                         {steps}, and it is at step {}, so its length is fixed",
+                        path.display(),
+                        settings.training.steps,
+                        header.step
+                    );
+                    return Err(Error::Config(what).into());
+                }
+                // A run of an older program may have rates that never fall. It may stay so.
+                if steps.as_integer().is_some_and(|steps| steps as u64 > from) {
+                    settings.check_decay()?;
+                }
             }
-            // No rate depends on the length of the training: the run may be made longer.
+            // No rate until now depends on the length of the training: the run may be made longer.
             numbers.insert("steps".into(), steps.clone());
         }
         // Settings that are younger than the checkpoint have their preset's value there.
@@ -272,6 +288,7 @@ struct Session {
     trainer: Trainer,
     run: Run,
     log: MetricsLog,
+    vitals: Vitals,
     progress: Progress,
     seconds_before: f64,
 }
@@ -332,6 +349,9 @@ impl Session {
         let seconds = self.seconds_before + now.duration_since(begun).as_secs_f64();
         self.log.append(metrics, seconds, images_per_second)?;
         self.progress.metrics(metrics, images_per_second);
+        let before = self.vitals.dead();
+        self.vitals.look(metrics);
+        self.vitals.dead().iter().filter(|line| !before.contains(line)).for_each(|line| self.progress.note(line));
         Ok(())
     }
 
@@ -366,9 +386,10 @@ impl Session {
     }
 
     fn last_good(&self) -> String {
-        match run::checkpoints(self.run.folder()).unwrap_or_default().pop() {
+        let all = run::checkpoints(self.run.folder()).unwrap_or_default();
+        match all.iter().rev().find(|(_, path)| checkpoint::load_finite(path).is_ok()) {
             Some((_, path)) => format!("the training diverged; the last good checkpoint is {}", path.display()),
-            None => "the training diverged before its first checkpoint".into(),
+            None => "the training diverged before its first good checkpoint".into(),
         }
     }
 
@@ -382,6 +403,7 @@ impl Session {
         } else {
             say(format!("trained in {}", clock(ended.time)));
         }
+        self.vitals.dead().into_iter().for_each(say);
         say(format!("picture {}", ended.picture.display()));
         say(format!("try     {} --seed 7 --out grid.png", next_command("sample --run", &name, runs_dir)));
         if ended.interrupted && step < steps { ExitCode::from(130) } else { ExitCode::SUCCESS }

@@ -315,7 +315,7 @@ impl Classifier {
         }
         let ended = state.read()?;
         if ended.halted != 0 {
-            let what = "the classifier's loss is not finite".into();
+            let what = "the classifier's loss or gradient is not finite".into();
             return Err(Error::NotFinite { step: u64::from(ended.step) + 1, what });
         }
         Ok(Some(classifier))

@@ -1,6 +1,11 @@
 //! What images are drawn from: latents, labels, and the way from one latent to another.
 
+use crate::Result;
+use crate::device::Reals;
+use crate::ops::random;
+use crate::ops::state::StateBuffer;
 use crate::random::Random;
+use crate::settings::{LatentDistribution, Networks};
 
 /// Each use of random numbers in a training step has its own stream of the seed; the D steps of one training step are
 /// [`STREAMS`] apart.
@@ -39,17 +44,23 @@ impl Latents {
         Latents { count: labels.len(), labels, ..Latents::unlabelled(seed, 0) }
     }
 
-    /// (count, latent), normal or truncated normal.
-    pub fn draw(&self, latent: usize) -> Vec<f32> {
+    /// (count, latent), from these networks' distribution, truncated where that is wanted.
+    pub fn draw(&self, networks: &Networks) -> Vec<f32> {
+        let latent = networks.latent;
         let mut z = vec![0.0; self.count * latent];
         for (number, z) in (self.first..).zip(z.chunks_exact_mut(latent.max(1))) {
             let mut random = Random::new(self.seed, STREAM, number);
-            match self.truncation {
-                None => random.fill_normal(z, 1.0),
-                Some(most) => {
+            match (networks.latent_distribution, self.truncation) {
+                (LatentDistribution::Normal, None) => random.fill_normal(z, 1.0),
+                (LatentDistribution::Normal, Some(most)) => {
                     let normals = std::iter::repeat_with(|| random.normals()).flatten();
                     let near = normals.filter(|x| x.abs() <= most);
                     z.iter_mut().zip(near).for_each(|(z, x)| *z = x);
+                }
+                // What is left when numbers further away are drawn again is uniform too.
+                (LatentDistribution::Uniform, most) => {
+                    let most = most.unwrap_or(1.0).min(1.0);
+                    random.fill_uniform(z, -most, most);
                 }
             }
         }
@@ -57,14 +68,22 @@ impl Latents {
     }
 }
 
+/// The latents (N, latent) of a training step, on the device.
+pub(super) fn draw(z: &Reals, state: &StateBuffer, stream: u32, distribution: LatentDistribution) -> Result<()> {
+    match distribution {
+        LatentDistribution::Normal => random::normal(z, state, stream),
+        LatentDistribution::Uniform => random::uniform(z, state, stream, -1.0, 1.0),
+    }
+}
+
 /// From `a` (t = 0) to `b` (t = 1) on the great circle through both, both ends exact. Latents of many dimensions lie
 /// near a sphere; the middle of the straight way is a point that no generator has seen. Where the ends are (almost) in
-/// line with the origin there is no such circle, and the way is straight.
-pub fn interpolate(a: &[f32], b: &[f32], t: f64) -> Vec<f32> {
+/// line with the origin there is no such circle, and the way is straight; so it is between uniform latents, which fill a cube.
+pub fn interpolate(a: &[f32], b: &[f32], t: f64, distribution: LatentDistribution) -> Vec<f32> {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
     let angle = cosine.clamp(-1.0, 1.0).acos();
-    let (of_a, of_b) = if angle.sin() > 1e-6 {
+    let (of_a, of_b) = if distribution == LatentDistribution::Normal && angle.sin() > 1e-6 {
         (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin())
     } else {
         (1.0 - t, t)

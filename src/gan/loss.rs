@@ -43,6 +43,7 @@ impl Loss {
             Loss::LeastSquares => LogitLoss::LeastSquares,
             Loss::Wasserstein | Loss::WassersteinGp => LogitLoss::Wasserstein,
             Loss::RelativisticAverage => LogitLoss::RelativisticAverage,
+            Loss::RelativisticHinge => LogitLoss::RelativisticHinge,
         };
         losses::fused(out, real, fake, other)
     }
@@ -54,7 +55,7 @@ impl Loss {
 
     /// Whether the generator's loss looks at the real logits.
     pub fn couples_the_batch(self) -> bool {
-        matches!(self, Loss::Softmax | Loss::RelativisticAverage)
+        matches!(self, Loss::Softmax | Loss::RelativisticAverage | Loss::RelativisticHinge)
     }
 
     /// The values that the losses of D and G cannot fall below, where they are KL divergences above it.

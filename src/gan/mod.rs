@@ -12,6 +12,7 @@ mod sampler;
 mod setup;
 mod step;
 mod trainer;
+mod vitals;
 mod workspace;
 
 pub use latents::{Latents, interpolate};
@@ -19,3 +20,4 @@ pub use sampler::Generator;
 pub use setup::{Metrics, Plan, Setup, Weights};
 pub use step::Phase;
 pub use trainer::Trainer;
+pub use vitals::Vitals;

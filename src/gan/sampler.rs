@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::latents::{LABELS, LATENTS, Latents};
+use super::latents::{self, LABELS, LATENTS, Latents};
 use super::networks::{self, Latent};
 use super::player::{Layouts, Player};
 use super::setup::{Setup, Weights};
@@ -68,13 +68,13 @@ impl Sampler {
     /// Images as bytes, (count, H, W, C).
     pub fn images(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<u8>> {
         self.prepare(player, weights)?;
-        self.bytes_from(&self.source(player, weights), &latents.draw(self.setup.networks.latent), &latents.labels)
+        self.bytes_from(&self.source(player, weights), &latents.draw(&self.setup.networks), &latents.labels)
     }
 
     /// What the generator gives as it is, (count, H, W, C): the points of a ring.
     pub fn values(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<f32>> {
         self.prepare(player, weights)?;
-        self.values_from(&self.source(player, weights), &latents.draw(self.setup.networks.latent), &latents.labels)
+        self.values_from(&self.source(player, weights), &latents.draw(&self.setup.networks), &latents.labels)
     }
 
     /// Normalises the weights that will draw, and gathers statistics for averaged ones anew.
@@ -88,7 +88,7 @@ impl Sampler {
         self.gathered.zero()?;
         for i in 0..GATHERED {
             self.state.write(&State { step: i, ..State::new(0, [0.0; 2], 0, 0) })?;
-            random::normal(&self.latent.z.x, &self.state, LATENTS)?;
+            latents::draw(&self.latent.z.x, &self.state, LATENTS, self.setup.networks.latent_distribution)?;
             random::labels(&self.latent.labels, &self.state, LABELS, self.setup.classes as u32)?;
             let mode = Mode::Train { momentum: 1.0 / (i + 1) as f32 };
             self.run(&Source { running: &self.gathered, ..self.source(player, weights) }, mode)?;

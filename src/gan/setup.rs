@@ -124,6 +124,8 @@ pub struct Metrics {
     pub fake_logit: f32,
     pub grad_norm_d: f32,
     pub grad_norm_g: f32,
+    /// The largest difference between the logits of two real images, or of two fakes; NaN for a batch of one.
+    pub logit_spread: f32,
     /// What AC-GAN's class loss and the gradient penalty add to the losses above, with their weights, and the mean norm
     /// of the gradients that are penalised: [`Setup::more_metrics`] and their values.
     pub more: Vec<(&'static str, f32)>,

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::classes::ClassLoss;
-use super::latents::{LABELS, LATENTS, PIXELS, SHARES, STREAMS};
+use super::latents::{self, LABELS, LATENTS, PIXELS, SHARES, STREAMS};
 use super::networks::Latent;
 use super::player::Player;
 use super::setup::Setup;
@@ -16,7 +16,7 @@ use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
 use crate::ops::random;
 use crate::ops::state::{self, StateBuffer};
-use crate::settings::{PowerIterations, Training, Update};
+use crate::settings::{Batches, PowerIterations, Training, Update};
 
 /// The running statistics' momentum while training, PyTorch's default.
 const MOMENTUM: f32 = 0.1;
@@ -130,7 +130,8 @@ impl Step {
         let input = &w.inputs[slot];
         w.labels.view(0..n).copy_from(&input.labels.view(i * n..(i + 1) * n))?;
         let images = input.images.view(i * real.x.len()..(i + 1) * real.x.len());
-        let augment = Augment { noise: self.setup.batches.noise as f32, flip: self.setup.batches.flip };
+        let Batches { flip, noise, noise_within, .. } = self.setup.batches;
+        let augment = Augment { noise: noise as f32, within: noise_within, flip };
         let shape = [n, real.h, real.w, real.c];
         pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)
     }
@@ -165,7 +166,7 @@ impl Step {
     /// Whether D will judge these fakes to learn from them. With a gradient penalty they then have the labels of the
     /// real images: its points lie between a real image and a fake of one class.
     fn draw_latent(&self, latent: &Latent, stream: u32, for_d: bool) -> Result<()> {
-        random::normal(&latent.z.x, &self.state, LATENTS + stream)?;
+        latents::draw(&latent.z.x, &self.state, LATENTS + stream, self.setup.networks.latent_distribution)?;
         if for_d && self.workspace.penalty.is_some() {
             return latent.labels.copy_from(&self.workspace.labels.view(0..latent.z.n));
         }

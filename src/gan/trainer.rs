@@ -197,11 +197,18 @@ impl Trainer {
         self.arena.check()
     }
 
-    /// Waits for the device. [`Error::NotFinite`] once a loss was not finite: from that step on nothing was updated.
+    /// Waits for the device. [`Error::NotFinite`] once a loss, the norm of a gradient or a weight was not finite: after that
+    /// nothing was updated.
     pub fn metrics(&self) -> Result<Metrics> {
         let state = self.step.state.read()?;
         if state.halted != 0 {
-            let what = self.first_not_finite()?;
+            let what = match state.halted_by() {
+                None => self.first_not_finite()?,
+                Some(network) => {
+                    let name = [self.step.generator.name, self.step.discriminator.name][network as usize];
+                    format!("the norm of the {name}'s gradient, or a weight after its update, is not finite")
+                }
+            };
             return Err(Error::NotFinite { step: u64::from(state.step) + 1, what });
         }
         let (setup, w) = (&self.step.setup, &self.step.workspace);
@@ -226,8 +233,20 @@ impl Trainer {
             fake_logit: of_d[3],
             grad_norm_g: norms[0],
             grad_norm_d: norms[1],
+            logit_spread: self.logit_spread()?,
             more: setup.more_metrics().into_iter().zip(more).collect(),
         })
+    }
+
+    /// See [`Metrics::logit_spread`]. Reals and fakes apart, as a G step judges its fakes by another D than the reals.
+    fn logit_spread(&self) -> Result<f32> {
+        let n = self.step.setup.training.batch;
+        let logits = self.step.workspace.logits.x.view(0..2 * n).read()?;
+        let spread = |logits: &[f32]| {
+            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            most - logits.iter().copied().fold(f32::INFINITY, f32::min)
+        };
+        Ok(if n > 1 { spread(&logits[..n]).max(spread(&logits[n..])) } else { f32::NAN })
     }
 
     /// In the order in which a step computes them, the first tensor with a value that is not finite.

@@ -34,8 +34,8 @@ pub fn workspace_len(device: &Device, parameters: usize) -> usize {
     reduction(device, parameters).1
 }
 
-/// One update, which `state` counts. `norm` (1) gets the gradient's Euclidean norm; where `state` is halted, nothing else
-/// changes.
+/// One update, which `state` counts. `norm` (1) gets the gradient's Euclidean norm, or NaN where a new parameter is not
+/// finite; a norm that is not finite halts `state`. Where `state` is halted already, nothing but `norm` changes.
 /// `workspace` has [`workspace_len`] floats.
 pub fn update(
     buffers: &Buffers,

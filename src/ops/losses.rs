@@ -19,16 +19,19 @@ pub enum LogitLoss {
     Wasserstein = 4,
     /// The standard RaGAN. A logit also acts through the mean of its batch, and the seeds are the derivatives by both ways.
     RelativisticAverage = 5,
+    /// The same with hinges instead of softplus.
+    RelativisticHinge = 6,
 }
 
 impl LogitLoss {
-    pub const ALL: [LogitLoss; 6] = [
+    pub const ALL: [LogitLoss; 7] = [
         LogitLoss::Hinge,
         LogitLoss::NonSaturating,
         LogitLoss::Minimax,
         LogitLoss::LeastSquares,
         LogitLoss::Wasserstein,
         LogitLoss::RelativisticAverage,
+        LogitLoss::RelativisticHinge,
     ];
 }
 

@@ -8,13 +8,16 @@ use crate::{Error, Result};
 /// What is done to training images besides scaling them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Augment {
-    /// Noise between 0 and this is added to each value, which then is in [-1, 1 + noise].
+    /// Noise between 0 and this is added to each value.
     pub noise: f32,
+    /// Whether values are scaled so that they stay in [-1, 1] with their noise: x = byte / 128 - 1 + U(0, 1 / 128) for a
+    /// noise of 1 / 128. Else they are in [-1, 1 + noise].
+    pub within: bool,
     /// Half of the images are mirrored left to right.
     pub flip: bool,
 }
 
-/// `x` = `bytes` / 127.5 - 1, both (N, H, W, C), augmented; which images and by how much depends on the seed, the step
+/// `x` = `bytes` / 127.5 - 1, both (N, H, W, C), augmented, and rounded once to what `x` is stored as; which images and by how much depends on the seed, the step
 /// and `stream` alone.
 pub fn load(
     x: &Reals,
@@ -31,12 +34,13 @@ pub fn load(
         return Err(Error::Shape(format!("pixels load: an image of {h} x {w} x {c}, {n} of them, has no elements")));
     }
     let rows = n * h;
+    let half = if augment.within { 255.0 / (2.0 - augment.noise) } else { 127.5 };
     let chunk = (x.device().tuning().elements / (w * c)).max(1);
     let launch = x.device().launch(kernel::PIXELS_LOAD, [rows.div_ceil(chunk) as u32, 1, 1]);
     let launch = launch.output(x).input(bytes).input(state.words());
-    let launch = launch.scalar(stream).scalar(u32::from(augment.flip)).scalar(augment.noise).scalar(rows as u32);
+    let launch = launch.scalar(stream).scalar(u32::from(augment.flip)).scalar(half).scalar(augment.noise);
     // SAFETY: both lengths were compared with N * H * W * C, which fits 32 bits.
-    unsafe { launch.scalar(h as u32).scalar(w as u32).scalar(c as u32).scalar(chunk as u32).run() }
+    unsafe { launch.scalar(rows as u32).scalar(h as u32).scalar(w as u32).scalar(c as u32).scalar(chunk as u32).run() }
 }
 
 /// The nearest byte of each value of [-1, 1]. Values outside become the nearer end, NaN becomes 0.

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 
 /// Uniform between `low` and `high`. The numbers depend on the seed, the step and `stream` alone.
 pub fn uniform(out: &Reals, state: &StateBuffer, stream: u32, low: f32, high: f32) -> Result<()> {
-    elementwise("random", kernel::RANDOM_UNIFORM_F32, out, [], |launch| {
+    elementwise("random", kernel::RANDOM_UNIFORM, out, [], |launch| {
         launch.input(state.words()).scalar(stream).scalar(low).scalar(high)
     })
 }

@@ -10,7 +10,7 @@ use crate::device::{Buffer, Device, Reals, kernel};
 pub struct State {
     /// Steps done.
     pub step: u32,
-    /// 1 once a loss was not finite: nothing is updated any more, `step` stays.
+    /// Not 0 once something was not finite: nothing is updated any more, `step` stays. See [`State::halted_by`].
     pub halted: u32,
     /// Low and high word.
     pub seed: [u32; 2],
@@ -58,6 +58,16 @@ impl State {
             good_steps: 0,
             overflows: [0, 0],
             spoilt: 0,
+        }
+    }
+
+    /// The network that halted the training: the norm of its gradient was not finite, or a parameter after its update. None
+    /// where it was a loss, or gradients that overflow at every loss scale.
+    pub fn halted_by(&self) -> Option<Network> {
+        match self.halted {
+            2 => Some(Network::Generator),
+            3 => Some(Network::Discriminator),
+            _ => None,
         }
     }
 

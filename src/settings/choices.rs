@@ -18,6 +18,16 @@ pub enum Conditioning {
     Projection,
 }
 
+/// What the numbers of a latent z are drawn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LatentDistribution {
+    /// Mean 0 and deviation 1
+    Normal,
+    /// Between -1 and 1
+    Uniform,
+}
+
 /// What the players minimise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -36,6 +46,8 @@ pub enum Loss {
     WassersteinGp,
     /// Relativistic average, with the logistic loss
     RelativisticAverage,
+    /// The same with the hinge loss
+    RelativisticHinge,
 }
 
 /// When the estimate of a weight's largest singular value, which spectral normalisation divides by, is improved.

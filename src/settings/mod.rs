@@ -11,11 +11,12 @@ mod tree;
 
 use std::path::Path;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, FromArgMatches};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use architecture::{Architecture, Residual};
-pub use choices::{Conditioning, Loss, Pool, PowerIterations, Update};
+pub use choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, Update};
 pub use presets::{PRESETS, Preset};
 pub use tree::{Batches, Images, Networks, Place, Training, Written};
 
@@ -69,6 +70,16 @@ impl Default for Settings {
 impl Settings {
     /// A preset with what `table` says over it. The preset is `preset`, else the table's, else the default.
     pub fn new(preset: Option<Preset>, table: &toml::Table) -> Result<Settings> {
+        Settings::with_arguments(preset, table, None)
+    }
+
+    /// The same, with what the command line says over that. Where nobody says when the learning rates begin to fall, it is
+    /// the preset's share of the training's length.
+    pub fn with_arguments(
+        preset: Option<Preset>,
+        table: &toml::Table,
+        arguments: Option<&ArgMatches>,
+    ) -> Result<Settings> {
         if let Some(key) = unknown(table) {
             return Err(Error::Config(no_setting(key)));
         }
@@ -77,7 +88,20 @@ impl Settings {
         let mut all = base.table()?;
         all.extend(table.clone());
         all.insert("preset".into(), base.preset.name.into());
-        Settings::read(|| Ok(all.clone())).map_err(config)
+        if was_written_before_noise_within(table) {
+            all.insert("noise-within".into(), false.into());
+        }
+        let mut settings = Settings::read(|| Ok(all.clone())).map_err(config)?;
+        if let Some(arguments) = arguments {
+            settings.update_from_arg_matches(arguments).map_err(config)?;
+        }
+        let source = arguments.and_then(|arguments| arguments.value_source("decay_from"));
+        if source != Some(ValueSource::CommandLine) && !table.contains_key("decay-from") {
+            let (steps, usual) = (u128::from(settings.training.steps), u128::from(base.training.steps));
+            let moved = |from| (u128::from(from) * steps / usual) as u64;
+            settings.training.decay_from = base.training.decay_from.map(moved);
+        }
+        Ok(settings)
     }
 
     /// The values that `open` leads to, and `mnist`'s for those that are missing. Each struct reads all of them anew and
@@ -174,6 +198,17 @@ impl Settings {
         Ok(())
     }
 
+    /// Refuses learning rates that would never fall although they are told to. A run of an older program may have them.
+    pub fn check_decay(&self) -> Result<()> {
+        let Training { decay_from, steps, .. } = self.training;
+        match decay_from.filter(|from| *from >= steps) {
+            Some(from) => Err(Error::Config(format!(
+                "decay-from: {from} is past the end: there are {steps} steps; a smaller --decay-from or more --steps"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// The values by their names.
     pub fn table(&self) -> Result<toml::Table> {
         toml::Table::try_from(self).map_err(config)
@@ -215,6 +250,13 @@ pub fn differences(there: &toml::Table, here: &toml::Table) -> Vec<String> {
     differing
         .map(|name| format!("{name} is {} there, {} here", shown(there.get(name)), shown(here.get(name))))
         .collect()
+}
+
+/// Whether a program wrote this table that did not have the setting yet: it wrote every setting, and its noise took white
+/// beyond 1.
+fn was_written_before_noise_within(table: &toml::Table) -> bool {
+    ["preset", "flip", "noise", "last-batch"].iter().all(|name| table.contains_key(*name))
+        && !table.contains_key("noise-within")
 }
 
 /// A key that is no setting's name.

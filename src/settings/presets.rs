@@ -114,6 +114,7 @@ pub static PRESETS: [Preset; 8] = [
             s.training.beta2 = 0.999;
             s.training.n_dis = 1;
             s.training.average = 0.999;
+            s.batches.flip = true;
         },
         sample: images(64, 3),
         timed: &[(16, 8)],
@@ -186,7 +187,6 @@ fn sngan(s: &mut Settings, steps: u64, decay_from: Option<u64>) {
     s.training.lr_d = 2e-4;
     s.training.beta1 = 0.0;
     s.batches.noise = 1.0 / 128.0;
-    s.batches.flip = true;
     s.written.checkpoint_every = 1000;
     s.written.sample_every = 1000;
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Conditioning, Loss, Pool, PowerIterations, Update};
+use super::choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, Update};
 use super::text;
 use crate::data::{DataSource, LastBatch, Unreadable, decode};
 use crate::device::{DeviceChoice, Precision};
@@ -54,6 +54,9 @@ pub struct Networks {
     /// Dimension of the latent z, in numbers
     #[arg(long, value_name = "N")]
     pub latent: usize,
+    /// What the numbers of z are drawn from
+    #[arg(long, value_name = "WHAT")]
+    pub latent_distribution: LatentDistribution,
     /// How D's features are pooled over the pixels
     #[arg(long, value_name = "HOW")]
     pub pool: Pool,
@@ -77,6 +80,7 @@ impl Default for Networks {
             conditioning: Conditioning::Projection,
             width: 16,
             latent: 64,
+            latent_distribution: LatentDistribution::Normal,
             pool: Pool::Mean,
             pool_factor: 4.0,
             spectral_norm: false,
@@ -119,7 +123,8 @@ pub struct Training {
     /// Learning rate of D, a step
     #[arg(long, value_name = "RATE")]
     pub lr_d: f64,
-    /// Step from which both rates fall linearly to 0 at the last step [default: never, but for some presets]
+    /// Step from which both rates fall linearly to 0 at the last step [default: never, but for some presets, whose step moves
+    /// with --steps]
     #[arg(long, value_name = "STEP")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decay_from: Option<u64>,
@@ -197,9 +202,12 @@ pub struct Batches {
     /// Mirror every other real image, by chance
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub flip: bool,
-    /// Noise U(0, this) on real pixels, which are in [-1, 1]
+    /// Noise U(0, this) on real pixels
     #[arg(long, value_name = "AMPLITUDE")]
     pub noise: f64,
+    /// Scale real pixels so that they stay within [-1, 1] with their noise, and no real white is beyond what G can draw
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub noise_within: bool,
     /// An epoch's last images that fill no batch: drop them, or fill up from the next epoch
     #[arg(long, value_name = "WHAT")]
     pub last_batch: LastBatch,
@@ -216,8 +224,15 @@ pub struct Batches {
 
 impl Default for Batches {
     fn default() -> Batches {
-        let (last_batch, unreadable) = (LastBatch::Drop, Unreadable::Refuse);
-        Batches { flip: false, noise: 0.0, last_batch, unreadable, max_pixels: decode::MAX_PIXELS, depth: 16 }
+        Batches {
+            flip: false,
+            noise: 0.0,
+            noise_within: true,
+            last_batch: LastBatch::Drop,
+            unreadable: Unreadable::Refuse,
+            max_pixels: decode::MAX_PIXELS,
+            depth: 16,
+        }
     }
 }
 

@@ -25,6 +25,10 @@ LOSSES = {
         lambda r, f: bce(r - f.mean(), one(r)) + bce(f - r.mean(), zero(f)),
         lambda r, f: bce(r - f.mean(), zero(r)) + bce(f - r.mean(), one(f)),
     ),
+    "relativistic_hinge": (
+        lambda r, f: F.relu(1 - (r - f.mean())).mean() + F.relu(1 + (f - r.mean())).mean(),
+        lambda r, f: F.relu(1 + (r - f.mean())).mean() + F.relu(1 - (f - r.mean())).mean(),
+    ),
 }
 
 out = {"real": real.float(), "fake": fake.float()}

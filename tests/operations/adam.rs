@@ -213,6 +213,46 @@ fn a_halted_state_changes_nothing() {
 }
 
 #[test]
+fn a_norm_or_a_weight_that_is_not_finite_halts() {
+    on_each_device(|device| {
+        let adam = Adam { beta1: 0.5, beta2: 0.999, eps: 1e-8 };
+        let halted = |start: &[f32], gradients: &[f32], rate, average, network| {
+            let optimiser = Optimiser::new(device, start, rate);
+            optimiser.update(gradients, &adam, average, network);
+            let (state, norm) = (optimiser.state.read().unwrap(), optimiser.norm.read().unwrap()[0]);
+            assert_eq!(norm.is_finite(), state.halted == 0, "{norm}");
+            state.halted_by()
+        };
+        for n in [1, 33, 1000, 20_001] {
+            for average in [None, Some((0.9, 0))] {
+                let (start, good) = (Random(3).normals(n), Random(4).normals(n));
+                for network in [Network::Generator, Network::Discriminator] {
+                    assert_eq!(halted(&start, &good, 1e9, average, network), None, "{n} finite numbers");
+                    // The square of the last overflows, as the second moment does.
+                    for bad in [f32::NAN, f32::INFINITY, 1e20] {
+                        let mut gradients = good.clone();
+                        gradients[n - 1] = bad;
+                        assert_eq!(halted(&start, &gradients, 0.1, average, network), Some(network), "{bad} of {n}");
+                    }
+                    // The gradient is finite, the weight is not any more.
+                    let mut start = start.clone();
+                    start[n / 2] = f32::MAX;
+                    let mut gradients = good.clone();
+                    gradients[n / 2] = -1.0;
+                    assert_eq!(halted(&start, &gradients, 1e38, average, network), Some(network), "a weight of {n}");
+                }
+            }
+        }
+        // In 16 bits a gradient that overflows is noted before, and left out: the loss scale is halved, nothing halts.
+        let optimiser = Optimiser::new(device, &[1.0], 0.1);
+        let noted = State { overflows: [1, 0], ..optimiser.state.read().unwrap() };
+        optimiser.state.write(&noted).unwrap();
+        optimiser.update(&[f32::INFINITY], &adam, None, Network::Generator);
+        assert_eq!(optimiser.state.read().unwrap(), noted);
+    });
+}
+
+#[test]
 fn refuses_what_does_not_fit() {
     let device = Device::host(1).unwrap();
     let optimiser = Optimiser::new(&device, &[1.0, 2.0], 0.1);

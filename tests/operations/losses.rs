@@ -9,6 +9,10 @@ fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
+fn hinge(x: f64) -> f64 {
+    (1.0 + x).max(0.0)
+}
+
 fn mean(x: &[f64], f: impl Fn(f64) -> f64) -> f64 {
     x.iter().map(|x| f(*x)).sum::<f64>() / x.len() as f64
 }
@@ -29,6 +33,10 @@ fn values(loss: LogitLoss, real: &[f64], fake: &[f64]) -> (f64, f64) {
             mean(real, |x| softplus(f - x)) + mean(fake, |x| softplus(x - r)),
             mean(real, |x| softplus(x - f)) + mean(fake, |x| softplus(r - x)),
         ),
+        LogitLoss::RelativisticHinge => (
+            mean(real, |x| hinge(f - x)) + mean(fake, |x| hinge(x - r)),
+            mean(real, |x| hinge(x - f)) + mean(fake, |x| hinge(r - x)),
+        ),
     }
 }
 
@@ -39,12 +47,16 @@ fn seeds(loss: LogitLoss, real: &[f64], fake: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let (a, b) = (mean(real, |x| sigmoid(f - x)), mean(fake, |x| sigmoid(x - r)));
     let c = mean(real, |x| sigmoid(x - f));
+    let active = |x: f64| f64::from(u8::from(x > -1.0));
+    let (hard_a, hard_b) = (mean(real, |x| active(f - x)), mean(fake, |x| active(x - r)));
+    let hard_c = mean(real, |x| active(x - f));
     let of_real = |x: f64| match loss {
         LogitLoss::Hinge => -f64::from(u8::from(x < 1.0)),
         LogitLoss::NonSaturating | LogitLoss::Minimax => -sigmoid(-x),
         LogitLoss::LeastSquares => x - 1.0,
         LogitLoss::Wasserstein => -1.0,
         LogitLoss::RelativisticAverage => -sigmoid(f - x) - b,
+        LogitLoss::RelativisticHinge => -active(f - x) - hard_b,
     };
     let of_fake = |x: f64| match loss {
         LogitLoss::Hinge => (f64::from(u8::from(x > -1.0)), -1.0),
@@ -53,6 +65,7 @@ fn seeds(loss: LogitLoss, real: &[f64], fake: &[f64]) -> (Vec<f64>, Vec<f64>) {
         LogitLoss::LeastSquares => (x, x - 1.0),
         LogitLoss::Wasserstein => (1.0, -1.0),
         LogitLoss::RelativisticAverage => (sigmoid(x - r) + a, -sigmoid(r - x) - c),
+        LogitLoss::RelativisticHinge => (active(x - r) + hard_a, -active(r - x) - hard_c),
     };
     let d = real.iter().map(|x| of_real(*x) / n).chain(fake.iter().map(|x| of_fake(*x).0 / m)).collect();
     (d, fake.iter().map(|x| of_fake(*x).1 / m).collect())

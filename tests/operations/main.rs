@@ -23,6 +23,7 @@ mod gradient_penalty;
 mod log_partition;
 mod losses;
 mod matmul;
+mod nan;
 mod networks;
 mod norm;
 mod number;

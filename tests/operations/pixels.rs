@@ -1,7 +1,7 @@
 //! `kernels/pixels.cu`: exact scaling there and back, flips and noise.
 
 use crate::common::*;
-use zgan::device::{Buffer, Device};
+use zgan::device::{Buffer, Device, Precision};
 use zgan::ops::pixels::{self, Augment};
 use zgan::ops::state::{State, StateBuffer};
 use zgan::random::philox;
@@ -66,8 +66,8 @@ fn flips_whole_samples_and_noise_is_the_stream() {
             let [n, h, w, c] = shape;
             let bytes = images(n * h * w * c);
             let key = [SEED as u32, (SEED >> 32) as u32];
-            let x = load(device, &bytes, Augment { noise: 0.5, flip: true }, shape, 6);
-            let unflipped = load(device, &bytes, Augment { noise: 0.5, flip: false }, shape, 6);
+            let x = load(device, &bytes, Augment { noise: 0.5, flip: true, within: false }, shape, 6);
+            let unflipped = load(device, &bytes, Augment { noise: 0.5, flip: false, within: false }, shape, 6);
             for (e, (found, unflipped)) in x.iter().zip(unflipped).enumerate() {
                 let (sample, row, column, channel) = (e / (h * w * c), e / (w * c) % h, e / c % w, e % c);
                 let mirrored = philox([sample as u32, 9, 6, 1], key)[0] >> 31 == 1;
@@ -83,12 +83,65 @@ fn flips_whole_samples_and_noise_is_the_stream() {
     });
 }
 
+/// The same noise as the kernel's, from the seed, stream 9 and step 0.
+fn noise(e: usize) -> f32 {
+    (philox([e as u32 / 4, 9, 0, 0], [SEED as u32, (SEED >> 32) as u32])[e % 4] >> 8) as f32 / 16_777_216.0
+}
+
+/// As pfnet does it: x / 128 - 1 + U(0, 1 / 128), so that D finds no white that is whiter than a saturated tanh.
+#[test]
+fn with_its_noise_white_stays_within_one() {
+    on_each_device(|device| {
+        let shape = [10, 20, 10, 1];
+        let augment = Augment { noise: 1.0 / 128.0, flip: false, within: true };
+        let bytes: Vec<u8> = (0..2000).map(|i| if i % 2 == 0 { 255 } else { (i % 255) as u8 }).collect();
+        for (e, x) in load(device, &bytes, augment, shape, 0).into_iter().enumerate() {
+            assert_eq!(x, f32::from(bytes[e]) / 128.0 - 1.0 + noise(e) / 128.0);
+        }
+        for amplitude in [0.3, 1.0] {
+            let x = load(device, &[255; 2000], Augment { noise: amplitude, ..augment }, shape, 0);
+            assert!(x.iter().all(|x| *x <= 1.0 && *x >= 1.0 - 1.001 * amplitude), "{amplitude}");
+            assert!(x.iter().any(|x| *x > 1.0 - 0.01));
+        }
+        // The form of older programs, which their runs keep.
+        let x = load(device, &[255; 2000], Augment { within: false, ..augment }, shape, 0);
+        assert!(x.iter().any(|x| *x > 1.007));
+        // Without noise the two are one.
+        let plain = |within| load(device, &bytes, Augment { within, ..Augment::default() }, shape, 0);
+        assert_eq!(plain(true), plain(false));
+    });
+}
+
+/// What is stored in 16 bits is the nearest number to what f32 gives: it is rounded once.
+#[test]
+#[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
+fn sixteen_bits_are_rounded_once() {
+    on_each_device(|device| {
+        let shape = [4, 5, 7, 3];
+        let bytes = images(shape.iter().product());
+        for within in [true, false] {
+            for flip in [false, true] {
+                for amplitude in [0.0, 1.0 / 128.0, 0.3] {
+                    let augment = Augment { noise: amplitude, flip, within };
+                    let exact = load(device, &bytes, augment, shape, 0);
+                    for precision in [Precision::Bf16, Precision::F16] {
+                        let x = device.upload_in(&vec![f32::NAN; bytes.len()], precision).unwrap();
+                        let state = StateBuffer::new(device, &State::new(SEED, [0.0; 2], 0, 0)).unwrap();
+                        pixels::load(&x, &device.upload(&bytes).unwrap(), &state, 9, augment, shape).unwrap();
+                        assert_eq!(x.read().unwrap(), rounded(&exact, precision), "{precision}, {augment:?}");
+                    }
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn about_half_of_the_samples_are_flipped_each_step_others() {
     let device = Device::host(1).unwrap();
     let bytes: Vec<u8> = (0..1000).flat_map(|_| [0, 255]).collect();
     let flips = |step| -> Vec<bool> {
-        load(&device, &bytes, Augment { noise: 0.0, flip: true }, [1000, 1, 2, 1], step)
+        load(&device, &bytes, Augment { flip: true, ..Augment::default() }, [1000, 1, 2, 1], step)
             .chunks(2)
             .map(|p| p[0] > p[1])
             .collect()

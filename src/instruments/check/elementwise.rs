@@ -78,7 +78,7 @@ pub fn pixels(cases: &mut Cases) {
         for (noise, flip) in [(0.0, false), (0.1, true)] {
             cases.add(format!("load, {shape:?}, noise {noise}, flip {flip}"), move |t| {
                 let (x, bytes, state) = (t.out_values("x", len)?, t.bytes(len)?, t.state()?);
-                ops::pixels::load(&x, &bytes, &state, 3, Augment { noise, flip }, shape)
+                ops::pixels::load(&x, &bytes, &state, 3, Augment { noise, flip, within: true }, shape)
             });
         }
         cases.add(format!("store, {shape:?}"), move |t| {
