@@ -1,6 +1,8 @@
 //! What images are drawn from: latents, labels, and the way from one latent to another.
 
+use crate::Result;
 use crate::random::Random;
+use crate::sizes::{filled, product};
 
 /// Each use of random numbers in a training step has its own stream of the seed; the D steps of one training step are
 /// [`STREAMS`] apart.
@@ -40,8 +42,8 @@ impl Latents {
     }
 
     /// (count, latent), normal or truncated normal.
-    pub fn draw(&self, latent: usize) -> Vec<f32> {
-        let mut z = vec![0.0; self.count * latent];
+    pub fn draw(&self, latent: usize) -> Result<Vec<f32>> {
+        let mut z = filled("latents", product([self.count, latent]), 0.0)?;
         for (number, z) in (self.first..).zip(z.chunks_exact_mut(latent.max(1))) {
             let mut random = Random::new(self.seed, STREAM, number);
             match self.truncation {
@@ -53,7 +55,7 @@ impl Latents {
                 }
             }
         }
-        z
+        Ok(z)
     }
 }
 

@@ -41,19 +41,19 @@ fn trained(device: &Device, setup: &Setup) -> Trainer {
 
 #[test]
 fn latents_follow_from_the_seed_and_the_number() {
-    let all = Latents::unlabelled(7, 40).draw(LATENT);
+    let all = Latents::unlabelled(7, 40).draw(LATENT).unwrap();
     assert_eq!(all.len(), 40 * LATENT);
-    let later = Latents { first: 30, ..Latents::unlabelled(7, 10) }.draw(LATENT);
+    let later = Latents { first: 30, ..Latents::unlabelled(7, 10) }.draw(LATENT).unwrap();
     assert!(later == all[30 * LATENT..]);
-    assert!(Latents::unlabelled(8, 40).draw(LATENT) != all);
+    assert!(Latents::unlabelled(8, 40).draw(LATENT).unwrap() != all);
     let by_class = Latents::by_class(7, &[5, 2], 20);
     assert_eq!((by_class.count, by_class.labels[19], by_class.labels[20]), (40, 5, 2));
-    assert!(by_class.draw(LATENT) == all, "labels change no latent");
+    assert!(by_class.draw(LATENT).unwrap() == all, "labels change no latent");
 }
 
 #[test]
 fn truncation_is_a_normal_distribution_cut_off() {
-    let draw = |truncation| to_f64(&Latents { truncation, ..Latents::unlabelled(1, 2000) }.draw(LATENT));
+    let draw = |truncation| to_f64(&Latents { truncation, ..Latents::unlabelled(1, 2000) }.draw(LATENT).unwrap());
     let n = 2000.0 * LATENT as f64;
     for (most, deviation) in [(Some(0.5), 0.2839), (Some(1.5), 0.7425), (None, 1.0)] {
         let z = draw(most);
@@ -69,7 +69,7 @@ fn truncation_is_a_normal_distribution_cut_off() {
 
 #[test]
 fn the_way_between_latents_keeps_to_the_sphere() {
-    let z = Latents::unlabelled(1, 2).draw(LATENT);
+    let z = Latents::unlabelled(1, 2).draw(LATENT).unwrap();
     let (a, b) = z.split_at(LATENT);
     assert!(interpolate(a, b, 0.0) == a && interpolate(a, b, 1.0) == b, "both ends are exact");
     let length = |x: &[f32]| to_f64(x).iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -110,7 +110,7 @@ fn a_generator_alone_draws_as_its_trainer() {
     let setup = digits();
     let mut trainer = trained(&device, &setup);
     let latents = Latents::unlabelled(3, 70);
-    let z = latents.draw(LATENT);
+    let z = latents.draw(LATENT).unwrap();
     let tensors = trainer.tensors().unwrap();
     let raw = trainer.sample(Weights::Raw, &latents).unwrap();
     let average = trainer.sample(Weights::Average, &latents).unwrap();
@@ -254,7 +254,7 @@ fn a_morph_goes_from_one_class_to_the_other() {
     });
     assert_eq!(count, 8, "scale and shift of two norms in two blocks");
     let latents = Latents::by_class(3, &[4], 70);
-    let z = latents.draw(setup.networks.latent);
+    let z = latents.draw(setup.networks.latent).unwrap();
     for weights in [Weights::Raw, Weights::Average] {
         let mut generator = Generator::new(&device, &setup, &tensors, weights).unwrap();
         let of = |class: u32| generator.images(&z, &[class; 70]).unwrap();
@@ -285,7 +285,7 @@ fn a_morph_through_normalised_weights_ends_at_the_classes() {
     for norm in tensors.iter_mut().filter(|t| t.name.starts_with("generator.block") && t.name.contains("norm")) {
         norm.values.iter_mut().for_each(|x| *x += 0.3 * random.normal() as f32);
     }
-    let z = Latents::by_class(3, &[4], 2).draw(setup.networks.latent);
+    let z = Latents::by_class(3, &[4], 2).draw(setup.networks.latent).unwrap();
     let mut generator = Generator::new(&device, &setup, &tensors, Weights::Raw).unwrap();
     let of = |class: u32| generator.images(&z, &[class; 2]).unwrap();
     let (four, nine) = (of(4), of(9));
@@ -298,7 +298,7 @@ fn a_class_conditional_run_wants_a_label_for_each_image() {
     let device = Device::host(2).unwrap();
     let (setup, tensors) = conditional(&device);
     let generator = Generator::new(&device, &setup, &tensors, Weights::Average).unwrap();
-    let z = Latents::unlabelled(3, 3).draw(setup.networks.latent);
+    let z = Latents::unlabelled(3, 3).draw(setup.networks.latent).unwrap();
     let fails = |labels: &[u32]| generator.images(&z, labels).unwrap_err().to_string();
     assert!(fails(&[]).contains("0 labels for 3 images"));
     assert!(fails(&[1, 2, 10]).contains("label 10, there are 10 classes"));
