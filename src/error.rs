@@ -16,6 +16,9 @@ pub enum Error {
     /// A device has too little memory.
     #[error("{device}: {asked} asked for, {free} free; a smaller --batch needs less")]
     OutOfMemory { device: String, asked: String, free: String },
+    /// This machine has too little memory for something that is not on a device.
+    #[error("{what}: {asked} of memory asked for, more than there is")]
+    Memory { what: String, asked: String },
     /// A setting that cannot work, or two that cannot work together.
     #[error("{0}")]
     Config(String),

@@ -29,5 +29,6 @@ pub mod picture;
 pub mod random;
 pub mod run;
 pub mod settings;
+mod sizes;
 
 pub use error::{Error, Result};

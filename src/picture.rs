@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::data::ImageShape;
+use crate::sizes::filled;
 use crate::{Error, Result, files};
 
 /// Pixels between the images of a grid, and around it.
@@ -35,7 +36,7 @@ impl Picture {
         let columns = columns.min(count);
         let rows = count.div_ceil(columns);
         let whole = ImageShape { height: rows * (height + GAP) + GAP, width: columns * (width + GAP) + GAP, channels };
-        let mut pixels = vec![GAP_GREY; whole.len()];
+        let mut pixels = filled("a grid of images", whole.len(), GAP_GREY)?;
         for (i, image) in images.chunks_exact(len).enumerate() {
             let (top, left) = (GAP + i / columns * (height + GAP), GAP + i % columns * (width + GAP));
             for (y, line) in image.chunks_exact(width * channels).enumerate() {

@@ -285,7 +285,7 @@ impl Job<'_> {
             return Err(Error::Config(format!("columns: a grid of {} images, at most {GRID}", layout.count)).into());
         }
         let latents = Latents { truncation: self.sample.trunc, ..layout };
-        self.save(&generator.images(&latents.draw(&self.setup.networks), &latents.labels)?, columns, &latents.labels)
+        self.save(&generator.images(&latents.draw(&self.setup.networks)?, &latents.labels)?, columns, &latents.labels)
     }
 
     /// The rows of a grid of so many columns: as many as `--count` needs, or one for each class, or 8.
@@ -297,7 +297,7 @@ impl Job<'_> {
     /// Draws a grid whose row r goes from latent 2r to latent 2r + 1.
     fn interpolate(&self, generator: &Generator, columns: usize) -> anyhow::Result<()> {
         let (rows, latent) = (self.rows(columns), self.setup.networks.latent);
-        let ends = self.latents(0, Vec::new(), 2 * rows).draw(&self.setup.networks);
+        let ends = self.latents(0, Vec::new(), 2 * rows).draw(&self.setup.networks)?;
         let mut z = Vec::with_capacity(rows * columns * latent);
         for ends in ends.chunks_exact(2 * latent) {
             for column in 0..columns {
@@ -314,7 +314,7 @@ impl Job<'_> {
     fn morph(&self, generator: &mut Generator, ends: [u32; 2]) -> anyhow::Result<()> {
         let columns = self.sample.columns.unwrap_or(8);
         let rows = self.sample.count.map_or(8, |count| count.div_ceil(columns));
-        let z = self.latents(0, Vec::new(), rows).draw(&self.setup.networks);
+        let z = self.latents(0, Vec::new(), rows).draw(&self.setup.networks)?;
         let len = self.setup.shape.len();
         let mut images = vec![0; rows * columns * len];
         for column in 0..columns {
@@ -349,7 +349,7 @@ impl Job<'_> {
             let n = AT_ONCE.min(count - first);
             let labels = classes.iter().cycle().skip(first % turns).take(n).copied().collect();
             let latents = self.latents(first, labels, n);
-            let images = generator.images(&latents.draw(&self.setup.networks), &latents.labels)?;
+            let images = generator.images(&latents.draw(&self.setup.networks)?, &latents.labels)?;
             let path = |i: usize| folders[(first + i) % turns].join(format!("{:06}.png", (first + i) / turns));
             write_files(&images, self.setup.shape, &path)?;
             bar.inc(n as u64);
@@ -364,7 +364,7 @@ impl Job<'_> {
             return Err(Error::Config("preset ring draws points: one picture, and no --interpolate".into()).into());
         }
         let latents = self.latents(0, Vec::new(), self.sample.count.unwrap_or(ring::POINTS));
-        let points = generator.values(&latents.draw(&self.setup.networks), &[])?;
+        let points = generator.values(&latents.draw(&self.setup.networks)?, &[])?;
         let (picture, modes) = grid::scatter(&points);
         picture.save(&self.sample.out)?;
         say(modes);

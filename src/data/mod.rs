@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sizes::product;
 use crate::{Error, Result};
 
 /// The size of one image.
@@ -36,7 +37,7 @@ pub struct ImageShape {
 impl ImageShape {
     /// Bytes of an image, H * W * C; the largest number there is where these are more.
     pub fn len(self) -> usize {
-        self.height.saturating_mul(self.width).saturating_mul(self.channels)
+        product([self.height, self.width, self.channels])
     }
 
     pub fn is_empty(self) -> bool {

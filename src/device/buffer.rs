@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Backend, Device, Precision, launch};
+use crate::sizes::{filled, reserved};
 use crate::{Error, Result};
 
 /// A number that kernels know.
@@ -40,8 +41,9 @@ impl Element for u64 {
 
 /// Memory on a device, or a part of it. Clones and views share the memory; the last of them frees it.
 ///
-/// The elements are reached through raw pointers alone, so sharing is sound. Each launch checks that an operation's
-/// output does not overlap what it reads.
+/// Sharing is sound, also between threads: the elements are reached through raw pointers alone, and on a CPU one launch, copy
+/// or zeroing at a time touches the memory of a device. So a thread reads what another one has written either whole or not
+/// at all. Each launch checks that an operation's output does not overlap what it reads.
 ///
 /// One of real numbers is called [`Reals`].
 #[derive(Clone)]
@@ -56,6 +58,9 @@ pub struct Buffer<T> {
 /// Real numbers, which the device stores in the buffer's [`Precision`], f32 or another: `write` rounds to it, and `read`
 /// widens to f32.
 pub type Reals = Buffer<f32>;
+
+/// What an error calls the memory that a buffer is read into.
+const READ: &str = "a copy of what is on a device";
 
 pub(super) struct Memory {
     device: Device,
@@ -259,7 +264,8 @@ impl<T: Element> Buffer<T> {
         match self.precision.bytes() {
             2 => {
                 let real: &[f32] = bytemuck::cast_slice(values);
-                let bits: Vec<u16> = real.iter().map(|x| self.precision.narrow(*x)).collect();
+                let mut bits = reserved("numbers of 16 bits on their way to a device", real.len())?;
+                bits.extend(real.iter().map(|x| self.precision.narrow(*x)));
                 self.write_bytes(bytemuck::cast_slice(&bits))
             }
             _ => self.write_bytes(bytemuck::cast_slice(values)),
@@ -272,12 +278,14 @@ impl<T: Element> Buffer<T> {
         self.mark(true);
         match &*self.memory.device.backend {
             _ if self.len == 0 => Ok(()),
-            // SAFETY: so many bytes at `address` lie inside the live allocation (`view`, `cast`); a slice that the
-            // caller borrows cannot overlap memory that is never lent as a slice.
-            Backend::Host(_) | Backend::Simt(_) => unsafe {
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address() as *mut u8, bytes.len());
+            Backend::Host(_) | Backend::Simt(_) => {
+                let _turn = self.memory.device.turn();
+                // SAFETY: so many bytes at `address` lie inside the live allocation (`view`, `cast`), and nothing else
+                // touches it during this turn; a slice that the caller borrows cannot overlap memory that is never lent
+                // as a slice.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address() as *mut u8, bytes.len()) };
                 Ok(())
-            },
+            }
             Backend::Cuda(cuda) => cuda.write(self.address(), bytes),
             Backend::Unbacked(_) => Ok(()),
         }
@@ -289,7 +297,7 @@ impl<T: Element> Buffer<T> {
         if self.precision.bytes() == size_of::<f32>() {
             return self.read_bytes(bytemuck::cast_slice_mut(values));
         }
-        let mut bits = vec![0u16; self.len];
+        let mut bits = filled(READ, self.len, 0u16)?;
         self.read_bytes(bytemuck::cast_slice_mut(&mut bits))?;
         values.iter_mut().zip(bits).for_each(|(value, bits)| *value = T::widened(bits, self.precision));
         Ok(())
@@ -300,11 +308,12 @@ impl<T: Element> Buffer<T> {
         assert_eq!(bytes.len(), self.len * self.element_bytes(), "the bytes of all elements");
         match &*self.memory.device.backend {
             _ if self.len == 0 => Ok(()),
-            // SAFETY: as in `write_bytes`; the destination is borrowed exclusively.
-            Backend::Host(_) | Backend::Simt(_) => unsafe {
-                std::ptr::copy_nonoverlapping(self.address() as *const u8, bytes.as_mut_ptr(), bytes.len());
+            Backend::Host(_) | Backend::Simt(_) => {
+                let _turn = self.memory.device.turn();
+                // SAFETY: as in `write_bytes`; the destination is borrowed exclusively.
+                unsafe { std::ptr::copy_nonoverlapping(self.address() as *const u8, bytes.as_mut_ptr(), bytes.len()) };
                 Ok(())
-            },
+            }
             Backend::Cuda(cuda) => cuda.read(self.address(), bytes),
             Backend::Unbacked(_) => Ok(()),
         }
@@ -312,7 +321,7 @@ impl<T: Element> Buffer<T> {
 
     /// A copy of what is here. Waits for the device.
     pub fn read(&self) -> Result<Vec<T>> {
-        let mut values = vec![T::zeroed(); self.len];
+        let mut values = filled(READ, self.len, T::zeroed())?;
         self.read_into(&mut values)?;
         Ok(values)
     }
@@ -333,11 +342,13 @@ impl<T: Element> Buffer<T> {
         launch::traced(self.device(), (launch::COPY, [0; 3]), 2 * bytes as u64, 0, || {
             match &*self.memory.device.backend {
                 _ if bytes == 0 => Ok(()),
-                // SAFETY: both ranges lie inside live allocations; `copy` allows them to overlap.
-                Backend::Host(_) | Backend::Simt(_) => unsafe {
-                    std::ptr::copy(source.address() as *const u8, self.address() as *mut u8, bytes);
+                Backend::Host(_) | Backend::Simt(_) => {
+                    let _turn = self.memory.device.turn();
+                    // SAFETY: both ranges lie inside live allocations, which nothing else touches during this turn; `copy`
+                    // allows them to overlap.
+                    unsafe { std::ptr::copy(source.address() as *const u8, self.address() as *mut u8, bytes) };
                     Ok(())
-                },
+                }
                 Backend::Cuda(cuda) => cuda.copy(self.address(), source.address(), bytes),
                 Backend::Unbacked(_) => Ok(()),
             }
@@ -351,16 +362,18 @@ impl<T: Element> Buffer<T> {
         self.hold();
         launch::traced(self.device(), (launch::ZERO, [0; 3]), bytes as u64, 0, || match &*self.memory.device.backend {
             _ if bytes == 0 => Ok(()),
-            // SAFETY: the range lies inside the live allocation.
-            Backend::Host(host) => unsafe {
-                host.zero(self.address(), bytes);
+            Backend::Host(host) => {
+                let _turn = self.memory.device.turn();
+                // SAFETY: the range lies inside the live allocation, which nothing else touches during this turn.
+                unsafe { host.zero(self.address(), bytes) };
                 Ok(())
-            },
-            // SAFETY: as above.
-            Backend::Simt(_) => unsafe {
-                std::ptr::write_bytes(self.address() as *mut u8, 0, bytes);
+            }
+            Backend::Simt(_) => {
+                let _turn = self.memory.device.turn();
+                // SAFETY: as above.
+                unsafe { std::ptr::write_bytes(self.address() as *mut u8, 0, bytes) };
                 Ok(())
-            },
+            }
             Backend::Cuda(cuda) => cuda.zero(self.address(), bytes),
             Backend::Unbacked(_) => Ok(()),
         })

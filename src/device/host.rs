@@ -57,7 +57,7 @@ impl Host {
             n if n <= 1024 => n,
             n => return Err(Error::Device(format!("--threads {n}: at most 1024"))),
         };
-        Ok(Host { table, pool: Pool::new(threads)? })
+        Ok(Host { table, pool: Pool::new(threads) })
     }
 
     pub fn threads(&self) -> usize {
@@ -70,11 +70,15 @@ impl Host {
 
     pub fn description(&self) -> String {
         let threads = self.threads();
-        format!("host: {threads} thread{}, {}", if threads == 1 { "" } else { "s" }, self.table.isa)
+        let refused = match self.pool.asked {
+            asked if asked > threads => format!(" (the system refused {})", asked - threads),
+            _ => String::new(),
+        };
+        format!("host: {threads} thread{}{refused}, {}", if threads == 1 { "" } else { "s" }, self.table.isa)
     }
 
     /// # Safety
-    /// As [`super::Launch::run`].
+    /// As [`super::Launch::run`], and it is the caller's [`super::Device::turn`].
     pub unsafe fn launch(&self, kernel: &Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
         let Some(entry) = self.table.entry(kernel) else {
             return Err(needs_check(&format!("precision {} on the host", kernel.precision)));
@@ -88,7 +92,7 @@ impl Host {
     /// Sets `bytes` bytes from `address` on to zero, with all threads: one alone reaches half the memory's speed.
     ///
     /// # Safety
-    /// They belong to one live allocation.
+    /// They belong to one live allocation, and it is the caller's [`super::Device::turn`].
     pub unsafe fn zero(&self, address: u64, bytes: usize) {
         let bytes = bytes as u64;
         let arguments: [*const c_void; 2] = [(&raw const address).cast(), (&raw const bytes).cast()];
@@ -157,8 +161,8 @@ impl Job {
 struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// One launch at a time, also where several threads share the device.
-    launching: Mutex<()>,
+    /// How many threads were wanted, the launching one among them.
+    asked: usize,
 }
 
 /// Has a cache line to itself, so that threads which write it do not slow down those that use its neighbours.
@@ -191,7 +195,7 @@ unsafe impl Send for Shared {}
 const SPINS: u32 = 2000;
 
 impl Pool {
-    fn new(threads: usize) -> Result<Pool> {
+    fn new(threads: usize) -> Pool {
         unsafe extern "C" fn nothing(_: *const *const c_void, _: *const u32, _: u32, _: u32) {}
         let shared = Arc::new(Shared {
             turn: AtomicU64::new(0),
@@ -204,22 +208,19 @@ impl Pool {
             wake: Condvar::new(),
             stop: AtomicBool::new(false),
         });
-        let workers = (1..threads)
-            .map(|i| {
-                let shared = shared.clone();
-                std::thread::Builder::new()
-                    .name(format!("zgan-{i}"))
-                    .spawn(move || shared.work(i))
-                    .map_err(|e| Error::Device(format!("host: thread {i} of {threads} could not be started: {e}")))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Pool { shared, workers, launching: Mutex::new(()) })
+        let start = |i: usize| {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(format!("zgan-{i}")).spawn(move || shared.work(i)).ok()
+        };
+        // Where the system refuses a thread, those that there are take its share: whoever is done helps the others.
+        let workers = (1..threads).map_while(start).collect();
+        Pool { shared, workers, asked: threads }
     }
 
     /// Runs all blocks of `job`, and returns when they have ended.
     ///
     /// # Safety
-    /// As [`super::Launch::run`].
+    /// As [`super::Launch::run`]; and one call at a time, which [`super::Device::turn`] sees to.
     unsafe fn run(&self, job: Job) {
         let blocks = job.blocks();
         if blocks == 1 || self.workers.is_empty() {
@@ -227,9 +228,9 @@ impl Pool {
             unsafe { (job.entry)(job.arguments, job.grid.as_ptr(), 0, blocks) };
             return;
         }
-        let _launching = self.launching.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let shared = &*self.shared;
-        // SAFETY: the turn is even and nobody is inside: the last launch saw to both before it returned.
+        // SAFETY: one launch at a time is the caller's; the turn is even and nobody is inside: the last launch saw to both
+        // before it returned.
         unsafe { *shared.job.get() = job };
         for (thread, next) in shared.next.iter().enumerate() {
             next.0.store(shared.share(blocks, thread).start, SeqCst);

@@ -29,10 +29,11 @@ pub(crate) use tuning::LEAST_COLUMNS;
 pub use tuning::{FIELDS, Field, Products, TileCost, Tuning};
 
 use std::ffi::c_void;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::sizes::{filled, product};
 use crate::{Error, Result};
 use tuning::Kind;
 
@@ -72,7 +73,8 @@ pub fn embedded_code() -> std::result::Result<Vec<EmbeddedImage>, String> {
 
 impl Unbacked {
     fn allocate(&self, bytes: usize) -> u64 {
-        self.next.fetch_add(bytes.next_multiple_of(buffer::ALIGNMENT) as u64, Ordering::Relaxed)
+        let bytes = bytes.checked_next_multiple_of(buffer::ALIGNMENT).unwrap_or(usize::MAX);
+        self.next.fetch_add(bytes as u64, Ordering::Relaxed)
     }
 }
 
@@ -100,6 +102,8 @@ pub fn needs_check(what: &str) -> Error {
 pub struct Device {
     backend: Arc<Backend>,
     tuning: Arc<Tuning>,
+    /// What this machine's own memory is touched under, see [`Device::turn`].
+    turn: Arc<Mutex<()>>,
     red_zones: bool,
 }
 
@@ -285,7 +289,7 @@ impl Device {
 
     fn of(backend: Backend) -> Device {
         let tuning = Arc::new(backend.kind().tuning());
-        Device { backend: Arc::new(backend), tuning, red_zones: false }
+        Device { backend: Arc::new(backend), tuning, turn: Arc::default(), red_zones: false }
     }
 
     /// The same device with other block sizes. They hold for operations on buffers that this handle allocates; an
@@ -401,14 +405,15 @@ impl Device {
 
     /// A new buffer that counts as never written: each of its bytes is 0xff, which makes a float not a number.
     pub(crate) fn unwritten_in(&self, len: usize, precision: Precision) -> Result<Reals> {
-        let bytes = self.unwritten::<u8>(len * precision.bytes())?;
+        let bytes = self.unwritten::<u8>(product([len, precision.bytes()]))?;
         Ok(bytes.as_reals(precision))
     }
 
     /// The same for other types of elements.
     pub(crate) fn unwritten<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         let buffer = Buffer::zeros(self, len, Precision::F32)?;
-        buffer.write(&vec![bytemuck::pod_read_unaligned(&[0xff; 16][..size_of::<T>()]); len])?;
+        let value = bytemuck::pod_read_unaligned(&[0xff; 16][..size_of::<T>()]);
+        buffer.write(&filled("what fills unwritten memory", len, value)?)?;
         buffer.mark(false);
         Ok(buffer)
     }
@@ -499,12 +504,25 @@ impl Device {
         // SAFETY: the caller's.
         unsafe {
             match &*self.backend {
-                Backend::Host(host) => host.launch(kernel, grid, arguments),
-                Backend::Simt(simt) => simt.launch(kernel, grid, arguments, views, flops),
+                Backend::Host(host) => {
+                    let _turn = self.turn();
+                    host.launch(kernel, grid, arguments)
+                }
+                Backend::Simt(simt) => {
+                    let _turn = self.turn();
+                    simt.launch(kernel, grid, arguments, views, flops)
+                }
                 Backend::Cuda(cuda) => cuda.launch(kernel, grid, arguments),
                 Backend::Unbacked(_) => Ok(()),
             }
         }
+    }
+
+    /// Held while something reads or writes this machine's own memory of the device: a launch, a copy, a zeroing. Handles
+    /// and buffers may be shared between threads, and without it two of them could touch the same bytes at the same time. A
+    /// GPU has its queue for that.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Tells the device about memory that the work to be queued next uses.

@@ -22,6 +22,7 @@ use crate::ops::pixels::{self, Augment};
 use crate::ops::resample;
 use crate::ops::state::{self, Network as Slot, State, StateBuffer};
 use crate::random::Random;
+use crate::sizes::{filled, product};
 use crate::{Error, Result};
 
 const EPS: f32 = 1e-5;
@@ -178,7 +179,7 @@ impl Layers {
         let init = init(&features);
         let linear = Linear::into(&mut build, "classes", (&features, &logits), true, Activation::Identity, init);
         network.layers.push(Box::new(linear));
-        Ok(Layers { network, bytes: build.arena.take(n * shape.len())?, x, features, logits })
+        Ok(Layers { network, bytes: build.arena.take(product([n, shape.len()]))?, x, features, logits })
     }
 
     /// Takes the bytes through all layers.
@@ -264,8 +265,8 @@ impl Classifier {
         let mut classifier = Classifier::new(device, shape, classes)?;
         let layers = Layers::new(device, &mut classifier.layouts, shape, classes, Some(training))?;
         let (parameters, running) = (&classifier.layouts.parameters, &classifier.layouts.running);
-        classifier.values.write(&parameters.initial_values(training.seed))?;
-        classifier.running.write(&running.initial_values(training.seed))?;
+        classifier.values.write(&parameters.initial_values(training.seed)?)?;
+        classifier.running.write(&running.initial_values(training.seed)?)?;
         let len = parameters.len();
         let [gradients, first_moment, second_moment] = [device.zeros(len)?, device.zeros(len)?, device.zeros(len)?];
         let (labels, statistics, norm) = (device.zeros(n)?, device.zeros(2)?, device.zeros(1)?);
@@ -275,8 +276,8 @@ impl Classifier {
         let state = StateBuffer::new(device, &State::new(training.seed, [training.rate; 2], 0, end))?;
         let options = LoaderOptions { batch: n, seed: training.seed, last: LastBatch::Fill };
         let mut loader = Loader::new(data, options)?;
-        let (mut bytes, mut wanted) = (vec![0; n * shape.len()], vec![0; n]);
-        let mut line = vec![0; shape.len()];
+        let (mut bytes, mut wanted) = (filled("a batch of images", product([n, shape.len()]), 0)?, vec![0; n]);
+        let mut line = filled("an image", shape.len(), 0)?;
         let dlogits = layers.logits.dx.clone().unwrap_or(device.zeros(n * classes)?);
         for step in 0..training.steps {
             if !go_on() {
@@ -330,7 +331,7 @@ impl Classifier {
         }
         let mut seen = Seen::default();
         seen.features.dimensions = self.layers.features.c;
-        let mut batch = vec![0; BATCH * len];
+        let mut batch = filled("a batch of images", product([BATCH, len]), 0)?;
         for images in images.chunks(BATCH * len) {
             batch[..images.len()].copy_from_slice(images);
             self.layers.bytes.write(&batch)?;
@@ -347,7 +348,7 @@ impl Classifier {
     pub fn see_data(&self, data: &Dataset, indices: &[usize]) -> Result<Seen> {
         let mut seen = Seen::default();
         for indices in indices.chunks(BATCH) {
-            let mut images = vec![0; indices.len() * self.shape.len()];
+            let mut images = filled("a batch of images", product([indices.len(), self.shape.len()]), 0)?;
             for (image, index) in images.chunks_exact_mut(self.shape.len()).zip(indices) {
                 data.read(*index, image)?;
             }

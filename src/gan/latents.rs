@@ -6,6 +6,7 @@ use crate::ops::random;
 use crate::ops::state::StateBuffer;
 use crate::random::Random;
 use crate::settings::{LatentDistribution, Networks};
+use crate::sizes::{filled, product};
 
 /// Each use of random numbers in a training step has its own stream of the seed; the D steps of one training step are
 /// [`STREAMS`] apart.
@@ -45,9 +46,9 @@ impl Latents {
     }
 
     /// (count, latent), from these networks' distribution, truncated where that is wanted.
-    pub fn draw(&self, networks: &Networks) -> Vec<f32> {
+    pub fn draw(&self, networks: &Networks) -> Result<Vec<f32>> {
         let latent = networks.latent;
-        let mut z = vec![0.0; self.count * latent];
+        let mut z = filled("latents", product([self.count, latent]), 0.0)?;
         for (number, z) in (self.first..).zip(z.chunks_exact_mut(latent.max(1))) {
             let mut random = Random::new(self.seed, STREAM, number);
             match (networks.latent_distribution, self.truncation) {
@@ -64,7 +65,7 @@ impl Latents {
                 }
             }
         }
-        z
+        Ok(z)
     }
 }
 

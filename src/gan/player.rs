@@ -14,6 +14,7 @@ use crate::ops::convert;
 use crate::ops::spectral_norm::{self, Matrix, Plan};
 use crate::ops::state::{self, Network, StateBuffer};
 use crate::random::Random;
+use crate::sizes::{product, sum};
 
 /// The layouts of a player's flat buffers, found while its network is built.
 #[derive(Default)]
@@ -42,8 +43,9 @@ impl Layouts {
     /// Device memory of the flat buffers.
     pub fn bytes(&self, average: bool, spectral: bool, precision: Precision) -> usize {
         let copies = 4 + usize::from(average) + usize::from(spectral);
-        let rounded = if precision.bytes() == 2 { 2 * self.parameters.len() } else { 0 };
-        size_of::<f32>() * (copies * self.parameters.len() + self.running.len()) + rounded
+        let rounded = if precision.bytes() == 2 { product([2, self.parameters.len()]) } else { 0 };
+        let reals = sum([product([copies, self.parameters.len()]), self.running.len()]);
+        sum([product([size_of::<f32>(), reals]), rounded])
     }
 }
 
@@ -82,7 +84,7 @@ impl Player {
     pub fn new(device: &Device, name: &'static str, layouts: Layouts, setup: &Setup, seed: u64) -> Result<Player> {
         let (networks, training) = (&setup.networks, &setup.training);
         let (layout, len) = (&layouts.parameters, layouts.parameters.len());
-        let initial = layout.initial_values(seed);
+        let initial = layout.initial_values(seed)?;
         let generator = name == "generator";
         let averaged = generator && training.average > 0.0;
         let normalised = if generator { networks.spectral_norm_g } else { networks.spectral_norm };
@@ -93,7 +95,7 @@ impl Player {
             first_moment: device.zeros(len)?,
             second_moment: device.zeros(len)?,
             average: if averaged { Some(device.upload(&initial)?) } else { None },
-            running: device.upload(&layouts.running.initial_values(0))?,
+            running: device.upload(&layouts.running.initial_values(0)?)?,
             spectral: if normalised { Some(Spectral::new(device, layout, seed)?) } else { None },
             rounded: match training.precision {
                 precision if precision.bytes() == 2 => Some(device.zeros_in(len, precision)?),

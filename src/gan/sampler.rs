@@ -12,6 +12,7 @@ use crate::device::{Buffer, Device, Reals};
 use crate::nn::{Arena, Builder, Forward, Layout, Mode, Network, Value};
 use crate::ops::state::{State, StateBuffer};
 use crate::ops::{pixels, random};
+use crate::sizes::{product, reserved};
 use crate::{Error, Result};
 
 /// Images drawn at once.
@@ -19,6 +20,11 @@ const BATCH: usize = 64;
 
 /// Batches over which batch statistics are gathered for averaged weights.
 const GATHERED: u32 = 16;
+
+/// Numbers of `count` images, the last batch of them filled up.
+fn room(count: usize, features: usize) -> usize {
+    product([count.next_multiple_of(BATCH), features])
+}
 
 /// A generator of its own batch size, on the weights of a player.
 pub(super) struct Sampler {
@@ -58,7 +64,7 @@ impl Sampler {
             setup: setup.clone(),
             state: StateBuffer::new(device, &State::new(0, [0.0; 2], 0, 0))?,
             network,
-            bytes: arena.take(BATCH * h * w * c)?,
+            bytes: arena.take(product([BATCH, h, w, c]))?,
             gathered: arena.take(layouts.running.len())?,
             latent,
             image,
@@ -68,13 +74,13 @@ impl Sampler {
     /// Images as bytes, (count, H, W, C).
     pub fn images(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<u8>> {
         self.prepare(player, weights)?;
-        self.bytes_from(&self.source(player, weights), &latents.draw(&self.setup.networks), &latents.labels)
+        self.bytes_from(&self.source(player, weights), &latents.draw(&self.setup.networks)?, &latents.labels)
     }
 
     /// What the generator gives as it is, (count, H, W, C): the points of a ring.
     pub fn values(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<f32>> {
         self.prepare(player, weights)?;
-        self.values_from(&self.source(player, weights), &latents.draw(&self.setup.networks), &latents.labels)
+        self.values_from(&self.source(player, weights), &latents.draw(&self.setup.networks)?, &latents.labels)
     }
 
     /// Normalises the weights that will draw, and gathers statistics for averaged ones anew.
@@ -104,23 +110,25 @@ impl Sampler {
     }
 
     fn bytes_from(&self, source: &Source, z: &[f32], labels: &[u32]) -> Result<Vec<u8>> {
-        let mut images = Vec::new();
+        let count = z.len() / self.setup.networks.latent;
+        let mut images = reserved("drawn images", room(count, self.image.features()))?;
         self.draw(source, z, labels, || {
             pixels::store(&self.bytes, &self.image.x)?;
             images.extend(self.bytes.read()?);
             Ok(())
         })?;
-        images.truncate(z.len() / self.setup.networks.latent * self.image.features());
+        images.truncate(count * self.image.features());
         Ok(images)
     }
 
     fn values_from(&self, source: &Source, z: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
-        let mut values = Vec::new();
+        let count = z.len() / self.setup.networks.latent;
+        let mut values = reserved("drawn points", room(count, self.image.features()))?;
         self.draw(source, z, labels, || {
             values.extend(self.image.x.read()?);
             Ok(())
         })?;
-        values.truncate(z.len() / self.setup.networks.latent * self.image.features());
+        values.truncate(count * self.image.features());
         Ok(values)
     }
 

@@ -10,6 +10,7 @@ use crate::device::{Buffer, Device, Reals};
 use crate::nn::{Arena, Builder, Network, Value};
 use crate::ops::adam;
 use crate::ops::log_partition::Evaluation;
+use crate::sizes::product;
 use crate::{Error, Result};
 
 /// All that a step reads and writes, but for the parameters.
@@ -97,8 +98,8 @@ impl Workspace {
         let (of_d, of_g) = (evaluation(m_d)?, evaluation(m_g)?);
         // Some of the logits may be split among more blocks than all of them.
         let loss_len = [m_d, m_g].map(|fakes| training.loss.workspace_len(device, n + fakes, &training.unfused));
-        let loaded = if setup.draws_points() { 0 } else { training.n_dis * n };
-        let input = |_| Ok(Input { images: arena.take(loaded * h * w * c)?, labels: arena.take(loaded)? });
+        let loaded = if setup.draws_points() { 0 } else { product([training.n_dis, n]) };
+        let input = |_| Ok(Input { images: arena.take(product([loaded, h, w, c]))?, labels: arena.take(loaded)? });
         let inputs = (0..device.input_slots()).map(input).collect::<Result<_>>()?;
         let updated = [&players.generator, &players.discriminator];
         let adam_len = updated.map(|p| adam::workspace_len(device, p.parameters.len()));

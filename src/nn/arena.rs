@@ -3,6 +3,7 @@
 use std::panic::Location;
 
 use crate::device::{Buffer, Device, Element, Precision, Reals, size};
+use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
 /// Hands out parts of one allocation. Shapes are fixed before training starts, so a network is built twice by the same
@@ -76,7 +77,7 @@ impl Arena {
     /// `len` elements. They are zero at first, but nobody may count on that: with red zones they are not.
     #[track_caller]
     pub fn take<T: Element>(&mut self, len: usize) -> Result<Buffer<T>> {
-        match self.part(len * size_of::<T>())? {
+        match self.part(product([len, size_of::<T>()]))? {
             Some(part) => Ok(part.cast()),
             None => Device::unbacked().zeros(len),
         }
@@ -85,7 +86,7 @@ impl Arena {
     /// The same for real numbers stored in this precision.
     #[track_caller]
     pub fn take_in(&mut self, len: usize, precision: Precision) -> Result<Reals> {
-        match self.part(len * precision.bytes())? {
+        match self.part(product([len, precision.bytes()]))? {
             Some(part) => Ok(part.as_reals(precision)),
             None => Device::unbacked().zeros_in(len, precision),
         }
@@ -94,9 +95,13 @@ impl Arena {
     #[track_caller]
     fn part(&mut self, bytes: usize) -> Result<Option<Buffer<u8>>> {
         let start = self.used;
-        self.used += bytes.next_multiple_of(ALIGNMENT);
-        if self.device.has_red_zones() {
-            self.used += ALIGNMENT;
+        let zone = if self.device.has_red_zones() { ALIGNMENT } else { 0 };
+        let end = sum([start, bytes, ALIGNMENT - 1, zone]);
+        if end == usize::MAX {
+            return Err(Error::Shape("the networks and their batches are more than memory can hold".into()));
+        }
+        self.used = end / ALIGNMENT * ALIGNMENT;
+        if zone > 0 {
             self.parts.push(Part { start, bytes, of: Location::caller() });
             if let Some(memory) = &self.memory {
                 let zone = memory.view(start + bytes..self.used);

@@ -8,6 +8,7 @@ use crate::Result;
 use crate::device::{Buffer, Reals};
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::resample;
+use crate::sizes::product;
 
 pub struct Attention {
     name: String,
@@ -42,7 +43,7 @@ impl Pooled {
         Ok(Pooled {
             full: build.value(x.n, x.h, x.w, c)?,
             half: build.value(x.n, x.h / 2, x.w / 2, c)?,
-            which: build.arena.take(x.n * (x.h / 2) * (x.w / 2) * c)?,
+            which: build.arena.take(product([x.n, x.h / 2, x.w / 2, c]))?,
         })
     }
 
@@ -55,7 +56,7 @@ impl Pooled {
 
 /// Queries and keys have `dk` channels, values `dv`.
 fn shape(x: &Value, dk: usize, dv: usize) -> Shape {
-    Shape { n: x.n, l: x.h * x.w, lk: (x.h / 2) * (x.w / 2), dk, dv }
+    Shape { n: x.n, l: product([x.h, x.w]), lk: product([x.h / 2, x.w / 2]), dk, dv }
 }
 
 impl Attention {
@@ -81,7 +82,7 @@ impl Attention {
             q: build.value(x.n, x.h, x.w, few)?,
             k: Pooled::new(build, x, few)?,
             v: Pooled::new(build, x, half)?,
-            lse: build.arena.take(x.n * x.h * x.w)?,
+            lse: build.arena.take(product([x.n, x.h, x.w]))?,
             a: build.value(x.n, x.h, x.w, c)?,
             y: build.value(x.n, x.h, x.w, c)?,
             workspace: build.arena.take(workspace)?,

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::device::Reals;
 use crate::ops::conv::{self, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use crate::ops::spectral_norm::Outputs;
+use crate::sizes::product;
 
 /// Filters (R, R, C, K), padding R / 2, stride 1: the output has the input's height and width.
 #[derive(Clone, Copy)]
@@ -21,13 +22,13 @@ impl ConvOptions {
     /// Glorot uniform, gain sqrt 2 on 3x3 and 1 on 1x1; bias 0.
     pub fn residual(r: usize, c: usize, k: usize) -> ConvOptions {
         let gain = if r == 1 { 1.0 } else { std::f32::consts::SQRT_2 };
-        let init = Init::GlorotUniform { fan_in: r * r * c, fan_out: r * r * k, gain };
+        let init = Init::GlorotUniform { fan_in: product([r, r, c]), fan_out: product([r, r, k]), gain };
         ConvOptions { r, c, k, init, bias: Some(Init::Constant(0.0)) }
     }
 
     /// PyTorch's default.
     pub fn pytorch(r: usize, c: usize, k: usize) -> ConvOptions {
-        let init = Init::FanIn { fan_in: r * r * c };
+        let init = Init::FanIn { fan_in: product([r, r, c]) };
         ConvOptions { r, c, k, init, bias: Some(init) }
     }
 

@@ -5,6 +5,7 @@ use crate::device::Reals;
 use crate::ops::Activation;
 use crate::ops::conv::{ConvGradient, Prologue};
 use crate::ops::matmul::OutputGradient;
+use crate::sizes::product;
 
 /// What a convolution reads: `act(x)` or, through a norm's tables, `act(scale x + shift)`, upsampled where wanted.
 pub struct Source<'a> {
@@ -47,8 +48,8 @@ impl<'a> Source<'a> {
             activation: norm.activation(),
             upsample,
             n: x.n,
-            h: scale * x.h,
-            w: scale * x.w,
+            h: product([scale, x.h]),
+            w: product([scale, x.w]),
         }
     }
 

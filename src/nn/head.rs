@@ -6,6 +6,7 @@ use crate::device::{Buffer, Reals};
 use crate::ops::gradient_penalty;
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 use crate::ops::spectral_norm::Outputs;
+use crate::sizes::product;
 
 pub struct ProjectionHead {
     name: String,
@@ -38,7 +39,7 @@ impl ProjectionHead {
     pub fn new(build: &mut Builder, name: &str, x: &Value, options: &HeadOptions) -> Result<ProjectionHead> {
         let (c, classes, p) = (x.c, options.classes, &mut *build.parameters);
         let unfused = build.unfused.contains(&Fusion::Projection);
-        let forward = projection::unfused::workspace_len(x.n * x.features(), x.n);
+        let forward = projection::unfused::workspace_len(product([x.n, x.features()]), x.n);
         Ok(ProjectionHead {
             name: name.to_string(),
             w: p.weight(&format!("{name}.weight"), &[c, 1], (options.init)(c, 1), Outputs::Columns),
@@ -48,8 +49,12 @@ impl ProjectionHead {
             bias: options.bias.then(|| p.tensor(&format!("{name}.bias"), &[1], Init::Constant(0.0))),
             labels: options.labels.clone(),
             pool_factor: options.pool_factor,
-            h: build.arena.take(x.n * c)?,
-            unfused: if unfused { Some([build.arena.take(forward)?, build.arena.take(x.n * c)?]) } else { None },
+            h: build.arena.take(product([x.n, c]))?,
+            unfused: if unfused {
+                Some([build.arena.take(forward)?, build.arena.take(product([x.n, c]))?])
+            } else {
+                None
+            },
             logits: build.exact_value(x.n, 1, 1, 1)?,
             x: x.clone(),
         })

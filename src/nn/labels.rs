@@ -5,6 +5,7 @@ use crate::Result;
 use crate::device::{Buffer, Reals};
 use crate::ops::resample;
 use crate::ops::spectral_norm::Outputs;
+use crate::sizes::product;
 
 /// y is x with channels behind its own that tell the label.
 pub struct ConcatLabels {
@@ -36,7 +37,7 @@ impl ConcatLabels {
         init: Init,
     ) -> Result<ConcatLabels> {
         let embedding = build.parameters.weight("embedding", &[classes, width], init, Outputs::Rows);
-        let workspace = build.arena.take(x.n * width)?;
+        let workspace = build.arena.take(product([x.n, width]))?;
         ConcatLabels::of(build, x, labels, width, Appended::Embedding(embedding, workspace))
     }
 

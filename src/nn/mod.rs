@@ -45,6 +45,7 @@ pub use widen::Widen;
 
 use crate::device::{Precision, Reals};
 use crate::ops::resample::Image;
+use crate::sizes::product;
 use crate::{Error, Result};
 
 /// A tensor between two layers, (N, H, W, C) or, for linear layers, (N, 1, 1, C).
@@ -65,7 +66,7 @@ pub struct Value {
 impl Value {
     /// Numbers per sample.
     pub fn features(&self) -> usize {
-        self.h * self.w * self.c
+        product([self.h, self.w, self.c])
     }
 
     /// The gradient of the value that a layer calls `name`, which its backward pass cannot do without.
@@ -252,7 +253,7 @@ impl<'a> Builder<'a> {
 
     #[track_caller]
     fn value_in(&mut self, precision: Precision, [n, h, w, c]: [usize; 4]) -> Result<Value> {
-        let len = n * h * w * c;
+        let len = product([n, h, w, c]);
         let dx = self.gradient(len, precision)?;
         Ok(Value { n, h, w, c, x: self.arena.take_in(len, precision)?, dx })
     }
@@ -261,7 +262,7 @@ impl<'a> Builder<'a> {
     /// Its gradient has memory of its own.
     #[track_caller]
     pub fn gradient_only(&mut self, like: &Value) -> Result<Value> {
-        Ok(Value { dx: self.gradient(like.n * like.features(), self.precision)?, ..like.clone() })
+        Ok(Value { dx: self.gradient(product([like.n, like.features()]), self.precision)?, ..like.clone() })
     }
 
     #[track_caller]

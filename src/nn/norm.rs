@@ -4,6 +4,7 @@ use super::{Backward, Builder, Forward, Fusion, Init, Layer, Mode, Parameter, Va
 use crate::device::{Buffer, Reals};
 use crate::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables};
 use crate::ops::{Activation, elementary};
+use crate::sizes::product;
 use crate::{Error, Result};
 
 /// The statistics and tables of a batch norm, and its backward pass. The layer that owns it applies it: either
@@ -61,8 +62,8 @@ impl Norm {
             x: x.clone(),
             mean: build.arena.take(c)?,
             rstd: build.arena.take(c)?,
-            scale: build.arena.take(rows * c)?,
-            shift: build.arena.take(rows * c)?,
+            scale: build.arena.take(product([rows, c]))?,
+            shift: build.arena.take(product([rows, c]))?,
             workspace: build.arena.take(workspace)?,
             unfused: if build.unfused.contains(&Fusion::Norm) { Some(build.value(x.n, x.h, x.w, c)?) } else { None },
         })

@@ -4,6 +4,7 @@
 use crate::device::Reals;
 use crate::ops::spectral_norm::{Matrix, Outputs};
 use crate::random::Random;
+use crate::sizes::{copied, filled, product, sum};
 use crate::{Error, Result};
 
 /// How a tensor gets its first values.
@@ -88,10 +89,10 @@ impl Layout {
             assert_eq!(entry.shape, shape, "{name} was laid out with another shape");
             return entry.at;
         }
-        let len = shape.iter().product();
+        let len = shape.iter().fold(1, |len, side| product([len, *side]));
         let at = Parameter { offset: self.len, len };
         self.entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), init, at, outputs: None });
-        self.len += len.next_multiple_of(ALIGNMENT);
+        self.len = sum([self.len, len.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX)]);
         at
     }
 
@@ -117,13 +118,13 @@ impl Layout {
 
     /// Numbers that are trained or kept; gaps are not counted.
     pub fn count(&self) -> usize {
-        self.entries.iter().map(|e| e.at.len).sum()
+        self.entries.iter().fold(0, |count, e| sum([count, e.at.len]))
     }
 
     /// First values for all tensors. Tensor number i draws from stream i of `seed`, so its values do not depend on the
     /// other tensors.
-    pub fn initial_values(&self, seed: u64) -> Vec<f32> {
-        let mut values = vec![0.0; self.len];
+    pub fn initial_values(&self, seed: u64) -> Result<Vec<f32>> {
+        let mut values = filled("the parameters", self.len, 0.0)?;
         for (i, entry) in self.entries.iter().enumerate() {
             let mut random = Random::new(seed, i as u32, 0);
             let part = &mut values[entry.at.offset..entry.at.offset + entry.at.len];
@@ -141,13 +142,14 @@ impl Layout {
             };
             random.fill_uniform(part, -bound, bound);
         }
-        values
+        Ok(values)
     }
 
     /// Reads the tensors of a flat buffer.
     pub fn read(&self, flat: &Reals) -> Result<Vec<(&Entry, Vec<f32>)>> {
         let values = flat.read()?;
-        Ok(self.entries.iter().map(|e| (e, values[e.at.offset..e.at.offset + e.at.len].to_vec())).collect())
+        let part = |e: &Entry| copied("a copy of the parameters", &values[e.at.offset..e.at.offset + e.at.len]);
+        self.entries.iter().map(|e| Ok((e, part(e)?))).collect()
     }
 }
 
@@ -166,7 +168,7 @@ pub fn restore<'a>(
     find: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>,
 ) -> Result<()> {
     // The buffer may end with its last tensor, without the gap that a layout leaves there.
-    let mut values = vec![0.0; flat.len()];
+    let mut values = filled("the parameters", flat.len(), 0.0)?;
     for entry in layout.entries() {
         let name = format!("{prefix}{}", entry.name);
         let (shape, tensor) = find(&name).ok_or_else(|| Error::Shape(format!("tensor {name} is missing")))?;

@@ -4,6 +4,7 @@ use super::{Backward, Builder, Conv, ConvOptions, Forward, Layer, Norm, NormOpti
 use crate::Result;
 use crate::ops::resample::{self, Upsampling};
 use crate::ops::{Activation, elementary};
+use crate::sizes::product;
 
 /// A block of D:
 ///
@@ -190,7 +191,7 @@ pub struct UpOptions {
 impl UpBlock {
     pub fn new(build: &mut Builder, name: &str, x: &Value, options: &UpOptions) -> Result<UpBlock> {
         let UpOptions { out, norm, upsampling, conv } = options.clone();
-        let (n, c, h2, w2) = (x.n, x.c, 2 * x.h, 2 * x.w);
+        let (n, c, h2, w2) = (x.n, x.c, product([2, x.h]), product([2, x.w]));
         let at = |part: &str| format!("{name}.{part}");
         let norm1 = Norm::new(build, &at("norm1"), x, &norm)?;
         let a1 = build.gradient_only(x)?;

@@ -7,6 +7,7 @@ use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prolog
 use crate::ops::matmul::OutputGradient;
 use crate::ops::resample::{self, Image};
 use crate::ops::{Activation, elementary};
+use crate::sizes::product;
 
 /// Which of the fusions a convolution does without, and room for what then goes through memory.
 pub struct UnfusedConv {
@@ -30,7 +31,7 @@ impl UnfusedConv {
         if !reading && !writing {
             return Ok(None);
         }
-        let (input, output) = (seen.n * seen.features(), seen.n * seen.h * seen.w * k);
+        let (input, output) = (product([seen.n, seen.features()]), product([seen.n, seen.h, seen.w, k]));
         let of = |wanted: bool, len: usize| if wanted { len } else { 0 };
         let backward = build.gradients;
         Ok(Some(UnfusedConv {

@@ -5,6 +5,7 @@
 
 use super::{elementwise, expect_len, expect_optional, size32};
 use crate::device::{Precision, Reals, kernel};
+use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
 /// The mirror of `TILE` in `kernels/attention.cu`.
@@ -48,38 +49,38 @@ impl Shape {
     }
 
     fn queries(self) -> usize {
-        self.n * self.l * self.dk
+        product([self.n, self.l, self.dk])
     }
 
     fn keys(self) -> usize {
-        self.n * self.lk * self.dk
+        product([self.n, self.lk, self.dk])
     }
 
     fn values(self) -> usize {
-        self.n * self.lk * self.dv
+        product([self.n, self.lk, self.dv])
     }
 
     fn outputs(self) -> usize {
-        self.n * self.l * self.dv
+        product([self.n, self.l, self.dv])
     }
 
     /// Multiplications and additions of this many products over the width of the keys, and over that of the values.
     fn flops(self, keys: usize, values: usize) -> usize {
-        2 * self.n * self.l * self.lk * (keys * self.dk + values * self.dv)
+        product([2, self.n, self.l, self.lk, sum([product([keys, self.dk]), product([values, self.dv])])])
     }
 
     /// Elements of `lse`: one for each query.
     pub fn rows(self) -> usize {
-        self.n * self.l
+        product([self.n, self.l])
     }
 
     /// Workspace of [`forward`] and [`backward`], in floats. The sums of 16-bit outputs are in it.
     pub fn workspace_len(self, precision: Precision) -> usize {
-        self.rows() + if precision.bytes() == 4 { 0 } else { self.sums() }
+        sum([self.rows(), if precision.bytes() == 4 { 0 } else { self.sums() }])
     }
 
     fn sums(self) -> usize {
-        self.outputs().max(self.queries()).max(self.keys() + self.values())
+        self.outputs().max(self.queries()).max(sum([self.keys(), self.values()]))
     }
 }
 

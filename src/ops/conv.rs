@@ -5,6 +5,7 @@ use super::matmul::OutputGradient;
 use super::tile::{choose, grid};
 use super::{Activation, ActivationArgument, expect_len, expect_optional, size32};
 use crate::device::{Device, Precision, Reals, Tile, Tuning, kernel};
+use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
 /// v (N, H, W, C), filters (R, S, C, K), output pixels P, Q. `h` and `w` are what the filter sees: twice the stored
@@ -151,30 +152,30 @@ fn conv_tile(operand: &Reals, tiles: &'static [Tile], m: usize, n: usize) -> &'s
 impl Conv {
     /// Rows of the output, before pooling.
     pub fn p(&self) -> usize {
-        (self.h + 2 * self.pad).saturating_sub(self.r) / self.stride.max(1) + 1
+        sum([self.h, product([2, self.pad])]).saturating_sub(self.r) / self.stride.max(1) + 1
     }
 
     /// Columns of the output, before pooling.
     pub fn q(&self) -> usize {
-        (self.w + 2 * self.pad).saturating_sub(self.s) / self.stride.max(1) + 1
+        sum([self.w, product([2, self.pad])]).saturating_sub(self.s) / self.stride.max(1) + 1
     }
 
     fn filters(&self) -> usize {
-        self.r * self.s * self.c * self.k
+        product([self.r, self.s, self.c, self.k])
     }
 
     fn input_len(&self, upsample: bool) -> usize {
-        self.n * self.h * self.w * self.c / if upsample { 4 } else { 1 }
+        product([self.n, self.h, self.w, self.c]) / if upsample { 4 } else { 1 }
     }
 
     /// Multiplications and additions of each of the three passes.
     pub fn flops(&self) -> usize {
-        2 * self.n * self.p() * self.q() * self.r * self.s * self.c * self.k
+        product([2, self.n, self.p(), self.q(), self.r, self.s, self.c, self.k])
     }
 
     /// Elements of y.
     pub fn output_len(&self, pool: bool) -> usize {
-        self.n * self.p() * self.q() * self.k / if pool { 4 } else { 1 }
+        product([self.n, self.p(), self.q(), self.k]) / if pool { 4 } else { 1 }
     }
 
     /// Refuses what the kernels cannot do. Pixels and taps count in 31 bits.
@@ -200,10 +201,7 @@ impl Conv {
         if pool && !(p.is_multiple_of(2) && q.is_multiple_of(2)) {
             return Err(Error::Shape(format!("{what}: pooling {p} x {q} pixels, expected even numbers")));
         }
-        let fits = |sizes: &[usize]| {
-            sizes.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).is_some_and(|n| n <= most)
-        };
-        if !(fits(&[n, h, w]) && fits(&[n, p, q]) && fits(&[r, s, c]) && fits(&[r, s, k])) {
+        if [[n, h, w], [n, p, q], [r, s, c], [r, s, k]].into_iter().any(|sizes| product(sizes) > most) {
             return Err(Error::Shape(format!("{what}: {self:?}, at most {most} pixels or taps")));
         }
         Ok(())
@@ -229,7 +227,7 @@ impl Conv {
     /// on it, so the number of threads must not enter.
     fn split(&self, device: &Device, tiles: usize) -> (usize, usize) {
         let tuning = device.tuning();
-        let pixels = self.n * self.p() * self.q();
+        let pixels = product([self.n, self.p(), self.q()]);
         let parts = (tuning.split_blocks / tiles).min(pixels / tuning.split_pixels).clamp(1, self.n);
         let images = self.n.div_ceil(parts);
         (images, self.n.div_ceil(images))
@@ -237,13 +235,13 @@ impl Conv {
 
     fn weight_gradient_tile(&self, device: &Device, precision: Precision) -> &'static Tile {
         let Tuning { split_blocks, conv_tiles, .. } = device.tuning();
-        let (m, n) = (self.r * self.s * self.c, self.k);
+        let (m, n) = (product([self.r, self.s, self.c]), self.k);
         choose(device, precision, *split_blocks, kernel::CONV_WEIGHT_GRADIENT, conv_tiles, m, n)
     }
 
     /// The tiles across K, and across the taps. More than the grid's y takes are refused, as z is for the parts.
     fn weight_gradient_grid(&self, device: &Device, precision: Precision) -> [u32; 2] {
-        let [x, y, z] = grid(self.weight_gradient_tile(device, precision), self.r * self.s * self.c, self.k);
+        let [x, y, z] = grid(self.weight_gradient_tile(device, precision), product([self.r, self.s, self.c]), self.k);
         [x, if device.fixed().all_taps { 1 } else { y * z }]
     }
 
@@ -286,7 +284,7 @@ fn prologue_argument(what: &str, sizes: &Conv, prologue: &Prologue) -> Result<Pr
     let mut table_stride = 0;
     if let Some((scale, shift)) = prologue.scale_shift {
         if scale.len() != sizes.c {
-            expect_len(what, "scale (1 or N, C)", scale.len(), sizes.n * sizes.c)?;
+            expect_len(what, "scale (1 or N, C)", scale.len(), product([sizes.n, sizes.c]))?;
             table_stride = sizes.c as u32;
         }
         expect_len(what, "shift (as scale)", shift.len(), scale.len())?;
@@ -316,7 +314,7 @@ pub fn conv_forward(
     }
     let argument = prologue_argument(what, &sizes, prologue)?;
     let device = y.device();
-    let pixels = sizes.n * sizes.p() * sizes.q();
+    let pixels = product([sizes.n, sizes.p(), sizes.q()]);
     let tile = conv_tile(y, kernel::CONV_FORWARD, pixels, sizes.k);
     let launch = device.launch(tile.kernel, grid(tile, pixels, sizes.k)).product(sizes.flops()).output(y).input(x);
     let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
@@ -353,14 +351,14 @@ pub fn conv_input_gradient(
     }
     let (c, k) = (size32(what, sizes.c)?, size32(what, sizes.k)?);
     let device = dx.device();
-    let taps = sizes.r * sizes.s;
+    let taps = product([sizes.r, sizes.s]);
     let flipped_tiles = [k.div_ceil(FLIPPED_TILE), c.div_ceil(FLIPPED_TILE), size32(what, taps)?];
     let launch = device.launch(kernel::CONV_FLIP_FILTERS, flipped_tiles);
     let launch = launch.output(workspace).input(filters).scalar(taps as u32).scalar(c).scalar(k);
     // SAFETY: filters and workspace both have R * S * C * K elements, compared above; the grid covers K, C and R * S.
     unsafe { launch.run()? };
 
-    let pixels = sizes.n * sizes.h * sizes.w;
+    let pixels = product([sizes.n, sizes.h, sizes.w]);
     let tile = conv_tile(dx, kernel::CONV_INPUT_GRADIENT, pixels, sizes.c);
     let argument =
         GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
@@ -376,7 +374,7 @@ pub fn conv_input_gradient(
 /// Workspace of [`conv_weight_gradient`], in floats: one filter gradient per part, where there is more than one.
 pub fn weight_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
     let (_, parts) = sizes.weight_gradient_split(device);
-    if parts > 1 { parts * sizes.filters() } else { 0 }
+    if parts > 1 { product([parts, sizes.filters()]) } else { 0 }
 }
 
 /// `dw += v^T g`, over all pixels.
@@ -414,7 +412,7 @@ pub fn conv_weight_gradient(
 
 /// Workspace of [`conv_bias_gradient`], in floats: one sum per part and channel.
 pub fn bias_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
-    sizes.split(device, 1).1 * sizes.k
+    product([sizes.split(device, 1).1, sizes.k])
 }
 
 /// `db += g`, summed over all pixels.

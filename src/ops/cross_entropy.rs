@@ -2,6 +2,7 @@
 
 use super::{expect_len, size32};
 use crate::device::{Buffer, Reals, kernel};
+use crate::sizes::product;
 use crate::{Error, Result};
 
 /// Rows that one block takes.
@@ -9,7 +10,7 @@ const ROWS: u32 = 64;
 
 /// Floats of workspace for `n` samples.
 pub fn workspace_len(n: usize) -> usize {
-    2 * n
+    product([2, n])
 }
 
 /// What comes out; all of it overwrites.

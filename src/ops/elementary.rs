@@ -2,6 +2,7 @@
 
 use super::{elementwise, expect_len, reduction, size32};
 use crate::device::{Device, Kernel, Reals, kernel};
+use crate::sizes::product;
 use crate::{Error, Result};
 
 /// How errors begin.
@@ -72,7 +73,7 @@ fn by_rows(
     (name, vector): (&str, &Reals),
     [rows, columns]: [usize; 2],
 ) -> Result<()> {
-    if x.is_empty() || rows * columns != x.len() {
+    if x.is_empty() || product([rows, columns]) != x.len() {
         let (found, len) = (x.len(), vector.len());
         return Err(Error::Shape(format!("{WHAT}: x has {found} elements, expected R * C with {len} in {name}")));
     }

@@ -4,6 +4,7 @@
 use super::state::StateBuffer;
 use super::{expect_len, size32};
 use crate::device::{Reals, kernel};
+use crate::sizes::product;
 use crate::{Error, Result};
 
 /// Columns that one block sums.
@@ -60,7 +61,7 @@ pub fn direction(out: Direction, g: &Reals, weight: f32, state: &StateBuffer) ->
 pub fn pool(h: &Reals, t: &Reals, x: &Reals, n: usize, pool_factor: f32) -> Result<()> {
     let what = "pool of tangents";
     let c = features(what, "h", h.len(), n)?;
-    if t.is_empty() || !t.len().is_multiple_of(n * c) {
+    if t.is_empty() || !t.len().is_multiple_of(product([n, c])) {
         let found = t.len();
         return Err(Error::Shape(format!("{what}: t has {found} elements, expected N * P * C with N = {n}, C = {c}")));
     }

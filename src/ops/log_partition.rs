@@ -2,6 +2,7 @@
 
 use super::{elementary, expect_len, size32};
 use crate::device::{Device, Reals, kernel};
+use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
 /// What every loss gives for a batch of `N` real and `M` fake logits.
@@ -31,8 +32,8 @@ impl Evaluation {
 /// Workspace of [`fused`], in floats.
 pub fn workspace_len(device: &Device, logits: usize) -> usize {
     let (chunk, blocks) = split(device, logits);
-    debug_assert!(chunk * blocks >= logits);
-    if blocks > 1 { 4 * blocks } else { 0 }
+    debug_assert!(product([chunk, blocks]) >= logits);
+    if blocks > 1 { product([4, blocks]) } else { 0 }
 }
 
 /// How [`fused`] shares the logits: those of one block, and the number of blocks.
@@ -67,7 +68,7 @@ pub fn one_launch(out: &Evaluation, real: &Reals, fake: &Reals, sign: f32) -> Re
 
 /// Workspace of [`two_launches`], in floats.
 pub fn two_launches_workspace_len(device: &Device, logits: usize) -> usize {
-    4 * split_two(device, logits).1
+    product([4, split_two(device, logits).1])
 }
 
 /// Many blocks share the logits: the first launch computes their sums, the second joins these and computes the gradients.
@@ -75,7 +76,7 @@ pub fn two_launches(out: &Evaluation, real: &Reals, fake: &Reals, sign: f32, wor
     let [n, m] = out.check("log_partition", real, fake)?;
     let device = real.device();
     let (chunk, blocks) = split_two(device, real.len() + fake.len());
-    expect_len("log_partition", "workspace", workspace.len(), 4 * blocks)?;
+    expect_len("log_partition", "workspace", workspace.len(), product([4, blocks]))?;
     let grid = [blocks as u32, 1, 1];
     let launch = device.launch(kernel::LOG_PARTITION_PARTIALS_F32, grid);
     let launch = launch.output(workspace).output(&out.seed_d).input(real).input(fake);
@@ -90,7 +91,7 @@ pub fn two_launches(out: &Evaluation, real: &Reals, fake: &Reals, sign: f32, wor
 /// Workspace of [`unfused`], in floats: six buffers with a number for each logit, the partial results of a reduction, and
 /// ten single numbers.
 pub fn unfused_workspace_len(device: &Device, logits: usize) -> usize {
-    6 * logits + elementary::workspace_len(device, logits) + 10
+    sum([product([6, logits]), elementary::workspace_len(device, logits), 10])
 }
 
 /// The same from elementary kernels: every step is a launch that reads from memory and writes to memory. They run in the
@@ -102,7 +103,7 @@ pub fn unfused(out: &Evaluation, real: &Reals, fake: &Reals, sign: f32, workspac
     let (n, m) = (real.len(), fake.len());
     let k = n + m;
     let partials_len = elementary::workspace_len(real.device(), k);
-    expect_len("log_partition", "workspace", workspace.len(), 6 * k + partials_len + 10)?;
+    expect_len("log_partition", "workspace", workspace.len(), unfused_workspace_len(real.device(), k))?;
     let [joined, negated, deviations, exponentials, logarithms, shares] =
         std::array::from_fn(|i| workspace.view(i * k..(i + 1) * k));
     let scratch = workspace.view(6 * k..6 * k + partials_len);

@@ -4,6 +4,7 @@
 use super::tile::{choose, grid};
 use super::{Activation, ActivationArgument, expect_len, expect_optional, size32};
 use crate::device::{Reals, Tile, kernel};
+use crate::sizes::product;
 use crate::{Error, Result};
 
 /// x (N, C), weight (C, K), y (N, K).
@@ -43,9 +44,9 @@ pub fn linear_forward(
 ) -> Result<()> {
     let what = "linear forward";
     let [n, c, k] = sizes.check(what)?;
-    expect_len(what, "y (N, K)", y.len(), sizes.n * sizes.k)?;
-    expect_len(what, "x (N, C)", x.len(), sizes.n * sizes.c)?;
-    expect_len(what, "weight (C, K)", weight.len(), sizes.c * sizes.k)?;
+    expect_len(what, "y (N, K)", y.len(), product([sizes.n, sizes.k]))?;
+    expect_len(what, "x (N, C)", x.len(), product([sizes.n, sizes.c]))?;
+    expect_len(what, "weight (C, K)", weight.len(), product([sizes.c, sizes.k]))?;
     expect_optional(what, "bias (K)", bias, sizes.k)?;
     let tile = linear_tile(y, kernel::LINEAR_FORWARD, sizes.n, sizes.k);
     let launch = y.device().launch(tile.kernel, grid(tile, sizes.n, sizes.k)).product(sizes.flops());
@@ -58,9 +59,9 @@ pub fn linear_forward(
 pub fn linear_input_gradient(sizes: Linear, dx: &Reals, gradient: &OutputGradient, weight: &Reals) -> Result<()> {
     let what = "linear input gradient";
     let [n, c, k] = sizes.check(what)?;
-    gradient.check(what, sizes.n, sizes.n * sizes.k)?;
-    expect_len(what, "dx (N, C)", dx.len(), sizes.n * sizes.c)?;
-    expect_len(what, "weight (C, K)", weight.len(), sizes.c * sizes.k)?;
+    gradient.check(what, sizes.n, product([sizes.n, sizes.k]))?;
+    expect_len(what, "dx (N, C)", dx.len(), product([sizes.n, sizes.c]))?;
+    expect_len(what, "weight (C, K)", weight.len(), product([sizes.c, sizes.k]))?;
     let tile = linear_tile(dx, kernel::LINEAR_INPUT_GRADIENT, sizes.n, sizes.c);
     let launch = dx.device().launch(tile.kernel, grid(tile, sizes.n, sizes.c)).product(sizes.flops());
     let launch = launch.output(dx).input(gradient.dy).input(weight).optional(gradient.saved_output());
@@ -73,9 +74,9 @@ pub fn linear_input_gradient(sizes: Linear, dx: &Reals, gradient: &OutputGradien
 pub fn linear_weight_gradient(sizes: Linear, dweight: &Reals, x: &Reals, gradient: &OutputGradient) -> Result<()> {
     let what = "linear weight gradient";
     let [n, c, k] = sizes.check(what)?;
-    gradient.check(what, sizes.n, sizes.n * sizes.k)?;
-    expect_len(what, "dweight (C, K)", dweight.len(), sizes.c * sizes.k)?;
-    expect_len(what, "x (N, C)", x.len(), sizes.n * sizes.c)?;
+    gradient.check(what, sizes.n, product([sizes.n, sizes.k]))?;
+    expect_len(what, "dweight (C, K)", dweight.len(), product([sizes.c, sizes.k]))?;
+    expect_len(what, "x (N, C)", x.len(), product([sizes.n, sizes.c]))?;
     let tile = linear_tile(x, kernel::LINEAR_WEIGHT_GRADIENT, sizes.c, sizes.k);
     let launch = dweight.device().launch(tile.kernel, grid(tile, sizes.c, sizes.k)).product(sizes.flops());
     let launch = launch.output(dweight).input(x).input(gradient.dy).optional(gradient.saved_output());
@@ -88,7 +89,7 @@ pub fn linear_weight_gradient(sizes: Linear, dweight: &Reals, x: &Reals, gradien
 pub fn linear_bias_gradient(sizes: Linear, dbias: &Reals, gradient: &OutputGradient) -> Result<()> {
     let what = "linear bias gradient";
     let [n, _, k] = sizes.check(what)?;
-    gradient.check(what, sizes.n, sizes.n * sizes.k)?;
+    gradient.check(what, sizes.n, product([sizes.n, sizes.k]))?;
     expect_len(what, "dbias (K)", dbias.len(), sizes.k)?;
     let columns = dbias.device().tuning().bias_columns;
     let grid = [sizes.k.div_ceil(columns) as u32, 1, 1];
@@ -102,7 +103,7 @@ pub fn linear_bias_gradient(sizes: Linear, dbias: &Reals, gradient: &OutputGradi
 impl Linear {
     /// Multiplications and additions of each of the three products.
     pub fn flops(&self) -> usize {
-        2 * self.n * self.c * self.k
+        product([2, self.n, self.c, self.k])
     }
 
     fn check(self, what: &str) -> Result<[u32; 3]> {

@@ -2,6 +2,7 @@
 
 use super::{Activation, expect_len, size32};
 use crate::device::{Buffer, Device, Reals, kernel};
+use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
 /// What is normalised: (N, H, W, C), H = W = 1 in a linear layer.
@@ -22,15 +23,15 @@ impl Shape {
     }
 
     pub fn input_len(&self) -> usize {
-        self.rows() * self.c
+        product([self.rows(), self.c])
     }
 
     pub fn output_len(&self) -> usize {
-        self.input_len() * if self.upsample { 4 } else { 1 }
+        product([self.input_len(), if self.upsample { 4 } else { 1 }])
     }
 
     fn rows(&self) -> usize {
-        self.n * self.h * self.w
+        product([self.n, self.h, self.w])
     }
 
     fn check(&self) -> Result<()> {
@@ -138,7 +139,7 @@ impl Split {
     }
 
     fn parts(&self) -> usize {
-        self.groups * self.splits
+        product([self.groups, self.splits])
     }
 
     fn grid(&self) -> [u32; 3] {
@@ -150,12 +151,12 @@ impl Split {
 pub fn workspace_len(device: &Device, shape: Shape, conditional: bool) -> usize {
     let split = Split::new(device, shape, if conditional { shape.n } else { 1 });
     let moments = Split::new(device, shape, 1).splits;
-    shape.c * (2 * split.parts() + 2).max(3 * moments)
+    product([shape.c, sum([product([2, split.parts()]), 2]).max(product([3, moments]))])
 }
 
 fn check_tables(tables: Tables, rows: usize, shape: Shape) -> Result<()> {
-    expect_len("norm", "scale", tables.scale.len(), rows * shape.c)?;
-    expect_len("norm", "shift", tables.shift.len(), rows * shape.c)
+    expect_len("norm", "scale", tables.scale.len(), product([rows, shape.c]))?;
+    expect_len("norm", "shift", tables.shift.len(), product([rows, shape.c]))
 }
 
 /// The batch's mean and deviation, the tables that follow from them, and, where given, the running statistics moved

@@ -3,6 +3,7 @@
 use super::state::StateBuffer;
 use super::{elementwise, expect_len, size32};
 use crate::device::{Buffer, Reals, kernel};
+use crate::sizes::product;
 use crate::{Error, Result};
 
 /// What is done to training images besides scaling them.
@@ -27,9 +28,10 @@ pub fn load(
     augment: Augment,
     [n, h, w, c]: [usize; 4],
 ) -> Result<()> {
-    expect_len("pixels load", "x", x.len(), n * h * w * c)?;
-    expect_len("pixels load", "bytes", bytes.len(), n * h * w * c)?;
-    size32("pixels load", n * h * w * c)?;
+    let len = product([n, h, w, c]);
+    expect_len("pixels load", "x", x.len(), len)?;
+    expect_len("pixels load", "bytes", bytes.len(), len)?;
+    size32("pixels load", len)?;
     if x.is_empty() {
         return Err(Error::Shape(format!("pixels load: an image of {h} x {w} x {c}, {n} of them, has no elements")));
     }

@@ -2,6 +2,7 @@
 
 use super::{expect_len, expect_optional, size32};
 use crate::device::{Buffer, Device, Reals, kernel};
+use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
 /// The label of a sample that has none; any number that is not a class works.
@@ -66,14 +67,15 @@ impl Sizes {
 
 /// `x` has `n` samples of `c` channels; its length tells the pixels.
 fn sizes(what: &str, n: usize, c: usize, classes: usize, x: &Reals) -> Result<Sizes> {
-    if n == 0 || c == 0 || !x.len().is_multiple_of(n * c) {
+    let each = product([n, c]);
+    if each == 0 || !x.len().is_multiple_of(each) {
         return Err(Error::Shape(format!(
             "{what}: x has {} elements, expected N * P * C with N = {n}, C = {c}, at least one of each",
             x.len()
         )));
     }
-    let p = x.len() / (n * c);
-    size32(what, p * c)?;
+    let p = x.len() / each;
+    size32(what, product([p, c]))?;
     Ok(Sizes { n: size32(what, n)?, p: p as u32, c: size32(what, c)?, classes: size32(what, classes)? })
 }
 
@@ -103,7 +105,7 @@ fn check_gradients(out: Gradients, h: &Reals, labels: Option<&Buffer<u32>>, seed
     expect_optional(what, "dbias", out.dbias, 1)?;
     let sizes = sizes(what, h.len() / out.dw.len(), out.dw.len(), classes, h)?;
     let n = sizes.n as usize;
-    expect_len(what, "h", h.len(), n * out.dw.len())?;
+    expect_len(what, "h", h.len(), product([n, out.dw.len()]))?;
     expect_optional(what, "labels", labels, n)?;
     check_seeds(what, seeds, n)?;
     Ok(sizes)
@@ -112,7 +114,7 @@ fn check_gradients(out: Gradients, h: &Reals, labels: Option<&Buffer<u32>>, seed
 /// The logits `f` (N) and the pooled features `h` (N, C) of `x` (N, P, C), in one launch.
 pub fn forward(f: &Reals, h: &Reals, x: &Reals, head: &Head) -> Result<()> {
     let s = check_head("projection forward", head, f.len(), x)?;
-    expect_len("projection forward", "h", h.len(), f.len() * head.w.len())?;
+    expect_len("projection forward", "h", h.len(), product([f.len(), head.w.len()]))?;
     let launch = f.device().launch(kernel::PROJECTION_FORWARD, [s.n, 1, 1]);
     let launch = launch.output(f).output(h).input(x).input(head.w);
     let launch = launch.optional(head.v).optional(head.labels).optional(head.bias);
@@ -177,7 +179,7 @@ pub mod unfused {
 
     /// Floats of workspace for `x` (N, P, C) and N samples.
     pub fn workspace_len(x: usize, n: usize) -> usize {
-        x + 2 * n
+        sum([x, product([2, n])])
     }
 
     pub fn forward(f: &Reals, h: &Reals, x: &Reals, head: &Head, workspace: &Reals) -> Result<()> {
@@ -197,8 +199,8 @@ pub mod unfused {
     pub fn forward_pooled(f: &Reals, h: &Reals, x: &Reals, head: &Head, workspace: &Reals) -> Result<()> {
         let what = "projection forward, pooled";
         let s = check_head(what, head, f.len(), x)?;
-        expect_len(what, "h", h.len(), f.len() * head.w.len())?;
-        expect_len(what, "workspace", workspace.len(), 2 * f.len())?;
+        expect_len(what, "h", h.len(), product([f.len(), head.w.len()]))?;
+        expect_len(what, "workspace", workspace.len(), product([2, f.len()]))?;
         pool(h, x, f.len(), head.pool_factor)?;
         products(f, h, head, s, workspace)
     }
@@ -231,7 +233,7 @@ pub mod unfused {
         let what = "projection backward, unfused";
         let s = check_head(what, head, n, x)?;
         check_seeds(what, Seeds { df, scale: None }, n)?;
-        expect_len(what, "workspace", workspace.len(), n * head.w.len())?;
+        expect_len(what, "workspace", workspace.len(), product([n, head.w.len()]))?;
         let launch = dx.device().launch(kernel::PROJECTION_UNFUSED_DH_F32, [s.n, 1, 1]);
         let launch = launch.output(workspace).input(head.w).optional(head.v).optional(head.labels).optional(df);
         // SAFETY: every length was compared with N, C and classes above.

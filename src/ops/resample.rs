@@ -4,6 +4,7 @@
 
 use super::{expect_len, expect_optional, size32};
 use crate::device::{Buffer, Launch, Reals, Variants, kernel};
+use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
 /// The shape of the input of a pooling, or of an upsampling.
@@ -17,7 +18,11 @@ pub struct Image {
 
 impl Image {
     pub fn elements(self) -> usize {
-        self.n * self.h * self.w * self.c
+        product([self.n, self.h, self.w, self.c])
+    }
+
+    fn pixels(self) -> usize {
+        product([self.n, self.h, self.w])
     }
 
     /// After a 2x2 pooling: an odd last row or column is left out.
@@ -26,7 +31,7 @@ impl Image {
     }
 
     pub fn doubled(self) -> Image {
-        Image { h: 2 * self.h, w: 2 * self.w, ..self }
+        Image { h: product([2, self.h]), w: product([2, self.w]), ..self }
     }
 }
 
@@ -41,7 +46,7 @@ pub enum Upsampling {
 /// block.
 fn walk<'a>(what: &str, kernel: impl Into<Variants>, to: &'a Reals, walked: Image) -> Result<(Launch<'a>, u32)> {
     let each = (to.device().tuning().elements / walked.c.max(1)).max(1) as u32;
-    let blocks = size32(what, walked.n * walked.h * walked.w)?.div_ceil(each);
+    let blocks = size32(what, walked.pixels())?.div_ceil(each);
     Ok((to.device().launch(kernel, [blocks, 1, 1]).output(to), each))
 }
 
@@ -52,6 +57,7 @@ fn check(what: &str, image: Image, tensors: &[(&str, usize, Image)]) -> Result<(
     size32(what, image.c)?;
     for (name, found, expected) in tensors {
         expect_len(what, name, *found, expected.elements())?;
+        size32(what, expected.pixels())?;
     }
     Ok(())
 }
@@ -142,10 +148,10 @@ pub fn concat_labels(
     classes: usize,
     mark: f32,
 ) -> Result<()> {
-    let (what, out) = ("concat labels", Image { c: image.c + classes, ..image });
+    let (what, out) = ("concat labels", Image { c: sum([image.c, classes]), ..image });
     check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
     expect_len(what, "labels", labels.len(), image.n)?;
-    let p = (image.h * image.w) as u32;
+    let p = size32(what, product([image.h, image.w]))?;
     let (launch, pixels) = walk(what, kernel::RESAMPLE_APPEND_PLANES, y, out)?;
     let launch = launch.input(x).input(labels).scalar(mark).scalar(image.n as u32).scalar(p).scalar(image.c as u32);
     // SAFETY: every length was compared with the shapes above.
@@ -161,13 +167,13 @@ pub fn concat_embedding(
     image: Image,
     width: usize,
 ) -> Result<()> {
-    let (what, out) = ("concat embedding", Image { c: image.c + width, ..image });
+    let (what, out) = ("concat embedding", Image { c: sum([image.c, width]), ..image });
     check(what, image, &[("y", y.len(), out), ("x", x.len(), image)])?;
     expect_len(what, "labels", labels.len(), image.n)?;
     let classes = classes(what, "embedding", embedding.len(), width)?;
     let (launch, pixels) = walk(what, kernel::RESAMPLE_APPEND_EMBEDDING, y, out)?;
     let launch = launch.input(x).input(embedding).input(labels);
-    let launch = launch.scalar(image.n as u32).scalar((image.h * image.w) as u32);
+    let launch = launch.scalar(image.n as u32).scalar(size32(what, product([image.h, image.w]))?);
     // SAFETY: every length was compared with the shapes above.
     unsafe { launch.scalar(image.c as u32).scalar(width as u32).scalar(classes).scalar(pixels).run() }
 }
@@ -183,11 +189,12 @@ fn classes(what: &str, name: &str, len: usize, width: usize) -> Result<u32> {
 /// The gradient of either `concat` with respect to the image: `dx` (N, H, W, C), the first channels of `dy`
 /// (N, H, W, C + appended).
 pub fn concat_backward(dx: &Reals, dy: &Reals, image: Image, appended: usize, accumulate: bool) -> Result<()> {
-    let (what, out) = ("concat backward", Image { c: image.c + appended, ..image });
+    let (what, out) = ("concat backward", Image { c: sum([image.c, appended]), ..image });
     check(what, image, &[("dx", dx.len(), image), ("dy", dy.len(), out)])?;
     let (launch, pixels) = walk(what, kernel::RESAMPLE_DROP, dx, image)?;
     let launch = launch.input(dy).scalar(u32::from(accumulate));
-    let launch = launch.scalar(image.n as u32).scalar((image.h * image.w) as u32).scalar(image.c as u32);
+    let launch =
+        launch.scalar(image.n as u32).scalar(size32(what, product([image.h, image.w]))?).scalar(image.c as u32);
     // SAFETY: `check` compared both lengths with the shapes.
     unsafe { launch.scalar(size32(what, appended)?).scalar(pixels).run() }
 }
@@ -204,12 +211,12 @@ pub fn concat_embedding_backward(
     workspace: &Reals,
 ) -> Result<()> {
     let what = "concat embedding backward";
-    check(what, image, &[("dy", dy.len(), Image { c: image.c + width, ..image })])?;
+    check(what, image, &[("dy", dy.len(), Image { c: sum([image.c, width]), ..image })])?;
     expect_len(what, "labels", labels.len(), image.n)?;
-    expect_len(what, "workspace", workspace.len(), image.n * width)?;
+    expect_len(what, "workspace", workspace.len(), product([image.n, width]))?;
     expect_optional(what, "scale", scale, image.n)?;
     let classes = classes(what, "dembedding", dembedding.len(), width)?;
-    let (n, p) = (size32(what, image.n)?, size32(what, image.h * image.w)?);
+    let (n, p) = (size32(what, image.n)?, size32(what, product([image.h, image.w]))?);
     let device = dy.device();
     let launch = device.launch(kernel::RESAMPLE_EMBEDDING_PIXELS, [n, 1, 1]).output(workspace).input(dy);
     // SAFETY: every length was compared with the shapes above; here and below.

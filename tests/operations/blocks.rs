@@ -52,7 +52,7 @@ impl Made {
                 values[entry.at.offset()..][..tensor.len()].copy_from_slice(&tensor);
             }
             let weights = device.upload(&values).unwrap();
-            let running = device.upload(&running.initial_values(0)).unwrap();
+            let running = device.upload(&running.initial_values(0).unwrap()).unwrap();
             return Made { layer, layout, running, weights, x };
         }
     }

@@ -41,19 +41,20 @@ fn trained(device: &Device, setup: &Setup) -> Trainer {
 
 #[test]
 fn latents_follow_from_the_seed_and_the_number() {
-    let all = Latents::unlabelled(7, 40).draw(&digits().networks);
+    let all = Latents::unlabelled(7, 40).draw(&digits().networks).unwrap();
     assert_eq!(all.len(), 40 * LATENT);
-    let later = Latents { first: 30, ..Latents::unlabelled(7, 10) }.draw(&digits().networks);
+    let later = Latents { first: 30, ..Latents::unlabelled(7, 10) }.draw(&digits().networks).unwrap();
     assert!(later == all[30 * LATENT..]);
-    assert!(Latents::unlabelled(8, 40).draw(&digits().networks) != all);
+    assert!(Latents::unlabelled(8, 40).draw(&digits().networks).unwrap() != all);
     let by_class = Latents::by_class(7, &[5, 2], 20);
     assert_eq!((by_class.count, by_class.labels[19], by_class.labels[20]), (40, 5, 2));
-    assert!(by_class.draw(&digits().networks) == all, "labels change no latent");
+    assert!(by_class.draw(&digits().networks).unwrap() == all, "labels change no latent");
 }
 
 #[test]
 fn truncation_is_a_normal_distribution_cut_off() {
-    let draw = |truncation| to_f64(&Latents { truncation, ..Latents::unlabelled(1, 2000) }.draw(&digits().networks));
+    let draw =
+        |truncation| to_f64(&Latents { truncation, ..Latents::unlabelled(1, 2000) }.draw(&digits().networks).unwrap());
     let n = 2000.0 * LATENT as f64;
     for (most, deviation) in [(Some(0.5), 0.2839), (Some(1.5), 0.7425), (None, 1.0)] {
         let z = draw(most);
@@ -69,7 +70,7 @@ fn truncation_is_a_normal_distribution_cut_off() {
 
 #[test]
 fn the_way_between_latents_keeps_to_the_sphere() {
-    let z = Latents::unlabelled(1, 2).draw(&digits().networks);
+    let z = Latents::unlabelled(1, 2).draw(&digits().networks).unwrap();
     let (a, b) = z.split_at(LATENT);
     assert!(
         interpolate(a, b, 0.0, LatentDistribution::Normal) == a
@@ -114,7 +115,7 @@ fn a_generator_alone_draws_as_its_trainer() {
     let setup = digits();
     let mut trainer = trained(&device, &setup);
     let latents = Latents::unlabelled(3, 70);
-    let z = latents.draw(&digits().networks);
+    let z = latents.draw(&digits().networks).unwrap();
     let tensors = trainer.tensors().unwrap();
     let raw = trainer.sample(Weights::Raw, &latents).unwrap();
     let average = trainer.sample(Weights::Average, &latents).unwrap();

@@ -389,7 +389,7 @@ fn one_backward_pass_serves_both_players() {
             let (x, logits) = (&values[0], &values[3]);
             let mut random = Random(5);
             x.x.write(&random.normals(x.x.len())).unwrap();
-            let mut initial = layout.initial_values(3);
+            let mut initial = layout.initial_values(3).unwrap();
             layout.entries().iter().filter(|e| e.name == "l2.weight").for_each(|e| {
                 let at = e.at.offset()..e.at.offset() + e.at.len();
                 initial[at].iter_mut().for_each(|w| *w *= scale);

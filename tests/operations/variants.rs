@@ -213,7 +213,7 @@ fn on_fakes_the_class_terms_gradient_has_opposite_signs_under_projection_and_ac_
                 ProjectionHead::new(build, "head", x, &options).unwrap()
             });
             let h = of.x.x.read().unwrap()[FEATURES..].to_vec();
-            let weights = of.parameters.initial_values(11);
+            let weights = of.parameters.initial_values(11).unwrap();
             let embedding = named(&of.parameters, &weights, "head.embedding");
             let v = &embedding[label * FEATURES..(label + 1) * FEATURES];
             for loss in Loss::value_variants() {
@@ -242,7 +242,7 @@ fn on_fakes_the_class_terms_gradient_has_opposite_signs_under_projection_and_ac_
                 let options = ClassHeadOptions { classes: CLASSES, bias: false, pool_factor: 1.0, init };
                 ClassHead::new(build, x, &options).unwrap()
             });
-            let weights = of.parameters.initial_values(11);
+            let weights = of.parameters.initial_values(11).unwrap();
             let (gradients, signal) = learn(device, &head, &of, &weights, || {
                 // The class term alone: psi's seed is 0.
                 of.logits.dx.as_ref().unwrap().zero().unwrap();
@@ -283,7 +283,7 @@ fn the_projection_logit_is_one_number_with_both_parts_weighted_equally() {
             ProjectionHead::new(build, "head", x, &options).unwrap()
         });
         assert_eq!(of.logits.features(), 1);
-        let mut weights = of.parameters.initial_values(4);
+        let mut weights = of.parameters.initial_values(4).unwrap();
         let bias = of.parameters.entries().iter().find(|e| e.name == "head.bias").unwrap().at.offset();
         weights[bias] = 0.25;
         let logits = |without: &str| {

@@ -172,7 +172,7 @@ fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'stat
     build(&mut measuring, &mut Layout::default())?;
     let mut layout = Layout::default();
     let (x, block) = build(&mut Arena::new(device, measuring.used())?, &mut layout)?;
-    let weights = device.upload(&layout.initial_values(1))?;
+    let weights = device.upload(&layout.initial_values(1)?)?;
     let gradients: Reals = device.zeros(weights.len())?;
     let running: Reals = device.zeros(0)?;
     x.x.copy_from(&numbers(device, x.x.len(), 2)?)?;

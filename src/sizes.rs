@@ -1,0 +1,75 @@
+//! Products and sums of sizes, and memory whose size follows from a file or a setting. Sizes come from callers, files and settings, and memory is reached by them, so none may wrap
+//! around: `usize::MAX` stands for whatever is more than a `usize` can hold. No buffer has as many elements, so a comparison
+//! with the length of one fails, and an allocation of as many is refused.
+
+use crate::device::size;
+use crate::{Error, Result};
+
+/// The product of `factors`.
+pub(crate) const fn product<const N: usize>(factors: [usize; N]) -> usize {
+    let (mut product, mut i) = (1usize, 0);
+    while i < N {
+        // A factor of 0 makes the whole product 0, also behind factors that are too large together.
+        if factors[i] == 0 {
+            return 0;
+        }
+        product = product.saturating_mul(factors[i]);
+        i += 1;
+    }
+    product
+}
+
+/// The sum of `terms`.
+pub(crate) const fn sum<const N: usize>(terms: [usize; N]) -> usize {
+    let (mut sum, mut i) = (0usize, 0);
+    while i < N {
+        sum = sum.saturating_add(terms[i]);
+        i += 1;
+    }
+    sum
+}
+
+/// Memory for `len` elements, of which there are none yet. The error names `what` they are, and how much memory they need.
+pub(crate) fn reserved<T>(what: &str, len: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    match values.try_reserve_exact(len) {
+        Ok(()) => Ok(values),
+        Err(_) => Err(Error::Memory { what: what.into(), asked: size(product([len, size_of::<T>()])) }),
+    }
+}
+
+/// `len` elements of this value.
+pub(crate) fn filled<T: Clone>(what: &str, len: usize, value: T) -> Result<Vec<T>> {
+    let mut values = reserved(what, len)?;
+    values.resize(len, value);
+    Ok(values)
+}
+
+/// A copy of `values`.
+pub(crate) fn copied<T: Copy>(what: &str, values: &[T]) -> Result<Vec<T>> {
+    let mut copy = reserved(what, values.len())?;
+    copy.extend_from_slice(values);
+    Ok(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{product, reserved, sum};
+
+    #[test]
+    fn what_is_too_large_is_the_largest_number() {
+        assert_eq!(product([3, 4, 5]), 60);
+        assert_eq!(product([0xaaaa_aaaa_aaaa_aaab, 2, 6]), usize::MAX, "it wraps around to 4");
+        assert_eq!(product([usize::MAX, 2, 0]), 0);
+        assert_eq!(product([]), 1);
+        assert_eq!(sum([usize::MAX - 1, 2]), usize::MAX);
+        assert_eq!(sum([2, 3]), 5);
+    }
+
+    #[test]
+    fn too_much_memory_is_an_error_with_its_size_and_name() {
+        let error = reserved::<f32>("the weights", usize::MAX / 8).unwrap_err().to_string();
+        assert_eq!(error, "the weights: 8589934592.00 GiB of memory asked for, more than there is");
+        assert!(reserved::<f32>("the weights", usize::MAX).is_err());
+    }
+}

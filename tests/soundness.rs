@@ -1,0 +1,127 @@
+//! What safe code may do with the library never reaches memory that is not its own: sizes whose product is too large for a
+//! number, and buffers that two threads share.
+
+use zgan::data::ImageShape;
+use zgan::device::{Buffer, Device, HAS_CHECK, Reals};
+use zgan::nn::Arena;
+use zgan::ops::resample::{self, Image, Upsampling};
+use zgan::ops::state::{State, StateBuffer};
+use zgan::ops::{attention, matmul, norm, pixels, projection};
+
+/// Times 2 and 6 it wraps around to 4.
+const WRAPS: usize = 0xaaaa_aaaa_aaaa_aaab;
+
+fn reals(device: &Device, len: usize) -> Reals {
+    device.zeros(len).unwrap()
+}
+
+#[test]
+fn sizes_whose_product_wraps_around_are_refused() {
+    let device = Device::host(1).unwrap();
+    let of = |len: usize| reals(&device, len);
+    let image = Image { n: WRAPS, h: 2, w: 6, c: 1 };
+    assert_eq!(image.elements(), usize::MAX);
+    let which: Buffer<u8> = device.zeros(1).unwrap();
+    let labels: Buffer<u32> = device.zeros(1).unwrap();
+    let refuse = |what: &str, result: zgan::Result<()>| assert!(result.is_err(), "{what} was done");
+    // Half of 6 is 3, and so the output has 1 element, if products wrap.
+    refuse("average_pool", resample::average_pool(&of(1), &of(4), image));
+    refuse("average_pool_backward", resample::average_pool_backward(&of(4), &of(1), image, false));
+    refuse("max_pool", resample::max_pool(&of(1), &which, &of(4), image));
+    refuse("max_pool_backward", resample::max_pool_backward(&of(4), &of(1), &which, image, false));
+    let small = Image { h: 1, w: 3, ..image };
+    for how in [Upsampling::Nearest, Upsampling::Bilinear] {
+        refuse("upsample", resample::upsample(&of(4), &of(1), small, how));
+        refuse("upsample_backward", resample::upsample_backward(&of(1), &of(4), small, how, false));
+    }
+    refuse("concat_labels", resample::concat_labels(&of(2), &of(1), &labels, small, 1, 1.0));
+    refuse("concat_labels", resample::concat_labels(&of(1), &of(1), &labels, small, usize::MAX, 1.0));
+    refuse("concat_backward", resample::concat_backward(&of(1), &of(2), small, 1, false));
+
+    let state = StateBuffer::new(&device, &State::new(1, [0.0; 2], 0, 0)).unwrap();
+    let bytes: Buffer<u8> = device.zeros(4).unwrap();
+    refuse("pixels load", pixels::load(&of(4), &bytes, &state, 0, Default::default(), [WRAPS, 2, 6, 1]));
+
+    let shape = norm::Shape { n: WRAPS, h: 2, w: 6, c: 1, upsample: false };
+    assert_eq!(shape.input_len(), usize::MAX);
+    let (scale, shift) = (of(1), of(1));
+    let tables = norm::Tables { scale: &scale, shift: &shift };
+    refuse("norm", norm::apply(&of(4), &of(4), tables, zgan::ops::Activation::Identity, shape));
+
+    // N = 2^62 + 1 times C = 4 is 4.
+    let (w, n) = (of(4), (1 << 62) + 1);
+    let head = projection::Head { w: &w, v: None, labels: None, bias: None, pool_factor: 1.0 };
+    refuse("projection", projection::input_gradient(&of(4), &of(4), &head, n, None));
+    refuse("pool", projection::pool(&of(4), &of(4), usize::MAX / 4 + 1, 1.0));
+
+    let sizes = matmul::Linear { n: WRAPS, c: 2, k: 6 };
+    refuse("linear", matmul::linear_forward(sizes, &of(2), &of(2), &of(12), None, zgan::ops::Activation::Identity));
+
+    let shape = attention::Shape { n: WRAPS, l: 2, lk: 2, dk: 6, dv: 6 };
+    let inputs = attention::Inputs { q: &of(4), k: &of(4), v: &of(4) };
+    refuse("attention", attention::forward(&of(4), &of(2), inputs, shape, &of(2)));
+
+    assert_eq!(ImageShape { height: WRAPS, width: 2, channels: 6 }.len(), usize::MAX);
+    let mut arena = Arena::measuring(&device);
+    let mut taken = arena.take::<f32>(1 << 62).and_then(|_| arena.take::<f32>(1 << 62));
+    for _ in 0..3 {
+        taken = taken.and_then(|_| arena.take::<f32>((1 << 62) - 1));
+    }
+    assert!(taken.is_err(), "an arena counts {} bytes", arena.used());
+    assert!(device.zeros::<f32>(usize::MAX).is_err());
+    assert!(device.zeros::<f32>(1 << 60).is_err());
+}
+
+/// One thread writes a buffer through a clone, another one reads it through a view, and a third one works on it in launches:
+/// what is read is what one of them has written, whole.
+#[test]
+fn threads_that_share_a_buffer_see_whole_writes() {
+    const LEN: usize = 1 << 16;
+    let mut devices = vec![Device::host(1).unwrap(), Device::host(3).unwrap()];
+    if HAS_CHECK {
+        devices.push(Device::simt(0));
+    }
+    for device in devices {
+        let rounds = if device.execution() == "simt" { 20 } else { 1000 };
+        let buffer: Buffer<u32> = device.zeros(LEN).unwrap();
+        let source: Buffer<u32> = device.upload(&vec![7; LEN]).unwrap();
+        let (writer, cleared, copied, view) = (buffer.clone(), buffer.clone(), buffer.clone(), buffer.view(0..LEN));
+        drop(buffer);
+        std::thread::scope(|scope| {
+            scope.spawn(move || (1..=rounds).for_each(|round| writer.write(&vec![round; LEN]).unwrap()));
+            scope.spawn(move || (0..rounds).for_each(|_| cleared.zero().unwrap()));
+            scope.spawn(move || (0..rounds).for_each(|_| copied.copy_from(&source).unwrap()));
+            scope.spawn(move || {
+                for _ in 0..rounds {
+                    let seen = view.read().unwrap();
+                    assert!(seen.iter().all(|x| *x == seen[0]), "a read between two halves of a write");
+                }
+            });
+        });
+    }
+}
+
+/// Two threads launch kernels on the same buffers.
+#[test]
+fn launches_of_two_threads_take_turns() {
+    let device = Device::host(2).unwrap();
+    let image = Image { n: 1, h: 256, w: 256, c: 1 };
+    let (y, x) = (reals(&device, image.elements() / 4), reals(&device, image.elements()));
+    let read = y.clone();
+    std::thread::scope(|scope| {
+        let (also_x, also_y) = (x.clone(), y.view(0..y.len()));
+        scope.spawn(move || {
+            for round in 0..300 {
+                also_x.write(&vec![round as f32; also_x.len()]).unwrap();
+                resample::average_pool(&also_y, &also_x, image).unwrap();
+            }
+        });
+        scope.spawn(move || {
+            for _ in 0..300 {
+                resample::average_pool(&y, &x, image).unwrap();
+                let seen = read.read().unwrap();
+                assert!(seen.iter().all(|v| *v == seen[0]), "half of one launch and half of another");
+            }
+        });
+    });
+}
