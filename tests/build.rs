@@ -63,18 +63,14 @@ fn with_edit(file: &str, before: &str, after: &str) -> Vec<Module> {
 #[test]
 fn a_tile_is_one_edit() {
     let before = constants(&modules(here()));
-    let tiles = "TILES(64x64, 128x64, 128x128)\nKERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_forward)";
-    let edited = with_edit("matmul.cu", tiles, &tiles.replace("128x128", "128x128, 256x64, tf32 32x128"));
+    let end = ")\nKERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_forward)";
+    let edited = with_edit("matmul.cu", end, &format!(", 96x80, tf32 32x112{end}"));
     let after = constants(&edited);
     let line =
         |rows: usize, columns: usize| format!("    Tile {{ rows: {rows}, columns: {columns}, kernel: Variants([");
     for (rows, columns, forms) in [
-        (
-            256,
-            64,
-            "Some(LINEAR_FORWARD_256X64_F32), Some(LINEAR_FORWARD_256X64_TF32), Some(LINEAR_FORWARD_256X64_BF16), ",
-        ),
-        (32, 128, "None, Some(LINEAR_FORWARD_32X128_TF32), None, None])"),
+        (96, 80, "Some(LINEAR_FORWARD_96X80_F32), Some(LINEAR_FORWARD_96X80_TF32), Some(LINEAR_FORWARD_96X80_BF16), "),
+        (32, 112, "None, Some(LINEAR_FORWARD_32X112_TF32), None, None])"),
     ] {
         assert!(!before.contains(&(line(rows, columns) + forms)) && after.contains(&(line(rows, columns) + forms)));
     }
@@ -82,13 +78,14 @@ fn a_tile_is_one_edit() {
     let list = after.split("pub const LINEAR_FORWARD: &[Tile] = &[").nth(1).unwrap().split("];").next().unwrap();
     let sizes: Vec<&str> =
         list.lines().filter_map(|l| Some(l.split_once("rows: ")?.1.split_once(", kernel")?.0)).collect();
-    assert_eq!(
-        sizes,
-        ["256, columns: 64", "128, columns: 128", "128, columns: 64", "64, columns: 64", "32, columns: 128"]
-    );
+    let mut expected: Vec<(usize, usize)> = kernel::LINEAR_FORWARD.iter().map(|t| (t.rows, t.columns)).collect();
+    expected.extend([(96, 80), (32, 112)]);
+    expected.sort_by_key(|(rows, columns)| std::cmp::Reverse((rows * columns, *rows)));
+    let expected: Vec<String> = expected.iter().map(|(rows, columns)| format!("{rows}, columns: {columns}")).collect();
+    assert_eq!(sizes, expected);
     // The text of the kernel is there for it, with its own size.
     let f32_module = edited.iter().find(|module| module.name == "matmul").unwrap();
-    assert!(f32_module.text.contains("#define BM 256\n#define BN 64\n"));
+    assert!(f32_module.text.contains("#define BM 96\n#define BN 80\n"));
     assert!(!f32_module.text.contains("#define BM 32\n"));
 }
 

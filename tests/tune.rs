@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::Random;
-use zgan::device::{Buffer, Device, FIELDS, Launched, TileCost, Tuning, embedded_images, trace};
+use zgan::device::{Buffer, Device, FIELDS, Launched, Products, TileCost, Tuning, embedded_images, trace};
 use zgan::instruments::bench::{Caches, Settings};
 use zgan::instruments::tune::{self, Line, Request, file};
 use zgan::ops::adam::{self, Adam, Buffers};
@@ -20,6 +20,12 @@ use zgan::ops::norm::{self, Affine, Batch, Gradients, Shape, Tables};
 use zgan::ops::state::{Network, State, StateBuffer};
 use zgan::ops::{Activation, elementary};
 use zgan::{Error, Result};
+
+/// What an error says of the tiles that there are.
+fn expected_tiles(products: Products) -> String {
+    let names: Vec<String> = products.sizes().iter().map(|(rows, columns)| format!("{rows}x{columns}")).collect();
+    format!("expected tiles of {}", names.join(", "))
+}
 
 /// As small as may be: what is one block otherwise is several.
 fn odd(device: &Device) -> Tuning {
@@ -280,14 +286,14 @@ fn a_tuning_beyond_what_kernels_can_do_is_refused() {
     assert_eq!(FIELDS.iter().find(|field| field.name == "logits").unwrap().most, 8192);
     let tile = |rows, columns| TileCost { rows, columns, cost: [1.0; 4] };
     let what = refused(&|tuning| tuning.conv_tiles = vec![tile(128, 256)]);
-    assert!(what.contains("conv-tiles: 128x256, expected tiles of 128x128, 128x64, 64x64"), "{what}");
+    assert!(what.contains(&format!("conv-tiles: 128x256, {}", expected_tiles(Products::Conv))), "{what}");
     let what = refused(&|tuning| tuning.linear_tiles = vec![tile(128, 256)]);
     assert!(what.contains("linear-tiles: no tile that all products have"), "{what}");
     assert!(refused(&|tuning| tuning.conv_tiles.clear()).contains("no tile"));
     assert!(refused(&|tuning| tuning.conv_tiles = vec![tile(64, 64), tile(64, 64)]).contains("64x64 twice"));
     for cost in [f64::NAN, 0.0, -1.0, f64::INFINITY] {
         let what = refused(&|tuning| tuning.conv_tiles[0].cost[2] = cost);
-        assert!(what.contains("128x128 costs") && what.contains("in bf16, expected 0.001 to 1000"), "{what}");
+        assert!(what.contains(" costs ") && what.contains("in bf16, expected 0.001 to 1000"), "{what}");
     }
 }
 
@@ -331,7 +337,7 @@ fn a_broken_file_is_told_by_key_and_value() {
     says("rows = 256\n", "", &["rows is missing, expected a power of two from 16 to 4096"]);
     says("rows = 256\n", "rows = 256\nrumble = 3\n", &["rumble: 3, expected no such key", "split-blocks"]);
     says("[conv-tiles]", "[conv-tile]", &["conv-tiles is missing"]);
-    says("128x64", "96x96", &["linear-tiles: 96x96, expected tiles of 128x256, 128x128, 128x64, 64x64"]);
+    says("128x64", "96x96", &["linear-tiles: 96x96", &expected_tiles(Products::Linear)]);
     says("128x64", "wide", &["linear-tiles: wide = ", "a tile's name, like 128x64"]);
     says("f32 = 1.0", "f32 = -1.0", &["linear-tiles: 128x256 costs -1 in f32"]);
     says("f32 = 1.0", "f32 = \"low\"", &["128x256", "\"low\"", "expected numbers"]);
@@ -363,8 +369,8 @@ fn tuning_ends_with_one_that_is_allowed() {
         };
         assert!(lines.iter().any(|line| of(&line)), "{field}: {lines:?}");
     }
-    // All four tiles of a matrix product, the three of a convolution.
-    assert_eq!(lines.iter().filter(|line| matches!(line, Line::Cost { cost, .. } if *cost > 0.0)).count(), 7);
+    let tiles: usize = Products::ALL.iter().map(|products| products.sizes().len()).sum();
+    assert_eq!(lines.iter().filter(|line| matches!(line, Line::Cost { cost, .. } if *cost > 0.0)).count(), tiles);
     let trial = |line: &Line| matches!(line, Line::Trial(trial) if trial.field == "bias-columns");
     assert!(lines.iter().any(trial), "{lines:?}");
 

@@ -166,10 +166,10 @@ impl Bench {
         let mut report =
             Report { device: &device, settings, ceilings, rows: Vec::new(), steps: Vec::new(), failures: Vec::new() };
         let mut left_out = 0;
-        let mut late = || {
+        let mut in_time = || {
             let late = limit.is_some_and(|limit| begun.elapsed() >= limit);
             left_out += usize::from(late);
-            late.then(|| "left out: the time limit had come".to_string())
+            if late { Err("left out: the time limit had come".to_string()) } else { Ok(()) }
         };
         let failed = |failure: Failure, failures: &mut Vec<Failure>| {
             if for_people {
@@ -178,11 +178,8 @@ impl Bench {
             failures.push(failure);
         };
         for problem in &problems {
-            let measured = match late() {
-                Some(reason) => Err(reason),
-                None => bench::measure(&device, problem, settings).map_err(|error| error.to_string()),
-            };
-            match measured {
+            let measured = || bench::measure(&device, problem, settings).map_err(|error| error.to_string());
+            match in_time().and_then(|()| measured()) {
                 Ok(forms) => {
                     let row = Row::new(problem, forms);
                     if for_people {
@@ -197,11 +194,8 @@ impl Bench {
             }
         }
         for problem in &steps {
-            let measured = match late() {
-                Some(reason) => Err(reason),
-                None => bench::measure_step(&device, problem, settings).map_err(|error| error.to_string()),
-            };
-            match measured {
+            let measured = || bench::measure_step(&device, problem, settings).map_err(|error| error.to_string());
+            match in_time().and_then(|()| measured()) {
                 Ok(step) => {
                     if for_people {
                         if report.steps.is_empty() {

@@ -187,7 +187,7 @@ impl Layers {
         let shape = [self.x.n, self.x.h, self.x.w, self.x.c];
         pixels::load(&self.x.x, &self.bytes, state, 0, Augment::default(), shape)?;
         let [weights, running] = flat;
-        self.network.forward(&Forward { weights, rounded_weights: None, running, mode, rows: 0..self.x.n })
+        self.network.forward(&Forward { weights: weights.into(), running, mode, rows: 0..self.x.n })
     }
 }
 
@@ -296,15 +296,7 @@ impl Classifier {
             cross_entropy::evaluate(&out, &layers.logits.x, &labels, 1.0, &loss_workspace)?;
             state::check(&state, &statistics)?;
             gradients.zero()?;
-            layers.network.backward(&Backward {
-                weights: &classifier.values,
-                rounded_weights: None,
-                gradients: Some(&gradients),
-                parameter_seeds: None,
-                signal_seeds: None,
-                rows: 0..n,
-                input_rows: 0..n,
-            })?;
+            layers.network.backward(&Backward::of(&classifier.values, Some(&gradients), 0..n))?;
             let buffers = adam::Buffers {
                 parameters: &classifier.values,
                 first_moment: &first_moment,

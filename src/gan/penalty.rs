@@ -91,7 +91,6 @@ impl GradientPenalty {
         }
         network.tangent(&Tangent {
             weights: player.weights(),
-            rounded_weights: player.rounded_weights(),
             gradients: &player.gradients,
             rows: self.points.clone(),
             into: self.tangents.clone(),

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::checkpoint::NamedTensor;
 use crate::device::{Device, Precision, Reals};
 use crate::nn::parameters;
-use crate::nn::{self, Backward, Forward, Init, Layout, Mode};
+use crate::nn::{self, Backward, Forward, Init, Layout, Mode, PassWeights};
 use crate::ops::adam::{self, Adam};
 use crate::ops::convert;
 use crate::ops::spectral_norm::{self, Matrix, Plan};
@@ -119,37 +119,23 @@ impl Player {
     }
 
     /// What a forward or backward pass multiplies with.
-    pub fn weights(&self) -> &Reals {
-        self.weights_of(&self.values)
-    }
-
-    /// What products with 16-bit activations multiply with.
-    pub fn rounded_weights(&self) -> Option<&Reals> {
-        self.rounded.as_ref()
+    pub fn weights(&self) -> PassWeights<'_> {
+        PassWeights { values: self.weights_of(&self.values), rounded: self.rounded.as_ref() }
     }
 
     /// A forward pass of a network with these parameters.
     pub fn forward(&self, network: &nn::Network, mode: Mode, rows: Range<usize>) -> Result<()> {
-        let (weights, rounded_weights) = (self.weights(), self.rounded_weights());
-        network.forward(&Forward { weights, rounded_weights, running: &self.running, mode, rows })
+        network.forward(&Forward { weights: self.weights(), running: &self.running, mode, rows })
     }
 
     /// A backward pass with these parameters that takes the signal of some samples to the network's input.
     pub fn signal(&self, rows: Range<usize>) -> Backward<'_> {
-        Backward {
-            weights: self.weights(),
-            rounded_weights: self.rounded_weights(),
-            gradients: None,
-            parameter_seeds: None,
-            signal_seeds: None,
-            input_rows: rows.clone(),
-            rows,
-        }
+        Backward::of(self.weights(), None, rows)
     }
 
     /// After the weights have changed.
     fn round(&self) -> Result<()> {
-        self.rounded.as_ref().map_or(Ok(()), |rounded| convert::narrow(rounded, self.weights()))
+        self.rounded.as_ref().map_or(Ok(()), |rounded| convert::narrow(rounded, self.weights().values))
     }
 
     /// Notes in the state where the gradient is not finite.

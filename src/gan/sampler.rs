@@ -160,13 +160,7 @@ impl Sampler {
     }
 
     fn run(&self, source: &Source, mode: Mode) -> Result<()> {
-        self.network.forward(&Forward {
-            weights: source.weights,
-            rounded_weights: None,
-            running: source.running,
-            mode,
-            rows: 0..BATCH,
-        })
+        self.network.forward(&Forward { weights: source.weights.into(), running: source.running, mode, rows: 0..BATCH })
     }
 }
 

@@ -117,7 +117,7 @@ impl Layer for Attention {
         let shape = shape(&x, q.c, o.c);
         attention::forward(&o.x, &self.pixels(&self.lse, &pass.rows), inputs, shape, &self.workspace(shape))?;
         self.out.forward(pass, &Source::plain(&o), &Target::new(&a))?;
-        attention::residual(&y.x, &x.x, &a.x, &self.gamma.of(pass.weights))
+        attention::residual(&y.x, &x.x, &a.x, &self.gamma.of(pass.weights.values))
     }
 
     fn backward(&self, pass: &Backward) -> Result<()> {
@@ -130,7 +130,7 @@ impl Layer for Attention {
         let (dv, dv_full) = (v.half.gradient(name, "the pooled v")?, v.full.gradient(name, "v")?);
         let dgamma = pass.gradients.map(|gradients| self.gamma.of(gradients));
         let seeds = pass.seeds_of_parameters();
-        let (gamma, samples) = (self.gamma.of(pass.weights), self.gamma_workspace.view(0..x.n));
+        let (gamma, samples) = (self.gamma.of(pass.weights.values), self.gamma_workspace.view(0..x.n));
         attention::residual_backward(da, dgamma.as_ref(), dy, &a.x, &gamma, seeds.as_ref(), &samples)?;
         self.out.backward(pass, &Source::plain(&o), &Target::new(&a), false)?;
         let inputs = Inputs { q: &q.x, k: &k.half.x, v: &v.half.x };

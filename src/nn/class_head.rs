@@ -60,10 +60,10 @@ impl ClassHead {
 impl Layer for ClassHead {
     fn forward(&self, pass: &Forward) -> Result<()> {
         let [x, h, f, classes] = [&self.x, &self.h, &self.logits, &self.classes].map(|value| value.rows(&pass.rows));
-        let (w, bias) = (self.w.of(pass.weights), self.bias.map(|bias| bias.of(pass.weights)));
+        let (w, bias) = (self.w.of(pass.weights.values), self.bias.map(|bias| bias.of(pass.weights.values)));
         let head = Head { w: &w, v: None, labels: None, bias: bias.as_ref(), pool_factor: self.pool_factor };
         projection::forward(&f.x, &h.x, &x.x, &head)?;
-        let (weight, bias) = (self.class_weight.of(pass.weights), self.class_bias.of(pass.weights));
+        let (weight, bias) = (self.class_weight.of(pass.weights.values), self.class_bias.of(pass.weights.values));
         let sizes = self.class_layer(x.n);
         matmul::linear_forward(sizes, &classes.x, &h.x, &weight, Some(&bias), Activation::Identity)
     }
@@ -86,9 +86,14 @@ impl Layer for ClassHead {
         let [x, h, f, classes] = values.map(|value| value.rows(&pass.input_rows));
         let (dh, df) = (h.gradient(name, "the features")?, f.gradient(name, "the logits")?);
         let dclasses = OutputGradient::stored(classes.gradient(name, "the class logits")?);
-        matmul::linear_input_gradient(self.class_layer(x.n), dh, &dclasses, &self.class_weight.of(pass.weights))?;
+        matmul::linear_input_gradient(
+            self.class_layer(x.n),
+            dh,
+            &dclasses,
+            &self.class_weight.of(pass.weights.values),
+        )?;
         // dh += df w: the weight gradient of a layer that sees one sample, with the input df and the signal w.
-        let (product, w) = (Linear { n: 1, c: x.n, k: self.x.c }, self.w.of(pass.weights));
+        let (product, w) = (Linear { n: 1, c: x.n, k: self.x.c }, self.w.of(pass.weights.values));
         matmul::linear_weight_gradient(product, dh, df, &OutputGradient::stored(&w))?;
         projection::pool_backward(&dx, &x.x, dh, x.n, self.pool_factor)
     }

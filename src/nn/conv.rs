@@ -90,8 +90,8 @@ impl Conv {
     }
 
     pub fn forward(&self, pass: &Forward, from: &Source, to: &Target) -> Result<()> {
-        let bias = self.bias.map(|bias| bias.of(pass.weights));
-        self.apply(&self.weight.of(pass.weights_for(from.x)), bias.as_ref(), from, to, pass.rows.start)
+        let bias = self.bias.map(|bias| bias.of(pass.weights.values));
+        self.apply(&self.weight.of(pass.weights.for_products_with(from.x)), bias.as_ref(), from, to, pass.rows.start)
     }
 
     /// `first` is the number of the first sample.
@@ -107,7 +107,7 @@ impl Conv {
     /// From the tangent of what is read to the tangent of what is written; a bias has no part in it. Adds to the
     /// gradient of the filters, with the backward signal in `to`.
     pub fn tangent(&self, pass: &Tangent, from: &Source, to: &Target) -> Result<()> {
-        self.apply(&self.weight.of(pass.weights_for(from.x)), None, from, to, pass.into.start)?;
+        self.apply(&self.weight.of(pass.weights.for_products_with(from.x)), None, from, to, pass.into.start)?;
         let gradient = to.gradient(to.y.gradient(&self.name, "its output")?, None);
         self.weight_gradient(pass.gradients, self.sizes(from), (from.x, &from.prologue()), &gradient)
     }
@@ -155,7 +155,7 @@ impl Conv {
         let Some(dx) = from.dx else { return Ok(()) };
         let (sizes, seeds) = (self.sizes(from), pass.seeds_of_signal(&(0..from.n)));
         let gradient = to.gradient(to.y.gradient(&self.name, "its output")?, seeds.as_ref());
-        let filters = self.weight.of(pass.weights_for(dx));
+        let filters = self.weight.of(pass.weights.for_products_with(dx));
         if let Some(unfused) = &self.unfused {
             return unfused.input_gradient(sizes, (dx, from), gradient, &filters, accumulate, &self.flipped);
         }

@@ -67,8 +67,8 @@ impl ProjectionHead {
 
 impl Layer for ProjectionHead {
     fn forward(&self, pass: &Forward) -> Result<()> {
-        let w = self.w.of(pass.weights);
-        let [v, bias] = [self.v, self.bias].map(|p| p.map(|p| p.of(pass.weights)));
+        let w = self.w.of(pass.weights.values);
+        let [v, bias] = [self.v, self.bias].map(|p| p.map(|p| p.of(pass.weights.values)));
         let labels = self.labels.view(pass.rows.clone());
         let pool_factor = self.pool_factor;
         let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: bias.as_ref(), pool_factor };
@@ -99,7 +99,7 @@ impl Layer for ProjectionHead {
         let rows = &pass.input_rows;
         let (x, logits, labels) = (self.x.rows(rows), self.logits.rows(rows), self.labels.view(rows.clone()));
         let df = Some(logits.gradient(&self.name, "the logits")?);
-        let (w, v) = (self.w.of(pass.weights), self.v.map(|v| v.of(pass.weights)));
+        let (w, v) = (self.w.of(pass.weights.values), self.v.map(|v| v.of(pass.weights.values)));
         let pool_factor = self.pool_factor;
         let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: None, pool_factor };
         match &self.unfused {

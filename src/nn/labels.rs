@@ -64,7 +64,7 @@ impl Layer for ConcatLabels {
         match &self.appended {
             Appended::Planes(at) => resample::concat_labels(&y.x, &x.x, &labels, x.image(), self.channels(), *at),
             Appended::Embedding(embedding, _) => {
-                let embedding = embedding.of(pass.weights);
+                let embedding = embedding.of(pass.weights.values);
                 resample::concat_embedding(&y.x, &x.x, &embedding, &labels, x.image(), self.channels())
             }
         }

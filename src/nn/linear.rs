@@ -56,8 +56,8 @@ impl Linear {
 
 impl Layer for Linear {
     fn forward(&self, pass: &Forward) -> Result<()> {
-        let bias = self.bias.map(|bias| bias.of(pass.weights));
-        let weight = self.weight.of(pass.weights_for(&self.x.x));
+        let bias = self.bias.map(|bias| bias.of(pass.weights.values));
+        let weight = self.weight.of(pass.weights.for_products_with(&self.x.x));
         let (x, y) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows));
         matmul::linear_forward(self.sizes(x.n), &y.x, &x.x, &weight, bias.as_ref(), self.activation)
     }
@@ -74,12 +74,12 @@ impl Layer for Linear {
         let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
         let (y, seeds) = (self.y.rows(&pass.input_rows), pass.seeds_of_signal(&pass.input_rows));
         let dy = self.output_gradient(&y, &y.x, seeds.as_ref())?;
-        matmul::linear_input_gradient(self.sizes(y.n), &dx, &dy, &self.weight.of(pass.weights_for(&dx)))
+        matmul::linear_input_gradient(self.sizes(y.n), &dx, &dy, &self.weight.of(pass.weights.for_products_with(&dx)))
     }
 
     fn tangent(&self, pass: &Tangent) -> Result<()> {
         let (x, y, out) = (pass.of(&self.x), pass.of(&self.y), pass.saved(&self.y));
-        let (sizes, weight) = (self.sizes(x.n), self.weight.of(pass.weights_for(&x.x)));
+        let (sizes, weight) = (self.sizes(x.n), self.weight.of(pass.weights.for_products_with(&x.x)));
         match self.activation {
             // The sign of the output tells that of the input.
             Activation::LeakyRelu(slope) => {

@@ -99,13 +99,31 @@ pub enum Mode {
     Evaluate,
 }
 
+/// The parameters of a pass, flat: as they are, their average, or their spectrally normalised form.
+#[derive(Clone, Copy)]
+pub struct PassWeights<'a> {
+    pub values: &'a Reals,
+    /// `values` rounded to the precision of 16-bit activations, for the products with those. None where activations
+    /// have 32 bits.
+    pub rounded: Option<&'a Reals>,
+}
+
+impl<'a> From<&'a Reals> for PassWeights<'a> {
+    fn from(values: &'a Reals) -> PassWeights<'a> {
+        PassWeights { values, rounded: None }
+    }
+}
+
+impl<'a> PassWeights<'a> {
+    /// Those that a product with `x`, or with its gradient, takes.
+    pub fn for_products_with(&self, x: &Reals) -> &'a Reals {
+        self.rounded.filter(|_| x.precision().bytes() == 2).unwrap_or(self.values)
+    }
+}
+
 /// What a forward pass is run with.
 pub struct Forward<'a> {
-    /// Flat: the parameters, their average, or their spectrally normalised form.
-    pub weights: &'a Reals,
-    /// `weights` rounded to the precision of 16-bit activations, for the products with those. None where activations
-    /// have 32 bits.
-    pub rounded_weights: Option<&'a Reals>,
+    pub weights: PassWeights<'a>,
     /// Flat: running statistics.
     pub running: &'a Reals,
     pub mode: Mode,
@@ -113,22 +131,9 @@ pub struct Forward<'a> {
     pub rows: Range<usize>,
 }
 
-impl<'a> Forward<'a> {
-    /// The weights that a product with `x` takes.
-    pub fn weights_for(&self, x: &Reals) -> &'a Reals {
-        weights_for(self.weights, self.rounded_weights, x)
-    }
-}
-
-fn weights_for<'a>(weights: &'a Reals, rounded: Option<&'a Reals>, x: &Reals) -> &'a Reals {
-    rounded.filter(|_| x.precision().bytes() == 2).unwrap_or(weights)
-}
-
 /// What a backward pass is run with.
 pub struct Backward<'a> {
-    pub weights: &'a Reals,
-    /// As in [`Forward`].
-    pub rounded_weights: Option<&'a Reals>,
+    pub weights: PassWeights<'a>,
     /// Flat, as the parameters; none where only the signal is wanted.
     pub gradients: Option<&'a Reals>,
     /// (N): D's seeds, the derivative of its loss by each logit, where the backward signal itself starts from ones.
@@ -144,9 +149,10 @@ pub struct Backward<'a> {
 }
 
 impl<'a> Backward<'a> {
-    /// The weights that a product with `x`, or with its gradient, takes.
-    pub fn weights_for(&self, x: &Reals) -> &'a Reals {
-        weights_for(self.weights, self.rounded_weights, x)
+    /// A pass without seeds, which also wants the input gradients of all its samples.
+    pub fn of(weights: impl Into<PassWeights<'a>>, gradients: Option<&'a Reals>, rows: Range<usize>) -> Backward<'a> {
+        let (weights, input_rows) = (weights.into(), rows.clone());
+        Backward { weights, gradients, parameter_seeds: None, signal_seeds: None, rows, input_rows }
     }
 
     /// What each sample's part in a layer's parameter gradients is multiplied with.

@@ -99,7 +99,7 @@ impl Norm {
 
     /// Fills the tables.
     pub fn prepare(&self, pass: &Forward) -> Result<()> {
-        let (gamma, beta) = (self.gamma.of(pass.weights), self.beta.of(pass.weights));
+        let (gamma, beta) = (self.gamma.of(pass.weights.values), self.beta.of(pass.weights.values));
         let (mean, var) = (self.running_mean.of(pass.running), self.running_var.of(pass.running));
         let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
         match pass.mode {
@@ -144,7 +144,7 @@ impl Norm {
         })?;
         let (dx, dy) = (self.x.gradient(&self.name, "its input")?, y.gradient(&self.name, "its output")?);
         let (dgamma, dbeta) = (self.gamma.of(gradients), self.beta.of(gradients));
-        let (gamma, beta) = (self.gamma.of(pass.weights), self.beta.of(pass.weights));
+        let (gamma, beta) = (self.gamma.of(pass.weights.values), self.beta.of(pass.weights.values));
         let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
         let (dz, activation) = match (&self.unfused, self.activation) {
             (Some(z), Activation::LeakyRelu(slope)) => {

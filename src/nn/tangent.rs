@@ -10,15 +10,13 @@
 
 use std::ops::Range;
 
-use super::Value;
+use super::{PassWeights, Value};
 use crate::Result;
 use crate::device::Reals;
 
 /// What a tangent is pushed forward with, after a forward and a backward pass of `rows`.
 pub struct Tangent<'a> {
-    pub weights: &'a Reals,
-    /// As in a forward pass.
-    pub rounded_weights: Option<&'a Reals>,
+    pub weights: PassWeights<'a>,
     /// Flat, as the parameters; added to.
     pub gradients: &'a Reals,
     /// The samples, whose activations decide the masks and whose gradients are the backward signal.
@@ -28,12 +26,7 @@ pub struct Tangent<'a> {
     pub into: Range<usize>,
 }
 
-impl<'a> Tangent<'a> {
-    /// The weights that a product with `x` takes.
-    pub(super) fn weights_for(&self, x: &Reals) -> &'a Reals {
-        super::weights_for(self.weights, self.rounded_weights, x)
-    }
-
+impl Tangent<'_> {
     /// The tangent of a value, and the backward signal of the samples that it belongs to.
     pub(super) fn of(&self, value: &Value) -> Value {
         Value { dx: value.rows(&self.rows).dx, ..value.rows(&self.into) }

@@ -59,8 +59,8 @@ impl Made {
 
     fn forward(&self) {
         let mode = Mode::Train { momentum: 0.1 };
-        let (weights, running) = (&self.weights, &self.running);
-        self.layer.forward(&Forward { weights, rounded_weights: None, running, mode, rows: 0..N }).unwrap();
+        let (weights, running) = ((&self.weights).into(), &self.running);
+        self.layer.forward(&Forward { weights, running, mode, rows: 0..N }).unwrap();
     }
 }
 
@@ -105,13 +105,9 @@ fn check(case: &str, c: usize, scaled: &Scaled, make: Make) {
         let before = 0.5;
         let gradients = device.upload(&vec![before; made.layout.len()]).unwrap();
         let pass = Backward {
-            weights: &made.weights,
-            rounded_weights: None,
-            gradients: Some(&gradients),
             parameter_seeds: (*scaled == Scaled::Parameters).then_some(&scale),
             signal_seeds: (*scaled == Scaled::Signal).then_some(&scale),
-            rows: 0..N,
-            input_rows: 0..N,
+            ..Backward::of(&made.weights, Some(&gradients), 0..N)
         };
         made.layer.backward(&pass).unwrap();
         let expected_dx = expect("dx");
@@ -206,16 +202,7 @@ fn attention_with_gamma_0_is_the_identity() {
         let dy = draw("identity/dy", y.x.len(), (0.0, 1.0));
         y.dx.as_ref().unwrap().write(&dy).unwrap();
         let gradients = device.zeros(made.layout.len()).unwrap();
-        let pass = Backward {
-            weights: &made.weights,
-            rounded_weights: None,
-            gradients: Some(&gradients),
-            parameter_seeds: None,
-            signal_seeds: None,
-            rows: 0..N,
-            input_rows: 0..N,
-        };
-        made.layer.backward(&pass).unwrap();
+        made.layer.backward(&Backward::of(&made.weights, Some(&gradients), 0..N)).unwrap();
         assert_eq!(made.x.dx.as_ref().unwrap().read().unwrap(), dy);
         for (entry, gradient) in made.layout.read(&gradients).unwrap() {
             let still = gradient.iter().all(|g| *g == 0.0);
@@ -243,16 +230,7 @@ fn a_missing_gradient_is_named() {
     let weights = device.zeros(build.parameters.len()).unwrap();
     let gradients = device.zeros(weights.len()).unwrap();
     for (layer, expected) in layers {
-        let pass = Backward {
-            weights: &weights,
-            rounded_weights: None,
-            gradients: Some(&gradients),
-            parameter_seeds: None,
-            signal_seeds: None,
-            rows: 0..N,
-            input_rows: 0..N,
-        };
-        let message = layer.backward(&pass).unwrap_err().to_string();
+        let message = layer.backward(&Backward::of(&weights, Some(&gradients), 0..N)).unwrap_err().to_string();
         assert!(message.starts_with(expected), "{message}");
     }
 }

@@ -251,19 +251,8 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
             logits.rows(&POINTS).dx.unwrap().write(&[1.0; N]).unwrap();
 
             let mode = Mode::Evaluate;
-            network
-                .forward(&Forward { weights: &weights, rounded_weights: None, running: &none, mode, rows: POINTS })
-                .unwrap();
-            let pass = Backward {
-                weights: &weights,
-                rounded_weights: None,
-                gradients: None,
-                parameter_seeds: None,
-                signal_seeds: None,
-                rows: POINTS,
-                input_rows: POINTS,
-            };
-            network.backward(&pass).unwrap();
+            network.forward(&Forward { weights: (&weights).into(), running: &none, mode, rows: POINTS }).unwrap();
+            network.backward(&Backward::of(&weights, None, POINTS)).unwrap();
             let g = input.rows(&POINTS).dx.unwrap();
             assert_close("g", &g, &golden.f64(&format!("{theirs}.g")), 1e-5);
             let (norms, statistics) = (nans(device, N), nans(device, 2));
@@ -273,13 +262,7 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
             assert_close("statistics", &statistics, &golden.f64(&format!("{theirs}.statistics")), 1e-5);
             assert!(network.layers.iter().all(|layer| layer.piecewise_linear()));
             network
-                .tangent(&Tangent {
-                    weights: &weights,
-                    rounded_weights: None,
-                    gradients: &gradients,
-                    rows: POINTS,
-                    into: TANGENTS,
-                })
+                .tangent(&Tangent { weights: (&weights).into(), gradients: &gradients, rows: POINTS, into: TANGENTS })
                 .unwrap();
             for entry in parameters.entries() {
                 let found: Vec<f32> = entry.at.of(&gradients).read().unwrap().iter().map(|x| x - 0.5).collect();
@@ -308,7 +291,7 @@ fn attention_and_tanh_have_no_tangent() {
     let attention = Attention::new(&mut build, "attention", &x, ConvOptions::residual).unwrap();
     assert!(!attention.piecewise_linear());
     let weights = device.zeros(build.parameters.len()).unwrap();
-    let pass = Tangent { weights: &weights, rounded_weights: None, gradients: &weights, rows: 0..1, into: 1..2 };
+    let pass = Tangent { weights: (&weights).into(), gradients: &weights, rows: 0..1, into: 1..2 };
     let message = attention.tangent(&pass).unwrap_err().to_string();
     assert_eq!(message, "layer attention is not piecewise linear: it has no tangent here");
     let y = build.value(2, 1, 1, 3).unwrap();

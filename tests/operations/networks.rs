@@ -196,7 +196,7 @@ fn frozen_weights_reach_norm_1_in_200_iterations() {
                 for _ in 0..200 {
                     player.normalise(true).unwrap();
                 }
-                let (weights, raw) = (player.weights().read().unwrap(), player.values.read().unwrap());
+                let (weights, raw) = (player.weights().values.read().unwrap(), player.values.read().unwrap());
                 let mut count = 0;
                 for entry in player.layouts.parameters.entries() {
                     let Some(matrix) = entry.matrix().filter(|_| wanted > 0) else { continue };

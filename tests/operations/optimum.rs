@@ -72,13 +72,7 @@ impl Game {
         let mode = Mode::Train { momentum: 0.0 };
         let running = self.device.zeros(0).unwrap();
         self.network
-            .forward(&Forward {
-                weights: &self.weights,
-                rounded_weights: None,
-                running: &running,
-                mode,
-                rows: 0..self.n + self.m,
-            })
+            .forward(&Forward { weights: (&self.weights).into(), running: &running, mode, rows: 0..self.n + self.m })
             .unwrap();
     }
 
@@ -108,13 +102,8 @@ impl Game {
             gradients.zero().unwrap();
             self.network
                 .backward(&Backward {
-                    weights: &self.weights,
-                    rounded_weights: None,
-                    gradients: Some(&gradients),
                     parameter_seeds: Some(&seeds.seed_d),
-                    signal_seeds: None,
-                    rows: 0..n + m,
-                    input_rows: 0..n + m,
+                    ..Backward::of(&self.weights, Some(&gradients), 0..n + m)
                 })
                 .unwrap();
             let buffers = adam::Buffers {

@@ -398,13 +398,7 @@ fn one_backward_pass_serves_both_players() {
             let no_running = device.zeros(0).unwrap();
             let mode = Mode::Train { momentum: 0.1 };
             network
-                .forward(&Forward {
-                    weights: &weights,
-                    rounded_weights: None,
-                    running: &no_running,
-                    mode,
-                    rows: 0..N + M,
-                })
+                .forward(&Forward { weights: (&weights).into(), running: &no_running, mode, rows: 0..N + M })
                 .unwrap();
             let (statistics, seed_d, seed_g) =
                 (device.zeros(4).unwrap(), device.zeros(N + M).unwrap(), device.zeros(M).unwrap());
@@ -417,13 +411,8 @@ fn one_backward_pass_serves_both_players() {
                 let gradients = device.zeros(layout.len()).unwrap();
                 network
                     .backward(&Backward {
-                        weights: &weights,
-                        rounded_weights: None,
-                        gradients: Some(&gradients),
                         parameter_seeds: scaled.then_some(&seeds.seed_d),
-                        signal_seeds: None,
-                        rows: 0..N + M,
-                        input_rows: 0..N + M,
+                        ..Backward::of(&weights, Some(&gradients), 0..N + M)
                     })
                     .unwrap();
                 (gradients.read().unwrap(), x.rows(&(N..N + M)).dx.unwrap().read().unwrap())

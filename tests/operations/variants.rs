@@ -180,18 +180,9 @@ fn learn(device: &Device, head: &impl Layer, of: &Alone, weights: &[f32], seed: 
     let weights = device.upload(weights).unwrap();
     let (gradients, none) = (device.zeros(of.parameters.len()).unwrap(), device.zeros(0).unwrap());
     let mode = Mode::Evaluate;
-    head.forward(&Forward { weights: &weights, rounded_weights: None, running: &none, mode, rows: 0..2 }).unwrap();
+    head.forward(&Forward { weights: (&weights).into(), running: &none, mode, rows: 0..2 }).unwrap();
     seed();
-    let pass = Backward {
-        weights: &weights,
-        rounded_weights: None,
-        gradients: Some(&gradients),
-        parameter_seeds: None,
-        signal_seeds: None,
-        rows: 1..2,
-        input_rows: 1..2,
-    };
-    head.backward(&pass).unwrap();
+    head.backward(&Backward::of(&weights, Some(&gradients), 1..2)).unwrap();
     (gradients.read().unwrap(), of.x.rows(&(1..2)).dx.unwrap().read().unwrap())
 }
 

@@ -187,8 +187,7 @@ fn named_after(setup: Setup) -> StepProblem {
 
 /// A preset's simultaneous step at one size.
 pub(super) fn step_of(preset: Preset, width: usize, batch: usize) -> StepProblem {
-    let name = format!("step, {preset}, width {width}, batch {batch}, simultaneous");
-    StepProblem { name, setup: setup(preset, width, (batch, batch), (Update::Simultaneous, 1)) }
+    named_after(setup(preset, width, (batch, batch), (Update::Simultaneous, 1)))
 }
 
 /// A preset at one size under one rule, with ten classes of what it is timed on.

@@ -126,9 +126,7 @@ fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result
     let tables = if around == Around::Everything { n } else { 1 };
     let (scale, shift) = (t.numbers(tables * c)?, t.numbers(tables * c)?);
     let output: OutputGradient = match around {
-        Around::Nothing | Around::Pooled => {
-            OutputGradient { dy: &dy, y: None, activation: Activation::Identity, row_scale: None }
-        }
+        Around::Nothing | Around::Pooled => OutputGradient::stored(&dy),
         _ => OutputGradient { dy: &dy, y: Some(&y), activation: LEAKY, row_scale: Some(&row_scale) },
     };
     let gradient = ConvGradient { output, pooled };

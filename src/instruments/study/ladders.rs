@@ -185,23 +185,8 @@ fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'stat
     Ok(Form::new(name, outputs, move || {
         // The gradients are added to what is there.
         gradients.zero()?;
-        let rows = 0..n;
         let mode = Mode::Train { momentum: 0.1 };
-        block.forward(&Forward {
-            weights: &weights,
-            rounded_weights: None,
-            running: &running,
-            mode,
-            rows: rows.clone(),
-        })?;
-        block.backward(&Backward {
-            weights: &weights,
-            rounded_weights: None,
-            gradients: Some(&gradients),
-            parameter_seeds: None,
-            signal_seeds: None,
-            rows: rows.clone(),
-            input_rows: rows,
-        })
+        block.forward(&Forward { weights: (&weights).into(), running: &running, mode, rows: 0..n })?;
+        block.backward(&Backward::of(&weights, Some(&gradients), 0..n))
     }))
 }

@@ -9,9 +9,10 @@ pub mod file;
 use std::cmp::Reverse;
 
 use crate::device::{Device, FIELDS, Field, Launched, Precision, Products, TileCost, Tuning, kernel_named, trace};
+use crate::instruments::bench::operations::products::{Pass, convolution_alone, square};
 use crate::instruments::bench::{self, Form, Problem, Settings, numbers_in};
 use crate::ops::Activation;
-use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use crate::ops::conv::{self, ConvGradient};
 use crate::ops::matmul::{self, Linear, OutputGradient};
 use crate::{Error, Result};
 
@@ -265,18 +266,18 @@ impl Search<'_> {
     fn costs(&self, products: Products, precision: Precision) -> Result<Vec<Option<f64>>> {
         let all = products.sizes();
         let mut logarithms = vec![Vec::new(); all.len()];
-        let passes: &[Product] = match products {
-            Products::Linear => &[Product::Forward, Product::InputGradient, Product::WeightGradient],
-            Products::Conv => &[Product::Forward, Product::InputGradient],
+        let passes: &[Pass] = match products {
+            Products::Linear => &Pass::ALL,
+            Products::Conv => &[Pass::Forward, Pass::InputGradient],
         };
-        for &product in passes {
+        for &pass in passes {
             let (mut forms, mut which) = (Vec::new(), Vec::new());
             let mut most_blocks = Vec::new();
             for (i, &(rows, columns)) in all.iter().enumerate() {
                 let device = self.device.with_tuning(only(&self.present, products, i))?;
                 let form = match products {
-                    Products::Linear => linear(&device, precision, product, self.request.tiny)?,
-                    Products::Conv => convolution(&device, precision, product, self.request.tiny)?,
+                    Products::Linear => linear(&device, precision, pass, self.request.tiny)?,
+                    Products::Conv => convolution(&device, precision, pass, self.request.tiny)?,
                 };
                 let launched = trace(|| form.run())?;
                 // A product that has no kernel of this size takes another.
@@ -315,93 +316,53 @@ fn only(tuning: &Tuning, products: Products, i: usize) -> Tuning {
     tuning
 }
 
-#[derive(Clone, Copy)]
-enum Product {
-    Forward,
-    InputGradient,
-    WeightGradient,
-}
-
-const NONE: Activation = Activation::Identity;
-
 /// Two rows of the widest tiles for each worker, and two tiles across.
-fn linear(device: &Device, precision: Precision, product: Product, tiny: bool) -> Result<Form> {
+fn linear(device: &Device, precision: Precision, pass: Pass, tiny: bool) -> Result<Form> {
     let (down, across, depth) = if tiny { (9, 9, 9) } else { (256 * device.workers(), 512, 256) };
-    let sizes = match product {
-        Product::Forward => Linear { n: down, k: across, c: depth },
-        Product::InputGradient => Linear { n: down, c: across, k: depth },
-        Product::WeightGradient => Linear { c: down, k: across, n: depth },
+    let sizes = match pass {
+        Pass::Forward => Linear { n: down, k: across, c: depth },
+        Pass::InputGradient => Linear { n: down, c: across, k: depth },
+        Pass::WeightGradient => Linear { c: down, k: across, n: depth },
     };
     let Linear { n, c, k } = sizes;
     let (x, dy) = (numbers_in(device, precision, n * c, 1)?, numbers_in(device, precision, n * k, 2)?);
     // Weights are of the precision, their gradients f32.
     let (weight, dweight) = (numbers_in(device, precision, c * k, 3)?, device.zeros(c * k)?);
     Ok(Form::new("tile", [], move || {
-        let gradient = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
-        match product {
-            Product::Forward => matmul::linear_forward(sizes, &dy, &x, &weight, None, NONE),
-            Product::InputGradient => matmul::linear_input_gradient(sizes, &x, &gradient, &weight),
-            Product::WeightGradient => matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient),
+        let gradient = OutputGradient::stored(&dy);
+        match pass {
+            Pass::Forward => matmul::linear_forward(sizes, &dy, &x, &weight, None, Activation::Identity),
+            Pass::InputGradient => matmul::linear_input_gradient(sizes, &x, &gradient, &weight),
+            Pass::WeightGradient => matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient),
         }
     }))
 }
 
 /// An image of 16x16 for each worker.
-fn convolution(device: &Device, precision: Precision, product: Product, tiny: bool) -> Result<Form> {
+fn convolution(device: &Device, precision: Precision, pass: Pass, tiny: bool) -> Result<Form> {
     let (n, side, across, depth) = if tiny { (1, 3, 33, 3) } else { (device.workers(), 16, 256, 64) };
-    let (c, k) = match product {
-        Product::InputGradient => (across, depth),
-        _ => (depth, across),
-    };
-    let sizes = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
-    let pixels = n * side * side;
-    let (x, dy) = (numbers_in(device, precision, pixels * c, 1)?, numbers_in(device, precision, pixels * k, 2)?);
-    let filters = numbers_in(device, precision, 9 * c * k, 3)?;
-    let workspace = device.zeros_in(conv::input_gradient_workspace_len(&sizes), precision)?;
-    Ok(Form::new("tile", [], move || {
-        let output = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
-        let gradient = ConvGradient { output, pooled: false };
-        match product {
-            Product::InputGradient => {
-                conv::conv_input_gradient(sizes, &x, &gradient, &filters, &InputEpilogue::NONE, &workspace)
-            }
-            _ => conv::conv_forward(sizes, &dy, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
-        }
-    }))
+    let (c, k) = if matches!(pass, Pass::InputGradient) { (across, depth) } else { (depth, across) };
+    convolution_alone(device, square([n, side, c, k]), pass, precision)
 }
 
 fn linear_bias([n, k]: [usize; 2]) -> Problem {
-    Problem {
-        operation: "matmul",
-        precision: Precision::F32,
-        sizes: format!("{n} x {k} bias gradient"),
-        tolerance: 1e-5,
-        make: Box::new(move |device| {
-            let (dy, out) = (bench::numbers(device, n * k, 1)?, device.zeros::<f32>(k)?);
-            Ok(vec![Form::new("fused", [out.clone()], move || {
-                let gradient = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
-                out.zero()?;
-                matmul::linear_bias_gradient(Linear { n, c: 1, k }, &out, &gradient)
-            })])
-        }),
-    }
+    Problem::new("matmul", format!("{n} x {k} bias gradient"), 1e-5, move |device| {
+        let (dy, out) = (bench::numbers(device, n * k, 1)?, device.zeros::<f32>(k)?);
+        Ok(vec![Form::new("fused", [out.clone()], move || {
+            out.zero()?;
+            matmul::linear_bias_gradient(Linear { n, c: 1, k }, &out, &OutputGradient::stored(&dy))
+        })])
+    })
 }
 
 fn conv_bias([n, side, k]: [usize; 3]) -> Problem {
-    let sizes = Conv { n, h: side, w: side, c: 1, k, r: 3, s: 3, pad: 1, stride: 1 };
-    Problem {
-        operation: "conv",
-        precision: Precision::F32,
-        sizes: format!("{n} of {side}x{side}, {k} bias gradient"),
-        tolerance: 1e-4,
-        make: Box::new(move |device| {
-            let (dy, out) = (bench::numbers(device, sizes.output_len(false), 1)?, device.zeros::<f32>(k)?);
-            let workspace = device.zeros::<f32>(conv::bias_gradient_workspace_len(device, &sizes))?;
-            Ok(vec![Form::new("fused", [out.clone()], move || {
-                let output = OutputGradient { dy: &dy, y: None, activation: NONE, row_scale: None };
-                out.zero()?;
-                conv::conv_bias_gradient(sizes, &out, &ConvGradient { output, pooled: false }, &workspace)
-            })])
-        }),
-    }
+    let sizes = square([n, side, 1, k]);
+    Problem::new("conv", format!("{n} of {side}x{side}, {k} bias gradient"), 1e-4, move |device| {
+        let (dy, out) = (bench::numbers(device, sizes.output_len(false), 1)?, device.zeros::<f32>(k)?);
+        let workspace = device.zeros::<f32>(conv::bias_gradient_workspace_len(device, &sizes))?;
+        Ok(vec![Form::new("fused", [out.clone()], move || {
+            out.zero()?;
+            conv::conv_bias_gradient(sizes, &out, &ConvGradient::stored(&dy), &workspace)
+        })])
+    })
 }

@@ -8,7 +8,7 @@ use super::{NHWC, PLAIN, RSCK, TURNED, Torch, leaf, read};
 use crate::Result;
 use crate::device::Device;
 use crate::instruments::bench::Form;
-use crate::instruments::bench::operations::Pass;
+use crate::instruments::bench::operations::products::Pass;
 use crate::ops::attention::Shape;
 use crate::ops::conv::Conv;
 use crate::ops::matmul::Linear;

@@ -14,10 +14,7 @@ macro_rules! forms {
 
 pub mod logits;
 mod memory;
-mod products;
-
-#[cfg(feature = "libtorch")]
-pub(super) use products::Pass;
+pub(in crate::instruments) mod products;
 
 use super::Problem;
 use crate::Result;

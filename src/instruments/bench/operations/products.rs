@@ -52,14 +52,15 @@ pub fn plain(tiny: bool, precision: Precision) -> Vec<Problem> {
             [16, 8, 256, 256],
         ]
     };
-    let linears = linears.iter().flat_map(|&[n, c, k]| PASSES.map(|pass| linear(Linear { n, c, k }, pass, precision)));
+    let linears =
+        linears.iter().flat_map(|&[n, c, k]| Pass::ALL.map(|pass| linear(Linear { n, c, k }, pass, precision)));
     let convolutions =
-        convolutions.iter().flat_map(|&sizes| PASSES.map(|pass| convolution(square(sizes), pass, precision)));
+        convolutions.iter().flat_map(|&sizes| Pass::ALL.map(|pass| convolution(square(sizes), pass, precision)));
     linears.chain(convolutions).collect()
 }
 
 /// A 3x3 convolution of N images of H = W pixels, C to K channels.
-fn square([n, side, c, k]: [usize; 4]) -> Conv {
+pub fn square([n, side, c, k]: [usize; 4]) -> Conv {
     Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 }
 }
 
@@ -70,9 +71,9 @@ pub enum Pass {
     WeightGradient,
 }
 
-const PASSES: [Pass; 3] = [Pass::Forward, Pass::InputGradient, Pass::WeightGradient];
-
 impl Pass {
+    pub const ALL: [Pass; 3] = [Pass::Forward, Pass::InputGradient, Pass::WeightGradient];
+
     fn name(self) -> &'static str {
         match self {
             Pass::Forward => "forward",
@@ -127,34 +128,38 @@ fn linear(sizes: Linear, pass: Pass, precision: Precision) -> Problem {
 }
 
 /// The product alone, with nothing fused into it.
+pub fn convolution_alone(device: &Device, sizes: Conv, pass: Pass, precision: Precision) -> Result<Form> {
+    let Conv { n, h, w, c, k, .. } = sizes;
+    let stored = |len: usize, seed: u64| numbers_in(device, precision, len, seed);
+    let (x, dy, filters) = (stored(n * h * w * c, 1)?, stored(n * h * w * k, 2)?, stored(9 * c * k, 3)?);
+    let zeros = |len: usize| device.zeros_in(len, precision);
+    let (out, workspace) = match pass {
+        Pass::Forward => (zeros(n * h * w * k)?, zeros(0)?),
+        Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(&sizes))?),
+        Pass::WeightGradient => {
+            (device.zeros(9 * c * k)?, device.zeros(conv::weight_gradient_workspace_len(device, &sizes))?)
+        }
+    };
+    Ok(Form::new("fused", [out.clone()], move || {
+        let gradient = ConvGradient::stored(&dy);
+        match pass {
+            Pass::Forward => conv::conv_forward(sizes, &out, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
+            Pass::InputGradient => {
+                conv::conv_input_gradient(sizes, &out, &gradient, &filters, &InputEpilogue::NONE, &workspace)
+            }
+            Pass::WeightGradient => {
+                out.zero()?;
+                conv::conv_weight_gradient(sizes, &out, &x, &Prologue::NONE, &gradient, &workspace)
+            }
+        }
+    }))
+}
+
 fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
     let Conv { n, h, w, c, k, .. } = sizes;
     let name = format!("3x3, {n} of {h}x{w}, {c} to {k} {}", pass.name());
     let problem = Problem::new("conv", name, 1e-4, move |device| {
-        let stored = |len: usize, seed: u64| numbers_in(device, precision, len, seed);
-        let (x, dy, filters) = (stored(n * h * w * c, 1)?, stored(n * h * w * k, 2)?, stored(9 * c * k, 3)?);
-        let zeros = |len: usize| device.zeros_in(len, precision);
-        let (out, workspace) = match pass {
-            Pass::Forward => (zeros(n * h * w * k)?, zeros(0)?),
-            Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(&sizes))?),
-            Pass::WeightGradient => {
-                (device.zeros(9 * c * k)?, device.zeros(conv::weight_gradient_workspace_len(device, &sizes))?)
-            }
-        };
-        let ours = Form::new("fused", [out.clone()], move || {
-            let output = OutputGradient { dy: &dy, y: None, activation: Activation::Identity, row_scale: None };
-            let gradient = ConvGradient { output, pooled: false };
-            match pass {
-                Pass::Forward => conv::conv_forward(sizes, &out, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
-                Pass::InputGradient => {
-                    conv::conv_input_gradient(sizes, &out, &gradient, &filters, &InputEpilogue::NONE, &workspace)
-                }
-                Pass::WeightGradient => {
-                    out.zero()?;
-                    conv::conv_weight_gradient(sizes, &out, &x, &Prologue::NONE, &gradient, &workspace)
-                }
-            }
-        });
+        let ours = convolution_alone(device, sizes, pass, precision)?;
         if precision != Precision::F32 {
             return Ok(vec![ours]);
         }
