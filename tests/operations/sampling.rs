@@ -259,7 +259,7 @@ fn a_morph_goes_from_one_class_to_the_other() {
     });
     assert_eq!(count, 8, "scale and shift of two norms in two blocks");
     let latents = Latents::by_class(3, &[4], 70);
-    let z = latents.draw(&setup.networks);
+    let z = latents.draw(&setup.networks).unwrap();
     for weights in [Weights::Raw, Weights::Average] {
         let mut generator = Generator::new(&device, &setup, &tensors, weights).unwrap();
         let of = |class: u32| generator.images(&z, &[class; 70]).unwrap();
@@ -290,7 +290,7 @@ fn a_morph_through_normalised_weights_ends_at_the_classes() {
     for norm in tensors.iter_mut().filter(|t| t.name.starts_with("generator.block") && t.name.contains("norm")) {
         norm.values.iter_mut().for_each(|x| *x += 0.3 * random.normal() as f32);
     }
-    let z = Latents::by_class(3, &[4], 2).draw(&setup.networks);
+    let z = Latents::by_class(3, &[4], 2).draw(&setup.networks).unwrap();
     let mut generator = Generator::new(&device, &setup, &tensors, Weights::Raw).unwrap();
     let of = |class: u32| generator.images(&z, &[class; 2]).unwrap();
     let (four, nine) = (of(4), of(9));
@@ -303,7 +303,7 @@ fn a_class_conditional_run_wants_a_label_for_each_image() {
     let device = Device::host(2).unwrap();
     let (setup, tensors) = conditional(&device);
     let generator = Generator::new(&device, &setup, &tensors, Weights::Average).unwrap();
-    let z = Latents::unlabelled(3, 3).draw(&setup.networks);
+    let z = Latents::unlabelled(3, 3).draw(&setup.networks).unwrap();
     let fails = |labels: &[u32]| generator.images(&z, labels).unwrap_err().to_string();
     assert!(fails(&[]).contains("0 labels for 3 images"));
     assert!(fails(&[1, 2, 10]).contains("label 10, there are 10 classes"));
