@@ -61,6 +61,9 @@ fn in_16_bits_they_are_the_same_numbers_rounded() {
                 random::normal(&wide, &state, 3).unwrap();
                 random::normal(&narrow, &state, 3).unwrap();
                 assert_eq!(narrow.read().unwrap(), rounded(&wide.read().unwrap(), precision));
+                random::uniform(&wide, &state, 3, -1.0, 1.0).unwrap();
+                random::uniform(&narrow, &state, 3, -1.0, 1.0).unwrap();
+                assert_eq!(narrow.read().unwrap(), rounded(&wide.read().unwrap(), precision));
                 random::ring(&ring, &state, 3).unwrap();
                 random::ring(&narrow_ring, &state, 3).unwrap();
                 assert_eq!(narrow_ring.read().unwrap(), rounded(&ring.read().unwrap(), precision));

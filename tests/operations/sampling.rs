@@ -69,6 +69,30 @@ fn truncation_is_a_normal_distribution_cut_off() {
 }
 
 #[test]
+fn uniform_latents_fill_a_cube() {
+    let mut networks = digits().networks;
+    networks.latent_distribution = LatentDistribution::Uniform;
+    for (truncation, most) in [(None, 1.0f32), (Some(0.25), 0.25), (Some(2.0), 1.0)] {
+        let z = Latents { truncation, ..Latents::unlabelled(1, 200) }.draw(&networks);
+        let (n, square) = (z.len() as f32, z.iter().map(|z| z * z).sum::<f32>());
+        assert!(z.iter().all(|z| z.abs() <= most) && z.iter().any(|z| z.abs() > 0.99 * most));
+        assert!((square / n / (most * most) - 1.0 / 3.0).abs() < 0.01, "of {most}: {}", square / n);
+        assert!((z.iter().sum::<f32>() / n).abs() < 0.02 * most);
+    }
+    // The way from corner to corner is straight.
+    let straight = interpolate(&[1.0, 1.0], &[1.0, -1.0], 0.25, LatentDistribution::Uniform);
+    assert_eq!(straight, [1.0, 0.5]);
+    // A trained generator draws from them, and its average's statistics are gathered from them.
+    let uniform = digits().with(|s| s.networks = networks.clone());
+    let device = Device::host(1).unwrap();
+    let images = |setup: &Setup| {
+        let mut trainer = trained(&device, setup);
+        trainer.sample(Weights::Average, &Latents::unlabelled(1, 4)).unwrap()
+    };
+    assert_ne!(images(&uniform), images(&digits()));
+}
+
+#[test]
 fn the_way_between_latents_keeps_to_the_sphere() {
     let z = Latents::unlabelled(1, 2).draw(&digits().networks).unwrap();
     let (a, b) = z.split_at(LATENT);

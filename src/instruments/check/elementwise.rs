@@ -75,10 +75,10 @@ pub fn pixels(cases: &mut Cases) {
     let shapes = [[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [5, 28, 28, 1], [2, 3, 180, 3], [1, 2, 3, 300]];
     for shape @ [n, h, w, c] in cases.pick(&shapes, &[1, 4]) {
         let len = n * h * w * c;
-        for (noise, flip) in [(0.0, false), (0.1, true)] {
-            cases.add(format!("load, {shape:?}, noise {noise}, flip {flip}"), move |t| {
+        for (noise, flip, within) in [(0.0, false, true), (0.1, true, true), (0.1, false, false)] {
+            cases.add(format!("load, {shape:?}, noise {noise}, flip {flip}, within {within}"), move |t| {
                 let (x, bytes, state) = (t.out_values("x", len)?, t.bytes(len)?, t.state()?);
-                ops::pixels::load(&x, &bytes, &state, 3, Augment { noise, flip, within: true }, shape)
+                ops::pixels::load(&x, &bytes, &state, 3, Augment { noise, flip, within }, shape)
             });
         }
         cases.add(format!("store, {shape:?}"), move |t| {
@@ -90,7 +90,7 @@ pub fn pixels(cases: &mut Cases) {
 
 pub fn random(cases: &mut Cases) {
     let both = |t: &mut Tray, n: usize| {
-        let (u, z, state) = (t.out("uniform", n)?, t.out_values("normal", n)?, t.state()?);
+        let (u, z, state) = (t.out_values("uniform", n)?, t.out_values("normal", n)?, t.state()?);
         ops::random::uniform(&u, &state, 1, -2.0, 3.0)?;
         ops::random::normal(&z, &state, 2)
     };
