@@ -5,18 +5,25 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataInfo;
+use crate::device::size;
 use crate::{Error, Result, files};
 
 /// The version of the format. It changes when old programs cannot read new files, or new programs old files.
 pub const FORMAT: u32 = 1;
 
 const KEY: &str = "zgan";
+
+/// No images have more pixels along a side, or more channels, so a header that says so was not written by this program.
+const MOST_SIDE: usize = 1 << 16;
+const MOST_CHANNELS: usize = 4;
 
 /// A tensor with its name.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,24 +59,6 @@ pub struct Scaling {
 
 /// The last member of the metadata's JSON object: the texts before and behind the eight digits of the checksum.
 const SEAL: (&str, &str) = (",\"crc32\":\"", "\"}");
-
-impl View for &NamedTensor {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        little_endian(&self.values)
-    }
-
-    fn data_len(&self) -> usize {
-        size_of_val(self.values.as_slice())
-    }
-}
 
 fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
     if cfg!(target_endian = "little") {
@@ -114,18 +103,35 @@ pub fn save(path: &Path, tensors: &[NamedTensor], header: &Header) -> Result<()>
     text.pop(); // the closing brace
     let sealed = format!("{text}{}{}{}", SEAL.0, checksum(&text, tensors), SEAL.1);
     let metadata = Some(HashMap::from([(KEY.to_string(), sealed)]));
-    let views: Vec<(&str, &NamedTensor)> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-    files::write_atomically(path, |unfinished| match safetensors::serialize_to_file(views, metadata, unfinished) {
-        Ok(()) => Ok(()),
-        Err(SafeTensorError::IoError(source)) => Err(Error::Io { path: path.to_path_buf(), source }),
-        Err(error) => Err(fail(error.to_string())),
+    let (mut sorted, mut end): (Vec<&NamedTensor>, usize) = (tensors.iter().collect(), 0);
+    sorted.sort_by_key(|t| &t.name);
+    let place = |t: &&NamedTensor| {
+        let start = end;
+        end += size_of_val(t.values.as_slice());
+        (t.name.clone(), TensorInfo { dtype: Dtype::F32, shape: t.shape.clone(), data_offsets: (start, end) })
+    };
+    let places = Metadata::new(metadata, sorted.iter().map(place).collect()).map_err(|e| fail(e.to_string()))?;
+    // The format aligns what follows to 8 bytes with spaces.
+    let mut begin = serde_json::to_vec(&places).map_err(|e| fail(e.to_string()))?;
+    begin.resize(begin.len().next_multiple_of(8), b' ');
+    files::write_parts(path, |file| {
+        file.write_all(&(begin.len() as u64).to_le_bytes())?;
+        file.write_all(&begin)?;
+        sorted.iter().try_for_each(|tensor| file.write_all(&little_endian(&tensor.values)))
     })
 }
 
 /// Reads a checkpoint. It refuses files that are damaged, cut off, or not from this program.
 pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
     let fail = |what: String| Error::Checkpoint { path: path.to_path_buf(), what };
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    // A pipe or a device would be waited for, or never end.
+    if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
+        return Err(fail("not a file".into()));
+    }
+    let bytes = std::fs::read(path).map_err(|error| match error.kind() {
+        ErrorKind::OutOfMemory => out_of_memory(path, std::fs::metadata(path).map_or(0, |m| m.len() as usize)),
+        _ => Error::io(path)(error),
+    })?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(why(&e, &bytes)))?;
     let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| {
         let count = metadata.tensors().len();
@@ -153,7 +159,10 @@ pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
         if view.dtype() != Dtype::F32 {
             return Err(fail(format!("tensor {name} is {:?}, expected F32", view.dtype())));
         }
-        let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let numbers = view.data().as_chunks::<4>().0;
+        let mut values = Vec::new();
+        values.try_reserve_exact(numbers.len()).map_err(|_| out_of_memory(path, bytes.len()))?;
+        values.extend(numbers.iter().map(|b| f32::from_le_bytes(*b)));
         tensors.push(NamedTensor { name: name.to_string(), shape: view.shape().to_vec(), values });
     }
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
@@ -161,6 +170,11 @@ pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
     let written = crc.trim_end_matches(SEAL.1);
     if found != written {
         return Err(fail(format!("damaged: its checksum is {found}, it was written with {written}")));
+    }
+    let shape = header.data.shape;
+    if shape.height.max(shape.width) > MOST_SIDE || shape.channels > MOST_CHANNELS || shape.is_empty() {
+        let most = format!("at most {MOST_SIDE} x {MOST_SIDE} of {MOST_CHANNELS} channels");
+        return Err(fail(format!("its images are {shape}, expected {most}, and none of them 0")));
     }
     Ok((header, tensors))
 }
@@ -171,6 +185,10 @@ pub fn load_finite(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
     let fail = |error: Error| Error::Checkpoint { path: path.to_path_buf(), what: error.to_string() };
     check_finite(header.step, &tensors).map_err(fail)?;
     Ok((header, tensors))
+}
+
+fn out_of_memory(path: &Path, bytes: usize) -> Error {
+    Error::Memory { what: path.display().to_string(), asked: size(bytes) }
 }
 
 /// What the reader's error means, with the sizes where a file was cut off.

@@ -12,7 +12,8 @@
 //! - [`eval`]: how good generated images are;
 //! - [`instruments`]: what times, checks, counts and explains the kernels; no training needs it;
 //! - [`settings`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images;
-//! - [`cores`]: work on all cores, where no kernel does it.
+//! - [`cores`]: work on all cores, where no kernel does it;
+//! - [`sizes`]: products of sizes, and memory whose size follows from a file or a setting.
 
 pub mod checkpoint;
 pub mod cores;
@@ -29,6 +30,6 @@ pub mod picture;
 pub mod random;
 pub mod run;
 pub mod settings;
-mod sizes;
+pub mod sizes;
 
 pub use error::{Error, Result};

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::device::Device;
+use crate::files::Staged;
 use crate::gan::Metrics;
 use crate::instruments::tune;
 use crate::settings::{self, Settings};
@@ -24,24 +25,45 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes the folder of a new run. It is called `name`, or by the next number and `label`. Where there is a run of this
-    /// name already, `force` replaces it.
-    pub fn create(runs_dir: &Path, name: Option<&str>, label: &str, force: bool) -> Result<Run> {
+    /// Makes a new run of these settings on this device. It is called `name`, or by the next number and `label`. Where there
+    /// is a run of this name already, or what is left of one whose start was cut off, `force` replaces it.
+    ///
+    /// The folder is built beside its place and renamed, so that it is a whole run from the moment that it is there. A run
+    /// that is replaced is emptied first, and is a run without checkpoints until it has the new settings.
+    pub fn create(
+        runs_dir: &Path,
+        name: Option<&str>,
+        label: &str,
+        force: bool,
+        settings: &Settings,
+        device: &Device,
+    ) -> Result<Run> {
         fs::create_dir_all(runs_dir).map_err(Error::io(runs_dir))?;
-        let folder = match name {
-            Some(name) => {
-                let folder = new_folder(runs_dir, name, force)?;
-                fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-                folder
+        let mut staged = Staged::new(runs_dir)?;
+        // It stands for the run while its files are written, so that errors are those of a new run.
+        let write = |folder: &Path| {
+            for part in [SAMPLES, CHECKPOINTS].map(|part| folder.join(part)) {
+                fs::create_dir_all(&part).map_err(Error::io(&part))?;
             }
-            None => numbered_folder(runs_dir, label)?,
+            save_tuning(folder, device)?;
+            save_settings(folder, settings)
         };
-        let run = Run { _lock: lock(&folder)?, folder };
-        run.clear()?;
-        for part in [SAMPLES, CHECKPOINTS] {
-            let part = run.folder.join(part);
-            fs::create_dir_all(&part).map_err(Error::io(&part))?;
+        write(staged.path())?;
+        let Some(name) = name else {
+            let (folder, lock) = put_numbered(runs_dir, label, &mut staged)?;
+            return Ok(Run { folder, _lock: lock });
+        };
+        let folder = new_folder(runs_dir, name, force)?;
+        match staged.put(&folder) {
+            Ok(lock) => return Ok(Run { folder, _lock: lock }),
+            Err(_) if folder.is_dir() => {}
+            Err(error) => return Err(Error::io(&folder)(error)),
         }
+        let run = Run { _lock: lock(&folder)?, folder };
+        // Another process may have made it since.
+        new_folder(runs_dir, name, force)?;
+        run.clear()?;
+        write(&run.folder)?;
         Ok(run)
     }
 
@@ -63,9 +85,9 @@ impl Run {
         for part in [SAMPLES, CHECKPOINTS] {
             let part = run.folder.join(part);
             fs::create_dir_all(&part).map_err(Error::io(&part))?;
-            files::remove_unfinished(&part);
+            remove_unfinished(&part);
         }
-        files::remove_unfinished(&run.folder);
+        remove_unfinished(&run.folder);
         Ok(run)
     }
 
@@ -74,12 +96,12 @@ impl Run {
     }
 
     pub fn save_settings(&self, settings: &Settings) -> Result<()> {
-        files::write_bytes(&self.folder.join(CONFIG), settings.to_toml()?.as_bytes())
+        save_settings(&self.folder, settings)
     }
 
     /// Saves the block sizes, as the results depend on them.
     pub fn save_tuning(&self, device: &Device) -> Result<()> {
-        tune::file::write(&self.folder.join(TUNING), device)
+        save_tuning(&self.folder, device)
     }
 
     pub fn sample_path(&self, step: u64) -> PathBuf {
@@ -100,50 +122,114 @@ impl Run {
         Ok(())
     }
 
-    /// Opens `metrics.csv` to append rows, and drops those after `step`. The second value is the seconds that the training
-    /// took until then. `more` names the columns that this run has besides those that every run has.
-    pub fn metrics(&self, step: u64, more: &[&str]) -> Result<(MetricsLog, f64)> {
-        let path = self.folder.join(METRICS);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(Error::io(&path)(error)),
-        };
+    /// Opens `metrics.csv` to append rows. `more` names the columns that this run has besides those that every run has.
+    ///
+    /// A log that is as this program wrote it loses its rows after `step`, which will come again. One that somebody has
+    /// changed stays as it is, and the rows go on in a fresh file beside it.
+    pub fn metrics(&self, step: u64, more: &[&str]) -> Result<MetricsLog> {
         let columns: Vec<&str> = COLUMNS.iter().chain(more).chain(&[LAST_COLUMN]).copied().collect();
-        let mut kept = format!("{}\n", columns.join(","));
-        let mut seconds = 0.0;
-        for row in text.lines().skip(1) {
-            let fields: Vec<&str> = row.split(',').collect();
-            // A crash may have cut off the last row, which then has fewer fields.
-            if fields.len() != columns.len() || fields[0].parse::<u64>().map_or(true, |s| s > step) {
-                break;
-            }
-            seconds = fields[1].parse().unwrap_or(seconds);
-            kept.push_str(row);
-            kept.push('\n');
+        let columns = columns.join(",");
+        let number = newest_metrics(&self.folder);
+        let mut path = numbered_metrics(&self.folder, number);
+        let (rows, seconds, changed) = match fs::read(&path) {
+            Ok(bytes) => match kept_rows(&bytes, &columns, step) {
+                Some((rows, seconds)) => (rows, seconds, None),
+                None => (String::new(), 0.0, Some(path.clone())),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => (String::new(), 0.0, None),
+            // It may be a folder by now, or somebody else's.
+            Err(_) => (String::new(), 0.0, Some(path.clone())),
+        };
+        if changed.is_some() {
+            path = numbered_metrics(&self.folder, number + 1);
         }
-        files::write_bytes(&path, kept.as_bytes())?;
+        files::write_bytes(&path, format!("{columns}\n{rows}").as_bytes())?;
         let file = File::options().append(true).open(&path).map_err(Error::io(&path))?;
-        Ok((MetricsLog { file, path }, seconds))
+        Ok(MetricsLog { file, path, seconds, changed })
     }
 
-    /// Removes what a run wrote from the folder, and nothing else.
+    /// Removes what a run wrote from the folder, but for its settings, and nothing else.
     fn clear(&self) -> Result<()> {
         let remove = |path: &Path| match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path)(error)),
             _ => Ok(()),
         };
-        for file in [CONFIG, TUNING, METRICS] {
-            remove(&self.folder.join(file))?;
-        }
-        for (part, extension) in [(SAMPLES, "png"), (CHECKPOINTS, "safetensors")] {
+        for (part, extension) in [(CHECKPOINTS, "safetensors"), (SAMPLES, "png")] {
             for (_, path) in steps(&self.folder.join(part), extension)? {
                 remove(&path)?;
             }
-            files::remove_unfinished(&self.folder.join(part));
+            remove_unfinished(&self.folder.join(part));
         }
+        for number in 1..=newest_metrics(&self.folder) {
+            remove(&numbered_metrics(&self.folder, number))?;
+        }
+        remove_unfinished(&self.folder);
         Ok(())
     }
+}
+
+fn save_settings(folder: &Path, settings: &Settings) -> Result<()> {
+    files::write_bytes(&folder.join(CONFIG), settings.to_toml()?.as_bytes())
+}
+
+fn save_tuning(folder: &Path, device: &Device) -> Result<()> {
+    tune::file::write(&folder.join(TUNING), device)
+}
+
+/// Removes from a run's folder, or a part of it, what a program that was killed left behind. Versions until 0.1 made their
+/// checkpoints as `.tmpXXXXXX`.
+fn remove_unfinished(folder: &Path) {
+    files::remove_unfinished(folder, "");
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.len() == 10 && name.starts_with(".tmp") && name.bytes().skip(4).all(|b| b.is_ascii_alphanumeric()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// `metrics.csv`, `metrics-2.csv` and so on.
+fn numbered_metrics(folder: &Path, number: u64) -> PathBuf {
+    if number < 2 { folder.join(METRICS) } else { folder.join(format!("metrics-{number}.csv")) }
+}
+
+/// The number of the last of them, of those that follow each other.
+fn newest_metrics(folder: &Path) -> u64 {
+    let there = |number: &u64| fs::symlink_metadata(numbered_metrics(folder, *number)).is_ok();
+    (2..).take_while(there).last().unwrap_or(1)
+}
+
+/// The rows of a log up to `step`, and the seconds in the last of them. None where the log is not as [`MetricsLog`] writes it
+/// and a row might be lost: other columns, something that is no number, a last line that is cut off. What comes after `step`
+/// may be cut off, as a crash may have done that.
+fn kept_rows(bytes: &[u8], columns: &str, step: u64) -> Option<(String, f64)> {
+    if bytes.is_empty() {
+        return Some((String::new(), 0.0));
+    }
+    let text = std::str::from_utf8(bytes).ok()?;
+    let text = text.strip_prefix(columns)?.strip_prefix('\n')?;
+    let (mut kept, mut seconds, mut last, mut after) = (0, 0.0, None, false);
+    for row in text.split_inclusive('\n') {
+        let mut cells = row.trim_end_matches('\n').split(',');
+        let whole = row.ends_with('\n') && cells.clone().count() == columns.split(',').count();
+        let number = cells.next().and_then(|cell| cell.parse::<u64>().ok()).filter(|_| row.contains(','));
+        after |= number.is_some_and(|number| number > step);
+        if after && !whole {
+            // Nothing but the beginning of a row can come last without the end of its line.
+            return (!row.ends_with('\n')).then(|| (text[..kept].to_string(), seconds));
+        }
+        let numbers = cells.clone().all(|cell| cell.is_empty() || cell.parse::<f64>().is_ok());
+        if !whole || !numbers || number <= last {
+            return None;
+        }
+        last = number;
+        if !after {
+            kept += row.len();
+            seconds = cells.next().and_then(|cell| cell.parse().ok()).unwrap_or(seconds);
+        }
+    }
+    Some((text[..kept].to_string(), seconds))
 }
 
 /// The columns that every run has. Those of its own come behind them.
@@ -166,9 +252,17 @@ const LAST_COLUMN: &str = "images_per_second";
 pub struct MetricsLog {
     file: File,
     path: PathBuf,
+    /// The seconds that the training took until now.
+    pub seconds: f64,
+    /// The log before it, which somebody has changed, and which therefore stays as it is.
+    pub changed: Option<PathBuf>,
 }
 
 impl MetricsLog {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Appends a row in a single write.
     pub fn append(&mut self, m: &Metrics, seconds: f64, images_per_second: f64) -> Result<()> {
         let numbers = [
@@ -186,16 +280,26 @@ impl MetricsLog {
         let cell = |x: f32| if x.is_nan() { String::new() } else { x.to_string() };
         let cells: Vec<String> = numbers.into_iter().chain(m.more.iter().map(|m| m.1)).map(cell).collect();
         let row = format!("{},{seconds:.3},{},{images_per_second:.1}\n", m.step, cells.join(","));
-        self.file.write_all(row.as_bytes()).map_err(Error::io(&self.path))
+        let before = self.file.metadata().map(|metadata| metadata.len());
+        self.file.write_all(row.as_bytes()).map_err(|error| {
+            // A full disk may have taken a part of it.
+            let _ = before.and_then(|len| self.file.set_len(len));
+            Error::io(&self.path)(error)
+        })
     }
 }
 
 /// The folder of the run that has this name or this path.
 pub fn find(runs_dir: &Path, name: &str) -> Result<PathBuf> {
-    for folder in [runs_dir.join(name), PathBuf::from(name)] {
-        if folder.join(CONFIG).is_file() {
-            return Ok(folder);
-        }
+    let folders = [runs_dir.join(name), PathBuf::from(name)];
+    if let Some(folder) = folders.iter().find(|folder| folder.join(CONFIG).is_file()) {
+        return Ok(folder.clone());
+    }
+    if let Some(folder) = folders.iter().find(|folder| is_half_made(folder)) {
+        let shown = folder.display();
+        return Err(Error::Config(format!(
+            "{shown} is half made: its start was cut off; train --run NAME --force replaces it"
+        )));
     }
     let all = names(runs_dir);
     let there = match settings::nearest(name, &all) {
@@ -223,8 +327,9 @@ pub fn tuning_path(folder: &Path) -> PathBuf {
     folder.join(TUNING)
 }
 
+/// The log that rows go to; earlier ones lie beside it.
 pub fn metrics_path(folder: &Path) -> PathBuf {
-    folder.join(METRICS)
+    numbered_metrics(folder, newest_metrics(folder))
 }
 
 /// The checkpoints of a run, from the oldest to the newest, with their steps.
@@ -279,41 +384,53 @@ fn new_folder(runs_dir: &Path, name: &str, force: bool) -> Result<PathBuf> {
         Err(error) => return Err(Error::io(&folder)(error)),
     };
     let is_run = folder.join(CONFIG).is_file();
-    if empty || (force && is_run) {
+    let half_made = is_half_made(&folder);
+    if empty || (force && (is_run || half_made)) {
         return Ok(folder);
     }
     let shown = folder.display();
     Err(Error::Config(if is_run {
         format!("run {name} is there already ({shown}): --resume {name} goes on with it, --force replaces it")
+    } else if half_made {
+        format!("run {name} is half made ({shown}): its start was cut off; --force replaces it")
     } else {
         format!("{shown} is there already, and is no run: choose another --run")
     }))
 }
 
-/// Makes the folder `00000-label`, `00001-label` and so on, with the number after the highest one there is.
-fn numbered_folder(runs_dir: &Path, label: &str) -> Result<PathBuf> {
+/// Whether a folder has no settings, and nothing but what a run of this program makes: its start, or its replacement, was cut
+/// off.
+fn is_half_made(folder: &Path) -> bool {
+    let known = |name: &str| {
+        [SAMPLES, CHECKPOINTS, TUNING, METRICS].contains(&name) || name.strip_suffix(".unfinished").is_some()
+    };
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    let names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    !names.is_empty() && names.iter().all(|name| known(name))
+}
+
+/// Puts it at `00000-label`, `00001-label` and so on, with the number after the highest one there is.
+fn put_numbered(runs_dir: &Path, label: &str, staged: &mut Staged) -> Result<(PathBuf, Option<File>)> {
     let number = |name: String| name.split('-').next().and_then(|n| n.parse::<u64>().ok());
     let entries = fs::read_dir(runs_dir).map_err(Error::io(runs_dir))?;
     let highest = entries.flatten().filter_map(|e| number(e.file_name().to_string_lossy().into_owned())).max();
     let mut next = highest.map_or(0, |n| n.saturating_add(1));
     loop {
         let folder = runs_dir.join(format!("{next:05}-{label}"));
-        match fs::create_dir(&folder) {
-            Ok(()) => return Ok(folder),
-            // Another process was faster.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => next += 1,
-            Err(error) => return Err(Error::io(&folder)(error)),
+        let there = || fs::symlink_metadata(&folder).is_ok();
+        if !there() {
+            match staged.put(&folder) {
+                Ok(lock) => return Ok((folder, lock)),
+                // Another process was faster.
+                Err(_) if there() => {}
+                Err(error) => return Err(Error::io(&folder)(error)),
+            }
         }
+        next = next.checked_add(1).ok_or_else(|| Error::Config(format!("{}: --run gives a name", folder.display())))?;
     }
 }
 
 /// Locks a run's folder for this process. On a system that cannot lock folders, the run is not locked.
 fn lock(folder: &Path) -> Result<Option<File>> {
-    let Ok(file) = File::open(folder) else { return Ok(None) };
-    match file.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => {
-            Err(Error::Config(format!("{}: another zgan is training this run", folder.display())))
-        }
-        _ => Ok(Some(file)),
-    }
+    files::lock(folder).map_err(|_| Error::Config(format!("{}: another zgan is training this run", folder.display())))
 }

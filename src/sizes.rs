@@ -6,7 +6,7 @@ use crate::device::size;
 use crate::{Error, Result};
 
 /// The product of `factors`.
-pub(crate) const fn product<const N: usize>(factors: [usize; N]) -> usize {
+pub const fn product<const N: usize>(factors: [usize; N]) -> usize {
     let (mut product, mut i) = (1usize, 0);
     while i < N {
         // A factor of 0 makes the whole product 0, also behind factors that are too large together.
@@ -20,7 +20,7 @@ pub(crate) const fn product<const N: usize>(factors: [usize; N]) -> usize {
 }
 
 /// The sum of `terms`.
-pub(crate) const fn sum<const N: usize>(terms: [usize; N]) -> usize {
+pub const fn sum<const N: usize>(terms: [usize; N]) -> usize {
     let (mut sum, mut i) = (0usize, 0);
     while i < N {
         sum = sum.saturating_add(terms[i]);
@@ -30,7 +30,7 @@ pub(crate) const fn sum<const N: usize>(terms: [usize; N]) -> usize {
 }
 
 /// Memory for `len` elements, of which there are none yet. The error names `what` they are, and how much memory they need.
-pub(crate) fn reserved<T>(what: &str, len: usize) -> Result<Vec<T>> {
+pub fn reserved<T>(what: &str, len: usize) -> Result<Vec<T>> {
     let mut values = Vec::new();
     match values.try_reserve_exact(len) {
         Ok(()) => Ok(values),
@@ -39,14 +39,14 @@ pub(crate) fn reserved<T>(what: &str, len: usize) -> Result<Vec<T>> {
 }
 
 /// `len` elements of this value.
-pub(crate) fn filled<T: Clone>(what: &str, len: usize, value: T) -> Result<Vec<T>> {
+pub fn filled<T: Clone>(what: &str, len: usize, value: T) -> Result<Vec<T>> {
     let mut values = reserved(what, len)?;
     values.resize(len, value);
     Ok(values)
 }
 
 /// A copy of `values`.
-pub(crate) fn copied<T: Copy>(what: &str, values: &[T]) -> Result<Vec<T>> {
+pub fn copied<T: Copy>(what: &str, values: &[T]) -> Result<Vec<T>> {
     let mut copy = reserved(what, values.len())?;
     copy.extend_from_slice(values);
     Ok(copy)

@@ -132,7 +132,7 @@ fn a_save_that_fails_leaves_the_old_file() {
     let error = save(&path, &bad, &header(8)).unwrap_err().to_string();
     assert!(error.contains("b.weight") && error.contains("[5, 5]") && error.contains("12 values"), "{error}");
     // A folder in the way of the temporary file: the same as a disk that refuses.
-    std::fs::create_dir(folder.path().join("x.unfinished")).unwrap();
+    std::fs::create_dir(folder.path().join(format!("x.{}.unfinished", std::process::id()))).unwrap();
     assert!(save(&path, &tensors(), &header(8)).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert!(save(&folder.path().join("no/such/folder/x"), &tensors(), &header(8)).is_err());

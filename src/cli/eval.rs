@@ -1,18 +1,21 @@
 //! `zgan eval`, and the line at the end of a training.
 
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
+use indicatif::ProgressBar;
 use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Split};
 use zgan::device::Device;
-use zgan::eval::{self, Cache, Ready, Report, Request, Tested, Training};
+use zgan::eval::{self, Cache, Classifier, Ready, Report, Request, Tested, Training};
 use zgan::gan::{Setup, Trainer, Weights};
 use zgan::settings::Settings;
 use zgan::{Error, checkpoint, run};
 
 use super::tuned::Place;
-use super::{say, tell, thousands};
+use super::{progress, say, settings_of, tell, thousands};
 
 /// How many real images of each class are compared.
 pub(super) const REAL: usize = 500;
@@ -56,7 +59,7 @@ impl Eval {
             None => run::newest_checkpoint(&self.runs_dir, self.run.as_deref().unwrap_or_default())?,
         };
         let (header, tensors) = checkpoint::load(&path)?;
-        let mut settings = Settings::new(None, &header.config)?;
+        let mut settings = settings_of(&path, &header)?;
         self.find_data(&mut settings, &header.data, folder.as_deref(), &path)?;
         check(&header.data)?;
         settings.place.threads = self.place.threads;
@@ -65,12 +68,14 @@ impl Eval {
         data.notes().iter().for_each(|note| tell(!self.json, format!("data    {note}")));
         same_images(&path, &header.data, &data.info())?;
         let device = self.place.open()?;
-        let mut trainer = Trainer::new(&device, &Setup::new(&settings, &header.data))?;
-        trainer.restore(header.step, &tensors).with_context(|| format!("{} cannot be drawn from", path.display()))?;
+        let setup = Setup::new(&settings, &header.data);
+        let unfit = || format!("{} cannot be drawn from", path.display());
+        Trainer::check_tensors(&setup, &tensors).with_context(unfit)?;
+        let mut trainer = Trainer::new(&device, &setup)?;
+        trainer.restore(header.step, &tensors).with_context(unfit)?;
         drop(tensors);
 
-        let mut tell = |line: String| tell(!self.json, line);
-        let Some(ready) = classifier(&device, &settings, &data, &mut tell, &|| true)? else { return Ok(()) };
+        let ready = classifier(&device, &settings, &data, &|line| tell(!self.json, line))?;
         let weights = if self.raw_weights { Weights::Raw } else { weights(&settings) };
         let request = Request { weights, seed: self.seed, per_class: self.per_class, real_per_class: REAL };
         let report = eval::evaluate(&ready.classifier, &mut trainer, &data, &request)?;
@@ -156,34 +161,149 @@ pub(super) fn check(info: &DataInfo) -> Result<(), Error> {
     Ok(())
 }
 
+/// How far the training of a classifier is: a bar on a terminal, else a line now and then. And whether it goes on.
+struct Watch<'a> {
+    tell: &'a dyn Fn(String),
+    go_on: &'a dyn Fn() -> bool,
+    /// The longest time that it may take altogether.
+    budget: Option<Duration>,
+    begun: Instant,
+    /// Steps of the training.
+    steps: u64,
+    done: Cell<u64>,
+    told: Cell<Instant>,
+    late: Cell<bool>,
+    bar: RefCell<Option<ProgressBar>>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(tell: &'a dyn Fn(String), go_on: &'a dyn Fn() -> bool, budget: Option<Duration>, steps: u64) -> Watch<'a> {
+        let now = Instant::now();
+        let (done, late, bar) = Default::default();
+        Watch { tell, go_on, budget, begun: now, steps, done, told: Cell::new(now), late, bar }
+    }
+
+    /// Before each step of the training, and between parts of the test that follows it.
+    fn step(&self) -> bool {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let (done, elapsed) = (self.done.get(), self.begun.elapsed());
+        self.done.set(done + 1);
+        if done == 0 && progress::on_a_terminal() {
+            *self.bar.borrow_mut() =
+                Some(progress::bar(self.steps, "{bar:24} {pos}/{len}  the classifier  {eta} left"));
+        }
+        match &*self.bar.borrow() {
+            Some(bar) if done < self.steps => bar.set_position(done),
+            Some(bar) => bar.finish_and_clear(),
+            None if done < self.steps && self.told.get().elapsed() > PATIENCE => {
+                (self.tell)(format!("the classifier is at step {done} of {}", self.steps));
+                self.told.set(Instant::now());
+            }
+            None => {}
+        }
+        // What it will take is known after some steps.
+        let whole = elapsed.mul_f64(self.steps as f64 / done.clamp(1, self.steps.max(1)) as f64);
+        self.goes_on(if done >= 5 { whole } else { elapsed })
+    }
+
+    fn goes_on(&self, time: Duration) -> bool {
+        self.late.set(self.late.get() || self.budget.is_some_and(|budget| time > budget));
+        let goes_on = !self.late.get() && (self.go_on)();
+        if let Some(bar) = self.bar.borrow().as_ref().filter(|_| !goes_on) {
+            bar.finish_and_clear();
+        }
+        goes_on
+    }
+}
+
+/// The classifier of these images: the kept one, or one that is trained now.
 pub(super) fn classifier(
     device: &Device,
     settings: &Settings,
     data: &Dataset,
-    tell: &mut dyn FnMut(String),
-    go_on: &dyn Fn() -> bool,
-) -> Result<Option<Ready>, Error> {
-    let test = eval::held_out(&settings.images.data, &settings.data_options(), data);
-    Cache::of(&settings.images.data).classifier(device, data, test.as_ref(), &Training::new(data.len()), tell, go_on)
+    tell: &dyn Fn(String),
+) -> Result<Ready, Error> {
+    let training = Training::new(data.len());
+    let watch = Watch::new(tell, &|| true, None, training.steps);
+    let ready = ready(device, settings, data, &training, &watch)?;
+    ready.ok_or_else(|| Error::Check("a classifier that nobody stops has ended early".into()))
 }
 
-/// The summary at the end of a training on labelled images. Everything is saved by then, so an error here is only told.
-pub fn at_end(device: &Device, settings: &Settings, data: &Dataset, trainer: &mut Trainer, go_on: &dyn Fn() -> bool) {
-    // `simt` is for checking, and would take hours.
-    if check(&data.info()).is_err() || device.execution() == "simt" {
+fn ready(
+    device: &Device,
+    settings: &Settings,
+    data: &Dataset,
+    training: &Training,
+    watch: &Watch,
+) -> Result<Option<Ready>, Error> {
+    let test = eval::held_out(&settings.images.data, &settings.data_options(), data);
+    let cache = Cache::of(&settings.images.data);
+    cache.classifier(device, data, test.as_ref(), training, &mut |line| (watch.tell)(line), &|| watch.step())
+}
+
+/// The time that the evaluation at the end of a training may take where that has taken less.
+const SHORT: Duration = Duration::from_secs(120);
+
+/// The summary at the end of a training that took `time`; nobody has asked for it, so it does not take longer than that.
+/// `again` is the command that evaluates without such a limit. Everything is saved by then, so an error here is only told.
+pub fn at_end(
+    device: &Device,
+    settings: &Settings,
+    data: &Dataset,
+    trainer: &mut Trainer,
+    go_on: &dyn Fn() -> bool,
+    time: Duration,
+    again: &str,
+) {
+    // `simt` is for checking, and would take hours. Of points it has been told how many modes they cover.
+    if device.execution() == "simt" || data.is_drawn() {
         return;
     }
-    let evaluated = classifier(device, settings, data, &mut |line| say(line), go_on).and_then(|ready| {
-        let Some(ready) = ready.filter(|_| go_on()) else { return Ok(None) };
-        let (weights, seed) = (weights(settings), settings.training.seed);
-        let request = Request { weights, seed, per_class: 100, real_per_class: REAL };
-        eval::evaluate(&ready.classifier, trainer, data, &request).map(Some)
-    });
+    let info = data.info();
+    let training = Training::new(data.len());
+    let tell = |line: String| say(line);
+    let budget = time.max(SHORT);
+    let watch = Watch::new(&tell, go_on, Some(budget), training.steps);
+    let (weights, seed) = (weights(settings), settings.training.seed);
+    let mut evaluate = |classifier: &Classifier, per_class, real_per_class| {
+        let request = Request { weights, seed, per_class, real_per_class };
+        eval::evaluate_while(classifier, trainer, data, &request, &|| watch.goes_on(watch.begun.elapsed()))
+    };
+    let evaluated = if info.classes.len() > 1 && check(&info).is_ok() {
+        let ready = ready(device, settings, data, &training, &watch);
+        ready.and_then(|ready| ready.map_or(Ok(None), |ready| evaluate(&ready.classifier, 100, REAL)))
+    } else if info.shape.height.min(info.shape.width) < 4 {
+        return say(format!("not evaluated: images of {} are too small", info.shape));
+    } else {
+        say(
+            "no label accuracy and no Fréchet distance: the images are of one class, so that no classifier can learn from them",
+        );
+        Classifier::untrained(device, info.shape).and_then(|classifier| evaluate(&classifier, 1000, 1000))
+    };
     match evaluated {
-        Ok(Some(report)) => say(summary(&report)),
-        Ok(None) => say("not evaluated: interrupted; zgan eval does it later"),
+        Ok(Some(report)) if info.classes.len() > 1 => say(summary(&report)),
+        Ok(Some(report)) => say(unlabelled(&report)),
+        Ok(None) if watch.late.get() => {
+            let longer = if budget == time {
+                "longer than the training".into()
+            } else {
+                format!("more than {}", progress::clock(budget))
+            };
+            say(format!("not evaluated: it would take {longer}; this does it\n  {again}"));
+        }
+        Ok(None) => say(format!("not evaluated: interrupted; this does it later\n  {again}")),
         Err(error) => say(format!("not evaluated: {error}")),
     }
+}
+
+/// What can be told of images without labels, by the features of random weights.
+fn unlabelled(report: &Report) -> String {
+    let number = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.2}"));
+    let (coverage, density) = (number(report.coverage), number(report.density));
+    let (generated, real) = (thousands(report.generated), thousands(report.real));
+    format!(
+        "coverage {coverage}  density {density}, by the features of random weights ({generated} generated, {real} real)"
+    )
 }
 
 /// A line like `label accuracy 97.7 %  coverage 0.41  density 0.62  Fréchet distance 21.3 (1,000 generated, 5,000 real)`

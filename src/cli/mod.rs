@@ -12,6 +12,7 @@ mod profile;
 mod progress;
 mod sample;
 mod scaling;
+mod signals;
 mod study;
 mod train;
 mod tune;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::Error;
+use zgan::checkpoint::Header;
 use zgan::settings::{PRESETS, Settings};
 
 /// Trains GANs with hand-written kernels, on an NVIDIA GPU or on this machine's cores.
@@ -57,9 +59,10 @@ enum Command {
     Check(check::Check),
 }
 
-/// Exit codes: 0 all done, 1 something failed, 2 the command line or a setting is wrong, 130 stopped by Ctrl-C with
-/// everything saved.
+/// Exit codes: 0 all done, 1 something failed, 2 the command line or a setting is wrong, 130 stopped by a signal
+/// (Ctrl-C, SIGTERM, SIGHUP or SIGUSR1) with everything saved.
 pub fn main() -> ExitCode {
+    signals::keep_large_files_errors();
     let brief = std::env::args_os().any(|argument| argument == "-h");
     let matches = command(brief).try_get_matches().unwrap_or_else(|error| error.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -162,24 +165,37 @@ fn tell(for_people: bool, line: String) {
     }
 }
 
-/// Refuses a file that cannot be written before minutes are spent on what would be in it. `option` is the option that names
-/// the file.
+/// Refuses a file that cannot be written before minutes are spent on what would be in it, and makes the folder that it goes
+/// into. `option` is the option that names the file.
 fn writable(option: &str, path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.file_name().is_none() || path.is_dir() {
         return Err(Error::Config(format!("{option}: {} is a folder, expected a file's name", path.display())));
     }
-    if !folder.is_dir() {
-        return Err(Error::Config(format!("{option}: there is no folder {}", folder.display())));
-    }
-    Ok(())
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))
+}
+
+/// The settings of a checkpoint, which may be anybody's.
+fn settings_of(path: &Path, header: &Header) -> Result<Settings, Error> {
+    let settings = Settings::new(None, &header.config).and_then(|settings| settings.check().map(|()| settings));
+    settings.map_err(|error| Error::Checkpoint { path: path.to_path_buf(), what: format!("its settings: {error}") })
 }
 
 /// A command to type next. It names the folder of the runs where that is not the usual one.
 fn next_command(command: &str, name: &str, runs_dir: &Path) -> String {
-    let place =
-        if runs_dir == Path::new("runs") { String::new() } else { format!(" --runs-dir {}", runs_dir.display()) };
-    format!("zgan {command} {name}{place}")
+    let place = if runs_dir == Path::new("runs") { String::new() } else { format!(" --runs-dir {}", quoted(runs_dir)) };
+    format!("zgan {command} {}{place}", quoted(Path::new(name)))
+}
+
+/// As a shell reads it back.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// A number with commas: 1,510,032.

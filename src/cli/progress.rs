@@ -18,11 +18,8 @@ pub struct Progress {
 impl Progress {
     /// The progress of a training from step `first` to step `end`.
     pub fn new(first: u64, end: u64) -> Progress {
-        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        let bar = terminal.then(|| {
-            let bar = ProgressBar::new(end).with_position(first);
-            let template = "{bar:24} {pos}/{len}  {msg}  {eta} left";
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        let bar = on_a_terminal().then(|| {
+            let bar = bar(end, "{bar:24} {pos}/{len}  {msg}  {eta} left").with_position(first);
             bar.reset_eta();
             bar
         });
@@ -74,6 +71,16 @@ impl Progress {
             let _ = writeln!(std::io::stderr());
         }
     }
+}
+
+/// Whether people look at what the program prints.
+pub fn on_a_terminal() -> bool {
+    std::io::stdout().is_terminal() && std::io::stderr().is_terminal()
+}
+
+pub fn bar(end: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar());
+    ProgressBar::new(end).with_style(style)
 }
 
 /// A time as `1:02:03` or `2:03`.

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use zgan::checkpoint::{self, Header};
 use zgan::cores::on_all_cores;
 use zgan::data::{ImageShape, ring};
 use zgan::gan::{Generator, Latents, Setup, Weights, interpolate};
 use zgan::picture::Picture;
-use zgan::settings::{Settings, nearest};
+use zgan::settings::nearest;
+use zgan::sizes::{filled, product, reserved};
 use zgan::{Error, files, run};
 
 use super::tuned::Place;
-use super::{grid, say};
+use super::{grid, progress, say, settings_of, writable};
 
 #[derive(Args)]
 pub struct Sample {
@@ -83,11 +83,13 @@ impl Sample {
             None => run::newest_checkpoint(&self.runs_dir, name)?,
         };
         let (header, tensors) = checkpoint::load(&path)?;
-        let setup = Setup::new(&Settings::new(None, &header.config)?, &header.data);
+        let setup = Setup::new(&settings_of(&path, &header)?, &header.data);
         let job = Job { sample: self, classes: self.classes(&setup, &header.data.classes)?, header, setup };
         let ends = self.morph.as_deref().map(|morph| job.ends(morph)).transpose()?;
-        if !grid {
-            self.prepare_folder()?;
+        if grid {
+            writable("out", &self.out)?
+        } else {
+            self.prepare_folder()?
         }
         let device = self.place.open()?;
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
@@ -298,7 +300,7 @@ impl Job<'_> {
     fn interpolate(&self, generator: &Generator, columns: usize) -> anyhow::Result<()> {
         let (rows, latent) = (self.rows(columns), self.setup.networks.latent);
         let ends = self.latents(0, Vec::new(), 2 * rows).draw(&self.setup.networks)?;
-        let mut z = Vec::with_capacity(rows * columns * latent);
+        let mut z = reserved("latents", product([rows, columns, latent]))?;
         for ends in ends.chunks_exact(2 * latent) {
             for column in 0..columns {
                 let t = column as f64 / (columns - 1) as f64;
@@ -316,7 +318,7 @@ impl Job<'_> {
         let rows = self.sample.count.map_or(8, |count| count.div_ceil(columns));
         let z = self.latents(0, Vec::new(), rows).draw(&self.setup.networks)?;
         let len = self.setup.shape.len();
-        let mut images = vec![0; rows * columns * len];
+        let mut images = filled("a grid of images", product([rows, columns, len]), 0)?;
         for column in 0..columns {
             let t = column as f32 / (columns.max(2) - 1) as f32;
             let drawn = generator.morph(&z, ends, t)?;
@@ -342,9 +344,7 @@ impl Job<'_> {
         for folder in &folders {
             std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
-        let bar = ProgressBar::new(count as u64);
-        let template = "{bar:24} {pos}/{len} images  {eta} left";
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        let bar = progress::bar(count as u64, "{bar:24} {pos}/{len} images  {eta} left");
         for first in (0..count).step_by(AT_ONCE) {
             let n = AT_ONCE.min(count - first);
             let labels = classes.iter().cycle().skip(first % turns).take(n).copied().collect();

@@ -91,9 +91,9 @@ impl Conditioning {
         conditioning::check(&settings, &data.info())?;
         eval::check(&data.info())?;
         let device = self.place.open()?;
-        let mut tell = |line: String| tell(!self.json && !self.csv, line);
+        let tell = |line: String| tell(!self.json && !self.csv, line);
         tell(format!("{}; {}, {} steps each", device.description(), settings.preset, settings.training.steps));
-        let Some(ready) = eval::classifier(&device, &settings, &data, &mut tell, &|| true)? else { return Ok(()) };
+        let ready = eval::classifier(&device, &settings, &data, &tell)?;
         let comparison = conditioning::Comparison {
             settings: &settings,
             seeds: &self.seeds,
@@ -102,7 +102,7 @@ impl Conditioning {
             per_class: self.per_class,
             real_per_class: eval::REAL,
         };
-        let outcomes = comparison.run(&device, &mut tell)?;
+        let outcomes = comparison.run(&device, &mut |line| tell(line))?;
         if let Some(out) = &self.out {
             let page = conditioning::page(&device.description(), &settings, &outcomes);
             study::write(out, &page)?;

@@ -2,21 +2,22 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
-use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, ring};
+use zgan::data::{DataInfo, DataOptions, Dataset, ImageShape, Loader, Split, ring};
 use zgan::device::{Device, Precision};
 use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Vitals, Weights};
 use zgan::picture::Picture;
 use zgan::run::{self, MetricsLog, Run};
 use zgan::settings::{Preset, Settings, Training, differences};
+use zgan::sizes::{filled, product};
 use zgan::{Error, Result, files};
 
 use super::progress::{Progress, clock};
+use super::signals::{save_and_stop, stopped};
 use super::{eval, grid, next_command, say, thousands, tuned};
 
 /// What is not a setting of a run. The settings themselves are the fields of [`Settings`].
@@ -75,13 +76,17 @@ impl Train {
             say(format!("        activations and products in {precision}, weights in f32"));
         }
         if self.dry_run {
-            return self.dry_run(&settings, &setup, &device, &plan);
+            return self.dry_run(&settings, &setup, &device, &plan, &info);
         }
 
+        save_and_stop();
+        if let Some(start) = &start {
+            Trainer::check_tensors(&setup, &start.tensors).with_context(|| self.misfit(&settings))?;
+        }
         let mut trainer = Trainer::new(&device, &setup)?;
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
-            trainer.restore(start.header.step, &start.tensors)?;
+            trainer.restore(start.header.step, &start.tensors).with_context(|| self.misfit(&settings))?;
             start.header.scaling.map_or(Ok(()), |scaling| trainer.restore_scaling(scaling))?;
         }
         let (first, end) = (trainer.step_number(), written.stop_at.unwrap_or(steps));
@@ -92,28 +97,37 @@ impl Train {
         }
         let run = match &self.resume {
             Some(name) => Run::open(settings.runs_dir(), name)?,
-            None => Run::create(settings.runs_dir(), written.run.as_deref(), settings.preset.name, self.force)?,
+            None => {
+                let name = written.run.as_deref();
+                Run::create(settings.runs_dir(), name, settings.preset.name, self.force, &settings, &device)?
+            }
         };
-        run.save_settings(&settings)?;
-        run.save_tuning(&device)?;
-        let (log, seconds_before) = run.metrics(first, &setup.more_metrics())?;
+        if self.resume.is_some() {
+            run.save_settings(&settings)?;
+            run.save_tuning(&device)?;
+        }
+        let log = run.metrics(first, &setup.more_metrics())?;
         say(format!("run     {}, steps {first} to {end} of {steps}", run.folder().display()));
+        if let Some(changed) = &log.changed {
+            let (changed, fresh) = (changed.display(), log.path().display());
+            say(format!("        {changed} is not as this program wrote it: it stays as it is, rows go on in {fresh}"));
+        }
 
         let numbers = settings.numbers()?;
-        let progress = Progress::new(first, end);
-        let vitals = Vitals::default();
+        let (vitals, progress, seconds_before) = (Vitals::default(), Progress::new(first, end), log.seconds);
         let mut session = Session { settings, info, numbers, trainer, run, log, vitals, progress, seconds_before };
-        catch_interrupts();
         let ended = session.train(&data, loader.as_mut(), end);
         session.progress.end();
         let ended = match ended {
             Err(error @ Error::NotFinite { .. }) => return Err(error).context(session.last_good()),
             other => other?,
         };
+        let time = ended.time;
         let code = session.farewell(ended);
+        let again = next_command("eval --run", &session.name(), session.settings.runs_dir());
         let Session { trainer, settings, .. } = &mut session;
         if !self.no_eval && trainer.step_number() >= steps {
-            eval::at_end(&device, settings, &data, trainer, &|| !INTERRUPTED.load(Ordering::SeqCst));
+            eval::at_end(&device, settings, &data, trainer, &|| !stopped(), time, &again);
         }
         Ok(code)
     }
@@ -161,6 +175,8 @@ impl Train {
         if self.resume.is_none() {
             settings.check_decay()?;
         }
+        // What a file cannot hold is refused before anything is made.
+        settings.to_toml()?;
         Ok(settings)
     }
 
@@ -226,22 +242,104 @@ impl Train {
         Ok(start)
     }
 
-    fn dry_run(&self, settings: &Settings, setup: &Setup, device: &Device, plan: &Plan) -> anyhow::Result<ExitCode> {
+    /// What to do about a newest checkpoint that the networks of these settings do not fit.
+    fn misfit(&self, settings: &Settings) -> String {
+        let folder = self.resume.as_ref().and_then(|name| run::find(settings.runs_dir(), name).ok());
+        let all = folder.and_then(|folder| run::checkpoints(&folder).ok()).unwrap_or_default();
+        match &all[..] {
+            [.., (_, older), (_, path)] => {
+                format!("{} cannot be gone on from; without it, {} is the newest", path.display(), older.display())
+            }
+            [(_, path)] => format!("{} cannot be gone on from, and there is no older one", path.display()),
+            [] => "the checkpoint cannot be gone on from".into(),
+        }
+    }
+
+    fn dry_run(
+        &self,
+        settings: &Settings,
+        setup: &Setup,
+        device: &Device,
+        plan: &Plan,
+        info: &DataInfo,
+    ) -> anyhow::Result<ExitCode> {
         say("\nsettings");
-        for (name, value) in settings.table()? {
+        for (name, value) in effective(settings, info)? {
             say(format!("  {name:<18}{value}"));
         }
         say(format!("\ngenerator, {} parameters\n{}", thousands(plan.parameters_g), plan.generator.trim_end()));
         say(format!("\ndiscriminator, {} parameters\n{}", thousands(plan.parameters_d), plan.discriminator.trim_end()));
         say(format!("\nmemory  {:.1} MiB on the device", plan.bytes as f64 / 1_048_576.0));
         // Whether it fits shows only when it is asked for.
-        Trainer::new(device, setup)?;
+        let mut trainer = Trainer::new(device, setup)?;
+        // It would take `simt` minutes.
+        if device.execution() != "simt" {
+            let each = time_of_a_step(&mut trainer, settings, info, device)?;
+            forecast(settings, info, settings.training.steps, each).into_iter().for_each(say);
+        }
         if self.resume.is_none() {
             Run::check(settings.runs_dir(), settings.written.run.as_deref(), self.force)?;
         }
         say("nothing is wrong; without --dry-run this would train");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The settings as they turn out to be: what the images themselves decide is as they have it.
+fn effective(settings: &Settings, info: &DataInfo) -> Result<toml::Table> {
+    let mut table = settings.table()?;
+    if info.images > 0 {
+        let ImageShape { height, width, channels } = info.shape;
+        for (name, value) in [("classes", info.classes.len()), ("channels", channels)] {
+            table.insert(name.into(), (value as i64).into());
+        }
+        let size = if height == width { (height as i64).into() } else { format!("{height}x{width}").into() };
+        table.insert("size".into(), size);
+    }
+    Ok(table)
+}
+
+/// The time that a step takes, found by some on black images.
+fn time_of_a_step(trainer: &mut Trainer, settings: &Settings, info: &DataInfo, device: &Device) -> Result<Duration> {
+    const MOST: u32 = 5;
+    let Training { batch, n_dis, .. } = settings.training;
+    let count = if info.images > 0 { product([batch, n_dis]) } else { 0 };
+    let images = filled("the batches of a step", product([count, info.shape.len()]), 0)?;
+    let labels = filled("the labels of a step", count, 0)?;
+    // The first one may load code.
+    trainer.step(&images, &labels).and_then(|()| device.synchronize())?;
+    let (begun, mut steps) = (Instant::now(), 0);
+    while steps < MOST && (steps == 0 || begun.elapsed() < Duration::from_secs(2)) {
+        trainer.step(&images, &labels).and_then(|()| device.synchronize())?;
+        steps += 1;
+    }
+    Ok(begun.elapsed() / steps)
+}
+
+/// How long `steps` steps will take, where one takes `each`, and how often the whole training sees each picture.
+fn forecast(settings: &Settings, info: &DataInfo, steps: u64, each: Duration) -> Vec<String> {
+    const WEEK: f64 = 7.0 * 24.0 * 3600.0;
+    const PASSES: f64 = 500.0;
+    let Training { batch, n_dis, steps: all, .. } = settings.training;
+    let seconds = each.as_secs_f64() * steps as f64;
+    let time = match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if seconds < 2.0 * 24.0 * 3600.0 => clock(time),
+        _ => format!("{:.0} days", seconds / (24.0 * 3600.0)),
+    };
+    let mut lines = vec![format!("time    about {time} for {} steps", thousands(steps as usize))];
+    if seconds > WEEK {
+        lines.push("        warning: that is more than a week; fewer --steps, or smaller networks, take less".into());
+    }
+    if info.images > 0 {
+        let passes = all as f64 * product([batch, n_dis]) as f64 / info.images as f64;
+        lines[0].push_str(&format!("; each of {} images is seen {passes:.1} times", thousands(info.images)));
+        if passes > PASSES {
+            let most = PASSES * info.images as f64 / product([batch, n_dis]).max(1) as f64;
+            let what = format!("each image is seen more than {PASSES} times, and D may know them by heart");
+            lines.push(format!("        warning: {what}; --steps {most:.0} or more images avoid that"));
+        }
+    }
+    lines
 }
 
 /// Names the files that were skipped since the last time, the first few of many.
@@ -259,26 +357,15 @@ fn tell_unreadable(data: &Dataset, tell: impl Fn(String)) {
     }
 }
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// The first Ctrl-C (or SIGTERM, as batch systems send it) lets the step end and everything be saved; the second quits.
-fn catch_interrupts() {
-    let handled = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    });
-    if let Err(error) = handled {
-        say(format!("Ctrl-C will not save: {error}"));
-    }
-}
-
 /// How a training ended, all of it saved.
 struct Ended {
     picture: PathBuf,
     interrupted: bool,
     time: Duration,
 }
+
+/// After so many steps it is known how long the others will take.
+const FIRST_STEPS: u64 = 10;
 
 /// A training under way.
 struct Session {
@@ -297,12 +384,15 @@ impl Session {
     fn train(&mut self, data: &Dataset, mut loader: Option<&mut Loader>, end: u64) -> Result<Ended> {
         let Training { batch, n_dis, steps, .. } = self.settings.training;
         let written = self.settings.written.clone();
-        let batch_len = batch * self.info.shape.len();
+        let batch_len = product([batch, self.info.shape.len()]);
         let batches = if loader.is_some() { n_dis } else { 0 };
-        let (mut images, mut labels) = (vec![0; batches * batch_len], vec![0; batches * batch]);
+        let mut images = filled("the batches of a step", product([batches, batch_len]), 0)?;
+        let mut labels = filled("the labels of a step", product([batches, batch]), 0)?;
         let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
         let begun = Instant::now();
         let mut logged = (self.trainer.step_number(), begun);
+        let begin = self.trainer.step_number();
+        let mut warm = None;
         loop {
             let first = self.trainer.step_number() * n_dis as u64;
             let batches = images.chunks_exact_mut(batch_len).zip(labels.chunks_exact_mut(batch));
@@ -313,9 +403,20 @@ impl Session {
             }
             self.trainer.step(&images, &labels)?;
             let step = self.trainer.step_number();
-            let interrupted = INTERRUPTED.load(Ordering::SeqCst);
+            let interrupted = stopped();
             let last = step >= end || interrupted;
             self.progress.step(step);
+            match warm {
+                _ if step > begin + FIRST_STEPS => {}
+                // The first step may load code, and is left out.
+                None => warm = Some(self.now()?),
+                Some(warm) if step == begin + FIRST_STEPS && !last => {
+                    let each = self.now()?.duration_since(warm) / (FIRST_STEPS as u32 - 1);
+                    let lines = forecast(&self.settings, &self.info, end - step, each);
+                    lines.iter().for_each(|line| self.progress.note(line));
+                }
+                Some(_) => {}
+            }
             // An interruption leaves no row of its own: a resumed run has the rows of one that went through.
             let row = due(step, written.log_every) || step == steps;
             let draw = last || due(step, written.sample_every);
@@ -339,6 +440,12 @@ impl Session {
             // Images per second are the training's alone.
             logged.1 += paused.elapsed();
         }
+    }
+
+    /// The time when the device has done everything so far.
+    fn now(&self) -> Result<Instant> {
+        self.trainer.generator().values.device().synchronize()?;
+        Ok(Instant::now())
     }
 
     fn log(&mut self, metrics: &Metrics, begun: Instant, logged: &mut (u64, Instant)) -> Result<()> {

@@ -1,6 +1,6 @@
 //! `zgan tune`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use zgan::Error;
@@ -57,7 +57,7 @@ impl Tune {
             },
         };
         if let Some(place) = &place {
-            self.prepare(place)?;
+            writable("output", place)?;
         }
         say(device.description());
         say(format!(
@@ -87,16 +87,6 @@ impl Tune {
             None => say("nothing is written: --dry-run"),
         }
         Ok(())
-    }
-
-    /// Makes the cache folder where the file goes there, and refuses another place that cannot be written to.
-    fn prepare(&self, place: &Path) -> Result<(), Error> {
-        if self.output.is_none()
-            && let Some(folder) = place.parent()
-        {
-            std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        }
-        writable("output", place)
     }
 }
 

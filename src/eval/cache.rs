@@ -11,6 +11,9 @@ use crate::{Error, Result, files, random};
 /// Grows when the network or its training changes: files of other versions are not used.
 const VERSION: u32 = 1;
 
+/// What the names of kept classifiers begin with.
+const START: &str = ".zgan-classifier-";
+
 /// The most images that a classifier is tested on.
 const TESTED: usize = 10_000;
 
@@ -79,7 +82,7 @@ impl Cache {
         let begun = std::time::Instant::now();
         let Some(classifier) = Classifier::train(device, data, training, go_on)? else { return Ok(None) };
         let seconds = begun.elapsed().as_secs_f64();
-        let tested = tested(&classifier, data, test)?;
+        let Some(tested) = tested(&classifier, data, test, go_on)? else { return Ok(None) };
         let kept = match self.save(&classifier, &tested, info, training)? {
             Ok(path) => format!("kept in {}", path.display()),
             Err(reason) => format!("not kept: {reason}"),
@@ -108,6 +111,7 @@ impl Cache {
         for place in &self.places {
             let path = place.join(&file);
             let made = std::fs::create_dir_all(place).map_err(Error::io(place));
+            files::remove_unfinished(place, START);
             match made.and_then(|()| checkpoint::save(&path, &tensors, &header)) {
                 Ok(()) => return Ok(Ok(path)),
                 Err(error) => reason = error.to_string(),
@@ -131,11 +135,22 @@ pub fn held_out(source: &DataSource, options: &DataOptions, data: &Dataset) -> O
     (test.shape() == data.shape()).then_some(test)
 }
 
-fn tested(classifier: &Classifier, data: &Dataset, test: Option<&Dataset>) -> Result<Tested> {
+fn tested(
+    classifier: &Classifier,
+    data: &Dataset,
+    test: Option<&Dataset>,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<Tested>> {
     let on = test.unwrap_or(data);
     let indices = some_of((0..on.len()).collect(), TESTED, 0);
-    let right = classifier.right(on, &indices)?;
-    Ok(Tested { right, images: indices.len(), held_out: test.is_some() })
+    let mut right = 0;
+    for indices in indices.chunks(super::AT_ONCE) {
+        if !go_on() {
+            return Ok(None);
+        }
+        right += classifier.right(on, indices)?;
+    }
+    Ok(Some(Tested { right, images: indices.len(), held_out: test.is_some() }))
 }
 
 /// Chooses `most` of these numbers at random.
@@ -191,5 +206,5 @@ fn settings(training: &Training) -> toml::Table {
 fn file_name(info: &DataInfo) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let name: String = info.name.chars().map(plain).collect();
-    format!(".zgan-classifier-{VERSION}-{name}-{}-{}.safetensors", info.shape, info.crc32)
+    format!("{START}{VERSION}-{name}-{}-{}.safetensors", info.shape, info.crc32)
 }

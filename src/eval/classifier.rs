@@ -48,11 +48,12 @@ pub struct Training {
 }
 
 impl Training {
-    /// Six epochs, but no fewer than 400 steps and no more than 6,000.
+    /// Six epochs, but no fewer than 400 steps and no more than 6,000; of few images no more than 60 epochs.
     pub fn new(images: usize) -> Training {
         let batch = BATCH.min(images);
-        let steps = (6 * images).div_ceil(batch.max(1)) as u64;
-        Training { steps: steps.clamp(400, 6000), batch, rate: 2e-3, shift: 2, seed: 1 }
+        let epochs = |count: usize| count.saturating_mul(images).div_ceil(batch.max(1)) as u64;
+        let steps = epochs(6).clamp(400, 6000).min(epochs(60));
+        Training { steps, batch, rate: 2e-3, shift: 2, seed: 1 }
     }
 }
 
@@ -211,6 +212,15 @@ pub struct Seen {
     pub features: Points,
 }
 
+impl Seen {
+    /// Appends what was seen of more images.
+    pub(super) fn extend(&mut self, more: Seen) {
+        self.labels.extend(more.labels);
+        self.features.dimensions = more.features.dimensions;
+        self.features.values.extend(more.features.values);
+    }
+}
+
 impl Classifier {
     fn new(device: &Device, shape: ImageShape, classes: usize) -> Result<Classifier> {
         if classes < 2 || shape.height < 2 || shape.width < 2 {
@@ -314,6 +324,15 @@ impl Classifier {
         Ok(Some(classifier))
     }
 
+    /// One that nobody has trained, whose labels mean nothing. Its features are those of random weights, which are known to
+    /// do for coverage and density (Naeem, Oh, Uh, Choi and Yoo, 2020).
+    pub fn untrained(device: &Device, shape: ImageShape) -> Result<Classifier> {
+        let classifier = Classifier::new(device, shape, 2)?;
+        classifier.values.write(&classifier.layouts.parameters.initial_values(1)?)?;
+        classifier.running.write(&classifier.layouts.running.initial_values(1)?)?;
+        Ok(classifier)
+    }
+
     /// Labels and features of images (count, H, W, C).
     pub fn see(&self, images: &[u8]) -> Result<Seen> {
         let len = self.shape.len();
@@ -344,10 +363,7 @@ impl Classifier {
             for (image, index) in images.chunks_exact_mut(self.shape.len()).zip(indices) {
                 data.read(*index, image)?;
             }
-            let part = self.see(&images)?;
-            seen.labels.extend(part.labels);
-            seen.features.dimensions = part.features.dimensions;
-            seen.features.values.extend(part.features.values);
+            seen.extend(self.see(&images)?);
         }
         Ok(seen)
     }

@@ -16,6 +16,9 @@ use crate::gan::{Latents, Trainer, Weights};
 use crate::{Error, Result};
 use metrics::{Overlap, Points, frechet_distance, overlap};
 
+/// Images that are drawn, or read, at once: whole batches of the sampler and of the classifier.
+const AT_ONCE: usize = 512;
+
 /// What is drawn and compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -69,6 +72,15 @@ pub struct Real {
 impl Real {
     /// Chooses up to `per_class` images of each class at random, the same ones every time.
     pub fn new(classifier: &Classifier, data: &Dataset, per_class: usize) -> Result<Real> {
+        Real::new_while(classifier, data, per_class, &|| true)?.ok_or_else(stopped)
+    }
+
+    fn new_while(
+        classifier: &Classifier,
+        data: &Dataset,
+        per_class: usize,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Real>> {
         let mut by_class = vec![Vec::new(); data.classes().len()];
         for index in 0..data.len() {
             by_class[data.label(index) as usize].push(index);
@@ -76,12 +88,30 @@ impl Real {
         let chosen = by_class.into_iter().enumerate().map(|(k, all)| cache::some_of(all, per_class, k as u32));
         let indices: Vec<usize> = chosen.flatten().collect();
         let labels = indices.iter().map(|index| data.label(*index)).collect();
-        Ok(Real { labels, features: classifier.see_data(data, &indices)?.features })
+        let mut seen = Seen::default();
+        for indices in indices.chunks(AT_ONCE) {
+            if !go_on() {
+                return Ok(None);
+            }
+            seen.extend(classifier.see_data(data, indices)?);
+        }
+        Ok(Some(Real { labels, features: seen.features }))
     }
 }
 
 /// Draws images and compares them with real ones. Images of a run that knows labels are compared class by class.
 pub fn evaluate(classifier: &Classifier, trainer: &mut Trainer, data: &Dataset, request: &Request) -> Result<Report> {
+    evaluate_while(classifier, trainer, data, request, &|| true)?.ok_or_else(stopped)
+}
+
+/// The same, as long as `go_on` says yes; it is asked every few hundred images. There is no report where it says no.
+pub fn evaluate_while(
+    classifier: &Classifier,
+    trainer: &mut Trainer,
+    data: &Dataset,
+    request: &Request,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<Report>> {
     let (classes, conditional) = (data.classes().len(), trainer.setup().conditional());
     let latents = if conditional {
         let all: Vec<u32> = (0..classes as u32).collect();
@@ -89,10 +119,22 @@ pub fn evaluate(classifier: &Classifier, trainer: &mut Trainer, data: &Dataset, 
     } else {
         Latents::unlabelled(request.seed, classes * request.per_class)
     };
-    let images = trainer.sample(request.weights, &latents)?;
-    let seen = classifier.see(&images)?;
-    let real = Real::new(classifier, data, request.real_per_class)?;
-    compare(&seen, conditional.then_some(latents.labels.as_slice()), &real, data.classes())
+    let mut seen = Seen::default();
+    for first in (0..latents.count).step_by(AT_ONCE) {
+        if !go_on() {
+            return Ok(None);
+        }
+        let count = AT_ONCE.min(latents.count - first);
+        let labels = latents.labels.iter().skip(first).take(count).copied().collect();
+        let part = Latents { first: latents.first + first as u32, count, labels, ..latents };
+        seen.extend(classifier.see(&trainer.sample(request.weights, &part)?)?);
+    }
+    let Some(real) = Real::new_while(classifier, data, request.real_per_class, go_on)? else { return Ok(None) };
+    compare(&seen, conditional.then_some(latents.labels.as_slice()), &real, data.classes()).map(Some)
+}
+
+fn stopped() -> Error {
+    Error::Check("an evaluation that nobody stops has ended early".into())
 }
 
 /// Compares generated images with real ones, by what the classifier saw of them. `wanted` are the labels that the images

@@ -40,6 +40,15 @@ impl Layouts {
         self.parameters.entries().iter().map(line).collect()
     }
 
+    /// An error unless these tensors of a checkpoint have all parameters and running statistics of the network called `name`.
+    pub fn check(&self, name: &str, tensors: &HashMap<&str, &NamedTensor>) -> Result<()> {
+        [&self.parameters, &self.running].into_iter().try_for_each(|layout| {
+            parameters::check(layout, &format!("{name}."), |name| {
+                tensors.get(name).map(|t| (t.shape.as_slice(), t.values.as_slice()))
+            })
+        })
+    }
+
     /// Device memory of the flat buffers.
     pub fn bytes(&self, average: bool, spectral: bool, precision: Precision) -> usize {
         let copies = 4 + usize::from(average) + usize::from(spectral);

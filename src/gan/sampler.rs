@@ -46,11 +46,17 @@ struct Source<'a> {
 
 impl Sampler {
     pub fn new(device: &Device, setup: &Setup) -> Result<(Sampler, Layouts)> {
+        let (mut layouts, bytes) = Sampler::measure(device, setup)?;
+        let mut arena = Arena::new(device, bytes)?;
+        Ok((Sampler::build(device, setup, &mut arena, &mut layouts)?, layouts))
+    }
+
+    /// The layouts, and the bytes of an arena, found by building everything without memory.
+    fn measure(device: &Device, setup: &Setup) -> Result<(Layouts, usize)> {
         let mut layouts = Layouts::default();
         let mut measuring = Arena::measuring(device);
-        Sampler::build(device, setup, &mut measuring, &mut layouts)?;
-        let mut arena = Arena::new(device, measuring.used())?;
-        Ok((Sampler::build(device, setup, &mut arena, &mut layouts)?, layouts))
+        Sampler::build(&Device::unbacked(), setup, &mut measuring, &mut layouts)?;
+        Ok((layouts, measuring.used()))
     }
 
     fn build(device: &Device, setup: &Setup, arena: &mut Arena, layouts: &mut Layouts) -> Result<Sampler> {
@@ -177,9 +183,12 @@ impl Generator {
     /// `tensors` are those of a checkpoint, [`super::Trainer::tensors`]; only the generator's are looked at. Without an
     /// average in it, the raw weights draw.
     pub fn new(device: &Device, setup: &Setup, tensors: &[NamedTensor], weights: Weights) -> Result<Generator> {
+        let tensors = tensors.iter().map(|t| (t.name.as_str(), t)).collect::<HashMap<_, _>>();
+        // Before memory is asked for: a file may speak of networks that no machine has room for.
+        Sampler::measure(device, setup)?.0.check("generator", &tensors)?;
         let (sampler, layouts) = Sampler::new(device, setup)?;
         let player = Player::new(device, "generator", layouts, setup, setup.training.seed)?;
-        player.restore(&tensors.iter().map(|t| (t.name.as_str(), t)).collect::<HashMap<_, _>>())?;
+        player.restore(&tensors)?;
         sampler.prepare(&player, weights)?;
         Ok(Generator { player, sampler, weights, blended: None })
     }

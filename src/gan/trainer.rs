@@ -103,6 +103,16 @@ impl Trainer {
         })
     }
 
+    /// An error unless these tensors of a checkpoint are those of networks of this setup. It asks for no memory, so that a
+    /// file which speaks of networks that no machine has room for is refused at once.
+    pub fn check_tensors(setup: &Setup, tensors: &[NamedTensor]) -> Result<()> {
+        check(setup)?;
+        let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+        let (players, _) = measure(&Device::unbacked(), setup)?;
+        players.generator.check("generator", &by_name)?;
+        players.discriminator.check("discriminator", &by_name)
+    }
+
     pub fn setup(&self) -> &Setup {
         &self.step.setup
     }

@@ -159,23 +159,32 @@ pub fn first_not_finite(layout: &Layout, flat: &Reals) -> Result<Option<String>>
     Ok(layout.read(flat)?.into_iter().find(|(_, values)| bad(values)).map(|(entry, _)| entry.name.clone()))
 }
 
-/// Copies all tensors of a layout into a flat buffer. `find` is asked for `prefix` and the tensor's name, and must have
-/// each with its shape.
-pub fn restore<'a>(
-    layout: &Layout,
-    flat: &Reals,
-    prefix: &str,
-    find: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>,
-) -> Result<()> {
-    // The buffer may end with its last tensor, without the gap that a layout leaves there.
-    let mut values = filled("the parameters", flat.len(), 0.0)?;
+/// An error unless `find`, which is asked for `prefix` and a tensor's name, has each tensor of a layout with its shape.
+pub fn check<'a>(layout: &Layout, prefix: &str, find: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>) -> Result<()> {
     for entry in layout.entries() {
         let name = format!("{prefix}{}", entry.name);
         let (shape, tensor) = find(&name).ok_or_else(|| Error::Shape(format!("tensor {name} is missing")))?;
         if shape != entry.shape || tensor.len() != entry.at.len {
             return Err(Error::Shape(format!("tensor {name} has shape {shape:?}, expected {:?}", entry.shape)));
         }
-        values[entry.at.offset..entry.at.offset + entry.at.len].copy_from_slice(tensor);
+    }
+    Ok(())
+}
+
+/// Copies all tensors of a layout, which [`check`] has found, into a flat buffer.
+pub fn restore<'a>(
+    layout: &Layout,
+    flat: &Reals,
+    prefix: &str,
+    find: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>,
+) -> Result<()> {
+    check(layout, prefix, &find)?;
+    // The buffer may end with its last tensor, without the gap that a layout leaves there.
+    let mut values = filled("the parameters", flat.len(), 0.0)?;
+    for entry in layout.entries() {
+        if let Some((_, tensor)) = find(&format!("{prefix}{}", entry.name)) {
+            values[entry.at.offset..entry.at.offset + entry.at.len].copy_from_slice(tensor);
+        }
     }
     flat.write(&values)
 }

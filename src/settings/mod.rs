@@ -144,7 +144,7 @@ impl Settings {
         toml::to_string(self).map_err(config)
     }
 
-    /// Refuses values that cannot work on their own.
+    /// Refuses values that cannot work on their own, or that a file cannot hold.
     pub fn check(&self) -> Result<()> {
         fn within<T: PartialOrd + std::fmt::Display>(name: &str, value: T, least: T, most: T) -> Result<()> {
             // Written so that NaN fails.
@@ -192,6 +192,12 @@ impl Settings {
         decay("average", training.average)?;
         within("threads", place.threads, 0, 1024)?;
         within("log-every", written.log_every, 1, i64::MAX as u64)?;
+        within("sample-every", written.sample_every, 0, i64::MAX as u64)?;
+        within("checkpoint-every", written.checkpoint_every, 0, i64::MAX as u64)?;
+        within("keep-checkpoints", written.keep_checkpoints as u64, 0, i64::MAX as u64)?;
+        if let Some(from) = training.decay_from {
+            within("decay-from", from, 0, u64::from(u32::MAX))?;
+        }
         if let Some(stop) = written.stop_at {
             within("stop-at", stop, 1, training.steps)?;
         }

@@ -313,12 +313,12 @@ fn the_program_evaluates_at_the_end_and_when_asked() {
     let (said, _) = zgan(&format!("{train} --run quiet --no-eval"), 0);
     assert!(!said.contains("coverage"), "{said}");
     let (said, _) = zgan(&format!("{train} --run a"), 0);
-    assert!(said.contains("is trained, 400 steps") && said.contains("halves/.zgan-classifier-"), "{said}");
+    assert!(said.contains("is trained, 60 steps") && said.contains("halves/.zgan-classifier-"), "{said}");
     let line = said.lines().last().unwrap();
     assert!(line.starts_with("coverage ") && line.contains("(300 generated, 30 real)"), "{said}");
 
     let (said, _) = zgan("eval --run a --device host --seed 1", 0);
-    assert!(!said.contains("is trained, 400 steps"), "it is kept: {said}");
+    assert!(!said.contains("is trained, 60 steps"), "it is kept: {said}");
     assert_eq!(said.lines().last(), Some(line), "{said}");
     assert!(said.contains("labelled") && said.contains("after step 3; classifier 100.0 %"), "{said}");
     let checkpoint = "runs/a/checkpoints/step-000003.safetensors";

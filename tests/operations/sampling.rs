@@ -73,7 +73,7 @@ fn uniform_latents_fill_a_cube() {
     let mut networks = digits().networks;
     networks.latent_distribution = LatentDistribution::Uniform;
     for (truncation, most) in [(None, 1.0f32), (Some(0.25), 0.25), (Some(2.0), 1.0)] {
-        let z = Latents { truncation, ..Latents::unlabelled(1, 200) }.draw(&networks);
+        let z = Latents { truncation, ..Latents::unlabelled(1, 200) }.draw(&networks).unwrap();
         let (n, square) = (z.len() as f32, z.iter().map(|z| z * z).sum::<f32>());
         assert!(z.iter().all(|z| z.abs() <= most) && z.iter().any(|z| z.abs() > 0.99 * most));
         assert!((square / n / (most * most) - 1.0 / 3.0).abs() < 0.01, "of {most}: {}", square / n);

@@ -201,7 +201,7 @@ impl Cache {
         }
         // Where the file system has no locks, two processes may do the same work.
         lock.lock().ok()?;
-        files::remove_unfinished(folder);
+        files::remove_unfinished(folder, "");
         Some(lock)
     }
 

@@ -1,0 +1,407 @@
+//! Runs and their files, whatever happened to them: cut off starts, changed logs, files that somebody made up, too little
+//! memory, signals. Every test runs the built program in a folder of its own.
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use zgan::checkpoint::{Header, NamedTensor, load, save};
+use zgan::data::ImageShape;
+use zgan::picture::Picture;
+
+const ZGAN: &str = env!("CARGO_BIN_EXE_zgan");
+const TRAIN: &str = "train --preset softmax-gan --device host --batch 16 --no-eval";
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Runs a line of bash, in which `zgan` is the program.
+    fn bash(&self, line: &str) -> Command {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("zgan() {{ {ZGAN} \"$@\"; }}; {line}")]).current_dir(self.0.path());
+        command.env("ZGAN_TUNING", "off").env("XDG_CACHE_HOME", self.path("cache")).stdin(Stdio::null());
+        command
+    }
+
+    /// The line must end with `code`, and say all of `parts`.
+    #[track_caller]
+    fn says(&self, line: &str, code: i32, parts: &[&str]) -> String {
+        let output = self.bash(line).output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{line}\n{said}");
+        for part in parts {
+            assert!(said.contains(part), "{line}\ndoes not say {part:?}:\n{said}");
+        }
+        assert!(!said.contains("panicked"), "{line}\n{said}");
+        said
+    }
+
+    fn checkpoint(&self, run: &str, step: u64) -> PathBuf {
+        self.path(&format!("runs/{run}/checkpoints/step-{step:06}.safetensors"))
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        std::fs::metadata(self.path(name)).unwrap().permissions().mode() & 0o777
+    }
+
+    /// Everything in the folder of this name.
+    fn names(&self, name: &str) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path(name)).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Changes a checkpoint, whose checksum is right again afterwards.
+    fn craft(&self, run: &str, step: u64, change: impl FnOnce(&mut Header, &mut Vec<NamedTensor>)) {
+        let path = self.checkpoint(run, step);
+        let (mut header, mut tensors) = load(&path).unwrap();
+        change(&mut header, &mut tensors);
+        save(&path, &tensors, &header).unwrap();
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn files_have_the_mode_that_the_umask_gives() {
+    for (umask, mode) in [("022", 0o644), ("077", 0o600), ("002", 0o664)] {
+        let place = Place::new();
+        place.says(&format!("umask {umask}; zgan {TRAIN} --steps 2 --run a"), 0, &[]);
+        for file in ["config.toml", "metrics.csv", "samples/step-000002.png", "checkpoints/step-000002.safetensors"] {
+            assert_eq!(place.mode(&format!("runs/a/{file}")), mode, "{file} under umask {umask}");
+        }
+        assert_eq!(place.names("runs/a/checkpoints"), ["step-000002.safetensors"]);
+        assert_eq!(place.names("runs"), ["a"]);
+    }
+}
+
+#[test]
+fn what_killed_programs_left_is_removed_by_the_next_start() {
+    let place = Place::new();
+    place.says(&format!("zgan {TRAIN} --steps 4 --stop-at 2 --run a"), 0, &[]);
+    // No process has such a number.
+    for left in ["step-000003.safetensors.4194305.unfinished", "step-000003.safetensors.unfinished", ".tmpAb3dE9"] {
+        std::fs::write(place.path(&format!("runs/a/checkpoints/{left}")), "half").unwrap();
+    }
+    std::fs::create_dir_all(place.path("runs/.zgan-4194305-0.unfinished/samples")).unwrap();
+    place.says("zgan train --resume a --no-eval", 0, &[]);
+    assert_eq!(place.names("runs/a/checkpoints"), ["step-000002.safetensors", "step-000004.safetensors"]);
+    place.says(&format!("zgan {TRAIN} --steps 2 --run b"), 0, &[]);
+    assert_eq!(place.names("runs"), ["a", "b"]);
+}
+
+#[test]
+fn a_run_whose_start_was_cut_off_is_told_and_replaced() {
+    let place = Place::new();
+    for parts in [&["samples"][..], &["samples", "checkpoints"], &["config.toml.12345.unfinished"]] {
+        let _ = std::fs::remove_dir_all(place.path("runs"));
+        for part in parts {
+            std::fs::create_dir_all(place.path("runs/a").join(part)).unwrap();
+        }
+        place.says(&format!("zgan {TRAIN} --steps 2 --run a"), 2, &["run a is half made (runs/a)", "--force"]);
+        place.says("zgan train --resume a", 2, &["runs/a is half made", "--force"]);
+        place.says("zgan sample --run a", 2, &["runs/a is half made"]);
+        place.says(&format!("zgan {TRAIN} --steps 2 --run a --force"), 0, &[]);
+        place.says("zgan train --resume a --steps 3 --no-eval", 0, &[]);
+    }
+    // A link to an empty folder, on another disk for instance, is filled.
+    std::fs::create_dir(place.path("disk")).unwrap();
+    std::os::unix::fs::symlink(place.path("disk"), place.path("runs/linked")).unwrap();
+    place.says(&format!("zgan {TRAIN} --steps 2 --run linked"), 0, &[]);
+    assert_eq!(place.names("disk"), ["checkpoints", "config.toml", "metrics.csv", "samples", "tuning.toml"]);
+}
+
+#[test]
+fn a_changed_log_stays_and_the_run_goes_on_beside_it() {
+    type Change = fn(&str) -> Vec<u8>;
+    let changes: [(&str, Change); 9] = [
+        ("semicolons", |rows| rows.replace(',', ";").into_bytes()),
+        ("UTF-16", |rows| rows.encode_utf16().flat_map(u16::to_le_bytes).collect()),
+        ("a byte order mark", |rows| format!("\u{feff}{rows}").into_bytes()),
+        ("the line ends of Windows", |rows| rows.replace('\n', "\r\n").into_bytes()),
+        ("a cut last line", |rows| rows.as_bytes()[..rows.len() - 5].to_vec()),
+        ("no end of the last line", |rows| rows.trim_end().as_bytes().to_vec()),
+        ("no header", |rows| rows.lines().skip(1).map(|row| format!("{row}\n")).collect::<String>().into_bytes()),
+        ("a remark", |rows| format!("{rows}# good until here\n").into_bytes()),
+        ("another column", |rows| rows.replace('\n', ",mine\n").into_bytes()),
+    ];
+    let place = Place::new();
+    place.says(&format!("zgan {TRAIN} --steps 9 --stop-at 3 --log-every 1 --run first"), 0, &[]);
+    for (what, change) in changes {
+        let _ = std::fs::remove_dir_all(place.path("runs/a"));
+        place.says("cp -r runs/first runs/a", 0, &[]);
+        let log = place.path("runs/a/metrics.csv");
+        let changed = change(&std::fs::read_to_string(&log).unwrap());
+        std::fs::write(&log, &changed).unwrap();
+        let parts = ["runs/a/metrics.csv is not as this program wrote it", "runs/a/metrics-2.csv"];
+        place.says("zgan train --resume a --no-eval --stop-at 6", 0, &parts);
+        let said = place.says("zgan train --resume a --no-eval", 0, &[]);
+        assert!(!said.contains("is not as"), "the second log is as it was written: {said}");
+        assert_eq!(std::fs::read(&log).unwrap(), changed, "{what}: not a byte is lost");
+        let fresh = std::fs::read_to_string(place.path("runs/a/metrics-2.csv")).unwrap();
+        let steps: Vec<&str> = fresh.lines().map(|row| row.split(',').next().unwrap()).collect();
+        assert_eq!(steps, ["step", "4", "5", "6", "7", "8", "9"], "{what}");
+        place.says("zgan info a", 0, &["step 9"]);
+    }
+    // A folder of that name is no reason to refuse either. --force takes all logs of the run that it replaces.
+    std::fs::remove_dir_all(place.path("runs/a")).unwrap();
+    place.says("cp -r runs/first runs/a && mv runs/a/metrics.csv old.csv && mkdir runs/a/metrics.csv", 0, &[]);
+    place.says("zgan train --resume a --no-eval", 0, &["metrics-2.csv"]);
+    place.says("rmdir runs/a/metrics.csv", 0, &[]);
+    place.says(&format!("zgan {TRAIN} --steps 2 --run a --force"), 0, &[]);
+    assert_eq!(place.names("runs/a"), ["checkpoints", "config.toml", "metrics.csv", "samples", "tuning.toml"]);
+}
+
+#[test]
+fn checkpoints_that_somebody_made_up_are_refused_at_once() {
+    let place = Place::new();
+    place.says("zgan train --preset mnist --device host --batch 4 --steps 1 --run a --no-eval", 0, &[]);
+    let original = std::fs::read(place.checkpoint("a", 1)).unwrap();
+    let file = "runs/a/checkpoints/step-000001.safetensors";
+    let limited = "ulimit -v 1500000; zgan sample --run a --device host --threads 1 --out x.png";
+    for height in [1 << 62, 1 << 40, 1 << 20, 1 << 15, 28 << 5, 0] {
+        std::fs::write(place.checkpoint("a", 1), &original).unwrap();
+        place.craft("a", 1, |header, _| header.data.shape.height = height);
+        let (code, what) =
+            if (1..=65_536).contains(&height) { (2, "makes 28x28 images") } else { (1, "its images are") };
+        place.says(limited, code, &[file, what]);
+        place.says("zgan eval --run a --device host", code, &[file]);
+    }
+    for (name, value) in [("latent", i64::MAX), ("width", 1 << 40), ("latent", 60_000)] {
+        std::fs::write(place.checkpoint("a", 1), &original).unwrap();
+        place.craft("a", 1, |header, _| drop(header.config.insert(name.into(), value.into())));
+        place.says(limited, 1, &[file]);
+        let said = place.says("ulimit -v 1500000; zgan eval --run a --device host --threads 1", 1, &[file]);
+        assert!(!said.contains("memory"), "{name} {value}: {said}");
+    }
+    // Classes whose names lead elsewhere, or are one name, each have a folder of their own inside the one that is named.
+    std::fs::write(place.checkpoint("a", 1), &original).unwrap();
+    let names = ["..", ".", "", "../../escaped", "/tmp/escaped", "a", "a", "A", "b\0c", "d"];
+    place.craft("a", 1, |header, _| header.data.classes = names.map(String::from).to_vec());
+    place.says("zgan sample --run a --device host --count 20 --out deep/out", 0, &["20 images"]);
+    assert_eq!(place.names("deep/out").len(), 10);
+    assert_eq!(place.names("deep"), ["out"]);
+    assert_eq!(place.names("."), ["deep", "runs"]);
+}
+
+#[test]
+fn what_is_no_file_is_no_checkpoint() {
+    let place = Place::new();
+    place.says("mkfifo pipe", 0, &[]);
+    for file in ["pipe", "/dev/zero", "."] {
+        let line = format!("timeout 20 {ZGAN} sample --checkpoint {file} --device host");
+        place.says(&line, 1, &[file, "not a file"]);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_is_named_with_the_older_one() {
+    let place = Place::new();
+    place.says(&format!("zgan {TRAIN} --steps 9 --stop-at 4 --checkpoint-every 2 --run a"), 0, &[]);
+    let (newest, older) = ("step-000004.safetensors", "step-000002.safetensors");
+    let (_, tensors) = load(&place.checkpoint("a", 2)).unwrap();
+    let first = tensors.iter().find(|t| t.name.starts_with("generator.")).unwrap().name.clone();
+    place.craft("a", 4, |_, tensors| tensors.retain(|t| t.name != first));
+    place.says("zgan train --resume a", 1, &[newest, older, &first, "is missing"]);
+    place.says("zgan sample --run a --device host", 1, &[newest, &first, "is missing"]);
+    place.craft("a", 4, |_, all| {
+        let mut wrong = tensors.iter().find(|t| t.name == first).unwrap().clone();
+        wrong.shape.push(1);
+        all.push(wrong);
+    });
+    place.says("zgan train --resume a", 1, &[newest, older, &first, "has shape"]);
+    place.says(&format!("rm runs/a/checkpoints/{newest}; zgan train --resume a --no-eval"), 0, &[]);
+}
+
+#[test]
+fn too_little_memory_is_an_error_with_a_size_and_a_name() {
+    let place = Place::new();
+    let little = "ulimit -v 1200000; zgan";
+    let train = format!("{little} {TRAIN} --threads 1");
+    let large = train.replace("--batch 16", "--batch 4000 --latent 65536 --run a");
+    place.says(&large, 1, &["GiB", "asked for"]);
+    place.says(&format!("{train} --steps 1 --run a"), 0, &[]);
+    // Nothing but its first bytes is on the disk.
+    place.says("head -c 100 runs/a/checkpoints/*.safetensors > sparse && truncate -s 3G sparse", 0, &[]);
+    place.says(&format!("{little} sample --checkpoint sparse --device host"), 1, &["sparse", "3.00 GiB"]);
+    place.says("zgan info sparse", 1, &["sparse"]);
+    let many =
+        format!("{little} sample --run a --device host --threads 1 --count 65536 --interpolate 1024 --out x.png");
+    let output = place.bash(&many).output().unwrap();
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output));
+}
+
+#[test]
+fn settings_that_no_file_can_hold_are_refused_before_anything_is_made() {
+    let place = Place::new();
+    for option in ["decay-from", "sample-every", "checkpoint-every", "keep-checkpoints", "log-every", "seed", "steps"] {
+        let line = format!("zgan {TRAIN} --{option} 18446744073709551615 --run a");
+        place.says(&line, 2, &[option, "18446744073709551615"]);
+        assert!(!place.path("runs").exists(), "{option}");
+    }
+}
+
+#[test]
+fn the_commands_that_it_prints_work_when_they_are_pasted() {
+    let place = Place::new();
+    let said =
+        place.says(&format!("zgan {TRAIN} --steps 4 --stop-at 2 --runs-dir \"it's (all) here\" --run 'a & b'"), 0, &[]);
+    let printed: Vec<&str> = said.lines().filter_map(|line| line.split_once("zgan ").map(|(_, rest)| rest)).collect();
+    assert_eq!(printed.len(), 2, "{said}");
+    for command in printed {
+        let device = if command.starts_with("sample") { "--device host" } else { "--no-eval" };
+        place.says(&format!("zgan {command} {device}"), 0, &[]);
+    }
+    assert!(place.path("grid.png").is_file());
+}
+
+/// Starts a training whose third step has been told.
+fn started(mut command: Command) -> (std::process::Child, BufReader<std::process::ChildStdout>) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("step 3/") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it ended by itself");
+    }
+    (child, output)
+}
+
+#[test]
+fn signals_that_were_ignored_stay_ignored() {
+    let place = Place::new();
+    let train = format!("{TRAIN} --steps 1000000000 --log-every 1 --checkpoint-every 0 --run");
+    let starts = [("nohup", "a", &["HUP"][..]), ("trap '' INT HUP USR1; exec", "b", &["INT", "HUP", "USR1"])];
+    for (start, run, ignored) in starts {
+        let (mut child, mut output) = started(place.bash(&format!("exec 2>/dev/null; {start} {ZGAN} {train} {run}")));
+        // nohup and bash replace themselves by the program or wait for it: the signal goes to the program.
+        let own = |id: u32| std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let id = own(child.id()).split_whitespace().next().map_or(child.id(), |child| child.parse().unwrap());
+        let kill = |signal: &str| Command::new("kill").args([format!("-{signal}"), id.to_string()]).status().unwrap();
+        for signal in ignored {
+            assert!(kill(signal).success());
+        }
+        let mut line = String::new();
+        for _ in 0..20 {
+            line.clear();
+            assert!(output.read_line(&mut line).unwrap() > 0, "{start}: it ended");
+        }
+        assert!(line.starts_with("step "), "{start}: {line}");
+        assert!(kill("TERM").success());
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+        assert!(rest.contains("interrupted after step"), "{rest}");
+    }
+}
+
+/// The system refuses every thread but the first.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_machine_that_refuses_threads_trains_with_those_there_are() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    place.says(&format!("zgan {TRAIN} --steps 3 --threads 2 --run few; chmod -R a+rwX ."), 0, &["2 threads"]);
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    // Root may have any number of threads.
+    let user = if root { "setpriv --reuid=64998 --clear-groups" } else { "" };
+    let limited = |arguments: &str| format!("exec {user} bash -c 'ulimit -u 1; exec {ZGAN} {arguments}'");
+    if !place.bash(&limited("--version")).output().unwrap().status.success() {
+        println!("not tested: another user cannot run {ZGAN}");
+        return;
+    }
+    let parts = ["host: 1 thread (the system refused 3)"];
+    place.says(&limited(&format!("{TRAIN} --steps 3 --threads 4 --run alone")), 0, &parts);
+    let read = |run| std::fs::read(place.checkpoint(run, 3)).unwrap();
+    assert!(read("few") == read("alone"));
+}
+
+/// A folder of images of 8 x 8 pixels, in which each class has its own half bright.
+fn images(place: &Place, name: &str, classes: &[&str], each: usize) {
+    let shape = ImageShape { height: 8, width: 8, channels: 1 };
+    for (class, folder) in classes.iter().enumerate() {
+        std::fs::create_dir_all(place.path(name).join(folder)).unwrap();
+        for i in 0..each {
+            let grey = |at: usize| {
+                if (at % 8 < 4) == (class == 0) { 200 + (at * 7 + i * 13) as u8 % 40 } else { 20 + i as u8 }
+            };
+            let picture = Picture { shape, pixels: (0..64).map(grey).collect() };
+            picture.save(&place.path(name).join(folder).join(format!("{i}.png"))).unwrap();
+        }
+    }
+}
+
+const ON_IMAGES: &str =
+    "train --preset softmax-gan --device host --batch 4 --size 8 --channels 1 --data folder:images --steps 20";
+
+#[test]
+fn an_evaluation_that_nobody_asked_for_is_short() {
+    let place = Place::new();
+    images(&place, "images", &["left", "right"], 6);
+    let parts = ["is trained, 60 steps", "classifier", "coverage", "Fréchet distance"];
+    place.says(&format!("zgan {ON_IMAGES} --run a"), 0, &parts);
+    // Without labels there is still something to tell, and a reason for what there is not.
+    images(&place, "images", &["left"], 40);
+    place.says("rm -r images/right", 0, &[]);
+    let said = place.says(&format!("zgan {ON_IMAGES} --run b"), 0, &["of one class", "coverage ", "random weights"]);
+    assert!(!said.contains("label accuracy 1") && !said.contains("is trained,"), "{said}");
+}
+
+#[test]
+fn a_signal_ends_the_evaluation_and_the_run_is_whole() {
+    let place = Place::new();
+    let train = format!("exec {ZGAN} train --device host --batch 4 --steps 2 --run a --width 4");
+    let mut child = place.bash(&train).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let (mut said, mut line) = (String::new(), String::new());
+    while !line.contains("is trained, ") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it ended by itself: {said}");
+        said.push_str(&line);
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{rest}");
+    assert!(rest.contains("not evaluated: interrupted") && rest.contains("zgan eval --run a"), "{rest}");
+    assert!(place.checkpoint("a", 2).is_file());
+    assert!(!place.path("cache").exists(), "half a classifier is not kept");
+}
+
+#[test]
+fn how_long_it_takes_and_how_often_images_are_seen_is_told() {
+    let place = Place::new();
+    images(&place, "images", &["left", "right"], 6);
+    // 20 steps of 4 of 12 images.
+    let parts = [
+        "time    about 0:0",
+        "for 20 steps; each of 12 images is seen 6.7 times",
+        "\n  classes           2\n",
+        "size              8\n",
+    ];
+    place.says(&format!("zgan {ON_IMAGES} --dry-run"), 0, &parts);
+    let often = ON_IMAGES.replace("--steps 20", "--steps 1600");
+    place.says(&format!("zgan {often} --dry-run"), 0, &["is seen 533.3 times", "warning: ", "--steps 1500"]);
+    let long = ON_IMAGES.replace("--steps 20", "--steps 4000000000");
+    place.says(&format!("zgan {long} --dry-run"), 0, &[" days for 4,000,000,000 steps", "more than a week"]);
+    place.says(
+        &format!("zgan {ON_IMAGES} --no-eval --run a"),
+        0,
+        &["for 10 steps; each of 12 images is seen 6.7 times"],
+    );
+    let said = place.says("zgan train --preset ring --device host --steps 12 --run r --no-eval", 0, &["time    about"]);
+    assert!(!said.contains("is seen"), "{said}");
+}
