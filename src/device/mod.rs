@@ -357,7 +357,6 @@ impl Device {
     }
 
     /// The block sizes and split counts that hold for this handle.
-    #[inline]
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
     }
@@ -367,7 +366,6 @@ impl Device {
         self.backend.kind().tuning()
     }
 
-    #[inline]
     pub(crate) fn fixed(&self) -> &'static Fixed {
         self.backend.kind().fixed()
     }
@@ -463,7 +461,6 @@ impl Device {
         }
     }
 
-    #[inline]
     pub(crate) fn launch(&self, kernel: impl Into<Variants>, grid: [u32; 3]) -> Launch<'_> {
         Launch::new(self, kernel.into(), grid)
     }
@@ -514,7 +511,6 @@ impl Device {
         }
     }
 
-    #[inline]
     pub(crate) fn same(&self, other: &Device) -> bool {
         Arc::ptr_eq(&self.backend, &other.backend)
     }
