@@ -1,22 +1,28 @@
-// Convolution as an implicit product: pixels are gathered by filter offset as tiles are read, no column buffer exists.
+// Convolution as a matrix product (implicit GEMM). The left operand has a row for each output pixel and a column for each tap
+// (r, s, c) of the filter. It is never stored: a tile reads the pixels that its rows and taps need straight from the image.
 //
 //   x (N, H, W, C), filters w (R, S, C, K), y (N, P, Q, K), all row-major; P = (H + 2 pad - R) / stride + 1, Q likewise
-//   v[n][h][w][c] = act_x(scale[n][c] x + shift[n][c])        the prologue; scale, shift (1 or N, C) or null
-//                   of nearest pixel (h / 2, w / 2) where it upsamples: x is then (N, H / 2, W / 2, C)
-//   z[n][p][q][k] = sum over r, s, c of v[n][p stride - pad + r][q stride - pad + s][c] w[r][s][c][k]    v = 0 outside
-//   y = act(pool(z) + b + residual)     pool: the mean of 2 x 2, y and residual are then (N, P / 2, Q / 2, K), or nothing
+//   v[n][h][w][c] = act_x(scale[n][c] x[n][h][w][c] + shift[n][c])     the prologue. scale and shift are (1 or N, C); null: 1 and 0.
+//                   Where it upsamples, x is (N, H / 2, W / 2, C), and v at (h, w) takes x at (h / 2, w / 2), rounded down.
+//   z[n][p][q][k] = sum over r, s, c of v[n][p stride - pad + r][q stride - pad + s][c] w[r][s][c][k]     v is 0 outside
+//   y = act(pool(z) + b + residual)     pool: the mean of each 2 x 2 pixels, or no change.
+//                   Where it pools, y and the residual are (N, P / 2, Q / 2, K).
 //
-//   g[n][p][q][k] = row_scale[n] * unpool(dy * act'(y))       the effective output gradient; unpool: a quarter to each of 2 x 2
-//   dv (N, H, W, C) = sum over r, s, k of g[n][p][q][k] w[r][s][c][k]  where p stride - pad + r = h, q likewise: a gather
-//                     with the filters turned (flip_filters), so that the sum has one order
-//   dx = mask * dv       mask: act_x'(x) from the stored x, where the prologue is a (leaky) ReLU alone; or 1
-//        where it upsamples, the sum over 2 x 2 of dv: (N, H / 2, W / 2, C)
-//   dw (R, S, C, K) += sum over n, p, q of v g                split over images; the parts are summed in order
-//   db (K) += sum over n, p, q of g                           likewise
+//   g[n][p][q][k] = row_scale[n] * unpool(dy * act'(y))     the gradient by z: the effective output gradient.
+//                   unpool: a quarter of a pooled pixel's gradient goes to each of its 2 x 2 pixels. row_scale null: 1.
+//   dv (N, H, W, C) = sum over r, s, k of g[n][p][q][k] w[r][s][c][k], with the p and q for which p stride - pad + r = h and
+//                   q stride - pad + s = w. Each element of dv gathers its terms from g, through filters that are turned around
+//                   (conv_flip_filters), so that the order of the sum is fixed.
+//   dx = mask * dv  mask: act_x'(x), from the stored x, where the prologue is a (leaky) ReLU and nothing else; otherwise 1.
+//                   Where the prologue upsamples, there is no mask, and dx (N, H / 2, W / 2, C) is the sum of dv over each 2 x 2.
+//   dw (R, S, C, K) += sum over n, p, q of v g     The images are split into parts, and the sums of the parts added in order.
+//   db (K) += sum over n, p, q of g                likewise
 //
-// x, y, dy, dx, the residual and the filters are stored in the precision of the module; b, the scale and shift tables, row_scale, dw, db and all parts are f32.
+// x, y, dy, dx, the residual and the filters are stored in the precision of the module. b, scale, shift, row_scale, dw, db and all
+// parts are f32.
 //
-// y and dx overwrite, or add where `accumulate` says so. Each element is one chain of additions in order (dw, db: one per part).
+// y and dx are overwritten, or added to where `accumulate` is set. Each element of a result is one chain of additions in a fixed
+// order; each element of dw and db is one such chain for each part.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/activation.h"
@@ -26,17 +32,18 @@
 
 PRECISIONS(f32, tf32, bf16, f16)
 
-// v
+// v, computed from x as it is read.
 struct Image {
     const T* RESTRICT x;
     const float* RESTRICT scale;
     const float* RESTRICT shift;
     Activation activation;
-    uint32_t H, W, C;      // of v
+    uint32_t H, W, C;      // the sizes of v
     uint32_t up;           // 1: x has half as many rows and columns
     uint32_t table_stride; // C where each sample has its own scale, else 0
 
-    // Host: v's row h, the first `columns` pixels, each `apart` floats after the one before. One choice of function per row.
+    // Host only: writes the first `columns` pixels of v's row h, each `apart` floats after the one before. The activation is
+    // chosen once for the row, outside the loops.
     MEMBER void load_line(float* to, uint32_t n, uint32_t h, uint32_t columns, uint32_t apart) const {
         const T* from = x + (uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) * C;
         const float* RESTRICT a = scale + uint64_t(n) * table_stride;
@@ -102,16 +109,17 @@ struct Image {
 #endif
 };
 
-// g
+// g, computed from dy and y as it is read.
 struct Gradient {
     const T* RESTRICT dy;
-    const T* RESTRICT y;  // dy where nobody looks at it
+    const T* RESTRICT y;  // dy again where act is the identity and the caller gives no y: its values then do not matter
     const float* RESTRICT row_scale;
     Activation activation;
     uint32_t P, Q, K;
     uint32_t pooled;  // 1: dy has half as many rows and columns
 
-    // Host: pixels q on of row p, channels k on: `columns` pixels of `width` channels, `apart` floats from one to the next.
+    // Host only: writes g for `columns` pixels of row p from q on, each `apart` floats after the one before: width() channels from
+    // k on. `width` is a function, so that the compiler knows a width that is constant.
     template <class Width> MEMBER void load_pixels(float* to, uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t columns, uint32_t apart, Width width) const {
         const uint64_t at = index(n, p, 0, k);
         const T* from = dy + at;
@@ -138,7 +146,7 @@ struct Gradient {
         return ((uint64_t(n) * (P >> pooled) + (p >> pooled)) * (Q >> pooled) + (q >> pooled)) * K + k;
     }
     MEMBER float share(uint32_t n) const { return (row_scale ? row_scale[n] : 1.0f) * (pooled ? 0.25f : 1.0f); }
-    // No factor yet.
+    // As load, but in f32: not yet rounded to what the precision multiplies (`factor` in number.h).
     template <class Store> MEMBER void exact(uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t count, Store store) const {
         const T* RESTRICT from = dy + index(n, p, q, k);
         const T* RESTRICT output = y + index(n, p, q, k);
@@ -171,14 +179,15 @@ struct Gradient {
 #endif
 };
 
-// g as columns k by depth n, p, q.
+// g as the right operand of the weight gradient: its columns are the channels k, its depth the pixels (n, p, q).
 struct GradientColumns {
     static constexpr bool ALONG_K = false, PLAIN = false, PATCHED = false, PANELS = true;
     Gradient gradient;
     Window window;
     uint32_t rows, depth;
 
-    // Host: panel (depth, WIDTH) = columns v .. v + width from depth k on, by rows of the image.
+    // Host only: packs columns v .. v + width at depths k .. k + count into a panel (count, WIDTH), one row of the image after the
+    // other. Columns of the panel from `width` on become zero.
     template <uint32_t WIDTH> void panel(float* to, uint32_t v, uint32_t width, uint32_t k, uint32_t count) const {
         while (count > 0) {
             const Pixel at = window.pixel(k);
@@ -210,7 +219,7 @@ struct GradientColumns {
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
 };
 
-// y
+// The epilogue of the forward pass: makes y of the finished sums.
 struct Output {
     typedef T Element;
     static constexpr bool READS = false;
@@ -219,10 +228,10 @@ struct Output {
     const T* RESTRICT residual;
     Activation activation;
     uint32_t K, accumulate;
-    uint32_t rows;  // 4 where it pools
+    uint32_t rows;  // of z, in one of y: 4 where it pools, else 1
 
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
-    // One plain loop per part: the compiler would make a copy of a fused one for every combination.
+    // Each step has a plain loop of its own. Of a single loop, the compiler would make a copy for every combination of steps.
     MEMBER void store(uint32_t m, uint32_t k, uint32_t count, float* values) const {
         const uint64_t at = uint64_t(m) * K + k;
         T* RESTRICT to = y + at;
@@ -289,15 +298,15 @@ struct Output {
 #endif
 };
 
-// dx
+// The epilogue of the input gradient: makes dx of the finished sums.
 struct InputOutput {
     typedef T Element;
     static constexpr bool READS = false;
     T* RESTRICT dx;
-    const T* RESTRICT x;
-    float slope;
+    const T* RESTRICT x;  // null where the mask is 1
+    float slope;          // of the mask where x <= 0
     uint32_t C, accumulate;
-    uint32_t rows;  // 4 where it sums what one pixel became
+    uint32_t rows;  // of dv, in one of dx: 4 where the prologue upsamples, else 1
 
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     MEMBER void store(uint32_t m, uint32_t c, uint32_t count, float* values) const {
@@ -337,7 +346,7 @@ struct InputOutput {
 #endif
 };
 
-// dw, or the part of it that this split sums.
+// The epilogue of the weight gradient: adds to dw, or writes the part that the images of this block sum to.
 struct FilterOutput {
     typedef float Element;
     static constexpr uint32_t rows = 1;
@@ -371,7 +380,7 @@ struct FilterOutput {
 #endif
 };
 
-// The mirrors of the structs of the same names in src/ops/conv.rs.
+// The structs of the same names in src/ops/conv.rs have the same fields in the same order.
 struct PrologueArgument { Activation activation; uint32_t up, table_stride; };
 struct GradientArgument { Activation activation; uint32_t pooled; };
 
@@ -379,11 +388,11 @@ DEVICE Image image(const T* x, const float* scale, const float* shift, const Pro
     return {x, scale, shift, prologue.activation, window.H, window.W, window.C, prologue.up, prologue.table_stride};
 }
 
-// The narrowest tile spills a register, left to itself.
+// The narrowest tile names 4 blocks: with 0, the assembler makes it spill a register.
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
 KERNEL(256, BN == 16 ? 4 : BLOCKS_OF_TILE(BM, BN)) TILED(conv_forward)(
-    T* RESTRICT y,                // (N, P, Q, K), or halved
-    const T* RESTRICT x,          // (N, H, W, C), or halved
+    T* RESTRICT y,                // (N, P, Q, K); where it pools, with half of P and Q
+    const T* RESTRICT x,          // (N, H, W, C); where the prologue upsamples, with half of H and W
     const float* RESTRICT scale,  // (1 or N, C) or null
     const float* RESTRICT shift,  // (1 or N, C) or null
     const T* RESTRICT filters,    // (R, S, C, K)
@@ -396,10 +405,11 @@ KERNEL(256, BN == 16 ? 4 : BLOCKS_OF_TILE(BM, BN)) TILED(conv_forward)(
 }
 
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
-// The window sees g from the pixels of v: its C is the number of output channels.
+// Here `window` tells how the pixels of v see those of g: its H, W and C are P, Q and K of the forward pass, its P and Q are H and
+// W. `C` is the number of channels of v.
 KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_input_gradient)(
-    T* RESTRICT dx,                   // (N, H, W, C), or halved
-    const T* RESTRICT dy,             // (N, P, Q, K), or halved
+    T* RESTRICT dx,                   // (N, H, W, C); where the prologue upsamples, with half of H and W
+    const T* RESTRICT dy,             // (N, P, Q, K); where the output is pooled, with half of P and Q
     const T* RESTRICT flipped,        // (R, S, K, C)
     const T* RESTRICT y,              // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
@@ -412,14 +422,14 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_input_gradient)(
 }
 
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
-// Split z = blockIdx.z sums the images from z * images on.
+// A block sums over the images from blockIdx.z * images on, `images` of them at most.
 KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_weight_gradient)(
     float* RESTRICT dweight,          // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
-    const T* RESTRICT x,              // (N, H, W, C), or halved
+    const T* RESTRICT x,              // (N, H, W, C); where the prologue upsamples, with half of H and W
     const float* RESTRICT scale,      // (1 or N, C) or null
     const float* RESTRICT shift,      // (1 or N, C) or null
-    const T* RESTRICT dy,             // (N, P, Q, K), or halved
+    const T* RESTRICT dy,             // (N, P, Q, K); where the output is pooled, with half of P and Q
     const T* RESTRICT y,              // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
@@ -432,8 +442,9 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_weight_gradient)(
     tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, blockIdx.y, begin * per_image, end * per_image);
 }
 
-// flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters of the input gradient. In tiles through shared memory, so that
-// both are walked along their rows; the pitch keeps the columns of a tile apart.
+// flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters that the input gradient multiplies by. A block transposes a tile
+// in shared memory, so that w is read along its rows, and flipped is written along its rows. A row of the tile takes SIDE + 1
+// floats, so that the elements of a column lie in different banks.
 KERNEL(256, 0) PRECISE(conv_flip_filters)(T* RESTRICT flipped,        // (R, S, K, C)
                                             const T* RESTRICT filters,  // (R, S, C, K)
                                             uint32_t taps, uint32_t C, uint32_t K) {
@@ -468,7 +479,8 @@ KERNEL_ONCE(256, 0) conv_sum_parts_f32(float* RESTRICT to,           // (len)
     }
 }
 
-// Stage 1 of db: part z sums the images from z * images on. Pooled or not, every element of dy counts once.
+// The first stage of db: a block sums over the images from blockIdx.y * images on, `images` of them at most; conv_sum_parts adds the
+// parts to db. Pooling does not matter here: an element of dy goes to four pixels of g by quarters, which sum to the element.
 KERNEL(256, 0) PRECISE(conv_bias_gradient)(float* RESTRICT parts,            // (gridDim.y, K)
                                              const T* RESTRICT dy,         // (N, pixels, K)
                                              const T* RESTRICT y,          // as dy, or null

@@ -1,4 +1,4 @@
-// The three products of a linear layer, activation and bias fused in.
+// The three products of a linear layer, with the activation and the bias fused into them.
 //
 //   y (N, K)  = act(x W + b)                      x (N, C), W (C, K), b (K) or null; saved: y
 //   g[n][k]   = row_scale[n] * dy[n][k] * act'(y[n][k])     the effective output gradient: computed as it is read, never stored
@@ -6,9 +6,10 @@
 //   dW (C, K) += x^T g                            accumulated
 //   db (K)    += sum over n of g[n]               accumulated
 //
-// W is input-major, so that the forward pass and the weight gradient read everything along rows. row_scale is the
-// per-sample seed (null: 1): the gradient of one loss or another from one backward pass. act' is taken from the output
-// y; y may be null where act is the identity. Every element is one chain of additions in order.
+// W has a row for each input, so that the forward pass and the weight gradient read all operands along rows. row_scale multiplies
+// the gradient of each sample by a number of its own (null: 1). dy can then be the gradient of the logits, and row_scale the
+// derivative of a loss by each logit, so that one backward pass serves several losses. act' is computed from the output y, which
+// may be null where act is the identity. Every element of a result is one chain of additions in a fixed order.
 //
 // x, y, dy, dx and W are stored in the precision of the module; b, row_scale, dW and db are f32.
 #include "device/execution.h"
@@ -20,11 +21,11 @@
 
 PRECISIONS(f32, tf32, bf16, f16)
 
-// g as rows n by depth k (ALONG_DEPTH), or as rows k by depth n.
+// g as an operand. ALONG_DEPTH: its rows are the samples n, its depth the outputs k; otherwise the other way round.
 template <bool ALONG_DEPTH> struct GradientFetch {
     static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = false, PANELS = false;
     const T* RESTRICT dy;
-    const T* RESTRICT y;  // dy where nobody looks at it
+    const T* RESTRICT y;  // dy again where act is the identity and the caller gives no y: its values then do not matter
     const float* RESTRICT row_scale;
     Activation activation;
     uint32_t rows, depth;
@@ -39,7 +40,7 @@ template <bool ALONG_DEPTH> struct GradientFetch {
     template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
         exact(run, count, [=](uint32_t i, float value) { store(i, factor(value)); });
     }
-    // No factor yet.
+    // As load, but in f32: not yet rounded to what the precision multiplies (`factor` in number.h).
     template <class Store> MEMBER void exact(const Run& run, uint32_t count, Store store) const {
         const T* RESTRICT from = run.dy;
         const T* RESTRICT output = run.y;
@@ -74,6 +75,7 @@ template <bool ALONG_DEPTH> DEVICE GradientFetch<ALONG_DEPTH> gradient(const T* 
     return {dy, y ? y : dy, row_scale, activation, rows, depth};
 }
 
+// The epilogues: what the three products do with finished sums.
 struct Forward {
     typedef T Element;
     T* RESTRICT y;
@@ -181,7 +183,8 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_weight_gradient)(float* RESTRIC
     tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K}, row_of_tiles(), 0, N);
 }
 
-// A block sums `columns` of them: neighbours in memory side by side, rows in order.
+// A block sums `columns` columns of g, each over the rows in order. On a GPU neighbouring threads have neighbouring columns; on the
+// host the one thread sums AT_ONCE columns at a time, in vectors.
 KERNEL(256, 0) PRECISE(linear_bias_gradient)(float* RESTRICT dbias,            // (K)
                                              const T* RESTRICT dy,         // (N, K)
                                              const T* RESTRICT y,          // (N, K) or null

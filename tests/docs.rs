@@ -377,9 +377,19 @@ fn every_page_opens_with_a_command() {
 fn options_that_prose_names_exist() {
     let place = Place::new();
     let mut helps = BTreeMap::new();
-    for command in
-        ["train", "sample", "eval", "bench", "tune", "study", "study conditioning", "info", "kernels", "check"]
-    {
+    for command in [
+        "train",
+        "sample",
+        "eval",
+        "bench",
+        "tune",
+        "study",
+        "study conditioning",
+        "info",
+        "kernels",
+        "check",
+        "gpu-report",
+    ] {
         helps.insert(command, said(&place.zgan(&words(&format!("{command} --help")), &[])));
     }
     let knows =

@@ -36,7 +36,7 @@ template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     else body([](float) { return 1.0f; }, No());
 }
 #else
-// A thread has a few elements where the host has a long loop, so it selects within one body. The identity passes slope 1.
+// A thread of a GPU has only a few elements, so it chooses the function for each of them. For the identity, `slope` is 1.
 APART float tanh_apart(float x) { return tanh(x); }
 template <class Body> DEVICE void with_activation(Activation activation, Body body) {
     body([=](float x) { return activation.code == 2 ? tanh_apart(x) : x > 0.0f ? x : activation.slope * x; });

@@ -98,8 +98,9 @@ DEVICE void column_sum_of(float* sums, const Tile& tile, uint32_t first, Value v
     }
     for (int k = 0; k < K; k++) by_registers<COUNT>([&](int l) { sums[k * COLUMNS + first + l] = lane[k][l]; });
 }
-// Rows whole where they fill the tile and the registers hold their sums: memory likes neighbours. The sums of FEW rows, such as
-// those of partial results, do without such loops of their own.
+// Reads whole rows of the tile, in the order of memory, where they have COLUMNS columns and the registers hold all their sums;
+// otherwise a few columns at a time. FEW says that there are only a few rows, such as those of partial results: the program then
+// does without the loops for whole rows and for four columns.
 template <int K, bool FEW = false, class Value, class BeforeRow = Nothing>
 DEVICE void column_sum(float* sums, const Tile& tile, Value value, BeforeRow before_row = {}) {
     uint32_t first = 0;

@@ -88,7 +88,7 @@ template <int N> UNCHECKED static void take_columns(uint32_t (&r)[N], const Show
         r[i] = (low >> g % 2 * 16 & 0xffff) | (high >> g % 2 * 16) << 16;
     }
 }
-// The lanes past the last matrix give no row that anybody reads.
+// Lanes past the last matrix give no row: nobody reads what they show.
 template <int N> DEVICE const Shown* show_row(const void* row) {
     Row16 own = {};
     if (thread() % WARP < 8 * N) own = *static_cast<const Row16*>(row);
@@ -112,7 +112,7 @@ struct F16 : PairsOf16 {
     static MEMBER float number(const Shown* quad, int first, int step, int k) { return widen_f16(uint16_t(bits(quad, first, step, k))); }
 };
 struct Tf32 {
-    // The manual says nothing of the lower bits' meaning: whoever leaves some gets no number.
+    // The manual does not say what the lower 13 bits do. A number that has some of them set is read as NaN here.
     static MEMBER float number(const Shown* quad, int first, int step, int k) {
         const uint32_t bits = quad[k % 4].word[first + k / 4 * step];
         return bits_to_float((bits & 0x1fff) ? 0x7fffffffu : bits);

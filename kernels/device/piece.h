@@ -10,7 +10,7 @@ constexpr int PIECE = 16 / sizeof(T);
 
 DEVICE bool aligned(const void* pointer) { return uint64_t(pointer) % 16 == 0; }
 #if defined(ZGAN_SIMT)
-// One access, as on a GPU: the compiler would take a structure apart.
+// Each is one access to memory, as on a GPU: the compiler would copy a structure word by word.
 typedef uint32_t FourWords __attribute__((vector_size(16), may_alias));
 typedef float TwoFloats __attribute__((vector_size(8), may_alias));
 DEVICE Piece load_piece(const void* from) {
@@ -78,8 +78,8 @@ template <int N> DEVICE void load_whole(float (&v)[N], const float* from) {
         for (int j = 0; j < 4; j++) v[i + j] = bits_to_float(piece.word[j]);
     }
 }
-// The same of shared memory, where neighbouring threads read neighbouring runs. Of 32 bytes each, the second four of eight threads
-// begin with the second half: no two of the eight then meet in a bank.
+// The same from shared memory, where neighbouring threads read neighbouring runs of N numbers. Where a run is 32 bytes, every other
+// four threads read the second half of theirs first, so that eight threads that read together use different banks.
 template <int N> DEVICE void load_side_by_side(float (&v)[N], const float* from) {
     if constexpr (N == 4) {
         load_whole(v, from);

@@ -1,42 +1,46 @@
-// tiled_matmul: C (M, N) = A (M, depth) B (depth, N), one tile of C per block. Matrix products and the passes of a
-// convolution are all this, given three things:
+// tiled_matmul: C (M, N) = A (M, depth) B (depth, N), one tile of C per block. A product of matrices and each pass of a
+// convolution is a call of it, with three things:
 //
-//   Fetch A, Fetch B   how an operand is read, and what is fused into the reading:
-//     ALONG_K                  whether neighbours in memory are neighbours along the depth, or along the rows
-//                              (of A; the columns of B: both are called rows here)
-//     rows, depth              the operand's extent; nothing outside is asked for
-//     Run run(row, k)          the elements that follow (row, k) in memory; run.count of them at least one
-//     load(run, count, store)  store(i, value) for each i < count <= run.count
-//     PLAIN                    whether load(run) is what lies at run.values, run.count of it
-//     PATCHED                  whether the host reads rows from a patch of the image instead (see window.h)
-//     PANELS                   whether the host shall call panel<WIDTH>(to, row, width, k, depth), which packs them all at once
-//     ahead(row, k, count)     where depths k .. k + count will be read from, `row` on; may be nothing
-//   and for tensor cores, which read 16 bytes at a time, PIECE elements that begin at a multiple of PIECE:
-//     whole()                  whether each such piece lies in one run, at a multiple of 16 bytes
-//     same()                   whether reading changes nothing, so that it may be a copy
-//     place(run), start()      where a whole piece lies, null where all of it is zero; where any piece lies
-//     Raw raw(run)             what is to be read for a whole piece that is changed
-//     finish(raw, run, values) values[i], i < PIECE, from that
-//   Numbers that are loaded or finished are factors as number.h has them: rounded to what the precision multiplies.
+//   Fetch A, Fetch B   how an operand is read, and what is fused into the reading. The rows of A and the columns of B are both called
+//                      rows here. An operand has
+//     ALONG_K                  true: elements that are neighbours in memory follow each other along the depth; false: along the rows
+//     rows, depth              its sizes; nothing outside of them is asked for
+//     Run run(row, k)          where element (row, k) is; run.count, at least 1, is how many elements from it on lie in a row
+//     load(run, count, store)  calls store(i, value) for each i < count of the run; count is at most run.count
+//     PLAIN                    true: the elements of a run are the floats at run.values, unchanged
+//     PATCHED                  true: the host may copy what a tile sees of the image into a patch, and read that (see window.h)
+//     PANELS                   true: the host calls panel<WIDTH>(to, row, width, k, depth), which packs a whole panel
+//     ahead(row, k, count)     for the host: from where depths k .. k + count of `row` and its neighbours will be read; may be nothing
+//   and for tensor cores, which read pieces of 16 bytes: PIECE elements, of which the first is at a multiple of PIECE,
+//     whole()                  whether every piece lies in one run, at an address that is a multiple of 16
+//     same()                   whether reading changes nothing, so that a piece can be copied
+//     place(run), start()      the address of a piece, null where all of it is zero; any address of the operand
+//     Raw raw(run)             what is read from memory for a piece that is changed on the way
+//     finish(raw, run, values) computes values[i], i < PIECE, from that
+//   What load gives is rounded to what the precision multiplies (`factor` in number.h). What finish gives is rounded when it is put
+//   into the panel, or, in tf32, when it is read from there.
 //
 //   Epilogue           what happens to a finished tile:
-//     Element                      what C is stored as
-//     store(m, n, count, values)   C[m][n .. n + count) has these values; called once for each element of
-//                                  C; it may use the place of the values. Where C has one column, the run goes on
-//                                  with the rows that follow
-//     rows                         1, or 4: that many rows of C, neighbours, are summed to one before; m counts those sums
-//     READS, ahead(m, n, count)    whether it adds to what is there; where it will, for rows m .. m + count
-//     whole(), store_whole(m, n, values)   for tensor cores: whether 16 bytes of C that begin at a multiple of 16 lie in one
-//                                  row, and all else that goes with them likewise; the same as store, for such a run
+//     Element                      the type in which C is stored
+//     store(m, n, count, values)   C[m][n .. n + count) has these values. It is called once for each element of C, and may
+//                                  overwrite `values`. Where C has one column, values after the first are of the rows after m
+//     rows                         1, or 4: each four neighbouring rows of C are summed to one first, and m counts those sums
+//     READS, ahead(m, n, count)    whether store adds to what is in memory; for the host: where that is, for rows m .. m + count
+//     whole(), store_whole(m, n, values)   for tensor cores: whether 16 bytes of C that begin at a multiple of 16 always lie in one
+//                                  row, as does what is read along with them; the same as store, for such 16 bytes
 //
-// How a tile is multiplied belongs to the execution, as do the register tile, the step along the depth and the stages:
+// How a tile is multiplied depends on the execution, and so do the part of it that a thread keeps in registers, the step along the
+// depth, and the number of steps that are held at a time (stages):
 //   tile_vector.h   host: vector registers, panels in the first-level cache
-//   tile_fma.h      cuda and simt, f32: register tiles of 256 threads, panels in shared memory, two stages
-//   tile_tensor.h   cuda and simt, tf32, bf16, f16: fragments of 8 warps, panels in shared memory, three stages
-// sm_75 has tensor cores for f16 only: its bf16 and tf32 are tile_fma.h's, with factors rounded as everywhere.
+//   tile_fma.h      cuda and simt, f32: 256 threads with a part of the tile each, panels in shared memory, two stages
+//   tile_tensor.h   cuda and simt, tf32, bf16, f16: 8 warps with a part of the tile each, panels in shared memory, three stages
+// sm_75 has tensor cores for f16 only. Its bf16 and tf32 products are those of tile_fma.h, with operands rounded as elsewhere.
 //
-// Each element of C is one chain of additions in the order of the depth, whatever the tile, so results do not depend
-// on the tile size (they do on the execution: the host's chain is the same, but not every CPU has a fused multiply-add).
+// Each element of C is one chain of additions in the order of the depth, whatever the tile is, so results do not depend on its size.
+// There are two exceptions. A tensor core adds up the depth of one instruction in an order of its own. And on the host, a tile of a
+// convolution that has fewer columns than a quarter of a vector has a chain for each lane (multiply_narrow): where the last tile of a
+// row is that narrow in one size and not in another, results differ in rounding. They differ between executions too, also because not
+// every CPU has a fused multiply-add.
 #pragma once
 #include "number.h"
 
@@ -47,17 +51,20 @@
 #include "piece.h"
 #endif
 
-// Blocks that a multiprocessor should have room for: left to itself, the assembler spills fragments to let one more in.
+// How many blocks a multiprocessor should have room for (see KERNEL in execution.h). With 0, the assembler spills fragments to let
+// one more block in.
 #if PRECISION_F32
 #define BLOCKS_OF_TILE(BM, BN) 0
 #else
 #define BLOCKS_OF_TILE(BM, BN) (BM * BN > 128 * 64 ? 1 : 2)
 #endif
 
-// Memory that will be wanted soon, for a processor that is told: `rows` pieces of a row, `stride` floats apart.
+// Memory that will be read soon, which the host prefetches: `rows` pieces, each `stride` floats after the one before. None where
+// `rows` is 0.
 struct Ahead { const float* from; uint64_t stride; uint32_t rows; };
 
-// body(i) for i < count, in runs as long as a vector register: a loop of unknown length pays for its ends at each entry.
+// Calls body(i) for each i < count, in runs of a constant length that fills vector registers. A vectorised loop of unknown length
+// would pay for its incomplete ends each time that it is entered.
 template <class Body> DEVICE void by_vectors(uint32_t count, Body body) {
     constexpr int LONG = 16;
     uint64_t i = 0;  // an index of 32 bits might wrap, and would not be vectorised
@@ -69,8 +76,9 @@ template <class Body> DEVICE void by_vectors(uint32_t count, Body body) {
 }
 DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-// The row of tiles of C that this block works on. Columns are the grid's x: blocks that run at the same time share the rows of A.
-// A grid has at most 65,535 blocks along y, so z goes on where y ends (`grid` in src/ops/tile.rs); the last may lie outside of C.
+// The row of tiles of C that this block works on. Columns of tiles lie along the grid's x, so that blocks that run at the same time
+// share rows of A. A grid has at most 65,535 blocks along y, so more rows of tiles are spread over z (`grid` in src/ops/tile.rs); the
+// last of those may lie outside of C.
 DEVICE uint32_t row_of_tiles() { return blockIdx.z * gridDim.y + blockIdx.y; }
 
 // A plain row-major matrix (rows, depth), or (depth, rows) where ALONG_DEPTH is false.

@@ -1,19 +1,22 @@
-// Tiles in 256 threads without matrix cores: f32 exactly, on any GPU, and what `simt` runs. Panels of both operands lie in
-// shared memory as (depth, rows), two of each, so that the next step's global loads are in flight during this one's products.
-// A thread owns (BM / 16) x (BN / 16) elements in groups of 4 x 4, read with 128-bit shared loads.
+// Tiles by 256 threads, without tensor cores: f32 on GPUs and in `simt`, and bf16 and tf32 on sm_75. Panels of both operands lie in
+// shared memory as (depth, rows), two of each, so that the loads of one step from global memory are under way while the step before
+// it is multiplied. A thread owns TM x TN elements of the tile, in groups of 4 x 4; it reads the operands from shared memory in
+// groups of four, 128 bits at a time.
 #pragma once
 
 struct alignas(16) Four { float value[4]; };
 
-// This thread's part of the panel of R rows by DEPTH: consecutive threads read consecutive elements. Along the depth eight of
-// them do, a sector of global memory: with this stride the 8 x 4 elements of a warp then go to 32 different banks, and so do
-// the 16 x 2 of a panel of 16 rows.
+// What this thread brings of a panel of R rows by DEPTH. Consecutive threads read consecutive elements of global memory. Where those
+// lie along the depth (ALONG_K), eight threads read eight elements of one row, a sector of 32 bytes. STRIDE is the length of a
+// depth's rows in shared memory: with it, a warp writes its elements to 32 different banks, be they 8 depths of 4 rows, 32 rows, or
+// 2 depths of 16 rows.
 template <int R, int DEPTH, class Fetch> struct Stage {
     static constexpr int COUNT = (R * DEPTH + BLOCK - 1) / BLOCK, STRIDE = R == 16 && !Fetch::ALONG_K ? R : R + 4;
     static constexpr bool FULL = R * DEPTH % BLOCK == 0;
     float value[COUNT];
 
-    // 32 rows by 8 at once; where there are only 16 rows, the second half of the threads has the next eight.
+    // Row and depth of element i. ALONG_K: the threads bring 32 rows by 8 depths at a time; where there are only 16 rows, the second
+    // half of the threads has the next 8 depths.
     static MEMBER uint32_t row(int i) {
         return Fetch::ALONG_K ? thread() / 8 % (R < 32 ? R : 32) + i / (DEPTH / 8) * 32 : (thread() + i * BLOCK) % R;
     }
@@ -53,7 +56,7 @@ template <int THREADS, int N> DEVICE void load_fours(float (&v)[N], const float*
 // The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k_begin .. k_end.
 template <int BM, int BN, class A, class B, class Epilogue>
 DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k_begin, uint32_t k_end) {
-    // The step along the depth: what 48 KB of shared memory hold twice.
+    // The step along the depth: two stages of both panels fit into 48 KB of shared memory.
     constexpr int DEPTH = BM + BN > 256 ? 8 : 16;
     typedef Stage<BM, DEPTH, A> StageA;
     typedef Stage<BN, DEPTH, B> StageB;
@@ -70,8 +73,8 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
         UNROLL
         for (int j = 0; j < TN; j++) acc[i][j] = 0.0f;
 
-    // Turn j fetches step j into registers, multiplies step j - 1, and puts step j into shared memory: one barrier a turn, for
-    // the panel that is overwritten was read in the turn before.
+    // Turn j fetches step j into registers, multiplies step j - 1, and puts step j into shared memory. One barrier a turn is enough:
+    // the panel that step j overwrites was read in turn j - 1, before that turn's barrier.
     for (uint32_t k = k_begin, stage = 0;; k += DEPTH, stage ^= 1) {
         StageA next_a;
         StageB next_b;
@@ -98,7 +101,7 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
         next_b.put(panel_b + stage * DEPTH * B_STRIDE);
         barrier();
     }
-    // Four rows lie in one thread.
+    // The four rows that an epilogue may want to have summed belong to one thread.
     UNROLL
     for (int i = 0; i < TM; i += 4) {
         const uint32_t row = m + 4 * DOWN * (i / 4) + 4 * down;

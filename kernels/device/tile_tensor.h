@@ -1,12 +1,12 @@
-// Tiles on tensor cores, for 16-bit numbers and tf32: 8 warps share a tile, each with fragments of 16 x 8 of its own part, sums
-// in f32. Panels of both operands lie in shared memory as they lie in memory, in pieces of 16 bytes, three stages of them:
-// while one is multiplied, the next two are on their way.
+// Tiles on tensor cores, for 16-bit numbers and tf32. Each of 8 warps has a part of the tile, which it sums in f32, in fragments of
+// 16 x 8. Panels of both operands lie in shared memory in the order of global memory, in pieces of 16 bytes. There are three stages:
+// while one step along the depth is multiplied, the next two are on their way.
 //
-// An operand that is read as it is is copied (copy_async), zeros where it ends. One that is changed on the way (normalised,
-// activated, masked, scaled) passes through registers: read before the products of a turn, finished and put after them. One whose
-// rows are no multiple of a piece is read element by element: right, not fast.
+// An operand that reading does not change is copied (copy_async), with zeros past its end. One that is changed on the way
+// (normalised, activated, masked, scaled) passes through registers: it is read before the products of a turn, and changed and put
+// into the panel after them. One whose pieces are not whole (see tile.h) is read element by element, which is correct but slow.
 //
-// No two lanes that access shared memory together meet in a bank: the pieces of a line are permuted by its number (Panel).
+// Lanes that access shared memory at the same time use different banks: Panel permutes the pieces of each line to that end.
 #pragma once
 #include "matrix.h"
 #include "piece.h"
@@ -15,17 +15,17 @@ constexpr int STAGES = 3;
 // Depth of one instruction.
 constexpr int DEPTH_OF_STEP = 2 * PIECE;
 
-// A panel of ROWS by DEPTH, by pieces: lines along the depth, or along the rows.
+// A panel of ROWS by DEPTH elements in pieces. A line of pieces runs along the depth (ALONG_K) or along the rows.
 template <bool ALONG_DEPTH, int ROWS, int DEPTH> struct Panel {
     static constexpr bool ALONG_K = ALONG_DEPTH;
     static constexpr int LINES = ALONG_K ? ROWS : DEPTH, ACROSS = (ALONG_K ? DEPTH : ROWS) / PIECE, PIECES = LINES * ACROSS;
-    // Eight pieces fill all banks. Eight lines at the same place are read together as matrices; where numbers of 32 bits are to
-    // be turned, four lines at two neighbouring places.
+    // Eight pieces fill all banks. The eight that load_matrices reads together have the same place in eight lines. Where numbers of
+    // 32 bits are to be transposed, lanes read together from two neighbouring places in four lines.
     static constexpr int SPAN = ACROSS < 8 ? ACROSS : 8, STEP = ALONG_K || sizeof(T) == 2 ? 1 : 2;
     static MEMBER int at(int line, int across) { return line * ACROSS + (across ^ (line * SPAN / 8 * STEP % SPAN)); }
 };
 
-// What of a panel is this thread's to bring.
+// The pieces of a panel that this thread brings.
 template <class Panel, class Fetch> struct Supply {
     static constexpr int COUNT = (Panel::PIECES + BLOCK - 1) / BLOCK;
     const Fetch& from;
@@ -43,7 +43,7 @@ template <class Panel, class Fetch> struct Supply {
     MEMBER uint32_t row(int i) const { return first_row + (Panel::ALONG_K ? piece(i) / Panel::ACROSS : piece(i) % Panel::ACROSS * PIECE); }
     static MEMBER uint32_t depth(int i) { return Panel::ALONG_K ? piece(i) % Panel::ACROSS * PIECE : piece(i) / Panel::ACROSS; }
 
-    // Before the products: what can be copied is on its way, what can be read in one go is in registers.
+    // Comes before the products of a turn: starts the copies of pieces that are not changed, reads the others into registers.
     MEMBER void fetch(Piece* panel, uint32_t k, uint32_t k_end) {
         if (!whole) return;
         UNROLL
@@ -63,7 +63,7 @@ template <class Panel, class Fetch> struct Supply {
             if (filled[i]) raw[i] = from.raw(run[i]);
         }
     }
-    // After them.
+    // Comes after the products: puts what was read into registers into the panel.
     MEMBER void put(Piece* panel, uint32_t k, uint32_t k_end) const {
         if (!whole) return put_elements(panel, k, k_end);
         if (ASYNC_COPIES && same) return;
@@ -71,11 +71,12 @@ template <class Panel, class Fetch> struct Supply {
         for (int i = 0; i < COUNT; i++) {
             if (!there(i)) continue;
             float v[PIECE] = {};
-            // What lies outside stays zero: it is no number to be normalised.
+            // What lies outside of the operand or the image stays zero: it is not normalised or activated.
             if (filled[i]) from.finish(raw[i], run[i], v);
             store_piece(panel + at(i), pack(v));
         }
     }
+    // The same where pieces are not whole.
     MEMBER void put_elements(Piece* panel, uint32_t k, uint32_t k_end) const {
         ROLLED
         for (int i = 0; i < COUNT; i++) {
@@ -93,15 +94,16 @@ template <class Panel, class Fetch> struct Supply {
 };
 
 
-// Numbers as the instruction wants them.
+// Rounds a fragment to tf32, where that is what the instruction multiplies. Numbers of 16 bits are rounded already.
 DEVICE void round_fragment([[maybe_unused]] uint32_t (&r)[4]) {
 #if PRECISION_TF32
     UNROLL
     for (int i = 0; i < 4; i++) r[i] = float_to_bits(round_to_tf32(bits_to_float(r[i])));
 #endif
 }
-// Registers of matrices (row, k), (row + 8, k), (row, k + half a step), (row + 8, k + half a step): a fragment of A; or, BY_DEPTH,
-// with the second and third exchanged: two fragments of B.
+// Reads four matrices, one register each: those that begin at (row, k), (row + 8, k), (row, k + h) and (row + 8, k + h), where h is
+// half the depth of an instruction. They are a fragment of A. BY_DEPTH: the second and the third are exchanged, which makes two
+// fragments of B.
 template <bool BY_DEPTH, class Panel> DEVICE void load_fragment(uint32_t (&r)[4], const Piece* panel, int row, int k) {
     const int lane = thread() % WARP;
     if constexpr (Panel::ALONG_K) {
@@ -111,7 +113,7 @@ template <bool BY_DEPTH, class Panel> DEVICE void load_fragment(uint32_t (&r)[4]
         const int down = BY_DEPTH ? lane % 16 : lane / 16 * 8 + lane % 8, right = BY_DEPTH ? lane / 16 : lane / 8 % 2;
         load_matrices_turned(r, panel + Panel::at(k + down, row / PIECE + right));
     } else {
-        // There is no instruction that turns numbers of 32 bits.
+        // No instruction transposes numbers of 32 bits.
         UNROLL
         for (int i = 0; i < 4; i++) {
             const int m = row + lane / 4 + (BY_DEPTH ? i / 2 : i % 2) * 8, d = k + lane % 4 + (BY_DEPTH ? i % 2 : i / 2) * 4;
@@ -136,7 +138,7 @@ DEVICE void multiply_fragments(float (&c)[4], const uint32_t (&a)[4], const uint
 // The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k_begin .. k_end.
 template <int BM, int BN, class A, class B, class Epilogue>
 DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k_begin, uint32_t k_end) {
-    // The step along the depth, in bytes: what 48 KB of shared memory hold three times.
+    // The step along the depth: 64 bytes of each row, or 32 for large tiles. Three stages fit into 48 KB of shared memory.
     constexpr int DEPTH = (BM + BN > 256 ? 32 : 64) / sizeof(T);
     typedef Panel<A::ALONG_K, BM, DEPTH> PanelA;
     typedef Panel<B::ALONG_K, BN, DEPTH> PanelB;
@@ -158,8 +160,8 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
             UNROLL
             for (int x = 0; x < 4; x++) acc[i][j][x] = 0.0f;
 
-    // Turn j brings step j, and multiplies step j - 2. Its barrier shows what all threads have brought of that, and says that nobody
-    // reads step j - 3 any more, which step j replaces.
+    // Turn j starts to bring step j, and multiplies step j - 2. After its barrier, all threads' parts of step j - 2 are in shared
+    // memory, and no thread reads step j - 3 any more, whose place step j takes.
     int into = 0;
     for (uint32_t k = k_begin, turn = 0;; k += DEPTH, turn++) {
         const bool full = turn >= STAGES - 1;
@@ -176,7 +178,7 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
             supply_b.fetch(next + PanelA::PIECES, k, k_end);
         }
 #if ASYNC_COPIES
-        commit_copies();  // an empty group too: they are counted
+        commit_copies();  // even where nothing was copied: wait_copies counts the groups
 #endif
         if (full) {
             const Piece* const here_a = panels + into * PIECES;
@@ -206,7 +208,8 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
         if (k >= k_end + (STAGES - 2) * DEPTH) break;
     }
 
-    // Through shared memory, 16 rows of each warp at a time, so that neighbouring threads write neighbouring runs of a row.
+    // The sums go through shared memory, 16 rows of each warp at a time, so that neighbouring threads write neighbouring runs of a
+    // row of C.
     typedef typename Epilogue::Element Element;
     constexpr int RUN = 16 / sizeof(Element), RUNS = BN / RUN, PITCH = BN + 8, ROWS = WARPS_M * 16;
     static_assert(ROWS * PITCH / 4 <= STAGES * PIECES, "the panels' memory is used again");
@@ -220,7 +223,7 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
             float* const to = sums + (warp_m * 16 + lane / 4) * PITCH + warp_n * WN + j * 8 + lane % 4 * 2;
             store_two(to, acc[0][j][0], acc[0][j][1]);
             store_two(to + 8 * PITCH, acc[0][j][2], acc[0][j][3]);
-            // The next rows move up: a register has no number that a loop could count.
+            // The next rows move up to acc[0]: a loop that is not unrolled cannot choose a register by its counter.
             UNROLL
             for (int y = 1; y < MT; y++)
                 UNROLL

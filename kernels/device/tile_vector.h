@@ -1,11 +1,13 @@
-// Tiles on the host: one thread, the machine's own vector registers. A panel of the operand whose rows become vectors
-// (V) is packed as (depth, NR) and stays in the first-level cache while micro-tiles of MR x NR walk down the other
-// operand (R), whose elements are broadcast. Only V's layout matters: it must have neighbours along its rows, so the operand
-// that has them is chosen as V, and where neither has, the smaller work is to transpose A in registers.
+// Tiles on the host: one thread, with the machine's own vector registers. Of one operand, called `vectors` here, neighbouring rows
+// become the lanes of vectors; of the other, called `rows`, single elements are multiplied with those vectors. A panel of `vectors`
+// is packed as (depth, NR) and stays in the first-level cache while all of `rows` is multiplied with it, in micro-tiles of MR x NR.
+// The lanes of a vector can be loaded at once only where neighbours in memory are neighbouring rows of `vectors`. Where that is so of
+// B, B is `vectors`. Otherwise A is; if it is not so of A either, A is transposed as it is packed, which is less work than to
+// transpose B.
 #pragma once
 
-// GCC keeps a local array of these in registers, and no array of float. The lanes are the machine's: a vector
-// that is wider than a register is taken apart badly.
+// GCC keeps a local array of these vectors in registers, but not an array of float. They are as wide as a register of the machine:
+// GCC makes slow code of wider ones. A micro-tile has MR rows of NV vectors.
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64, MR = 8, NV = 2;
 #elif defined(__AVX2__)
@@ -20,23 +22,25 @@ typedef float VectorInMemory __attribute__((vector_size(VECTOR_BYTES), aligned(4
 typedef int32_t Lanes32 __attribute__((vector_size(VECTOR_BYTES)));
 constexpr int VECTOR = VECTOR_BYTES / 4, NR = NV * VECTOR;
 
-// The step along the depth: a panel of DEPTH x NR floats fills half of the first-level cache.
+// The step along the depth: a panel of DEPTH x NR floats fills half of the first-level cache. MOST_ROWS and MOST_VECTORS are the most
+// rows of the two operands that a tile has.
 constexpr int DEPTH = 192, MOST_ROWS = 256 + 64, MOST_VECTORS = 128;
-// A tall tile: the sums of so many rows by MOST_VECTORS fill half of the second-level cache, and are gone through once a step.
+// The most rows of a tall tile, which a weight gradient of a convolution has. Each step along the depth goes through the sums of
+// so many rows by MOST_VECTORS, which therefore have to stay in the second-level cache.
 constexpr int MOST_TALL = 1152 + 64;
-// Rows of a packed panel lie this far apart, not a power of two: those would share a few sets of the cache.
+// How far apart packed rows lie. It is not a power of two: rows at such a distance would all fall into a few sets of the cache.
 constexpr int DEPTH_STRIDE = DEPTH + 16, ROWS_STRIDE = MOST_ROWS + 16;
 
-// The longest depth, filled up to whole vectors, of a product with few columns.
+// The longest depth of a product with few columns (multiply_narrow), where each segment is filled up to whole vectors.
 constexpr int NARROW_DEPTH = 8192;
 
 DEVICE Vector load_vector(const float* from) { return *reinterpret_cast<const VectorInMemory*>(from); }
 DEVICE void store_vector(float* to, Vector value) { *reinterpret_cast<VectorInMemory*>(to) = value; }
 
-// Where a step's operand lies: `run` elements of the depth from `offset` on.
+// A part of a step along the depth: `run` depths, of which the first lies at `offset`.
 struct Segment { uint32_t offset, run; };
 
-// One step along the depth of a micro-tile c (MR, W vectors): the i-th row's element times b.
+// One depth of a micro-tile c (MR, W vectors): adds b times row i's element, which the cursor finds, to c[i].
 template <int W, class Cursor> DEVICE void multiply_step(Vector (&c)[MR][W], const float* b, Cursor& cursor) {
     Vector v[W];
     UNROLL
@@ -49,8 +53,9 @@ template <int W, class Cursor> DEVICE void multiply_step(Vector (&c)[MR][W], con
     }
     cursor.advance();
 }
-// acc (MR, W vectors) = or += rows times panel (depth, W vectors); the cursor finds the rows' elements. A piece of `ahead` is
-// asked for every fourth step: in a burst they would fill the queue of outstanding misses, and the products would wait.
+// acc (MR, W vectors) += rows times panel (depth, W vectors), or = where `first`; the cursor finds the rows' elements. One piece of
+// `ahead` is prefetched at every fourth depth. All together would fill the processor's queue of cache misses, and the products would
+// wait.
 template <int W, class Cursor> DEVICE void multiply_micro_tile(float* acc, const float* panel, const Segment* segments, uint32_t count, bool first, const Ahead& ahead, Cursor cursor) {
     constexpr int WIDTH = W * VECTOR;
     Vector c[MR][W];
@@ -58,7 +63,7 @@ template <int W, class Cursor> DEVICE void multiply_micro_tile(float* acc, const
     for (int i = 0; i < MR; i++)
         UNROLL
         for (int j = 0; j < W; j++) c[i][j] = first ? Vector{} : load_vector(acc + i * WIDTH + j * VECTOR);
-    // Nothing ahead: the panel itself, which is there already.
+    // Where nothing is ahead, the panel is prefetched, which is in the cache already.
     const float* next = ahead.rows > 0 ? ahead.from : panel;
     const float* const end = ahead.rows > 0 ? ahead.from + ahead.rows * ahead.stride : panel;
     const uint64_t stride = ahead.rows > 0 ? ahead.stride : 0;
@@ -82,13 +87,14 @@ template <int W, class Cursor> DEVICE void multiply_micro_tile(float* acc, const
         UNROLL
         for (int j = 0; j < W; j++) store_vector(acc + i * WIDTH + j * VECTOR, c[i][j]);
 }
-// A function on its own, as it stands: GCC would move the look-up of a thread-local panel into its loop.
+// Begins a function that is compiled on its own, and neither inlined nor adapted to its callers: otherwise GCC would move the look-up
+// of a thread-local panel into its loop.
 #if defined(__clang__)
 #define ALONE static __attribute__((noinline, unused))
 #else
 #define ALONE static __attribute__((noipa, unused))
 #endif
-// Rows anywhere, each contiguous along the depth within a segment.
+// Finds elements of rows that may lie anywhere, each with its neighbours along the depth next to each other within a segment.
 struct RowCursor {
     const float* row[MR];
     uint64_t k;
@@ -102,7 +108,7 @@ template <int W> ALONE void multiply_rows(float* acc, const float* const* rows, 
     for (int i = 0; i < MR; i++) cursor.row[i] = rows[i];
     multiply_micro_tile<W>(acc, panel, segments, count, first, ahead, cursor);
 }
-// Rows next to each other, `stride` floats further at each step within a segment.
+// Finds elements of rows that lie next to each other; within a segment, each depth lies `stride` floats after the one before.
 struct ColumnCursor {
     const float* columns;
     const float* at;
@@ -115,7 +121,7 @@ template <int W> ALONE void multiply_columns(float* acc, const float* columns, u
     multiply_micro_tile<W>(acc, panel, segments, count, first, ahead, ColumnCursor{columns, columns, stride});
 }
 
-// Exchanges, between two vectors, the odd blocks of STEP lanes of the first with the even ones of the second.
+// Divides both vectors into blocks of STEP lanes, and exchanges the odd blocks of a with the even blocks of b.
 template <int STEP> DEVICE void exchange_blocks(Vector& a, Vector& b) {
     Lanes32 low, high;
     UNROLL
@@ -136,6 +142,7 @@ template <int STEP> DEVICE void exchange_blocks(Vector& a, Vector& b) {
     a = x;
     b = y;
 }
+// Transposes a square of vectors in place when it is called with STEP 1.
 template <int STEP> DEVICE void transpose_round(Vector (&v)[VECTOR]) {
     if constexpr (STEP < VECTOR) {
         UNROLL
@@ -154,7 +161,7 @@ ALONE void transpose_square(float* to, uint32_t to_stride, const float* from, ui
     for (int i = 0; i < VECTOR; i++) store_vector(to + i * to_stride, v[i]);
 }
 
-// to[0 .. count) = the elements from (row, k) on along the operand's own direction, by runs.
+// to[0 .. count) = the elements from (row, k) on, along the depth (ALONG_K) or along the rows, one run after the other.
 template <class Fetch> DEVICE void copy_runs(float* to, const Fetch& fetch, uint32_t row, uint32_t k, uint32_t count) {
     while (count > 0) {
         const typename Fetch::Run run = fetch.run(row, k);
@@ -169,7 +176,7 @@ template <class Fetch> DEVICE void copy_runs(float* to, const Fetch& fetch, uint
 template <class Fetch> static __attribute__((noinline)) void copy_any(float* to, const Fetch& fetch, uint32_t row, uint32_t k, uint32_t count) {
     copy_runs(to, fetch, row, k, count);
 }
-// The same for a count that is a constant of the caller and, as a rule, one run: then no loop is left.
+// The same for a count that is a constant where it is called. As a rule the elements are one run, and the compiler leaves no loop.
 template <class Fetch> DEVICE void copy_elements(float* to, const Fetch& fetch, uint32_t row, uint32_t k, uint32_t count) {
     const typename Fetch::Run run = fetch.run(row, k);
     if (run.count < count) return copy_any(to, fetch, row, k, count);
@@ -177,7 +184,7 @@ template <class Fetch> DEVICE void copy_elements(float* to, const Fetch& fetch, 
     fetch.load(run, count, [=](uint32_t i, float value) { here[i] = value; });
 }
 
-// panel (depth, W vectors): rows v on of the operand, zeros past its last.
+// Packs the operand's rows from v on, at depths k .. k + depth, into panel (depth, W vectors), with zeros from row `last` on.
 template <int W, class Fetch> DEVICE void pack_panel(float* panel, const Fetch& fetch, uint32_t v, uint32_t last, uint32_t k, uint32_t depth) {
     constexpr uint32_t WIDTH = W * VECTOR;
     const uint32_t width = least(WIDTH, last - v);
@@ -192,7 +199,7 @@ template <int W, class Fetch> DEVICE void pack_panel(float* panel, const Fetch& 
                 if (some == VECTOR) copy_elements(square + i * VECTOR, fetch, v + i, k + at, VECTOR);
                 else copy_any(square + i * VECTOR, fetch, v + i, k + at, some);
             }
-            // What is left in `square` beyond `some` lands beyond `depth`: the panel has room up to DEPTH.
+            // What `square` still holds beyond `some` lands beyond `depth`, where nobody reads it: the panel has room up to DEPTH.
             for (int j = 0; j < W; j++) transpose_square(panel + at * WIDTH + j * VECTOR, WIDTH, square + j * VECTOR * VECTOR, VECTOR);
         }
     } else if (width == WIDTH) {
@@ -205,7 +212,7 @@ template <int W, class Fetch> DEVICE void pack_panel(float* panel, const Fetch& 
     }
 }
 
-// Finished rows of acc (rows, W vectors) to the epilogue, summed by fours where it wants that.
+// Gives finished rows of acc (rows, W vectors) to the epilogue, or the sums of each four of them where it wants those.
 template <int W, class Epilogue>
 DEVICE void finish_rows(const Epilogue& epilogue, float* acc, uint32_t m, uint32_t rows, uint32_t n, uint32_t width) {
     constexpr uint32_t WIDTH = W * VECTOR;
@@ -213,7 +220,7 @@ DEVICE void finish_rows(const Epilogue& epilogue, float* acc, uint32_t m, uint32
     if (epilogue.rows == 4) {
         for (uint32_t i = 0; i < sums; i++) {
             const float* values = acc + 4 * i * WIDTH;
-            float* sum = acc + i * WIDTH;  // not ahead of the values that are still to be read
+            float* sum = acc + i * WIDTH;  // overwrites only values that have been read
             INDEPENDENT_FEW
             for (uint32_t j = 0; j < WIDTH; j++) sum[j] = (values[j] + values[WIDTH + j]) + (values[2 * WIDTH + j] + values[3 * WIDTH + j]);
         }
@@ -224,7 +231,7 @@ DEVICE void finish_rows(const Epilogue& epilogue, float* acc, uint32_t m, uint32
     else
         for (uint32_t i = 0; i < sums; i++) epilogue.store(m + i, n, width, acc + i * WIDTH);
 }
-// A finished panel (rows, NR) whose rows are columns of C.
+// Gives a finished panel (rows, NR) of a transposed product, whose rows are columns of C, to the epilogue.
 template <class Epilogue>
 DEVICE void finish_columns(const Epilogue& epilogue, const float* acc, uint32_t n, uint32_t rows, uint32_t m, uint32_t width) {
     for (uint32_t i = 0; i < rows; i += VECTOR) {
@@ -240,7 +247,8 @@ DEVICE void finish_columns(const Epilogue& epilogue, const float* acc, uint32_t 
     }
 }
 
-// Scratch of the block that runs on this thread. A patch is what a tile sees of an image: a quarter of the second-level cache.
+// Working memory of the block that runs on this thread. The patch, which is what a tile sees of an image (window.h), is to stay in the
+// second-level cache.
 constexpr int larger_of(int a, int b) { return a > b ? a : b; }
 constexpr int PATCH_FLOATS = 128 * 1024;
 struct Scratch {
@@ -251,8 +259,8 @@ struct Scratch {
 };
 DEVICE Scratch& scratch() { return *static_cast<Scratch*>(zgan_host_scratch(sizeof(Scratch))); }
 
-// acc[i] (VECTOR of them) = the sums of row i's elements times weights, each segment of which fills whole vectors; lanes past its
-// end count as zero, whatever lies there.
+// acc[i] = the sum of row i's elements times `weights`, for VECTOR rows. Each segment has whole vectors of weights; elements of a row
+// past the end of a segment count as zero, whatever lies there.
 ALONE void multiply_dots(float* acc, const float* patch, const uint32_t* row, const Segment* segments, uint32_t count, const float* weights) {
     alignas(64) float square[VECTOR * VECTOR];
     constexpr int AT_ONCE = VECTOR < 8 ? VECTOR : 8;
@@ -282,13 +290,13 @@ ALONE void multiply_dots(float* acc, const float* patch, const uint32_t* row, co
     store_vector(acc, load_vector(square));
 }
 
-// C rows r .. r_end, columns v .. v_end, for so few columns that vectors of them would be empty: the lanes run along the depth.
-// The patch is staged; offset[i] is where row r + i begins in it.
+// Computes C at rows r .. r_end and columns v .. v_end for so few columns that vectors of them would be mostly empty: the lanes run
+// along the depth instead. The patch is filled already; offset[i] is where row r + i begins in it.
 template <class Rows, class Vectors, class Epilogue>
 static __attribute__((noinline)) void multiply_narrow(Scratch& own, const uint32_t* offset, const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
     Segment segments[DEPTH + 2];
     const uint32_t count = rows.segments(segments, k, k_end - k), columns = v_end - v;
-    // A single column is one run of memory.
+    // A C of one column is one run of memory.
     const bool flat = vectors.rows == 1 && epilogue.rows == 1;
     uint32_t padded = 0;
     for (uint32_t s = 0, at = k; s < count; s++) {
@@ -314,8 +322,9 @@ static __attribute__((noinline)) void multiply_narrow(Scratch& own, const uint32
     finish_rows<1>(epilogue, own.tile, r, r_end - r, v, columns);
 }
 
-// C rows r .. r_end, columns v .. v_end. A panel is packed, used by all micro-tiles at once, and gone; while it is
-// used, the next is on its way from memory. Not a template of the tile size, so that all sizes share the code.
+// Computes C at rows r .. r_end and columns v .. v_end, over depths k .. k_end. A panel is packed, used by one micro-tile after the
+// other, and not kept; while it is used, what the next one is packed from is prefetched. The tile's size is not a template argument,
+// so that all sizes share the code.
 template <int W, class Rows, class Vectors, class Epilogue>
 static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
     constexpr uint32_t WIDTH = W * VECTOR;
@@ -323,10 +332,10 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
     float* const panels = own.panels;
     float* const packed = own.packed;
     [[maybe_unused]] float* const patch = own.patch;
-    // Equal steps: a short last one would pay for loading and storing the sums like a long one.
+    // Steps of equal length: a short last one would load and store all sums for little work.
     const uint32_t steps = (k_end - k + DEPTH - 1) / DEPTH, step = ((k_end - k + steps - 1) / steps + 3) / 4 * 4;
     const bool one_step = steps == 1;
-    // Rows past the last point to the last; their sums are dropped.
+    // Where each row begins in the patch. Entries past the last row repeat it, and their sums are dropped.
     uint32_t offset[MOST_ROWS];
     bool patched = false;
     if constexpr (Rows::PATCHED) patched = rows.fits(Rows::ALONG_K ? r_end - r : step, r_end - r, PATCH_FLOATS);
@@ -342,7 +351,7 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
         micro_tiles = (r_end - r + MR - 1) / MR;
     }
     if constexpr (!Rows::ALONG_K) {
-        // Too tall to be packed.
+        // Without a patch, all rows of a tall tile cannot be packed at once: it is done in parts.
         constexpr uint32_t SOME = 256;
         if (!patched && r_end - r > MOST_ROWS) {
             for (; r < r_end; r += SOME) multiply_tile<W>(rows, vectors, epilogue, r, least(r + SOME, r_end), v, v_end, k, k_end);
@@ -386,7 +395,8 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
             float* const sums = own.tile + (one_step ? 0 : p * micro_tiles * (MR * WIDTH));
             for (uint32_t i = r, q = 0; i < r_end; q++) {
                 const uint32_t some = rows_at(i);
-                // What is wanted next: on the last step what the epilogue adds to, else this micro-tile's share of the next panel.
+                // What is prefetched: in the last step what the epilogue adds to, otherwise this micro-tile's share of what the next
+                // panel is packed from.
                 const uint32_t from = next_depth * q / micro_tiles, to = next_depth * (q + 1) / micro_tiles;
                 const Ahead ahead = last && Epilogue::READS ? epilogue.ahead(i + some, j, MR) : vectors.ahead(next_v, next_k + from, to - from);
                 float* acc = sums + (one_step && epilogue.rows == 1 ? 0 : q * (MR * WIDTH));
@@ -412,15 +422,16 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
                 if (last && epilogue.rows == 1) finish_rows<W>(epilogue, acc, i, some, j, least(WIDTH, v_end - j));
                 i += some;
             }
-            // A group of rows may lie in two micro-tiles, which follow each other in memory.
+            // Four rows that are summed to one may lie in two micro-tiles. These follow each other in memory: all are finished at once.
             if (last && epilogue.rows != 1) finish_rows<W>(epilogue, sums, r, r_end - r, j, least(WIDTH, v_end - j));
         }
         at += depth;
     } while (at < k_end);
 }
 
-// C rows v .. v_end, columns r .. r_end: the transposed product, for a B whose neighbours in memory lie along the depth. All of A's
-// part is packed, transposed, for each step; B's rows pass by once.
+// Computes C at rows v .. v_end and columns r .. r_end as a transposed product, for a B whose neighbours in memory lie along the
+// depth: `rows` is B, `vectors` is A. In each step along the depth, all that the tile needs of A is packed, and then B is gone through
+// once.
 template <class Rows, class Vectors, class Epilogue>
 static __attribute__((noinline)) void multiply_transposed(const Rows& rows, const Vectors& vectors, const Epilogue& epilogue, uint32_t r, uint32_t r_end, uint32_t v, uint32_t v_end, uint32_t k, uint32_t k_end) {
     static_assert(Epilogue::rows == 1, "nobody has asked for more");
@@ -450,8 +461,9 @@ static __attribute__((noinline)) void multiply_transposed(const Rows& rows, cons
         finish_columns(epilogue, tile + p * micro_tiles * (MR * NR), r, r_end - r, j, least(NR, v_end - j));
 }
 
-// The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k .. k_end. Where the grid has one row of
-// tiles, a block does all rows of C: of an A that is staged as a patch, the taps of a weight gradient, then nothing is packed twice.
+// The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k .. k_end. In the weight gradient of a
+// convolution (rows of A are taps, read from a patch), a grid of one row of tiles means that a block does all rows of C: B is then
+// packed once for at most 1,152 rows, not once for each tile.
 template <int BM, int BN, class A, class B, class Epilogue>
 DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k, uint32_t k_end) {
     const uint32_t m = tile_row * BM, n = blockIdx.x * BN;

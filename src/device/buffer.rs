@@ -149,7 +149,6 @@ impl<T: Element> Buffer<T> {
         Ok(Buffer { memory, offset: 0, len, precision, element: PhantomData })
     }
 
-    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -158,18 +157,15 @@ impl<T: Element> Buffer<T> {
         self.len == 0
     }
 
-    #[inline]
     pub fn device(&self) -> &Device {
         &self.memory.device
     }
 
-    #[inline]
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
     /// What kernels call the type of an element.
-    #[inline]
     pub(super) fn stored_type(&self) -> &'static str {
         if self.precision == Precision::F32 { T::NAME } else { self.precision.stored_type() }
     }
@@ -180,7 +176,6 @@ impl<T: Element> Buffer<T> {
 
     /// A part of this buffer, which shares its memory. Panics where the range is not inside the buffer: ranges come from
     /// the program's own arithmetic, never from a user.
-    #[inline]
     pub fn view(&self, range: Range<usize>) -> Buffer<T> {
         assert!(
             range.start <= range.end && range.end <= self.len,
@@ -230,7 +225,6 @@ impl<T: Element> Buffer<T> {
     }
 
     /// To be called before something is queued that works on this buffer.
-    #[inline]
     pub(super) fn hold(&self) {
         self.memory.device.hold(&self.memory);
     }
@@ -241,12 +235,10 @@ impl<T: Element> Buffer<T> {
         self.address()
     }
 
-    #[inline]
     pub(super) fn address(&self) -> u64 {
         self.memory.address + (self.offset * self.element_bytes()) as u64
     }
 
-    #[inline]
     pub(super) fn byte_range(&self) -> Range<u64> {
         self.address()..self.address() + (self.len * self.element_bytes()) as u64
     }

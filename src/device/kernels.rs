@@ -50,7 +50,6 @@ impl From<&'static Kernel> for Variants {
 
 impl Variants {
     /// The one for this precision, or the reason why there is none.
-    #[inline]
     pub(super) fn choose(&self, precision: Precision) -> std::result::Result<&'static Kernel, String> {
         let Variants(all) = self;
         let fallback = if precision == Precision::Tf32 { all[Precision::F32 as usize] } else { None };
@@ -61,7 +60,6 @@ impl Variants {
     }
 
     /// Whether this parameter is of the type that the precision decides.
-    #[inline]
     pub(super) fn stored(&self, parameter: usize) -> bool {
         let types = self.0.iter().flatten().map(|kernel| kernel.types.get(parameter));
         let mut types = types.skip_while(|kind| kind.is_none());

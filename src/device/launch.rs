@@ -118,7 +118,6 @@ pub fn traffic() -> Traffic {
 }
 
 impl<'a> Launch<'a> {
-    #[inline]
     pub(super) fn new(device: &'a Device, kernel: Variants, grid: [u32; 3]) -> Self {
         Launch {
             device,
@@ -138,7 +137,6 @@ impl<'a> Launch<'a> {
     }
 
     /// Says that the kernel is a product of this many multiplications and additions.
-    #[inline]
     pub fn product(mut self, flops: usize) -> Self {
         self.flops = flops as u64;
         self
@@ -171,7 +169,6 @@ impl<'a> Launch<'a> {
     }
 
     /// A number, or a `#[repr(C)]` struct of numbers, passed by value.
-    #[inline]
     pub fn scalar<S: bytemuck::NoUninit>(mut self, value: S) -> Self {
         let bytes = bytemuck::bytes_of(&value);
         let slots = bytes.len().div_ceil(SLOT_BYTES).max(1);
@@ -186,7 +183,6 @@ impl<'a> Launch<'a> {
         self
     }
 
-    #[inline]
     fn pointer<T: Element>(mut self, buffer: &Buffer<T>, written: bool) -> Self {
         if !buffer.device().same(self.device) {
             self.problem = Some(format!("argument {} is on another device", self.arguments));

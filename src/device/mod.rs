@@ -361,7 +361,6 @@ impl Device {
     }
 
     /// The block sizes and split counts that hold for this handle.
-    #[inline]
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
     }
@@ -371,7 +370,6 @@ impl Device {
         self.backend.kind().tuning()
     }
 
-    #[inline]
     pub(crate) fn fixed(&self) -> &'static Fixed {
         self.backend.kind().fixed()
     }
@@ -468,7 +466,6 @@ impl Device {
         }
     }
 
-    #[inline]
     pub(crate) fn launch(&self, kernel: impl Into<Variants>, grid: [u32; 3]) -> Launch<'_> {
         Launch::new(self, kernel.into(), grid)
     }
@@ -532,7 +529,6 @@ impl Device {
         }
     }
 
-    #[inline]
     pub(crate) fn same(&self, other: &Device) -> bool {
         Arc::ptr_eq(&self.backend, &other.backend)
     }
