@@ -37,10 +37,9 @@
 // sm_75 has tensor cores for f16 only. Its bf16 and tf32 products are those of tile_fma.h, with operands rounded as elsewhere.
 //
 // Each element of C is one chain of additions in the order of the depth, whatever the tile is, so results do not depend on its size.
-// There are two exceptions. A tensor core adds up the depth of one instruction in an order of its own. And on the host, a tile of a
-// convolution that has fewer columns than a quarter of a vector has a chain for each lane (multiply_narrow): where the last tile of a
-// row is that narrow in one size and not in another, results differ in rounding. They differ between executions too, also because not
-// every CPU has a fused multiply-add.
+// There are two exceptions, which do not depend on its size either. A tensor core adds up the depth of one instruction in an order of
+// its own. And on the host, a convolution that has fewer columns than a quarter of a vector has a chain for each lane (multiply_narrow).
+// Results differ between executions, also because not every CPU has a fused multiply-add.
 #pragma once
 #include "number.h"
 

@@ -362,8 +362,9 @@ static __attribute__((noinline)) void multiply_tile(const Rows& rows, const Vect
         if (patched) {
             rows.stage(patch, r, r_end);
             rows.places(offset, r, r_end, VECTOR);
-            const uint32_t lines = rows.window.R, columns = v_end - v;
-            if (columns < VECTOR / 4 && lines <= DEPTH && k_end - k + lines * VECTOR <= NARROW_DEPTH && k == 0 && k_end == rows.depth)
+            // By the columns of C, not by those of this tile, so that the size of tiles changes no result.
+            const uint32_t lines = rows.window.R;
+            if (vectors.rows < VECTOR / 4 && lines <= DEPTH && k_end - k + lines * VECTOR <= NARROW_DEPTH && k == 0 && k_end == rows.depth)
                 return multiply_narrow(own, offset, rows, vectors, epilogue, r, r_end, v, v_end, k, k_end);
         }
     }

@@ -1,7 +1,7 @@
 //! `kernels/conv.cu` against f64 loops, central differences of them, and PyTorch.
 
 use crate::common::*;
-use zgan::device::{Buffer, Device, Precision, Products};
+use zgan::device::{Buffer, Device, Precision, Products, Tuning};
 use zgan::ops::Activation;
 use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
 use zgan::ops::matmul::OutputGradient;
@@ -549,6 +549,30 @@ fn bits_do_not_depend_on_the_number_of_threads() {
         let one = bits(1);
         for threads in [2, 3, 7] {
             assert!(bits(threads) == one, "{isa}: {threads} threads give other bits than one");
+        }
+    }
+}
+
+/// The number of threads decides the tile. With these channels the last tile of a row is as narrow as it can be.
+#[test]
+fn bits_do_not_depend_on_the_tile() {
+    for isa in Device::host_isas() {
+        let device = Device::host_with_isa(2, isa).unwrap();
+        for channels in [1, 2, 3, 17, 65, 67, 129] {
+            let setup = Setup { before: LEAKY, bias: true, ..plain([1, 10, 9, channels], channels, [3, 3], 1, 1) };
+            let t = setup.tensors();
+            let mut first = None;
+            for (rows, columns) in Products::Conv.sizes_in(Precision::F32) {
+                let tuning = Tuning { forced_tile: Some((rows, columns)), ..device.tuning().clone() };
+                let out = evaluate(&device.with_tuning(tuning).unwrap(), &setup, &t);
+                let bits = [out.y, out.dx, out.dfilters, out.dbias]
+                    .map(|b| b.read().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+                for (name, (bits, first)) in
+                    ["y", "dx", "dfilters", "dbias"].iter().zip(bits.iter().zip(first.get_or_insert(bits.clone())))
+                {
+                    assert!(bits == first, "{isa}, {channels} channels: {rows}x{columns} gives other bits of {name}");
+                }
+            }
         }
     }
 }
