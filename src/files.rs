@@ -101,7 +101,10 @@ impl Staged {
         for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
             let (name, path) = (entry.file_name(), entry.path());
             let name = name.to_string_lossy();
-            if name.starts_with(STAGED) && name.ends_with(UNFINISHED) && matches!(lock(&path), Ok(Some(_))) {
+            if name.starts_with(STAGED)
+                && name.ends_with(UNFINISHED)
+                && let Ok(Some(_held)) = lock(&path)
+            {
                 let _ = fs::remove_dir_all(path);
             }
         }

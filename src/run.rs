@@ -314,7 +314,9 @@ pub fn find(runs_dir: &Path, name: &str) -> Result<PathBuf> {
 pub fn names(runs_dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(runs_dir).into_iter().flatten().flatten();
     let runs = entries.filter(|entry| entry.path().join(CONFIG).is_file());
-    let mut names: Vec<String> = runs.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let names = runs.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    // One that is being built is hidden.
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
     names.sort();
     names
 }
@@ -341,6 +343,12 @@ pub fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 pub fn newest_checkpoint(runs_dir: &Path, name: &str) -> Result<PathBuf> {
     let newest = checkpoints(&find(runs_dir, name)?)?.pop();
     newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
+}
+
+/// The newest of the checkpoints that lie beside this one and are older.
+pub fn older_checkpoint(path: &Path) -> Option<PathBuf> {
+    let beside = steps(path.parent()?, "safetensors").ok()?;
+    beside.into_iter().map(|(_, other)| other).take_while(|other| other != path).last()
 }
 
 /// The pictures of a run, from the oldest to the newest, with their steps.

@@ -292,7 +292,9 @@ fn names_what_exists(words: &[String]) -> Result<(), String> {
     };
     for pair in words.windows(2) {
         match (pair[0].as_str(), &pair[1]) {
-            ("--test", name) => there(format!("tests/{name}.rs"))?,
+            ("--test", name) => {
+                there(format!("tests/{name}/main.rs")).or_else(|_| there(format!("tests/{name}.rs")))?
+            }
             ("--bench", name) => there(format!("benches/{name}.rs"))?,
             ("--features", name) if manifest["features"].get(name).is_none() => {
                 return Err(format!("there is no feature {name}"));

@@ -103,6 +103,22 @@ fn what_killed_programs_left_is_removed_by_the_next_start() {
     assert_eq!(place.names("runs"), ["a", "b"]);
 }
 
+/// A limit on the size of files stands for a disk that is full.
+#[test]
+fn a_start_on_a_full_disk_leaves_nothing_and_replaces_nothing() {
+    let place = Place::new();
+    let full = |arguments: &str| format!("ulimit -f 0; zgan {TRAIN} --steps 2 {arguments}");
+    for arguments in ["--run a", "--run a --force", ""] {
+        place.says(&full(arguments), 1, &["toml", "File too large"]);
+        assert!(place.names("runs").is_empty(), "{:?}", place.names("runs"));
+    }
+    place.says(&format!("zgan {TRAIN} --steps 2 --run a"), 0, &[]);
+    let before = std::fs::read(place.checkpoint("a", 2)).unwrap();
+    place.says(&full("--run a --force"), 1, &["File too large"]);
+    assert_eq!(std::fs::read(place.checkpoint("a", 2)).unwrap(), before, "the run is still there");
+    assert_eq!(place.names("runs"), ["a"]);
+}
+
 #[test]
 fn a_run_whose_start_was_cut_off_is_told_and_replaced() {
     let place = Place::new();
@@ -216,7 +232,7 @@ fn a_checkpoint_that_does_not_fit_is_named_with_the_older_one() {
     let first = tensors.iter().find(|t| t.name.starts_with("generator.")).unwrap().name.clone();
     place.craft("a", 4, |_, tensors| tensors.retain(|t| t.name != first));
     place.says("zgan train --resume a", 1, &[newest, older, &first, "is missing"]);
-    place.says("zgan sample --run a --device host", 1, &[newest, &first, "is missing"]);
+    place.says("zgan sample --run a --device host", 1, &[newest, older, &first, "is missing"]);
     place.craft("a", 4, |_, all| {
         let mut wrong = tensors.iter().find(|t| t.name == first).unwrap().clone();
         wrong.shape.push(1);

@@ -15,7 +15,7 @@ use zgan::settings::Settings;
 use zgan::{Error, checkpoint, run};
 
 use super::tuned::Place;
-use super::{progress, say, settings_of, tell, thousands};
+use super::{progress, say, settings_of, tell, thousands, unfit};
 
 /// How many real images of each class are compared.
 pub(super) const REAL: usize = 500;
@@ -69,7 +69,7 @@ impl Eval {
         same_images(&path, &header.data, &data.info())?;
         let device = self.place.open()?;
         let setup = Setup::new(&settings, &header.data);
-        let unfit = || format!("{} cannot be drawn from", path.display());
+        let unfit = || unfit(&path, "drawn from");
         Trainer::check_tensors(&setup, &tensors).with_context(unfit)?;
         let mut trainer = Trainer::new(&device, &setup)?;
         trainer.restore(header.step, &tensors).with_context(unfit)?;

@@ -23,9 +23,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use zgan::Error;
 use zgan::checkpoint::Header;
 use zgan::settings::{PRESETS, Settings};
+use zgan::{Error, run};
 
 /// Trains GANs with hand-written kernels, on an NVIDIA GPU or on this machine's cores.
 #[derive(Parser)]
@@ -179,6 +179,12 @@ fn writable(option: &str, path: &Path) -> Result<(), Error> {
 fn settings_of(path: &Path, header: &Header) -> Result<Settings, Error> {
     let settings = Settings::new(None, &header.config).and_then(|settings| settings.check().map(|()| settings));
     settings.map_err(|error| Error::Checkpoint { path: path.to_path_buf(), what: format!("its settings: {error}") })
+}
+
+/// Says of a checkpoint whose tensors do not fit what it cannot be, and which one is older.
+fn unfit(path: &Path, what: &str) -> String {
+    let older = run::older_checkpoint(path).map(|older| format!("; {} is older", older.display()));
+    format!("{} cannot be {what}{}", path.display(), older.unwrap_or_default())
 }
 
 /// A command to type next. It names the folder of the runs where that is not the usual one.

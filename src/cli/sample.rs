@@ -15,7 +15,7 @@ use zgan::sizes::{filled, product, reserved};
 use zgan::{Error, files, run};
 
 use super::tuned::Place;
-use super::{grid, progress, say, settings_of, writable};
+use super::{grid, progress, say, settings_of, unfit, writable};
 
 #[derive(Args)]
 pub struct Sample {
@@ -93,8 +93,8 @@ impl Sample {
         }
         let device = self.place.open()?;
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
-        let mut generator = Generator::new(&device, &job.setup, &tensors, weights)
-            .with_context(|| format!("{} cannot be drawn from", path.display()))?;
+        let mut generator =
+            Generator::new(&device, &job.setup, &tensors, weights).with_context(|| unfit(&path, "drawn from"))?;
         drop(tensors);
         if job.setup.draws_points() {
             return job.scatter(&generator);

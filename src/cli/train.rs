@@ -18,7 +18,7 @@ use zgan::{Error, Result, files};
 
 use super::progress::{Progress, clock};
 use super::signals::{save_and_stop, stopped};
-use super::{eval, grid, next_command, say, thousands, tuned};
+use super::{eval, grid, next_command, say, thousands, tuned, unfit};
 
 /// What is not a setting of a run. The settings themselves are the fields of [`Settings`].
 #[derive(Args)]
@@ -57,6 +57,8 @@ impl Train {
             Run::check(settings.runs_dir(), written.run.as_deref(), self.force)?;
         }
         let newest = self.newest(&settings)?;
+        let newest_path = newest.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
+        let unfit = || unfit(&newest_path, "gone on from");
         let like = newest.as_ref().map(|(_, start)| start.header.data.classes.clone());
         let options = DataOptions { like, ..settings.data_options() };
         let data = settings.images.data.open(Split::Train, &options)?;
@@ -81,12 +83,12 @@ impl Train {
 
         save_and_stop();
         if let Some(start) = &start {
-            Trainer::check_tensors(&setup, &start.tensors).with_context(|| self.misfit(&settings))?;
+            Trainer::check_tensors(&setup, &start.tensors).with_context(unfit)?;
         }
         let mut trainer = Trainer::new(&device, &setup)?;
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
-            trainer.restore(start.header.step, &start.tensors).with_context(|| self.misfit(&settings))?;
+            trainer.restore(start.header.step, &start.tensors).with_context(unfit)?;
             start.header.scaling.map_or(Ok(()), |scaling| trainer.restore_scaling(scaling))?;
         }
         let (first, end) = (trainer.step_number(), written.stop_at.unwrap_or(steps));
@@ -240,19 +242,6 @@ impl Train {
         }
         eval::same_images(path, &header.data, info)?;
         Ok(start)
-    }
-
-    /// What to do about a newest checkpoint that the networks of these settings do not fit.
-    fn misfit(&self, settings: &Settings) -> String {
-        let folder = self.resume.as_ref().and_then(|name| run::find(settings.runs_dir(), name).ok());
-        let all = folder.and_then(|folder| run::checkpoints(&folder).ok()).unwrap_or_default();
-        match &all[..] {
-            [.., (_, older), (_, path)] => {
-                format!("{} cannot be gone on from; without it, {} is the newest", path.display(), older.display())
-            }
-            [(_, path)] => format!("{} cannot be gone on from, and there is no older one", path.display()),
-            [] => "the checkpoint cannot be gone on from".into(),
-        }
     }
 
     fn dry_run(
@@ -430,10 +419,11 @@ impl Session {
                 }
             }
             let paused = Instant::now();
-            let picture = if draw { Some(self.draw(step)?) } else { None };
+            // First what cannot be made again.
             if save {
                 self.save(step)?;
             }
+            let picture = if draw { Some(self.draw(step)?) } else { None };
             if let Some(picture) = picture.filter(|_| last) {
                 return Ok(Ended { picture, interrupted, time: begun.elapsed() });
             }
