@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::DataInfo;
 use crate::device::size;
+use crate::sizes::reserved;
 use crate::{Error, Result, files};
 
 /// The version of the format. It changes when old programs cannot read new files, or new programs old files.
@@ -160,8 +161,7 @@ pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
             return Err(fail(format!("tensor {name} is {:?}, expected F32", view.dtype())));
         }
         let numbers = view.data().as_chunks::<4>().0;
-        let mut values = Vec::new();
-        values.try_reserve_exact(numbers.len()).map_err(|_| out_of_memory(path, bytes.len()))?;
+        let mut values = reserved(name, numbers.len()).map_err(|_| out_of_memory(path, bytes.len()))?;
         values.extend(numbers.iter().map(|b| f32::from_le_bytes(*b)));
         tensors.push(NamedTensor { name: name.to_string(), shape: view.shape().to_vec(), values });
     }

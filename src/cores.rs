@@ -6,6 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Result;
 
+/// How many threads work where so many were asked for; 0 asks for one a core.
+pub fn threads(asked: usize) -> usize {
+    if asked > 0 { asked } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
+}
+
 /// Calls `one` for the numbers 0 .. count on all cores, and gives the results in order. Each core has what `open` makes,
 /// devices for instance, for itself.
 pub fn on_all_cores<D, T: Send>(
@@ -26,7 +31,7 @@ pub fn on_all_cores<D, T: Send>(
             results.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(at, result);
         }
     };
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get()).min(count);
+    let cores = threads(0).min(count);
     std::thread::scope(|scope| {
         // This thread works as well. Where the system refuses another one, those that there are do its work.
         let start = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();

@@ -1,6 +1,8 @@
-//! Products and sums of sizes, and memory whose size follows from a file or a setting. Sizes come from callers, files and settings, and memory is reached by them, so none may wrap
-//! around: `usize::MAX` stands for whatever is more than a `usize` can hold. No buffer has as many elements, so a comparison
-//! with the length of one fails, and an allocation of as many is refused.
+//! Products and sums of sizes, and memory whose size follows from a file or a setting.
+//!
+//! Sizes come from callers, files and settings, and memory is reached by them, so none may wrap around: `usize::MAX` stands
+//! for whatever is more than a `usize` can hold. No buffer has as many elements, so a comparison with the length of one
+//! fails, and an allocation of as many is refused.
 
 use crate::device::size;
 use crate::{Error, Result};

@@ -1,31 +1,21 @@
 //! The program as it is used: every test runs the built binary in a folder of its own.
 
+#[path = "common/place.rs"]
+mod place;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use place::{Place, ZGAN, says, text};
 use zgan::nn::Fusion;
 use zgan::settings::{self, Batches, Images, Networks, PRESETS, Settings, Training, Written};
 
-const ZGAN: &str = env!("CARGO_BIN_EXE_zgan");
-
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
     fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(ZGAN);
-        // What somebody measured on this machine is nothing to these tests.
-        command.env("ZGAN_TUNING", "off");
-        command.args(arguments.split_whitespace()).current_dir(self.0.path()).stdin(Stdio::null());
+        let mut command = self.program(ZGAN);
+        command.args(arguments.split_whitespace());
         // A classifier takes longer than all of these trainings.
         if arguments.starts_with("train ") {
             command.arg("--no-eval");
@@ -34,20 +24,15 @@ impl Place {
     }
 
     /// Runs to its end, which must be `code`, and gives everything it wrote.
+    #[track_caller]
     fn zgan(&self, arguments: &str, code: i32) -> String {
-        let output = self.command(arguments).output().unwrap();
-        let text = text(&output);
-        assert_eq!(output.status.code(), Some(code), "zgan {arguments}\n{text}");
-        assert!(!text.contains("panicked"), "zgan {arguments}\n{text}");
-        text
+        self.says(arguments, code, &[])
     }
 
     /// As [`Place::zgan`]; the output must hold all of `parts`.
-    fn says(&self, arguments: &str, code: i32, parts: &[&str]) {
-        let text = self.zgan(arguments, code);
-        for part in parts {
-            assert!(text.contains(part), "zgan {arguments}\ndoes not say {part:?}:\n{text}");
-        }
+    #[track_caller]
+    fn says(&self, arguments: &str, code: i32, parts: &[&str]) -> String {
+        says(&mut self.command(arguments), &format!("zgan {arguments}"), code, parts)
     }
 
     /// A short training of few images on the host.
@@ -55,18 +40,11 @@ impl Place {
         self.zgan(&format!("train --preset softmax-gan --device host --batch 16 {arguments}"), 0)
     }
 
-    fn checkpoint(&self, run: &str, step: u64) -> Vec<u8> {
-        let path = self.path(&format!("runs/{run}/checkpoints/step-{step:06}.safetensors"));
+    /// The bytes of a run's checkpoint.
+    fn saved(&self, run: &str, step: u64) -> Vec<u8> {
+        let path = self.checkpoint(run, step);
         std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).unwrap()
-    }
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 fn files(folder: &Path) -> Vec<String> {
@@ -273,12 +251,12 @@ fn a_short_run_leaves_everything() {
     }
     // What the run used makes the same run again.
     place.zgan("train --config runs/first/config.toml --run again", 0);
-    assert_eq!(place.checkpoint("first", 12), place.checkpoint("again", 12));
+    assert_eq!(place.saved("first", 12), place.saved("again", 12));
     assert_eq!(place.read("runs/first/config.toml"), place.read("runs/again/config.toml"));
     place.train("--steps 12 --run other --seed 2");
-    assert_ne!(place.checkpoint("first", 12), place.checkpoint("other", 12));
+    assert_ne!(place.saved("first", 12), place.saved("other", 12));
     place.train("--steps 12 --run threads --threads 1");
-    assert_eq!(place.checkpoint("first", 12), place.checkpoint("threads", 12), "threads change no number");
+    assert_eq!(place.saved("first", 12), place.saved("threads", 12), "threads change no number");
 }
 
 #[test]
@@ -295,7 +273,7 @@ fn an_interrupted_run_ends_as_one_that_went_through() {
     std::fs::write(&metrics, format!("{rows}60,1,2,3,4,5,6,7,8,9,10,11\n80,1,2")).unwrap();
     std::fs::write(place.path("runs/parts/checkpoints/step-000060.safetensors.unfinished"), "half").unwrap();
     place.zgan("train --resume parts", 0);
-    assert_eq!(place.checkpoint("through", 100), place.checkpoint("parts", 100));
+    assert_eq!(place.saved("through", 100), place.saved("parts", 100));
     assert_eq!(files(&place.path("runs/parts/checkpoints")), ["step-000050.safetensors", "step-000100.safetensors"]);
     for step in [30, 60, 90, 100] {
         let picture = |run: &str| std::fs::read(place.path(&format!("runs/{run}/samples/step-{step:06}.png"))).unwrap();
@@ -337,7 +315,7 @@ fn several_d_steps_take_several_batches_and_resume_too() {
     assert_eq!((row.len(), row[4], row[5]), (12, "", ""), "{metrics}");
     place.train(&format!("{settings} --run parts --stop-at 5"));
     place.zgan("train --resume parts", 0);
-    assert_eq!(place.checkpoint("through", 8), place.checkpoint("parts", 8));
+    assert_eq!(place.saved("through", 8), place.saved("parts", 8));
     // With rates that fall, a longer training would have been another from the start.
     place.says("train --resume parts --steps 9", 2, &["steps is 8", "9 here", "from step 2 to 0 at step 8"]);
     // G's batch follows D's unless it is given.
@@ -389,7 +367,7 @@ fn every_preset_resumes_to_the_same_bits() {
         place.zgan(&format!("{train} --run {preset}"), 0);
         place.zgan(&format!("{train} --run {preset}-parts --stop-at 3"), 0);
         place.zgan(&format!("train --resume {preset}-parts"), 0);
-        let at = |run: &str, step| place.checkpoint(&format!("{preset}{run}"), step);
+        let at = |run: &str, step| place.saved(&format!("{preset}{run}"), step);
         assert!(at("", 5) == at("-parts", 5), "{preset}");
         assert!(at("-parts", 3) != at("-parts", 5), "{preset} moves");
         let picture = |run: &str| std::fs::read(place.path(&format!("runs/{preset}{run}/samples/step-000005.png")));
@@ -543,7 +521,7 @@ fn a_full_disk_loses_nothing() {
     }
     place.zgan("train --resume a", 0);
     place.train("--steps 20 --run b");
-    assert_eq!(place.checkpoint("a", 20), place.checkpoint("b", 20));
+    assert_eq!(place.saved("a", 20), place.saved("b", 20));
 }
 
 #[test]
@@ -672,7 +650,7 @@ fn the_ring_is_trained_and_drawn() {
     assert_eq!(picture(&place.path("runs/through/samples/step-000020.png")), (400, 400));
     place.zgan(&format!("{train} --run parts --stop-at 10"), 0);
     place.zgan("train --resume parts", 0);
-    assert!(place.checkpoint("through", 20) == place.checkpoint("parts", 20));
+    assert!(place.saved("through", 20) == place.saved("parts", 20));
     place.says("sample --run parts --device host", 0, &["2500 points after step 20", "of 8 covered"]);
     assert_eq!(picture(&place.path("grid.png")), (400, 400));
     place.says("train --preset ring --data mnist-10k", 2, &["preset ring", "mnist-10k"]);
@@ -791,7 +769,7 @@ fn without_a_thread_to_decode_a_training_goes_on() {
             run(&format!("{ON_NUMBERS} --threads 1 --steps 2 --no-eval --data-memory {memory} --run r{memory}"));
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     }
-    assert_eq!(place.checkpoint("r0", 2), place.checkpoint("r1", 2));
+    assert_eq!(place.saved("r0", 2), place.saved("r1", 2));
     let output = run("sample --run r0 --device host --threads 1 --count 3 --out many");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(tree(&place.path("many")).len(), 3);

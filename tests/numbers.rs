@@ -1,9 +1,12 @@
 //! What diverges stops and says so, and leaves good checkpoints; networks that died are told; schedules keep their shape.
 
+#[path = "common/place.rs"]
+mod place;
+
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
+use place::{Place, ZGAN, says};
 use zgan::Error;
 use zgan::checkpoint::{self, NamedTensor, load, load_finite, save};
 use zgan::data::{DataInfo, DataSource, ImageShape, Split, ring};
@@ -11,43 +14,18 @@ use zgan::device::{Device, HAS_CHECK, Precision};
 use zgan::gan::{Setup, Trainer};
 use zgan::settings::{Loss, PRESETS, Preset, Settings, Update};
 
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
     /// Runs `zgan train` to its end, which must be `code`, and gives everything it wrote.
+    #[track_caller]
     fn train(&self, arguments: &str, code: i32) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
-        command.env("ZGAN_TUNING", "off").current_dir(self.0.path()).stdin(Stdio::null());
-        command.arg("train").args(arguments.split_whitespace()).args(["--no-eval", "--device", "host"]);
-        let output = command.output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert_eq!(output.status.code(), Some(code), "zgan train {arguments}\n{text}");
-        assert!(!text.contains("panicked"), "{text}");
-        text
+        self.says(arguments, code, &[])
     }
 
+    #[track_caller]
     fn says(&self, arguments: &str, code: i32, parts: &[&str]) -> String {
-        let text = self.train(arguments, code);
-        for part in parts {
-            assert!(text.contains(part), "zgan train {arguments}\ndoes not say {part:?}:\n{text}");
-        }
-        text
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    fn checkpoint(&self, run: &str, step: u64) -> PathBuf {
-        self.path(&format!("runs/{run}/checkpoints/step-{step:06}.safetensors"))
+        let mut command = self.program(ZGAN);
+        command.arg("train").args(arguments.split_whitespace()).args(["--no-eval", "--device", "host"]);
+        says(&mut command, &format!("zgan train {arguments}"), code, parts)
     }
 
     fn checkpoints(&self, run: &str) -> Vec<(u64, PathBuf)> {

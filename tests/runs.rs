@@ -2,52 +2,33 @@
 //! memory, signals. Every test runs the built program in a folder of its own.
 #![cfg(unix)]
 
+#[path = "common/place.rs"]
+mod place;
+
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
+use place::{Place, ZGAN, says, text};
 use zgan::checkpoint::{Header, NamedTensor, load, save};
 use zgan::data::ImageShape;
 use zgan::picture::Picture;
 
-const ZGAN: &str = env!("CARGO_BIN_EXE_zgan");
 const TRAIN: &str = "train --preset softmax-gan --device host --batch 16 --no-eval";
 
-struct Place(tempfile::TempDir);
-
 impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
     /// Runs a line of bash, in which `zgan` is the program.
     fn bash(&self, line: &str) -> Command {
-        let mut command = Command::new("bash");
-        command.args(["-c", &format!("zgan() {{ {ZGAN} \"$@\"; }}; {line}")]).current_dir(self.0.path());
-        command.env("ZGAN_TUNING", "off").env("XDG_CACHE_HOME", self.path("cache")).stdin(Stdio::null());
+        let mut command = self.program("bash");
+        command.args(["-c", &format!("zgan() {{ {ZGAN} \"$@\"; }}; {line}")]);
+        command.env("XDG_CACHE_HOME", self.path("cache"));
         command
     }
 
     /// The line must end with `code`, and say all of `parts`.
     #[track_caller]
     fn says(&self, line: &str, code: i32, parts: &[&str]) -> String {
-        let output = self.bash(line).output().unwrap();
-        let said = text(&output);
-        assert_eq!(output.status.code(), Some(code), "{line}\n{said}");
-        for part in parts {
-            assert!(said.contains(part), "{line}\ndoes not say {part:?}:\n{said}");
-        }
-        assert!(!said.contains("panicked"), "{line}\n{said}");
-        said
-    }
-
-    fn checkpoint(&self, run: &str, step: u64) -> PathBuf {
-        self.path(&format!("runs/{run}/checkpoints/step-{step:06}.safetensors"))
+        says(&mut self.bash(line), line, code, parts)
     }
 
     fn mode(&self, name: &str) -> u32 {
@@ -69,10 +50,6 @@ impl Place {
         change(&mut header, &mut tensors);
         save(&path, &tensors, &header).unwrap();
     }
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `zgan bench --scaling`
 
+use zgan::cores::threads;
 use zgan::device::DeviceChoice;
 use zgan::instruments::bench::{MeasuredRival, Settings, exponent, provenance, scalings};
 
@@ -80,7 +81,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
 
 /// 1, 2, 4 and so on, up to the number that was asked for or to all cores.
 fn thread_counts(asked: usize) -> Vec<usize> {
-    let all = if asked > 0 { asked } else { std::thread::available_parallelism().map_or(1, |n| n.get()) };
+    let all = threads(asked);
     let mut counts: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&n| n < all).collect();
     counts.push(all);
     counts

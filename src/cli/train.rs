@@ -98,16 +98,17 @@ impl Train {
             return Ok(ExitCode::SUCCESS);
         }
         let run = match &self.resume {
-            Some(name) => Run::open(settings.runs_dir(), name)?,
+            Some(name) => {
+                let run = Run::open(settings.runs_dir(), name)?;
+                run.save_settings(&settings)?;
+                run.save_tuning(&device)?;
+                run
+            }
             None => {
                 let name = written.run.as_deref();
                 Run::create(settings.runs_dir(), name, settings.preset.name, self.force, &settings, &device)?
             }
         };
-        if self.resume.is_some() {
-            run.save_settings(&settings)?;
-            run.save_tuning(&device)?;
-        }
         let log = run.metrics(first, &setup.more_metrics())?;
         say(format!("run     {}, steps {first} to {end} of {steps}", run.folder().display()));
         if let Some(changed) = &log.changed {

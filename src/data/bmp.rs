@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, ErrorKind, Read};
 
-use super::decode::{Decoded, Fault, Limits, Pixels};
+use super::decode::{Decoded, Fault, Limits, Pixels, buffer};
 
 /// What the headers say.
 struct Header {
@@ -30,7 +30,7 @@ pub fn decode(mut input: impl BufRead, limits: &Limits) -> Result<Decoded, Fault
     let _memory = limits.picture(width, height, 4)?;
     let with_alpha = header.masks[3] != 0;
     let channels = if with_alpha { 4 } else { 3 };
-    let mut pixels = vec![0; width * height * channels];
+    let mut pixels = buffer((width * height).checked_mul(channels))?;
     let place = |line: usize| if header.top_down { line } else { height - 1 - line };
     if matches!(header.coding, RUNS_OF_8 | RUNS_OF_4) {
         let indices = runs(&mut input, &header)?;
@@ -161,7 +161,7 @@ impl Header {
 /// The indices of a run-length coded picture, from its first line in the file on.
 fn runs(input: &mut impl Read, header: &Header) -> Result<Vec<u8>, Fault> {
     let (width, height, half) = (header.width, header.height, header.coding == RUNS_OF_4);
-    let mut indices = vec![0; width * height];
+    let mut indices = buffer(Some(width * height))?;
     let (mut x, mut y) = (0, 0);
     let mut put = |x: &mut usize, y: usize, index: u8| {
         if *x < width && y < height {

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::{ImageShape, bmp, exif, jpeg};
+use crate::sizes::filled;
 
 /// The usual limit of pixels, 2^27: 3 bytes a pixel are 384 MiB.
 pub const MAX_PIXELS: usize = 1 << 27;
@@ -166,11 +167,9 @@ fn fault(error: impl std::fmt::Display) -> Fault {
 }
 
 /// Room for decoded pixels, which [`Limits::picture`] has made sure of.
-fn buffer(len: Option<usize>) -> Result<Vec<u8>, Fault> {
-    let mut pixels = Vec::new();
-    let len = len.filter(|len| pixels.try_reserve_exact(*len).is_ok());
-    pixels.resize(len.ok_or(Fault::Machine("more pixels than memory holds".into()))?, 0);
-    Ok(pixels)
+pub(super) fn buffer(len: Option<usize>) -> Result<Vec<u8>, Fault> {
+    let pixels = len.and_then(|len| filled("pixels", len, 0).ok());
+    pixels.ok_or(Fault::Machine("more pixels than memory holds".into()))
 }
 
 fn png(input: impl BufRead + Seek, limits: &Limits) -> Result<Decoded, Fault> {
@@ -360,11 +359,8 @@ fn crop_and_scale(from: &Decoded, shape: ImageShape, out: &mut [u8]) -> Result<(
 
     // Line by line of the picture: scaled along the line, then added to all lines of the image that depend on it.
     let len = shape.width * channels;
-    let mut sums = Vec::new();
-    if sums.try_reserve_exact(shape.len()).is_err() {
-        return Err(Fault::Machine(format!("an image of {shape} needs more memory than there is")));
-    }
-    sums.resize(shape.len(), 0.0f32);
+    let sums = filled("an image", shape.len(), 0.0f32);
+    let mut sums = sums.map_err(|_| Fault::Machine(format!("an image of {shape} needs more memory than there is")))?;
     let (mut source, mut narrow) = (vec![0; width * channels], vec![0.0f32; len]);
     let top = down.first().map_or(0, |taps| taps.first);
     let bottom = down.iter().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(0);

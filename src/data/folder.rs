@@ -17,6 +17,7 @@ use super::decode::{self, Fault, Limits};
 use super::listing::{self, Class, Listing, Place};
 use super::zip::Zip;
 use super::{DataOptions, Dataset, ImageShape, settle};
+use crate::sizes::filled;
 use crate::{Error, Result};
 
 /// What becomes of a file that cannot be decoded.
@@ -206,12 +207,10 @@ impl Files {
 
     /// All images (count, H, W, C), decoded by all threads.
     pub fn read_all(&self) -> Result<Vec<u8>> {
-        let mut all = Vec::new();
-        if all.try_reserve_exact(self.bytes()).is_err() {
+        let mut all = filled("images", self.bytes(), 0).map_err(|_| {
             let what = format!("{} images of {} need more memory than there is", self.places.len(), self.shape);
-            return Err(Error::Config(format!("data: {what}; a smaller --data-memory streams them from the disk")));
-        }
-        all.resize(self.bytes(), 0);
+            Error::Config(format!("data: {what}; a smaller --data-memory streams them from the disk"))
+        })?;
         let next = Mutex::new(all.chunks_exact_mut(self.shape.len()).enumerate());
         // All threads' errors are kept, to tell that of the first file whichever thread met it.
         let failed = AtomicUsize::new(usize::MAX);

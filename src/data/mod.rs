@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cores::threads;
 use crate::sizes::product;
 use crate::{Error, Result};
 
@@ -99,8 +100,7 @@ pub struct DataOptions {
 impl DataOptions {
     /// How many threads decode: at most 16 where nobody says how many.
     fn threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get()).min(16);
-        if self.threads == 0 { cores() } else { self.threads }
+        if self.threads == 0 { threads(0).min(16) } else { self.threads }
     }
 }
 

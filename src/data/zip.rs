@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::DeflateDecoder;
 use rawzip::{CompressionMethod, FileReader, RECOMMENDED_BUFFER_SIZE, ZipArchive, ZipArchiveEntryWayfinder};
 
+use crate::sizes::reserved;
 use crate::{Error, Result};
 
 pub struct Zip {
@@ -59,10 +60,9 @@ impl Zip {
     /// The bytes of a file, at most `most`. The error says what is wrong.
     pub fn read(&self, way: Way, most: u64) -> std::result::Result<Vec<u8>, String> {
         let said = way.at.uncompressed_size_hint();
-        let mut bytes = Vec::new();
-        if said > most || bytes.try_reserve_exact(said as usize).is_err() {
-            return Err(format!("{said} bytes, expected at most {most}"));
-        }
+        let too_large = || format!("{said} bytes, expected at most {most}");
+        let room = usize::try_from(said).ok().filter(|_| said <= most).ok_or_else(too_large)?;
+        let mut bytes = reserved("a file of a zip", room).map_err(|_| too_large())?;
         let entry = self.archive.get_entry(way.at).map_err(|e| e.to_string())?;
         let packed: Box<dyn Read> = match way.method {
             CompressionMethod::STORE => Box::new(entry.reader()),

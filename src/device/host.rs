@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use super::kernels::{EntryTable, HostEntry, Kernel, kernel};
 use super::needs_check;
-use crate::{Error, Result};
+use crate::{Error, Result, cores};
 
 pub(super) struct Host {
     table: &'static EntryTable,
@@ -53,7 +53,7 @@ impl Host {
             Error::Device(format!("ZGAN_ISA={}: this machine has {}", isa.unwrap_or("?"), there.join(", ")))
         })?;
         let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            0 => cores::threads(0),
             n if n <= 1024 => n,
             n => return Err(Error::Device(format!("--threads {n}: at most 1024"))),
         };

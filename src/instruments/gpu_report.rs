@@ -80,11 +80,7 @@ fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     rows.fold(heads, |text, row| text + &line(row.iter().map(|cell| cell.replace('|', "\\|")).collect()))
 }
 
-/// The milliseconds of a step, or a dash.
-fn milliseconds(step: Option<&Value>, field: &str) -> Option<f64> {
-    step.and_then(|step| step[field].as_f64())
-}
-
+/// A number of a table, or a dash.
 fn shown(value: Option<f64>) -> String {
     value.map_or("-".into(), |value| if value < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") })
 }
@@ -173,18 +169,18 @@ impl Checked {
         let mut rows = Vec::new();
         for step in steps {
             let name = step["step"].as_str().unwrap_or_default();
-            let Some(ours) = milliseconds(Some(step), "median_ms") else {
+            let Some(ours) = step["median_ms"].as_f64() else {
                 let error = step["error"].as_str().unwrap_or("no figure");
                 rows.push([&[name.to_string(), error.to_string()], &vec!["-".to_string(); 6][..]].concat());
                 continue;
             };
             let form = |form: &str| {
                 let found = theirs.iter().find(|their| their["step"] == step["step"] && their["form"] == form);
-                milliseconds(found, "median_ms")
+                found.and_then(|their| their["median_ms"].as_f64())
             };
             let forms = ["eager", "graph", "compile"].map(form);
             let best = forms.iter().flatten().copied().reduce(f64::min);
-            let mut row = vec![name.to_string(), shown(Some(ours)), shown(milliseconds(Some(step), "launched_ms"))];
+            let mut row = vec![name.to_string(), shown(Some(ours)), shown(step["launched_ms"].as_f64())];
             row.extend(forms.map(shown));
             row.push(shown(best.map(|best| ours / best)));
             row.push(shown(card.and_then(|card| least(card, step)).map(|least| ours / least)));

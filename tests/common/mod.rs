@@ -273,6 +273,22 @@ pub fn assert_as_good(name: &str, found: &Buffer<f32>, exact: &[f64], floor: f64
     assert!(error <= allowed, "{name} in {precision}: off by {error:.3e}, {naive:.3e} when only rounded");
 }
 
+/// The bits of these results, to compare them exactly.
+pub fn bits<const N: usize>(results: [Buffer<f32>; N]) -> [Vec<u32>; N] {
+    results.map(|buffer| buffer.read().unwrap().iter().map(|x| x.to_bits()).collect())
+}
+
+/// That this has the same bits however many threads the host has, which decide how work is divided.
+pub fn assert_same_on_any_threads<const N: usize>(evaluate: impl Fn(&Device) -> [Buffer<f32>; N]) {
+    for isa in Device::host_isas() {
+        let on = |threads: usize| bits(evaluate(&Device::host_with_isa(threads, isa).unwrap()));
+        let one = on(1);
+        for threads in [2, 3, 7] {
+            assert!(on(threads) == one, "{isa}: {threads} threads give other bits than one");
+        }
+    }
+}
+
 pub fn to_f64(values: &[f32]) -> Vec<f64> {
     values.iter().map(|x| f64::from(*x)).collect()
 }

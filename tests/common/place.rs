@@ -1,0 +1,53 @@
+//! A folder of its own in which a test runs the program.
+#![allow(dead_code)]
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+pub const ZGAN: &str = env!("CARGO_BIN_EXE_zgan");
+
+pub struct Place(pub tempfile::TempDir);
+
+impl Place {
+    pub fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// The file of a run's checkpoint.
+    pub fn checkpoint(&self, run: &str, step: u64) -> PathBuf {
+        self.path(&format!("runs/{run}/checkpoints/step-{step:06}.safetensors"))
+    }
+
+    /// This program in the folder. What somebody measured on this machine is nothing to tests.
+    pub fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("ZGAN_TUNING", "off").current_dir(self.0.path()).stdin(Stdio::null());
+        command
+    }
+}
+
+/// Everything that a program wrote.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The command must end with `code`, and say all of `parts`; `shown` is what a failure calls it. Gives everything it wrote.
+#[track_caller]
+pub fn says(command: &mut Command, shown: &str, code: i32, parts: &[&str]) -> String {
+    let output = command.output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{shown}\n{said}");
+    assert!(!said.contains("panicked"), "{shown}\n{said}");
+    for part in parts {
+        assert!(said.contains(part), "{shown}\ndoes not say {part:?}:\n{said}");
+    }
+    said
+}
