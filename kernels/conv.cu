@@ -10,8 +10,8 @@
 //
 //   g[n][p][q][k] = row_scale[n] * unpool(dy * act'(y))     the gradient by z: the effective output gradient.
 //                   unpool: a quarter of a pooled pixel's gradient goes to each of its 2 x 2 pixels. row_scale null: 1.
-//   dv (N, H, W, C) = sum over r, s, k of g[n][p][q][k] w[r][s][c][k], with the p and q for which p stride - pad + r = h and
-//                   q stride - pad + s = w. Each element of dv gathers its terms from g, through filters that are turned around
+//   dv (N, H, W, C) = sum over r, s, k of g[n][p][q][k] w[r][s][c][k], with p = h + pad - r and q = w + pad - s, for a stride
+//                   of 1. Each element of dv gathers its terms from g, through filters that are turned around
 //                   (conv_flip_filters), so that the order of the sum is fixed.
 //   dx = mask * dv  mask: act_x'(x), from the stored x, where the prologue is a (leaky) ReLU and nothing else; otherwise 1.
 //                   Where the prologue upsamples, there is no mask, and dx (N, H / 2, W / 2, C) is the sum of dv over each 2 x 2.
@@ -28,7 +28,8 @@
 #include "device/activation.h"
 #include "device/number.h"
 #include "device/tile.h"
-#include "device/window.h"
+#include "device/gradient.h"
+#include "device/gather.h"
 
 PRECISIONS(f32, tf32, bf16, f16)
 
@@ -39,37 +40,37 @@ struct Image {
     const float* RESTRICT shift;
     Activation activation;
     uint32_t H, W, C;      // the sizes of v
-    uint32_t up;           // 1: x has half as many rows and columns
+    uint32_t half;         // 1: x has half as many rows and columns
     uint32_t table_stride; // C where each sample has its own scale, else 0
 
-    // Host only: writes the first `columns` pixels of v's row h, each `apart` floats after the one before. The activation is
-    // chosen once for the row, outside the loops.
-    MEMBER void load_line(float* to, uint32_t n, uint32_t h, uint32_t columns, uint32_t apart) const {
-        const T* from = x + (uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) * C;
+    // Host only: writes the first `columns` pixels of v's row h, one after the other. The activation is chosen once for the row,
+    // outside the loops.
+    MEMBER void load_line(float* to, uint32_t n, uint32_t h, uint32_t columns) const {
+        const T* from = x + (uint64_t(n) * (H >> half) + (h >> half)) * (W >> half) * C;
         const float* RESTRICT a = scale + uint64_t(n) * table_stride;
         const float* RESTRICT b = shift + uint64_t(n) * table_stride;
-        const uint32_t each = C, half = up;
+        const uint32_t each = C, halved = half;
         const bool scaled = scale != nullptr;
         with_activation(activation, [=](auto act) {
-            if (!scaled && !half && apart == each) {
+            if (!scaled && !halved) {
                 by_vectors(columns * each, [=](uint64_t i) { to[i] = factor(act(from[i])); });
             } else if (scaled) {
                 for (uint32_t w = 0; w < columns; w++) {
-                    const T* RESTRICT pixel = from + (w >> half) * each;
-                    float* RESTRICT here = to + w * apart;
+                    const T* RESTRICT pixel = from + (w >> halved) * each;
+                    float* RESTRICT here = to + w * each;
                     by_vectors(each, [=](uint64_t i) { here[i] = factor(act(pixel[i] * a[i] + b[i])); });
                 }
             } else {
                 for (uint32_t w = 0; w < columns; w++) {
-                    const T* RESTRICT pixel = from + (w >> half) * each;
-                    float* RESTRICT here = to + w * apart;
+                    const T* RESTRICT pixel = from + (w >> halved) * each;
+                    float* RESTRICT here = to + w * each;
                     by_vectors(each, [=](uint64_t i) { here[i] = factor(act(pixel[i])); });
                 }
             }
         });
     }
     template <class Store> MEMBER void load(uint32_t n, uint32_t h, uint32_t w, uint32_t c, uint32_t count, Store store) const {
-        const T* RESTRICT from = x + (((uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) + (w >> up)) * C + c);
+        const T* RESTRICT from = x + (((uint64_t(n) * (H >> half) + (h >> half)) * (W >> half) + (w >> half)) * C + c);
         const float* RESTRICT a = scale + (uint64_t(n) * table_stride + c);
         const float* RESTRICT b = shift + (uint64_t(n) * table_stride + c);
         const bool scaled = scale != nullptr;
@@ -83,40 +84,30 @@ struct Image {
             }
         });
     }
-#if TENSOR_CORES
-    MEMBER bool whole() const { return aligned(x) && aligned(scale) && aligned(shift) && C % PIECE == 0; }
-    MEMBER bool same() const { return !scale && activation.code == 0; }
-    MEMBER const T* start() const { return x; }
-    MEMBER const T* place(uint32_t n, uint32_t h, uint32_t w, uint32_t c) const {
-        return x + (((uint64_t(n) * (H >> up) + (h >> up)) * (W >> up) + (w >> up)) * C + c);
-    }
+#if !defined(ZGAN_HOST)
     typedef RawPiece Raw;
-    MEMBER Raw raw(uint32_t n, uint32_t h, uint32_t w, uint32_t c) const { return {load_piece(place(n, h, w, c))}; }
-    MEMBER void finish(const Raw& raw, uint32_t n, uint32_t c, float (&v)[PIECE]) const {
-        unpack(v, raw.piece);
+    MEMBER bool whole() const { return aligned(x) && aligned(scale) && aligned(shift) && C % PIECE == 0; }
+    MEMBER bool same() const { return !scale && !half && activation.code == 0; }
+    MEMBER const T* start() const { return x; }
+    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const { raw.values = load_piece(walk.at(i, x)); }
+    template <class Walk> MEMBER void finish(const Raw& raw, const Walk& walk, int i, float (&v)[PIECE]) const {
+        unpack(v, raw.values);
         if (scale) {
             float a[PIECE], b[PIECE];
-            load_whole(a, scale + (uint64_t(n) * table_stride + c));
-            load_whole(b, shift + (uint64_t(n) * table_stride + c));
+            load_whole(a, lines_after(scale + walk.channel(i), walk.sample(i), table_stride));
+            load_whole(b, lines_after(shift + walk.channel(i), walk.sample(i), table_stride));
             UNROLL
-            for (int i = 0; i < PIECE; i++) v[i] = v[i] * a[i] + b[i];
+            for (int j = 0; j < PIECE; j++) v[j] = v[j] * a[j] + b[j];
         }
-        with_activation(activation, [&](auto act) {
-            UNROLL
-            for (int i = 0; i < PIECE; i++) v[i] = act(v[i]);
-        });
+        UNROLL
+        for (int j = 0; j < PIECE; j++) v[j] = leaky_relu(v[j], activation.slope);
     }
 #endif
 };
 
 // g, computed from dy and y as it is read.
-struct Gradient {
-    const T* RESTRICT dy;
-    const T* RESTRICT y;  // dy again where act is the identity and the caller gives no y: its values then do not matter
-    const float* RESTRICT row_scale;
-    Activation activation;
+struct Gradient : OutputGradient {
     uint32_t P, Q, K;
-    uint32_t pooled;  // 1: dy has half as many rows and columns
 
     // Host only: writes g for `columns` pixels of row p from q on, each `apart` floats after the one before: width() channels from
     // k on. `width` is a function, so that the compiler knows a width that is constant.
@@ -125,57 +116,28 @@ struct Gradient {
         const T* from = dy + at;
         const T* output = y + at;
         const float part = share(n);
-        const uint32_t each = K, half = pooled;
+        const uint32_t each = K, halved = half;
         with_derivative(activation, [=](auto derivative) {
             for (uint32_t w = 0; w < columns; w++) {
-                const T* RESTRICT d = from + ((q + w) >> half) * each;
-                const T* RESTRICT o = output + ((q + w) >> half) * each;
+                const T* RESTRICT d = from + ((q + w) >> halved) * each;
+                const T* RESTRICT o = output + ((q + w) >> halved) * each;
                 float* RESTRICT here = to + w * apart;
                 by_vectors(width(), [=](uint64_t i) { here[i] = factor(d[i] * derivative(o[i]) * part); });
             }
         });
     }
-    MEMBER void load_line(float* to, uint32_t n, uint32_t p, uint32_t columns, uint32_t apart) const {
+    MEMBER void load_line(float* to, uint32_t n, uint32_t p, uint32_t columns) const {
         const uint32_t each = K;
-        load_pixels(to, n, p, 0, 0, columns, apart, [=] { return each; });
+        load_pixels(to, n, p, 0, 0, columns, each, [=] { return each; });
     }
     template <class Store> MEMBER void load(uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t count, Store store) const {
-        exact(n, p, q, k, count, [=](uint32_t i, float value) { store(i, factor(value)); });
+        exact(index(n, p, q, k), n, count, [=](uint32_t i, float value) { store(i, factor(value)); });
     }
     MEMBER uint64_t index(uint32_t n, uint32_t p, uint32_t q, uint32_t k) const {
-        return ((uint64_t(n) * (P >> pooled) + (p >> pooled)) * (Q >> pooled) + (q >> pooled)) * K + k;
+        return ((uint64_t(n) * (P >> half) + (p >> half)) * (Q >> half) + (q >> half)) * K + k;
     }
-    MEMBER float share(uint32_t n) const { return (row_scale ? row_scale[n] : 1.0f) * (pooled ? 0.25f : 1.0f); }
-    // As load, but in f32: not yet rounded to what the precision multiplies (`factor` in number.h).
-    template <class Store> MEMBER void exact(uint32_t n, uint32_t p, uint32_t q, uint32_t k, uint32_t count, Store store) const {
-        const T* RESTRICT from = dy + index(n, p, q, k);
-        const T* RESTRICT output = y + index(n, p, q, k);
-        const float part = share(n);
-        with_derivative(activation, [=](auto derivative) {
-            INDEPENDENT_FEW
-            for (uint32_t i = 0; i < count; i++) store(i, from[i] * derivative(output[i]) * part);
-        });
-    }
-#if TENSOR_CORES
-    MEMBER bool whole() const { return aligned(dy) && aligned(y) && K % PIECE == 0; }
-    MEMBER bool same() const { return !row_scale && !pooled && activation.code == 0; }
-    MEMBER const T* start() const { return dy; }
-    MEMBER const T* place(uint32_t n, uint32_t p, uint32_t q, uint32_t k) const { return dy + index(n, p, q, k); }
-    struct Raw { Piece piece, output; };
-    MEMBER Raw raw(uint32_t n, uint32_t p, uint32_t q, uint32_t k) const {
-        const Piece piece = load_piece(place(n, p, q, k));
-        return {piece, activation.code == 0 ? piece : load_piece(y + index(n, p, q, k))};
-    }
-    MEMBER void finish(const Raw& raw, uint32_t n, uint32_t, float (&v)[PIECE]) const {
-        const float part = share(n);
-        float output[PIECE];
-        unpack(v, raw.piece);
-        unpack(output, raw.output);
-        with_derivative(activation, [&](auto derivative) {
-            UNROLL
-            for (int i = 0; i < PIECE; i++) v[i] = v[i] * derivative(output[i]) * part;
-        });
-    }
+#if !defined(ZGAN_HOST)
+    MEMBER bool whole() const { return OutputGradient::whole() && K % PIECE == 0; }
 #endif
 };
 
@@ -207,14 +169,25 @@ struct GradientColumns {
     template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
         gradient.load(run.pixel.n, run.pixel.p, run.pixel.q, run.k, count, store);
     }
-#if TENSOR_CORES
-    typedef Gradient::Raw Raw;
+#if !defined(ZGAN_HOST)
+    static constexpr bool CHANGES = true;
+    // As they are stored, the gradients of all pixels are a matrix. Otherwise they are an image, each pixel of which sees itself.
+    template <class Share, bool CHANGED> using Walk = typename OneOf<CHANGED, TapRowsWalk<Share, true>, MatrixWalk<Share>>::Type;
+    template <class Share, bool CHANGED> MEMBER Walk<Share, CHANGED> walk(uint32_t first_row, uint32_t k_begin, uint32_t k_end) const {
+        if constexpr (CHANGED) return {window, gradient.half, first_row + Share::row() < rows && Share::brings(), 0, 0, first_row + Share::row(), k_begin, k_end};
+        else return {rows, depth, first_row, k_begin, k_end};
+    }
+    typedef RawPiece Raw;
     MEMBER bool whole() const { return gradient.whole(); }
     MEMBER bool same() const { return gradient.same(); }
     MEMBER const T* start() const { return gradient.start(); }
-    MEMBER const T* place(const Run& run) const { return gradient.place(run.pixel.n, run.pixel.p, run.pixel.q, run.k); }
-    MEMBER Raw raw(const Run& run) const { return gradient.raw(run.pixel.n, run.pixel.p, run.pixel.q, run.k); }
-    MEMBER void finish(const Raw& raw, const Run& run, float (&v)[PIECE]) const { gradient.finish(raw, run.pixel.n, run.k, v); }
+    // y is read late: there are no registers to keep it in while a tile is multiplied.
+    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const { raw.values = load_piece(walk.at(i, gradient.dy)); }
+    template <class Walk> MEMBER void finish(const Raw& raw, const Walk& walk, int i, float (&v)[PIECE]) const {
+        Piece output = raw.values;
+        if (gradient.activation.code != 0 && walk.there(i)) output = load_piece(walk.at(i, gradient.y));
+        gradient.finish({raw.values, output}, walk, i, v);
+    }
 #endif
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
 };
@@ -390,7 +363,7 @@ DEVICE Image image(const T* x, const float* scale, const float* shift, const Pro
 
 // The narrowest tile names 4 blocks: with 0, the assembler makes it spill a register.
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
-KERNEL(256, BN == 16 ? 4 : BLOCKS_OF_TILE(BM, BN)) TILED(conv_forward)(
+KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(conv_forward)(
     T* RESTRICT y,                // (N, P, Q, K); where it pools, with half of P and Q
     const T* RESTRICT x,          // (N, H, W, C); where the prologue upsamples, with half of H and W
     const float* RESTRICT scale,  // (1 or N, C) or null
@@ -407,7 +380,7 @@ KERNEL(256, BN == 16 ? 4 : BLOCKS_OF_TILE(BM, BN)) TILED(conv_forward)(
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
 // Here `window` tells how the pixels of v see those of g: its H, W and C are P, Q and K of the forward pass, its P and Q are H and
 // W. `C` is the number of channels of v.
-KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_input_gradient)(
+KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(conv_input_gradient)(
     T* RESTRICT dx,                   // (N, H, W, C); where the prologue upsamples, with half of H and W
     const T* RESTRICT dy,             // (N, P, Q, K); where the output is pooled, with half of P and Q
     const T* RESTRICT flipped,        // (R, S, K, C)
@@ -415,7 +388,7 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_input_gradient)(
     const float* RESTRICT row_scale,  // (N) or null
     const T* RESTRICT x,              // as dx, or null
     GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
-    const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.H, window.W, window.C, gradient.pooled};
+    const Gradient g{{dy, y ? y : dy, row_scale, gradient.activation, gradient.pooled}, window.H, window.W, window.C};
     const WindowFetch<true, Gradient> a{g, window, window.pixels(), window.taps()};
     const MatrixFetch<false> b{flipped, C, window.taps()};
     tiled_matmul<BM, BN>(a, b, InputOutput{dx, x, slope, C, accumulate, window.by_windows ? 4u : 1u}, row_of_tiles(), 0, window.taps());
@@ -423,7 +396,7 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_input_gradient)(
 
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
 // A block sums over the images from blockIdx.z * images on, `images` of them at most.
-KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_weight_gradient)(
+KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(conv_weight_gradient)(
     float* RESTRICT dweight,          // (R, S, C, K)
     float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
     const T* RESTRICT x,              // (N, H, W, C); where the prologue upsamples, with half of H and W
@@ -433,9 +406,9 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(conv_weight_gradient)(
     const T* RESTRICT y,              // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
-    const Gradient g{dy, y ? y : dy, row_scale, gradient.activation, window.P, window.Q, K, gradient.pooled};
+    const Gradient g{{dy, y ? y : dy, row_scale, gradient.activation, gradient.pooled}, window.P, window.Q, K};
     const WindowFetch<false, Image> a{image(x, scale, shift, prologue, window), window, window.taps(), window.pixels()};
-    const GradientColumns b{g, window, K, window.pixels()};
+    const GradientColumns b{g, window.of_itself(K), K, window.pixels()};
     const uint32_t per_image = window.P * window.Q, begin = blockIdx.z * images, end = least(begin + images, window.N);
     const bool split = gridDim.z > 1;
     float* to = split ? parts + uint64_t(blockIdx.z) * window.taps() * K : dweight;
@@ -487,16 +460,16 @@ KERNEL(256, 0) PRECISE(conv_bias_gradient)(float* RESTRICT parts,            // 
                                              const float* RESTRICT row_scale,  // (N) or null
                                              Activation activation, uint32_t N, uint32_t pixels, uint32_t K, uint32_t images) {
     constexpr uint32_t AT_ONCE = BLOCK == 1 ? 16 : 1;
-    const Gradient g{dy, y ? y : dy, row_scale, activation, pixels, 1, K, 0};
+    const OutputGradient g{dy, y ? y : dy, row_scale, activation, 0};
     const uint32_t begin = blockIdx.y * images, end = least(begin + images, N);
     for (uint32_t k = (blockIdx.x * BLOCK + thread()) * AT_ONCE; k < K; k += gridDim.x * BLOCK * AT_ONCE) {
         const uint32_t width = least(AT_ONCE, K - k);
         float sums[AT_ONCE] = {};
         for (uint32_t n = begin; n < end; n++) {
             if (width == AT_ONCE)
-                for (uint32_t p = 0; p < pixels; p++) g.exact(n, p, 0, k, AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
+                for (uint32_t p = 0; p < pixels; p++) g.exact((uint64_t(n) * pixels + p) * K + k, n, AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
             else
-                for (uint32_t p = 0; p < pixels; p++) g.exact(n, p, 0, k, width, [&](uint32_t i, float value) { sums[i] += value; });
+                for (uint32_t p = 0; p < pixels; p++) g.exact((uint64_t(n) * pixels + p) * K + k, n, width, [&](uint32_t i, float value) { sums[i] += value; });
         }
         for (uint32_t i = 0; i < width; i++) parts[uint64_t(blockIdx.y) * K + k + i] = sums[i];
     }

@@ -18,61 +18,35 @@
 #include "device/reduce.h"
 #include "device/number.h"
 #include "device/tile.h"
+#include "device/gradient.h"
 
 PRECISIONS(f32, tf32, bf16, f16)
 
 // g as an operand. ALONG_DEPTH: its rows are the samples n, its depth the outputs k; otherwise the other way round.
-template <bool ALONG_DEPTH> struct GradientFetch {
+template <bool ALONG_DEPTH> struct GradientFetch : OutputGradient {
     static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = false, PANELS = false;
-    const T* RESTRICT dy;
-    const T* RESTRICT y;  // dy again where act is the identity and the caller gives no y: its values then do not matter
-    const float* RESTRICT row_scale;
-    Activation activation;
     uint32_t rows, depth;
 
-    struct Run { const T* dy; const T* y; float scale; uint32_t count; };
+    struct Run { uint64_t at; uint32_t n, count; };
     MEMBER Run run(uint32_t row, uint32_t k) const {
         const uint32_t n = ALONG_K ? row : k, first = ALONG_K ? k : row, K = ALONG_K ? depth : rows;
-        const uint64_t at = uint64_t(n) * K + first;
-        return {dy + at, y + at, row_scale ? row_scale[n] : 1.0f, K - first};
+        return {uint64_t(n) * K + first, n, K - first};
     }
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
     template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
-        exact(run, count, [=](uint32_t i, float value) { store(i, factor(value)); });
+        exact(run.at, run.n, count, [=](uint32_t i, float value) { store(i, factor(value)); });
     }
-    // As load, but in f32: not yet rounded to what the precision multiplies (`factor` in number.h).
-    template <class Store> MEMBER void exact(const Run& run, uint32_t count, Store store) const {
-        const T* RESTRICT from = run.dy;
-        const T* RESTRICT output = run.y;
-        const float scale = run.scale;
-        with_derivative(activation, [=](auto derivative) {
-            INDEPENDENT_FEW
-            for (uint32_t i = 0; i < count; i++) store(i, from[i] * derivative(output[i]) * scale);
-        });
+#if !defined(ZGAN_HOST)
+    static constexpr bool CHANGES = true;
+    template <class Share, bool CHANGED> using Walk = MatrixWalk<Share>;
+    template <class Share, bool CHANGED> MEMBER MatrixWalk<Share> walk(uint32_t first_row, uint32_t k_begin, uint32_t k_end) const {
+        return {rows, depth, first_row, k_begin, k_end};
     }
-#if TENSOR_CORES
-    MEMBER bool whole() const { return aligned(dy) && aligned(y) && (ALONG_K ? depth : rows) % PIECE == 0; }
-    MEMBER bool same() const { return !row_scale && activation.code == 0; }
-    MEMBER const T* start() const { return dy; }
-    MEMBER const T* place(const Run& run) const { return run.dy; }
-    struct Raw { Piece piece, output; };
-    MEMBER Raw raw(const Run& run) const {
-        const Piece piece = load_piece(run.dy);
-        return {piece, activation.code == 0 ? piece : load_piece(run.y)};
-    }
-    MEMBER void finish(const Raw& raw, const Run& run, float (&v)[PIECE]) const {
-        float output[PIECE];
-        unpack(v, raw.piece);
-        unpack(output, raw.output);
-        with_derivative(activation, [&](auto derivative) {
-            UNROLL
-            for (int i = 0; i < PIECE; i++) v[i] = v[i] * derivative(output[i]) * run.scale;
-        });
-    }
+    MEMBER bool whole() const { return OutputGradient::whole() && (ALONG_K ? depth : rows) % PIECE == 0; }
 #endif
 };
 template <bool ALONG_DEPTH> DEVICE GradientFetch<ALONG_DEPTH> gradient(const T* dy, const T* y, const float* row_scale, Activation activation, uint32_t rows, uint32_t depth) {
-    return {dy, y ? y : dy, row_scale, activation, rows, depth};
+    return {{dy, y ? y : dy, row_scale, activation, 0}, rows, depth};
 }
 
 // The epilogues: what the three products do with finished sums.
@@ -155,7 +129,7 @@ struct Accumulate {
 };
 
 TILES(64x64, 128x64, 128x128)
-KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_forward)(T* RESTRICT y,               // (N, K)
+KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(linear_forward)(T* RESTRICT y,               // (N, K)
                                                           const T* RESTRICT x,         // (N, C)
                                                           const T* RESTRICT weight,    // (C, K)
                                                           const float* RESTRICT bias,  // (K) or null
@@ -163,8 +137,8 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_forward)(T* RESTRICT y,        
     tiled_matmul<BM, BN>(MatrixFetch<true>{x, N, C}, MatrixFetch<false>{weight, K, C}, Forward{y, bias, activation, K}, row_of_tiles(), 0, C);
 }
 
-TILES(64x64, 128x64, 128x128, f32 128x256)
-KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_input_gradient)(T* RESTRICT dx,                   // (N, C)
+TILES(64x64, 128x64, 128x128)
+KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(linear_input_gradient)(T* RESTRICT dx,                   // (N, C)
                                                                  const T* RESTRICT dy,             // (N, K)
                                                                  const T* RESTRICT weight,         // (C, K)
                                                                  const T* RESTRICT y,              // (N, K) or null
@@ -174,7 +148,7 @@ KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_input_gradient)(T* RESTRICT dx,
 }
 
 TILES(64x64, 128x64, 128x128)
-KERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_weight_gradient)(float* RESTRICT dweight,          // (C, K)
+KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(linear_weight_gradient)(float* RESTRICT dweight,          // (C, K)
                                                                   const T* RESTRICT x,              // (N, C)
                                                                   const T* RESTRICT dy,             // (N, K)
                                                                   const T* RESTRICT y,              // (N, K) or null
@@ -197,9 +171,9 @@ KERNEL(256, 0) PRECISE(linear_bias_gradient)(float* RESTRICT dbias,            /
         const uint32_t width = least(AT_ONCE, count - j);
         float sums[AT_ONCE] = {};
         if (width == AT_ONCE)
-            for (uint32_t n = 0; n < N; n++) g.exact(g.run(first + j, n), AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
+            for (uint32_t n = 0; n < N; n++) g.exact(uint64_t(n) * K + first + j, n, AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
         else
-            for (uint32_t n = 0; n < N; n++) g.exact(g.run(first + j, n), width, [&](uint32_t i, float value) { sums[i] += value; });
+            for (uint32_t n = 0; n < N; n++) g.exact(uint64_t(n) * K + first + j, n, width, [&](uint32_t i, float value) { sums[i] += value; });
         for (uint32_t i = 0; i < width; i++) dbias[first + j + i] += sums[i];
     }
 }

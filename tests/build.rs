@@ -63,7 +63,7 @@ fn with_edit(file: &str, before: &str, after: &str) -> Vec<Module> {
 #[test]
 fn a_tile_is_one_edit() {
     let before = constants(&modules(here()));
-    let end = ")\nKERNEL(256, BLOCKS_OF_TILE(BM, BN)) TILED(linear_forward)";
+    let end = ")\nKERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(linear_forward)";
     let edited = with_edit("matmul.cu", end, &format!(", 96x80, tf32 32x112{end}"));
     let after = constants(&edited);
     let line =

@@ -43,7 +43,7 @@ KERNEL(256, 0) probe(float* out, const float* in, uint32_t which) {
     case 21: numbers[t] = in[t]; warp_barrier(); out[t] = numbers[warp * WARP + (t + 1) % WARP]; break;
     case 22: atomic_add(reinterpret_cast<uint32_t*>(out), 1); break;
     case 23: out[t] = shuffle_xor(in[t], 1); break;
-    case 24: if (warp == 0) out[t] = shuffle_down(in[t], 1); break;
+    case 24: if (warp == 0) out[t] = shuffle_xor(in[t], 3); break;
     // Races
     case 30: numbers[t] = in[t]; out[t] = numbers[BLOCK - 1 - t]; break;
     case 31: numbers[t] = in[t]; out[t] = numbers[warp * WARP + (t + 1) % WARP]; break;
@@ -69,7 +69,7 @@ KERNEL(256, 0) probe(float* out, const float* in, uint32_t which) {
     case 60: if (t != 3) barrier(); break;
     case 61: if (t < 7) barrier(); else warp_barrier(); break;
     case 62: if (t != 9) warp_barrier(); barrier(); break;
-    case 63: if (t % WARP < 16) out[t] = shuffle_down(in[t], 1); break;
+    case 63: if (t % WARP < 16) out[t] = shuffle_xor(in[t], 3); break;
     case 64: if (t == 40) warp_barrier(); else out[t] = shuffle_xor(in[t], 1); break;
     }
 }

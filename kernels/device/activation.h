@@ -36,6 +36,10 @@ template <class Body> DEVICE void with_slope(Activation activation, Body body) {
     else body([](float) { return 1.0f; }, No());
 }
 #else
+// For a slope of at most 1, where slope * x is the larger of both below zero; a single instruction chooses. -inf stays where the slope
+// is 0.
+DEVICE float leaky_relu(float x, float slope) { return maximum(x, slope * x); }
+
 // A thread of a GPU has only a few elements, so it chooses the function for each of them. For the identity, `slope` is 1.
 APART float tanh_apart(float x) { return tanh(x); }
 template <class Body> DEVICE void with_activation(Activation activation, Body body) {

@@ -17,6 +17,7 @@ typedef unsigned long long uint64_t;
 #define INDEPENDENT
 #define INDEPENDENT_FEW
 #define UNROLL _Pragma("unroll")
+#define UNROLL_ON_GPU UNROLL
 #define UNROLL_FOUR _Pragma("unroll 4")
 #define ROLLED _Pragma("unroll 1")
 
@@ -29,11 +30,14 @@ DEVICE void warp_barrier() { __syncwarp(); }
 #define SHARED(T, name, N) __shared__ __align__(16) T name[N]
 
 template <class T> DEVICE T shuffle_xor(T value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
-template <class T> DEVICE T shuffle_down(T value, int delta) { return __shfl_down_sync(0xffffffffu, value, delta); }
-DEVICE bool vote_any(bool predicate) { return __any_sync(0xffffffffu, predicate); }
 DEVICE uint32_t atomic_add(uint32_t* pointer, uint32_t value) { return atomicAdd(pointer, value); }
 
 DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
 DEVICE uint32_t float_to_bits(float value) { return __float_as_uint(value); }
+DEVICE float maximum(float a, float b) {
+    float most;
+    asm("max.f32 %0, %1, %2;" : "=f"(most) : "f"(a), "f"(b));
+    return most;
+}
 DEVICE float square_root(float x) { return __fsqrt_rn(x); }
 DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }

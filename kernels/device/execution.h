@@ -6,27 +6,29 @@
 //
 // Each of the three headers defines the same names:
 //   KERNEL(threads, blocks)  begins a kernel: KERNEL(256, 0) name(arguments) { ... }; extern "C", returns nothing. A block has
-//                          `threads` threads (256 everywhere today); on a GPU a multiprocessor should have room for `blocks`
-//                          blocks. 0 leaves that to the assembler, which now and then spills a register to let one more in:
+//                          `threads` threads: 256, the BLOCK of code that names it, or TILE_THREADS, which build.rs defines: 256
+//                          in f32, 128 in other precisions. On a GPU a multiprocessor should have room for `blocks` blocks. 0 leaves that to the assembler, which now and then spills a register to let one more in:
 //                          where `zgan kernels` shows a spill, the kernel names its own number.
 //   DEVICE, APART          begin a function of the device library: inlined everywhere, or nowhere
 //   MEMBER                 the same as DEVICE, for a function of a struct
 //   CALLED                 begins a function that GPUs inline, and that the host compiles once and calls: for work that
 //                          takes much longer than a call and that a file uses several times. Inlined, it would be compiled as often.
-//   BLOCK, WARP, WARPS     threads of a block, lanes of a warp, warps of a block
+//   BLOCK, WARP, WARPS     threads of a block (but for products of tiles), lanes of a warp, warps of a block
 //   thread()               this thread's number in its block, 0 .. BLOCK - 1
 //   blockIdx, gridDim      as in CUDA
 //   barrier()              every thread of the block has arrived, and sees what the others wrote
 //   warp_barrier()         the same for the threads of a warp
 //   SHARED(T, name, N)     declares T name[N], one for the whole block, with no initial value
-//   shuffle_xor(v, mask), shuffle_down(v, delta), vote_any(p)     within a full warp
+//   shuffle_xor(v, mask)   the value of another lane, within a full warp
 //   atomic_add(pointer, value)                                    on uint32_t; returns the old value
 //   INDEPENDENT            before a loop whose iterations do not depend on one another
 //   INDEPENDENT_FEW        the same for a count that may become a small constant: the loop is vectorised before it is unrolled
 //   UNROLL, UNROLL_FOUR, ROLLED     before a loop that is unrolled as a whole, by four, or not at all
+//   UNROLL_ON_GPU          before a loop that a GPU's compiler unrolls as a whole, and others not at all
 //   RESTRICT               behind the star of a pointer: nothing else points to what the loop writes through it
 //   bits_to_float(bits), float_to_bits(value)   the same 32 bits as the other type
 //   square_root(x)         rounded to the nearest
+//   maximum(a, b)          of two floats; the other one where one is NaN. Not on the host.
 //   multiply_high(a, b)    the upper 32 bits of the product of two uint32_t
 // The two for a CPU also define
 //   UNCHECKED              before a function that is no part of a kernel: the checkers of simt do not see its accesses

@@ -18,24 +18,31 @@
 #if defined(__CUDACC_RTC__)
 #define ASYNC_COPIES (__CUDA_ARCH__ >= 800)
 
-DEVICE uint32_t shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
+// An address in shared memory, as instructions take it. Computed once, it is a register; a pointer is made anew in each block of code.
+typedef uint32_t SharedAddress;
+DEVICE SharedAddress shared_address(const void* pointer) { return uint32_t(__cvta_generic_to_shared(pointer)); }
+DEVICE uint32_t load_word(SharedAddress from) {
+    uint32_t word;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(from));
+    return word;
+}
 
 // Matrices of 8 x 8 16-bit numbers from shared memory, one register of each lane per matrix. Lane 8 i + j gives where row j
 // of matrix i begins, a multiple of 16 bytes; lane 4 g + t gets elements 2t and 2t + 1 of row g.
-DEVICE void load_matrices(uint32_t (&r)[4], const void* row) {
+DEVICE void load_matrices(uint32_t (&r)[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)));
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row));
 }
-DEVICE void load_matrices(uint32_t (&r)[2], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(row)));
+DEVICE void load_matrices(uint32_t (&r)[2], SharedAddress row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(row));
 }
 // The same, transposed: elements g of rows 2t and 2t + 1.
-DEVICE void load_matrices_turned(uint32_t (&r)[4], const void* row) {
+DEVICE void load_matrices_turned(uint32_t (&r)[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)));
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row));
 }
-DEVICE void load_matrices_turned(uint32_t (&r)[2], const void* row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(shared_address(row)));
+DEVICE void load_matrices_turned(uint32_t (&r)[2], SharedAddress row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(row));
 }
 
 // C += A B, 16 x 8, depth 8. All that sm_75 has.
@@ -59,19 +66,26 @@ DEVICE void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t 
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 // 16 bytes to shared memory, `used` of them from global memory and zeros after those. Both addresses are multiples of 16.
-DEVICE void copy_async(void* to, const void* from, uint32_t used) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(to)), "l"(from), "r"(used) : "memory");
+DEVICE void copy_async(SharedAddress to, const void* from, uint32_t used) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(used) : "memory");
 }
 // What this thread has asked for since the last commit becomes a group.
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // All of this thread's groups but the last MOST have come. Other threads' need a barrier after it.
 template <int MOST> DEVICE void wait_copies() { asm volatile("cp.async.wait_group %0;" :: "n"(MOST) : "memory"); }
+#else
+DEVICE void commit_copies() {}
+template <int MOST> DEVICE void wait_copies() {}
 #endif
 
 #elif defined(ZGAN_SIMT)
 #if !defined(ASYNC_COPIES)
 #define ASYNC_COPIES 1  // 0: the code of sm_75, which tests/matrix.rs runs
 #endif
+
+typedef char* SharedAddress;
+DEVICE SharedAddress shared_address(void* pointer) { return static_cast<char*>(pointer); }
+DEVICE uint32_t load_word(SharedAddress from) { return *reinterpret_cast<const uint32_t*>(from); }
 
 // What a lane shows of its registers: A in the first four words, B in the next two.
 struct alignas(8) Shown { uint32_t word[8]; };

@@ -63,9 +63,14 @@ DEVICE uint16_t narrow_bf16(float value) {
 #endif
 }
 
-// Keeps the ten highest bits of the mantissa, ties away from zero: the numbers that tensor cores multiply in tf32.
+// Keeps the ten highest bits of the mantissa, ties away from zero: the numbers that tensor cores multiply in tf32. From sm_90 on,
+// ties go to the even number, which is one instruction instead of two.
 DEVICE float round_to_tf32(float value) {
-#if defined(__CUDACC_RTC__) && __CUDA_ARCH__ >= 800
+#if defined(__CUDACC_RTC__) && __CUDA_ARCH__ >= 900
+    uint32_t rounded;
+    asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+    return bits_to_float(rounded);
+#elif defined(__CUDACC_RTC__) && __CUDA_ARCH__ >= 800
     uint32_t rounded;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
     return bits_to_float(rounded);

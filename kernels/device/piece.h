@@ -3,7 +3,7 @@
 #include "number.h"
 
 struct alignas(16) Piece { uint32_t word[4]; };
-struct RawPiece { Piece piece; };
+struct RawPiece { Piece values; };
 
 // Elements of T in a piece.
 constexpr int PIECE = 16 / sizeof(T);

@@ -11,14 +11,15 @@
 //     PATCHED                  true: the host may copy what a tile sees of the image into a patch, and read that (see window.h)
 //     PANELS                   true: the host calls panel<WIDTH>(to, row, width, k, depth), which packs a whole panel
 //     ahead(row, k, count)     for the host: from where depths k .. k + count of `row` and its neighbours will be read; may be nothing
-//   and for tensor cores, which read pieces of 16 bytes: PIECE elements, of which the first is at a multiple of PIECE,
+//   and for GPUs, which read pieces of 16 bytes (PIECE elements, of which the first is at a multiple of PIECE):
 //     whole()                  whether every piece lies in one run, at an address that is a multiple of 16
-//     same()                   whether reading changes nothing, so that a piece can be copied
-//     place(run), start()      the address of a piece, null where all of it is zero; any address of the operand
-//     Raw raw(run)             what is read from memory for a piece that is changed on the way
-//     finish(raw, run, values) computes values[i], i < PIECE, from that
-//   What load gives is rounded to what the precision multiplies (`factor` in number.h). What finish gives is rounded when it is put
-//   into the panel, or, in tf32, when it is read from there.
+//     CHANGES, same()          whether reading may change what is stored; false where it does not this time, so that a piece can be
+//                              copied as it is
+//     start()                  the address of the first element
+//     Walk, walk(row, k, end)  how a thread gets from piece to piece (walk.h), from row `row` and depth k on
+//     Raw, read(raw, walk, i)  what is read from memory for a piece that is changed on the way
+//     finish(raw, walk, i, v)  computes v[j], j < PIECE, from that
+//   What load and finish give is rounded to what the precision multiplies (`factor` in number.h), in tf32 when it is read from a panel.
 //
 //   Epilogue           what happens to a finished tile:
 //     Element                      the type in which C is stored
@@ -33,8 +34,9 @@
 // depth, and the number of steps that are held at a time (stages):
 //   tile_vector.h   host: vector registers, panels in the first-level cache
 //   tile_fma.h      cuda and simt, f32: 256 threads with a part of the tile each, panels in shared memory, two stages
-//   tile_tensor.h   cuda and simt, tf32, bf16, f16: 8 warps with a part of the tile each, panels in shared memory, three stages
-// sm_75 has tensor cores for f16 only. Its bf16 and tf32 products are those of tile_fma.h, with operands rounded as elsewhere.
+//   tile_tensor.h   cuda and simt, tf32, bf16, f16: 4 warps with a part of the tile each, panels in shared memory, three or four stages
+// sm_75 has tensor cores for f16 only. Its bf16 and tf32 products are those of tile_fma.h, with operands rounded as elsewhere, read
+// element by element: nobody should train so, but everything runs.
 //
 // Each element of C is one chain of additions in the order of the depth, whatever the tile is, so results do not depend on its size.
 // There are two exceptions, which do not depend on its size either. A tensor core adds up the depth of one instruction in an order of
@@ -47,16 +49,17 @@
 #define TENSOR_CORES 0
 #else
 #define TENSOR_CORES 1
-#include "piece.h"
 #endif
 
-// How many blocks a multiprocessor should have room for (see KERNEL in execution.h). With 0, the assembler spills fragments to let
-// one more block in.
+// How many blocks a multiprocessor should have room for (see KERNEL in execution.h). With 0, the assembler spills registers to let one
+// more block in.
 #if PRECISION_F32
-#define BLOCKS_OF_TILE(BM, BN) 0
+#define BLOCKS_OF_TILE(BM, BN) (BM * BN > 64 * 64 || BN < 64 ? 1 : 2)
 #else
-#define BLOCKS_OF_TILE(BM, BN) (BM * BN > 128 * 64 ? 1 : 2)
+#define BLOCKS_OF_TILE(BM, BN) (BM * BN > 64 * 64 ? 2 : 3)
 #endif
+
+DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 // Memory that will be read soon, which the host prefetches: `rows` pieces, each `stride` floats after the one before. None where
 // `rows` is 0.
@@ -73,12 +76,16 @@ template <class Body> DEVICE void by_vectors(uint32_t count, Body body) {
     }
     for (; i < count; i++) body(i);
 }
-DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
-
 // The row of tiles of C that this block works on. Columns of tiles lie along the grid's x, so that blocks that run at the same time
 // share rows of A. A grid has at most 65,535 blocks along y, so more rows of tiles are spread over z (`grid` in src/ops/tile.rs); the
 // last of those may lie outside of C.
 DEVICE uint32_t row_of_tiles() { return blockIdx.z * gridDim.y + blockIdx.y; }
+
+#if !defined(ZGAN_HOST)
+#include "piece.h"
+#include "window.h"
+#include "walk.h"
+#endif
 
 // A plain row-major matrix (rows, depth), or (depth, rows) where ALONG_DEPTH is false.
 template <bool ALONG_DEPTH> struct MatrixFetch {
@@ -99,14 +106,16 @@ template <bool ALONG_DEPTH> struct MatrixFetch {
         INDEPENDENT_FEW
         for (uint32_t i = 0; i < count; i++) store(i, factor(from[i]));
     }
-#if TENSOR_CORES
+#if !defined(ZGAN_HOST)
+    static constexpr bool CHANGES = false;
+    template <class Share, bool CHANGED> using Walk = MatrixWalk<Share>;
+    template <class Share, bool CHANGED> MEMBER MatrixWalk<Share> walk(uint32_t first_row, uint32_t k_begin, uint32_t k_end) const {
+        return {rows, depth, first_row, k_begin, k_end};
+    }
+    typedef RawPiece Raw;
     MEMBER bool whole() const { return aligned(values) && (ALONG_K ? depth : rows) % PIECE == 0; }
     MEMBER bool same() const { return true; }
     MEMBER const T* start() const { return values; }
-    MEMBER const T* place(const Run& run) const { return run.values; }
-    typedef RawPiece Raw;
-    MEMBER Raw raw(const Run& run) const { return {load_piece(run.values)}; }
-    MEMBER void finish(const Raw& raw, const Run&, float (&v)[PIECE]) const { unpack(v, raw.piece); }
 #endif
 };
 

@@ -1,106 +1,170 @@
-// Tiles by 256 threads, without tensor cores: f32 on GPUs and in `simt`, and bf16 and tf32 on sm_75. Panels of both operands lie in
-// shared memory as (depth, rows), two of each, so that the loads of one step from global memory are under way while the step before
-// it is multiplied. A thread owns TM x TN elements of the tile, in groups of 4 x 4; it reads the operands from shared memory in
-// groups of four, 128 bits at a time.
+// Tiles without tensor cores: f32 on GPUs and in `simt`, and bf16 and tf32 on sm_75. Panels of both operands lie in shared memory as
+// (depth, rows), two of each, so that the loads of one step from global memory are under way while the step before it is multiplied.
+// A thread owns TM x TN elements of the tile, in groups of 4 x 4; it reads the operands from shared memory in groups of four,
+// 128 bits at a time. What comes from global memory passes through registers, in pieces of 16 bytes, or element by element where
+// pieces are not whole (see walk.h).
 #pragma once
+#include "piece.h"
 
 struct alignas(16) Four { float value[4]; };
 
-// What this thread brings of a panel of R rows by DEPTH. Consecutive threads read consecutive elements of global memory. Where those
-// lie along the depth (ALONG_K), eight threads read eight elements of one row, a sector of 32 bytes. STRIDE is the length of a
-// depth's rows in shared memory: with it, a warp writes its elements to 32 different banks, be they 8 depths of 4 rows, 32 rows, or
-// 2 depths of 16 rows.
-template <int R, int DEPTH, class Fetch> struct Stage {
-    static constexpr int COUNT = (R * DEPTH + BLOCK - 1) / BLOCK, STRIDE = R == 16 && !Fetch::ALONG_K ? R : R + 4;
-    static constexpr bool FULL = R * DEPTH % BLOCK == 0;
-    float value[COUNT];
-
-    // Row and depth of element i. ALONG_K: the threads bring 32 rows by 8 depths at a time; where there are only 16 rows, the second
-    // half of the threads has the next 8 depths.
-    static MEMBER uint32_t row(int i) {
-        return Fetch::ALONG_K ? thread() / 8 % (R < 32 ? R : 32) + i / (DEPTH / 8) * 32 : (thread() + i * BLOCK) % R;
-    }
-    static MEMBER uint32_t depth(int i) {
-        return Fetch::ALONG_K ? thread() % 8 + (R < 32 ? thread() / (8 * R) : i % (DEPTH / 8)) * 8 : (thread() + i * BLOCK) / R;
-    }
-
-    // A panel may have fewer elements than the block has threads.
-    static MEMBER bool inside(int i) { return FULL || thread() + i * BLOCK < R * DEPTH; }
-
-    MEMBER void fetch(const Fetch& from, uint32_t first_row, uint32_t k, uint32_t k_end) {
-        UNROLL
-        for (int i = 0; i < COUNT; i++) {
-            const uint32_t r = first_row + row(i), d = k + depth(i);
-            float element = 0.0f;
-            if (r < from.rows && d < k_end && inside(i)) from.load(from.run(r, d), 1, [&](uint32_t, float v) { element = v; });
-            value[i] = element;
-        }
-    }
-    MEMBER void put(float* panel) const {
-        UNROLL
-        for (int i = 0; i < COUNT; i++)
-            if (inside(i)) panel[depth(i) * STRIDE + row(i)] = value[i];
-    }
+// A panel of R rows. Where pieces run along the depth (ALONG_K), a thread has several depths of one row, and neighbouring threads the
+// same row; so that they write to different banks, the rows of each piece's depths are permuted, in groups of four at least.
+template <class Own> struct Panel {
+    static constexpr int R = Own::ROWS, GROUP = Own::ALONG_K ? 32 / Own::ACROSS : 0;
+    static_assert(GROUP % 4 == 0 && (GROUP == 0 || R % 32 == 0), "groups of four stay together");
+    // Where the row `row` of depth d begins is row ^ permuted(d).
+    static MEMBER int permuted(int depth) { return depth / Own::WIDTH * GROUP; }
 };
 
-// v[4 i + j] = panel[4 THREADS i + 4 place + j]: THREADS neighbours read 16 bytes each, next to each other.
+// What this thread brings of a panel at each step.
+template <class Fetch, Way WAY, int ROWS, int STEP> struct Supply {
+    typedef Share<Fetch::ALONG_K, ROWS, STEP, PIECE> Own;
+    typedef ::Panel<Own> Panel;
+    static constexpr bool CHANGED = Fetch::CHANGES && WAY == Way::CHANGED;
+    const Fetch& from;
+    typename Fetch::template Walk<Own, CHANGED> walk;
+    typename Fetch::Raw raw[Own::COUNT];
+    bool filled[Own::COUNT];
+
+    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end)
+        : from(fetch), walk(fetch.template walk<Own, CHANGED>(first_row, k_begin, k_end)) {}
+    MEMBER void fetch() {
+        UNROLL
+        for (int i = 0; i < Own::COUNT; i++) {
+            filled[i] = walk.there(i);
+            if (!filled[i]) continue;
+            if constexpr (CHANGED) from.read(raw[i], walk, i);
+            else raw[i].values = load_piece(walk.at(i, from.start()));
+        }
+    }
+    MEMBER void put(float* panel) {
+        UNROLL
+        for (int i = 0; i < Own::COUNT; i++) {
+            float v[PIECE] = {};
+            if (filled[i]) {
+                if constexpr (CHANGED) from.finish(raw[i], walk, i, v);
+                else unpack(v, raw[i].values);
+            }
+            UNROLL
+            for (int j = 0; j < PIECE; j++) v[j] = factor(v[j]);
+            if (!Own::brings()) continue;
+            const int line = Own::line() + i * Own::LINES_APART;
+            if constexpr (Own::ALONG_K) {
+                const int place = line ^ Panel::permuted(Own::across());
+                UNROLL
+                for (int j = 0; j < PIECE; j++) panel[(Own::across() + j) * ROWS + place] = v[j];
+            } else {
+                store_whole(panel + line * ROWS + Own::across(), v);
+            }
+        }
+        walk.advance();
+    }
+};
+// The same where pieces are not whole. Neighbouring threads read neighbours in memory.
+template <class Fetch, int ROWS, int STEP> struct Supply<Fetch, Way::BY_ELEMENTS, ROWS, STEP> {
+    typedef ::Panel<Share<Fetch::ALONG_K, ROWS, STEP, PIECE>> Panel;
+    const Fetch& from;
+    const uint32_t first_row, end;
+    uint32_t k;
+
+    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end) : from(fetch), first_row(first_row), end(k_end), k(k_begin) {}
+    MEMBER void fetch() {}
+    MEMBER void put(float* panel) {
+        ROLLED
+        for (int i = thread(); i < ROWS * STEP; i += TILE_THREADS) {
+            const int row = Fetch::ALONG_K ? i / STEP : i % ROWS, depth = Fetch::ALONG_K ? i % STEP : i / ROWS;
+            float element = 0.0f;
+            if (first_row + row < from.rows && k + depth < end)
+                from.load(from.run(first_row + row, k + depth), 1, [&](uint32_t, float v) { element = v; });
+            panel[depth * ROWS + (Fetch::ALONG_K ? row ^ Panel::permuted(depth) : row)] = element;
+        }
+        k += STEP;
+    }
+};
+// v[4 i + j] = panel[4 THREADS i + place + j]: THREADS neighbours read 16 bytes each, next to each other.
 template <int THREADS, int N> DEVICE void load_fours(float (&v)[N], const float* panel, int place) {
     UNROLL
     for (int i = 0; i < N / 4; i++) {
-        const Four four = *reinterpret_cast<const Four*>(panel + 4 * THREADS * i + 4 * place);
+        const Four four = *reinterpret_cast<const Four*>(panel + 4 * THREADS * i + place);
         UNROLL
         for (int j = 0; j < 4; j++) v[4 * i + j] = four.value[j];
+    }
+}
+
+// How a tile of BM by BN is divided among the threads, and into steps along the depth.
+template <int BM, int BN> struct Parts {
+    static constexpr int ACROSS = BN < 64 ? BN / 4 : 16, DOWN = TILE_THREADS / ACROSS, TM = BM / DOWN, TN = BN / ACROSS;
+    static_assert(TM % 4 == 0 && TN % 4 == 0, "a thread owns groups of four");
+    // Four loads of 16 bytes a thread, where two stages of both panels then fit into 48 KB of shared memory.
+    static constexpr int DEPTH = BM + BN > 192 ? 16 : 32;
+};
+
+// The sums of a tile over depths k_begin .. k_end.
+template <int BM, int BN, Way WAY_A, Way WAY_B, class A, class B>
+DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::TM][Parts<BM, BN>::TN], float* panels, const A& a, const B& b, uint32_t m, uint32_t n, uint32_t k_begin, uint32_t k_end) {
+    typedef Parts<BM, BN> P;
+    typedef Supply<A, WAY_A, BM, P::DEPTH> SupplyA;
+    typedef Supply<B, WAY_B, BN, P::DEPTH> SupplyB;
+    constexpr int STAGE = P::DEPTH * (BM + BN);
+    const int down = 4 * (thread() / P::ACROSS), across = 4 * (thread() % P::ACROSS);
+    SupplyA supply_a(a, m, k_begin, k_end);
+    SupplyB supply_b(b, n, k_begin, k_end);
+    UNROLL
+    for (int i = 0; i < P::TM; i++)
+        UNROLL
+        for (int j = 0; j < P::TN; j++) acc[i][j] = 0.0f;
+
+    // Each turn fetches the next step into registers, multiplies the present one, and puts the next one into shared memory. One
+    // barrier a turn is enough: the stage that is overwritten was read in the turn before, before that turn's barrier.
+    supply_a.fetch();
+    supply_b.fetch();
+    supply_a.put(panels);
+    supply_b.put(panels + P::DEPTH * BM);
+    barrier();
+    uint32_t stage = 0;
+    ROLLED
+    for (uint32_t k = k_begin + P::DEPTH; true; k += P::DEPTH) {
+        const bool more = k < k_end;
+        if (more) {
+            supply_a.fetch();
+            supply_b.fetch();
+        }
+        const float* const here_a = panels + stage;
+        const float* const here_b = here_a + P::DEPTH * BM;
+        UNROLL_ON_GPU
+        for (int d = 0; d < P::DEPTH; d += 4) {
+            const int place_a = A::ALONG_K ? down ^ SupplyA::Panel::permuted(d) : down, place_b = B::ALONG_K ? across ^ SupplyB::Panel::permuted(d) : across;
+            UNROLL_ON_GPU
+            for (int e = d; e < d + 4; e++) {
+                float x[P::TM], y[P::TN];
+                load_fours<P::DOWN>(x, here_a + e * BM, place_a);
+                load_fours<P::ACROSS>(y, here_b + e * BN, place_b);
+                UNROLL
+                for (int i = 0; i < P::TM; i++)
+                    UNROLL
+                    for (int j = 0; j < P::TN; j++) acc[i][j] += x[i] * y[j];
+            }
+        }
+        if (!more) break;
+        stage ^= STAGE;  // 0 or STAGE
+        supply_a.put(panels + stage);
+        supply_b.put(panels + stage + P::DEPTH * BM);
+        barrier();
     }
 }
 
 // The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k_begin .. k_end.
 template <int BM, int BN, class A, class B, class Epilogue>
 DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k_begin, uint32_t k_end) {
-    // The step along the depth: two stages of both panels fit into 48 KB of shared memory.
-    constexpr int DEPTH = BM + BN > 256 ? 8 : 16;
-    typedef Stage<BM, DEPTH, A> StageA;
-    typedef Stage<BN, DEPTH, B> StageB;
-    constexpr int ACROSS = BN < 64 ? BN / 4 : 16, DOWN = BLOCK / ACROSS;
-    constexpr int TM = BM / DOWN, TN = BN / ACROSS, A_STRIDE = StageA::STRIDE, B_STRIDE = StageB::STRIDE;
-    static_assert(TM % 4 == 0 && TN % 4 == 0, "a thread owns groups of four");
-    SHARED(float, panel_a, 2 * DEPTH * A_STRIDE);
-    SHARED(float, panel_b, 2 * DEPTH * B_STRIDE);
+    typedef Parts<BM, BN> P;
+    constexpr int ACROSS = P::ACROSS, DOWN = P::DOWN, TM = P::TM, TN = P::TN;
+    SHARED(float, panels, 2 * P::DEPTH * (BM + BN));
     const uint32_t m = tile_row * BM, n = blockIdx.x * BN;
     const int down = thread() / ACROSS, across = thread() % ACROSS;
     float acc[TM][TN];
-    UNROLL
-    for (int i = 0; i < TM; i++)
-        UNROLL
-        for (int j = 0; j < TN; j++) acc[i][j] = 0.0f;
+    by_ways(a, b, [&](auto way_a, auto way_b) { sum_tile<BM, BN, way_a.value, way_b.value>(acc, panels, a, b, m, n, k_begin, k_end); });
 
-    // Turn j fetches step j into registers, multiplies step j - 1, and puts step j into shared memory. One barrier a turn is enough:
-    // the panel that step j overwrites was read in turn j - 1, before that turn's barrier.
-    for (uint32_t k = k_begin, stage = 0;; k += DEPTH, stage ^= 1) {
-        StageA next_a;
-        StageB next_b;
-        if (k < k_end) {
-            next_a.fetch(a, m, k, k_end);
-            next_b.fetch(b, n, k, k_end);
-        }
-        if (k > k_begin) {
-            const float* here_a = panel_a + (stage ^ 1) * DEPTH * A_STRIDE;
-            const float* here_b = panel_b + (stage ^ 1) * DEPTH * B_STRIDE;
-            UNROLL_FOUR
-            for (int d = 0; d < DEPTH; d++) {
-                float x[TM], y[TN];
-                load_fours<DOWN>(x, here_a + d * A_STRIDE, down);
-                load_fours<ACROSS>(y, here_b + d * B_STRIDE, across);
-                UNROLL
-                for (int i = 0; i < TM; i++)
-                    UNROLL
-                    for (int j = 0; j < TN; j++) acc[i][j] += x[i] * y[j];
-            }
-        }
-        if (k >= k_end) break;
-        next_a.put(panel_a + stage * DEPTH * A_STRIDE);
-        next_b.put(panel_b + stage * DEPTH * B_STRIDE);
-        barrier();
-    }
     // The four rows that an epilogue may want to have summed belong to one thread.
     UNROLL
     for (int i = 0; i < TM; i += 4) {

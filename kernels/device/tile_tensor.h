@@ -1,17 +1,17 @@
-// Tiles on tensor cores, for 16-bit numbers and tf32. Each of 8 warps has a part of the tile, which it sums in f32, in fragments of
-// 16 x 8. Panels of both operands lie in shared memory in the order of global memory, in pieces of 16 bytes. There are three stages:
-// while one step along the depth is multiplied, the next two are on their way.
+// Tiles on tensor cores, for 16-bit numbers and tf32. Each of 4 warps has a part of the tile, which it sums in f32, in fragments of
+// 16 x 8. Panels of both operands lie in shared memory in the order of global memory, in pieces of 16 bytes. There are several
+// stages: while one step along the depth is multiplied, the next ones are on their way.
 //
 // An operand that reading does not change is copied (copy_async), with zeros past its end. One that is changed on the way
 // (normalised, activated, masked, scaled) passes through registers: it is read before the products of a turn, and changed and put
 // into the panel after them. One whose pieces are not whole (see tile.h) is read element by element, which is correct but slow.
+// Each of the three ways has a loop of its own, so that none pays for another.
 //
 // Lanes that access shared memory at the same time use different banks: Panel permutes the pieces of each line to that end.
 #pragma once
 #include "matrix.h"
 #include "piece.h"
 
-constexpr int STAGES = 3;
 // Depth of one instruction.
 constexpr int DEPTH_OF_STEP = 2 * PIECE;
 
@@ -23,76 +23,87 @@ template <bool ALONG_DEPTH, int ROWS, int DEPTH> struct Panel {
     // 32 bits are to be transposed, lanes read together from two neighbouring places in four lines.
     static constexpr int SPAN = ACROSS < 8 ? ACROSS : 8, STEP = ALONG_K || sizeof(T) == 2 ? 1 : 2;
     static MEMBER int at(int line, int across) { return line * ACROSS + (across ^ (line * SPAN / 8 * STEP % SPAN)); }
+    // Lines that are so far apart permute their pieces alike.
+    static constexpr int PERIOD = 8 / STEP;
 };
 
 // The pieces of a panel that this thread brings.
-template <class Panel, class Fetch> struct Supply {
-    static constexpr int COUNT = (Panel::PIECES + BLOCK - 1) / BLOCK;
+template <class Panel, class Fetch, Way WAY, int ROWS, int DEPTH> struct Supply {
+    typedef Share<Panel::ALONG_K, ROWS, DEPTH, PIECE> Own;
+    static constexpr int COUNT = Own::COUNT;
+    static constexpr bool CHANGED = Fetch::CHANGES && WAY != Way::COPIED, COPIED = ASYNC_COPIES && !CHANGED, PUTS = !COPIED;
+    static_assert(Own::LINES_APART % Panel::PERIOD == 0, "a thread's pieces lie alike in their lines");
     const Fetch& from;
-    const uint32_t first_row;
-    const bool whole, same;
-    typename Fetch::Run run[COUNT];
+    typename Fetch::template Walk<Own, CHANGED> walk;
+    const int to;  // where the first piece lies in the panel, in bytes
+    static constexpr int SPACING = Own::LINES_APART * Panel::ACROSS * 16;
     typename Fetch::Raw raw[COUNT];
     bool filled[COUNT];
 
-    MEMBER Supply(const Fetch& fetch, uint32_t row) : from(fetch), first_row(row), whole(fetch.whole()), same(fetch.same()) {}
-
-    static MEMBER int piece(int i) { return thread() + i * BLOCK; }
-    static MEMBER bool there(int i) { return Panel::PIECES % BLOCK == 0 || piece(i) < Panel::PIECES; }
-    static MEMBER int at(int i) { return Panel::at(piece(i) / Panel::ACROSS, piece(i) % Panel::ACROSS); }
-    MEMBER uint32_t row(int i) const { return first_row + (Panel::ALONG_K ? piece(i) / Panel::ACROSS : piece(i) % Panel::ACROSS * PIECE); }
-    static MEMBER uint32_t depth(int i) { return Panel::ALONG_K ? piece(i) % Panel::ACROSS * PIECE : piece(i) / Panel::ACROSS; }
+    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end)
+        : from(fetch), walk(fetch.template walk<Own, CHANGED>(first_row, k_begin, k_end)), to(Panel::at(Own::line(), Own::across() / PIECE) * 16) {}
 
     // Comes before the products of a turn: starts the copies of pieces that are not changed, reads the others into registers.
-    MEMBER void fetch(Piece* panel, uint32_t k, uint32_t k_end) {
-        if (!whole) return;
+    MEMBER void fetch(SharedAddress panel) {
         UNROLL
         for (int i = 0; i < COUNT; i++) {
-            if (!there(i)) continue;
-            const uint32_t r = row(i), d = k + depth(i);
-            const bool inside = r < from.rows && d < k_end;
-            run[i] = from.run(inside ? r : 0, inside ? d : k);
-            const T* const place = inside ? from.place(run[i]) : nullptr;
-            filled[i] = place;
-#if ASYNC_COPIES
-            if (same) {
-                copy_async(panel + at(i), filled[i] ? place : from.start(), filled[i] ? 16 : 0);
-                continue;
+            filled[i] = walk.there(i);
+            if constexpr (COPIED) {
+                if (Own::brings()) copy_async(panel + to + i * SPACING, walk.at(i, from.start()), filled[i] ? 16 : 0);
+            } else if (filled[i]) {
+                if constexpr (CHANGED) from.read(raw[i], walk, i);
+                else raw[i].values = load_piece(walk.at(i, from.start()));
             }
-#endif
-            if (filled[i]) raw[i] = from.raw(run[i]);
         }
+        if constexpr (COPIED) walk.advance();
     }
-    // Comes after the products: puts what was read into registers into the panel.
-    MEMBER void put(Piece* panel, uint32_t k, uint32_t k_end) const {
-        if (!whole) return put_elements(panel, k, k_end);
-        if (ASYNC_COPIES && same) return;
-        UNROLL
-        for (int i = 0; i < COUNT; i++) {
-            if (!there(i)) continue;
-            float v[PIECE] = {};
-            // What lies outside of the operand or the image stays zero: it is not normalised or activated.
-            if (filled[i]) from.finish(raw[i], run[i], v);
-            store_piece(panel + at(i), pack(v));
-        }
-    }
-    // The same where pieces are not whole.
-    MEMBER void put_elements(Piece* panel, uint32_t k, uint32_t k_end) const {
-        ROLLED
-        for (int i = 0; i < COUNT; i++) {
-            if (!there(i)) continue;
-            T* const to = reinterpret_cast<T*>(panel + at(i));
-            ROLLED
-            for (uint32_t j = 0; j < PIECE; j++) {
-                const uint32_t r = row(i) + (Panel::ALONG_K ? 0 : j), d = k + depth(i) + (Panel::ALONG_K ? j : 0);
-                float element = 0.0f;
-                if (r < from.rows && d < k_end) from.load(from.run(r, d), 1, [&](uint32_t, float v) { element = v; });
-                to[j] = T(element);
+    // Comes after the products: changes what was read into registers, puts it into the panel, and moves on. What lies outside of the
+    // operand or the image stays zero: it is not normalised or activated.
+    MEMBER void put(Piece* panel) {
+        if constexpr (!COPIED) {
+            UNROLL
+            for (int i = 0; i < COUNT; i++) {
+                Piece piece;
+                if constexpr (CHANGED) {
+                    float v[PIECE];
+                    from.finish(raw[i], walk, i, v);
+                    piece = pack(v);
+                } else {
+                    piece = raw[i].values;
+                }
+                UNROLL
+                for (int x = 0; x < 4; x++) piece.word[x] = filled[i] ? piece.word[x] : 0;
+                if (Own::brings()) store_piece(panel + (to + i * SPACING) / 16, piece);
             }
+            walk.advance();
         }
     }
 };
+// The same where pieces are not whole.
+template <class Panel, class Fetch, int ROWS, int DEPTH> struct Supply<Panel, Fetch, Way::BY_ELEMENTS, ROWS, DEPTH> {
+    static constexpr bool PUTS = true;
+    const Fetch& from;
+    const uint32_t first_row, end;
+    uint32_t k;
 
+    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end) : from(fetch), first_row(first_row), end(k_end), k(k_begin) {}
+    MEMBER void fetch(SharedAddress) {}
+    MEMBER void put(Piece* panel) {
+        ROLLED
+        for (int piece = thread(); piece < Panel::PIECES; piece += TILE_THREADS) {
+            const int line = piece / Panel::ACROSS, across = piece % Panel::ACROSS;
+            T* const to = reinterpret_cast<T*>(panel + Panel::at(line, across));
+            ROLLED
+            for (int j = 0; j < PIECE; j++) {
+                const uint32_t r = first_row + (Panel::ALONG_K ? line : across * PIECE + j), d = k + (Panel::ALONG_K ? across * PIECE + j : line);
+                float element = 0.0f;
+                if (r < from.rows && d < end) from.load(from.run(r, d), 1, [&](uint32_t, float v) { element = v; });
+                to[j] = T(element);
+            }
+        }
+        k += DEPTH;
+    }
+};
 
 // Rounds a fragment to tf32, where that is what the instruction multiplies. Numbers of 16 bits are rounded already.
 DEVICE void round_fragment([[maybe_unused]] uint32_t (&r)[4]) {
@@ -101,27 +112,47 @@ DEVICE void round_fragment([[maybe_unused]] uint32_t (&r)[4]) {
     for (int i = 0; i < 4; i++) r[i] = float_to_bits(round_to_tf32(bits_to_float(r[i])));
 #endif
 }
-// Reads four matrices, one register each: those that begin at (row, k), (row + 8, k), (row, k + h) and (row + 8, k + h), where h is
-// half the depth of an instruction. They are a fragment of A. BY_DEPTH: the second and the third are exchanged, which makes two
-// fragments of B.
-template <bool BY_DEPTH, class Panel> DEVICE void load_fragment(uint32_t (&r)[4], const Piece* panel, int row, int k) {
-    const int lane = thread() % WARP;
-    if constexpr (Panel::ALONG_K) {
-        const int down = BY_DEPTH ? lane / 16 * 8 + lane % 8 : lane % 16, right = BY_DEPTH ? lane / 8 % 2 : lane / 16;
-        load_matrices(r, panel + Panel::at(row + down, k / PIECE + right));
-    } else if constexpr (sizeof(T) == 2) {
-        const int down = BY_DEPTH ? lane % 16 : lane / 16 * 8 + lane % 8, right = BY_DEPTH ? lane / 16 : lane / 8 % 2;
-        load_matrices_turned(r, panel + Panel::at(k + down, row / PIECE + right));
-    } else {
-        // No instruction transposes numbers of 32 bits.
+// Reads fragments of a panel of 16 rows each, from `row` on. A fragment is four matrices, one register each: those that begin at
+// (row, k), (row + 8, k), (row, k + h) and (row + 8, k + h), where h is half the depth of an instruction. They are a fragment of A.
+// BY_DEPTH: the second and the third are exchanged, which makes two fragments of B. Addresses of a thread that differ by more than a
+// constant are computed once.
+template <bool BY_DEPTH, class Panel, int FRAGMENTS, int STEPS> struct Reader {
+    static constexpr bool BY_WORDS = !Panel::ALONG_K && sizeof(T) == 4;  // no instruction transposes numbers of 32 bits
+    static constexpr int BASES = Panel::ALONG_K ? STEPS : BY_WORDS ? 2 * FRAGMENTS : FRAGMENTS;
+    SharedAddress base[BASES];
+
+    MEMBER Reader(SharedAddress panel, int row) {
+        const int lane = thread() % WARP;
         UNROLL
-        for (int i = 0; i < 4; i++) {
-            const int m = row + lane / 4 + (BY_DEPTH ? i / 2 : i % 2) * 8, d = k + lane % 4 + (BY_DEPTH ? i % 2 : i / 2) * 4;
-            r[i] = panel[Panel::at(d, m / PIECE)].word[m % PIECE];
+        for (int i = 0; i < BASES; i++) {
+            if constexpr (Panel::ALONG_K) {
+                const int down = BY_DEPTH ? lane / 16 * 8 + lane % 8 : lane % 16, right = BY_DEPTH ? lane / 8 % 2 : lane / 16;
+                base[i] = panel + Panel::at(row + down, 2 * i + right) * 16;
+            } else if constexpr (!BY_WORDS) {
+                const int down = BY_DEPTH ? lane % 16 : lane / 16 * 8 + lane % 8, right = BY_DEPTH ? lane / 16 : lane / 8 % 2;
+                base[i] = panel + Panel::at(down, row / PIECE + 2 * i + right) * 16;
+            } else {
+                const int m = row + lane / 4 + 8 * i;
+                base[i] = panel + Panel::at(lane % 4, m / PIECE) * 16 + m % PIECE * 4;
+            }
         }
     }
-    round_fragment(r);
-}
+    // Fragment i at step `step` of a panel that begins `stage` bytes after the first one.
+    MEMBER void load(uint32_t (&r)[4], uint32_t stage, int i, int step) const {
+        if constexpr (Panel::ALONG_K) {
+            load_matrices(r, base[step] + stage + i * 16 * Panel::ACROSS * 16);
+        } else if constexpr (!BY_WORDS) {
+            load_matrices_turned(r, base[i] + stage + step * DEPTH_OF_STEP * Panel::ACROSS * 16);
+        } else {
+            UNROLL
+            for (int x = 0; x < 4; x++) {
+                const int down = BY_DEPTH ? x / 2 : x % 2, right = BY_DEPTH ? x % 2 : x / 2;
+                r[x] = load_word(base[2 * i + down] + stage + (step * DEPTH_OF_STEP + right * 4) * Panel::ACROSS * 16);
+            }
+        }
+        round_fragment(r);
+    }
+};
 DEVICE void multiply_fragments(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if PRECISION_TF32
     multiply_tf32(c, a, b);
@@ -135,84 +166,104 @@ DEVICE void multiply_fragments(float (&c)[4], const uint32_t (&a)[4], const uint
 #endif
 }
 
-// The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k_begin .. k_end.
-template <int BM, int BN, class A, class B, class Epilogue>
-DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k_begin, uint32_t k_end) {
-    // The step along the depth: 64 bytes of each row, or 32 for large tiles. Three stages fit into 48 KB of shared memory.
-    constexpr int DEPTH = (BM + BN > 256 ? 32 : 64) / sizeof(T);
-    typedef Panel<A::ALONG_K, BM, DEPTH> PanelA;
-    typedef Panel<B::ALONG_K, BN, DEPTH> PanelB;
-    constexpr int WARPS_N = BN >= 128 ? 4 : BN >= 64 ? 2 : 1, WARPS_M = WARPS / WARPS_N;
-    constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N, MT = WM / 16, NT = WN / 8;
+// How a tile of BM by BN is divided: among the warps, and into steps along the depth.
+template <int BM, int BN> struct Parts {
+    static constexpr int WARPS_N = BN >= 64 ? 2 : 1, WARPS_M = TILE_THREADS / WARP / WARPS_N;
+    static constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N, MT = WM / 16, NT = WN / 8;
     static_assert(WM % 16 == 0 && WN % 16 == 0, "a warp has whole fragments of A, and pairs of B's");
-    constexpr int PIECES = PanelA::PIECES + PanelB::PIECES;
-    SHARED(Piece, panels, STAGES * PIECES);
-    const uint32_t m = tile_row * BM, n = blockIdx.x * BN;
-    const int warp = thread() / WARP, lane = thread() % WARP;
-    const int warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
-    Supply<PanelA, A> supply_a(a, m);
-    Supply<PanelB, B> supply_b(b, n);
-    float acc[MT][NT][4];
+    // 64 bytes of each row. As many stages as fit into 48 KB of shared memory.
+    static constexpr int DEPTH = 64 / sizeof(T), PIECES = (BM + BN) * 4, STAGES = BM + BN > 192 ? 3 : 4;
+};
+
+// The sums of a tile over depths k_begin .. k_end.
+template <int BM, int BN, Way WAY_A, Way WAY_B, class A, class B>
+DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::MT][Parts<BM, BN>::NT][4], Piece* panels, const A& a, const B& b, uint32_t m, uint32_t n, uint32_t k_begin, uint32_t k_end) {
+    typedef Parts<BM, BN> P;
+    typedef Panel<A::ALONG_K, BM, P::DEPTH> PanelA;
+    typedef Panel<B::ALONG_K, BN, P::DEPTH> PanelB;
+    constexpr int STEPS = P::DEPTH / DEPTH_OF_STEP;
+    const int warp = thread() / WARP;
+    const SharedAddress shared = shared_address(panels);
+    typedef Supply<PanelA, A, WAY_A, BM, P::DEPTH> SupplyA;
+    typedef Supply<PanelB, B, WAY_B, BN, P::DEPTH> SupplyB;
+    SupplyA supply_a(a, m, k_begin, k_end);
+    SupplyB supply_b(b, n, k_begin, k_end);
+    const Reader<false, PanelA, P::MT, STEPS> read_a(shared, warp / P::WARPS_N * P::WM);
+    const Reader<true, PanelB, P::NT / 2, STEPS> read_b(shared + PanelA::PIECES * 16, warp % P::WARPS_N * P::WN);
     UNROLL
-    for (int i = 0; i < MT; i++)
+    for (int i = 0; i < P::MT; i++)
         UNROLL
-        for (int j = 0; j < NT; j++)
+        for (int j = 0; j < P::NT; j++)
             UNROLL
             for (int x = 0; x < 4; x++) acc[i][j][x] = 0.0f;
 
-    // Turn j starts to bring step j, and multiplies step j - 2. After its barrier, all threads' parts of step j - 2 are in shared
-    // memory, and no thread reads step j - 3 any more, whose place step j takes.
-    int into = 0;
-    for (uint32_t k = k_begin, turn = 0;; k += DEPTH, turn++) {
-        const bool full = turn >= STAGES - 1;
-        if (full) {
-#if ASYNC_COPIES
-            wait_copies<STAGES - 2>();
-#endif
-            barrier();
-        }
-        Piece* const next = panels + into * PIECES;
-        into = into + 1 == STAGES ? 0 : into + 1;
+    // The first steps, all but one of the stages.
+    uint32_t k = k_begin;
+    ROLLED
+    for (int stage = 0; stage < P::STAGES - 1; stage++, k += P::DEPTH) {
         if (k < k_end) {
-            supply_a.fetch(next, k, k_end);
-            supply_b.fetch(next + PanelA::PIECES, k, k_end);
+            supply_a.fetch(shared + stage * P::PIECES * 16);
+            supply_b.fetch(shared + (stage * P::PIECES + PanelA::PIECES) * 16);
+            supply_a.put(panels + stage * P::PIECES);
+            supply_b.put(panels + stage * P::PIECES + PanelA::PIECES);
         }
-#if ASYNC_COPIES
-        commit_copies();  // even where nothing was copied: wait_copies counts the groups
-#endif
-        if (full) {
-            const Piece* const here_a = panels + into * PIECES;
-            const Piece* const here_b = here_a + PanelA::PIECES;
-            UNROLL
-            for (int d = 0; d < DEPTH; d += DEPTH_OF_STEP) {
-                uint32_t fragment_a[MT][4], fragment_b[NT][2];
-                UNROLL
-                for (int i = 0; i < MT; i++) load_fragment<false, PanelA>(fragment_a[i], here_a, warp_m * WM + i * 16, d);
-                UNROLL
-                for (int j = 0; j < NT; j += 2) {
-                    uint32_t two[4];
-                    load_fragment<true, PanelB>(two, here_b, warp_n * WN + j * 8, d);
-                    UNROLL
-                    for (int x = 0; x < 4; x++) fragment_b[j + x / 2][x % 2] = two[x];
-                }
-                UNROLL
-                for (int i = 0; i < MT; i++)
-                    UNROLL
-                    for (int j = 0; j < NT; j++) multiply_fragments(acc[i][j], fragment_a[i], fragment_b[j]);
-            }
-        }
-        if (k < k_end) {
-            supply_a.put(next, k, k_end);
-            supply_b.put(next + PanelA::PIECES, k, k_end);
-        }
-        if (k >= k_end + (STAGES - 2) * DEPTH) break;
+        commit_copies();
     }
+    // Each turn multiplies one step and starts to bring the one that is STAGES - 1 further on. After the turn's barrier, all threads'
+    // parts of the step are in shared memory, and no thread reads the step before it any more, whose place is filled next.
+    constexpr uint32_t LAST = (P::STAGES - 1) * P::PIECES * 16;
+    uint32_t here = 0, into = LAST;
+    ROLLED
+    for (uint32_t from = k_begin; from < k_end; from += P::DEPTH, k += P::DEPTH) {
+        wait_copies<P::STAGES - 2>();
+        barrier();
+        const bool more = k < k_end;
+        if (more) {
+            supply_a.fetch(shared + into);
+            supply_b.fetch(shared + into + PanelA::PIECES * 16);
+        }
+        commit_copies();  // even where nothing was copied: wait_copies counts the groups
+        UNROLL_ON_GPU
+        for (int step = 0; step < STEPS; step++) {
+            uint32_t fragment_a[P::MT][4], fragment_b[P::NT / 2][4];
+            UNROLL
+            for (int i = 0; i < P::MT; i++) read_a.load(fragment_a[i], here, i, step);
+            UNROLL
+            for (int j = 0; j < P::NT / 2; j++) read_b.load(fragment_b[j], here, j, step);
+            UNROLL
+            for (int i = 0; i < P::MT; i++)
+                UNROLL
+                for (int j = 0; j < P::NT; j++) {
+                    const uint32_t b[2] = {fragment_b[j / 2][j % 2 * 2], fragment_b[j / 2][j % 2 * 2 + 1]};
+                    multiply_fragments(acc[i][j], fragment_a[i], b);
+                }
+        }
+        if ((SupplyA::PUTS || SupplyB::PUTS) && more) {
+            supply_a.put(panels + into / 16);
+            supply_b.put(panels + into / 16 + PanelA::PIECES);
+        }
+        into = here;
+        here = here == LAST ? 0 : here + P::PIECES * 16;
+    }
+}
+
+// The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k_begin .. k_end.
+template <int BM, int BN, class A, class B, class Epilogue>
+DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k_begin, uint32_t k_end) {
+    typedef Parts<BM, BN> P;
+    constexpr int WARPS_M = P::WARPS_M, WARPS_N = P::WARPS_N, WM = P::WM, WN = P::WN, MT = P::MT, NT = P::NT;
+    SHARED(Piece, panels, P::STAGES * P::PIECES);
+    const uint32_t m = tile_row * BM, n = blockIdx.x * BN;
+    const int warp = thread() / WARP, lane = thread() % WARP;
+    const int warp_m = warp / WARPS_N, warp_n = warp % WARPS_N;
+    float acc[MT][NT][4];
+    by_ways(a, b, [&](auto way_a, auto way_b) { sum_tile<BM, BN, way_a.value, way_b.value>(acc, panels, a, b, m, n, k_begin, k_end); });
 
     // The sums go through shared memory, 16 rows of each warp at a time, so that neighbouring threads write neighbouring runs of a
     // row of C.
     typedef typename Epilogue::Element Element;
     constexpr int RUN = 16 / sizeof(Element), RUNS = BN / RUN, PITCH = BN + 8, ROWS = WARPS_M * 16;
-    static_assert(ROWS * PITCH / 4 <= STAGES * PIECES, "the panels' memory is used again");
+    static_assert(ROWS * PITCH / 4 <= P::STAGES * P::PIECES, "the panels' memory is used again");
     float* const sums = reinterpret_cast<float*>(panels);
     const bool whole = epilogue.whole();
     ROLLED
@@ -232,7 +283,7 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
         barrier();
         const int group = epilogue.rows;
         ROLLED
-        for (int unit = thread(); unit < ROWS / group * RUNS; unit += BLOCK) {
+        for (int unit = thread(); unit < ROWS / group * RUNS; unit += TILE_THREADS) {
             const int line = unit / RUNS * group;
             const uint32_t row = m + line / 16 * WM + i * 16 + line % 16, column = n + unit % RUNS * RUN;
             if (row >= a.rows || column >= b.rows) continue;

@@ -34,6 +34,7 @@ typedef __UINT64_TYPE__ uint64_t;
 #define UNROLL_FOUR _Pragma("GCC unroll 4")
 #define ROLLED _Pragma("GCC unroll 1")
 #endif
+#define UNROLL_ON_GPU ROLLED
 // Stands in the body of a loop whose iterations must not become lanes of a vector: those of a few iterations would be more
 // code for nothing, others slower. A loop inside of it may become vectors all the same.
 #define NOT_VECTORISED __asm__ volatile("")

@@ -26,8 +26,6 @@ void* zgan_host_scratch(uint64_t bytes);
 #define SHARED(T, name, N) alignas(64) static thread_local T name[N]
 
 template <class T> DEVICE T shuffle_xor(T value, int) { return value; }
-template <class T> DEVICE T shuffle_down(T value, int) { return value; }
-DEVICE bool vote_any(bool predicate) { return predicate; }
 DEVICE uint32_t atomic_add(uint32_t* pointer, uint32_t value) { return __atomic_fetch_add(pointer, value, __ATOMIC_RELAXED); }
 
 // What the generated translation unit runs for each block.

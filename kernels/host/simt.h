@@ -54,13 +54,9 @@ template <class T> DEVICE T exchange(T value, int from) {
     __builtin_memcpy(&value, &bits, sizeof(T));
     return value;
 }
+DEVICE float maximum(float a, float b) { return a > b || b != b ? a : b; }
+
 template <class T> DEVICE T shuffle_xor(T value, int mask) { return exchange(value, (thread() % WARP) ^ mask); }
-template <class T> DEVICE T shuffle_down(T value, int delta) { return exchange(value, thread() % WARP + delta); }
-DEVICE bool vote_any(bool predicate) {
-    uint32_t any = predicate;
-    for (int mask = WARP / 2; mask > 0; mask /= 2) any |= shuffle_xor(any, mask);
-    return any != 0;
-}
 // One coroutine runs at a time, so a plain addition is atomic.
 UNCHECKED static uint32_t add_unseen(uint32_t* pointer, uint32_t value) { uint32_t old = *pointer; *pointer = old + value; return old; }
 DEVICE uint32_t atomic_add(uint32_t* pointer, uint32_t value) {

@@ -33,6 +33,8 @@ pub struct Kernel {
     pub written: String,
     /// Rows and columns.
     pub tile: Option<(usize, usize)>,
+    /// Threads of a block.
+    pub threads: u32,
     /// Whether each precision of the file has one.
     pub precise: bool,
     /// Name, and type without `const` and the like: `("dx", "float*")`.
@@ -105,9 +107,14 @@ fn flatten(root: &Path, path: &Path, text: &mut String) {
     }
 }
 
+/// Threads of the blocks that multiply a tile: a warp of tensor cores owns a larger part of it than a warp without.
+fn tile_threads(precision: &str) -> u32 {
+    if precision == "f32" { 256 } else { 128 }
+}
+
 /// The text for one precision, with a product's kernel repeated for its tiles, and the kernels in it.
 fn in_precision(file: &str, text: &str, precision: &str, several: bool) -> (String, Vec<Kernel>) {
-    let mut all = format!("#define PRECISION {precision}\n");
+    let mut all = format!("#define PRECISION {precision}\n#define TILE_THREADS {}\n", tile_threads(precision));
     for name in PRECISIONS {
         let _ = writeln!(all, "#define PRECISION_{} {}", name.to_uppercase(), u8::from(name == precision));
     }
@@ -173,6 +180,11 @@ fn kernels_of(file: &str, text: &str, precision: &str, several: bool, tile: Opti
         let head = rest.lines().next().unwrap_or_default();
         let wrong = |what: &str| -> ! { panic!("{file}.cu: KERNEL{head}: {what}") };
         let Some(end) = end_of_list(rest) else { wrong("expected KERNEL(threads, blocks) name(") };
+        let threads = rest[rest.find('(').expect("a list") + 1..end].split(',').next().unwrap_or_default();
+        let threads = if threads == "TILE_THREADS" { tile_threads(precision) } else { threads.parse().unwrap_or(0) };
+        if threads == 0 {
+            wrong("expected KERNEL(threads, blocks), with a number of threads or TILE_THREADS");
+        }
         let rest = rest[end..].trim_start();
         let wrapped = ["PRECISE(", "TILED("].iter().any(|wrapper| rest.starts_with(wrapper));
         let open = if wrapped { end_of_list(rest) } else { rest.find('(') };
@@ -197,6 +209,7 @@ fn kernels_of(file: &str, text: &str, precision: &str, several: bool, tile: Opti
             family: family.to_string(),
             written: written.to_string(),
             tile,
+            threads,
             precise: wrapped,
             parameters,
         });

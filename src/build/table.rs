@@ -34,12 +34,12 @@ pub fn write(modules: &[Module], check: bool, images: &Images, out: &Path) {
 fn constants(modules: &[Module], text: &mut String) {
     for (m, module) in modules.iter().enumerate() {
         for (k, kernel) in module.kernels.iter().enumerate() {
-            let Kernel { name, family, written, tile, parameters, .. } = kernel;
+            let Kernel { name, family, written, tile, threads, parameters, .. } = kernel;
             let (names, types): (Vec<_>, Vec<_>) = parameters.iter().cloned().unzip();
             let _ = writeln!(
                 text,
                 "pub const {}: &Kernel = &Kernel {{ module: {m}, index: {k}, name: {name:?}, family: {family:?}, \
-                 written: {written:?}, tile: {tile:?}, precision: {}, types: &{types:?}, parameters: &{names:?} }};",
+                 written: {written:?}, tile: {tile:?}, threads: {threads}, precision: {}, types: &{types:?}, parameters: &{names:?} }};",
                 name.to_uppercase(),
                 precision(module.precision),
             );

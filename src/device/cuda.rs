@@ -28,8 +28,6 @@ use faults::Faults;
 pub(super) use feed::CudaFeed;
 pub(super) use graph::{CapturedGraph, CudaEvent};
 
-/// Threads of a block: `BLOCK` in `kernels/device/cuda.h`.
-const BLOCK: u32 = 256;
 /// Turing: the first generation that has the instructions which the kernels use.
 const OLDEST: (i32, i32) = (7, 5);
 /// The least version of `cuDriverGetVersion`: CUDA 12.0, which is driver 525.
@@ -312,7 +310,7 @@ impl Cuda {
                 grid[0],
                 grid[1],
                 grid[2],
-                BLOCK,
+                kernel.threads,
                 1,
                 1,
                 0,

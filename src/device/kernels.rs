@@ -27,6 +27,8 @@ pub struct Kernel {
     pub written: &'static str,
     /// Rows and columns of the part of a product that a block computes.
     pub tile: Option<(usize, usize)>,
+    /// Threads of a block on a GPU.
+    pub threads: u32,
     pub precision: Precision,
 }
 

@@ -117,7 +117,6 @@ struct Window {
     filter: [u32; 2],
     pad: [i32; 2],
     stride: u32,
-    spread: u32,
     by_windows: u32,
     image: Divisor,
     line: Divisor,
@@ -218,9 +217,7 @@ impl Conv {
     fn input_gradient_window(&self, by_windows: bool) -> Window {
         let pad = |filter: usize| filter as i32 - 1 - self.pad as i32;
         let seen = [self.n, self.p(), self.q(), self.k];
-        let mut window = Window::new(seen, [self.h, self.w], [self.r, self.s], [pad(self.r), pad(self.s)], by_windows);
-        window.spread = self.stride as u32 - 1;
-        window
+        Window::new(seen, [self.h, self.w], [self.r, self.s], [pad(self.r), pad(self.s)], by_windows)
     }
 
     /// How a weight gradient of this many tiles is split: the images of one part, and the number of parts. The sums depend
@@ -263,7 +260,6 @@ impl Window {
             filter: [r, s],
             pad,
             stride: 1,
-            spread: 0,
             by_windows: u32::from(by_windows),
             image: Divisor::new(windows(p) * windows(q)),
             line: Divisor::new(windows(q)),
@@ -281,6 +277,11 @@ impl Window {
 /// What kernels are told of a prologue. From sample to sample the scale and shift tables advance by C, or by 0 where there
 /// is one row for all.
 fn prologue_argument(what: &str, sizes: &Conv, prologue: &Prologue) -> Result<PrologueArgument> {
+    // A GPU takes the larger of x and slope * x.
+    if !matches!(prologue.activation, Activation::Identity | Activation::LeakyRelu(0.0..=1.0)) {
+        let expected = "expected Identity or LeakyRelu with a slope from 0 to 1";
+        return Err(Error::Shape(format!("{what}: {:?} before a convolution, {expected}", prologue.activation)));
+    }
     let mut table_stride = 0;
     if let Some((scale, shift)) = prologue.scale_shift {
         if scale.len() != sizes.c {
@@ -329,7 +330,7 @@ pub fn input_gradient_workspace_len(sizes: &Conv) -> usize {
     sizes.filters()
 }
 
-/// `dx = mask * dv`, summed over 2 x 2 where x was upsampled; or added to dx.
+/// `dx = mask * dv`, summed over 2 x 2 where x was upsampled; or added to dx. For a stride of 1.
 pub fn conv_input_gradient(
     sizes: Conv,
     dx: &Reals,
@@ -340,6 +341,9 @@ pub fn conv_input_gradient(
 ) -> Result<()> {
     let what = "conv input gradient";
     sizes.check(what, epilogue.upsample, gradient.pooled)?;
+    if sizes.stride != 1 {
+        return Err(Error::Shape(format!("{what}: a stride of {}, expected 1", sizes.stride)));
+    }
     let input = sizes.input_len(epilogue.upsample);
     gradient.output.check(what, sizes.n, sizes.output_len(gradient.pooled))?;
     expect_len(what, "dx", dx.len(), input)?;

@@ -554,7 +554,7 @@ impl Driver {
             let what = format!("{name}: {shared} bytes of dynamic and {own} of static shared memory are too much");
             return refuse(CUDA_ERROR_INVALID_VALUE, what);
         }
-        if block != [256, 1, 1] || shared != 0 {
+        if block != [kernel.threads, 1, 1] || shared != 0 {
             let what = format!("{name}: {block:?} threads and {shared} bytes of shared memory cannot be run here");
             return refuse(CUDA_ERROR_NOT_SUPPORTED, what);
         }

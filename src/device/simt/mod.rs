@@ -32,6 +32,7 @@ pub use report::{Check, Finding};
 pub use shadow::Tally;
 use shadow::{Checker, Region};
 
+/// The most threads of a block.
 const BLOCK: usize = 256;
 const WARP: usize = 32;
 const STACK_BYTES: usize = 128 * 1024;
@@ -91,6 +92,8 @@ type Board = [[u64; 4]; WARP];
 
 /// The block that runs on this operating-system thread.
 struct Running {
+    /// Of the block that runs, and which of them runs now.
+    threads: usize,
     current: usize,
     yielders: [*const Yielder<(), Wait>; BLOCK],
     /// Two boards for each warp, used in turn. All lanes wait once between writing a board and reading it; what the next
@@ -205,6 +208,7 @@ impl Simt {
             checker.begin(kernel, grid, entry as usize as u64, views);
         }
         let mut running = Running {
+            threads: kernel.threads as usize,
             current: 0,
             yielders: [std::ptr::null(); BLOCK],
             boards: [[Board::default(); 2]; BLOCK / WARP],
@@ -396,7 +400,7 @@ extern "C" fn zgan_simt_run_block(
     let running = running();
     let body = Body { function, closure };
     // SAFETY: alive for the whole launch; borrowed only between switches. The gate is this operating-system thread's.
-    let (stacks, gate, checks) = unsafe {
+    let (mut stacks, gate, checks) = unsafe {
         (*running).shared.clear();
         (*running).copies.iter_mut().for_each(Copies::forget);
         (*running).shared_bytes = 0;
@@ -406,6 +410,9 @@ extern "C" fn zgan_simt_run_block(
         let checks = checker(running).map(|checker| checker.begin_block(block, &given)).is_some();
         (std::mem::take(&mut (*running).workshop.stacks), zgan_simt_gate(), checks)
     };
+    // SAFETY: alive for the whole launch.
+    let count = unsafe { (*running).threads };
+    let spare = stacks.split_off(count);
     let own: Vec<Gate> = stacks
         .iter()
         .map(|stack| {
@@ -424,8 +431,8 @@ extern "C" fn zgan_simt_run_block(
             })
         })
         .collect();
-    let mut waits = [Wait::No; BLOCK];
-    let mut order: Vec<usize> = (0..BLOCK).collect();
+    let mut waits = vec![Wait::No; count];
+    let mut order: Vec<usize> = (0..count).collect();
     'block: loop {
         // SAFETY: alive for the whole launch.
         unsafe { shuffle(&mut order, (*running).schedule_seed, (*running).releases) };
@@ -479,13 +486,14 @@ extern "C" fn zgan_simt_run_block(
             }
             thread.into_stack()
         })
+        .chain(spare)
         .collect();
     // SAFETY: alive for the whole launch.
     unsafe { (*running).workshop.stacks = stacks };
 }
 
 /// Lets those threads go on that have waited for each other and have all arrived; false where there are none.
-fn release(waits: &mut [Wait; BLOCK], mut checker: Option<&mut Checker>) -> bool {
+fn release(waits: &mut [Wait], mut checker: Option<&mut Checker>) -> bool {
     if waits.iter().all(|w| *w == Wait::Barrier) {
         waits.fill(Wait::No);
         if let Some(checker) = checker {
@@ -507,10 +515,11 @@ fn release(waits: &mut [Wait; BLOCK], mut checker: Option<&mut Checker>) -> bool
     any
 }
 
-fn stuck(waits: &[Wait; BLOCK]) -> String {
+fn stuck(waits: &[Wait]) -> String {
     let count = |wait| waits.iter().filter(|w| **w == wait).count();
     format!(
-        "of {BLOCK} threads {} wait at a barrier, {} at a warp's, {} at a shuffle, and {} have ended",
+        "of {} threads {} wait at a barrier, {} at a warp's, {} at a shuffle, and {} have ended",
+        waits.len(),
         count(Wait::Barrier),
         count(Wait::WarpBarrier),
         count(Wait::Shuffle),
@@ -519,12 +528,12 @@ fn stuck(waits: &[Wait; BLOCK]) -> String {
 }
 
 /// Reports a thread that waits, and one that will not come: one of the same warp where the thread waits for its warp.
-fn report_stuck(checker: &mut Checker, waits: &[Wait; BLOCK], places: &[u64; BLOCK], what: String) {
+fn report_stuck(checker: &mut Checker, waits: &[Wait], places: &[u64; BLOCK], what: String) {
     let waits_in_warp = |wait: &Wait| matches!(wait, Wait::WarpBarrier | Wait::Shuffle);
     let waiting = waits.iter().position(waits_in_warp).or(waits.iter().position(|wait| *wait == Wait::Barrier));
     let Some(waiting) = waiting else { return };
     let warp = waiting / WARP * WARP;
-    let among = if waits_in_warp(&waits[waiting]) { warp..warp + WARP } else { 0..BLOCK };
+    let among = if waits_in_warp(&waits[waiting]) { warp..warp + WARP } else { 0..waits.len() };
     let absent = among.into_iter().find(|thread| waits[*thread] != waits[waiting]);
     let other = absent.map(|thread| (thread, if waits[thread] == Wait::Ended { 0 } else { places[thread] }));
     checker.stuck(waiting, places[waiting], what, other);

@@ -109,7 +109,7 @@ fn of_image(image: &EmbeddedImage, filter: &str, disassembler: Option<&Disassemb
                 assembled.registers, assembled.stack
             )));
         }
-        let Some(Occupancy { blocks, percent }) = occupancy(arch, registers, shared) else {
+        let Some(Occupancy { blocks, percent }) = occupancy(arch, known.threads, registers, shared) else {
             return Err(said("its limits are not known here".into()));
         };
         let instructions = code.as_ref().map(|code| {

@@ -1,7 +1,5 @@
 //! How many blocks of a kernel a multiprocessor holds at a time.
 
-/// The threads of a block: `BLOCK` in `kernels/device/cuda.h`.
-const THREADS: u32 = 256;
 const WARP: u32 = 32;
 /// The registers of a multiprocessor, the same number on every generation here.
 const REGISTERS: u32 = 65_536;
@@ -42,11 +40,11 @@ pub struct Occupancy {
     pub percent: u32,
 }
 
-/// The occupancy of a kernel that takes so many registers a thread and so much shared memory a block. There is none for a
-/// generation that is not in the table.
-pub fn occupancy(arch: u32, registers: u32, shared: u32) -> Option<Occupancy> {
+/// The occupancy of a kernel whose blocks have so many threads, with so many registers each, and so much shared memory. There
+/// is none for a generation that is not in the table.
+pub fn occupancy(arch: u32, threads: u32, registers: u32, shared: u32) -> Option<Occupancy> {
     let limits = TABLE.iter().find(|limits| limits.arch == arch)?;
-    let warps = THREADS / WARP;
+    let warps = threads / WARP;
     // A warp gets registers in steps of 256, and warps get them four at a time.
     let of_warp = (registers.max(1) * WARP).next_multiple_of(256);
     let by_registers = REGISTERS / of_warp / 4 * 4 / warps;
@@ -64,7 +62,7 @@ mod tests {
     /// The expected numbers are from NVIDIA's occupancy calculator, for 256 threads.
     #[test]
     fn blocks_of_a_multiprocessor() {
-        let found = |arch, registers, shared| occupancy(arch, registers, shared).map(|o| (o.blocks, o.percent));
+        let found = |arch, registers, shared| occupancy(arch, 256, registers, shared).map(|o| (o.blocks, o.percent));
         // Few registers and no shared memory: the warps are the limit.
         assert_eq!(found(75, 32, 0), Some((4, 100)));
         assert_eq!(found(80, 32, 0), Some((8, 100)));
@@ -84,7 +82,7 @@ mod tests {
     #[test]
     fn every_embedded_generation_has_limits() {
         for target in nvrtc::TARGETS.iter().filter_map(|target| target.strip_prefix("sm_")) {
-            assert!(occupancy(target.parse().unwrap(), 32, 0).is_some(), "sm_{target}");
+            assert!(occupancy(target.parse().unwrap(), 256, 32, 0).is_some(), "sm_{target}");
         }
     }
 }

@@ -1,0 +1,208 @@
+// How a thread walks through an operand of a product on a GPU (cuda and simt). A tile is summed in steps along the depth. In each step
+// a thread brings the same few pieces of the step's panel: WIDTH elements each, neighbours in memory. All that takes a division
+// is computed once, before the first step; from step to step, positions only move on.
+//
+// A walk has, for piece i of this thread at the present step:
+//   there(i)       whether the piece lies inside of the operand; what lies outside counts as zero
+//   at(i, start)   its address, where `start` is that of the operand's first element; meaningless where the piece is outside
+//   sample(i), channel(i)   of which sample, and from which channel on, the piece is: for the tables by which a source changes it
+//   advance()      moves on to the next step
+// CHANGED: whether the source changes what it reads. Only such a walk knows samples, and images with half the rows and columns.
+#pragma once
+
+// How an operand gets into its panel: copied as it is stored, in pieces; in pieces that are changed on the way; or element by element,
+// where its pieces are not whole.
+enum class Way { COPIED, CHANGED, BY_ELEMENTS };
+template <Way WAY> struct This { static constexpr Way value = WAY; };
+// Calls sum(This<way of A>(), This<way of B>()). Each combination is a loop of its own, so that none pays for another.
+template <class A, class B, class Sum> DEVICE void by_ways(const A& a, const B& b, Sum sum) {
+    constexpr bool LEGACY = !TENSOR_CORES && !PRECISION_F32;  // sm_75
+    if (LEGACY || !a.whole()) sum(This<Way::BY_ELEMENTS>(), This<Way::BY_ELEMENTS>());
+    else if (!b.whole()) sum(This<Way::CHANGED>(), This<Way::BY_ELEMENTS>());
+    else if (B::CHANGES && !b.same()) sum(This<Way::CHANGED>(), This<Way::CHANGED>());
+    else if (A::CHANGES && !a.same()) sum(This<Way::CHANGED>(), This<Way::COPIED>());
+    else sum(This<Way::COPIED>(), This<Way::COPIED>());
+}
+
+template <bool FIRST, class One, class Other> struct OneOf { typedef One Type; };
+template <class One, class Other> struct OneOf<false, One, Other> { typedef Other Type; };
+
+// The element `lines` lines of so many elements after `start`. In bytes, so that it is one instruction.
+template <class E> DEVICE const E* lines_after(const E* start, uint32_t lines, uint32_t elements) {
+    return reinterpret_cast<const E*>(reinterpret_cast<const char*>(start) + uint64_t(lines) * (elements * uint32_t(sizeof(E))));
+}
+
+// The pieces of a panel of ROWS by STEP that this thread brings. A line of pieces runs along the depth (ALONG_DEPTH) or along the
+// rows; consecutive threads have consecutive pieces of a line. All pieces of a thread have the same place in their lines.
+template <bool ALONG_DEPTH, int ROWS_, int STEP_, int WIDTH_> struct Share {
+    static constexpr bool ALONG_K = ALONG_DEPTH;
+    static constexpr int ROWS = ROWS_, STEP = STEP_, WIDTH = WIDTH_;
+    static constexpr int ACROSS = (ALONG_K ? STEP : ROWS) / WIDTH, LINES = ALONG_K ? ROWS : STEP;
+    static constexpr int COUNT = (LINES * ACROSS + TILE_THREADS - 1) / TILE_THREADS, LINES_APART = TILE_THREADS / ACROSS;
+    static_assert(TILE_THREADS % ACROSS == 0 && (COUNT == 1 || LINES % LINES_APART == 0), "every thread brings COUNT pieces");
+
+    // Of a panel that has fewer pieces than the block has threads, the last threads bring nothing.
+    static MEMBER bool brings() { return LINES >= LINES_APART || thread() / ACROSS < LINES; }
+    static MEMBER uint32_t line() { return thread() / ACROSS; }
+    static MEMBER uint32_t across() { return thread() % ACROSS * WIDTH; }
+    static MEMBER uint32_t row() { return ALONG_K ? line() : across(); }
+    static MEMBER uint32_t depth() { return ALONG_K ? across() : line(); }
+};
+
+// A plain matrix (rows, depth), or (depth, rows) where the share does not run along the depth.
+template <class Share> struct MatrixWalk {
+    uint32_t row, k, rows, depth, end;
+
+    MEMBER MatrixWalk(uint32_t rows, uint32_t depth, uint32_t first_row, uint32_t k_begin, uint32_t k_end)
+        : row(first_row + Share::row()), k(k_begin + Share::depth()), rows(rows), depth(depth), end(k_end) {}
+    MEMBER uint32_t row_of(int i) const { return row + (Share::ALONG_K ? i * Share::LINES_APART : 0); }
+    MEMBER uint32_t depth_of(int i) const { return k + (Share::ALONG_K ? 0 : i * Share::LINES_APART); }
+    MEMBER bool there(int i) const { return row_of(i) < rows && depth_of(i) < end; }
+    MEMBER const T* at(int i, const T* start) const {
+        return Share::ALONG_K ? lines_after(start + k, row_of(i), depth) : lines_after(start + row, depth_of(i), rows);
+    }
+    MEMBER uint32_t sample(int i) const { return Share::ALONG_K ? row_of(i) : depth_of(i); }
+    MEMBER uint32_t channel(int) const { return Share::ALONG_K ? k : row; }
+    MEMBER void advance() { k += Share::STEP; }
+};
+
+// An image through a window: rows are pixels (n, p, q), the depth is taps (r, s, c). A piece lies within one filter position; its
+// row sees that position at `pixel` + r W + s. `seen` has a bit for each filter position: whether that lies inside of the image.
+constexpr uint32_t SEEN = 32;  // the most filter positions; the bits of those after the last one are shifted out, or not set
+template <class Share, bool CHANGED> struct PixelRowsWalk {
+    const Window& window;
+    const uint32_t half, stored_h, stored_w;  // 1: the image has half as many rows and columns as the window sees; its sizes
+    int32_t pixel[Share::COUNT];
+    uint32_t seen[Share::COUNT];  // not where CHANGED
+    // Where CHANGED: of each row, its sample, and the place in v of what it sees through the first filter position.
+    int32_t n[Share::COUNT], h[Share::COUNT], w[Share::COUNT];
+    uint32_t c, s, bit;  // of this thread's pieces: channel, column of the filter, and the bit r S + s
+    int32_t r, shift;    // row of the filter; r W + s
+    const Window::Tap step;   // how many rows, columns and channels of the filter a step is
+    const uint32_t step_position;
+    const int32_t step_shift;
+
+    MEMBER PixelRowsWalk(const Window& window, uint32_t half, uint32_t first_row, uint32_t k_begin)
+        : window(window), half(half), stored_h(window.H >> half), stored_w(window.W >> half), step(window.tap(Share::STEP)), step_position(step.r * window.S + step.s), step_shift(int32_t(step.r * window.W + step.s)) {
+        const Window::Tap tap = window.tap(k_begin + Share::depth());
+        c = tap.c;
+        s = tap.s;
+        r = int32_t(tap.r);
+        bit = CHANGED ? 0 : 1u << (tap.r * window.S + tap.s);
+        shift = r * int32_t(window.W) + int32_t(s);
+        UNROLL
+        for (int i = 0; i < Share::COUNT; i++) {
+            const uint32_t m = first_row + Share::row() + i * Share::LINES_APART;
+            const Pixel at = window.pixel(m);
+            const int32_t top = int32_t(at.p * window.stride) - window.pad_h, left = int32_t(at.q * window.stride) - window.pad_w;
+            const bool inside = m < window.pixels() && Share::brings();
+            if constexpr (CHANGED) {
+                n[i] = int32_t(at.n);
+                h[i] = inside ? top : -(1 << 30);  // no row of the image, whatever is added
+                w[i] = left;
+            } else {
+                seen[i] = 0;
+                for (uint32_t y = 0; inside && y < window.R; y++) {
+                    for (uint32_t x = 0; x < window.S; x++)
+                        seen[i] |= uint32_t(uint32_t(top + y) < window.H && uint32_t(left + x) < window.W) << (y * window.S + x);
+                }
+                pixel[i] = (int32_t(at.n * window.H) + top) * int32_t(window.W) + left;
+            }
+        }
+    }
+    MEMBER bool there(int i) const {
+        if constexpr (CHANGED) return uint32_t(h[i] + r) < window.H && uint32_t(w[i] + int32_t(s)) < window.W && uint32_t(r) < window.R;
+        else return seen[i] & bit;
+    }
+    MEMBER const T* at(int i, const T* start) const {
+        if constexpr (CHANGED) {
+            const uint32_t line = uint32_t(n[i]) * stored_h + uint32_t((h[i] + r) >> half);
+            return lines_after(start + c, line * stored_w + uint32_t((w[i] + int32_t(s)) >> half), window.C);
+        } else {
+            return lines_after(start + c, uint32_t(pixel[i] + shift), window.C);
+        }
+    }
+    MEMBER uint32_t sample(int i) const { return uint32_t(n[i]); }
+    MEMBER uint32_t channel(int) const { return c; }
+    MEMBER void advance() {
+        c += step.c;
+        const bool more = c >= window.C;
+        c -= more ? window.C : 0;
+        s += step.s + more;
+        const bool below = s >= window.S;
+        s -= below ? window.S : 0;
+        if constexpr (CHANGED) {
+            r += int32_t(step.r + below);
+        } else {
+            shift += step_shift + more + (below ? int32_t(window.W - window.S) : 0);
+            bit <<= step_position + more;
+        }
+    }
+};
+
+// An image through a window the other way round: rows are taps (r, s, c), the depth is pixels (n, p, q). A thread has one filter
+// position; each of its pieces moves on from pixel to pixel.
+template <class Share, bool CHANGED> struct TapRowsWalk {
+    const Window& window;
+    const uint32_t half, stored_h, stored_w;
+    const bool inside;  // the taps are some of the operand's
+    uint32_t c, k, end;
+    int32_t h_end, w_end;  // one past what the last row, and column, of pixels sees through the filter position
+    int32_t h[Share::COUNT], w[Share::COUNT];
+    uint32_t place[Share::COUNT];  // (n H + h) W + w; where CHANGED: n
+    // How many images, and pixels of v down, right and in all, a step is. How far it is from the end of a row to the next one, and
+    // from the end of an image.
+    uint32_t images;
+    int32_t down, right, in_all, line, image;
+
+    // `r`, `s` and `c` are the tap of this thread's row.
+    MEMBER TapRowsWalk(const Window& window, uint32_t half, bool inside, uint32_t r, uint32_t s, uint32_t c, uint32_t k_begin, uint32_t k_end)
+        : window(window), half(half), stored_h(window.H >> half), stored_w(window.W >> half), inside(inside), c(c), k(k_begin + Share::depth()), end(k_end) {
+        h_end = int32_t(window.P * window.stride + r) - window.pad_h;
+        w_end = int32_t(window.Q * window.stride + s) - window.pad_w;
+        const Pixel step = window.pixel(Share::STEP);
+        images = step.n;
+        down = int32_t(step.p * window.stride);
+        right = int32_t(step.q * window.stride);
+        in_all = (int32_t(images * window.H) + down) * int32_t(window.W) + right;
+        line = int32_t(window.Q * window.stride);
+        image = int32_t(window.P * window.stride);
+        UNROLL
+        for (int i = 0; i < Share::COUNT; i++) {
+            const Pixel at = window.pixel(k + i * Share::LINES_APART);
+            h[i] = int32_t(at.p * window.stride + r) - window.pad_h;
+            w[i] = int32_t(at.q * window.stride + s) - window.pad_w;
+            place[i] = CHANGED ? at.n : (at.n * window.H + h[i]) * window.W + w[i];
+        }
+    }
+    MEMBER bool there(int i) const {
+        return inside && uint32_t(h[i]) < window.H && uint32_t(w[i]) < window.W && k + i * Share::LINES_APART < end;
+    }
+    MEMBER const T* at(int i, const T* start) const {
+        if constexpr (CHANGED) {
+            const uint32_t line = place[i] * stored_h + (uint32_t(h[i]) >> half);
+            return lines_after(start + c, line * stored_w + (uint32_t(w[i]) >> half), window.C);
+        } else {
+            return lines_after(start + c, place[i], window.C);
+        }
+    }
+    MEMBER uint32_t sample(int i) const { return place[i]; }
+    MEMBER uint32_t channel(int) const { return c; }
+    MEMBER void advance() {
+        k += Share::STEP;
+        UNROLL
+        for (int i = 0; i < Share::COUNT; i++) {
+            w[i] += right;
+            const bool below = w[i] >= w_end;
+            w[i] -= below ? line : 0;
+            h[i] += down + (below ? int32_t(window.stride) : 0);
+            const bool next = h[i] >= h_end;
+            h[i] -= next ? image : 0;
+            if constexpr (CHANGED) {
+                place[i] += images + next;
+            } else {
+                place[i] += uint32_t(in_all + (below ? int32_t(window.stride * window.W) - line : 0) + (next ? (int32_t(window.H) - image) * int32_t(window.W) : 0));
+            }
+        }
+    }
+};
