@@ -543,7 +543,7 @@ def of_module(zgan, module, arch):
 
 
 def compare(zgan):
-    """Whether zgan counts the same on the lean path of every steady loop."""
+    """Whether zgan counts the same on the lean path of every steady loop, and as many instructions on the rich one."""
     jobs, theirs = [], {}
     for arch in ('sm_80', 'sm_90'):
         out = subprocess.run([zgan, 'kernels', '--loops', '--json', '--arch', arch], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -556,12 +556,14 @@ def compare(zgan):
         for code in kernels:
             here = ours[code['module'], arch].get(code['kernel'], [])
             if len(here) != len(code['loops']): print(f"{code['kernel']} for {arch}: {len(here)} loops here, {len(code['loops'])} in zgan"); wrong += 1
-            for row, loop in zip(here, code['loops']):
+            products = lambda loop: loop['lean']['mma' if loop['multiplier'] == 'HMMA' else 'ffma']
+            for row, loop in zip(here, sorted(code['loops'], key=lambda loop: loop['lean']['issued'] / products(loop))):
                 loops += 1
                 a, b = row['lean'], loop['lean']
                 pairs = {k: (a[k], b[v]) for k, v in SAME.items()}
-                pairs['MMA'] = a['mma'], b['mma' if loop['multiplier'] == 'HMMA' else 'ffma']
+                pairs['MMA'] = a['mma'], products(loop)
                 pairs['branch'] = a['branch'] + a['CALL'], b['branches']
+                pairs['rich'] = row['rich']['issued'], loop['rich']['issued']
                 pairs['shared'] = a['read'] + a['written'], b['shared']
                 different = [f'{k} {x} here, {y} in zgan' for k, (x, y) in pairs.items() if x != y]
                 if different: print(f"{code['kernel']} for {arch}, {loop['name']}: {', '.join(different)}"); wrong += 1

@@ -30,7 +30,7 @@ pub fn run(filter: &str, arch: Option<&str>, json: bool, disassembler: &Disassem
         "One turn of each steady loop, far from a matrix's edges. MMA: HMMA or FFMA; per: instructions issued for each; rich: the\n\
          same with the parameters for which the most is issued; div: IMAD.HI; reload: parameters loaded again; data: branches on\n\
          what was loaded; flight: loads that a thread has in flight; cards: the most that issue slots and shared memory leave, in\n\
-         percent of the HMMA's or FFMA's own peak",
+         percent of the HMMA's or FFMA's own peak. A loop with a ? has inner loops of unknown length, which are counted once.",
     );
     Ok(ExitCode::SUCCESS)
 }

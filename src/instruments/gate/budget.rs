@@ -41,8 +41,9 @@ const HEAD: &str = "\
 # a block. `zgan kernels --check` compares, `zgan kernels --renew-budget` writes this file anew. No kernel may use local
 # memory, and so none may spill, unless its line says how many bytes (`local`) and why (`reason`), by hand.
 # The sections [loops.sm_XX] hold one turn of each product's steady loops: `issued` instructions for so many HMMA or FFMA
-# (`products`), bytes of shared memory that a warp moves, loads that a thread has in flight, and parameters loaded again. No
-# such loop may have calls, divisions or branches on what it loaded, unless its line says how many, by hand.
+# (`products`), `rich` instructions with the parameters for which they are the most, bytes of shared memory that a warp moves,
+# loads that a thread has in flight, and parameters loaded again. No such loop may have calls, divisions or branches on what
+# it loaded, unless its line says how many, by hand.
 ";
 
 impl Budget {

@@ -61,8 +61,8 @@ impl Multiplier {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Loop {
     /// Of several loops, `lean` is the one with the fewest instructions for each multiplication: it copies its operands as they
-    /// are. `elements` has loops of its own that load one element after the other; all others, `changed`, do something to an
-    /// operand on the way.
+    /// are. `changed` does something to an operand on the way, and `both` to both, where `lean` copies without registers.
+    /// `elements` loads one element after the other, and is never the lean one where there is another.
     pub name: &'static str,
     pub multiplier: Multiplier,
     /// With the parameters for which the least is issued, and those for which the most is, but for calls.
@@ -356,25 +356,29 @@ pub fn steady_loops(text: &str) -> Vec<Loop> {
     let most = innermost.iter().map(products).max().unwrap_or(0);
     let large = innermost.iter().filter(|one| 2 * products(one) >= most);
     let mut found: Vec<(Loop, bool)> = large
-        .filter_map(|(blocks, _)| {
-            let inside = loops(&flow, blocks, &flow.entries(blocks));
-            let rolled = inside.iter().any(|(_, counts)| counts.mma == 0 && counts.ffma < LEAST_FFMA);
-            Some((steady(&flow, blocks, multiplier)?, rolled))
-        })
+        .filter_map(|(blocks, _)| Some((steady(&flow, blocks, multiplier)?, by_elements(&flow, blocks))))
         .collect();
     let per = |of: &Loop| f64::from(of.lean.issued) / f64::from(of.lean.products(multiplier));
-    found.sort_by(|(a, _), (b, _)| per(a).total_cmp(&per(b)));
-    let named = |(at, (found, rolled)): (usize, (Loop, bool))| {
-        let name = if at == 0 {
-            "lean"
-        } else if rolled {
-            "elements"
-        } else {
-            "changed"
+    found.sort_by(|(a, slow), (b, other)| slow.cmp(other).then(per(a).total_cmp(&per(b))));
+    let copies = found.first().is_some_and(|(lean, _)| lean.lean.ldgsts > 0);
+    let named = |(at, (found, slow)): (usize, (Loop, bool))| {
+        let name = match at {
+            0 => "lean",
+            _ if slow => "elements",
+            _ if copies && found.lean.ldgsts == 0 => "both",
+            _ => "changed",
         };
         Loop { name, ..found }
     };
     found.into_iter().enumerate().map(named).collect()
+}
+
+/// Whether a loop loads one element after the other: in loops of its own, or by loads of fewer than 16 bytes alone.
+fn by_elements(flow: &Flow, blocks: &BTreeSet<usize>) -> bool {
+    let inside = loops(flow, blocks, &flow.entries(blocks));
+    let rolled = inside.iter().any(|(_, counts)| counts.mma == 0 && counts.ffma < LEAST_FFMA);
+    let mut loads = flow.instructions(blocks).filter(|i| matches!(i.name, "LDG" | "LDGSTS"));
+    rolled || loads.all(|load| !load.has("128"))
 }
 
 fn steady(flow: &Flow, blocks: &BTreeSet<usize>, multiplier: Multiplier) -> Option<Loop> {
@@ -407,8 +411,9 @@ fn steady(flow: &Flow, blocks: &BTreeSet<usize>, multiplier: Multiplier) -> Opti
         counts.in_flight = in_flight(flow, &path);
         counts
     };
+    let guessed = region.guessed || lean.1[4] < 0;
     let (lean, rich) = (counts(lean), counts(rich));
-    Some(Loop { name: "lean", multiplier, lean, rich, guessed: region.guessed })
+    Some(Loop { name: "lean", multiplier, lean, rich, guessed })
 }
 
 #[cfg(test)]
@@ -493,7 +498,12 @@ pub(super) mod tests {
     fn of_several_loops_each_has_its_name() {
         let rolled = [".L_x_4:", "LDG.E R5, [R4.64]", "STS [R3], R5", "@P3 BRA `(.L_x_4)"];
         let changed = ["LDG.E.128 R24, [R4.64]", "HFMA2.BF16 R5, R24, R5, R5", "STS [R3], R5"];
-        let all = [product("1", &rolled), product("2", &changed), product("3", &[])].concat();
+        let mut both = product("4", &["LDG.E.128 R24, [R4.64]", "STS [R3], R24", "STS [R3], R25"]);
+        both.retain(|line| !line.contains("LDGSTS"));
+        let mut rolled = product("1", &rolled);
+        // It issues less than the lean one where its own loop is left out.
+        rolled.retain(|line| !line.contains("LDGSTS") && !line.contains("IADD3"));
+        let all = [rolled, product("2", &changed), product("3", &[]), both].concat();
         // A loop around them, as of a kernel that goes from tile to tile.
         let persistent =
             [&[".L_x_0:".to_string(), "NOP".into()][..], &all, &["@P4 BRA `(.L_x_0)".to_string()]].concat();
@@ -501,7 +511,7 @@ pub(super) mod tests {
             let loops = counted(&lines);
             let found: Vec<_> = loops.iter().map(|l| (l.name, l.lean.issued, l.lean.sts)).collect();
             // One turn of the loop that takes element after element stands for all of its turns.
-            assert_eq!(found, [("lean", 10, 0), ("changed", 13, 1), ("elements", 13, 1)]);
+            assert_eq!(found, [("lean", 10, 0), ("both", 12, 2), ("changed", 13, 1), ("elements", 11, 1)]);
         }
     }
 
