@@ -205,7 +205,7 @@ fn steady_loops_are_counted_and_held() {
     assert!(count("ldsm") > 0 && count("ldgsts") > 0 && count("barriers") > 0, "{lean}");
 
     let table = said(&zgan(&["kernels", "--loops", kernel]));
-    for what in ["| kernel, sm_80 ", "| kernel, sm_90 ", "| rtx4090 |", "| h100 |", "percent of the HMMA's"] {
+    for what in ["| kernel, sm_80 ", "| kernel, sm_90 ", " rtx4090 |", " h100 |", "percent of the HMMA's"] {
         assert!(table.contains(what), "{what:?} is not in {table}");
     }
 

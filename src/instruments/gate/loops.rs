@@ -272,13 +272,15 @@ fn calls(flow: &Flow, blocks: &BTreeSet<usize>) -> u32 {
 fn turns(flow: &Flow, blocks: &BTreeSet<usize>) -> Option<u32> {
     let code: Vec<&Instruction> = flow.instructions(blocks).collect();
     let constant = |operand: &&str| hexadecimal(operand);
-    let ends = code.iter().rev().filter(|i| matches!(i.name, "ISETP" | "UISETP"));
-    ends.filter_map(|end| {
+    let mut ends = code.iter().rev().filter(|i| matches!(i.name, "ISETP" | "UISETP"));
+    ends.find_map(|end| {
         let (counter, last) = (Register::of(end.operands.get(2)?)?, constant(end.operands.get(3)?)?);
         let counts = |i: &&&Instruction| {
-            matches!(i.name, "VIADD" | "IADD3" | "UIADD3") && Register::of(i.operands[0]) == Some(counter)
+            matches!(i.name, "VIADD" | "IADD3" | "UIADD3")
+                && i.operands.first().and_then(|first| Register::of(first)) == Some(counter)
         };
-        let step = code.iter().filter(counts).flat_map(|i| i.operands[1..].iter().filter_map(constant)).next_back()?;
+        let steps = code.iter().filter(counts).flat_map(|i| i.operands.iter().skip(1).filter_map(constant));
+        let step = steps.last()?;
         let start = flow.range(*blocks.first()?).start;
         let set = flow.code[..start].iter().rev().find(|i| i.writes.contains(&counter))?;
         let half = |operand: usize| {
@@ -293,9 +295,9 @@ fn turns(flow: &Flow, blocks: &BTreeSet<usize>) -> Option<u32> {
             number => hexadecimal(number)?,
         };
         let (way, step) = (last.wrapping_sub(first) as i32, step as i32);
-        (step != 0 && way % step == 0 && way / step > 0).then(|| (way / step) as u32)
+        let turns = way.checked_div(step)?;
+        (turns > 0 && turns.wrapping_mul(step) == way).then_some(turns as u32)
     })
-    .next()
 }
 
 /// The most loads and copies that a thread has asked for and not waited for yet, in the second of two turns.
