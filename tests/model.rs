@@ -59,9 +59,7 @@ fn issue_slots_and_shared_memory_slow_a_loop_down() {
     near(products, 1.0 / 0.62);
     near(issue, 69.75 / 16.0);
     near(shared.unwrap(), 44.0 / 16.0);
-    let shares = |name: &str, unit| {
-        card(name).slowed(unit, &turn).shares().map(|share| share.map(|share| (share as f64).round()))
-    };
+    let shares = |name: &str, unit| card(name).slowed(unit, &turn).shares().map(|share| share.map(f64::round));
     assert_eq!(shares("h100", Unit::Tf32), [Some(37.0), Some(59.0)]);
     // An HMMA keeps a scheduler of an A100 8 cycles, of an RTX 4090 32.
     assert_eq!(shares("a100", Unit::F16), [Some(46.0), Some(73.0)]);
