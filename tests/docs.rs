@@ -211,7 +211,9 @@ fn smaller(mut words: Vec<String>) -> Option<Vec<String>> {
     match words.first()?.as_str() {
         "info" => (),
         // Only a program that was built with NVRTC has machine code, and what reads it may not be here.
-        "kernels" if embedded_images().is_empty() || has(&words, "--sass") => words.push("--help".into()),
+        "kernels" if embedded_images().is_empty() || has(&words, "--sass") || has(&words, "--loops") => {
+            words.push("--help".into());
+        }
         "kernels" => set(&mut words, "--budget", &format!("{ROOT}/kernels/budget.toml")),
         "train" => {
             host(&mut words);

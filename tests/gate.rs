@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use zgan::device::{embedded_images, kernel, nvrtc};
-use zgan::instruments::gate::{self, Disassembler, Instructions};
+use zgan::instruments::gate::{self, Budget, Disassembler, Instructions};
 
 fn zgan(arguments: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -180,6 +180,48 @@ fn planted_instructions_are_counted() {
         assert_eq!([matrix, async_copy, ldsm, vector_loads], [0, 0, 0, 1], "{target}");
         assert!((2..=4).contains(&ffma), "{target}: {ffma}");
     }
+}
+
+/// The loops of a real kernel, which the budget and the model know: they are counted, printed and limited.
+#[test]
+fn steady_loops_are_counted_and_held() {
+    let kernel = "conv_forward_128x64_bf16";
+    if !has_code("steady_loops_are_counted_and_held") {
+        return;
+    }
+    if let Err(reason) = Disassembler::find() {
+        println!("left out: steady_loops_are_counted_and_held: {reason}");
+        let output = zgan(&["kernels", "--loops", kernel]);
+        assert!(!output.status.success() && said(&output).contains("nvdisasm"), "{}", said(&output));
+        return;
+    }
+    let output = zgan(&["kernels", "--loops", kernel, "--arch", "sm_90", "--json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lean = &rows[0]["loops"][0];
+    assert_eq!((&rows[0]["kernel"], &lean["name"]), (&kernel.into(), &"lean".into()), "{rows}");
+    let turn = Budget::committed().unwrap().turn("sm_90", kernel, "lean").unwrap();
+    let count = |what: &str| lean["lean"][what].as_u64().unwrap();
+    assert_eq!([count("mma"), count("issued")], [turn.products, turn.issued].map(u64::from));
+    assert!(count("ldsm") > 0 && count("ldgsts") > 0 && count("barriers") > 0, "{lean}");
+
+    let table = said(&zgan(&["kernels", "--loops", kernel]));
+    for what in ["| kernel, sm_80 ", "| kernel, sm_90 ", " rtx4090 |", " h100 |", "percent of the HMMA's"] {
+        assert!(table.contains(what), "{what:?} is not in {table}");
+    }
+
+    // One instruction less than there are.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("budget.toml");
+    let committed = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/budget.toml")).unwrap();
+    let section = committed.find("[loops.sm_90]").unwrap();
+    let issued = |issued: u32| format!("issued = {issued}");
+    let line = committed[section..].lines().find(|line| line.starts_with(&format!("{kernel}.lean"))).unwrap();
+    let tighter = line.replace(&issued(turn.issued), &issued(turn.issued - 1));
+    std::fs::write(&file, committed[..section].to_string() + &committed[section..].replace(line, &tighter)).unwrap();
+    let output = zgan(&["kernels", "--check", kernel, "--budget", file.to_str().unwrap()]);
+    let breach = format!("{kernel} for sm_90, lean loop: ");
+    assert!(!output.status.success() && said(&output).contains(&breach), "{}", said(&output));
+    assert!(said(&output).contains("one breach of"), "{}", said(&output));
 }
 
 #[test]

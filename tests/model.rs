@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use zgan::device::{Device, Launched, Precision, trace, traffic};
-use zgan::instruments::bench::{self, CARDS, Card, Modelled, Times};
+use zgan::device::{Device, Launched, Precision, Unit, trace, traffic};
+use zgan::instruments::bench::{self, CARDS, Card, Modelled, Multiprocessor, Slowed, Times};
+use zgan::instruments::gate::{Budget, Turn};
 
 /// A card of round figures.
 const ROUND: Card = Card {
@@ -16,6 +17,7 @@ const ROUND: Card = Card {
     bf16: Some(8e12),
     f16: Some(4e12),
     bandwidth: 1e11,
+    multiprocessor: Multiprocessor { loops: Some("sm_90"), fma: 100.0, tensor: 1000.0, reached: 0.5 },
     source: "this test",
 };
 
@@ -45,6 +47,43 @@ fn a_launch_takes_the_longer_of_products_and_memory_and_what_follows() {
     let small = times("state_advance", 0, 64);
     near(small.least, 1e-6 + 64e-11);
     assert_eq!(small.bound(), "launches");
+}
+
+#[test]
+fn issue_slots_and_shared_memory_slow_a_loop_down() {
+    let card = |name: &str| CARDS.iter().find(|card| card.name == name).unwrap();
+    let turn = Turn { products: 16, issued: 279, shared: 5632, ..Turn::default() };
+    // 16 x 2,048 multiply-adds at 2,048 a cycle are 16 cycles; 279 instructions of 4 schedulers are 69.75 of them, and 5,632
+    // bytes at 128 a cycle are 44. An H100 reaches 62 % of the rate.
+    let Slowed { products, issue, shared } = card("h100").slowed(Unit::Bf16, &turn);
+    near(products, 1.0 / 0.62);
+    near(issue, 69.75 / 16.0);
+    near(shared.unwrap(), 44.0 / 16.0);
+    let shares = |name: &str, unit| card(name).slowed(unit, &turn).shares().map(|share| share.map(f64::round));
+    assert_eq!(shares("h100", Unit::Tf32), [Some(37.0), Some(59.0)]);
+    // An HMMA keeps a scheduler of an A100 8 cycles, of an RTX 4090 32.
+    assert_eq!(shares("a100", Unit::F16), [Some(46.0), Some(73.0)]);
+    assert_eq!(shares("rtx4090", Unit::F16), [Some(100.0), Some(100.0)]);
+    // An FFMA keeps a scheduler of an A100 2 cycles, the others' one.
+    let turn = Turn { products: 1024, issued: 1979, ..turn };
+    let of = |name: &str| card(name).slowed(Unit::Fma, &turn).shares()[0].unwrap().round();
+    assert_eq!([of("a100"), of("h100")], [100.0, 52.0]);
+}
+
+/// What the gate counted is in the model: of each kernel that has counts, the longest limit.
+#[test]
+fn a_product_takes_as_long_as_its_loop_was_counted_to() {
+    let kernel = "conv_forward_128x64_bf16";
+    let turn = Budget::committed().unwrap().turn("sm_90", kernel, "lean").unwrap();
+    let found = times(kernel, 80_000_000, 100);
+    // 10 us at the published rate, of which half is reached.
+    near(found.products, 20e-6);
+    near(found.issue, 10e-6 * f64::from(turn.issued) / 4.0 / (f64::from(turn.products) * 2.048));
+    near(found.shared, 10e-6 * f64::from(turn.shared) / 128.0 / (f64::from(turn.products) * 2.048));
+    let longest = found.products.max(found.issue).max(found.shared);
+    near(found.least, longest + 1e-6);
+    let bound = [("products", found.products), ("issue", found.issue), ("shared", found.shared)];
+    assert!(bound.contains(&(found.bound(), longest)), "{found:?}");
 }
 
 /// Each by what its driver calls it, and no other for it.

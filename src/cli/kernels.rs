@@ -8,7 +8,7 @@ use clap::Args;
 use zgan::device::embedded_compiler;
 use zgan::instruments::gate::{self, Budget, Count, Disassembler, KernelCode};
 
-use super::say;
+use super::{loops, say};
 
 #[derive(Args)]
 pub struct Kernels {
@@ -24,14 +24,18 @@ pub struct Kernels {
     /// Print the PTX of a kernel
     #[arg(long, value_name = "NAME", conflicts_with_all = ["filter", "arch", "json"])]
     ptx: Option<String>,
-    /// Print the machine code of a kernel
+    /// Print the machine code of a kernel, or of all kernels of a file
     #[arg(long, value_name = "NAME", conflicts_with_all = ["filter", "json", "ptx"])]
     sass: Option<String>,
-    /// Fail on spills, on local memory, on what is over the budget, and on products that leave tensor cores idle
-    #[arg(long, conflicts_with_all = ["json", "ptx", "sass"])]
+    /// Print what one turn of each product's steady loops issues [default for --arch: sm_80 and sm_90]
+    #[arg(long, conflicts_with_all = ["ptx", "sass"])]
+    loops: bool,
+    /// Fail on spills, on local memory, on what is over the budget, on loops that issue more than they may, and on products
+    /// that leave tensor cores idle
+    #[arg(long, conflicts_with_all = ["json", "ptx", "sass", "loops"])]
     check: bool,
     /// Write the budget anew from what the kernels take now
-    #[arg(long, conflicts_with_all = ["filter", "arch", "json", "ptx", "sass", "check"])]
+    #[arg(long, conflicts_with_all = ["filter", "arch", "json", "ptx", "sass", "loops", "check"])]
     renew_budget: bool,
     /// The budget's file
     #[arg(long, value_name = "FILE", default_value = "kernels/budget.toml")]
@@ -51,9 +55,13 @@ impl Kernels {
             say(gate::sass(kernel, arch, &disassembler)?.trim_end());
             return Ok(ExitCode::SUCCESS);
         }
+        if self.loops {
+            let disassembler = disassembler.map_err(anyhow::Error::msg)?;
+            return loops::run(&self.filter, self.arch.as_deref(), self.json, &disassembler);
+        }
         let count = match &disassembler {
-            Ok(disassembler) if self.check => Count::TensorProducts(disassembler),
-            Ok(disassembler) if !self.renew_budget => Count::All(disassembler),
+            Ok(disassembler) if self.check || self.renew_budget => Count::Products(disassembler),
+            Ok(disassembler) => Count::All(disassembler),
             _ => Count::Nothing,
         };
         let kernels = gate::kernels(&self.filter, self.arch.as_deref(), count)?;
@@ -61,7 +69,7 @@ impl Kernels {
             return self.check(&kernels, disassembler.err());
         }
         if self.renew_budget {
-            return self.renew(&kernels);
+            return self.renew(&kernels, disassembler.err());
         }
         if self.json {
             say(serde_json::to_string_pretty(&kernels)?);
@@ -87,12 +95,14 @@ impl Kernels {
         let problems = budget.check(kernels, &compiler, self.filter.is_empty());
         if !budget.is_of(&compiler) {
             let made = budget.compiler();
-            say(format!("registers were not compared: {file} is for NVRTC {made}, this code was made by {compiler}"));
+            say(format!(
+                "registers and loops were not compared: {file} is for NVRTC {made}, this code was made by {compiler}"
+            ));
         }
         if !problems.is_empty() {
             bail!(
                 "{} of {file}:\n  {}\nif that is meant: zgan kernels --renew-budget (an exception for local memory, with its \
-                 reason, is written by hand)",
+                 reason, or for what no steady loop may have, is written by hand)",
                 if problems.len() == 1 { "one breach".into() } else { format!("{} breaches", problems.len()) },
                 problems.join("\n  ")
             );
@@ -113,6 +123,10 @@ impl Kernels {
             names.len(),
             archs.join(", ")
         ));
+        let loops: usize = kernels.iter().map(|code| code.loops.len()).sum();
+        if loops > 0 {
+            say(format!("{loops} steady loops for {} issue no more than they may", gate::LOOPS_OF.join(" and ")));
+        }
         match uncounted {
             _ if products == 0 => {}
             None => say(format!(
@@ -127,7 +141,7 @@ impl Kernels {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn renew(&self, kernels: &[KernelCode]) -> anyhow::Result<ExitCode> {
+    fn renew(&self, kernels: &[KernelCode], uncounted: Option<String>) -> anyhow::Result<ExitCode> {
         let older = if self.budget.exists() { Some(Budget::read(&self.budget)?) } else { None };
         let compiler = compiler();
         let budget = Budget::of(kernels, &compiler, older.as_ref());
@@ -137,6 +151,9 @@ impl Kernels {
             say(format!("was: {line}"));
         }
         say(format!("{} is written anew", self.budget.display()));
+        if let Some(reason) = uncounted {
+            say(format!("its loops are those that it had: {reason}"));
+        }
         let left = budget.check(kernels, &compiler, true);
         if !left.is_empty() {
             bail!("what no budget excuses:\n  {}", left.join("\n  "));

@@ -7,6 +7,7 @@ mod gpu_report;
 mod grid;
 mod info;
 mod kernels;
+mod loops;
 mod model;
 mod profile;
 mod progress;

@@ -68,6 +68,12 @@ fn print(card: &Card, device: Option<&Device>, rows: &[Row]) {
         "A MODEL, nothing of it is measured: the least time that the published rates of an {} allow",
         card.title
     ));
+    match card.multiprocessor.loops {
+        Some(arch) => say(format_args!(
+            "issue, shared: all instructions of a product's loop, and its shared memory, as counted in the code for {arch}"
+        )),
+        None => say("the loops of its code are not counted: products run at the published rate"),
+    }
     say(format_args!(
         "TFLOP/s: {:.1} f32 multiply-adds; tensor cores, dense: {} tf32, {} bf16, {} f16; {:.0} GB/s",
         card.fma * 1e-12,
@@ -81,8 +87,8 @@ fn print(card: &Card, device: Option<&Device>, rows: &[Row]) {
         say(format_args!("measured: {}", device.description()));
     }
     say(format_args!(
-        "{:<38}{:>10} {:>10} {:>10} {:>10} {:>9}  {:<9} {:>11} {:>7}",
-        "us", "least", "products", "memory", "between", "launches", "bound", "measured", "ratio"
+        "{:<38}{:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>9}  {:<9} {:>11} {:>7}",
+        "us", "least", "products", "issue", "shared", "memory", "between", "launches", "bound", "measured", "ratio"
     ));
     let mut name = "";
     for row in rows {
@@ -102,9 +108,11 @@ fn line(what: &str, times: &Times, measured: Option<f64>) -> String {
     let both =
         measured.map_or(String::new(), |seconds| format!("{:>11.2} {:>7.2}", seconds * 1e6, seconds / times.least));
     let text = format!(
-        "{what:<38}{:>10.2} {:>10.2} {:>10.2} {:>10.2} {:>9}  {:<9} {both}",
+        "{what:<38}{:>10.2} {:>10.2} {:>10.2} {:>10.2} {:>10.2} {:>10.2} {:>9}  {:<9} {both}",
         times.least * 1e6,
         times.products * 1e6,
+        times.issue * 1e6,
+        times.shared * 1e6,
         times.memory * 1e6,
         times.overhead * 1e6,
         thousands(times.launches as usize),

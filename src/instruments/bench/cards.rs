@@ -1,6 +1,7 @@
 //! What NVIDIA publishes about some of its cards: the figures from which `zgan bench --model` computes times.
 
 use crate::device::{Device, Unit};
+use crate::instruments::gate::Turn;
 use crate::{Error, Result};
 
 /// Rates a second, at boost clock. Those of tensor cores are for dense matrices, with sums in f32; they are `None` where the
@@ -20,7 +21,48 @@ pub struct Card {
     pub f16: Option<f64>,
     /// Bytes, read and written together.
     pub bandwidth: f64,
+    pub multiprocessor: Multiprocessor,
     pub source: &'static str,
+}
+
+/// What one multiprocessor does in a cycle. It has four schedulers, each of which issues an instruction of a warp, and its shared
+/// memory reads or writes 128 bytes.
+#[derive(Debug, PartialEq)]
+pub struct Multiprocessor {
+    /// The generation whose counted loops are taken for this card's.
+    pub loops: Option<&'static str>,
+    /// Multiply-adds of f32, and those of the tensor cores in 16 bits at the published rate; in tf32 they do half.
+    pub fma: f64,
+    pub tensor: f64,
+    /// The part of that rate which the tensor cores reach by HMMA. On an H100 the rest takes instructions of four warps together;
+    /// microbenchmarks (arXiv 2402.13499) found 62 %.
+    pub reached: f64,
+}
+
+const fn multiprocessor(loops: &'static str, fma: f64, tensor: f64) -> Multiprocessor {
+    Multiprocessor { loops: Some(loops), fma, tensor, reached: 1.0 }
+}
+
+const AMPERE: Multiprocessor = multiprocessor("sm_80", 64.0, 1024.0);
+const HOPPER: Multiprocessor = Multiprocessor { reached: 0.62, ..multiprocessor("sm_90", 128.0, 2048.0) };
+
+const SCHEDULERS: f64 = 4.0;
+const SHARED_BYTES: f64 = 128.0;
+
+/// The time of a loop divided by what its products take at the published rate, if nothing but the multiplying instructions,
+/// the issuing of all instructions, or shared memory limited it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Slowed {
+    pub products: f64,
+    pub issue: f64,
+    pub shared: Option<f64>,
+}
+
+impl Slowed {
+    /// The shares of the multiplying instructions' own peak, in percent, that issuing and shared memory leave.
+    pub fn shares(&self) -> [Option<f64>; 2] {
+        [Some(self.issue), self.shared].map(|limit| limit.map(|limit| 100.0 * (self.products / limit).min(1.0)))
+    }
 }
 
 /// The seconds that a kernel costs besides its own work, within a captured graph and launched by itself. NVIDIA measured
@@ -42,6 +84,7 @@ pub const CARDS: [Card; 9] = [
         bf16: Some(989.4e12),
         f16: Some(989.4e12),
         bandwidth: 3.35e12,
+        multiprocessor: HOPPER,
         source: "NVIDIA H100 Tensor Core GPU data sheet (bandwidth) and architecture white paper, table of peak rates",
     },
     Card {
@@ -54,6 +97,7 @@ pub const CARDS: [Card; 9] = [
         bf16: Some(756e12),
         f16: Some(756e12),
         bandwidth: 2e12,
+        multiprocessor: HOPPER,
         source: "NVIDIA H100 Tensor Core GPU data sheet and architecture white paper, table of peak rates",
     },
     Card {
@@ -67,6 +111,7 @@ pub const CARDS: [Card; 9] = [
         bf16: Some(989.4e12),
         f16: Some(989.4e12),
         bandwidth: 4.8e12,
+        multiprocessor: HOPPER,
         source: "NVIDIA H200 Tensor Core GPU data sheet and H100 architecture white paper, table of peak rates",
     },
     Card {
@@ -79,6 +124,7 @@ pub const CARDS: [Card; 9] = [
         bf16: Some(312e12),
         f16: Some(312e12),
         bandwidth: 2.039e12,
+        multiprocessor: AMPERE,
         source: "NVIDIA A100 Tensor Core GPU data sheet",
     },
     Card {
@@ -91,6 +137,7 @@ pub const CARDS: [Card; 9] = [
         bf16: Some(312e12),
         f16: Some(312e12),
         bandwidth: 1.555e12,
+        multiprocessor: AMPERE,
         source: "NVIDIA A100 Tensor Core GPU data sheet and architecture white paper (bandwidth)",
     },
     Card {
@@ -103,6 +150,7 @@ pub const CARDS: [Card; 9] = [
         bf16: Some(362.05e12),
         f16: Some(362.05e12),
         bandwidth: 864e9,
+        multiprocessor: multiprocessor("sm_80", 128.0, 512.0),
         source: "NVIDIA L40S data sheet",
     },
     Card {
@@ -116,6 +164,7 @@ pub const CARDS: [Card; 9] = [
         // It would be twice this with sums in f16.
         f16: Some(165.2e12),
         bandwidth: 1.008e12,
+        multiprocessor: multiprocessor("sm_80", 128.0, 256.0),
         source: "NVIDIA Ada GPU architecture white paper, appendix A",
     },
     Card {
@@ -128,6 +177,7 @@ pub const CARDS: [Card; 9] = [
         bf16: Some(209.5e12),
         f16: Some(209.5e12),
         bandwidth: 1.792e12,
+        multiprocessor: multiprocessor("sm_90", 128.0, 256.0),
         source: "NVIDIA RTX Blackwell GPU architecture white paper, appendix A",
     },
     Card {
@@ -140,6 +190,7 @@ pub const CARDS: [Card; 9] = [
         bf16: None,
         f16: Some(65e12),
         bandwidth: 320e9,
+        multiprocessor: Multiprocessor { loops: None, ..multiprocessor("", 64.0, 512.0) },
         source: "NVIDIA T4 Tensor Core GPU data sheet and Turing architecture white paper (bandwidth)",
     },
 ];
@@ -152,6 +203,24 @@ impl Card {
             Unit::Tf32 => self.tf32,
             Unit::Bf16 => self.bf16,
             Unit::F16 => self.f16,
+        }
+    }
+
+    /// How much longer than at the published rate a loop takes at least, by what limits it, where that is known.
+    pub fn slowed(&self, unit: Unit, turn: &Turn) -> Slowed {
+        let of = &self.multiprocessor;
+        let (products, issued, shared) = (f64::from(turn.products), f64::from(turn.issued), f64::from(turn.shared));
+        // The multiply-adds of a warp's instruction, as if of 16 bits, and those of a cycle at the published rate.
+        let (fma, rate, reached) = match unit {
+            Unit::Fma => (32.0, of.fma, 1.0),
+            Unit::Tf32 | Unit::Bf16 | Unit::F16 => (2048.0, of.tensor, of.reached),
+        };
+        let cycles = products * fma / rate;
+        Slowed {
+            products: 1.0 / reached,
+            issue: issued / SCHEDULERS / cycles,
+            // Threads of a warp that read the same number share it, which a count of f32 loads does not see.
+            shared: (unit != Unit::Fma).then_some(shared / SHARED_BYTES / cycles),
         }
     }
 

@@ -17,7 +17,7 @@ mod rivals;
 mod scaling;
 mod steps;
 
-pub use cards::{CARDS, Card, CardChoice};
+pub use cards::{CARDS, Card, CardChoice, Multiprocessor, Slowed};
 pub use ceilings::Ceilings;
 pub use measure::{Caches, Measured, Settings, measure};
 pub(crate) use measure::{Sweep, median_and_spread, time};

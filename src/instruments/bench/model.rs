@@ -1,14 +1,17 @@
 //! The least time that a card's published rates allow for what a problem or a step launches there. Nothing is measured.
 //!
-//! A launch takes at least as long as the card needs for its products, and at least as long as the memory needs to read or
-//! write each of its buffers once, whichever is longer; the time between two kernels comes on top. Data that is still in
-//! a cache from the kernel before arrives sooner than this. Everything else in a real kernel makes it slower.
+//! A launch takes at least as long as the card needs for its products; as its multiprocessors need to issue all instructions
+//! of the loop that multiplies, and to move what that loop reads and writes in shared memory, which the code gate counted
+//! ([`Budget`]); and as the memory needs to read or write each of its buffers once. The longest of them counts; the time
+//! between two kernels comes on top. Data that is still in a cache from the kernel before arrives sooner than this.
+//! Everything else in a real kernel makes it slower.
 
 use std::collections::BTreeMap;
 
 use super::cards::{IN_GRAPH, LAUNCHED};
 use super::{Card, Problem, StepProblem, Stepper};
 use crate::device::{Device, Launched, Unit, trace};
+use crate::instruments::gate::Budget;
 use crate::instruments::record::{Cell, number};
 use crate::{Error, Result};
 
@@ -19,10 +22,13 @@ pub struct Times {
     pub flops: u64,
     pub bytes: u64,
     pub products: f64,
+    /// The issue slots and the shared memory of all multiprocessors; 0 for a kernel whose loops are not counted.
+    pub issue: f64,
+    pub shared: f64,
     pub memory: f64,
     /// The time between kernels.
     pub overhead: f64,
-    /// The sum over all kernels of the longer of products and memory, and of the time between kernels.
+    /// The sum over all kernels of the longest of products, issue, shared and memory, and of the time between kernels.
     pub least: f64,
 }
 
@@ -44,9 +50,23 @@ impl Times {
         let rate = card
             .rate(unit)
             .ok_or_else(|| Error::Config(format!("{}: {} has no {}", launched.kernel, card.title, unit.name())))?;
-        let (products, memory) = (launched.flops as f64 / rate, launched.bytes as f64 / card.bandwidth);
-        let least = products.max(memory) + overhead;
-        Ok(Times { launches: 1, flops: launched.flops, bytes: launched.bytes, products, memory, overhead, least })
+        let budget = Budget::committed()?;
+        let turn = card.multiprocessor.loops.and_then(|arch| budget.turn(arch, launched.kernel, "lean"));
+        let slowed = turn.map(|turn| card.slowed(unit, turn));
+        let (at_rate, memory) = (launched.flops as f64 / rate, launched.bytes as f64 / card.bandwidth);
+        let times = Times {
+            launches: 1,
+            flops: launched.flops,
+            bytes: launched.bytes,
+            products: at_rate * slowed.map_or(1.0, |slowed| slowed.products),
+            issue: at_rate * slowed.map_or(0.0, |slowed| slowed.issue),
+            shared: at_rate * slowed.and_then(|slowed| slowed.shared).unwrap_or(0.0),
+            memory,
+            overhead,
+            least: 0.0,
+        };
+        let (_, longest) = times.longest();
+        Ok(Times { least: longest + overhead, ..times })
     }
 
     pub fn add(&mut self, other: Times) {
@@ -54,16 +74,20 @@ impl Times {
         self.flops += other.flops;
         self.bytes += other.bytes;
         self.products += other.products;
+        self.issue += other.issue;
+        self.shared += other.shared;
         self.memory += other.memory;
         self.overhead += other.overhead;
         self.least += other.least;
     }
 
     /// The columns of CSV and JSON.
-    pub fn record(&self) -> [(&'static str, Cell); 8] {
+    pub fn record(&self) -> [(&'static str, Cell); 10] {
         [
             ("least_us", number(self.least * 1e6, 4)),
             ("products_us", number(self.products * 1e6, 4)),
+            ("issue_us", number(self.issue * 1e6, 4)),
+            ("shared_us", number(self.shared * 1e6, 4)),
             ("memory_us", number(self.memory * 1e6, 4)),
             ("between_us", number(self.overhead * 1e6, 4)),
             ("launches", Cell::Count(self.launches)),
@@ -75,11 +99,15 @@ impl Times {
 
     /// The limit that takes longest.
     pub fn bound(&self) -> &'static str {
-        match () {
-            () if self.overhead >= self.products.max(self.memory) => "launches",
-            () if self.products > self.memory => "products",
-            () => "memory",
-        }
+        let (longest, time) = self.longest();
+        if self.overhead >= time { "launches" } else { longest }
+    }
+
+    /// The limit of the kernels themselves that takes longest, and its time.
+    fn longest(&self) -> (&'static str, f64) {
+        let limits =
+            [("memory", self.memory), ("products", self.products), ("issue", self.issue), ("shared", self.shared)];
+        limits.into_iter().reduce(|a, b| if b.1 > a.1 { b } else { a }).unwrap_or(("memory", 0.0))
     }
 }
 

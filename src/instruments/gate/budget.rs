@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use super::KernelCode;
+use super::turns::Turns;
+use super::{KernelCode, Turn};
 use crate::{Error, Result};
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -16,6 +18,8 @@ pub struct Budget {
     /// The version of NVRTC that gave out these registers; another version may need more or fewer.
     compiler: String,
     kernels: BTreeMap<String, Allowed>,
+    #[serde(default)]
+    loops: Turns,
 }
 
 /// The most that a kernel may take on any generation of GPUs.
@@ -36,13 +40,29 @@ const HEAD: &str = "\
 # What each kernel may take at most, over all generations of GPUs: registers of a thread, bytes of static shared memory of
 # a block. `zgan kernels --check` compares, `zgan kernels --renew-budget` writes this file anew. No kernel may use local
 # memory, and so none may spill, unless its line says how many bytes (`local`) and why (`reason`), by hand.
+# The sections [loops.sm_XX] hold one turn of each product's steady loops: `issued` instructions for so many HMMA or FFMA
+# (`products`), `rich` instructions with the parameters for which they are the most, bytes of shared memory that a warp moves,
+# loads that a thread has in flight, and parameters loaded again. No such loop may have calls, divisions or branches on what
+# it loaded, unless its line says how many, by hand.
 ";
 
 impl Budget {
     pub fn read(path: &Path) -> Result<Budget> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        Budget::parse(&std::fs::read_to_string(path).map_err(Error::io(path))?, path)
+    }
+
+    /// The budget of the kernels that this program was built with.
+    pub fn committed() -> Result<&'static Budget> {
+        static BUDGET: LazyLock<std::result::Result<Budget, String>> = LazyLock::new(|| {
+            let text = include_str!("../../../kernels/budget.toml");
+            Budget::parse(text, Path::new("kernels/budget.toml")).map_err(|error| error.to_string())
+        });
+        BUDGET.as_ref().map_err(|error| Error::Config(error.clone()))
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Budget> {
         let budget: Budget =
-            toml::from_str(&text).map_err(|e| Error::Config(format!("{}: {}", path.display(), e.message())))?;
+            toml::from_str(text).map_err(|e| Error::Config(format!("{}: {}", path.display(), e.message())))?;
         for (kernel, allowed) in &budget.kernels {
             if allowed.local > 0 && allowed.reason.is_empty() {
                 let what = format!("{}: {kernel} may use local memory, but for no reason", path.display());
@@ -55,7 +75,8 @@ impl Budget {
     /// A budget of what these kernels take, compiled by this version of NVRTC. The exceptions are those of `older`: no new
     /// ones are made.
     pub fn of(kernels: &[KernelCode], compiler: &str, older: Option<&Budget>) -> Budget {
-        let mut budget = Budget { compiler: compiler.into(), kernels: BTreeMap::new() };
+        let loops = Turns::of(kernels, older.map(|older| &older.loops));
+        let mut budget = Budget { compiler: compiler.into(), kernels: BTreeMap::new(), loops };
         for code in kernels {
             let allowed = budget.kernels.entry(code.kernel.clone()).or_default();
             allowed.registers = allowed.registers.max(code.registers);
@@ -86,7 +107,13 @@ impl Budget {
             }
             text.push_str(" }\n");
         }
+        self.loops.write(&mut text);
         text
+    }
+
+    /// One turn of a kernel's steady loop of this name for this generation.
+    pub fn turn(&self, arch: &str, kernel: &str, name: &str) -> Option<&Turn> {
+        self.loops.get(arch, kernel, name)
     }
 
     /// What is wrong with these kernels, compiled by this version of NVRTC, a line for each mistake. `all` says that no
@@ -124,6 +151,10 @@ impl Budget {
             problems.extend(gone.map(|name| format!("{name} is in the budget, and there is no such kernel")));
         }
         problems.dedup();
+        // Another compiler schedules differently, as it gives out registers differently.
+        if self.is_of(compiler) {
+            problems.extend(self.loops.check(kernels, all));
+        }
         problems
     }
 
@@ -163,6 +194,7 @@ mod tests {
             blocks: 1,
             occupancy: 1,
             instructions: None,
+            loops: Vec::new(),
         }
     }
 

@@ -1,22 +1,28 @@
 //! The code gate: what the compiler made of the kernels for each generation of GPUs. No GPU is needed to know that.
 //!
 //! Registers, local and shared memory are read from the embedded cubins, spills from the assembler's log, which the build
-//! keeps beside them, and instructions from the output of `nvdisasm`, where it is installed. [`Budget`] says how much each
-//! kernel may take.
+//! keeps beside them, and instructions from the output of `nvdisasm`, where it is installed: all of a kernel's, and those of
+//! one turn of a product's steady loops. [`Budget`] says how much each kernel may take.
 
 mod budget;
+mod choices;
 mod cubin;
+mod flow;
+mod loops;
 mod occupancy;
 mod sass;
 mod tensor;
+mod turns;
 
 use serde::Serialize;
 
 pub use budget::Budget;
 pub use cubin::{Resources, kernels as resources};
+pub use loops::{Counts, Loop, Multiplier, steady_loops};
 pub use occupancy::{Occupancy, occupancy};
 pub use sass::{Disassembler, Instructions};
 pub use tensor::tensor_problems;
+pub use turns::Turn;
 
 use crate::cores::on_all_cores;
 use crate::device::{EmbeddedImage, Precision, embedded_code, kernel_named};
@@ -46,14 +52,23 @@ pub struct KernelCode {
     pub occupancy: u32,
     /// None where they were not counted.
     pub instructions: Option<Instructions>,
+    /// The steady loops of a product; none where they were not counted.
+    pub loops: Vec<Loop>,
 }
+
+/// The generations whose loops are counted, unless one is named.
+pub const LOOPS_OF: [&str; 2] = ["sm_80", "sm_90"];
 
 /// The kernels whose instructions are counted. Counting those of all kernels takes minutes.
 #[derive(Clone, Copy)]
 pub enum Count<'a> {
     Nothing,
-    /// The kernels that [`tensor_problems`] looks at, and of generations that run the same code only one.
-    TensorProducts(&'a Disassembler),
+    /// The kernels that [`tensor_problems`] looks at, and of generations that run the same code only one; and the loops of
+    /// [`LOOPS_OF`].
+    Products(&'a Disassembler),
+    /// The loops of products.
+    Loops(&'a Disassembler),
+    /// All instructions, no loops.
     All(&'a Disassembler),
 }
 
@@ -62,14 +77,29 @@ impl<'a> Count<'a> {
         match self {
             Count::Nothing => None,
             Count::All(disassembler) => Some(disassembler),
-            Count::TensorProducts(disassembler) => {
+            Count::Loops(disassembler) => has_loops(image).then_some(disassembler),
+            Count::Products(disassembler) => {
                 let own = !matches!(image.target, "sm_86" | "sm_89");
                 let products =
                     image.module.kernels.iter().any(|kernel| tensor::is_product(kernel.tile, kernel.precision));
-                (own && products).then_some(disassembler)
+                (own && products || self.of_loops(image)).then_some(disassembler)
             }
         }
     }
+
+    /// Whether the steady loops of this image are counted.
+    fn of_loops(self, image: &EmbeddedImage) -> bool {
+        match self {
+            Count::Loops(_) => has_loops(image),
+            Count::Products(_) => has_loops(image) && LOOPS_OF.contains(&image.target),
+            _ => false,
+        }
+    }
+}
+
+/// Whether it may have steady loops: those of products, and of attention.
+fn has_loops(image: &EmbeddedImage) -> bool {
+    image.module.kernels.iter().any(|kernel| kernel.tile.is_some() || kernel.family.starts_with("attention_"))
 }
 
 /// The kernels whose name or file contains `filter`, for `arch` alone or for all generations.
@@ -80,7 +110,7 @@ pub fn kernels(filter: &str, arch: Option<&str>, count: Count) -> Result<Vec<Ker
     };
     let images: Vec<&EmbeddedImage> = images.iter().filter(wanted).collect();
     // Disassembling a large module takes a second.
-    let one = |(): &(), at: usize| of_image(images[at], filter, count.of(images[at]));
+    let one = |(): &(), at: usize| of_image(images[at], filter, count);
     let rows = on_all_cores(images.len(), || Ok(()), one)?;
     let mut rows: Vec<KernelCode> = rows.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     if rows.is_empty() {
@@ -90,10 +120,10 @@ pub fn kernels(filter: &str, arch: Option<&str>, count: Count) -> Result<Vec<Ker
     Ok(rows)
 }
 
-fn of_image(image: &EmbeddedImage, filter: &str, disassembler: Option<&Disassembler>) -> Result<Vec<KernelCode>> {
+fn of_image(image: &EmbeddedImage, filter: &str, count: Count) -> Result<Vec<KernelCode>> {
     let arch = number(image.target);
     let said = |what: String| Error::Device(format!("{}.cu for {}: {what}", image.module.name, image.target));
-    let code = disassembler.map(|d| d.disassemble(&image.code)).transpose().map_err(said)?;
+    let code = count.of(image).map(|d| d.disassemble(&image.code)).transpose().map_err(said)?;
     let mut rows = Vec::new();
     for Resources { name, registers, local, shared } in resources(&image.code, arch).map_err(said)? {
         if !(name.contains(filter) || image.module.name.contains(filter)) {
@@ -112,10 +142,13 @@ fn of_image(image: &EmbeddedImage, filter: &str, disassembler: Option<&Disassemb
         let Some(Occupancy { blocks, percent }) = occupancy(arch, known.threads, registers, shared) else {
             return Err(said("its limits are not known here".into()));
         };
-        let instructions = code.as_ref().map(|code| {
+        let text = code.as_ref().map(|code| {
             let own = code.iter().find(|(kernel, _)| *kernel == name);
-            own.map(|(_, text)| Instructions::count(text)).unwrap_or_default()
+            own.map(|(_, text)| text.as_str()).unwrap_or_default()
         });
+        let instructions = text.map(Instructions::count);
+        let product = known.tile.is_some() || instructions.is_some_and(|count| count.matrix > 0);
+        let loops = if product && count.of_loops(image) { text.map(steady_loops) } else { None };
         rows.push(KernelCode {
             module: image.module.name,
             kernel: name,
@@ -131,15 +164,21 @@ fn of_image(image: &EmbeddedImage, filter: &str, disassembler: Option<&Disassemb
             blocks,
             occupancy: percent,
             instructions,
+            loops: loops.unwrap_or_default(),
         });
     }
     Ok(rows)
 }
 
-/// The machine code of a kernel for `arch`.
+/// The machine code of a kernel for `arch`, or that of all kernels of a module.
 pub fn sass(kernel: &str, arch: &str, disassembler: &Disassembler) -> Result<String> {
-    let image = image_of(kernel, machine_code(Some(arch))?)?;
+    let mut images = machine_code(Some(arch))?;
+    let module = images.iter().position(|image| image.module.name == kernel);
+    let image = module.map(|at| images.swap_remove(at)).map_or_else(|| image_of(kernel, images), Ok)?;
     let code = disassembler.disassemble(&image.code).map_err(Error::Device)?;
+    if module.is_some() {
+        return Ok(code.into_iter().map(|(_, text)| text).collect());
+    }
     let own = code.into_iter().find(|(name, _)| name == kernel).map(|(_, text)| text);
     own.ok_or_else(|| Error::Config(format!("{kernel} is not in the code for {arch}: it needs a later generation")))
 }

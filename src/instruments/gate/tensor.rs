@@ -74,6 +74,7 @@ mod tests {
             blocks: 1,
             occupancy: 1,
             instructions: Some(instructions),
+            loops: Vec::new(),
         }
     }
 
