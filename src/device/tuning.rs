@@ -219,6 +219,8 @@ pub(crate) struct Fixed {
     /// Elements of the largest matrix that one block normalises by its spectrum, and of a tile of a larger one.
     pub alone: usize,
     pub tile: usize,
+    /// Whether the sums of attention grow in registers, which hold only some columns of them.
+    pub sums_in_registers: bool,
     /// Chains of multiply-adds in one block of the peak measurement.
     pub peak_chains: usize,
 }
@@ -229,6 +231,7 @@ static HOST: Fixed = Fixed {
     all_taps: true,
     alone: 1 << 18,
     tile: 1 << 16,
+    sums_in_registers: false,
     peak_chains: 12 * 16,
 };
 static BLOCKS: Fixed = Fixed {
@@ -237,6 +240,7 @@ static BLOCKS: Fixed = Fixed {
     all_taps: false,
     alone: 1 << 12,
     tile: 1 << 12,
+    sums_in_registers: true,
     peak_chains: 16 * 256,
 };
 
