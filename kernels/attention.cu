@@ -12,58 +12,23 @@
 // A block owns TILE queries (forward, dq) or TILE keys (dk, dv) and goes through the other side by tiles, so every sum has one
 // owner and one order. The softmax is computed as the keys come: where a tile raises the maximum so far, the sums before it are
 // scaled down. The first launch of backward computes dq and delta, the second dk and dv from delta. All but dgamma overwrites.
-// Sums over tiles grow in the output itself; where that has 16 bits, they grow in the f32 array `sums`, which is null in f32.
-// Memory traffic: a block reads the other side's rows once, and its own o, dq, dk or dv once a tile, from cache.
+// Memory traffic: a block reads the other side's rows once, and writes its own o, dq, dk or dv once. A GPU's block has at most
+// 64 or 128 columns of those; where there are more, several blocks compute the same scores.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
-#include "device/product.h"
 #include "device/number.h"
+#include "device/product.h"
 
 PRECISIONS(f32, bf16, f16)
 
-constexpr uint32_t TILE = 64;   // rows of both sides
-constexpr uint32_t PITCH = 68;  // from row to row of a tile of scores: rows start in different banks
-constexpr uint32_t DEPTH = 16;  // columns that are transposed at a time
+// Columns of dq and dk, and of o and dv, that a GPU's block has; the same numbers are in src/ops/attention.rs.
+constexpr uint32_t OF_K = 64, OF_V = 128;
 
-DEVICE uint32_t at_most(uint32_t n, uint32_t limit) { return n < limit ? n : limit; }
-
-// device/product.h's product, compiled once for each pair of types.
-template <class Left, class Right>
-CALLED void multiply(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A, uint32_t a_pitch, const Right* RESTRICT B,
-                     uint32_t b_pitch, uint32_t rows, uint32_t columns, uint32_t depth, bool accumulate) {
-    product(C, c_pitch, A, a_pitch, B, b_pitch, rows, columns, depth, accumulate);
-}
-
-// S[a][b] = A_a . B_b for rows of D numbers. Ends with a barrier.
-CALLED void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, uint32_t a_rows, uint32_t b_rows, uint32_t D) {
-    SHARED(float, transposed, DEPTH * PITCH);
-    for (uint32_t d0 = 0; d0 < D; d0 += DEPTH) {
-        const uint32_t depth = at_most(D - d0, DEPTH);
-        for_each_element(b_rows, depth, [&](uint32_t b) {
-            const T* const from = B + uint64_t(b) * D + d0;
-            float* const to = transposed + b;
-            return [=](uint32_t d) { to[d * PITCH] = from[d]; };
-        });
-        barrier();
-        multiply(S, PITCH, A + d0, D, transposed, PITCH, a_rows, b_rows, depth, d0 > 0);
-        barrier();
-    }
-}
-
-// `growing` is where the sums of an output grow; `settle` copies them to the output, unless they grew there.
-DEVICE float* growing(float* output, float*) { return output; }
-template <class Stored> DEVICE float* growing(Stored*, float* sums) { return sums; }
-DEVICE void settle(float*, const float*, uint32_t) {}
-template <class Stored> DEVICE void settle(Stored* RESTRICT output, const float* RESTRICT sums, uint32_t n) {
-    for_each_element(1, n, [&](uint32_t) { return [=](uint32_t i) { output[i] = sums[i]; }; });
-}
-
-// Grid (N, tiles of queries).
-KERNEL(256, 0) PRECISE(attention_forward)(T* RESTRICT o,            // (N, L, Dv)
+// Grid (N, tiles of queries, columns of o).
+KERNEL(256, 2) PRECISE(attention_forward)(T* RESTRICT o,            // (N, L, Dv)
                                           float* RESTRICT lse,      // (N, L)
-                                          float* RESTRICT sums,     // (N, L, Dv) or null
                                           const T* RESTRICT q,      // (N, L, Dk)
                                           const T* RESTRICT k,      // (N, Lk, Dk)
                                           const T* RESTRICT v,      // (N, Lk, Dv)
@@ -71,9 +36,10 @@ KERNEL(256, 0) PRECISE(attention_forward)(T* RESTRICT o,            // (N, L, Dv
     SHARED(float, S, TILE * PITCH);
     SHARED(float, maximum, TILE);
     SHARED(float, sum, TILE);
+    SHARED(float, fade, TILE);
     const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(L - first, TILE);
     const uint64_t query = uint64_t(n) * L + first, keys = uint64_t(n) * Lk;
-    float* const out = growing(o, sums) + query * Dv;
+    Growing<OF_V> out(rows, Dv, room(TILE * Dv));
     for (uint32_t key = 0; key < Lk; key += TILE) {
         const uint32_t count = at_most(Lk - key, TILE);
         scores(S, q + query * Dk, k + (keys + key) * Dk, rows, count, Dk);
@@ -82,32 +48,27 @@ KERNEL(256, 0) PRECISE(attention_forward)(T* RESTRICT o,            // (N, L, Dv
             const float before = key > 0 ? maximum[r] : -INFINITY;
             const float m = larger(before, row_maximum(count, [&](auto j) { return row[j]; }));
             const float total = row_sum(count, [&](auto j) { return row[j] = exp(row[j] - m); });
-            const float fade = exp(before - m);
-            float* const to = out + uint64_t(r) * Dv;
-            if (key > 0 && !(m <= before)) for_each_column(Dv, [&](uint32_t d) { to[d] *= fade; });
             warp_barrier();
             if (row_leader()) {
-                sum[r] = key > 0 ? sum[r] * fade + total : total;
+                fade[r] = key > 0 && !(m <= before) ? exp(before - m) : 1.0f;
+                sum[r] = key > 0 ? sum[r] * fade[r] + total : total;
                 maximum[r] = m;
             }
         });
         barrier();
-        multiply(out, Dv, S, PITCH, v + (keys + key) * Dv, Dv, rows, Dv, count, key > 0);
-        barrier();
+        out.scale(fade);
+        out.add(S, v + (keys + key) * Dv, count);
     }
-    for_each_row(rows, [&](uint32_t r) {
-        const float* const from = out + uint64_t(r) * Dv;
-        T* const to = o + (query + r) * Dv;
-        const float total = sum[r];
-        for_each_column(Dv, [&](uint32_t d) { to[d] = from[d] / total; });
-        if (row_leader()) lse[query + r] = maximum[r] + log(total);
-    });
+    out.each([&](uint32_t r, auto d, float value) { o[(query + r) * Dv + d] = value / sum[r]; });
+    if (blockIdx.z == 0)
+        for_each_row(rows, [&](uint32_t r) {
+            if (row_leader()) lse[query + r] = maximum[r] + log(sum[r]);
+        });
 }
 
-// 1 of 2. Grid (N, tiles of queries).
-KERNEL(256, 4) PRECISE(attention_backward_queries)(T* RESTRICT dq,                // (N, L, Dk)
+// 1 of 2. Grid (N, tiles of queries, columns of dq).
+KERNEL(256, 2) PRECISE(attention_backward_queries)(T* RESTRICT dq,                // (N, L, Dk)
                                                    float* RESTRICT delta,         // (N, L)
-                                                   float* RESTRICT sums,          // (N, L, Dk) or null
                                                    const T* RESTRICT d_o,         // (N, L, Dv)
                                                    const T* RESTRICT o,           // (N, L, Dv)
                                                    const T* RESTRICT q,           // (N, L, Dk)
@@ -120,14 +81,17 @@ KERNEL(256, 4) PRECISE(attention_backward_queries)(T* RESTRICT dq,              
     const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(L - first, TILE);
     const uint64_t query = uint64_t(n) * L + first, keys = uint64_t(n) * Lk;
     const T* const g = d_o + query * Dv;
-    float* const to = growing(dq, sums) + query * Dk;
+    SHARED(float, dots, TILE);
+    Growing<OF_K> out(rows, Dk, room(TILE * Dk));
     for_each_row(rows, [&](uint32_t r) {
         const T* const a = g + uint64_t(r) * Dv;
         const T* const b = o + (query + r) * Dv;
         const float dot = row_sum(Dv, [&](auto d) { return a[d] * b[d]; });
-        if (row_leader()) delta[query + r] = dot;
+        if (row_leader()) {
+            dots[r] = dot;
+            if (blockIdx.z == 0) delta[query + r] = dot;
+        }
     });
-    barrier();
     for (uint32_t key = 0; key < Lk; key += TILE) {
         const uint32_t count = at_most(Lk - key, TILE);
         const T* const k_tile = k + (keys + key) * Dk;
@@ -136,20 +100,18 @@ KERNEL(256, 4) PRECISE(attention_backward_queries)(T* RESTRICT dq,              
         for_each_row(rows, [&](uint32_t r) {
             float* RESTRICT const s = S + r * PITCH;
             const float* RESTRICT const dp = G + r * PITCH;
-            const float l = lse[query + r], d = delta[query + r];
+            const float l = lse[query + r], d = dots[r];
             for_each_column(count, [&](uint32_t j) { s[j] = exp(s[j] - l) * (dp[j] - d); });
         });
         barrier();
-        multiply(to, Dk, S, PITCH, k_tile, Dk, rows, Dk, count, key > 0);
-        barrier();
+        out.add(S, k_tile, count);
     }
-    settle(dq + query * Dk, to, rows * Dk);
+    out.each([&](uint32_t r, auto d, float value) { dq[(query + r) * Dk + d] = value; });
 }
 
-// 2 of 2. Grid (N, tiles of keys). S and G are transposed here: rows are keys.
-KERNEL(256, 0) PRECISE(attention_backward_keys)(T* RESTRICT dk,                // (N, Lk, Dk)
+// 2 of 2. Grid (N, tiles of keys, columns of dk and dv). S and G are transposed here: rows are keys.
+KERNEL(256, 2) PRECISE(attention_backward_keys)(T* RESTRICT dk,                // (N, Lk, Dk)
                                                 T* RESTRICT dv,                // (N, Lk, Dv)
-                                                float* RESTRICT sums,          // (N, Lk, Dk), then (N, Lk, Dv); or null
                                                 const T* RESTRICT d_o,         // (N, L, Dv)
                                                 const T* RESTRICT q,           // (N, L, Dk)
                                                 const T* RESTRICT k,           // (N, Lk, Dk)
@@ -161,8 +123,9 @@ KERNEL(256, 0) PRECISE(attention_backward_keys)(T* RESTRICT dk,                /
     SHARED(float, G, TILE * PITCH);
     const uint32_t n = blockIdx.x, first = blockIdx.y * TILE, rows = at_most(Lk - first, TILE);
     const uint64_t key = uint64_t(n) * Lk + first;
-    float* const to_k = growing(dk, sums) + key * Dk;
-    float* const to_v = growing(dv, sums + uint64_t(gridDim.x) * Lk * Dk) + key * Dv;
+    float* const memory = room(TILE * (Dk + Dv));
+    Growing<OF_K> of_k(rows, Dk, memory);
+    Growing<OF_V> of_v(rows, Dv, memory + TILE * Dk);
     for (uint32_t start = 0; start < L; start += TILE) {
         const uint32_t count = at_most(L - start, TILE);
         const uint64_t query = uint64_t(n) * L + start;
@@ -180,12 +143,11 @@ KERNEL(256, 0) PRECISE(attention_backward_keys)(T* RESTRICT dk,                /
             });
         });
         barrier();
-        multiply(to_v, Dv, S, PITCH, g, Dv, rows, Dv, count, start > 0);
-        multiply(to_k, Dk, G, PITCH, q + query * Dk, Dk, rows, Dk, count, start > 0);
-        barrier();
+        of_v.add(S, g, count);
+        of_k.add(G, q + query * Dk, count);
     }
-    settle(dk + key * Dk, to_k, rows * Dk);
-    settle(dv + key * Dv, to_v, rows * Dv);
+    of_k.each([&](uint32_t r, auto d, float value) { dk[(key + r) * Dk + d] = value; });
+    of_v.each([&](uint32_t r, auto d, float value) { dv[(key + r) * Dv + d] = value; });
 }
 
 KERNEL(256, 0) PRECISE(attention_residual_forward)(T* RESTRICT y,                // (n)

@@ -33,16 +33,16 @@ PRECISIONS(f32, bf16, f16)
 CALLED void tile_moments(float* moments, const Tile& tile, const T* RESTRICT x, uint32_t C) {
     SHARED(float, sums, COLUMNS);
     SHARED(float, deviations, 2 * COLUMNS);
-    column_sum<1>(sums, tile, [=](uint64_t row, uint64_t c, float* v) { v[0] = x[row * C + c]; });
+    const bool runs = in_runs(C, x);
+    column_sum_runs<1>(sums, tile, runs, [=](uint64_t row, auto at, auto* v) { v[0] = at.get(x + row * C); });
     const float share = 1.0f / float(tile.rows);
     const float* RESTRICT mean = sums;
     each_column(tile.columns, [=](Index j) { sums[j] *= share; });
     barrier();
     const uint64_t first = tile.column;
-    column_sum<2>(deviations, tile, [=](uint64_t row, uint64_t c, float* v) {
-        const float d = x[row * C + c] - mean[c - first];
-        v[0] = d;
-        v[1] = d * d;
+    column_sum_runs<2>(deviations, tile, runs, [=](uint64_t row, auto at, auto* v) {
+        v[0] = at.of([](float x, float mean) { return x - mean; }, x + row * C, at.from(first).get(mean));
+        v[1] = at.of([](float d) { return d * d; }, v[0]);
     });
     each_column(tile.columns, [=](Index j) {
         const float left = deviations[j] * share;
@@ -95,7 +95,7 @@ CALLED void finish(float* RESTRICT scale, float* RESTRICT shift, float* RESTRICT
     tile_tables(scale, shift, moments, moments + COLUMNS, tile, gamma, beta, labels, S, C, classes);
 }
 
-KERNEL(256, 0) PRECISE(norm_statistics_one)(float* RESTRICT scale,          // (S, C)
+KERNEL(256, 4) PRECISE(norm_statistics_one)(float* RESTRICT scale,          // (S, C)
                                             float* RESTRICT shift,          // (S, C)
                                             float* RESTRICT mean,           // (C)
                                             float* RESTRICT rstd,           // (C)
@@ -201,7 +201,14 @@ DEVICE uint64_t upsampled_row(uint64_t row, uint32_t width) {
     return 4 * (uint64_t(line) * width) + 2 * w;
 }
 
-KERNEL(256, 0) PRECISE(norm_apply)(T* RESTRICT y,               // (R, C), or (4 R, C) where width is not 0
+// body(is_tanh, activation, runs) with tanh told apart outside the loops. It takes so long that runs are not worth their code.
+template <class Body> DEVICE void without_tanh(uint32_t code, float slope, bool runs, Body body) {
+    with_flag(code == 2, [=](auto is_tanh) {
+        body(is_tanh, Activation{is_tanh.value ? 2u : code == 1 ? 1u : 0u, slope}, runs && !is_tanh.value);
+    });
+}
+
+KERNEL(256, 4) PRECISE(norm_apply)(T* RESTRICT y,               // (R, C), or (4 R, C) where width is not 0
                                    const T* RESTRICT x,         // (R, C)
                                    const float* RESTRICT scale, // (groups, C)
                                    const float* RESTRICT shift, // (groups, C)
@@ -209,59 +216,69 @@ KERNEL(256, 0) PRECISE(norm_apply)(T* RESTRICT y,               // (R, C), or (4
     const GroupTile block = group_tile(span, chunk, splits, C);
     const float* RESTRICT a = scale + uint64_t(block.group) * C;
     const float* RESTRICT b = shift + uint64_t(block.group) * C;
-    with_activation({activation, slope}, [=](auto act) {
-        if (width == 0) {
-            each(block.tile, [=](uint64_t row, uint64_t c) { y[row * C + c] = act(a[c] * x[row * C + c] + b[c]); });
-            return;
-        }
-        each(block.tile, [=](uint64_t row, uint64_t c) {
-            const float value = act(a[c] * x[row * C + c] + b[c]);
-            T* const to = y + upsampled_row(row, width) * C + c;
-            to[0] = value;
-            to[C] = value;
-            to[2 * uint64_t(width) * C] = value;
-            to[(2 * uint64_t(width) + 1) * C] = value;
+    without_tanh(activation, slope, in_runs(C, y, x, a, b), [=](auto, Activation activation, bool runs) {
+        with_activation(activation, [=](auto act) {
+            const auto value = [=](uint64_t row, auto at) {
+                return at.of([=](float x, float a, float b) { return act(a * x + b); }, x + row * C, a, b);
+            };
+            if (width == 0) {
+                each_run(block.tile, runs, value, [=](uint64_t row, auto at, auto pixel) { at.put(y + row * C, pixel); });
+                return;
+            }
+            each_run(block.tile, runs, value, [=](uint64_t row, auto at, auto pixel) {
+                T* const to = y + upsampled_row(row, width) * C;
+                at.put(to, pixel);
+                at.put(to + C, pixel);
+                at.put(to + 2 * uint64_t(width) * C, pixel);
+                at.put(to + (2 * uint64_t(width) + 1) * C, pixel);
+            });
         });
     });
 }
 
-// body gets gradient(row, c) = dL/dz as a function, chosen outside the loops, and what its loops are to call before each row.
+// body gets gradient(row, at) = dL/dz as a function, chosen outside the loops, whether columns come in runs, and what its loops are
+// to call before each row.
 // Where the derivative costs much, as that of tanh does, the latter computes the gradients of a row, and the former looks them up:
 // the loops of `body` are then compiled once for it, with upsampling or without.
 template <class Body>
 DEVICE void with_gradient(const Tile& tile, const T* RESTRICT dy, const T* RESTRICT x, const float* RESTRICT scale,
-                          const float* RESTRICT shift, Activation activation, uint32_t C, uint32_t width, Body body) {
+                          const float* RESTRICT shift, uint32_t code, float leak, bool runs, uint32_t C, uint32_t width, Body body) {
     const auto gradient = [=](auto slope, auto upsampled) {
-        return [=](uint64_t row, uint64_t c) {
-            const float share = slope(scale[c] * x[row * C + c] + shift[c]);
-            if (upsampled.value) {
-                const T* const from = dy + upsampled_row(row, width) * C + c;
-                const uint64_t below = 2 * uint64_t(width) * C;
-                return share * ((from[0] + from[C]) + (from[below] + from[below + C]));
+        return [=](uint64_t row, auto at) {
+            if constexpr (decltype(upsampled)::value) {
+                const T* const top = dy + upsampled_row(row, width) * C;
+                const T* const bottom = top + 2 * uint64_t(width) * C;
+                return at.of([=](float x, float scale, float shift, float a, float b, float c, float d) {
+                    return slope(scale * x + shift) * ((a + b) + (c + d));
+                }, x + row * C, scale, shift, top, top + C, bottom, bottom + C);
+            } else {
+                return at.of([=](float x, float scale, float shift, float d) { return slope(scale * x + shift) * d; },
+                             x + row * C, scale, shift, dy + row * C);
             }
-            return share * dy[row * C + c];
         };
     };
-    with_slope(activation, [=](auto slope, auto costly) {
-        if constexpr (costly.value) {
-            SHARED(float, values, COLUMNS);
-            float* const of_row = values;
-            const uint64_t tile_column = tile.column;
-            const auto before_row = [=](uint64_t row, uint64_t first, uint32_t count) {
-                float* const to = of_row + (first - tile_column);
-                with_flag(width != 0, [=](auto upsampled) {
-                    const auto value = gradient(slope, upsampled);
-                    each_column(count, [=](Index j) { to[j] = value(row, first + j); });
-                });
-            };
-            body([=](uint64_t, uint64_t c) { return of_row[c - tile_column]; }, before_row);
-        } else {
-            with_flag(width != 0, [=](auto upsampled) { body(gradient(slope, upsampled), Nothing()); });
-        }
+    without_tanh(code, leak, runs, [=](auto, Activation activation, bool runs) {
+        with_slope(activation, [=](auto slope, auto costly) {
+            if constexpr (costly.value) {
+                SHARED(float, values, COLUMNS);
+                float* const of_row = values;
+                const uint64_t tile_column = tile.column;
+                const auto before_row = [=](uint64_t row, uint64_t first, uint32_t count) {
+                    float* const to = of_row + (first - tile_column);
+                    with_flag(width != 0, [=](auto upsampled) {
+                        const auto value = gradient(slope, upsampled);
+                        each_column(count, [=](Index j) { to[j] = value(row, One{first + j}); });
+                    });
+                };
+                body([=](uint64_t, auto at) { return of_row[at.column - tile_column]; }, runs, before_row);
+            } else {
+                with_flag(width != 0, [=](auto upsampled) { body(gradient(slope, upsampled), runs, Nothing()); });
+            }
+        });
     });
 }
 
-KERNEL(256, 0) PRECISE(norm_backward_sums)(float* RESTRICT partials,    // (2, parts, C): sum of g, sum of g xhat
+KERNEL(256, 2) PRECISE(norm_backward_sums)(float* RESTRICT partials,    // (2, parts, C): sum of g, sum of g xhat
                                            const T* RESTRICT dy,        // (R, C), or (4 R, C) where width is not 0
                                            const T* RESTRICT x,         // (R, C)
                                            const float* RESTRICT mean,  // (C)
@@ -273,13 +290,13 @@ KERNEL(256, 0) PRECISE(norm_backward_sums)(float* RESTRICT partials,    // (2, p
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
     float* const to_sums = sums;
-    with_gradient(block.tile, dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient, auto before_row) {
-        const auto terms = [=](uint64_t row, uint64_t c, float* v) {
-            const float g = gradient(row, c);
-            v[0] = g;
-            v[1] = g * (x[row * C + c] - mean[c]) * rstd[c];
+    const bool runs = in_runs(C, dy, x, mean, rstd, scale, shift);
+    with_gradient(block.tile, dy, x, scale + table, shift + table, activation, slope, runs, C, width, [=](auto gradient, bool runs, auto before_row) {
+        const auto terms = [=](uint64_t row, auto at, auto* v) {
+            v[0] = gradient(row, at);
+            v[1] = at.of([](float g, float x, float mean, float rstd) { return g * (x - mean) * rstd; }, v[0], x + row * C, mean, rstd);
         };
-        column_sum<2>(to_sums, block.tile, terms, before_row);
+        column_sum_runs<2>(to_sums, block.tile, runs, terms, before_row);
     });
     float* const to = partials + uint64_t(block.part) * C + block.tile.column;
     const uint64_t second = uint64_t(block.parts) * C;
@@ -289,7 +306,8 @@ KERNEL(256, 0) PRECISE(norm_backward_sums)(float* RESTRICT partials,    // (2, p
     });
 }
 
-KERNEL_ONCE(256, 0) norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
+// A grid of tiles of channels, for each group where there are labels.
+KERNEL_ONCE(256, 4) norm_backward_finish_f32(float* RESTRICT dgamma,          // (classes, C)
                                              float* RESTRICT dbeta,           // (classes, C)
                                              float* RESTRICT coefficients,    // (2, C): rstd / R times the two sums of dx
                                              const float* RESTRICT partials,  // (2, parts, C)
@@ -298,44 +316,43 @@ KERNEL_ONCE(256, 0) norm_backward_finish_f32(float* RESTRICT dgamma,          //
                                              const uint32_t* RESTRICT labels, // (groups) or null
                                              uint32_t R, uint32_t C, uint32_t classes, uint32_t parts, uint32_t splits) {
     SHARED(float, sums, 2 * COLUMNS);
-    const Tile tile = group_tile(parts, parts, 1, C).tile;
+    const GroupTile block = group_tile(parts, parts, 1, C);
+    const Tile tile = {0, parts, block.tile.column, block.tile.columns};
     const uint64_t first = tile.column, second = uint64_t(parts) * C;
+    const uint32_t group = block.part;
     float* const from = sums;
     with_labels(labels, classes, [=](auto label) {
-        column_sum<2>(from, tile, [=](uint64_t part, uint64_t c, float* v) {
-            const float weight = gamma[label(uint32_t(part) / splits) * C + c];
-            v[0] = weight * partials[part * C + c];
-            v[1] = weight * partials[second + part * C + c];
-        });
-    });
-    each_column(tile.columns, [=](Index j) {
-        const float share = rstd[first + j] / float(R);
-        coefficients[first + j] = share * from[j];
-        coefficients[C + first + j] = share * from[COLUMNS + j];
-    });
-    if (labels == nullptr) {
-        barrier();
-        column_sum<2>(from, tile, [=](uint64_t part, uint64_t c, float* v) {
-            v[0] = partials[part * C + c];
-            v[1] = partials[second + part * C + c];
-        });
-        each_column(tile.columns, [=](Index j) {
-            dbeta[first + j] += from[j];
-            dgamma[first + j] += from[COLUMNS + j];
-        });
-        return;
-    }
-    const auto class_of = [=](uint64_t part) {
-        const uint32_t label = labels[uint32_t(part) / splits];
-        return label < classes ? label : classes - 1;
-    };
-    each_in_order(tile, class_of, [=](uint32_t label, uint64_t part, uint64_t c) {
-        dbeta[uint64_t(label) * C + c] += partials[part * C + c];
-        dgamma[uint64_t(label) * C + c] += partials[second + part * C + c];
+        if (group == 0) {
+            column_sum<2>(from, tile, [=](uint64_t part, uint64_t c, float* v) {
+                const float weight = gamma[label(uint32_t(part) / splits) * C + c];
+                v[0] = weight * partials[part * C + c];
+                v[1] = weight * partials[second + part * C + c];
+            });
+            each_column(tile.columns, [=](Index j) {
+                const float share = rstd[first + j] / float(R);
+                coefficients[first + j] = share * from[j];
+                coefficients[C + first + j] = share * from[COLUMNS + j];
+            });
+        }
+        // The first group of each class sums for all that have the same.
+        const uint64_t own = label(group);
+        bool is_first = true;
+        for (uint32_t earlier = 0; earlier < group; earlier++) is_first &= label(earlier) != own;
+        if (is_first) {
+            column_sum<2>(from, tile, [=](uint64_t part, uint64_t c, float* v) {
+                const bool same = label(uint32_t(part) / splits) == own;
+                v[0] = same ? partials[part * C + c] : 0.0f;
+                v[1] = same ? partials[second + part * C + c] : 0.0f;
+            });
+            each_column(tile.columns, [=](Index j) {
+                dbeta[own * C + first + j] += from[j];
+                dgamma[own * C + first + j] += from[COLUMNS + j];
+            });
+        }
     });
 }
 
-KERNEL(256, 0) PRECISE(norm_input_gradient)(T* RESTRICT dx,                     // (R, C)
+KERNEL(256, 2) PRECISE(norm_input_gradient)(T* RESTRICT dx,                     // (R, C)
                                             const T* RESTRICT dy,               // (R, C), or (4 R, C) where width is not 0
                                             const T* RESTRICT x,                // (R, C)
                                             const float* RESTRICT mean,         // (C)
@@ -347,14 +364,17 @@ KERNEL(256, 0) PRECISE(norm_input_gradient)(T* RESTRICT dx,                     
                                             uint32_t span, uint32_t C, uint32_t chunk, uint32_t splits, uint32_t width) {
     const GroupTile block = group_tile(span, chunk, splits, C);
     const uint64_t table = uint64_t(block.group) * C;
-    with_gradient(block.tile, dy, x, scale + table, shift + table, {activation, slope}, C, width, [=](auto gradient, auto before_row) {
+    const bool runs = in_runs(C, dx, dy, x, mean, rstd, scale, shift, coefficients);
+    with_gradient(block.tile, dy, x, scale + table, shift + table, activation, slope, runs, C, width, [=](auto gradient, bool runs, auto before_row) {
         with_flag(accumulate != 0, [=](auto add) {
-            const auto element = [=](uint64_t row, uint64_t c) {
-                const float xhat = (x[row * C + c] - mean[c]) * rstd[c];
-                const float d = scale[table + c] * gradient(row, c) - (coefficients[c] + xhat * coefficients[C + c]);
-                dx[row * C + c] = add.value ? dx[row * C + c] + d : d;
+            const auto value = [=](uint64_t row, auto at) {
+                const auto d = at.of([](float g, float x, float mean, float rstd, float scale, float a, float b) {
+                    return scale * g - (a + (x - mean) * rstd * b);
+                }, gradient(row, at), x + row * C, mean, rstd, scale + table, coefficients, coefficients + C);
+                if constexpr (decltype(add)::value) return at.of([](float before, float d) { return before + d; }, dx + row * C, d);
+                else return d;
             };
-            each(block.tile, element, before_row);
+            each_run(block.tile, runs, value, [=](uint64_t row, auto at, auto d) { at.put(dx + row * C, d); }, before_row);
         });
     });
 }

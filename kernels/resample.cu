@@ -12,53 +12,94 @@
 //                       dE[k] += sum over {n: y_n = k} of scale[n] * sum over pixels of dy's last E channels
 //
 // y overwrites; dx overwrites, or accumulates where `accumulate` is 1; dE accumulates. A null `scale` counts as 1. Each output
-// element is written once, by one thread, which reads all that goes into it. A block has `pixels` pixels of the output.
+// element is written once, by one thread, which reads all that goes into it. A block has `pixels` pixels of the output; where
+// channels fill whole runs of sixteen bytes, a GPU's thread has one of those at a time.
 // Memory traffic: every input and output once; bilinear reads its four neighbours, three of them from cache.
 #include "device/execution.h"
 #include "device/math.h"
 #include "device/reduce.h"
 #include "device/rows.h"
-#include "device/number.h"
+#include "device/run.h"
 
 PRECISIONS(f32, bf16, f16)
 
-// out(image, h, w)(channel) for the pixels of this block, by image, row and column.
+// out(image, h, w)(at) for the pixels of this block and the channels `at` of each (run.h).
+#if defined(ZGAN_HOST)
 template <class Out>
 DEVICE void for_each_pixel(uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels, Out out) {
     const uint32_t begin = blockIdx.x * pixels, total = N * H * W;
     const uint32_t count = total - begin < pixels ? total - begin : pixels;
     for_each_element(count, C, [&](uint32_t r) {
         const uint32_t pixel = begin + r;
-        return out(pixel / (H * W), pixel / W % H, pixel % W);
+        const auto place = out(pixel / (H * W), pixel / W % H, pixel % W);
+        return [=](Index c) { place(One{c}); };
     });
 }
+template <class Out>
+DEVICE void for_each_pixel(bool, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels, Out out) {
+    for_each_pixel(N, H, W, C, pixels, out);
+}
+#else
+// A thread divides to find its first place. From one to its next, BLOCK further on, it adds, as one adds numbers of several digits.
+template <class At, class Out>
+DEVICE void for_each_place(uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels, Out out) {
+    const uint32_t begin = blockIdx.x * pixels, total = N * H * W, runs = C / At::WIDTH;
+    const uint32_t count = total - begin < pixels ? total - begin : pixels;
+    const uint32_t step = BLOCK / runs, step_h = step / W;
+    uint32_t pixel = begin + thread() / runs, c = thread() % runs;
+    uint32_t w = pixel % W, h = pixel / W % H, n = pixel / W / H;
+    const auto carry = [](uint32_t& digit, uint32_t base, uint32_t& next) {
+        if (digit >= base) digit -= base, next++;
+    };
+    for (uint32_t i = thread(); i < count * runs; i += BLOCK) {
+        out(n, h, w)(At{c * At::WIDTH});
+        c += BLOCK % runs, w += step % W, h += step_h % H, n += step_h / H;
+        carry(c, runs, w), carry(w, W, h), carry(h, H, n);
+    }
+}
+template <class Out>
+DEVICE void for_each_pixel(uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels, Out out) {
+    for_each_place<One>(N, H, W, C, pixels, out);
+}
+template <class Out>
+DEVICE void for_each_pixel(bool runs, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels, Out out) {
+    if (runs) for_each_place<Run>(N, H, W, C, pixels, out);
+    else for_each_place<One>(N, H, W, C, pixels, out);
+}
+#endif
 DEVICE uint64_t at(uint32_t n, uint32_t h, uint32_t w, uint32_t H, uint32_t W, uint32_t C) {
     return ((uint64_t(n) * H + h) * W + w) * C;
 }
-DEVICE float previous(const T* RESTRICT dx, uint32_t accumulate) { return accumulate ? float(*dx) : 0.0f; }
+// Writes d, or adds it.
+template <class At, class Value> DEVICE void give(At at, T* dx, uint32_t accumulate, const Value& d) {
+    if (accumulate) at.put(dx, at.of([](float before, float d) { return before + d; }, dx, d));
+    else at.put(dx, d);
+}
 
 KERNEL(256, 0) PRECISE(resample_average_forward)(T* RESTRICT y,            // (N, H / 2, W / 2, C)
                                                  const T* RESTRICT x,      // (N, H, W, C)
                                                  uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
-    for_each_pixel(N, H / 2, W / 2, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+    for_each_pixel(in_runs(C, y, x), N, H / 2, W / 2, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const T* const top = x + at(n, 2 * h, 2 * w, H, W, C);
         const T* const bottom = top + uint64_t(W) * C;
         T* const to = y + at(n, h, w, H / 2, W / 2, C);
-        return [=](uint32_t c) { to[c] = 0.25f * ((top[c] + top[C + c]) + (bottom[c] + bottom[C + c])); };
+        return [=](auto c) {
+            const auto mean = [](float a, float b, float c, float d) { return 0.25f * ((a + b) + (c + d)); };
+            c.put(to, c.of(mean, top, top + C, bottom, bottom + C));
+        };
     });
 }
 
 KERNEL(256, 0) PRECISE(resample_average_backward)(T* RESTRICT dx,            // (N, H, W, C)
                                                   const T* RESTRICT dy,      // (N, H / 2, W / 2, C)
                                                   uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
-    for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+    for_each_pixel(in_runs(C, dx, dy), N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const bool used = h / 2 < H / 2 && w / 2 < W / 2;
-        const T* const from = used ? dy + at(n, h / 2, w / 2, H / 2, W / 2, C) : dy;
-        const float share = used ? 0.25f : 0.0f;
+        const T* const from = dy + at(n, h / 2, w / 2, H / 2, W / 2, C);
         T* const to = dx + at(n, h, w, H, W, C);
-        return [=](uint32_t c) {
-            const float d = share != 0.0f ? share * from[c] : 0.0f;
-            to[c] = previous(to + c, accumulate) + d;
+        return [=](auto c) {
+            if (used) give(c, to, accumulate, c.of([](float d) { return 0.25f * d; }, from));
+            else give(c, to, accumulate, c.of([] { return 0.0f; }));
         };
     });
 }
@@ -74,7 +115,8 @@ KERNEL(256, 0) PRECISE(resample_max_forward)(T* RESTRICT y,            // (N, H 
         const T* const top = x + at(n, 2 * h, 2 * w, H, W, C);
         const T* const bottom = top + uint64_t(W) * C;
         const uint64_t to = at(n, h, w, H / 2, W / 2, C);
-        return [=](uint32_t c) {
+        return [=](One one) {
+            const Index c = one.column;
             float best = top[c];
             uint32_t place = 0;
             if (exceeds(top[C + c], best)) best = top[C + c], place = 1;
@@ -95,9 +137,9 @@ KERNEL(256, 0) PRECISE(resample_max_backward)(T* RESTRICT dx,                 //
         const uint64_t from = used ? at(n, h / 2, w / 2, H / 2, W / 2, C) : 0;
         const uint32_t place = used ? 2 * (h % 2) + w % 2 : 4;
         T* const to = dx + at(n, h, w, H, W, C);
-        return [=](uint32_t c) {
-            const float d = place < 4 && which[from + c] == place ? float(dy[from + c]) : 0.0f;
-            to[c] = previous(to + c, accumulate) + d;
+        return [=](One one) {
+            const Index c = one.column;
+            give(one, to, accumulate, place < 4 && which[from + c] == place ? float(dy[from + c]) : 0.0f);
         };
     });
 }
@@ -106,22 +148,23 @@ KERNEL(256, 0) PRECISE(resample_max_backward)(T* RESTRICT dx,                 //
 KERNEL(256, 0) PRECISE(resample_nearest_forward)(T* RESTRICT y,            // (N, 2 H, 2 W, C)
                                                  const T* RESTRICT x,      // (N, H, W, C)
                                                  uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
-    for_each_pixel(N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+    for_each_pixel(in_runs(C, y, x), N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const T* const from = x + at(n, h / 2, w / 2, H, W, C);
         T* const to = y + at(n, h, w, 2 * H, 2 * W, C);
-        return [=](uint32_t c) { to[c] = from[c]; };
+        return [=](auto c) { c.put(to, c.get(from)); };
     });
 }
 
 KERNEL(256, 0) PRECISE(resample_nearest_backward)(T* RESTRICT dx,            // (N, H, W, C)
                                                   const T* RESTRICT dy,      // (N, 2 H, 2 W, C)
                                                   uint32_t accumulate, uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
-    for_each_pixel(N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+    for_each_pixel(in_runs(C, dx, dy), N, H, W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const T* const top = dy + at(n, 2 * h, 2 * w, 2 * H, 2 * W, C);
         const T* const bottom = top + uint64_t(2 * W) * C;
         T* const to = dx + at(n, h, w, H, W, C);
-        return [=](uint32_t c) {
-            to[c] = previous(to + c, accumulate) + ((top[c] + top[C + c]) + (bottom[c] + bottom[C + c]));
+        return [=](auto c) {
+            const auto sum = [](float a, float b, float c, float d) { return (a + b) + (c + d); };
+            give(c, to, accumulate, c.of(sum, top, top + C, bottom, bottom + C));
         };
     });
 }
@@ -137,15 +180,17 @@ DEVICE Pair sources(uint32_t i, uint32_t n) {
 KERNEL(256, 0) PRECISE(resample_bilinear_forward)(T* RESTRICT y,            // (N, 2 H, 2 W, C)
                                                   const T* RESTRICT x,      // (N, H, W, C)
                                                   uint32_t N, uint32_t H, uint32_t W, uint32_t C, uint32_t pixels) {
-    for_each_pixel(N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
+    for_each_pixel(in_runs(C, y, x), N, 2 * H, 2 * W, C, pixels, [&](uint32_t n, uint32_t h, uint32_t w) {
         const Pair row = sources(h, H), column = sources(w, W);
         const T* const a = x + at(n, row.near, column.near, H, W, C);
         const T* const b = x + at(n, row.near, column.far, H, W, C);
-        const T* const c_ = x + at(n, row.far, column.near, H, W, C);
+        const T* const c = x + at(n, row.far, column.near, H, W, C);
         const T* const d = x + at(n, row.far, column.far, H, W, C);
         T* const to = y + at(n, h, w, 2 * H, 2 * W, C);
-        return [=](uint32_t c) {
-            to[c] = 0.75f * (0.75f * a[c] + 0.25f * b[c]) + 0.25f * (0.75f * c_[c] + 0.25f * d[c]);
+        return [=](auto channels) {
+            channels.put(to, channels.of([](float a, float b, float c, float d) {
+                return 0.75f * (0.75f * a + 0.25f * b) + 0.25f * (0.75f * c + 0.25f * d);
+            }, a, b, c, d));
         };
     });
 }
@@ -167,17 +212,17 @@ KERNEL(256, 0) PRECISE(resample_bilinear_backward)(T* RESTRICT dx,            //
         const Taps rows = taps(h, H), columns = taps(w, W);
         const T* const image = dy + at(n, 0, 0, 2 * H, 2 * W, C);
         T* const to = dx + at(n, h, w, H, W, C);
-        return [=](uint32_t c) {
+        return [=](One one) {
             float sum = 0.0f;
             UNROLL
             for (int i = 0; i < 4; i++) {
                 const T* const row = image + uint64_t(rows.place[i]) * 2 * W * C;
                 float part = 0.0f;
                 UNROLL
-                for (int j = 0; j < 4; j++) part += columns.weight[j] * row[uint64_t(columns.place[j]) * C + c];
+                for (int j = 0; j < 4; j++) part += columns.weight[j] * row[uint64_t(columns.place[j]) * C + one.column];
                 sum += rows.weight[i] * part;
             }
-            to[c] = previous(to + c, accumulate) + sum;
+            give(one, to, accumulate, sum);
         };
     });
 }
@@ -191,7 +236,10 @@ KERNEL(256, 0) PRECISE(resample_append_planes)(T* RESTRICT y,                   
         const uint32_t label = labels[n];
         const T* const from = x + at(n, p, 0, P, 1, C);
         T* const to = y + at(n, p, 0, P, 1, C + classes);
-        return [=](uint32_t c) { to[c] = c < C ? float(from[c]) : (c - C == label ? mark : 0.0f); };
+        return [=](One one) {
+            const Index c = one.column;
+            to[c] = c < C ? float(from[c]) : (c - C == label ? mark : 0.0f);
+        };
     });
 }
 
@@ -205,7 +253,10 @@ KERNEL(256, 0) PRECISE(resample_append_embedding)(T* RESTRICT y,                
         const float* const row = embedding + (present ? uint64_t(labels[n]) * E : 0);
         const T* const from = x + at(n, p, 0, P, 1, C);
         T* const to = y + at(n, p, 0, P, 1, C + E);
-        return [=](uint32_t c) { to[c] = c < C ? float(from[c]) : (present ? row[c - C] : 0.0f); };
+        return [=](One one) {
+            const Index c = one.column;
+            to[c] = c < C ? float(from[c]) : (present ? row[c - C] : 0.0f);
+        };
     });
 }
 
@@ -216,7 +267,7 @@ KERNEL(256, 0) PRECISE(resample_drop)(T* RESTRICT dx,            // (N, P, C)
     for_each_pixel(N, P, 1, C, pixels, [&](uint32_t n, uint32_t p, uint32_t) {
         const T* const from = dy + at(n, p, 0, P, 1, C + E);
         T* const to = dx + at(n, p, 0, P, 1, C);
-        return [=](uint32_t c) { to[c] = previous(to + c, accumulate) + from[c]; };
+        return [=](One one) { give(one, to, accumulate, one.get(from)); };
     });
 }
 

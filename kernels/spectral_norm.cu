@@ -11,10 +11,14 @@
 // have their outputs as columns: the stored matrix S is M^T. Embeddings (classes, C) have them as rows: S = M. Stretches of parameters
 // between the normalised weights are entries too, and are copied, so that `effective` holds all parameters.
 //
-// A power iteration is one launch, a block per entry, where no matrix is large; else three: products by tiles of rows,
-// a block per entry to join them, and the division by tiles. Outputs as columns need one pass over S for both
-// products, since both walk its rows: t_i = S_i . u and acc += t_i S_i; then v = t / |t|, M v = acc / |t|.
-// Outputs as rows (M v needs all of v) take two. Backward is two launches: dot products by tiles, and the update.
+// A large matrix is shared out over tiles of rows, a block each. The first launch computes the tiles' products. In the last one
+// every block of a matrix joins them, finds sigma by itself, and divides its tile: that reads little, and saves a launch. A matrix of
+// one tile has no part in the first launch: its block of the last one does everything. So a network of small matrices takes one
+// launch, any other two, and three where outputs as rows are more than one tile.
+//
+// Outputs as columns need one pass over S for both products, since both walk its rows: t_i = S_i . u and acc += t_i S_i;
+// then v = t / |t|, M v = acc / |t|. Outputs as rows (M v needs all of v) take two. Backward is two launches: dot products by
+// tiles, and the update.
 //
 // effective, sigma, u, v overwrite; backward changes the gradient in place.
 #include "device/execution.h"
@@ -30,10 +34,12 @@ struct Weight {
     uint32_t offset;         // of the stored matrix in the flat buffers
     uint32_t rows, columns;  // as stored; a copied stretch has one column
     uint32_t u, v;           // offsets of its u and v
+    uint32_t work;           // offset in `work` of rows floats, then a row of `columns` floats for each tile, then, where there
+                             // are several tiles, as many rows for their joined sums
     uint32_t first_tile, tiles;
 };
 // Rows begin .. end of an entry. `Tile` there.
-struct Tile { uint32_t entry, begin, end, partial; };
+struct Tile { uint32_t entry, begin, end; };
 
 // Rows that are read twice in a row: once for their dot products, once, from cache, for their sum.
 constexpr uint32_t STRIP = WARPS > 1 ? 4 * WARPS : 8;
@@ -87,129 +93,138 @@ DEVICE void scaled(float* y, const float* x, float scale, uint32_t n) {
 
 DEVICE float inverse(float length) { return 1.0f / at_least(EPS, length); }
 
-// The sum over `tiles` partial rows of `columns`, into the first.
-DEVICE void join(float* partials, uint32_t columns, uint32_t tiles) {
-    column_sums(0, columns, tiles, Everything(),
-                [&](uint32_t r, auto c) { return partials[uint64_t(r) * columns + c]; },
-                [&](uint32_t c, float sum) { partials[c] = sum; });
+// What the kernels compute in `work` for an entry: a number for each row, and for each column.
+struct Sums {
+    float* along;   // t, or M v where outputs are rows
+    float* across;  // M v |t|, or M^T u where outputs are rows: this tile's part
+    float* joined;  // the sum of all tiles' parts, for this tile alone
+};
+DEVICE Sums sums_of(float* work, const Weight& e, uint32_t tile) {
+    float* const along = work + e.work;
+    float* const across = along + e.rows + uint64_t(tile) * e.columns;
+    return {along, across, e.tiles == 1 ? across : across + uint64_t(e.tiles) * e.columns};
 }
 
-// What an entry's tiles give: for outputs as columns v holds t and partials the joined M v |t|, or without iteration
-// v is v and partials M v; for outputs as rows partials hold M^T u, or without iteration nothing.
-// Writes u, v and sigma[entry].
-CALLED void finish(float* RESTRICT sigma, float* RESTRICT u, float* RESTRICT v, float* RESTRICT work,
-                   const float* RESTRICT S, const Weight& e, uint32_t iterate) {
-    const uint32_t outputs = e.kind == 1 ? e.columns : e.rows, inputs = e.kind == 1 ? e.rows : e.columns;
-    float* product = work;  // M v, times `factor`
-    float factor = 1.0f;
+// The products that need rows begin .. end of S.
+DEVICE void products(const Sums& sums, const float* RESTRICT S, const float* RESTRICT u, const float* RESTRICT v,
+                     const Weight& e, uint32_t begin, uint32_t end, uint32_t iterate) {
     if (e.kind == 1) {
-        if (iterate) {
-            factor = inverse(norm(v, inputs));
-            barrier();
-            scaled(v, v, factor, inputs);
-        }
-    } else {
-        if (iterate) {
-            scaled(v, work, inverse(norm(work, inputs)), inputs);
-            barrier();
-        }
-        product = work + inputs;
-        row_dots(product, S, v, outputs, inputs);
+        if (iterate) both_products(sums.along, sums.across, S, u, e.columns, begin, end);
+        else weighted_rows(sums.across, S, v, e.columns, begin, end);
+    } else if (iterate) {
+        weighted_rows(sums.across, S, u, e.columns, begin, end);
+    }
+}
+
+// The joined sum of all tiles' parts.
+DEVICE void join(const Sums& sums, const float* RESTRICT work, const Weight& e) {
+    if (e.tiles == 1) return;
+    const float* const parts = work + e.work + e.rows;
+    column_sums(0, e.columns, e.tiles, Everything(),
+                [&](uint32_t r, auto c) { return parts[uint64_t(r) * e.columns + c]; },
+                [&](uint32_t c, float sum) { sums.joined[c] = sum; });
+}
+
+// Outputs as rows: M v for rows begin .. end.
+DEVICE void second_product(const Sums& sums, const float* RESTRICT S, const float* RESTRICT v, const Weight& e, uint32_t begin,
+                           uint32_t end) {
+    row_dots(sums.along + begin, S + uint64_t(begin) * e.columns, v, end - begin, e.columns);
+}
+
+// sigma of an entry, from the sums over all its rows. Where `writes`, u and v too, if they change.
+CALLED float finish(float* RESTRICT u, float* RESTRICT v, const Sums& sums, const float* RESTRICT S, const Weight& e,
+                    uint32_t iterate, bool writes) {
+    const uint32_t outputs = e.kind == 1 ? e.columns : e.rows, inputs = e.kind == 1 ? e.rows : e.columns;
+    const float* const into = e.kind == 1 ? sums.along : sums.joined;     // M^T u
+    const float* const product = e.kind == 1 ? sums.joined : sums.along;  // M v, times `factor`
+    float factor = 1.0f;
+    if (iterate) {
+        const float unit = inverse(norm(into, inputs));
+        if (writes) scaled(v, into, unit, inputs);
+        if (e.kind == 1) factor = unit;
+    }
+    if (e.kind == 2 && e.tiles == 1) {
+        barrier();
+        second_product(sums, S, v, e, 0, e.rows);
         barrier();
     }
     if (iterate) {
         const float length = factor * norm(product, outputs), unit = inverse(length);
-        scaled(u, product, factor * unit, outputs);
-        if (thread() == 0) *sigma = at_least(EPS, length * length * unit);  // u . M v
-    } else {
-        float sum[1];
-        block_sum(sum, outputs, [&](auto i, float* value) { value[0] = u[i] * product[i]; });
-        if (thread() == 0) *sigma = absolute(sum[0]) < EPS ? EPS : sum[0];
+        if (writes) scaled(u, product, factor * unit, outputs);
+        return at_least(EPS, length * length * unit);  // u . M v
     }
+    float sum[1];
+    block_sum(sum, outputs, [&](auto i, float* value) { value[0] = u[i] * product[i]; });
+    return absolute(sum[0]) < EPS ? EPS : sum[0];
 }
 
-// The products that need rows begin .. end of S, into `work` (and t into v).
-DEVICE void products(float* RESTRICT work, float* RESTRICT v, const float* RESTRICT S, const float* RESTRICT u,
-                     const Weight& e, uint32_t begin, uint32_t end, uint32_t iterate) {
-    if (e.kind == 1) {
-        if (iterate) both_products(v, work, S, u, e.columns, begin, end);
-        else weighted_rows(work, S, v, e.columns, begin, end);
-    } else if (iterate) {
-        weighted_rows(work, S, u, e.columns, begin, end);
-    }
-}
-
-DEVICE void divide(float* RESTRICT effective, const float* RESTRICT weights, const Weight& e, float sigma, uint32_t begin,
-                   uint32_t end) {
-    const uint32_t first = e.offset + begin * e.columns, count = (end - begin) * e.columns;
-    float* const y = effective + first;
-    const float* const x = weights + first;
-    const float divisor = e.kind == 0 ? 1.0f : sigma;
-    INDEPENDENT
-    for (uint32_t i = thread(); i < count; i += BLOCK) y[i] = x[i] / divisor;
-}
-
-// Everything in one launch. Grid (entries).
-KERNEL(256, 4) spectral_norm_fused_f32(float* RESTRICT effective,        // (parameters)
-                                       float* RESTRICT sigma,            // (entries)
-                                       float* RESTRICT u,                // (sum of outputs)
-                                       float* RESTRICT v,                // (sum of inputs)
-                                       float* RESTRICT work,             // (work): columns per tile, at least columns + rows
-                                       const float* RESTRICT weights,    // (parameters)
-                                       const Weight* RESTRICT entries,   // (entries)
-                                       const Tile* RESTRICT tiles,       // (tiles)
-                                       uint32_t iterate) {
-    const Weight e = entries[blockIdx.x];
-    if (e.kind != 0) {
-        float* const mine = work + tiles[e.first_tile].partial;
-        products(mine, v + e.v, weights + e.offset, u + e.u, e, 0, e.rows, iterate);
-        barrier();
-        finish(sigma + blockIdx.x, u + e.u, v + e.v, mine, weights + e.offset, e, iterate);
-        barrier();
-    }
-    divide(effective, weights, e, e.kind == 0 ? 1.0f : sigma[blockIdx.x], 0, e.rows);
-}
-
-// 1 of 3. Grid (tiles).
-KERNEL(256, 0) spectral_norm_products_f32(float* RESTRICT work,            // as above
-                                          float* RESTRICT v,               // (sum of inputs)
+// The products of matrices of several tiles. Grid (tiles).
+KERNEL(256, 0) spectral_norm_products_f32(float* RESTRICT work,            // (work)
                                           const float* RESTRICT u,         // (sum of outputs)
+                                          const float* RESTRICT v,         // (sum of inputs)
                                           const float* RESTRICT weights,   // (parameters)
                                           const Weight* RESTRICT entries,  // (entries)
                                           const Tile* RESTRICT tiles,      // (tiles)
                                           uint32_t iterate) {
     const Tile tile = tiles[blockIdx.x];
     const Weight e = entries[tile.entry];
-    if (e.kind != 0)
-        products(work + tile.partial, v + e.v, weights + e.offset, u + e.u, e, tile.begin, tile.end, iterate);
+    const Sums sums = sums_of(work, e, blockIdx.x - e.first_tile);
+    if (e.kind != 0 && e.tiles > 1) products(sums, weights + e.offset, u + e.u, v + e.v, e, tile.begin, tile.end, iterate);
 }
 
-// 2 of 3. Grid (entries).
-KERNEL(256, 4) spectral_norm_finish_f32(float* RESTRICT sigma,           // (entries)
-                                        float* RESTRICT u,               // (sum of outputs)
-                                        float* RESTRICT v,               // (sum of inputs)
-                                        float* RESTRICT work,            // as above
-                                        const float* RESTRICT weights,   // (parameters)
-                                        const Weight* RESTRICT entries,  // (entries)
-                                        const Tile* RESTRICT tiles,      // (tiles)
-                                        uint32_t iterate) {
-    const Weight e = entries[blockIdx.x];
-    if (e.kind != 0) {
-        float* const mine = work + tiles[e.first_tile].partial;
-        if (e.kind == 1 || iterate) join(mine, e.columns, e.tiles);
-        finish(sigma + blockIdx.x, u + e.u, v + e.v, mine, weights + e.offset, e, iterate);
+// Their second product, where outputs are rows. Every block takes v from the first one. Grid (tiles).
+KERNEL(256, 0) spectral_norm_second_products_f32(float* RESTRICT work,            // (work)
+                                                 const float* RESTRICT v,         // (sum of inputs)
+                                                 const float* RESTRICT weights,   // (parameters)
+                                                 const Weight* RESTRICT entries,  // (entries)
+                                                 const Tile* RESTRICT tiles,      // (tiles)
+                                                 uint32_t iterate) {
+    const Tile tile = tiles[blockIdx.x];
+    const Weight e = entries[tile.entry];
+    if (e.kind == 2 && e.tiles > 1) {
+        const Sums sums = sums_of(work, e, blockIdx.x - e.first_tile);
+        const float* from = v + e.v;
+        if (iterate) {
+            join(sums, work, e);
+            scaled(sums.joined, sums.joined, inverse(norm(sums.joined, e.columns)), e.columns);
+            barrier();
+            from = sums.joined;
+        }
+        second_product(sums, weights + e.offset, from, e, tile.begin, tile.end);
     }
 }
 
-// 3 of 3. Grid (tiles).
-KERNEL(256, 0) spectral_norm_divide_f32(float* RESTRICT effective,       // (parameters)
-                                        const float* RESTRICT sigma,     // (entries)
-                                        const float* RESTRICT weights,   // (parameters)
-                                        const Weight* RESTRICT entries,  // (entries)
-                                        const Tile* RESTRICT tiles) {
+// What is left, see above. Grid (tiles).
+KERNEL(256, 3) spectral_norm_f32(float* RESTRICT effective,        // (parameters)
+                                 float* RESTRICT sigma,            // (entries)
+                                 float* RESTRICT u,                // (sum of outputs)
+                                 float* RESTRICT v,                // (sum of inputs)
+                                 float* RESTRICT work,             // (work)
+                                 const float* RESTRICT weights,    // (parameters)
+                                 const Weight* RESTRICT entries,   // (entries)
+                                 const Tile* RESTRICT tiles,       // (tiles)
+                                 uint32_t iterate) {
     const Tile tile = tiles[blockIdx.x];
     const Weight e = entries[tile.entry];
-    divide(effective, weights, e, e.kind == 0 ? 1.0f : sigma[tile.entry], tile.begin, tile.end);
+    float divisor = 1.0f;
+    if (e.kind != 0) {
+        const Sums sums = sums_of(work, e, blockIdx.x - e.first_tile);
+        const float* const S = weights + e.offset;
+        const bool first = tile.begin == 0;
+        if (e.tiles == 1) {
+            products(sums, S, u + e.u, v + e.v, e, 0, e.rows, iterate);
+            barrier();
+        } else if (e.kind == 1 || iterate) {
+            join(sums, work, e);
+        }
+        divisor = finish(u + e.u, v + e.v, sums, S, e, iterate, first);
+        if (first && thread() == 0) sigma[tile.entry] = divisor;
+    }
+    const uint32_t start = e.offset + tile.begin * e.columns, count = (tile.end - tile.begin) * e.columns;
+    float* const y = effective + start;
+    const float* const x = weights + start;
+    INDEPENDENT
+    for (uint32_t i = thread(); i < count; i += BLOCK) y[i] = x[i] / divisor;
 }
 
 // 1 of 2: <G, effective> of a tile. Grid (tiles).

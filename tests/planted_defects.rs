@@ -159,7 +159,7 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
         ("+= BLOCK", "+= 2 * BLOCK"),
         ("+= WARPS", "+= 2 * WARPS"),
         ("+= WARP", "+= 2 * WARP"),
-        ("+= ROW_LANES", "+= 2 * ROW_LANES"),
+        ("+= own.STEP", "+= 2 * own.STEP"),
         ("w < WARPS", "w < WARPS / 2"),
     ] {
         found.extend(words(code, old).map(|at| ("half of the threads", replace(line, at, old, new))));

@@ -59,7 +59,7 @@ fn sizes_whose_product_wraps_around_are_refused() {
 
     let shape = attention::Shape { n: WRAPS, l: 2, lk: 2, dk: 6, dv: 6 };
     let inputs = attention::Inputs { q: &of(4), k: &of(4), v: &of(4) };
-    refuse("attention", attention::forward(&of(4), &of(2), inputs, shape, &of(2)));
+    refuse("attention", attention::forward(&of(4), &of(2), inputs, shape));
 
     assert_eq!(ImageShape { height: WRAPS, width: 2, channels: 6 }.len(), usize::MAX);
     let mut arena = Arena::measuring(&device);

@@ -1,16 +1,18 @@
 // A matrix (rows, columns) shared out over blocks, each with some rows of at most COLUMNS columns; what a block does
 // element by element, and sums over its rows, one per column. Columns lie next to each other in memory.
 //
-// On a GPU each thread has one column and strides over the rows; on the host neighbouring columns are the lanes of a vector.
+// On a GPU each thread has one column, or a run of them, and strides over the rows; on the host neighbouring columns are the lanes
+// of a vector.
 #pragma once
 #include "math.h"
 #include "reduce.h"
+#include "run.h"
 
 // The same numbers are `columns` in src/device/tuning.rs.
 #if defined(ZGAN_HOST)
 constexpr uint32_t COLUMNS = 64;
 #else
-constexpr uint32_t COLUMNS = 16, ROW_LANES = BLOCK / COLUMNS;
+constexpr uint32_t COLUMNS = 16;
 #endif
 
 struct Nothing {
@@ -123,52 +125,98 @@ DEVICE void column_sum(float* sums, const Tile& tile, Value value, BeforeRow bef
     }
 }
 
-// body(bucket, row, column) for every element, in the order of the rows within a column. Rows of the same bucket(row) touch the
-// same memory, so one thread does all of those.
-template <class Bucket, class Body> DEVICE void each_in_order(const Tile& tile, Bucket bucket, Body body) {
-    for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
-        const uint32_t b = bucket(row);
-        each_column(tile.columns, [&](Index j) { body(b, row, tile.column + j); });
-    }
+// The same for the columns `at` of run.h, here one at a time. put(row, at, value(row, at)) for every element of the tile:
+template <class Value, class Put, class BeforeRow = Nothing>
+DEVICE void each_run(const Tile& tile, bool, Value value, Put put, BeforeRow before_row = {}) {
+    each(tile, [&](uint64_t row, uint64_t c) { put(row, One{c}, value(row, One{c})); }, before_row);
+}
+// The k-th value that value(row, at, v) stores in v[k].
+template <int K, class Value, class BeforeRow = Nothing>
+DEVICE void column_sum_runs(float* sums, const Tile& tile, bool, Value value, BeforeRow before_row = {}) {
+    column_sum<K>(sums, tile, [&](uint64_t row, uint64_t c, float* v) { value(row, One{c}, v); }, before_row);
 }
 #else
+// The share of a thread: its columns, and the first row and the step from row to row.
+template <class At> struct Share {
+    static constexpr uint32_t PLACES = COLUMNS / At::WIDTH, STEP = BLOCK / PLACES;
+    const uint32_t column = thread() % PLACES * At::WIDTH, row = thread() / PLACES;
+};
+template <class At, class Body> DEVICE void each_at(const Tile& tile, Body body) {
+    const Share<At> own;
+    if (own.column < tile.columns) {
+        UNROLL_FOUR
+        for (uint32_t row = own.row; row < tile.rows; row += own.STEP) body(tile.row + row, At{Index(tile.column + own.column)});
+    }
+}
 template <class Body> DEVICE void each(const Tile& tile, Body body, Nothing = {}) {
-    const uint32_t column = thread() % COLUMNS;
-    if (column < tile.columns)
-        for (uint32_t row = thread() / COLUMNS; row < tile.rows; row += ROW_LANES) body(tile.row + row, tile.column + column);
+    each_at<One>(tile, [&](uint64_t row, One at) { body(row, at.column); });
 }
 
-// Each thread sums its own rows; then a tree joins the threads of a column.
-template <int K, bool FEW = false, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value, Nothing = {}) {
-    SHARED(float, lanes, K * BLOCK);
-    float sum[K] = {};
-    each(tile, [&](uint64_t row, uint64_t column) {
-        float v[K];
-        value(row, column, v);
-        for (int k = 0; k < K; k++) sum[k] += v[k];
-    });
-    for (int k = 0; k < K; k++) lanes[k * BLOCK + thread()] = sum[k];
-    barrier();
-    for (int half = BLOCK / 2; half >= int(COLUMNS); half /= 2) {
-        if (thread() < half)
-            for (int k = 0; k < K; k++) lanes[k * BLOCK + thread()] += lanes[k * BLOCK + thread() + half];
-        barrier();
+// put(row, at, value(row, at)) for every element of the tile. What several values are computed from is loaded before the first of
+// them is stored: compilers do not move a load up over a store.
+template <class At, class Value, class Put> DEVICE void put_at(const Tile& tile, Value value, Put put) {
+    constexpr uint32_t AT_ONCE = At::WIDTH > 1 ? 16 / At::WIDTH : 1;
+    const Share<At> own;
+    const At at = {Index(tile.column + own.column)};
+    if (own.column >= tile.columns) return;
+    uint32_t row = own.row;
+    for (; row + (AT_ONCE - 1) * own.STEP < tile.rows; row += AT_ONCE * own.STEP) {
+        typename At::Value v[AT_ONCE];
+        UNROLL
+        for (uint32_t i = 0; i < AT_ONCE; i++) v[i] = value(tile.row + row + i * own.STEP, at);
+        UNROLL
+        for (uint32_t i = 0; i < AT_ONCE; i++) put(tile.row + row + i * own.STEP, at, v[i]);
     }
-    if (thread() < int(COLUMNS))
-        for (int k = 0; k < K; k++) sums[k * COLUMNS + thread()] = lanes[k * BLOCK + thread()];
+    for (; row < tile.rows; row += own.STEP) put(tile.row + row, at, value(tile.row + row, at));
+}
+// `at` is a run of columns where that is possible, else one column.
+template <class Value, class Put> DEVICE void each_run(const Tile& tile, bool runs, Value value, Put put, Nothing = {}) {
+    if (runs) put_at<Run>(tile, value, put);
+    else put_at<One>(tile, value, put);
+}
+
+// Each thread sums its own rows; then a tree joins the threads of a warp that have the same columns. parts[warp][k][column].
+template <class At, int K, class Value> DEVICE void warp_sums(float* parts, const Tile& tile, Value value) {
+    constexpr uint32_t PLACES = COLUMNS / At::WIDTH;
+    typename At::Value sum[K] = {};
+    each_at<At>(tile, [&](uint64_t row, At at) {
+        typename At::Value v[K];
+        value(row, at, v);
+        for (int k = 0; k < K; k++) sum[k] = at.of([](float a, float b) { return a + b; }, sum[k], v[k]);
+    });
+    for (int k = 0; k < K; k++) {
+        UNROLL
+        for (uint32_t i = 0; i < At::WIDTH; i++) {
+            float joined = At::lane(sum[k], i);
+            for (int mask = PLACES; mask < WARP; mask *= 2) joined += shuffle_xor(joined, mask);
+            if (thread() % WARP < int(PLACES))
+                parts[(thread() / WARP * K + k) * COLUMNS + thread() % PLACES * At::WIDTH + i] = joined;
+        }
+    }
+}
+template <int K> DEVICE void join_warps(float* sums, const float* parts) {
     barrier();
+    if (thread() < int(K * COLUMNS)) {
+        float sum = 0.0f;
+        for (int w = 0; w < WARPS; w++) sum += parts[w * K * COLUMNS + thread()];
+        sums[thread()] = sum;
+    }
+    barrier();
+}
+template <int K, class Value>
+DEVICE void column_sum_runs(float* sums, const Tile& tile, bool runs, Value value, Nothing = {}) {
+    SHARED(float, parts, WARPS * K * COLUMNS);
+    if (runs) warp_sums<Run, K>(parts, tile, value);
+    else warp_sums<One, K>(parts, tile, value);
+    join_warps<K>(sums, parts);
+}
+template <int K, bool FEW = false, class Value> DEVICE void column_sum(float* sums, const Tile& tile, Value value, Nothing = {}) {
+    SHARED(float, parts, WARPS * K * COLUMNS);
+    warp_sums<One, K>(parts, tile, [&](uint64_t row, One at, float* v) { value(row, at.column, v); });
+    join_warps<K>(sums, parts);
 }
 
 template <class Body> DEVICE void each_column(uint32_t count, Body body) {
     if (uint32_t(thread()) < count) body(uint32_t(thread()));
-}
-
-template <class Bucket, class Body> DEVICE void each_in_order(const Tile& tile, Bucket bucket, Body body) {
-    const uint32_t column = thread() % COLUMNS, lane = thread() / COLUMNS;
-    if (column < tile.columns)
-        for (uint64_t row = tile.row; row < tile.row + tile.rows; row++) {
-            const uint32_t b = bucket(row);
-            if (b % ROW_LANES == lane) body(b, row, tile.column + column);
-        }
 }
 #endif

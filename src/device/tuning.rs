@@ -216,12 +216,33 @@ pub(crate) struct Fixed {
     pub columns: usize,
     /// Whether one block of a weight gradient of a convolution sums all taps, not a tile of them.
     pub all_taps: bool,
+    /// Elements of the largest matrix that one block normalises by its spectrum, and of a tile of a larger one.
+    pub alone: usize,
+    pub tile: usize,
+    /// Whether the sums of attention grow in registers, which hold only some columns of them.
+    pub sums_in_registers: bool,
     /// Chains of multiply-adds in one block of the peak measurement.
     pub peak_chains: usize,
 }
 
-static HOST: Fixed = Fixed { partial_tiles: true, columns: 64, all_taps: true, peak_chains: 12 * 16 };
-static BLOCKS: Fixed = Fixed { partial_tiles: false, columns: 16, all_taps: false, peak_chains: 16 * 256 };
+static HOST: Fixed = Fixed {
+    partial_tiles: true,
+    columns: 64,
+    all_taps: true,
+    alone: 1 << 18,
+    tile: 1 << 16,
+    sums_in_registers: false,
+    peak_chains: 12 * 16,
+};
+static BLOCKS: Fixed = Fixed {
+    partial_tiles: false,
+    columns: 16,
+    all_taps: false,
+    alone: 1 << 12,
+    tile: 1 << 12,
+    sums_in_registers: true,
+    peak_chains: 16 * 256,
+};
 
 fn without(mut tiles: Vec<TileCost>, size: (usize, usize)) -> Vec<TileCost> {
     tiles.retain(|tile| (tile.rows, tile.columns) != size);

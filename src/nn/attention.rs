@@ -72,7 +72,7 @@ impl Attention {
             Conv::new(build, &format!("{name}.{part}"), options, from)
         };
         let o = build.value(x.n, x.h, x.w, half)?;
-        let workspace = shape(x, few, half).workspace_len(build.precision);
+        let workspace = shape(x, few, half).workspace_len();
         Ok(Attention {
             query: make(build, "query", c, few, x)?,
             key: make(build, "key", c, few, x)?,
@@ -95,7 +95,7 @@ impl Attention {
 
     /// The part of the workspace that this many samples take.
     fn workspace(&self, shape: Shape) -> Reals {
-        self.workspace.view(0..shape.workspace_len(self.o.x.precision()))
+        self.workspace.view(0..shape.workspace_len())
     }
 
     fn pixels(&self, buffer: &Reals, rows: &std::ops::Range<usize>) -> Reals {
@@ -115,7 +115,7 @@ impl Layer for Attention {
         }
         let inputs = Inputs { q: &q.x, k: &k.half.x, v: &v.half.x };
         let shape = shape(&x, q.c, o.c);
-        attention::forward(&o.x, &self.pixels(&self.lse, &pass.rows), inputs, shape, &self.workspace(shape))?;
+        attention::forward(&o.x, &self.pixels(&self.lse, &pass.rows), inputs, shape)?;
         self.out.forward(pass, &Source::plain(&o), &Target::new(&a))?;
         attention::residual(&y.x, &x.x, &a.x, &self.gamma.of(pass.weights.values))
     }

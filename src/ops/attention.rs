@@ -4,12 +4,19 @@
 //! and value ([`resample::max_pool`](super::resample::max_pool)).
 
 use super::{elementwise, expect_len, expect_optional, size32};
-use crate::device::{Precision, Reals, kernel};
+use crate::device::{Device, Reals, kernel};
 use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
-/// The mirror of `TILE` in `kernels/attention.cu`.
+/// The mirrors of `TILE` in `kernels/device/product.h`, and of `OF_K` and `OF_V` in `kernels/attention.cu`.
 const TILE: u32 = 64;
+const OF_K: u32 = 64;
+const OF_V: u32 = 128;
+
+/// How many blocks share out the columns of a sum, of which a GPU's block has `most`.
+fn parts(device: &Device, columns: u32, most: u32) -> u32 {
+    if device.fixed().sums_in_registers { columns.div_ceil(most) } else { 1 }
+}
 
 /// `n` images of `l` queries and `lk` keys; queries and keys have `dk` numbers, values `dv`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +33,7 @@ impl Shape {
     fn check(
         self,
         what: &str,
-        [o, lse, workspace]: [&Reals; 3],
+        [o, lse]: [&Reals; 2],
         Inputs { q, k, v }: Inputs,
         more: &[(&str, usize, usize)],
     ) -> Result<[u32; 5]> {
@@ -40,7 +47,6 @@ impl Shape {
             ("q", q.len(), self.queries()),
             ("k", k.len(), self.keys()),
             ("v", v.len(), self.values()),
-            ("workspace", workspace.len(), self.workspace_len(o.precision())),
         ];
         for (name, found, expected) in more.iter().chain(&common) {
             expect_len(what, name, *found, *expected)?;
@@ -74,13 +80,9 @@ impl Shape {
         product([self.n, self.l])
     }
 
-    /// Workspace of [`forward`] and [`backward`], in floats. The sums of 16-bit outputs are in it.
-    pub fn workspace_len(self, precision: Precision) -> usize {
-        sum([self.rows(), if precision.bytes() == 4 { 0 } else { self.sums() }])
-    }
-
-    fn sums(self) -> usize {
-        self.outputs().max(self.queries()).max(sum([self.keys(), self.values()]))
+    /// Workspace of [`backward`], in floats.
+    pub fn workspace_len(self) -> usize {
+        self.rows()
     }
 }
 
@@ -95,20 +97,13 @@ pub struct Inputs<'a> {
     pub v: &'a Reals,
 }
 
-/// The parts of a workspace: a number for each query and, for 16-bit outputs, the sums.
-fn parts(workspace: &Reals, shape: Shape) -> (Reals, Option<Reals>) {
-    let (rows, len) = (shape.rows(), workspace.len());
-    (workspace.view(0..rows), (len > rows).then(|| workspace.view(rows..len)))
-}
-
-/// `o` (N, L, Dv), and `lse` (N, L) for the backward pass. `workspace` has [`Shape::workspace_len`] floats.
-pub fn forward(o: &Reals, lse: &Reals, inputs: Inputs, shape: Shape, workspace: &Reals) -> Result<()> {
+/// `o` (N, L, Dv), and `lse` (N, L) for the backward pass.
+pub fn forward(o: &Reals, lse: &Reals, inputs: Inputs, shape: Shape) -> Result<()> {
     let Inputs { q, k, v } = inputs;
-    let [n, l, lk, dk, dv] = shape.check("attention forward", [o, lse, workspace], inputs, &[])?;
-    let (_, sums) = parts(workspace, shape);
-    let launch = o.device().launch(kernel::ATTENTION_FORWARD, [n, l.div_ceil(TILE), 1]);
-    let launch = launch.product(shape.flops(1, 1));
-    let launch = launch.output(o).output(lse).optional_output(sums.as_ref()).input(q).input(k).input(v);
+    let [n, l, lk, dk, dv] = shape.check("attention forward", [o, lse], inputs, &[])?;
+    let grid = [n, l.div_ceil(TILE), parts(o.device(), dv, OF_V)];
+    let launch = o.device().launch(kernel::ATTENTION_FORWARD, grid).product(shape.flops(1, 1));
+    let launch = launch.output(o).output(lse).input(q).input(k).input(v);
     // SAFETY: `check` compared every length with the shape.
     unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run() }
 }
@@ -121,8 +116,8 @@ pub struct Gradients<'a> {
     pub dv: &'a Reals,
 }
 
-/// All gradients from `d_o` (N, L, Dv). `o` and `lse` are those of [`forward`]; `workspace` has
-/// [`Shape::workspace_len`] floats.
+/// All gradients from `d_o` (N, L, Dv). `o` and `lse` are those of [`forward`]; `delta`, a workspace,
+/// has [`Shape::workspace_len`] floats.
 pub fn backward(
     out: Gradients,
     d_o: &Reals,
@@ -130,7 +125,7 @@ pub fn backward(
     inputs: Inputs,
     lse: &Reals,
     shape: Shape,
-    workspace: &Reals,
+    delta: &Reals,
 ) -> Result<()> {
     let Inputs { q, k, v } = inputs;
     let more = [
@@ -138,20 +133,19 @@ pub fn backward(
         ("dk", out.dk.len(), shape.keys()),
         ("dv", out.dv.len(), shape.values()),
         ("d_o", d_o.len(), shape.outputs()),
+        ("workspace", delta.len(), shape.workspace_len()),
     ];
-    let [n, l, lk, dk, dv] = shape.check("attention backward", [o, lse, workspace], inputs, &more)?;
-    let (delta, sums) = parts(workspace, shape);
+    let [n, l, lk, dk, dv] = shape.check("attention backward", [o, lse], inputs, &more)?;
     let device = o.device();
-    let launch = device.launch(kernel::ATTENTION_BACKWARD_QUERIES, [n, l.div_ceil(TILE), 1]);
-    let launch = launch.product(shape.flops(2, 1));
-    let launch = launch.output(out.dq).output(&delta).optional_output(sums.as_ref());
+    let (of_k, of_v) = (parts(device, dk, OF_K), parts(device, dv, OF_V));
+    let launch = device.launch(kernel::ATTENTION_BACKWARD_QUERIES, [n, l.div_ceil(TILE), of_k]);
+    let launch = launch.product(shape.flops(2, 1)).output(out.dq).output(delta);
     let launch = launch.input(d_o).input(o).input(q).input(k).input(v).input(lse);
     // SAFETY: `check` compared every length with the shape; here and below.
     unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run()? };
-    let launch = device.launch(kernel::ATTENTION_BACKWARD_KEYS, [n, lk.div_ceil(TILE), 1]);
-    let launch = launch.product(shape.flops(2, 2));
-    let launch = launch.output(out.dk).output(out.dv).optional_output(sums.as_ref());
-    let launch = launch.input(d_o).input(q).input(k).input(v).input(lse).input(&delta);
+    let launch = device.launch(kernel::ATTENTION_BACKWARD_KEYS, [n, lk.div_ceil(TILE), of_k.max(of_v)]);
+    let launch = launch.product(shape.flops(2, 2)).output(out.dk).output(out.dv);
+    let launch = launch.input(d_o).input(q).input(k).input(v).input(lse).input(delta);
     // SAFETY: as above.
     unsafe { launch.scalar(l).scalar(lk).scalar(dk).scalar(dv).run() }
 }

@@ -274,7 +274,7 @@ pub fn backward(
     // SAFETY: every length was compared above.
     unsafe { launch.scalar(split.chunk as u32).scalar(split.splits as u32).scalar(shape.width()).run()? };
 
-    let launch = device.launch(kernel::NORM_BACKWARD_FINISH_F32, [split.tiles as u32, 1, 1]);
+    let launch = device.launch(kernel::NORM_BACKWARD_FINISH_F32, [(split.groups * split.tiles) as u32, 1, 1]);
     let launch = launch.output(gradients.dgamma).output(gradients.dbeta).output(&coefficients).input(&partials);
     let launch = launch.input(rstd).input(gamma).optional(labels);
     let launch = launch.scalar(shape.rows() as u32).scalar(shape.c as u32).scalar(classes as u32);

@@ -1,7 +1,8 @@
-//! Spectral normalisation of all weights of a network in one launch (three where a matrix is large).
+//! Spectral normalisation of all weights of a network in one launch (two where a matrix is large, three where an embedding is).
 
 use super::{expect_len, size32};
-use crate::device::{Buffer, Device, Reals, kernel};
+use crate::device::{Buffer, Device, Fixed, Reals, kernel};
+use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
 /// Where the outputs of a stored matrix are.
@@ -22,12 +23,6 @@ pub struct Matrix {
     pub outputs: Outputs,
 }
 
-/// Elements of a tile.
-const TILE: usize = 1 << 16;
-/// Elements of the largest matrix that one block takes alone: up to here, reading it three times from the cache costs a
-/// GPU less than two more launches.
-const ALONE: usize = 1 << 18;
-
 /// The mirror of `Weight` in `kernels/spectral_norm.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -38,6 +33,7 @@ struct Entry {
     columns: u32,
     u: u32,
     v: u32,
+    work: u32,
     first_tile: u32,
     tiles: u32,
 }
@@ -49,7 +45,6 @@ struct Tile {
     entry: u32,
     begin: u32,
     end: u32,
-    partial: u32,
 }
 
 /// The tables that the kernels read, made once per network.
@@ -62,7 +57,9 @@ pub struct Plan {
     u: usize,
     v: usize,
     work: usize,
-    alone: bool,
+    /// Whether a matrix has several tiles; whether one whose outputs are rows has.
+    split: bool,
+    split_rows: bool,
     /// For each matrix: the number of its entry, and which part of u and of v belongs to it.
     places: Vec<(usize, std::ops::Range<usize>, std::ops::Range<usize>)>,
 }
@@ -86,24 +83,24 @@ impl Plan {
     pub fn new(device: &Device, parameters: usize, matrices: &[Matrix]) -> Result<Plan> {
         size32("spectral norm: parameters", parameters)?;
         let (mut entries, mut tiles, mut places) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut u, mut v, mut work, mut end, mut largest) = (0, 0, 0, 0, 0);
+        let (mut u, mut v, mut work, mut end) = (0, 0, 0, 0);
+        let (mut split, mut split_rows) = (false, false);
+        let Fixed { alone, tile, .. } = *device.fixed();
         let mut add = |kind: u32, matrix: Matrix, u: usize, v: usize| {
             let Matrix { offset, rows, columns, .. } = matrix;
-            let (step, first_tile, start) = ((TILE / columns).max(1), tiles.len(), work);
-            for begin in (0..rows).step_by(step) {
-                let end = rows.min(begin + step);
-                tiles.push(Tile {
-                    entry: entries.len() as u32,
-                    begin: begin as u32,
-                    end: end as u32,
-                    partial: work as u32,
-                });
-                work += if kind == 0 { 0 } else { columns };
-            }
-            if kind != 0 {
-                work = work.max(start + rows + columns);
-            }
-            let count = (tiles.len() - first_tile) as u32;
+            let step = match kind {
+                0 => tile,
+                _ if rows * columns <= alone => rows,
+                // Each block reads its tile, and a row of sums for each tile: both are small where there are as many rows in
+                // a tile as there are tiles.
+                _ => (tile / columns).max(1 << rows.isqrt().ilog2()),
+            };
+            let (first_tile, count) = (tiles.len() as u32, rows.div_ceil(step));
+            tiles.extend((0..rows).step_by(step).map(|begin| Tile {
+                entry: entries.len() as u32,
+                begin: begin as u32,
+                end: rows.min(begin + step) as u32,
+            }));
             entries.push(Entry {
                 kind,
                 offset: offset as u32,
@@ -111,9 +108,15 @@ impl Plan {
                 columns: columns as u32,
                 u: u as u32,
                 v: v as u32,
-                first_tile: first_tile as u32,
-                tiles: count,
+                work: work as u32,
+                first_tile,
+                tiles: count as u32,
             });
+            if kind != 0 {
+                work = sum([work, rows, product([columns, count, if count > 1 { 2 } else { 1 }])]);
+                split |= count > 1;
+                split_rows |= count > 1 && kind == 2;
+            }
             entries.len() - 1
         };
         let copied = |offset, rows| Matrix { offset, rows, columns: 1, outputs: Outputs::Rows };
@@ -121,7 +124,7 @@ impl Plan {
             let Matrix { offset, rows, columns, outputs } = *matrix;
             let len = rows.checked_mul(columns).filter(|len| *len > 0);
             let fits = len.and_then(|len| offset.checked_add(len)).filter(|last| *last <= parameters);
-            let (Some(len), Some(last), true) = (len, fits, offset >= end) else {
+            let (Some(last), true) = (fits, offset >= end) else {
                 return Err(Error::Shape(format!(
                     "spectral norm: {rows} x {columns} at {offset} of {parameters} parameters, the one before ends at {end}"
                 )));
@@ -135,7 +138,7 @@ impl Plan {
             };
             let entry = add(kind, *matrix, u, v);
             places.push((entry, u..u + out, v..v + into));
-            (u, v, end, largest) = (u + out, v + into, last, largest.max(len));
+            (u, v, end) = (u + out, v + into, last);
         }
         if end < parameters {
             add(0, copied(end, parameters - end), 0, 0);
@@ -150,7 +153,8 @@ impl Plan {
             parameters,
             u,
             v,
-            alone: largest <= ALONE,
+            split,
+            split_rows,
             places,
         })
     }
@@ -202,27 +206,23 @@ impl Plan {
 pub fn forward(plan: &Plan, effective: &Reals, weights: &Reals, state: State, iterate: bool) -> Result<()> {
     plan.check([("effective", effective), ("weights", weights)], state)?;
     let device = weights.device();
-    let (entries, tiles) = ([plan.entry_count, 1, 1], [plan.tile_count, 1, 1]);
-    let iterate = u32::from(iterate);
-    if plan.alone {
-        let launch = device.launch(kernel::SPECTRAL_NORM_FUSED_F32, entries);
-        let launch = launch.output(effective).output(state.sigma).output(state.u).output(state.v);
-        let launch = launch.output(state.workspace).input(weights).input(&plan.entries).input(&plan.tiles);
+    let (grid, iterate) = ([plan.tile_count, 1, 1], u32::from(iterate));
+    if plan.split {
+        let launch = device.launch(kernel::SPECTRAL_NORM_PRODUCTS_F32, grid).output(state.workspace);
+        let launch = launch.input(state.u).input(state.v).input(weights).input(&plan.entries).input(&plan.tiles);
         // SAFETY: `check` compared every length with the plan's, whose tables stay inside them; here and below.
-        return unsafe { launch.scalar(iterate).run() };
+        unsafe { launch.scalar(iterate).run()? };
     }
-    let launch = device.launch(kernel::SPECTRAL_NORM_PRODUCTS_F32, tiles);
-    let launch = launch.output(state.workspace).output(state.v).input(state.u).input(weights);
+    if plan.split_rows {
+        let launch = device.launch(kernel::SPECTRAL_NORM_SECOND_PRODUCTS_F32, grid).output(state.workspace);
+        let launch = launch.input(state.v).input(weights).input(&plan.entries).input(&plan.tiles);
+        // SAFETY: as above.
+        unsafe { launch.scalar(iterate).run()? };
+    }
+    let launch = device.launch(kernel::SPECTRAL_NORM_F32, grid).output(effective).output(state.sigma);
+    let launch = launch.output(state.u).output(state.v).output(state.workspace).input(weights);
     // SAFETY: as above.
-    unsafe { launch.input(&plan.entries).input(&plan.tiles).scalar(iterate).run()? };
-    let launch = device.launch(kernel::SPECTRAL_NORM_FINISH_F32, entries);
-    let launch = launch.output(state.sigma).output(state.u).output(state.v).output(state.workspace).input(weights);
-    // SAFETY: as above.
-    unsafe { launch.input(&plan.entries).input(&plan.tiles).scalar(iterate).run()? };
-    let launch = device.launch(kernel::SPECTRAL_NORM_DIVIDE_F32, tiles);
-    let launch = launch.output(effective).input(state.sigma).input(weights);
-    // SAFETY: as above.
-    unsafe { launch.input(&plan.entries).input(&plan.tiles).run() }
+    unsafe { launch.input(&plan.entries).input(&plan.tiles).scalar(iterate).run() }
 }
 
 /// Turns `gradient` from dL / d effective into dL / d weights, in place. To be called once, when all contributions are in

@@ -14,17 +14,23 @@ pub fn attention(cases: &mut Cases) {
         [2, 65, 63, 5, 33],
         [1, 130, 33, 17, 65],
         [2, 33, 130, 5, 31],
+        [1, 70, 40, 72, 136],
         [1, 1024, 256, 8, 32],
     ];
-    for [n, l, lk, dk, dv] in cases.pick(&shapes, &[1, 3, 5]) {
+    for [n, l, lk, dk, dv] in cases.pick(&shapes, &[1, 3, 5, 6]) {
         let shape = Shape { n, l, lk, dk, dv };
         let case = cases.add(format!("forward and backward, {shape:?}"), move |t| {
-            t.tolerance = 1e-4;
+            // Tensor cores multiply rounded probabilities, which the host does not round.
+            t.tolerance = match t.precision() {
+                Precision::Bf16 => 1.0 / 32.0,
+                Precision::F16 => 1.0 / 256.0,
+                _ => 1e-4,
+            };
             let (q, k, v) = (t.values(n * l * dk)?, t.values(n * lk * dk)?, t.values(n * lk * dv)?);
             let (o, lse, d_o) = (t.out_values("o", n * l * dv)?, t.out("lse", n * l)?, t.values(n * l * dv)?);
-            let workspace = t.scratch(shape.workspace_len(t.precision()))?;
+            let workspace = t.scratch(shape.workspace_len())?;
             let inputs = Inputs { q: &q, k: &k, v: &v };
-            attention::forward(&o, &lse, inputs, shape, &workspace)?;
+            attention::forward(&o, &lse, inputs, shape)?;
             let out = Gradients {
                 dq: &t.out_values("dq", n * l * dk)?,
                 dk: &t.out_values("dk", n * lk * dk)?,

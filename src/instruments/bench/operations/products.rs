@@ -260,10 +260,10 @@ fn attention(shape: Shape) -> Problem {
         let zeros = |len: usize| device.zeros::<f32>(len);
         let (o, lse, d_o) = (zeros(n * l * dv)?, zeros(n * l)?, numbers(device, n * l * dv, 4)?);
         let (dq, d_k, d_v) = (zeros(n * l * dk)?, zeros(n * lk * dk)?, zeros(n * lk * dv)?);
-        let workspace = zeros(shape.workspace_len(Precision::F32))?;
+        let workspace = zeros(shape.workspace_len())?;
         let streaming = Form::new("fused", [&o, &dq, &d_k, &d_v].map(Buffer::clone), move || {
             let inputs = Inputs { q: &q, k: &k, v: &v };
-            attention::forward(&o, &lse, inputs, shape, &workspace)?;
+            attention::forward(&o, &lse, inputs, shape)?;
             let gradients = Gradients { dq: &dq, dk: &d_k, dv: &d_v };
             attention::backward(gradients, &d_o, &o, inputs, &lse, shape, &workspace)
         });
