@@ -733,6 +733,14 @@ fn names_that_are_numbers_are_names() {
     place.says("info a", 0, &["classes 0 1, 1 2, 2 3, 3 4,"]);
     let rows: String = (1..=12).map(|class| format!("row {class}: {class}\n")).collect();
     assert_eq!(place.read("runs/a/samples/rows.txt"), rows);
+    // It is written once; and again where somebody has changed it.
+    let file = || std::fs::metadata(place.path("runs/a/samples/rows.txt")).unwrap().modified().unwrap();
+    let before = file();
+    place.zgan("train --resume a --steps 3 --sample-every 1", 0);
+    assert_eq!(file(), before);
+    std::fs::write(place.path("runs/a/samples/rows.txt"), "changed").unwrap();
+    place.zgan("train --resume a --steps 4", 0);
+    assert_eq!(place.read("runs/a/samples/rows.txt"), rows);
     let sample = |arguments: &str, code: i32, parts: &[&str]| {
         place.says(&format!("sample --run a --device host {arguments}"), code, parts);
     };
@@ -821,4 +829,13 @@ fn a_folder_for_each_class_whatever_its_name() {
     class("..", 2, &["2 classes are called .."]);
     class("x", 2, &["no class is called x"]);
     class("10", 2, &["no class is called 10"]);
+    // Names within names: each way to read this but one ends at its last part, and there are more ways than can be tried.
+    header.data.classes[..3].clone_from_slice(&["p", "p,p", "q"].map(String::from));
+    zgan::checkpoint::save(&place.path("crafted.safetensors"), &tensors, &header).unwrap();
+    let many = "p,".repeat(5000);
+    class(&format!("{many}q"), 0, &["10002 images"]);
+    class(&format!("{many}r"), 2, &["no class is called r"]);
+    class("p,p,q", 0, &["6 images"]);
+    class("p,p", 0, &["2 images"]);
+    assert_eq!(place.read("x.rows.txt"), "row 1: p,p\n");
 }
