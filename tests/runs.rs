@@ -153,7 +153,10 @@ fn a_changed_log_stays_and_the_run_goes_on_beside_it() {
     std::fs::remove_dir_all(place.path("runs/a")).unwrap();
     place.says("cp -r runs/first runs/a && mv runs/a/metrics.csv old.csv && mkdir runs/a/metrics.csv", 0, &[]);
     place.says("zgan train --resume a --no-eval", 0, &["metrics-2.csv"]);
-    place.says("rmdir runs/a/metrics.csv", 0, &[]);
+    // Nor is a pipe.
+    place.says("rm -r runs/a && cp -r runs/first runs/a && rm runs/a/metrics.csv && mkfifo runs/a/metrics.csv", 0, &[]);
+    place.says("zgan train --resume a --no-eval", 0, &["metrics-2.csv"]);
+    place.says("rm runs/a/metrics.csv", 0, &[]);
     place.says(&format!("zgan {TRAIN} --steps 2 --run a --force"), 0, &[]);
     assert_eq!(place.names("runs/a"), ["checkpoints", "config.toml", "metrics.csv", "samples", "tuning.toml"]);
 }
@@ -179,6 +182,11 @@ fn checkpoints_that_somebody_made_up_are_refused_at_once() {
         place.says(limited, 1, &[file]);
         let said = place.says("ulimit -v 1500000; zgan eval --run a --device host --threads 1", 1, &[file]);
         assert!(!said.contains("memory"), "{name} {value}: {said}");
+    }
+    std::fs::write(place.checkpoint("a", 1), &original).unwrap();
+    place.craft("a", 1, |header, _| drop(header.config.insert("loss".into(), "none".into())));
+    for command in ["train --resume a --steps 2", "sample --run a --device host", "eval --run a --device host"] {
+        place.says(&format!("zgan {command}"), 1, &[file, "its settings", "`none`", "loss"]);
     }
     // Classes whose names lead elsewhere, or are one name, each have a folder of their own inside the one that is named.
     std::fs::write(place.checkpoint("a", 1), &original).unwrap();
@@ -306,6 +314,13 @@ fn the_commands_that_it_prints_work_when_they_are_pasted() {
         place.says(&format!("zgan {command} {device}"), 0, &[]);
     }
     assert!(place.path("grid.png").is_file());
+    // A terminal's control characters are written as bash reads them back.
+    let folder = r"$'a\x1b\n\\\'b'";
+    let said = place.says(&format!("zgan {TRAIN} --steps 2 --stop-at 1 --runs-dir {folder} --run a"), 0, &[]);
+    assert!(!said.contains('\x1b'), "{said:?}");
+    let command = said.lines().find_map(|line| line.strip_prefix("  zgan ")).unwrap();
+    place.says(&format!("zgan {command} --no-eval"), 0, &["step 2/2"]);
+    place.says(&format!("zgan {TRAIN} --run $'a\\x1bb'"), 2, &["cannot be a folder's name"]);
 }
 
 /// Starts a training whose third step has been told.

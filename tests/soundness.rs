@@ -195,7 +195,7 @@ fn without_memory_for_a_thread() {
     let refused = launch();
     assert!(limit("unlimited"));
     let error = refused.unwrap_err().to_string();
-    assert!(error.contains("working memory of a thread: 2.00 MiB") && error.contains("asked for"), "{error}");
+    assert!(error.contains("working memory of a thread: 2.0 MiB") && error.contains("asked for"), "{error}");
     launch().unwrap();
 }
 

@@ -17,8 +17,8 @@ use zgan::sizes::{filled, product};
 use zgan::{Error, Result, files};
 
 use super::progress::{Progress, clock};
-use super::signals::{quit_or_save, save_from_now_on, stopped};
-use super::{eval, grid, next_command, say, thousands, tuned, unfit};
+use super::signals::{save_from_now_on, stopped};
+use super::{eval, grid, next_command, say, settings_of, thousands, tuned, unfit};
 
 /// What is not a setting of a run. The settings themselves are the fields of [`Settings`].
 #[derive(Args)]
@@ -51,7 +51,6 @@ struct Start {
 
 impl Train {
     pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-        quit_or_save();
         let settings = self.settings(matches)?;
         let (written, steps) = (&settings.written, settings.training.steps);
         if self.resume.is_none() && !self.dry_run {
@@ -233,7 +232,7 @@ impl Train {
             numbers.insert("steps".into(), steps.clone());
         }
         // Settings that are younger than the checkpoint have their preset's value there.
-        let mut there = Settings::new(None, &header.config)?.numbers()?;
+        let mut there = settings_of(path, header)?.numbers()?;
         // What is kept is f32: a run may go on in another precision.
         numbers.remove("precision");
         there.remove("precision");
@@ -510,7 +509,7 @@ impl Session {
         if let Some(legend) = grid::legend(&latents.labels, columns, &self.info.classes) {
             let file = path.with_file_name(grid::LEGEND);
             // All pictures of a run have the same rows.
-            if std::fs::read(&file).ok().as_deref() != Some(legend.as_bytes()) {
+            if !file.is_file() || std::fs::read(&file).ok().as_deref() != Some(legend.as_bytes()) {
                 files::write_bytes(&file, legend.as_bytes())?;
             }
         }

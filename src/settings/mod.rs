@@ -120,7 +120,7 @@ impl Settings {
 
     /// The keys and values of a file, checked one by one.
     pub fn read_table(path: &Path) -> Result<toml::Table> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = crate::files::read_text(path)?;
         let fail = |what: String| Error::Config(format!("{}: {what}", path.display()));
         let table: toml::Table = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
         if let Some(key) = unknown(&table) {

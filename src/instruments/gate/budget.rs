@@ -40,7 +40,7 @@ const HEAD: &str = "\
 
 impl Budget {
     pub fn read(path: &Path) -> Result<Budget> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = crate::files::read_text(path)?;
         let budget: Budget =
             toml::from_str(&text).map_err(|e| Error::Config(format!("{}: {}", path.display(), e.message())))?;
         for (kernel, allowed) in &budget.kernels {
