@@ -456,6 +456,8 @@ fn images_of_one_class_are_judged_without_labels() {
         assert!(object[missing].is_null(), "{object}");
     }
     assert!(object["left-out"].as_str().unwrap().contains("of one class"), "{object}");
+    let many = format!("zgan eval --run a --device host --threads {}", usize::MAX);
+    place.says(&many, 1, &["--threads 18446744073709551615: at most 1024"]);
     // Networks that know labels, of which there is one; and too few images for anything.
     place.says("rm images/left/??.png images/left/[5-9].png", 0, &[]);
     let train = "train --preset mnist --device host --width 2 --batch 4 --steps 1 --channels 1 --data folder:images";

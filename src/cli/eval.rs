@@ -68,12 +68,12 @@ impl Eval {
         let mut settings = settings_of(&path, &header)?;
         self.find_data(&mut settings, &header.data, folder.as_deref(), &path)?;
         check(&header.data)?;
+        let device = self.place.open()?;
         settings.place.threads = self.place.threads;
         let options = DataOptions { like: Some(header.data.classes.clone()), ..settings.data_options() };
         let data = settings.images.data.open(Split::Train, &options)?;
         data.notes().iter().for_each(|note| tell(!self.json, format!("data    {note}")));
         same_images(&path, &header.data, &data.info())?;
-        let device = self.place.open()?;
         let setup = Setup::new(&settings, &header.data);
         let unfit = || unfit(&path, "drawn from");
         Trainer::check_tensors(&setup, &tensors).with_context(unfit)?;

@@ -287,7 +287,7 @@ impl Job<'_> {
         let parts = || morph.match_indices(':').map(|(at, _)| [&morph[..at], &morph[at + 1..]]);
         let found = parts().find_map(|[from, to]| Some([known.called(from)?, known.called(to)?]));
         found.map_or_else(
-            || match parts().last() {
+            || match parts().next_back() {
                 Some([from, to]) => Ok([known.find(from)?, known.find(to)?]),
                 None => Err(Error::Config(format!("morph: {morph:?}, expected two classes, as A:B"))),
             },

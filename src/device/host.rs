@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 
 use super::kernels::{EntryTable, HostEntry, Kernel, kernel};
 use super::needs_check;
+use crate::cores::{self, MOST_THREADS};
 use crate::sizes::reserved;
-use crate::{Error, Result, cores};
+use crate::{Error, Result};
 
 pub(super) struct Host {
     table: &'static EntryTable,
@@ -53,12 +54,10 @@ impl Host {
             let there: Vec<_> = usable().map(|table| table.isa).collect();
             Error::Device(format!("ZGAN_ISA={}: this machine has {}", isa.unwrap_or("?"), there.join(", ")))
         })?;
-        let threads = match threads {
-            0 => cores::threads(0),
-            n if n <= 1024 => n,
-            n => return Err(Error::Device(format!("--threads {n}: at most 1024"))),
-        };
-        Ok(Host { table, pool: Pool::new(threads) })
+        if threads > MOST_THREADS {
+            return Err(Error::Device(format!("--threads {threads}: at most {MOST_THREADS}")));
+        }
+        Ok(Host { table, pool: Pool::new(cores::threads(threads)) })
     }
 
     pub fn threads(&self) -> usize {
