@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Result;
 
+/// The most threads that may be asked for.
+pub const MOST_THREADS: usize = 1024;
+
 /// How many threads work where so many were asked for; 0 asks for one a core.
 pub fn threads(asked: usize) -> usize {
-    if asked > 0 { asked } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
+    if asked > 0 { asked.min(MOST_THREADS) } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
 }
 
 /// Calls `one` for the numbers 0 .. count on all cores, and gives the results in order. Each core has what `open` makes,

@@ -1,7 +1,7 @@
 //! Writing files so that they are either whole or not there.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -40,6 +40,19 @@ pub fn write_parts(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result
 /// As [`write_atomically`], for bytes in memory.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |unfinished| fs::write(unfinished, bytes).map_err(Error::io(path)))
+}
+
+/// The text of a file that people write by hand, or the like: one that has more, a device for instance, is an error.
+pub fn read_text(path: &Path) -> Result<String> {
+    const MOST: u64 = 4 << 20;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes));
+    read.map_err(Error::io(path))?;
+    let fail = |what: &str| Error::Config(format!("{}: {what}", path.display()));
+    if bytes.len() as u64 > MOST {
+        return Err(fail("more than 4 MiB, expected a text that somebody has written"));
+    }
+    String::from_utf8(bytes).map_err(|_| fail("no text in UTF-8"))
 }
 
 /// Makes sure that a rename in this file's folder survives a power cut. Not every file system can do that. The file itself

@@ -13,7 +13,7 @@
 //! - [`instruments`]: what times, checks, counts and explains the kernels; no training needs it;
 //! - [`settings`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images;
 //! - [`cores`]: work on all cores, where no kernel does it;
-//! - [`sizes`]: products of sizes, and memory whose size follows from a file or a setting.
+//! - [`sizes`], [`text`]: products of sizes, and memory whose size follows from a file or a setting; text from files.
 
 pub mod checkpoint;
 pub mod cores;
@@ -31,5 +31,6 @@ pub mod random;
 pub mod run;
 pub mod settings;
 pub mod sizes;
+pub mod text;
 
 pub use error::{Error, Result};

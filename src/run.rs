@@ -131,7 +131,9 @@ impl Run {
         let columns = columns.join(",");
         let number = newest_metrics(&self.folder);
         let mut path = numbered_metrics(&self.folder, number);
-        let (rows, seconds, changed) = match fs::read(&path) {
+        // A pipe would be waited for.
+        let is_file = |there: fs::Metadata| if there.is_file() { Ok(()) } else { Err(ErrorKind::InvalidData.into()) };
+        let (rows, seconds, changed) = match fs::metadata(&path).and_then(is_file).and_then(|()| fs::read(&path)) {
             Ok(bytes) => match kept_rows(&bytes, &columns, step) {
                 Some((rows, seconds)) => (rows, seconds, None),
                 None => (String::new(), 0.0, Some(path.clone())),
@@ -379,8 +381,8 @@ fn steps(folder: &Path, extension: &str) -> Result<Vec<(u64, PathBuf)>> {
 
 /// The folder for a new run of this name, if there may be one.
 fn new_folder(runs_dir: &Path, name: &str, force: bool) -> Result<PathBuf> {
-    let plain = !name.is_empty() && !name.starts_with(['.', '-']) && !name.contains(['/', '\\', '\0']);
-    if !plain {
+    let plain = !name.starts_with(['.', '-']) && !name.contains(|c: char| matches!(c, '/' | '\\') || c.is_control());
+    if !plain || name.is_empty() {
         return Err(Error::Config(format!(
             "run: {name:?} cannot be a folder's name; --runs-dir says where the folder is made"
         )));

@@ -459,9 +459,15 @@ fn settings_come_from_a_file_and_the_command_line_wins() {
     place.says("train --config c.toml", 2, &["batch: 0, expected 1"]);
     file("lr-g = nan\n");
     place.says("train --config c.toml", 2, &["lr-g: NaN"]);
+    file(&format!("{} = 1\n", "a".repeat(100_000)));
+    let said = place.says("train --config c.toml", 2, &["there is no setting aaa", "more bytes)"]);
+    assert!(said.len() < 10_000, "{} bytes", said.len());
     file("steps = \n");
     place.says("train --config c.toml", 2, &["c.toml", "line 1"]);
     place.says("train --config nothing.toml", 1, &["nothing.toml", "No such file"]);
+    std::fs::write(place.path("c.toml"), b"steps = 3 # \xff").unwrap();
+    place.says("train --config c.toml", 2, &["c.toml", "no text in UTF-8"]);
+    place.says("train --config /dev/zero", 2, &["/dev/zero", "more than 4 MiB"]);
 }
 
 #[test]
@@ -733,6 +739,14 @@ fn names_that_are_numbers_are_names() {
     place.says("info a", 0, &["classes 0 1, 1 2, 2 3, 3 4,"]);
     let rows: String = (1..=12).map(|class| format!("row {class}: {class}\n")).collect();
     assert_eq!(place.read("runs/a/samples/rows.txt"), rows);
+    // It is written once; and again where somebody has changed it.
+    let file = || std::fs::metadata(place.path("runs/a/samples/rows.txt")).unwrap().modified().unwrap();
+    let before = file();
+    place.zgan("train --resume a --steps 3 --sample-every 1", 0);
+    assert_eq!(file(), before);
+    std::fs::write(place.path("runs/a/samples/rows.txt"), "changed").unwrap();
+    place.zgan("train --resume a --steps 4", 0);
+    assert_eq!(place.read("runs/a/samples/rows.txt"), rows);
     let sample = |arguments: &str, code: i32, parts: &[&str]| {
         place.says(&format!("sample --run a --device host {arguments}"), code, parts);
     };
@@ -773,6 +787,35 @@ fn without_a_thread_to_decode_a_training_goes_on() {
     let output = run("sample --run r0 --device host --threads 1 --count 3 --out many");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(tree(&place.path("many")).len(), 3);
+}
+
+/// Names from a disk, a checkpoint and a file of settings that could make a terminal do things.
+#[test]
+fn control_characters_reach_no_terminal() {
+    let place = Place::new();
+    numbered_classes(&place.path("numbers"));
+    std::fs::rename(place.path("numbers/1"), place.path("numbers/a\n\x1b[31mb")).unwrap();
+    std::fs::write(place.path("numbers/2/\x1b[2J.png"), "no picture").unwrap();
+    let silent = |arguments: &str, code: i32, parts: &[&str]| {
+        let said = place.says(arguments, code, parts);
+        assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{arguments}: {said:?}");
+    };
+    silent(&format!("{ON_NUMBERS} --steps 1 --run a"), 1, &["\\x1b[2J.png"]);
+    silent(&format!("{ON_NUMBERS} --steps 1 --run a --unreadable skip"), 0, &["skipped", "\\x1b[2J.png"]);
+    let name = "a\\x0a\\x1b[31mb";
+    assert!(place.read("runs/a/samples/rows.txt").ends_with(&format!("row 12: {name}\n")));
+    silent("info a", 0, &[name]);
+    silent("sample --run a --device host --class nothing", 2, &[name]);
+    silent(&format!("sample --run a --device host --count 1 --class {name}"), 0, &["1 images"]);
+    let path = place.path("runs/a/checkpoints/step-000001.safetensors");
+    let (mut header, tensors) = zgan::checkpoint::load(&path).unwrap();
+    header.data.classes[11] = "a\n\x1b[31mb".into();
+    zgan::checkpoint::save(&path, &tensors, &header).unwrap();
+    silent("info a", 0, &["\\x1b[31mb"]);
+    silent("sample --run a --device host --columns 1", 0, &["12 images"]);
+    assert!(place.read("grid.rows.txt").ends_with(&format!("row 12: {name}\n")));
+    std::fs::write(place.path("c.toml"), "steps = 1 # \x1b[31m").unwrap();
+    silent("train --config c.toml", 2, &["c.toml", "\\x1b[31m"]);
 }
 
 #[test]
@@ -821,4 +864,13 @@ fn a_folder_for_each_class_whatever_its_name() {
     class("..", 2, &["2 classes are called .."]);
     class("x", 2, &["no class is called x"]);
     class("10", 2, &["no class is called 10"]);
+    // Names within names: each way to read this but one ends at its last part, and there are more ways than can be tried.
+    header.data.classes[..3].clone_from_slice(&["p", "p,p", "q"].map(String::from));
+    zgan::checkpoint::save(&place.path("crafted.safetensors"), &tensors, &header).unwrap();
+    let many = "p,".repeat(5000);
+    class(&format!("{many}q"), 0, &["10002 images"]);
+    class(&format!("{many}r"), 2, &["no class is called r"]);
+    class("p,p,q", 0, &["6 images"]);
+    class("p,p", 0, &["2 images"]);
+    assert_eq!(place.read("x.rows.txt"), "row 1: p,p\n");
 }

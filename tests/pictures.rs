@@ -152,6 +152,15 @@ fn what_is_not_read_is_refused_with_the_reason() {
     refused(&huge, &["65535 x 65535 pixels", "--max-pixels"]);
 }
 
+#[test]
+fn pictures_have_one_channel_or_three() {
+    let root = tree(&[("1.png", grey(1))]);
+    for (size, channels) in [(8, 0), (8, 2), (8, 4), (8, usize::MAX), (0, 3)] {
+        let what = format!("images of {size}x{size}x{channels} are wanted");
+        refused(open(root.path(), &DataOptions { size, channels, ..options() }), &[&what, "1 or 3 channels"]);
+    }
+}
+
 fn options() -> DataOptions {
     DataOptions { size: 8, threads: 2, ..Settings::default().data_options() }
 }
@@ -337,6 +346,7 @@ fn labels_of_a_dataset_json_are_read() {
         (r#"[["00000/img00000000.png", -1]]"#, "labels[0]"),
         ("7", "expected a list"),
         (r#"[["x.png", 1]]"#, "none of its labels"),
+        (r#"[["x.png", 1], ["./x.png", 2]]"#, "labels[1]: 2 for x.png, which has label 1 already"),
         ("[", "no JSON"),
     ] {
         refused(open(tree(&stylegan(labels)).path(), &options()), &["dataset.json", part]);
@@ -347,6 +357,10 @@ fn labels_of_a_dataset_json_are_read() {
     let root = tree(&[("a/1.png", grey(1)), ("b/1.png", grey(2)), ("dataset.json", b"{}".to_vec())]);
     let data = open(root.path(), &options()).unwrap();
     assert_eq!(data.classes(), ["a", "b"]);
+    said(&data, &["left out dataset.json: there are no labels in it"]);
+    let marked = b"\xef\xbb\xbf{\"labels\": [[\"1.png\", 3]]}".to_vec();
+    let root = tree(&[("1.png", grey(1)), ("dataset.json", marked)]);
+    assert_eq!(open(root.path(), &options()).unwrap().classes(), ["3"]);
 }
 
 fn zip(files: &[(String, Vec<u8>)], deflated: bool) -> Vec<u8> {

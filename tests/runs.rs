@@ -153,7 +153,10 @@ fn a_changed_log_stays_and_the_run_goes_on_beside_it() {
     std::fs::remove_dir_all(place.path("runs/a")).unwrap();
     place.says("cp -r runs/first runs/a && mv runs/a/metrics.csv old.csv && mkdir runs/a/metrics.csv", 0, &[]);
     place.says("zgan train --resume a --no-eval", 0, &["metrics-2.csv"]);
-    place.says("rmdir runs/a/metrics.csv", 0, &[]);
+    // Nor is a pipe.
+    place.says("rm -r runs/a && cp -r runs/first runs/a && rm runs/a/metrics.csv && mkfifo runs/a/metrics.csv", 0, &[]);
+    place.says("zgan train --resume a --no-eval", 0, &["metrics-2.csv"]);
+    place.says("rm runs/a/metrics.csv", 0, &[]);
     place.says(&format!("zgan {TRAIN} --steps 2 --run a --force"), 0, &[]);
     assert_eq!(place.names("runs/a"), ["checkpoints", "config.toml", "metrics.csv", "samples", "tuning.toml"]);
 }
@@ -179,6 +182,11 @@ fn checkpoints_that_somebody_made_up_are_refused_at_once() {
         place.says(limited, 1, &[file]);
         let said = place.says("ulimit -v 1500000; zgan eval --run a --device host --threads 1", 1, &[file]);
         assert!(!said.contains("memory"), "{name} {value}: {said}");
+    }
+    std::fs::write(place.checkpoint("a", 1), &original).unwrap();
+    place.craft("a", 1, |header, _| drop(header.config.insert("loss".into(), "none".into())));
+    for command in ["train --resume a --steps 2", "sample --run a --device host", "eval --run a --device host"] {
+        place.says(&format!("zgan {command}"), 1, &[file, "its settings", "`none`", "loss"]);
     }
     // Classes whose names lead elsewhere, or are one name, each have a folder of their own inside the one that is named.
     std::fs::write(place.checkpoint("a", 1), &original).unwrap();
@@ -237,6 +245,53 @@ fn too_little_memory_is_an_error_with_a_size_and_a_name() {
     assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output));
 }
 
+/// A grey PNG of zeros, or the beginning of one with more samples.
+fn png(path: &std::path::Path, side: usize, depth: u8, colour: u8, rows: usize) {
+    let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
+    let mut chunk = |kind: &[u8], data: &[u8]| {
+        let both = [kind, data].concat();
+        let mut crc = flate2::Crc::new();
+        crc.update(&both);
+        bytes.extend([&(data.len() as u32).to_be_bytes(), both.as_slice(), &crc.sum().to_be_bytes()].concat());
+    };
+    let size = (side as u32).to_be_bytes();
+    chunk(b"IHDR", &[size.as_slice(), &size, &[depth, colour, 0, 0, 0]].concat());
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    for _ in 0..rows {
+        std::io::Write::write_all(&mut packed, &vec![0; 1 + side]).unwrap();
+    }
+    chunk(b"IDAT", &packed.finish().unwrap());
+    chunk(b"IEND", &[]);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A few hundred kilobytes that unpack to 256 MiB, of which two at once would be more than there is; and to 2 GiB.
+#[test]
+fn pictures_that_unpack_to_gigabytes_take_no_more_memory_than_there_is() {
+    const SIDE: usize = 16_384;
+    let place = Place::new();
+    images(&place, "images", &["left"], 6);
+    png(&place.path("images/left/large.png"), SIDE, 8, 0, SIDE);
+    assert!(std::fs::metadata(place.path("images/left/large.png")).unwrap().len() < 2_000_000);
+    let train =
+        format!("ulimit -v 1100000; zgan {ON_IMAGES} --no-eval --threads 2 --steps 1").replace(" --steps 20", "");
+    let refused = format!("{SIDE} x {SIDE} pixels, more than --max-pixels 134217728");
+    place.says(&format!("{train} --run a"), 1, &["large.png", &refused, "--unreadable skip"]);
+    place.says(&format!("{train} --run b --unreadable skip"), 0, &["skipped", "large.png", &refused]);
+    let all = "--max-pixels 268435456";
+    for copy in ["2", "3"] {
+        std::fs::copy(place.path("images/left/large.png"), place.path(&format!("images/left/large{copy}.png")))
+            .unwrap();
+    }
+    place.says(&format!("{train} --run c {all}"), 0, &["data    folder: 9 images"]);
+    // 8 bytes a pixel, and nothing of them in the file: it is refused before anything is unpacked, and never skipped.
+    png(&place.path("images/left/deep.png"), SIDE, 16, 6, 0);
+    for unreadable in ["refuse", "skip"] {
+        let parts = ["deep.png", "need 2048 MiB to decode, more than there is", "a smaller --max-pixels"];
+        place.says(&format!("{train} --run d {all} --unreadable {unreadable}"), 1, &parts);
+    }
+}
+
 #[test]
 fn settings_that_no_file_can_hold_are_refused_before_anything_is_made() {
     let place = Place::new();
@@ -259,6 +314,13 @@ fn the_commands_that_it_prints_work_when_they_are_pasted() {
         place.says(&format!("zgan {command} {device}"), 0, &[]);
     }
     assert!(place.path("grid.png").is_file());
+    // A terminal's control characters are written as bash reads them back.
+    let folder = r"$'a\x1b\n\\\'b'";
+    let said = place.says(&format!("zgan {TRAIN} --steps 2 --stop-at 1 --runs-dir {folder} --run a"), 0, &[]);
+    assert!(!said.contains('\x1b'), "{said:?}");
+    let command = said.lines().find_map(|line| line.strip_prefix("  zgan ")).unwrap();
+    place.says(&format!("zgan {command} --no-eval"), 0, &["step 2/2"]);
+    place.says(&format!("zgan {TRAIN} --run $'a\\x1bb'"), 2, &["cannot be a folder's name"]);
 }
 
 /// Starts a training whose third step has been told.
@@ -271,6 +333,30 @@ fn started(mut command: Command) -> (std::process::Child, BufReader<std::process
         assert!(output.read_line(&mut line).unwrap() > 0, "it ended by itself");
     }
     (child, output)
+}
+
+/// While settings and images are read there is nothing to save: the program ends at once, by itself, and leaves no run. A pipe
+/// tells when it has begun, and another one keeps it reading.
+#[test]
+fn a_signal_before_the_first_step_leaves_nothing() {
+    for (signal, ignored) in [("INT", false), ("TERM", false), ("HUP", false), ("USR1", false), ("USR1", true)] {
+        let place = Place::new();
+        place.says("mkdir cifar && mkfifo settings cifar/data_batch_1.bin", 0, &[]);
+        let train = "train --config settings --preset sngan-projection-32 --data cifar10:cifar --device host --run a";
+        let trap = if ignored { "trap '' USR1; " } else { "" };
+        let mut child = place.bash(&format!("{trap}exec {ZGAN} {train}"));
+        let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // It opens when the program opens the other end.
+        std::fs::write(place.path("settings"), "steps = 1").unwrap();
+        let kill = |signal: &str| Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
+        assert!(kill(signal).unwrap().success());
+        if ignored {
+            assert!(kill("TERM").unwrap().success());
+        }
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{signal}: {}", text(&output));
+        assert_eq!(place.names("."), ["cifar", "settings"], "{signal}");
+    }
 }
 
 #[test]
@@ -354,6 +440,62 @@ fn an_evaluation_that_nobody_asked_for_is_short() {
 }
 
 #[test]
+fn images_of_one_class_are_judged_without_labels() {
+    let place = Place::new();
+    images(&place, "images", &["left"], 40);
+    place.says(&format!("zgan {ON_IMAGES} --no-eval --run a"), 0, &[]);
+    let parts =
+        ["of one class", "step 20\ncoverage ", "density ", "by the features of random weights (1,000 generated, 40"];
+    let said = place.says("zgan eval --run a --device host", 0, &parts);
+    assert!(!said.contains("label accuracy 1") && !said.contains("classifier 1"), "{said}");
+    let output = place.bash("zgan eval --run a --device host --per-class 50 --json 2>/dev/null").output().unwrap();
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&object["generated"], &object["real"]), (&50.into(), &40.into()));
+    assert!(object["coverage"].is_number() && object["density"].is_number(), "{object}");
+    for missing in ["label-accuracy", "frechet-distance", "classifier"] {
+        assert!(object[missing].is_null(), "{object}");
+    }
+    assert!(object["left-out"].as_str().unwrap().contains("of one class"), "{object}");
+    let many = format!("zgan eval --run a --device host --threads {}", usize::MAX);
+    place.says(&many, 1, &["--threads 18446744073709551615: at most 1024"]);
+    // Networks that know labels, of which there is one; and too few images for anything.
+    place.says("rm images/left/??.png images/left/[5-9].png", 0, &[]);
+    let train = "train --preset mnist --device host --width 2 --batch 4 --steps 1 --channels 1 --data folder:images";
+    place.says(&format!("zgan {train} --no-eval --run b"), 0, &[]);
+    place.says("zgan eval --run b --device host", 0, &["of one class", "too few images", "(1,000 generated, 5 real)"]);
+    let images = "train --preset softmax-gan --device host --batch 4 --steps 1 --size 3 --data folder:images";
+    place.says(&format!("zgan {images} --run c"), 0, &["not evaluated: images of 3x3x3 are too small"]);
+    place.says("zgan eval --run c --device host", 2, &["images of 3x3x3 are too small"]);
+    place.says("zgan train --preset ring --device host --batch 4 --steps 1 --run d", 0, &[]);
+    place.says("zgan eval --run d --device host", 2, &["points are not judged", "zgan sample"]);
+}
+
+/// IDX files of a data set that is named by the prefix of its files, which leaves the user's cache as the only place.
+#[test]
+fn a_cache_that_cannot_be_written_stops_nothing() {
+    let place = Place::new();
+    let header = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+    let pixels = (0..8 * 64).map(|i| if (i % 8 < 4) == (i / 64 % 2 == 0) { 200 } else { 20 }).collect();
+    std::fs::write(place.path("x-train-images-idx3-ubyte"), [header(&[0x803, 8, 8, 8]), pixels].concat()).unwrap();
+    let labels = (0..8).map(|i| i % 2).collect();
+    std::fs::write(place.path("x-train-labels-idx1-ubyte"), [header(&[0x801, 8]), labels].concat()).unwrap();
+    let train =
+        format!("{TRAIN} --batch 4 --steps 2 --data idx:x").replace(" --no-eval", "").replace(" --batch 16", "");
+    // Not even root can write there; and a file is no folder.
+    std::fs::write(place.path("file"), "mine").unwrap();
+    for (cache, run) in [("/proc/none", "a"), ("$PWD/file/deeper", "b")] {
+        let parts = ["not kept: ", "Fréchet distance"];
+        place.says(&format!("export XDG_CACHE_HOME={cache}; zgan {train} --run {run}"), 0, &parts);
+    }
+    place.says(
+        &format!("unset HOME XDG_CACHE_HOME; zgan {train} --run c"),
+        0,
+        &["not kept: there is no folder for it"],
+    );
+    place.says("XDG_CACHE_HOME=/proc/none; export XDG_CACHE_HOME; zgan info", 0, &["host"]);
+}
+
+#[test]
 fn a_signal_ends_the_evaluation_and_the_run_is_whole() {
     let place = Place::new();
     let train = format!("exec {ZGAN} train --device host --batch 4 --steps 2 --run a --width 4");
@@ -397,4 +539,10 @@ fn how_long_it_takes_and_how_often_images_are_seen_is_told() {
     );
     let said = place.says("zgan train --preset ring --device host --steps 12 --run r --no-eval", 0, &["time    about"]);
     assert!(!said.contains("is seen"), "{said}");
+    // 200,000 images a step: as much as a small batch lets expect, for nobody waits for that.
+    let large = "train --preset softmax-gan --device host --batch 10000 --update alternating --n-dis 20 --dry-run";
+    let parts = ["time    about", "each of 10,000 images is seen", "measured with a batch of 2 and not 10000"];
+    place.says(&format!("zgan {large}"), 0, &parts);
+    let said = place.says(&format!("zgan {ON_IMAGES} --dry-run"), 0, &[]);
+    assert!(!said.contains("measured with"), "{said}");
 }

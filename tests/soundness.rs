@@ -1,12 +1,18 @@
 //! What safe code may do with the library never reaches memory that is not its own: sizes whose product is too large for a
 //! number, and buffers that two threads share.
 
-use zgan::data::ImageShape;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use zgan::data::{DataOptions, DataSource, ImageShape, Loader, Split};
 use zgan::device::{Buffer, Device, HAS_CHECK, Reals};
+use zgan::gan::{Setup, Trainer};
 use zgan::nn::Arena;
 use zgan::ops::resample::{self, Image, Upsampling};
 use zgan::ops::state::{State, StateBuffer};
 use zgan::ops::{attention, matmul, norm, pixels, projection};
+use zgan::picture::Picture;
+use zgan::settings::Preset;
 
 /// Times 2 and 6 it wraps around to 4.
 const WRAPS: usize = 0xaaaa_aaaa_aaaa_aaab;
@@ -124,4 +130,83 @@ fn launches_of_two_threads_take_turns() {
             }
         });
     });
+}
+
+/// Threads that decode, a trainer that launches on several threads, and a reader of its weights, all at once.
+#[test]
+fn threads_that_decode_train_and_read_do_not_disturb_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = ImageShape { height: 8, width: 8, channels: 1 };
+    for i in 0..12u8 {
+        let class = folder.path().join(if i % 2 == 0 { "even" } else { "odd" });
+        std::fs::create_dir_all(&class).unwrap();
+        Picture { shape, pixels: vec![20 * i; 64] }.save(&class.join(format!("{i}.png"))).unwrap();
+    }
+    let mut settings = Preset::from_str("mnist").unwrap().settings();
+    (settings.images.size, settings.images.channels, settings.networks.width, settings.training.batch) = (28, 1, 2, 4);
+    let trained = |memory: usize| {
+        let options = DataOptions { memory, threads: 3, ..settings.data_options() };
+        let data = DataSource::Folder(folder.path().into()).open(Split::Train, &options).unwrap();
+        let mut loader = Loader::new(&data, settings.loader_options()).unwrap();
+        let device = Device::host(3).unwrap();
+        let setup = Setup::new(&settings, &data.info());
+        let mut trainer = Trainer::new(&device, &setup).unwrap();
+        let weights = trainer.generator().values.clone();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    assert!(weights.read().unwrap().iter().all(|x| x.is_finite()));
+                }
+            });
+            let (mut images, mut labels) = (vec![0; 4 * data.shape().len()], vec![0; 4]);
+            for step in 0..6 {
+                loader.fill(step, &mut images, &mut labels).unwrap();
+                trainer.step(&images, &labels).unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        weights.read().unwrap()
+    };
+    assert!(trained(0) == trained(1 << 30), "streamed, and decoded at once");
+}
+
+/// In a process of its own, which has no memory left when it launches its first kernel.
+#[test]
+#[ignore = "the next test runs it"]
+fn without_memory_for_a_thread() {
+    let device = Device::host(1).unwrap();
+    let [x, w, y] = [4, 4, 4].map(|len| reals(&device, len));
+    let launch = || {
+        let sizes = matmul::Linear { n: 2, c: 2, k: 2 };
+        matmul::linear_forward(sizes, &y, &x, &w, None, zgan::ops::Activation::Identity)
+    };
+    let limit = |bytes: &str| {
+        let own = std::process::id().to_string();
+        let set = std::process::Command::new("prlimit").args([&format!("--as={bytes}:"), "--pid", &own]).status();
+        set.is_ok_and(|status| status.success())
+    };
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB"));
+    let there = 1024 * size.unwrap().parse::<usize>().unwrap();
+    if !limit(&(there + (1 << 20)).to_string()) {
+        return println!("not tested: there is no prlimit");
+    }
+    let refused = launch();
+    assert!(limit("unlimited"));
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("working memory of a thread: 2.0 MiB") && error.contains("asked for"), "{error}");
+    launch().unwrap();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_launch_without_memory_for_its_thread_is_an_error() {
+    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+    // With one arena, malloc has nothing in reserve that it could give.
+    let alone = alone.env("MALLOC_ARENA_MAX", "1").args(["--exact", "without_memory_for_a_thread", "--ignored"]);
+    let output = alone.arg("--nocapture").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    print!("{said}");
 }

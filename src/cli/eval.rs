@@ -9,6 +9,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Split};
 use zgan::device::Device;
+use zgan::eval::metrics::NEIGHBOUR;
 use zgan::eval::{self, Cache, Classifier, Ready, Report, Request, Tested, Training};
 use zgan::gan::{Setup, Trainer, Weights};
 use zgan::settings::Settings;
@@ -17,8 +18,13 @@ use zgan::{Error, checkpoint, run};
 use super::tuned::Place;
 use super::{progress, say, settings_of, tell, thousands, unfit};
 
-/// How many real images of each class are compared.
+/// How many images are drawn of each class, how many real ones of each are compared, and both where there is one class.
+const PER_CLASS: usize = 100;
 pub(super) const REAL: usize = 500;
+const ALONE: usize = 1000;
+
+const NO_LABELS: &str =
+    "no label accuracy and no Fréchet distance: the images are of one class, so that no classifier can learn from them";
 
 #[derive(Args)]
 pub struct Eval {
@@ -37,9 +43,9 @@ pub struct Eval {
     /// Draw with G's weights of the last step, not their moving average
     #[arg(long)]
     raw_weights: bool,
-    /// Images that are drawn of each class
-    #[arg(long, value_name = "IMAGES", default_value_t = 100)]
-    per_class: usize,
+    /// Images that are drawn of each class [default: 100; 1000 where there is one class]
+    #[arg(long, value_name = "IMAGES")]
+    per_class: Option<usize>,
     /// All latents follow from this one
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -52,7 +58,7 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(&self) -> anyhow::Result<()> {
-        check_per_class(self.per_class)?;
+        self.per_class.map_or(Ok(()), check_per_class)?;
         let folder = self.run.as_deref().map(|name| run::find(&self.runs_dir, name)).transpose()?;
         let path = match &self.checkpoint {
             Some(file) => file.clone(),
@@ -62,12 +68,12 @@ impl Eval {
         let mut settings = settings_of(&path, &header)?;
         self.find_data(&mut settings, &header.data, folder.as_deref(), &path)?;
         check(&header.data)?;
+        let device = self.place.open()?;
         settings.place.threads = self.place.threads;
         let options = DataOptions { like: Some(header.data.classes.clone()), ..settings.data_options() };
         let data = settings.images.data.open(Split::Train, &options)?;
         data.notes().iter().for_each(|note| tell(!self.json, format!("data    {note}")));
         same_images(&path, &header.data, &data.info())?;
-        let device = self.place.open()?;
         let setup = Setup::new(&settings, &header.data);
         let unfit = || unfit(&path, "drawn from");
         Trainer::check_tensors(&setup, &tensors).with_context(unfit)?;
@@ -75,17 +81,25 @@ impl Eval {
         trainer.restore(header.step, &tensors).with_context(unfit)?;
         drop(tensors);
 
-        let ready = classifier(&device, &settings, &data, &|line| tell(!self.json, line))?;
         let weights = if self.raw_weights { Weights::Raw } else { weights(&settings) };
-        let request = Request { weights, seed: self.seed, per_class: self.per_class, real_per_class: REAL };
-        let report = eval::evaluate(&ready.classifier, &mut trainer, &data, &request)?;
-        if self.json {
-            say(json(&report, &ready.tested, header.step)?);
+        let (classifier, tested, usual, real_per_class) = if data.classes().len() > 1 {
+            let ready = classifier(&device, &settings, &data, &|line| tell(!self.json, line))?;
+            (ready.classifier, Some(ready.tested), PER_CLASS, REAL)
         } else {
-            say(format!("{} after step {}; {}", path.display(), header.step, ready.tested));
-            table(&report);
-            say(summary(&report));
+            tell(!self.json, NO_LABELS.into());
+            (Classifier::untrained(&device, data.shape())?, None, ALONE, ALONE)
+        };
+        let per_class = self.per_class.unwrap_or(usual);
+        let request = Request { weights, seed: self.seed, per_class, real_per_class };
+        let report = eval::evaluate(&classifier, &mut trainer, &data, &request)?;
+        if self.json {
+            say(json(&report, tested.as_ref(), header.step)?);
+            return Ok(());
         }
+        let tested = tested.map_or(String::new(), |tested| format!("; {tested}"));
+        say(format!("{} after step {}{tested}", path.display(), header.step));
+        table(&report);
+        say(summary(&report));
         Ok(())
     }
 
@@ -155,10 +169,14 @@ pub(super) fn same_images(checkpoint: &Path, there: &DataInfo, here: &DataInfo) 
 
 /// Refuses data that a classifier cannot tell anything about.
 pub(super) fn check(info: &DataInfo) -> Result<(), Error> {
-    if info.classes.len() < 2 || info.shape.height.min(info.shape.width) < 4 {
-        return Err(Error::Config(format!("evaluation needs images of two classes or more, not {info}")));
-    }
-    Ok(())
+    let what = if info.images == 0 {
+        "points are not judged; zgan sample says how many modes they cover".to_string()
+    } else if info.shape.height.min(info.shape.width) < 4 {
+        format!("images of {} are too small to be judged: 4 pixels a side are the least", info.shape)
+    } else {
+        return Ok(());
+    };
+    Err(Error::Config(what))
 }
 
 /// How far the training of a classifier is: a bar on a terminal, else a line now and then. And whether it goes on.
@@ -269,20 +287,17 @@ pub fn at_end(
         let request = Request { weights, seed, per_class, real_per_class };
         eval::evaluate_while(classifier, trainer, data, &request, &|| watch.goes_on(watch.begun.elapsed()))
     };
-    let evaluated = if info.classes.len() > 1 && check(&info).is_ok() {
+    let evaluated = if let Err(error) = check(&info) {
+        Err(error)
+    } else if info.classes.len() > 1 {
         let ready = ready(device, settings, data, &training, &watch);
-        ready.and_then(|ready| ready.map_or(Ok(None), |ready| evaluate(&ready.classifier, 100, REAL)))
-    } else if info.shape.height.min(info.shape.width) < 4 {
-        return say(format!("not evaluated: images of {} are too small", info.shape));
+        ready.and_then(|ready| ready.map_or(Ok(None), |ready| evaluate(&ready.classifier, PER_CLASS, REAL)))
     } else {
-        say(
-            "no label accuracy and no Fréchet distance: the images are of one class, so that no classifier can learn from them",
-        );
-        Classifier::untrained(device, info.shape).and_then(|classifier| evaluate(&classifier, 1000, 1000))
+        say(NO_LABELS);
+        Classifier::untrained(device, info.shape).and_then(|classifier| evaluate(&classifier, ALONE, ALONE))
     };
     match evaluated {
-        Ok(Some(report)) if info.classes.len() > 1 => say(summary(&report)),
-        Ok(Some(report)) => say(unlabelled(&report)),
+        Ok(Some(report)) => say(summary(&report)),
         Ok(None) if watch.late.get() => {
             let longer = if budget == time {
                 "longer than the training".into()
@@ -296,28 +311,25 @@ pub fn at_end(
     }
 }
 
-/// What can be told of images without labels, by the features of random weights.
-fn unlabelled(report: &Report) -> String {
-    let number = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.2}"));
-    let (coverage, density) = (number(report.coverage), number(report.density));
-    let (generated, real) = (thousands(report.generated), thousands(report.real));
-    format!(
-        "coverage {coverage}  density {density}, by the features of random weights ({generated} generated, {real} real)"
-    )
-}
-
 /// A line like `label accuracy 97.7 %  coverage 0.41  density 0.62  Fréchet distance 21.3 (1,000 generated, 5,000 real)`
 fn summary(report: &Report) -> String {
     let mut parts = Vec::new();
     parts.extend(report.label_accuracy.map(|share| format!("label accuracy {:.1} %", 100.0 * share)));
     parts.extend(report.coverage.map(|share| format!("coverage {share:.2}")));
     parts.extend(report.density.map(|density| format!("density {density:.2}")));
+    parts.extend(report.frechet_distance.map(|distance| format!("Fréchet distance {distance:.2}")));
+    if parts.is_empty() {
+        parts.push(format!("too few images to compare: {} real ones are the least", NEIGHBOUR + 1));
+    }
+    let untrained = if report.classes.is_empty() { ", by the features of random weights" } else { "" };
     let (generated, real) = (thousands(report.generated), thousands(report.real));
-    parts.push(format!("Fréchet distance {:.2} ({generated} generated, {real} real)", report.frechet_distance));
-    parts.join("  ")
+    format!("{}{untrained} ({generated} generated, {real} real)", parts.join("  "))
 }
 
 fn table(report: &Report) {
+    if report.classes.is_empty() {
+        return;
+    }
     let longest = report.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0);
     let width = longest.clamp(5, 24);
     let number = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.2}"));
@@ -338,9 +350,12 @@ fn table(report: &Report) {
     }
 }
 
-fn json(report: &Report, classifier: &Tested, step: u64) -> anyhow::Result<String> {
+fn json(report: &Report, classifier: Option<&Tested>, step: u64) -> anyhow::Result<String> {
     let mut object = serde_json::to_value(report)?;
     object["step"] = step.into();
+    if classifier.is_none() {
+        object["left-out"] = NO_LABELS.into();
+    }
     object["classifier"] = serde_json::to_value(classifier)?;
     Ok(serde_json::to_string_pretty(&object)?)
 }

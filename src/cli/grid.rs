@@ -3,6 +3,7 @@
 use zgan::data::ring;
 use zgan::gan::{Latents, Setup};
 use zgan::picture::{Picture, square_columns};
+use zgan::text::plain;
 
 /// The images of a grid where nobody says how many there are to be.
 pub const COUNT: usize = 64;
@@ -43,7 +44,7 @@ pub fn legend(labels: &[u32], columns: usize, names: &[String]) -> Option<String
         let mut of_row: Vec<&str> =
             labels.iter().map(|label| names.get(*label as usize).map_or("?", String::as_str)).collect();
         of_row.dedup();
-        format!("row {}: {}\n", row + 1, of_row.join(", "))
+        format!("row {}: {}\n", row + 1, plain(&of_row.join(", "), &[]))
     };
     (!labels.is_empty()).then(|| labels.chunks(columns.max(1)).enumerate().map(row).collect())
 }

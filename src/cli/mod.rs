@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::checkpoint::Header;
 use zgan::settings::{PRESETS, Settings};
+use zgan::text::lines;
 use zgan::{Error, run};
 
 /// Trains GANs with hand-written kernels, on an NVIDIA GPU or on this machine's cores.
@@ -64,6 +65,9 @@ enum Command {
 /// (Ctrl-C, SIGTERM, SIGHUP or SIGUSR1) with everything saved.
 pub fn main() -> ExitCode {
     signals::keep_large_files_errors();
+    if std::env::args_os().nth(1).is_some_and(|command| command == "train") {
+        signals::quit_or_save();
+    }
     let brief = std::env::args_os().any(|argument| argument == "-h");
     let matches = command(brief).try_get_matches().unwrap_or_else(|error| error.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -137,8 +141,15 @@ fn report(error: &anyhow::Error) {
     if let Some(hint) = error.downcast_ref().and_then(hint) {
         text.push_str(&format!("\n  hint: {hint}"));
     }
+    // What an error quotes from a file may be as long as the file.
+    const MOST: usize = 4000;
+    let cut = |line: &str| match line.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{} ... ({} more bytes)", &line[..at], line.len() - at),
+        None => line.to_string(),
+    };
+    let text: Vec<String> = lines(&text).lines().map(cut).collect();
     // The reader may have gone, which is not an error.
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", text.join("\n"));
 }
 
 fn hint(error: &Error) -> Option<&'static str> {
@@ -155,14 +166,14 @@ fn hint(error: &Error) -> Option<&'static str> {
 /// Prints a line on the standard output. When its reader has gone (`zgan info | head -1`), nothing ends: a training goes on
 /// and saves its work.
 fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(std::io::stdout(), "{}", lines(&line.to_string()));
 }
 
 /// Prints a line for people: on the standard output, or on the standard error where the standard output is for programs.
 fn tell(for_people: bool, line: String) {
     match for_people {
         true => say(line),
-        false => drop(writeln!(std::io::stderr(), "{line}")),
+        false => drop(writeln!(std::io::stderr(), "{}", lines(&line))),
     }
 }
 
@@ -200,6 +211,8 @@ fn quoted(path: &Path) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.into_owned()
+    } else if text.contains(char::is_control) {
+        format!("$'{}'", zgan::text::plain(&text.replace('\\', r"\\").replace('\'', r"\'"), &[]))
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use zgan::gan::Metrics;
+use zgan::text::lines;
 
 use super::say;
 
@@ -58,7 +59,7 @@ impl Progress {
     /// Prints a line above the bar.
     pub fn note(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.println(line),
+            Some(bar) => bar.println(lines(line)),
             None => say(line),
         }
     }

@@ -1,6 +1,6 @@
 //! `zgan sample`
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -137,7 +137,8 @@ impl Sample {
             return Ok(grid::all_classes(setup));
         }
         knows_labels("class", setup)?;
-        let found: Vec<Vec<u32>> = self.class.iter().map(|text| find_classes(text, names)).collect::<Result<_, _>>()?;
+        let known = Known::new(names);
+        let found: Vec<Vec<u32>> = self.class.iter().map(|text| known.find_all(text)).collect::<Result<_, _>>()?;
         Ok(found.concat())
     }
 
@@ -161,56 +162,88 @@ fn knows_labels(option: &str, setup: &Setup) -> Result<(), Error> {
     Err(Error::Config(format!("{option}: the run draws without labels (preset {preset}, conditioning none)")))
 }
 
-/// Finds the classes of `A,B,C`. The name of a class may have a comma as well, so every one is tried.
-fn find_classes(text: &str, names: &[String]) -> Result<Vec<u32>, Error> {
-    fn split(text: &str, names: &[String]) -> Option<Vec<u32>> {
-        if let Some(class) = class_called(text, names) {
-            return Some(vec![class]);
-        }
-        let mut commas = text.match_indices(',').map(|(at, _)| at);
-        commas.find_map(|at| Some([vec![class_called(&text[..at], names)?], split(&text[at + 1..], names)?].concat()))
-    }
-    match split(text, names) {
-        Some(classes) => Ok(classes),
-        None => {
-            // The error is about the first part that is no class.
-            let wrong = text.split(',').find(|part| class_called(part, names).is_none()).unwrap_or(text);
-            find_class(wrong, names).map(|class| vec![class])
-        }
-    }
+/// The classes by their names.
+struct Known<'a> {
+    names: &'a [String],
+    /// How many have the name, and the last of them.
+    by_name: HashMap<&'a str, (usize, u32)>,
+    /// Whether a class has a number for its name: then a number is a name, too.
+    numbers: bool,
+    /// The most commas in a name.
+    commas: usize,
 }
 
-/// The one class of this name; or of this number, where no name is a number.
-fn class_called(class: &str, names: &[String]) -> Option<u32> {
-    let is_number = |text: &String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let mut called = (0..names.len() as u32).filter(|number| names[*number as usize] == class);
-    match (called.next(), called.next()) {
-        (Some(one), None) => Some(one),
-        (None, _) if !names.iter().any(is_number) => {
-            class.parse().ok().filter(|number| (*number as usize) < names.len())
+impl<'a> Known<'a> {
+    fn new(names: &'a [String]) -> Known<'a> {
+        let mut by_name = HashMap::new();
+        for (name, number) in names.iter().zip(0..) {
+            let entry = by_name.entry(name.as_str()).or_insert((0, number));
+            *entry = (entry.0 + 1, number);
         }
-        _ => None,
+        let is_number = |text: &String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let commas = names.iter().map(|name| name.matches(',').count()).max().unwrap_or(0);
+        Known { names, by_name, numbers: names.iter().any(is_number), commas }
     }
-}
 
-fn find_class(class: &str, names: &[String]) -> Result<u32, Error> {
-    if let Some(found) = class_called(class, names) {
-        return Ok(found);
+    /// The one class of this name; or of this number, where no name is a number.
+    fn called(&self, class: &str) -> Option<u32> {
+        match self.by_name.get(class) {
+            Some((1, number)) => Some(*number),
+            None if !self.numbers => class.parse().ok().filter(|number| (*number as usize) < self.names.len()),
+            _ => None,
+        }
     }
-    let count = names.iter().filter(|name| *name == class).count();
-    if count > 1 {
-        let what = format!("{count} classes are called {class}, so it is not clear which one is meant");
-        return Err(Error::Config(what));
+
+    /// As [`Known::called`]; the error says what there is.
+    fn find(&self, class: &str) -> Result<u32, Error> {
+        if let Some(found) = self.called(class) {
+            return Ok(found);
+        }
+        if let Some((count, _)) = self.by_name.get(class) {
+            let what = format!("{count} classes are called {class}, so it is not clear which one is meant");
+            return Err(Error::Config(what));
+        }
+        const MOST: usize = 100;
+        let there = match nearest(class, self.names) {
+            Some(name) => format!("did you mean {name}? "),
+            None => String::new(),
+        };
+        let shown = self.names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = self.names.len().saturating_sub(MOST);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Err(Error::Config(format!("no class is called {class}; {there}there are {shown}{more}")))
     }
-    const MOST: usize = 100;
-    let there = match nearest(class, names) {
-        Some(name) => format!("did you mean {name}? "),
-        None => String::new(),
-    };
-    let shown = names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let more = names.len().saturating_sub(MOST);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    Err(Error::Config(format!("no class is called {class}; {there}there are {shown}{more}")))
+
+    /// The classes of `A,B,C`. The name of a class may have commas as well: what remains is one class where it can be, and else
+    /// begins with the shortest name after which there are classes to the end.
+    fn find_all(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let parts: Vec<&str> = text.split(',').collect();
+        let starts: Vec<usize> = parts.iter().map(|part| part.as_ptr() as usize - text.as_ptr() as usize).collect();
+        // Of the parts first .. last.
+        let class =
+            |first: usize, last: usize| self.called(&text[starts[first]..starts[last - 1] + parts[last - 1].len()]);
+        // For each part, from the last one on: the class that begins with it, and the part after that class.
+        let mut way: Vec<Option<(u32, usize)>> = vec![None; parts.len()];
+        for first in (0..parts.len()).rev() {
+            let longest = parts.len().min(first + self.commas + 1);
+            let ends = (longest == parts.len()).then_some(longest).into_iter().chain(first + 1..longest + 1);
+            way[first] = ends
+                .filter(|last| *last == parts.len() || way[*last].is_some())
+                .find_map(|last| Some((class(first, last)?, last)));
+        }
+        let mut found = Vec::new();
+        let mut at = 0;
+        while let Some((class, next)) = way.get(at).copied().flatten() {
+            found.push(class);
+            at = next;
+        }
+        if at == parts.len() {
+            return Ok(found);
+        }
+        // The error is about the first part that is no class.
+        let wrong = parts.iter().find(|part| self.called(part).is_none()).unwrap_or(&text);
+        self.find(wrong).map(|class| vec![class])
+    }
 }
 
 /// A folder's name for each of these classes. All differ, and none leads out of the folder that they are in.
@@ -250,15 +283,16 @@ impl Job<'_> {
     /// The two classes of `A:B`. The name of a class may have a colon as well, so every one is tried.
     fn ends(&self, morph: &str) -> Result<[u32; 2], Error> {
         knows_labels("morph", &self.setup)?;
-        let names = &self.header.data.classes;
-        let mut wrong = Error::Config(format!("morph: {morph:?}, expected two classes, as A:B"));
-        for (at, _) in morph.match_indices(':') {
-            match (find_class(&morph[..at], names), find_class(&morph[at + 1..], names)) {
-                (Ok(from), Ok(to)) => return Ok([from, to]),
-                (Err(error), _) | (_, Err(error)) => wrong = error,
-            }
-        }
-        Err(wrong)
+        let known = Known::new(&self.header.data.classes);
+        let parts = || morph.match_indices(':').map(|(at, _)| [&morph[..at], &morph[at + 1..]]);
+        let found = parts().find_map(|[from, to]| Some([known.called(from)?, known.called(to)?]));
+        found.map_or_else(
+            || match parts().next_back() {
+                Some([from, to]) => Ok([known.find(from)?, known.find(to)?]),
+                None => Err(Error::Config(format!("morph: {morph:?}, expected two classes, as A:B"))),
+            },
+            Ok,
+        )
     }
 
     fn latents(&self, first: usize, labels: Vec<u32>, count: usize) -> Latents {

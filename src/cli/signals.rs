@@ -8,29 +8,37 @@ use signal_hook::flag;
 use super::say;
 
 static STOP: AtomicBool = AtomicBool::new(false);
+static NOTHING_TO_SAVE: AtomicBool = AtomicBool::new(true);
 static FILE_TOO_LARGE: AtomicBool = AtomicBool::new(false);
 
-/// Whether a signal has asked to stop since [`save_and_stop`].
+/// Whether a signal has asked to stop since [`save_from_now_on`].
 pub fn stopped() -> bool {
     STOP.load(Ordering::SeqCst)
 }
 
-/// From now on, Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 (as batch systems send them before the time is up) are noted, and
-/// [`stopped`] tells: the step ends, and everything is saved. Ctrl-C after any of them quits at once. A signal that was
-/// ignored when the program started, as `nohup` and a script's `&` do it, stays ignored.
-pub fn save_and_stop() {
+/// From now on, Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 (as batch systems send them before the time is up) quit with status 130,
+/// until [`save_from_now_on`]. A signal that was ignored when the program started, as `nohup` and a script's `&` do it, stays
+/// ignored.
+pub fn quit_or_save() {
     let ignored = inherited_ignored();
     for (signal, name) in [(SIGINT, "Ctrl-C"), (SIGTERM, "SIGTERM"), (SIGHUP, "SIGHUP"), (SIGUSR1, "SIGUSR1")] {
         if ignored & (1 << (signal - 1)) != 0 {
             continue;
         }
+        let quits = |condition| flag::register_conditional_shutdown(signal, 130, condition).map(drop);
         // In this order: the first signal finds that there was none before.
-        let quits =
-            if signal == SIGINT { flag::register_conditional_shutdown(signal, 130, &STOP).map(drop) } else { Ok(()) };
-        if let Err(error) = quits.and_then(|()| flag::register(signal, &STOP).map(drop)) {
+        let again = || if signal == SIGINT { quits(&STOP) } else { Ok(()) };
+        let noted = || flag::register(signal, &STOP).map(drop);
+        if let Err(error) = quits(&NOTHING_TO_SAVE).and_then(|()| again()).and_then(|()| noted()) {
             say(format!("{name} will not save: {error}"));
         }
     }
+}
+
+/// From now on these signals are noted, and [`stopped`] tells: the step ends, and everything is saved. Ctrl-C after any of
+/// them quits at once.
+pub fn save_from_now_on() {
+    NOTHING_TO_SAVE.store(false, Ordering::SeqCst);
 }
 
 /// A file that grows beyond `ulimit -f` is an error of the write, which names it; the signal would end the program.

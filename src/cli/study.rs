@@ -90,6 +90,10 @@ impl Conditioning {
         let data = settings.images.data.open(Split::Train, &settings.data_options())?;
         conditioning::check(&settings, &data.info())?;
         eval::check(&data.info())?;
+        if data.classes().len() < 2 {
+            let what = format!("conditioning: {} have one class, and there is nothing to compare", data.info());
+            return Err(Error::Config(what).into());
+        }
         let device = self.place.open()?;
         let tell = |line: String| tell(!self.json && !self.csv, line);
         tell(format!("{}; {}, {} steps each", device.description(), settings.preset, settings.training.steps));

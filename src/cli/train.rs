@@ -17,8 +17,8 @@ use zgan::sizes::{filled, product};
 use zgan::{Error, Result, files};
 
 use super::progress::{Progress, clock};
-use super::signals::{save_and_stop, stopped};
-use super::{eval, grid, next_command, say, thousands, tuned, unfit};
+use super::signals::{save_from_now_on, stopped};
+use super::{eval, grid, next_command, say, settings_of, thousands, tuned, unfit};
 
 /// What is not a setting of a run. The settings themselves are the fields of [`Settings`].
 #[derive(Args)]
@@ -81,7 +81,6 @@ impl Train {
             return self.dry_run(&settings, &setup, &device, &plan, &info);
         }
 
-        save_and_stop();
         if let Some(start) = &start {
             Trainer::check_tensors(&setup, &start.tensors).with_context(unfit)?;
         }
@@ -97,6 +96,7 @@ impl Train {
             say(format!("run {name} is at step {first} of {steps} already; {more} goes on"));
             return Ok(ExitCode::SUCCESS);
         }
+        save_from_now_on();
         let run = match &self.resume {
             Some(name) => {
                 let run = Run::open(settings.runs_dir(), name)?;
@@ -232,7 +232,7 @@ impl Train {
             numbers.insert("steps".into(), steps.clone());
         }
         // Settings that are younger than the checkpoint have their preset's value there.
-        let mut there = Settings::new(None, &header.config)?.numbers()?;
+        let mut there = settings_of(path, header)?.numbers()?;
         // What is kept is f32: a run may go on in another precision.
         numbers.remove("precision");
         there.remove("precision");
@@ -264,8 +264,12 @@ impl Train {
         let mut trainer = Trainer::new(device, setup)?;
         // It would take `simt` minutes.
         if device.execution() != "simt" {
-            let each = time_of_a_step(&mut trainer, settings, info, device)?;
+            let (each, of) = time_of_a_step(&mut trainer, settings, info, device)?;
             forecast(settings, info, settings.training.steps, each).into_iter().for_each(say);
+            if let Some(images) = of {
+                let batch = settings.training.batch;
+                say(format!("        measured with a batch of {images} and not {batch}, whose steps take long here"));
+            }
         }
         if self.resume.is_none() {
             Run::check(settings.runs_dir(), settings.written.run.as_deref(), self.force)?;
@@ -289,17 +293,53 @@ fn effective(settings: &Settings, info: &DataInfo) -> Result<toml::Table> {
     Ok(table)
 }
 
-/// The time that a step takes, found by some on black images.
-fn time_of_a_step(trainer: &mut Trainer, settings: &Settings, info: &DataInfo, device: &Device) -> Result<Duration> {
+/// The longest that `--dry-run` looks at steps.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The time that a step takes, found by some on black images. Where one takes long, it is what one of a small batch lets
+/// expect, whose number of images comes second.
+fn time_of_a_step(
+    trainer: &mut Trainer,
+    settings: &Settings,
+    info: &DataInfo,
+    device: &Device,
+) -> Result<(Duration, Option<usize>)> {
+    const SMALL: usize = 2;
     const MOST: u32 = 5;
+    let Training { batch, batch_g, .. } = settings.training;
+    if batch > SMALL {
+        let mut small = settings.clone();
+        small.training.batch = SMALL;
+        small.training.batch_g = batch_g.map(|images| (images * SMALL / batch).max(1));
+        let mut trainer = Trainer::new(device, &Setup::new(&small, info))?;
+        let mut each = time_of_steps(&mut trainer, &small, info, device, 1)?;
+        // The first one may have loaded code.
+        if each < LOOK {
+            each = time_of_steps(&mut trainer, &small, info, device, 1)?;
+        }
+        let whole = each.mul_f64(batch as f64 / SMALL as f64);
+        if whole > LOOK {
+            return Ok((whole, Some(SMALL)));
+        }
+    }
+    time_of_steps(trainer, settings, info, device, 1)?;
+    Ok((time_of_steps(trainer, settings, info, device, MOST)?, None))
+}
+
+/// The time of each of up to `most` steps.
+fn time_of_steps(
+    trainer: &mut Trainer,
+    settings: &Settings,
+    info: &DataInfo,
+    device: &Device,
+    most: u32,
+) -> Result<Duration> {
     let Training { batch, n_dis, .. } = settings.training;
     let count = if info.images > 0 { product([batch, n_dis]) } else { 0 };
     let images = filled("the batches of a step", product([count, info.shape.len()]), 0)?;
     let labels = filled("the labels of a step", count, 0)?;
-    // The first one may load code.
-    trainer.step(&images, &labels).and_then(|()| device.synchronize())?;
     let (begun, mut steps) = (Instant::now(), 0);
-    while steps < MOST && (steps == 0 || begun.elapsed() < Duration::from_secs(2)) {
+    while steps < most && (steps == 0 || begun.elapsed() < LOOK) {
         trainer.step(&images, &labels).and_then(|()| device.synchronize())?;
         steps += 1;
     }
@@ -467,7 +507,11 @@ impl Session {
         let images = self.trainer.sample(Weights::Average, &latents)?;
         Picture::grid(&images, self.info.shape, columns)?.save(&path)?;
         if let Some(legend) = grid::legend(&latents.labels, columns, &self.info.classes) {
-            files::write_bytes(&path.with_file_name(grid::LEGEND), legend.as_bytes())?;
+            let file = path.with_file_name(grid::LEGEND);
+            // All pictures of a run have the same rows.
+            if !file.is_file() || std::fs::read(&file).ok().as_deref() != Some(legend.as_bytes()) {
+                files::write_bytes(&file, legend.as_bytes())?;
+            }
         }
         Ok(path)
     }

@@ -1,6 +1,5 @@
 //! How the commands open a device: with the tuning that `zgan tune` wrote for it, or with one that `ZGAN_TUNING` names.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -108,7 +107,7 @@ fn tell(line: String) {
     static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let mut told = TOLD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if !told.contains(&line) {
-        let _ = writeln!(std::io::stderr(), "{line}");
+        super::tell(false, line.clone());
         told.push(line);
     }
 }

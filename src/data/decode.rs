@@ -66,8 +66,8 @@ impl Limits {
         let bytes = pixels.saturating_mul(bytes);
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         // A picture that is larger than all the room is decoded alone. Decoders end the program where they get no memory,
-        // so it is asked for here first.
-        while *used > 0 && used.saturating_add(bytes) > MEMORY || !Limits::is_there(bytes) {
+        // so it is asked for here first, together with what others may not have allocated yet.
+        while *used > 0 && used.saturating_add(bytes) > MEMORY || !Limits::is_there(used.saturating_add(bytes)) {
             if *used == 0 {
                 let need = bytes.div_ceil(1 << 20);
                 return Err(Fault::Machine(format!(

@@ -61,6 +61,10 @@ struct Found {
 
 pub fn open(root: &Path, options: &DataOptions) -> Result<Dataset> {
     let shape = ImageShape { height: options.size, width: options.size, channels: options.channels };
+    // A checkpoint, which may be anybody's, says what is wanted.
+    if !matches!(shape.channels, 1 | 3) || shape.is_empty() {
+        return Err(Error::Config(format!("images of {shape} are wanted of a folder, which has 1 or 3 channels")));
+    }
     let Listing { classes, zip, notes } = listing::list(root, options.unreadable)?;
     let found: Vec<(&str, usize)> = classes.iter().map(|class| (class.name.as_str(), class.pictures.len())).collect();
     let (names, numbers) = settle(&found, options.like.as_deref());

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::zip::{Way, Zip};
 use super::{Unreadable, some_names};
+use crate::text::plain;
 use crate::{Error, Result};
 
 /// The endings of files that are read, in small letters. What is in a file is told by its first bytes.
@@ -91,7 +92,13 @@ pub fn list(root: &Path, unreadable: Unreadable) -> Result<Listing> {
         notes.iter().for_each(|note| what.push_str(&format!("; {note}")));
         return Err(Error::Data { path: root.to_path_buf(), what });
     }
-    let labels = found.labels.take().map(|bytes| Labels::read(&root.join(LABELS), &bytes)).transpose()?.flatten();
+    let labels = match found.labels.take() {
+        Some(bytes) => Labels::read(&root.join(LABELS), &bytes)?.or_else(|| {
+            notes.push(format!("left out {LABELS}: there are no labels in it"));
+            None
+        }),
+        None => None,
+    };
     let classes = match labels {
         Some(labels) => labels.classes(found.pictures, root, &mut notes)?,
         None => by_folder(found.pictures, root, &mut notes)?,
@@ -273,11 +280,11 @@ fn by_folder(pictures: Vec<Picture>, root: &Path, notes: &mut Vec<String>) -> Re
     Ok(named)
 }
 
-/// A folder's name as text. Bytes that are no text become `\xNN`, so that two names stay two.
+/// A folder's name as text. Bytes that are no text, and control characters, become `\xNN`, so that two names stay two.
 fn name_of(name: &OsStr) -> String {
     let mut text = String::new();
     for chunk in name.as_encoded_bytes().utf8_chunks() {
-        text.push_str(chunk.valid());
+        text.push_str(&plain(chunk.valid(), &[]));
         chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
     }
     text
@@ -320,6 +327,8 @@ impl Labels {
     /// Nothing where the file is another program's.
     fn read(path: &Path, bytes: &[u8]) -> Result<Option<Labels>> {
         let fail = |what: String| Error::Data { path: path.to_path_buf(), what };
+        // Some programs of Windows put a mark at the beginning.
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| fail(format!("no JSON: {e}")))?;
         let Some(labels) = json.get("labels") else { return Ok(None) };
         if labels.is_null() {
@@ -335,7 +344,11 @@ impl Labels {
                     .or_else(|| v.as_f64().filter(|x| x.fract() == 0.0 && (0.0..1e15).contains(x)).map(|x| x as u64))
             };
             let (Some(file), Some(label)) = (file, label.and_then(whole)) else { return Err(wrong(at)) };
-            of.insert(file.replace('\\', "/").trim_start_matches("./").to_string(), label);
+            let file = file.replace('\\', "/").trim_start_matches("./").to_string();
+            if let Some(other) = of.get(&file).filter(|other| **other != label) {
+                return Err(fail(format!("labels[{at}]: {label} for {file}, which has label {other} already")));
+            }
+            of.insert(file, label);
         }
         Ok(Some(Labels { path: path.to_path_buf(), of: Some(of) }))
     }

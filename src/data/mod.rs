@@ -100,7 +100,7 @@ pub struct DataOptions {
 impl DataOptions {
     /// How many threads decode: at most 16 where nobody says how many.
     fn threads(&self) -> usize {
-        if self.threads == 0 { threads(0).min(16) } else { self.threads }
+        if self.threads == 0 { threads(0).min(16) } else { threads(self.threads) }
     }
 }
 

@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 
 use super::kernels::{EntryTable, HostEntry, Kernel, kernel};
 use super::needs_check;
-use crate::{Error, Result, cores};
+use crate::cores::{self, MOST_THREADS};
+use crate::sizes::reserved;
+use crate::{Error, Result};
 
 pub(super) struct Host {
     table: &'static EntryTable,
@@ -52,12 +54,10 @@ impl Host {
             let there: Vec<_> = usable().map(|table| table.isa).collect();
             Error::Device(format!("ZGAN_ISA={}: this machine has {}", isa.unwrap_or("?"), there.join(", ")))
         })?;
-        let threads = match threads {
-            0 => cores::threads(0),
-            n if n <= 1024 => n,
-            n => return Err(Error::Device(format!("--threads {n}: at most 1024"))),
-        };
-        Ok(Host { table, pool: Pool::new(threads) })
+        if threads > MOST_THREADS {
+            return Err(Error::Device(format!("--threads {threads}: at most {MOST_THREADS}")));
+        }
+        Ok(Host { table, pool: Pool::new(cores::threads(threads)) })
     }
 
     pub fn threads(&self) -> usize {
@@ -83,6 +83,10 @@ impl Host {
         let Some(entry) = self.table.entry(kernel) else {
             return Err(needs_check(&format!("precision {} on the host", kernel.precision)));
         };
+        SCRATCH.with_borrow_mut(|own| match own.capacity() {
+            0 => scratch().map(|memory| *own = memory),
+            _ => Ok(()),
+        })?;
         let job = Job { entry, arguments: arguments.as_ptr(), grid };
         // SAFETY: the caller's; `run` returns when every block has, so the argument array outlives its use.
         unsafe { self.pool.run(job) };
@@ -122,6 +126,13 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
+/// The most working memory of a kernel. A thread has it before it runs one, as there is no error inside a kernel.
+const SCRATCH_BYTES: usize = 2 << 20;
+
+fn scratch() -> Result<Vec<Line>> {
+    reserved("the working memory of a thread", SCRATCH_BYTES / size_of::<Line>())
+}
+
 /// A cache line, for its alignment.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -131,11 +142,10 @@ struct Line(#[allow(dead_code)] [u8; 64]);
 /// what kernels may expect of it.
 #[unsafe(no_mangle)]
 extern "C" fn zgan_host_scratch(bytes: u64) -> *mut c_void {
-    let lines = (bytes as usize).div_ceil(size_of::<Line>());
     SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < lines {
-            *scratch = vec![Line([0; 64]); lines];
-        }
+        let there = scratch.capacity() * size_of::<Line>();
+        // It ends the program, in the first test that runs such a kernel.
+        assert!(bytes <= there as u64, "a kernel needs {bytes} bytes of working memory, and has {there}");
         scratch.as_mut_ptr().cast()
     })
 }
@@ -209,10 +219,14 @@ impl Pool {
             stop: AtomicBool::new(false),
         });
         let start = |i: usize| {
-            let shared = shared.clone();
-            std::thread::Builder::new().name(format!("zgan-{i}")).spawn(move || shared.work(i)).ok()
+            let (shared, own) = (shared.clone(), scratch().ok()?);
+            let work = move || {
+                SCRATCH.set(own);
+                shared.work(i);
+            };
+            std::thread::Builder::new().name(format!("zgan-{i}")).spawn(work).ok()
         };
-        // Where the system refuses a thread, those that there are take its share: whoever is done helps the others.
+        // Where the system refuses a thread, or its memory, those that there are take its share: whoever is done helps the others.
         let workers = (1..threads).map_while(start).collect();
         Pool { shared, workers, asked: threads }
     }

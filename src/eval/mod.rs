@@ -44,7 +44,8 @@ pub struct Report {
     /// Over all real images. Where the run knows labels, each image is compared with generated ones of its class.
     pub coverage: Option<f64>,
     pub density: Option<f64>,
-    pub frechet_distance: f64,
+    pub frechet_distance: Option<f64>,
+    /// Of images of one class there are none, as no classifier can learn from them.
     pub classes: Vec<ClassReport>,
 }
 
@@ -144,6 +145,9 @@ pub fn compare(seen: &Seen, wanted: Option<&[u32]>, real: &Real, classes: &[Stri
         let (labels, images) = (wanted.len(), seen.labels.len());
         return Err(Error::Shape(format!("evaluation: {labels} wanted labels for {images} images")));
     }
+    // The labels and the distances of a classifier that has learnt nothing have no meaning.
+    let (wanted, classes) = if classes.len() > 1 { (wanted, classes) } else { (None, [].as_slice()) };
+    let enough = classes.len() > 1 && real.labels.len() > 1 && seen.labels.len() > 1;
     let mut reports: Vec<ClassReport> = Vec::with_capacity(classes.len());
     for (class, name) in classes.iter().enumerate() {
         let class = class as u32;
@@ -184,7 +188,7 @@ pub fn compare(seen: &Seen, wanted: Option<&[u32]>, real: &Real, classes: &[Stri
         label_accuracy,
         coverage,
         density,
-        frechet_distance: frechet_distance(&real.features, &seen.features)?,
+        frechet_distance: enough.then(|| frechet_distance(&real.features, &seen.features)).transpose()?,
         classes: reports,
     })
 }

@@ -21,6 +21,7 @@ pub use presets::{PRESETS, Preset};
 pub use tree::{Batches, Images, Networks, Place, Training, Written};
 
 use crate::Error;
+use crate::cores::MOST_THREADS;
 use crate::data::{DataOptions, DataSource, LoaderOptions};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -120,7 +121,7 @@ impl Settings {
 
     /// The keys and values of a file, checked one by one.
     pub fn read_table(path: &Path) -> Result<toml::Table> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = crate::files::read_text(path)?;
         let fail = |what: String| Error::Config(format!("{}: {what}", path.display()));
         let table: toml::Table = toml::from_str(&text).map_err(|e| fail(e.to_string()))?;
         if let Some(key) = unknown(&table) {
@@ -190,7 +191,7 @@ impl Settings {
         decay("beta1", training.beta1)?;
         decay("beta2", training.beta2)?;
         decay("average", training.average)?;
-        within("threads", place.threads, 0, 1024)?;
+        within("threads", place.threads, 0, MOST_THREADS)?;
         within("log-every", written.log_every, 1, i64::MAX as u64)?;
         within("sample-every", written.sample_every, 0, i64::MAX as u64)?;
         within("checkpoint-every", written.checkpoint_every, 0, i64::MAX as u64)?;

@@ -173,7 +173,15 @@ fn extreme_logits_stay_finite_and_right() {
 fn matches_pytorch() {
     let golden = Golden::open("losses");
     let (real, fake) = (golden.f32("real"), golden.f32("fake"));
-    let names = ["hinge", "non_saturating", "minimax", "least_squares", "wasserstein", "relativistic_average"];
+    let names: [&str; LogitLoss::ALL.len()] = [
+        "hinge",
+        "non_saturating",
+        "minimax",
+        "least_squares",
+        "wasserstein",
+        "relativistic_average",
+        "relativistic_hinge",
+    ];
     on_each_device(|device| {
         for (loss, name) in LogitLoss::ALL.into_iter().zip(names) {
             let out = evaluate(device, &real, &fake, loss);

@@ -48,7 +48,7 @@ const HEAD: &str = "\
 
 impl Budget {
     pub fn read(path: &Path) -> Result<Budget> {
-        Budget::parse(&std::fs::read_to_string(path).map_err(Error::io(path))?, path)
+        Budget::parse(&crate::files::read_text(path)?, path)
     }
 
     /// The budget of the kernels that this program was built with.

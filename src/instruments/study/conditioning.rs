@@ -117,7 +117,7 @@ impl Comparison<'_> {
         outcome.label_accuracy = report.label_accuracy;
         outcome.coverage = report.coverage;
         outcome.density = report.density;
-        outcome.frechet_distance = Some(report.frechet_distance);
+        outcome.frechet_distance = report.frechet_distance;
         Ok(outcome)
     }
 }

@@ -51,7 +51,7 @@ pub fn place(device: &Device) -> Option<PathBuf> {
 
 /// Reads the name of the device and the tuning from a file.
 pub fn read(path: &Path) -> Result<(String, Tuning)> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = crate::files::read_text(path)?;
     parse(&text).map_err(|what| Error::Config(format!("{}: {what}", path.display())))
 }
 
