@@ -1,16 +1,17 @@
 //! `zgan sample`
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use zgan::checkpoint::{self, Header};
+use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::cores::on_all_cores;
-use zgan::data::{ImageShape, ring};
+use zgan::data::{DataInfo, ImageShape, ring};
+use zgan::exchange::{ClassMap, Incoming, Newcomers, Side};
 use zgan::gan::{Generator, Latents, Setup, Weights, interpolate};
 use zgan::picture::Picture;
-use zgan::settings::nearest;
+use zgan::settings::{Preset, Settings, nearest};
 use zgan::sizes::{filled, product, reserved};
 use zgan::{Error, files, run};
 
@@ -20,11 +21,17 @@ use super::{grid, progress, say, settings_of, unfit, writable};
 #[derive(Args)]
 pub struct Sample {
     /// Draw from this run, by name or folder: its newest checkpoint
-    #[arg(long, value_name = "RUN", required_unless_present = "checkpoint")]
+    #[arg(long, value_name = "RUN", required_unless_present_any = ["checkpoint", "weights"])]
     run: Option<String>,
     /// Draw from this checkpoint
     #[arg(long, value_name = "FILE", conflicts_with = "run")]
     checkpoint: Option<PathBuf>,
+    /// Draw with the G of this file: an export, or weights with crcrpar's or PyTorch-GAN's names
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "raw_weights"])]
+    weights: Option<PathBuf>,
+    /// The preset of --weights, where the file does not name it
+    #[arg(long, value_name = "NAME", requires = "weights", hide_possible_values = true)]
+    preset: Option<Preset>,
     /// Folder of all runs
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs_dir: PathBuf,
@@ -78,12 +85,18 @@ impl Sample {
         let grid = self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
         self.check(grid)?;
         let name = self.run.as_deref().unwrap_or_default();
-        let path = match &self.checkpoint {
+        let path = match self.checkpoint.as_ref().or(self.weights.as_ref()) {
             Some(file) => file.clone(),
             None => run::newest_checkpoint(&self.runs_dir, name)?,
         };
-        let (header, tensors) = checkpoint::load(&path)?;
-        let setup = Setup::new(&settings_of(&path, &header)?, &header.data);
+        let (header, tensors, setup) = match &self.weights {
+            Some(file) => foreign(file, self.preset)?,
+            None => {
+                let (header, tensors) = checkpoint::load(&path)?;
+                let setup = Setup::new(&settings_of(&path, &header)?, &header.data);
+                (header, tensors, setup)
+            }
+        };
         let job = Job { sample: self, classes: self.classes(&setup, &header.data.classes)?, header, setup };
         let ends = self.morph.as_deref().map(|morph| job.ends(morph)).transpose()?;
         if grid {
@@ -150,6 +163,35 @@ impl Sample {
         }
         Ok(())
     }
+}
+
+/// What draws from a file that is no checkpoint: a header as a checkpoint has one, tensors, and the setup of the networks.
+fn foreign(path: &Path, preset: Option<Preset>) -> Result<(Header, Vec<NamedTensor>, Setup), Error> {
+    let file = Incoming::read(path)?;
+    let preset = preset.or(file.preset()).ok_or_else(|| {
+        let path = path.display();
+        Error::Config(format!("preset: {path} does not say of which its networks are; --preset names it"))
+    })?;
+    let mut settings = Settings::new(Some(preset), &file.settings(preset, Side::Generator)?)?;
+    // The file has one set of weights.
+    settings.training.average = 0.0;
+    settings.check()?;
+    let facts = file.facts(preset, Side::Generator)?;
+    let numbers = || (0..facts.classes.unwrap_or(1)).map(|class| class.to_string()).collect();
+    let classes = file.class_names.clone().filter(|names| facts.classes.is_none_or(|n| n == names.len()));
+    let data = DataInfo {
+        name: path.display().to_string(),
+        images: 0,
+        shape: file.shape(preset, &facts),
+        classes: classes.unwrap_or_else(numbers),
+        crc32: String::new(),
+    };
+    let setup = Setup::new(&settings, &data);
+    let same = ClassMap::new(&[], (None, None), &data.classes, Newcomers::Mean)?;
+    let tensors = file.take(&setup, Side::Generator, &same)?.tensors;
+    let header =
+        Header { format: checkpoint::FORMAT, step: file.step, config: settings.numbers()?, data, scaling: None };
+    Ok((header, tensors, setup))
 }
 
 /// Refuses an option that names classes where the run does not know labels.

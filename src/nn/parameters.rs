@@ -103,6 +103,14 @@ impl Layout {
         at
     }
 
+    /// The tensor of this name at a place that something else has settled, behind those that there are.
+    pub fn placed(&mut self, name: &str, place: std::ops::Range<usize>) {
+        let at = Parameter { offset: place.start, len: place.len() };
+        let (name, shape, init) = (name.to_string(), vec![place.len()], Init::Constant(0.0));
+        self.entries.push(Entry { name, shape, init, at, outputs: None });
+        self.len = self.len.max(place.end);
+    }
+
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
