@@ -24,6 +24,9 @@ use zgan::settings::{Conditioning, PRESETS, Preset, Update};
 const CLASSES: usize = 5;
 const LATENT: usize = 8;
 const IMAGES: usize = 3;
+/// What an export writes, of which goldens have the checksums.
+const FILES: [&str; 5] =
+    ["generator.safetensors", "discriminator.safetensors", "networks.py", "generator.onnx", "discriminator.onnx"];
 
 struct Case {
     name: String,
@@ -120,7 +123,7 @@ impl Case {
 
     fn export(&self, folder: &Path, folded: bool) -> Vec<PathBuf> {
         let (setup, header, tensors) = (&self.setup, &self.header, self.tensors.as_slice());
-        Source { setup, header, tensors, generator: &self.generator(), folded }.write(folder).unwrap()
+        Source { setup, header, tensors, generator: &self.generator(), folded, onnx: true }.write(folder).unwrap()
     }
 
     fn same_classes(&self) -> ClassMap {
@@ -178,7 +181,7 @@ fn what_is_exported_comes_back_bit_by_bit() {
         }
         let discriminator = case.tensors.iter().filter(|t| t.name.starts_with("discriminator."));
         let expected: Vec<NamedTensor> =
-            case.generator().tensors(false).unwrap().into_iter().chain(discriminator.cloned()).collect();
+            case.generator().tensors().unwrap().into_iter().chain(discriminator.cloned()).collect();
         same_bits(&case.name, &taken, &expected);
         // All of it is a run's start, and the average a copy.
         let begin = placed(start.tensors().unwrap(), &taken);
@@ -322,7 +325,7 @@ fn pytorch_draws_and_judges_the_same() {
         let Some(golden) = &golden else { continue };
 
         // What PyTorch read is what is written now.
-        for (part, file) in ["generator.safetensors", "discriminator.safetensors", "networks.py"].iter().enumerate() {
+        for (part, file) in FILES.iter().enumerate() {
             let mut crc = flate2::Crc::new();
             crc.update(&std::fs::read(folder.join(file)).unwrap());
             let expected = golden.i32(&format!("{name}.crc"))[part] as u32;
@@ -525,7 +528,7 @@ fn classes_go_on_as_the_map_says() {
             let fresh = ClassMap { newcomers: Newcomers::Fresh, ..map.clone() };
             let [taken, fresh] = [map, fresh].map(|map| by_name(&read.take(&setup, side, &map).unwrap().tensors));
             let before = match side {
-                Side::Generator => by_name(&case.generator().tensors(false).unwrap()),
+                Side::Generator => by_name(&case.generator().tensors().unwrap()),
                 Side::Discriminator => by_name(&case.tensors),
             };
             let mut moved = 0;
@@ -739,6 +742,12 @@ fn a_run_goes_out_and_comes_back_on_the_command_line() {
     run(&place, "train --resume third --init-from first", 2, &["cannot be used with"]);
     run(&place, "sample --weights a.png --out c.png", 1, &["not a safetensors file"]);
 
+    run(
+        &place,
+        "export --run first --out onnx --onnx --device host",
+        0,
+        &["wrote onnx/generator.onnx", "discriminator.onnx"],
+    );
     run(&place, &format!("train {small} --preset softmax-gan --steps 1 --run fourth"), 0, &[]);
     run(&place, "export --checkpoint runs/fourth/checkpoints/step-000001.safetensors --out mlp --device host", 0, &[]);
     run(&place, "sample --run fourth --seed 3 --out a.png --device host", 0, &[]);
@@ -746,4 +755,90 @@ fn a_run_goes_out_and_comes_back_on_the_command_line() {
     assert!(bytes("a.png") == bytes("b.png"));
     let told = run(&place, &format!("train {small} --steps 1 --init-g mlp/generator.safetensors --run fifth"), 0, &[]);
     assert!(told.contains("D: no file, so it begins as that of a new run"), "{told}");
+}
+
+#[test]
+fn latents_go_out_and_in() {
+    let place = Place::new();
+    let small = "--device host --batch 8 --no-eval --log-every 1 --sample-every 0";
+    run(&place, &format!("train {small} --width 4 --latent 6 --steps 1 --run a"), 0, &[]);
+    let bytes = |name: &str| std::fs::read(place.path(name)).unwrap();
+    let sample = |arguments: &str, code: i32, parts: &[&str]| {
+        run(&place, &format!("sample --run a --device host {arguments}"), code, parts)
+    };
+    for kind in ["safetensors", "npy"] {
+        sample(&format!("--seed 5 --count 30 --out a.png --save-latents z.{kind}"), 0, &["latents: z."]);
+        sample(&format!("--latents z.{kind} --columns 3 --out b.png"), 0, &["30 images"]);
+        assert!(bytes("a.png") == bytes("b.png"), "{kind}");
+        sample(&format!("--latents z.{kind} --out x.{kind}"), 0, &["the values of 30 images after step 1: x."]);
+        sample(&format!("--seed 5 --count 30 --out y.{kind}"), 0, &[]);
+        assert!(bytes(&format!("x.{kind}")) == bytes(&format!("y.{kind}")), "{kind}");
+    }
+    let (listed, _) = file::list(&place.path("z.safetensors")).unwrap();
+    let shown: Vec<String> = listed.iter().map(|t| format!("{} {} {:?}", t.name, t.dtype, t.shape)).collect();
+    assert_eq!(shown, ["labels I64 [30]", "latents F32 [30, 6]"]);
+    // NumPy's format 1.0, as its documentation has it.
+    let array = bytes("z.npy");
+    let (begin, data) = array.split_at(128);
+    assert!(
+        begin.starts_with(b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (30, 6), }")
+    );
+    assert!(begin.ends_with(b" \n") && data.len() == 4 * 30 * 6);
+    assert!(bytes("z.labels.npy").windows(14).any(|part| part == b"'shape': (30,)"));
+    // The values are what pictures are made of, channels first.
+    let images = bytes("x.npy");
+    let values: Vec<f32> = images[128..].chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    assert_eq!(values.len(), 30 * 28 * 28);
+    let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(place.path("a.png")).unwrap()));
+    let mut reader = decoder.read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let width = reader.next_frame(&mut pixels).unwrap().width as usize;
+    // The fifth image is the second of the second row; 2 pixels lie between images.
+    for (y, x) in [(0, 0), (13, 5), (27, 27)] {
+        let level = (values[4 * 784 + y * 28 + x] + 1.0) * 127.5;
+        let pixel = f32::from(pixels[(2 + 30 + y) * width + 2 + 30 + x]);
+        assert!((level - pixel).abs() <= 0.5 + 1e-3, "{level} {pixel}");
+    }
+    // Without labels, classes take turns as --class says.
+    std::fs::remove_file(place.path("z.labels.npy")).unwrap();
+    sample("--latents z.npy --class 3 --out c.npy", 0, &[]);
+    assert!(bytes("c.npy") != bytes("x.npy"));
+
+    sample("--latents z.npy --seed 3 --out b.png", 2, &["cannot be used with"]);
+    sample("--latents z.txt --out b.png", 2, &["latents: z.txt, expected a name that ends in .safetensors or .npy"]);
+    sample("--latents z.npy --out folder", 2, &["not with a folder"]);
+    sample("--morph 1:2 --out b.npy", 2, &["--morph draws a grid"]);
+    let write = |shape: &[usize], values: Vec<f32>, labels: Option<Vec<i64>>| {
+        let z = [NamedTensor { name: "latents".into(), shape: shape.into(), values }];
+        let labels = labels.map(|values| file::Whole { name: "labels".into(), shape: vec![values.len()], values });
+        file::write(&place.path("w.safetensors"), &BTreeMap::new(), &z, labels.as_slice()).unwrap();
+    };
+    for (shape, labels, value, part) in [
+        (vec![2, 5], None, 0.0, "latents is [2, 5], expected [N, 6]"),
+        (vec![12], None, 0.0, "latents is [12], expected [N, 6]"),
+        (vec![2, 6], Some(vec![1]), 0.0, "labels is [1], expected [2]"),
+        (vec![2, 6], Some(vec![1, 10]), 0.0, "labels: 10 in row 1, there are 10 classes"),
+        (vec![2, 6], Some(vec![-1, 1]), 0.0, "labels: -1 in row 0"),
+        (vec![2, 6], None, f32::NAN, "latents: number 0 of row 0 is NaN"),
+    ] {
+        write(&shape, vec![value; shape.iter().product()], labels);
+        sample("--latents w.safetensors --out b.png", 1, &[part]);
+    }
+    for (bytes, part) in [
+        (&b"PK"[..], "not a file of NumPy"),
+        (b"\x93NUMPY\x01\x00\xff\x00{", "cut off in its header"),
+        (b"\x93NUMPY\x01\x00\x02\x00{}", "its header cannot be read"),
+        (b"\x93NUMPY\x01\x00\x3b\x00{'descr': '<f4', 'fortran_order': True, 'shape': (1, 6), } ", "fortran_order"),
+        (
+            b"\x93NUMPY\x01\x00\x3c\x00{'descr': '<c8', 'fortran_order': False, 'shape': (1, 6), } ",
+            "numbers of type <c8",
+        ),
+        (
+            b"\x93NUMPY\x01\x00\x3c\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1, 6), } ",
+            "0 bytes of numbers",
+        ),
+    ] {
+        std::fs::write(place.path("w.npy"), bytes).unwrap();
+        sample("--latents w.npy --out b.png", 1, &[part]);
+    }
 }

@@ -30,6 +30,9 @@ pub struct Export {
     /// Divide weights by their spectral norms, instead of writing the norms' vectors beside them
     #[arg(long)]
     fold_spectral_norm: bool,
+    /// Write both networks as ONNX files besides
+    #[arg(long)]
+    onnx: bool,
 
     #[command(flatten, next_help_heading = "Where it runs")]
     place: Place,
@@ -56,6 +59,7 @@ impl Export {
             tensors: &tensors,
             generator: &generator,
             folded: self.fold_spectral_norm,
+            onnx: self.onnx,
         };
         for file in source.write(&self.out).with_context(unfit)? {
             say(format!("wrote {}", file.display()));

@@ -43,7 +43,7 @@ enum Command {
     Train(train::Train),
     /// Draw images from a run or a checkpoint
     Sample(sample::Sample),
-    /// Write the weights of a run for PyTorch
+    /// Write the weights of a run for PyTorch or ONNX
     Export(export::Export),
     /// Tell how good the images of a run are
     Eval(eval::Eval),

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::file;
+use super::file::{self, Whole};
 use super::names::{self, Kind, Row, Side};
+use super::onnx;
 use crate::checkpoint::{Header, NamedTensor};
 use crate::gan::{Generator, Setup};
 use crate::settings::{Architecture, Conditioning, LatentDistribution, Pool};
@@ -19,76 +20,67 @@ pub struct Source<'a> {
     pub generator: &'a Generator,
     /// Whether weights are divided by their spectral norms instead of carrying its vectors along.
     pub folded: bool,
+    /// Whether the networks go out as ONNX files besides.
+    pub onnx: bool,
 }
 
 impl Source<'_> {
-    /// Writes `generator.safetensors`, `discriminator.safetensors` and `networks.py` into a folder, and gives their paths.
-    /// Without D's weights in the checkpoint, the second is left out.
+    /// Writes `generator.safetensors`, `discriminator.safetensors` and `networks.py` into a folder, and where it is wanted
+    /// `generator.onnx` and `discriminator.onnx`; gives their paths. Without D's weights in the checkpoint, D is left out.
     pub fn write(&self, folder: &Path) -> Result<Vec<PathBuf>> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let generator = folder.join("generator.safetensors");
-        self.write_side(&generator, Side::Generator, &self.generator.tensors(self.folded)?)?;
-        let mut written = vec![generator];
+        let mut written = Vec::new();
+        let mut networks = vec![(Side::Generator, self.generator.tensors()?)];
         let prefix = "discriminator.";
-        let ours: Vec<NamedTensor> = self.tensors.iter().filter(|t| t.name.starts_with(prefix)).cloned().collect();
-        if !ours.is_empty() {
-            let path = folder.join("discriminator.safetensors");
-            self.write_side(&path, Side::Discriminator, &self.judging(ours)?)?;
-            written.push(path);
+        let judging: Vec<NamedTensor> = self.tensors.iter().filter(|t| t.name.starts_with(prefix)).cloned().collect();
+        if !judging.is_empty() {
+            let rows = names::table(self.setup, Side::Discriminator)?;
+            networks.push((Side::Discriminator, spread(judging, Side::Discriminator, &rows)));
         }
-        let path = folder.join("networks.py");
-        files::write_bytes(&path, self.networks().as_bytes())?;
-        written.push(path);
+        for (side, ours) in &networks {
+            let (tensors, counts) = self.arranged(*side, ours, self.folded)?;
+            written.push(folder.join(format!("{}.safetensors", side.name())));
+            file::write(&written[written.len() - 1], &self.metadata(), &tensors, &counts)?;
+        }
+        written.push(folder.join("networks.py"));
+        files::write_bytes(&written[written.len() - 1], self.networks().as_bytes())?;
+        for (side, ours) in networks.iter().filter(|_| self.onnx) {
+            let tensors = self.arranged(*side, ours, true)?.0;
+            written.push(folder.join(format!("{}.onnx", side.name())));
+            onnx::write(&written[written.len() - 1], self.setup, *side, &tensors, &self.metadata())?;
+        }
         Ok(written)
     }
 
-    /// D's tensors, divided by their norms where that is wanted.
-    fn judging(&self, ours: Vec<NamedTensor>) -> Result<Vec<NamedTensor>> {
-        let rows = names::table(self.setup, Side::Discriminator)?;
-        let mut ours = spread(ours, Side::Discriminator, &rows);
-        if !self.folded {
-            return Ok(ours);
-        }
-        let norms: HashMap<String, f64> = {
-            let by_name: HashMap<&str, &NamedTensor> = ours.iter().map(|t| (t.name.as_str(), t)).collect();
-            let norm = |t: &&NamedTensor| {
-                let [u, v] = ["u", "v"].map(|part| by_name.get(format!("{}.{part}", t.name).as_str()));
-                Some((t.name.clone(), spectral_norm(t, &u?.values, &v?.values)))
-            };
-            ours.iter().filter_map(|t| norm(&t)).collect()
-        };
-        for tensor in &mut ours {
-            if let Some(norm) = norms.get(&tensor.name) {
-                tensor.values.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
-            }
-        }
-        Ok(ours)
-    }
-
-    fn write_side(&self, path: &Path, side: Side, ours: &[NamedTensor]) -> Result<()> {
+    /// A network's tensors as they are called and lie in PyTorch; `folded` divides weights by their spectral norms.
+    fn arranged(&self, side: Side, ours: &[NamedTensor], folded: bool) -> Result<(Vec<NamedTensor>, Vec<Whole>)> {
         let by_name: HashMap<&str, &NamedTensor> = ours.iter().map(|t| (t.name.as_str(), t)).collect();
         let (mut tensors, mut counts) = (Vec::new(), Vec::new());
         for row in names::table(self.setup, side)? {
-            if self.folded && matches!(row.kind, Kind::U | Kind::V) {
+            if folded && matches!(row.kind, Kind::U | Kind::V) {
                 continue;
             }
             let name = format!("{}.{}", side.name(), row.ours);
             let tensor = by_name.get(name.as_str()).filter(|t| t.shape == row.our_shape);
             let tensor = tensor.ok_or_else(|| Error::Shape(format!("tensor {name} {:?} is missing", row.our_shape)))?;
-            let theirs = if self.folded { row.theirs.trim_end_matches("_orig") } else { &row.theirs };
+            let theirs = if folded { row.theirs.trim_end_matches("_orig") } else { &row.theirs };
             if let Some(norm) = row.theirs.strip_suffix("running_mean") {
-                counts.push((format!("{norm}num_batches_tracked"), self.header.step as i64));
+                let (name, steps) = (format!("{norm}num_batches_tracked"), self.header.step as i64);
+                counts.push(Whole { name, shape: Vec::new(), values: vec![steps] });
             }
-            tensors.push(NamedTensor {
-                name: theirs.into(),
-                shape: row.their_shape.clone(),
-                values: row.out(&tensor.values),
-            });
+            let mut values = row.out(&tensor.values);
+            if let [Some(u), Some(v)] = ["u", "v"].map(|part| by_name.get(format!("{name}.{part}").as_str()))
+                && folded
+            {
+                let norm = spectral_norm(tensor, &u.values, &v.values);
+                values.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+            }
+            tensors.push(NamedTensor { name: theirs.into(), shape: row.their_shape, values });
         }
         if let Some(bias) = names::last_bias(self.setup, side) {
             tensors.push(NamedTensor { name: bias.into(), shape: vec![1], values: vec![0.0] });
         }
-        file::write(path, &self.metadata(), &tensors, &counts)
+        Ok((tensors, counts))
     }
 
     /// What a reader of the file needs to know of its networks.

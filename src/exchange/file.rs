@@ -84,13 +84,34 @@ pub fn read(path: &Path) -> Result<Contents> {
     })
 }
 
-/// Writes tensors in f32, and whole numbers without a shape. What was at `path` stays until the new file is whole.
-pub fn write(
-    path: &Path,
-    metadata: &BTreeMap<String, String>,
-    tensors: &[NamedTensor],
-    counts: &[(String, i64)],
-) -> Result<()> {
+/// Whole numbers of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Whole {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<i64>,
+}
+
+/// The shape and the numbers of one tensor of a file, of floats or whole numbers; None where no tensor has the name.
+pub fn numbers(path: &Path, name: &str) -> Result<Option<(Vec<usize>, Vec<f64>)>> {
+    fn read<const N: usize>(data: &[u8], number: fn([u8; N]) -> f64) -> Vec<f64> {
+        data.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect()
+    }
+    open(path, |all, _| {
+        let Ok(view) = all.tensor(name) else { return Ok(None) };
+        let values = match view.dtype() {
+            Dtype::F32 => read(view.data(), |b| f64::from(f32::from_le_bytes(b))),
+            Dtype::F64 => read(view.data(), f64::from_le_bytes),
+            Dtype::I32 => read(view.data(), |b| f64::from(i32::from_le_bytes(b))),
+            Dtype::I64 => read(view.data(), |b| i64::from_le_bytes(b) as f64),
+            other => return Err(fail(path, format!("tensor {name} is {other:?}, expected F32, F64, I32 or I64"))),
+        };
+        Ok(Some((view.shape().to_vec(), values)))
+    })
+}
+
+/// Writes tensors in f32, and whole numbers. What was at `path` stays until the new file is whole.
+pub fn write(path: &Path, metadata: &BTreeMap<String, String>, tensors: &[NamedTensor], whole: &[Whole]) -> Result<()> {
     let (mut header, mut end) = (serde_json::Map::new(), 0);
     let mut place = |name: &str, dtype: &str, shape: &[usize], bytes: usize| {
         let value = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [end, end + bytes]});
@@ -98,7 +119,7 @@ pub fn write(
         header.insert(name.into(), value);
     };
     // Those of 8 bytes come first: what is behind them stays aligned.
-    counts.iter().for_each(|(name, _)| place(name, "I64", &[], 8));
+    whole.iter().for_each(|t| place(&t.name, "I64", &t.shape, size_of_val(t.values.as_slice())));
     tensors.iter().for_each(|t| place(&t.name, "F32", &t.shape, size_of_val(t.values.as_slice())));
     header.insert("__metadata__".into(), serde_json::json!(metadata));
     let mut begin = serde_json::Value::Object(header).to_string().into_bytes();
@@ -106,7 +127,7 @@ pub fn write(
     files::write_parts(path, |file| {
         file.write_all(&(begin.len() as u64).to_le_bytes())?;
         file.write_all(&begin)?;
-        counts.iter().try_for_each(|(_, count)| file.write_all(&count.to_le_bytes()))?;
+        whole.iter().flat_map(|t| &t.values).try_for_each(|x| file.write_all(&x.to_le_bytes()))?;
         tensors.iter().try_for_each(|t| file.write_all(&checkpoint::little_endian(&t.values)))
     })
 }

@@ -31,7 +31,10 @@ fn format(option: &str, path: &Path) -> Result<Format> {
     match path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).as_deref() {
         Some("safetensors") => Ok(Format::Safetensors),
         Some("npy") => Ok(Format::Npy),
-        _ => Err(Error::Config(format!("{option}: {}, expected a name that ends in .safetensors or .npy", path.display()))),
+        _ => Err(Error::Config(format!(
+            "{option}: {}, expected a name that ends in .safetensors or .npy",
+            path.display()
+        ))),
     }
 }
 
@@ -77,9 +80,12 @@ pub fn write_images(path: &Path, values: Vec<f32>, shape: ImageShape) -> Result<
         (0..channels).for_each(|c| planes.extend(image.iter().skip(c).step_by(channels)));
     }
     match format("out", path)? {
-        Format::Safetensors => {
-            file::write(path, &BTreeMap::new(), &[NamedTensor { name: "images".into(), shape: sides, values: planes }], &[])
-        }
+        Format::Safetensors => file::write(
+            path,
+            &BTreeMap::new(),
+            &[NamedTensor { name: "images".into(), shape: sides, values: planes }],
+            &[],
+        ),
         Format::Npy => npy::write_f32(path, &sides, &planes),
     }
 }

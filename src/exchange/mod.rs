@@ -3,7 +3,10 @@
 mod export;
 pub mod file;
 mod import;
+pub mod latents;
 mod names;
+mod npy;
+mod onnx;
 
 pub use export::Source;
 pub use import::{ClassMap, Facts, Incoming, Newcomers, Taken, placed};

@@ -40,7 +40,9 @@ pub fn write_i64(path: &Path, shape: &[usize], values: &[i64]) -> Result<()> {
 /// The shape and the numbers of an array of floats (4 or 8 bytes) or of whole numbers.
 pub fn read(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
     let bytes = checkpoint::bytes(path)?;
-    let body = bytes.strip_prefix(MAGIC).ok_or_else(|| fail(path, "not a file of NumPy: it does not begin with \\x93NUMPY"))?;
+    let body = bytes
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| fail(path, "not a file of NumPy: it does not begin with \\x93NUMPY"))?;
     let cut = || fail(path, "cut off in its header");
     let (&[version, _], rest) = body.split_first_chunk::<2>().ok_or_else(cut)?;
     let (len, rest) = match version {
@@ -57,7 +59,8 @@ pub fn read(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
         return Err(fail(path, "its first axis runs fastest (fortran_order); numpy.ascontiguousarray turns it round"));
     }
     let sides = value("shape").and_then(|rest| rest.strip_prefix('(')?.split_once(')')).ok_or_else(unreadable)?.0;
-    let sides: Option<Vec<usize>> = sides.split(',').map(str::trim).filter(|side| !side.is_empty()).map(|side| side.parse().ok()).collect();
+    let sides: Option<Vec<usize>> =
+        sides.split(',').map(str::trim).filter(|side| !side.is_empty()).map(|side| side.parse().ok()).collect();
     let shape = sides.ok_or_else(unreadable)?;
     fn numbers<const N: usize>(data: &[u8], number: fn([u8; N]) -> f64) -> Vec<f64> {
         data.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect()
@@ -72,7 +75,10 @@ pub fn read(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
     };
     let count = shape.iter().fold(1usize, |n, side| n.saturating_mul(*side));
     if values.len() != count || data.len() != count.saturating_mul(size) {
-        return Err(fail(path, format!("{} bytes of numbers, expected {count} of {size} bytes for shape {shape:?}", data.len())));
+        return Err(fail(
+            path,
+            format!("{} bytes of numbers, expected {count} of {size} bytes for shape {shape:?}", data.len()),
+        ));
     }
     Ok((shape, values))
 }

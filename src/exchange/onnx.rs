@@ -191,8 +191,8 @@ impl Graph<'_> {
     fn norm(&mut self, layer: &str, x: &str, labels: &str, eps: f32, sides: usize) -> Result<String> {
         let conditional = self.has(&format!("{layer}.weights.weight"));
         let names = if conditional { ["weights.weight", "biases.weight"] } else { ["weight", "bias"] };
-        let [gamma, beta, mean, var] =
-            [names[0], names[1], "running_mean", "running_var"].map(|part| self.found(&format!("{layer}.{part}")).cloned());
+        let [gamma, beta, mean, var] = [names[0], names[1], "running_mean", "running_var"]
+            .map(|part| self.found(&format!("{layer}.{part}")).cloned());
         let (gamma, beta, mean, var) = (gamma?, beta?, mean?.values, var?.values);
         let channels = mean.len();
         let (mut scale, mut shift) = (Vec::new(), Vec::new());
@@ -234,7 +234,8 @@ impl Graph<'_> {
 
     /// Self-attention over `side` x `side` pixels.
     fn attention(&mut self, x: &str, side: usize) -> Result<String> {
-        let parts = ["query", "key", "value"].map(|part| self.found(&format!("attention.{part}.weight")).map(|t| t.shape[0] as i64));
+        let parts = ["query", "key", "value"]
+            .map(|part| self.found(&format!("attention.{part}.weight")).map(|t| t.shape[0] as i64));
         let [few, _, half] = parts;
         let (few, half, pixels, pooled) = (few?, half?, (side * side) as i64, (side * side / 4) as i64);
         let q = self.conv("attention.query", x)?;
@@ -258,7 +259,13 @@ impl Graph<'_> {
 }
 
 /// Writes a network. `tensors` are those of its PyTorch file, with weights divided by their spectral norms.
-pub fn write(path: &Path, setup: &Setup, side: Side, tensors: &[NamedTensor], metadata: &BTreeMap<String, String>) -> Result<()> {
+pub fn write(
+    path: &Path,
+    setup: &Setup,
+    side: Side,
+    tensors: &[NamedTensor],
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
     let weights = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut graph = Graph { nodes: Vec::new(), initializers: BTreeMap::new(), weights };
     let ends = match (setup.architecture(), side) {
@@ -274,7 +281,8 @@ pub fn write(path: &Path, setup: &Setup, side: Side, tensors: &[NamedTensor], me
     let opset = Message::default().text(1, "").number(2, OPSET);
     let model = Message::default().number(1, IR).text(2, "zgan").text(3, env!("CARGO_PKG_VERSION"));
     let model = model.message(7, &message).message(8, &opset);
-    let entry = |m: Message, (key, value): (&String, &String)| m.message(14, &Message::default().text(1, key).text(2, value));
+    let entry =
+        |m: Message, (key, value): (&String, &String)| m.message(14, &Message::default().text(1, key).text(2, value));
     files::write_bytes(path, &metadata.iter().fold(model, entry).0)
 }
 
@@ -452,7 +460,12 @@ fn perceptron(graph: &mut Graph, setup: &Setup, side: Side) -> Result<Ends> {
         x = graph.reshape(&x, &[-1, shape.len() as i64]);
     }
     // By their places among the layers of the other program.
-    let mut layers: Vec<usize> = graph.weights.iter().filter(|(_, t)| t.shape.len() == 2).filter_map(|(name, _)| name.split('.').nth(1)?.parse().ok()).collect();
+    let mut layers: Vec<usize> = graph
+        .weights
+        .iter()
+        .filter(|(_, t)| t.shape.len() == 2)
+        .filter_map(|(name, _)| name.split('.').nth(1)?.parse().ok())
+        .collect();
     layers.sort_unstable();
     for (i, layer) in layers.iter().enumerate() {
         x = graph.linear(&format!("model.{layer}"), &x)?;

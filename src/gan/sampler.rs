@@ -244,14 +244,12 @@ impl Generator {
     }
 
     /// What it draws with, under the names of a checkpoint's `generator.` tensors: the weights, the batch statistics that
-    /// belong to them and, where there are such, the vectors of their spectral norms. `folded` divides the weights by the
-    /// norms and leaves the vectors out.
-    pub fn tensors(&self, folded: bool) -> Result<Vec<NamedTensor>> {
-        let Source { weights, running } = self.sampler.source(&self.player, self.weights);
-        let weights = if folded { weights } else { self.player.choose(self.weights) };
-        let layouts = &self.player.layouts;
+    /// belong to them and, where there are such, the vectors of their spectral norms.
+    pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
+        let running = self.sampler.source(&self.player, self.weights).running;
+        let (layouts, weights) = (&self.player.layouts, self.player.choose(self.weights));
         let mut parts = vec![(&layouts.parameters, weights), (&layouts.running, running)];
-        parts.extend(if folded { Vec::new() } else { self.player.spectral_vectors() });
+        parts.extend(self.player.spectral_vectors());
         let mut tensors = Vec::new();
         for (layout, flat) in parts {
             let tensor = |(entry, values): (&Entry, Vec<f32>)| NamedTensor {
