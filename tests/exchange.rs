@@ -9,14 +9,14 @@ mod common;
 #[path = "common/place.rs"]
 mod place;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use common::{Golden, draw, draw_below, relative_error, start_of};
 use place::{Place, ZGAN, says};
 use zgan::checkpoint::{FORMAT, Header, NamedTensor};
 use zgan::data::{DataInfo, ImageShape, ring};
-use zgan::device::Device;
+use zgan::device::{Device, kernel, kernel_source};
 use zgan::exchange::{ClassMap, Incoming, Newcomers, Side, Source, file, placed, table};
 use zgan::gan::{Generator, Setup, Trainer, Weights};
 use zgan::settings::{Conditioning, PRESETS, Preset, Update};
@@ -841,4 +841,28 @@ fn latents_go_out_and_in() {
         std::fs::write(place.path("w.npy"), bytes).unwrap();
         sample("--latents w.npy --out b.png", 1, &[part]);
     }
+}
+
+/// What `zgan kernels --source` prints is a file by itself, with the kernel that was asked for and no other one.
+#[test]
+fn a_kernels_source_stands_by_itself() {
+    let open = |text: &str| text.matches('{').count() as i64 - text.matches('}').count() as i64;
+    for module in kernel::MODULES {
+        let lines: HashSet<&str> = module.source.lines().collect();
+        for one in module.kernels {
+            let text = kernel_source(one.name).unwrap();
+            assert!(!text.contains("#include \""), "{}", one.name);
+            let heads = text.match_indices("\nKERNEL").map(|(at, _)| &text[at..at + text[at..].find('{').unwrap()]);
+            let heads: Vec<&str> = heads.collect();
+            assert!(!heads.is_empty(), "{}", one.name);
+            assert!(heads.iter().all(|head| head.contains(&format!(") {}(", one.written))), "{}: {heads:?}", one.name);
+            // But for other kernels, it is what NVRTC compiles.
+            assert!(text.lines().all(|line| lines.contains(line)), "{}", one.name);
+            assert_eq!(open(&text), open(module.source), "{}", one.name);
+        }
+    }
+    assert_eq!(kernel_source("nothing"), None);
+    let place = Place::new();
+    run(&place, "kernels --source log_partition_one_f32", 0, &["log_partition_one_f32", "S = sum over all"]);
+    run(&place, "kernels --source nothing", 2, &["no kernel is called nothing; zgan info --kernels names them"]);
 }

@@ -111,6 +111,18 @@ impl Layout {
         self.len = self.len.max(place.end);
     }
 
+    /// Gives all biases the first values that PyTorch gives them: [`Init::FanIn`] of the weight of their layer.
+    pub fn start_biases_as_pytorch(&mut self) {
+        let fan_in = |weight: &Entry| weight.at.len / weight.shape.last().copied().unwrap_or(1).max(1);
+        let weights = self.entries.iter().filter_map(|e| Some((e.name.strip_suffix("weight")?.to_string(), fan_in(e))));
+        let inputs: std::collections::HashMap<String, usize> = weights.collect();
+        for entry in &mut self.entries {
+            if let Some(fan_in) = entry.name.strip_suffix("bias").and_then(|layer| inputs.get(layer)) {
+                entry.init = Init::FanIn { fan_in: *fan_in };
+            }
+        }
+    }
+
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }

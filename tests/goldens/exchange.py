@@ -36,7 +36,7 @@ def compare(at, inputs, drawn, labels, conditional):
         z, y, expected = inputs["latents"][pick].numpy(), labels[pick].numpy(), drawn[pick].numpy()
         feed = {"latents": z} | ({"labels": y} if conditional else {})
         images, *levels = run["generator"].run(None, feed)
-        assert np.abs(images - expected).max() < 2e-6 * max(1.0, np.abs(expected).max()), np.abs(images - expected).max()
+        assert np.abs(images - expected).max() < 5e-6 * max(1.0, np.abs(expected).max()), np.abs(images - expected).max()
         for level in levels:
             exact = (expected.transpose(0, 2, 3, 1) + 1.0) * 127.5
             assert level.dtype == np.uint8 and np.abs(level - exact).max() <= 0.501
@@ -80,5 +80,5 @@ for name in sorted(os.listdir(root)):
     files = ["generator.safetensors", "discriminator.safetensors", "networks.py", "generator.onnx", "discriminator.onnx"]
     out[f"{name}.crc"] = np.array([zlib.crc32(open(at(file), "rb").read()) for file in files], np.uint32).view(np.int32)
 
-save_file(out, "tests/goldens/exchange.safetensors")
+save_file(out, sys.argv[2] if len(sys.argv) > 2 else "tests/goldens/exchange.safetensors")
 print(f"{len(out) // 3} cases, {sum(v.nbytes for v in out.values())} bytes")
