@@ -17,8 +17,12 @@ use crate::device::size;
 use crate::sizes::reserved;
 use crate::{Error, Result, files};
 
-/// The version of the format. It changes when old programs cannot read new files, or new programs old files.
-pub const FORMAT: u32 = 1;
+/// The version of the format. It changes when old programs cannot read new files, or new programs old files. In format 1,
+/// which is still read, the vectors of the spectral norm of all weights of a network were one tensor, and the average had no
+/// statistics of its own.
+pub const FORMAT: u32 = 2;
+
+const OLDEST: u32 = 1;
 
 const KEY: &str = "zgan";
 
@@ -61,7 +65,7 @@ pub struct Scaling {
 /// The last member of the metadata's JSON object: the texts before and behind the eight digits of the checksum.
 const SEAL: (&str, &str) = (",\"crc32\":\"", "\"}");
 
-fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+pub(crate) fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
     if cfg!(target_endian = "little") {
         return Cow::Borrowed(bytemuck::cast_slice(values));
     }
@@ -122,17 +126,21 @@ pub fn save(path: &Path, tensors: &[NamedTensor], header: &Header) -> Result<()>
     })
 }
 
+/// The bytes of a file, and of nothing else: a pipe or a device would be waited for, or never end.
+pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>> {
+    if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
+        return Err(Error::Checkpoint { path: path.to_path_buf(), what: "not a file".into() });
+    }
+    std::fs::read(path).map_err(|error| match error.kind() {
+        ErrorKind::OutOfMemory => out_of_memory(path, std::fs::metadata(path).map_or(0, |m| m.len() as usize)),
+        _ => Error::io(path)(error),
+    })
+}
+
 /// Reads a checkpoint. It refuses files that are damaged, cut off, or not from this program.
 pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
     let fail = |what: String| Error::Checkpoint { path: path.to_path_buf(), what };
-    // A pipe or a device would be waited for, or never end.
-    if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
-        return Err(fail("not a file".into()));
-    }
-    let bytes = std::fs::read(path).map_err(|error| match error.kind() {
-        ErrorKind::OutOfMemory => out_of_memory(path, std::fs::metadata(path).map_or(0, |m| m.len() as usize)),
-        _ => Error::io(path)(error),
-    })?;
+    let bytes = bytes(path)?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(why(&e, &bytes)))?;
     let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| {
         let count = metadata.tensors().len();
@@ -144,9 +152,9 @@ pub fn load(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
         format: u32,
     }
     match serde_json::from_str(text) {
-        Ok(Version { format: FORMAT }) => {}
+        Ok(Version { format: OLDEST..=FORMAT }) => {}
         Ok(Version { format }) => {
-            return Err(fail(format!("checkpoint format {format}, this program reads {FORMAT}")));
+            return Err(fail(format!("checkpoint format {format}, this program reads {OLDEST} to {FORMAT}")));
         }
         Err(error) => return Err(fail(format!("damaged: its metadata cannot be read: {error}"))),
     }
@@ -187,12 +195,17 @@ pub fn load_finite(path: &Path) -> Result<(Header, Vec<NamedTensor>)> {
     Ok((header, tensors))
 }
 
+/// Whether a file of this metadata is a checkpoint, of whatever format.
+pub fn is_one(metadata: &std::collections::BTreeMap<String, String>) -> bool {
+    metadata.contains_key(KEY)
+}
+
 fn out_of_memory(path: &Path, bytes: usize) -> Error {
     Error::Memory { what: path.display().to_string(), asked: size(bytes) }
 }
 
 /// What the reader's error means, with the sizes where a file was cut off.
-fn why(error: &SafeTensorError, bytes: &[u8]) -> String {
+pub(crate) fn why(error: &SafeTensorError, bytes: &[u8]) -> String {
     let len = bytes.len();
     match error {
         SafeTensorError::HeaderTooSmall => format!("cut off: {len} bytes, a header needs 8"),

@@ -10,6 +10,7 @@
 //! - [`random`]: the generator of the kernels, on the CPU;
 //! - [`data`]: readers, the embedded digits, the loader;
 //! - [`eval`]: how good generated images are;
+//! - [`exchange`]: weights and latents for other programs, and from them;
 //! - [`instruments`]: what times, checks, counts and explains the kernels; no training needs it;
 //! - [`settings`], [`checkpoint`], [`run`], [`picture`]: settings, saved states, run folders, grids of images;
 //! - [`cores`]: work on all cores, where no kernel does it;
@@ -21,6 +22,7 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod eval;
+pub mod exchange;
 pub mod files;
 pub mod gan;
 pub mod instruments;

@@ -355,8 +355,10 @@ fn every_preset_resumes_to_the_same_bits() {
     for (preset, settings) in [
         ("mnist", "--width 4 --average-from 1 --last-batch fill"),
         ("sngan-projection-32", "--width 4 --data folder:noise --size 32"),
+        ("sngan-projection-48", "--width 4 --n-dis 2 --data folder:noise --size 48"),
         ("sngan-projection-64", "--width 4 --n-dis 2 --data folder:noise --size 64"),
         ("sngan-projection-128", "--width 2 --n-dis 2 --data folder:noise --size 128"),
+        ("sngan-projection-256", "--width 1 --n-dis 1 --batch-g 3 --data folder:noise --size 256"),
         ("crcrpar-64", "--width 4 --n-dis 2 --data folder:noise --size 64"),
         ("sagan-64", "--width 4 --data folder:noise --size 64"),
         ("ring", ""),

@@ -230,6 +230,7 @@ fn smaller(mut words: Vec<String>) -> Option<Vec<String>> {
                 }
             }
         }
+        "export" => host(&mut words),
         "sample" => {
             host(&mut words);
             if has(&words, "--count") {
@@ -384,6 +385,7 @@ fn options_that_prose_names_exist() {
     for command in [
         "train",
         "sample",
+        "export",
         "eval",
         "bench",
         "tune",

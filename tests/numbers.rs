@@ -144,7 +144,8 @@ fn not_finite(tensors: &[NamedTensor]) -> Option<String> {
 fn nothing_diverges_in_silence() {
     let whole = std::env::var("ZGAN_SWEEP").is_ok_and(|sweep| sweep == "all");
     let (mut found, mut all) = (0, 0);
-    for preset in PRESETS {
+    // That of 256 pixels is as that of 128, and slow.
+    for preset in PRESETS.into_iter().filter(|preset| preset.name != "sngan-projection-256") {
         let info = data(if preset.name == "ring" { ring::SHAPE } else { preset.sample });
         let large = info.shape.height > 32;
         for (i, loss) in Loss::value_variants().iter().enumerate() {
@@ -284,7 +285,8 @@ fn presets_do_what_their_names_promise() {
     for preset in PRESETS {
         let batches = preset.settings().batches;
         assert!(batches.noise_within, "{preset}");
-        assert_eq!(batches.flip, preset.name == "sagan-64", "{preset}");
+        let flips = ["sagan-64", "sngan-projection-256"].contains(&preset.name);
+        assert_eq!(batches.flip, flips, "{preset}");
     }
 }
 

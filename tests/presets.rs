@@ -45,6 +45,33 @@ fn parameter_counts_are_the_references() {
     }
 }
 
+/// The initialisations of the originals: G's last convolution has gain 1, and the PyTorch port leaves D's biases as PyTorch
+/// begins them.
+#[test]
+fn first_weights_are_the_originals() {
+    let device = Device::host(0).unwrap();
+    let first = |name: &str, size: usize| {
+        let setup = Setup::new(&preset(name), &data(size, 3)).with(|s| s.networks.width = 16);
+        let tensors = Trainer::new(&device, &setup).unwrap().tensors().unwrap();
+        move |name: &str| {
+            let values = &tensors.iter().find(|t| t.name == name).unwrap().values;
+            values.iter().fold(0.0f32, |most, x| most.max(x.abs()))
+        }
+    };
+    // U(-b, b) of many numbers nearly reaches b.
+    let reaches = |found: f32, bound: f32| assert!(found <= bound && found > 0.9 * bound, "{found} of {bound}");
+    let sngan = first("sngan-projection-64", 64);
+    reaches(sngan("generator.conv.weight"), (6.0f32 / (9.0 * 16.0 + 9.0 * 3.0)).sqrt());
+    reaches(sngan("generator.block4.conv2.weight"), (2.0f32 * 6.0 / (9.0 * 16.0 + 9.0 * 16.0)).sqrt());
+    assert_eq!(sngan("discriminator.block2.conv1.bias"), 0.0);
+    let port = first("crcrpar-64", 64);
+    reaches(port("discriminator.block5.conv2.bias"), 1.0 / (9.0f32 * 128.0).sqrt());
+    reaches(port("discriminator.block3.shortcut.bias"), 1.0 / 32.0f32.sqrt());
+    assert!(port("discriminator.head.bias") > 0.0 && port("discriminator.head.bias") <= 1.0 / 16.0);
+    reaches(port("discriminator.block5.conv2.weight"), (2.0f32 * 6.0 / (9.0 * 128.0 + 9.0 * 256.0)).sqrt());
+    reaches(port("generator.block4.conv1.bias"), 1.0 / (9.0f32 * 32.0).sqrt());
+}
+
 #[test]
 fn every_conditioning_trains_with_every_loss() {
     let device = Device::host(0).unwrap();
@@ -73,7 +100,9 @@ fn every_preset_of_larger_images_trains() {
         ("sngan-projection-64", 64),
         ("crcrpar-64", 64),
         ("sagan-64", 64),
+        ("sngan-projection-48", 48),
         ("sngan-projection-128", 128),
+        ("sngan-projection-256", 256),
     ] {
         let setup = Setup::new(&preset(name), &data(size, 3)).with(|s| {
             s.networks.width = 4;

@@ -41,7 +41,7 @@ fn steps() -> Vec<(String, Setup)> {
     let sizes = mnist.with(|s| {
         s.training = Training { update: Update::Alternating, n_dis: 2, batch_g: Some(5), ..s.training.clone() };
     });
-    // As deep as the one of 64 pixels, and slow.
+    // As deep as the one of 64 pixels, and slow. (Larger ones are not timed.)
     all.retain(|(_, setup)| setup.preset.name != "sngan-projection-128");
     all.push(("mnist, wasserstein-gp".into(), penalised));
     all.push(("mnist, ac-gan".into(), classifying));

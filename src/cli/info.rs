@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use zgan::device::{Device, embedded_images, kernel};
-use zgan::{Error, checkpoint, run};
+use zgan::exchange::file::Listed;
+use zgan::sizes::product;
+use zgan::{Error, checkpoint, exchange, run};
 
 use super::{say, thousands};
 
 #[derive(Args)]
 pub struct Info {
-    /// A checkpoint file, or a run by name or folder
+    /// A checkpoint or another safetensors file, or a run by name or folder
     #[arg(value_name = "FILE|RUN")]
     what: Option<String>,
     /// Folder of all runs
@@ -27,7 +29,13 @@ impl Info {
         match &self.what {
             None if self.kernels => tell_kernels(),
             None => self.program(),
-            Some(file) if Path::new(file).is_file() => tell_checkpoint(Path::new(file))?,
+            Some(path) if Path::new(path).is_file() => {
+                let (tensors, metadata) = exchange::file::list(Path::new(path))?;
+                match checkpoint::is_one(&metadata) {
+                    true => tell_checkpoint(Path::new(path))?,
+                    false => tell_file(&tensors, &metadata),
+                }
+            }
             Some(name) => tell_run(&run::find(&self.runs_dir, name)?)?,
         }
         Ok(())
@@ -93,6 +101,24 @@ fn tell_kernels() {
         say(file);
         names.iter().for_each(|name| say(format!("  {name}")));
     }
+}
+
+/// A file of another program, or one that was written for others.
+fn tell_file(tensors: &[Listed], metadata: &BTreeMap<String, String>) {
+    let numbers = tensors.iter().map(|t| product_of(&t.shape)).fold(0, usize::saturating_add);
+    say(format!("{} tensors, {} numbers; not a checkpoint of zgan", tensors.len(), thousands(numbers)));
+    for (name, value) in metadata {
+        say(format!("  {name:<20}{value}"));
+    }
+    say("\ntensors");
+    let width = tensors.iter().map(|t| t.name.len()).max().unwrap_or(0);
+    for Listed { name, dtype, shape } in tensors {
+        say(format!("  {name:<width$}  {dtype:<4} {shape:?}"));
+    }
+}
+
+fn product_of(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |len, side| product([len, *side]))
 }
 
 fn tell_checkpoint(path: &Path) -> anyhow::Result<()> {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
-use zgan::device::embedded_compiler;
+use zgan::Error;
+use zgan::device::{embedded_compiler, kernel_source};
 use zgan::instruments::gate::{self, Budget, Count, Disassembler, KernelCode};
 
 use super::{loops, say};
@@ -21,6 +22,9 @@ pub struct Kernels {
     /// Print as JSON, for other programs
     #[arg(long)]
     json: bool,
+    /// Print a kernel as CUDA C++ that needs nothing else: its file, with what it includes, without the file's other kernels
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["filter", "arch", "json", "ptx", "sass", "check"])]
+    source: Option<String>,
     /// Print the PTX of a kernel
     #[arg(long, value_name = "NAME", conflicts_with_all = ["filter", "arch", "json"])]
     ptx: Option<String>,
@@ -44,6 +48,13 @@ pub struct Kernels {
 
 impl Kernels {
     pub fn run(&self) -> anyhow::Result<ExitCode> {
+        if let Some(kernel) = &self.source {
+            let text = kernel_source(kernel).ok_or_else(|| {
+                Error::Config(format!("source: no kernel is called {kernel}; zgan info --kernels names them"))
+            })?;
+            say(text.trim_end());
+            return Ok(ExitCode::SUCCESS);
+        }
         let disassembler = Disassembler::find();
         if let Some(kernel) = &self.ptx {
             say(gate::ptx(kernel)?.trim_end());

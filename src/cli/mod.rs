@@ -3,9 +3,11 @@
 mod bench;
 mod check;
 mod eval;
+mod export;
 mod gpu_report;
 mod grid;
 mod info;
+mod inits;
 mod kernels;
 mod loops;
 mod model;
@@ -43,6 +45,8 @@ enum Command {
     Train(train::Train),
     /// Draw images from a run or a checkpoint
     Sample(sample::Sample),
+    /// Write the weights of a run for PyTorch or ONNX
+    Export(export::Export),
     /// Tell how good the images of a run are
     Eval(eval::Eval),
     /// Time the operations beside what the machine can do
@@ -74,6 +78,7 @@ pub fn main() -> ExitCode {
     let result = match (&cli.command, matches.subcommand()) {
         (Command::Train(train), Some((_, settings))) => train.run(settings),
         (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
+        (Command::Export(export), _) => export.run().map(|()| ExitCode::SUCCESS),
         (Command::Eval(eval), _) => eval.run().map(|()| ExitCode::SUCCESS),
         (Command::Bench(bench), _) => bench.run().map(|()| ExitCode::SUCCESS),
         (Command::Tune(tune), _) => tune.run().map(|()| ExitCode::SUCCESS),

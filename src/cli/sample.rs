@@ -1,16 +1,17 @@
 //! `zgan sample`
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use zgan::checkpoint::{self, Header};
+use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::cores::on_all_cores;
-use zgan::data::{ImageShape, ring};
+use zgan::data::{DataInfo, ImageShape, ring};
+use zgan::exchange::{ClassMap, Incoming, Newcomers, Side, latents};
 use zgan::gan::{Generator, Latents, Setup, Weights, interpolate};
-use zgan::picture::Picture;
-use zgan::settings::nearest;
+use zgan::picture::{Picture, square_columns};
+use zgan::settings::{Preset, Settings, nearest};
 use zgan::sizes::{filled, product, reserved};
 use zgan::{Error, files, run};
 
@@ -20,11 +21,17 @@ use super::{grid, progress, say, settings_of, unfit, writable};
 #[derive(Args)]
 pub struct Sample {
     /// Draw from this run, by name or folder: its newest checkpoint
-    #[arg(long, value_name = "RUN", required_unless_present = "checkpoint")]
+    #[arg(long, value_name = "RUN", required_unless_present_any = ["checkpoint", "weights"])]
     run: Option<String>,
     /// Draw from this checkpoint
     #[arg(long, value_name = "FILE", conflicts_with = "run")]
     checkpoint: Option<PathBuf>,
+    /// Draw with the G of this file: an export, or weights with crcrpar's or PyTorch-GAN's names
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "checkpoint", "raw_weights"])]
+    weights: Option<PathBuf>,
+    /// The preset of --weights, where the file does not name it
+    #[arg(long, value_name = "NAME", requires = "weights", hide_possible_values = true)]
+    preset: Option<Preset>,
     /// Folder of all runs
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs_dir: PathBuf,
@@ -51,10 +58,17 @@ pub struct Sample {
     #[arg(long, value_name = "A:B", conflicts_with = "class", help_heading = "What is drawn")]
     morph: Option<String>,
 
-    /// A PNG file for a grid, with a row per class; a folder (any other name) for a PNG file per image, in a folder per
-    /// class
-    #[arg(long, value_name = "FILE.png|DIR", default_value = "grid.png", help_heading = "What is written")]
+    /// Draw from the latents, and labels, of this file; --columns still says how the grid is laid out
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "count", "trunc", "interpolate", "morph"], help_heading = "What is drawn")]
+    latents: Option<PathBuf>,
+
+    /// A PNG file for a grid, with a row per class; a .safetensors or .npy file for the values themselves, (N, C, H, W) in
+    /// [-1, 1]; a folder (any other name) for a PNG file per image, in a folder per class
+    #[arg(long, value_name = "FILE.png|FILE.npy|DIR", default_value = "grid.png", help_heading = "What is written")]
     out: PathBuf,
+    /// A file (.safetensors or .npy) for the latents and labels that are drawn from
+    #[arg(long, value_name = "FILE", conflicts_with = "morph", help_heading = "What is written")]
+    save_latents: Option<PathBuf>,
     /// Columns of the grid [default: about a square; 8 with --morph]
     #[arg(long, value_name = "N", help_heading = "What is written")]
     columns: Option<usize>,
@@ -75,15 +89,22 @@ const AT_ONCE: usize = 512;
 
 impl Sample {
     pub fn run(&self) -> anyhow::Result<()> {
-        let grid = self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
+        let values = latents::is_values(&self.out);
+        let grid = values || self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
         self.check(grid)?;
         let name = self.run.as_deref().unwrap_or_default();
-        let path = match &self.checkpoint {
+        let path = match self.checkpoint.as_ref().or(self.weights.as_ref()) {
             Some(file) => file.clone(),
             None => run::newest_checkpoint(&self.runs_dir, name)?,
         };
-        let (header, tensors) = checkpoint::load(&path)?;
-        let setup = Setup::new(&settings_of(&path, &header)?, &header.data);
+        let (header, tensors, setup) = match &self.weights {
+            Some(file) => foreign(file, self.preset)?,
+            None => {
+                let (header, tensors) = checkpoint::load(&path)?;
+                let setup = Setup::new(&settings_of(&path, &header)?, &header.data);
+                (header, tensors, setup)
+            }
+        };
         let job = Job { sample: self, classes: self.classes(&setup, &header.data.classes)?, header, setup };
         let ends = self.morph.as_deref().map(|morph| job.ends(morph)).transpose()?;
         if grid {
@@ -96,14 +117,10 @@ impl Sample {
         let mut generator =
             Generator::new(&device, &job.setup, &tensors, weights).with_context(|| unfit(&path, "drawn from"))?;
         drop(tensors);
-        if job.setup.draws_points() {
-            return job.scatter(&generator);
-        }
-        match (ends, self.interpolate) {
-            _ if !grid => job.folder(&generator),
-            (Some(ends), _) => job.morph(&mut generator, ends),
-            (None, Some(columns)) => job.interpolate(&generator, columns),
-            (None, None) => job.grid(&generator),
+        match ends {
+            _ if !grid && !job.setup.draws_points() => job.folder(&generator),
+            Some(ends) => job.morph(&mut generator, ends),
+            None => job.draw(&generator, job.chosen()?),
         }
     }
 
@@ -121,12 +138,21 @@ impl Sample {
         if let Some(most) = self.trunc.filter(|most| !(*most >= 0.01 && *most <= 100.0)) {
             return Err(Error::Config(format!("trunc: {most}, expected 0.01 to 100")));
         }
-        if !grid && (self.interpolate.is_some() || self.morph.is_some() || self.columns.is_some()) {
+        let of_a_grid = self.interpolate.is_some() || self.morph.is_some() || self.columns.is_some();
+        if !grid && of_a_grid {
             let what = format!(
                 "out: {} is no PNG file, and --interpolate, --morph and --columns draw a grid",
                 self.out.display()
             );
             return Err(Error::Config(what));
+        }
+        if latents::is_values(&self.out) && self.morph.is_some() {
+            return Err(Error::Config(format!("out: --morph draws a grid, not the values of {}", self.out.display())));
+        }
+        for (option, path) in [("latents", &self.latents), ("save-latents", &self.save_latents)] {
+            if let Some(path) = path {
+                latents::check(option, path)?;
+            }
         }
         Ok(())
     }
@@ -151,6 +177,35 @@ impl Sample {
         }
         Ok(())
     }
+}
+
+/// What draws from a file that is no checkpoint: a header as a checkpoint has one, tensors, and the setup of the networks.
+fn foreign(path: &Path, preset: Option<Preset>) -> Result<(Header, Vec<NamedTensor>, Setup), Error> {
+    let file = Incoming::read(path)?;
+    let preset = preset.or(file.preset()).ok_or_else(|| {
+        let path = path.display();
+        Error::Config(format!("preset: {path} does not say of which its networks are; --preset names it"))
+    })?;
+    let mut settings = Settings::new(Some(preset), &file.settings(preset, Side::Generator)?)?;
+    // The file has one set of weights.
+    settings.training.average = 0.0;
+    settings.check()?;
+    let facts = file.facts(preset, Side::Generator)?;
+    let numbers = || (0..facts.classes.unwrap_or(1)).map(|class| class.to_string()).collect();
+    let classes = file.class_names.clone().filter(|names| facts.classes.is_none_or(|n| n == names.len()));
+    let data = DataInfo {
+        name: path.display().to_string(),
+        images: 0,
+        shape: file.shape(preset, &facts),
+        classes: classes.unwrap_or_else(numbers),
+        crc32: String::new(),
+    };
+    let setup = Setup::new(&settings, &data);
+    let same = ClassMap::new(&[], (None, None), &data.classes, Newcomers::Mean)?;
+    let tensors = file.take(&setup, Side::Generator, &same)?.tensors;
+    let header =
+        Header { format: checkpoint::FORMAT, step: file.step, config: settings.numbers()?, data, scaling: None };
+    Ok((header, tensors, setup))
 }
 
 /// Refuses an option that names classes where the run does not know labels.
@@ -314,14 +369,58 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn grid(&self, generator: &Generator) -> anyhow::Result<()> {
-        let count = self.sample.count.unwrap_or(grid::COUNT);
-        let (layout, columns) = grid::layout(&self.classes, self.sample.seed, count, self.sample.columns);
+    /// Latents, labels, and the columns of a grid of them: those of a file, or drawn ones.
+    fn chosen(&self) -> anyhow::Result<(Vec<f32>, Vec<u32>, usize)> {
+        let (sample, networks, points) = (self.sample, &self.setup.networks, self.setup.draws_points());
+        if points && sample.interpolate.is_some() {
+            return Err(Error::Config("preset ring draws points: one picture, and no --interpolate".into()).into());
+        }
+        if let Some(path) = &sample.latents {
+            let given = latents::read(path, networks.latent, self.setup.classes)?;
+            let turns = || self.classes.iter().copied().cycle().take(given.count).collect();
+            let labels = given.labels.filter(|_| self.setup.conditional()).unwrap_or_else(turns);
+            return Ok((given.z, labels, sample.columns.unwrap_or_else(|| square_columns(given.count))));
+        }
+        if let Some(columns) = sample.interpolate {
+            let (z, labels) = self.ways(columns)?;
+            return Ok((z, labels, columns));
+        }
+        let usual = if points { ring::POINTS } else { grid::COUNT };
+        let (layout, columns) = grid::layout(&self.classes, sample.seed, sample.count.unwrap_or(usual), sample.columns);
         if layout.count > GRID {
             return Err(Error::Config(format!("columns: a grid of {} images, at most {GRID}", layout.count)).into());
         }
-        let latents = Latents { truncation: self.sample.trunc, ..layout };
-        self.save(&generator.images(&latents.draw(&self.setup.networks)?, &latents.labels)?, columns, &latents.labels)
+        let latents = Latents { truncation: sample.trunc, ..layout };
+        Ok((latents.draw(networks)?, latents.labels, columns))
+    }
+
+    /// Draws from these latents: a grid, a picture of points, or the values themselves.
+    fn draw(&self, generator: &Generator, (z, labels, columns): (Vec<f32>, Vec<u32>, usize)) -> anyhow::Result<()> {
+        let (sample, step) = (self.sample, self.header.step);
+        let points = self.setup.draws_points();
+        if let Some(path) = &sample.save_latents {
+            writable("save-latents", path)?;
+            latents::write(path, &z, self.setup.networks.latent, &labels)?;
+            say(format!("latents: {}", path.display()));
+        }
+        let (count, out) = (z.len() / self.setup.networks.latent, &sample.out);
+        let what = if points { "points" } else { "images" };
+        if latents::is_values(out) {
+            latents::write_images(out, generator.values(&z, &labels)?, self.setup.shape)?;
+            say(format!("the values of {count} {what} after step {step}: {}", out.display()));
+            return Ok(());
+        }
+        if !points {
+            return self.save(&generator.images(&z, &labels)?, columns, &labels);
+        }
+        if out.is_dir() {
+            return Err(Error::Config("preset ring draws points: one picture, and no folder".into()).into());
+        }
+        let (picture, modes) = grid::scatter(&generator.values(&z, &[])?);
+        picture.save(out)?;
+        say(modes);
+        say(format!("{count} points after step {step}: {}", out.display()));
+        Ok(())
     }
 
     /// The rows of a grid of so many columns: as many as `--count` needs, or one for each class, or 8.
@@ -330,8 +429,8 @@ impl Job<'_> {
         self.sample.count.map_or(usual, |count| count.div_ceil(columns))
     }
 
-    /// Draws a grid whose row r goes from latent 2r to latent 2r + 1.
-    fn interpolate(&self, generator: &Generator, columns: usize) -> anyhow::Result<()> {
+    /// Latents and labels of a grid whose row r goes from latent 2r to latent 2r + 1.
+    fn ways(&self, columns: usize) -> anyhow::Result<(Vec<f32>, Vec<u32>)> {
         let (rows, latent) = (self.rows(columns), self.setup.networks.latent);
         let ends = self.latents(0, Vec::new(), 2 * rows).draw(&self.setup.networks)?;
         let mut z = reserved("latents", product([rows, columns, latent]))?;
@@ -342,8 +441,7 @@ impl Job<'_> {
             }
         }
         let classes = self.classes.iter().cycle().take(rows);
-        let labels: Vec<u32> = classes.flat_map(|class| std::iter::repeat_n(*class, columns)).collect();
-        self.save(&generator.images(&z, &labels)?, columns, &labels)
+        Ok((z, classes.flat_map(|class| std::iter::repeat_n(*class, columns)).collect()))
     }
 
     /// Draws a grid whose row r has latent r; the columns go from one class to the other.
@@ -366,6 +464,10 @@ impl Job<'_> {
 
     /// Writes a file for each image. The classes take turns; `DIR/CLASS/000000.png` is the first image of its class.
     fn folder(&self, generator: &Generator) -> anyhow::Result<()> {
+        if self.sample.latents.is_some() || self.sample.save_latents.is_some() {
+            let what = "out: --latents and --save-latents go with a grid, or with a file of values, not with a folder";
+            return Err(Error::Config(what.into()).into());
+        }
         let (out, count) = (&self.sample.out, self.sample.count.unwrap_or(grid::COUNT));
         // A class that is named twice has one folder.
         let mut seen = HashSet::new();
@@ -390,19 +492,6 @@ impl Job<'_> {
         }
         bar.finish_and_clear();
         say(format!("{count} images after step {}: {}", self.header.step, out.display()));
-        Ok(())
-    }
-
-    fn scatter(&self, generator: &Generator) -> anyhow::Result<()> {
-        if self.sample.interpolate.is_some() || self.sample.out.is_dir() {
-            return Err(Error::Config("preset ring draws points: one picture, and no --interpolate".into()).into());
-        }
-        let latents = self.latents(0, Vec::new(), self.sample.count.unwrap_or(ring::POINTS));
-        let points = generator.values(&latents.draw(&self.setup.networks)?, &[])?;
-        let (picture, modes) = grid::scatter(&points);
-        picture.save(&self.sample.out)?;
-        say(modes);
-        say(format!("{} points after step {}: {}", latents.count, self.header.step, self.sample.out.display()));
         Ok(())
     }
 }

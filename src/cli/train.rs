@@ -9,6 +9,7 @@ use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::data::{DataInfo, DataOptions, Dataset, ImageShape, Loader, Split, ring};
 use zgan::device::{Device, Precision};
+use zgan::exchange::placed;
 use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Vitals, Weights};
 use zgan::picture::Picture;
 use zgan::run::{self, MetricsLog, Run};
@@ -16,6 +17,7 @@ use zgan::settings::{Preset, Settings, Training, differences};
 use zgan::sizes::{filled, product};
 use zgan::{Error, Result, files};
 
+use super::inits::{Beginning, Inits};
 use super::progress::{Progress, clock};
 use super::signals::{save_from_now_on, stopped};
 use super::{eval, grid, next_command, say, settings_of, thousands, tuned, unfit};
@@ -41,6 +43,8 @@ pub struct Train {
     /// Do not evaluate the images at the end
     #[arg(long)]
     no_eval: bool,
+    #[command(flatten)]
+    inits: Inits,
 }
 
 /// A checkpoint that training goes on from.
@@ -51,7 +55,9 @@ struct Start {
 
 impl Train {
     pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-        let settings = self.settings(matches)?;
+        let runs_dir = matches.get_one::<PathBuf>("runs_dir").map_or(Path::new("runs"), PathBuf::as_path);
+        let beginning = self.inits.read(runs_dir)?;
+        let settings = self.settings(matches, runs_dir, beginning.as_ref())?;
         let (written, steps) = (&settings.written, settings.training.steps);
         if self.resume.is_none() && !self.dry_run {
             Run::check(settings.runs_dir(), written.run.as_deref(), self.force)?;
@@ -68,6 +74,7 @@ impl Train {
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
         let plan = Trainer::plan(&setup)?;
+        let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
         let device = self.open_device(&settings)?;
         say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
         data.notes().iter().for_each(|note| say(format!("        {note}")));
@@ -76,6 +83,9 @@ impl Train {
         let precision = setup.training.precision;
         if precision != Precision::F32 {
             say(format!("        activations and products in {precision}, weights in f32"));
+        }
+        for note in begun.iter().flat_map(|(_, notes)| notes) {
+            say(format!("weights {note}"));
         }
         if self.dry_run {
             return self.dry_run(&settings, &setup, &device, &plan, &info);
@@ -89,6 +99,9 @@ impl Train {
         if let Some(start) = start {
             trainer.restore(start.header.step, &start.tensors).with_context(unfit)?;
             start.header.scaling.map_or(Ok(()), |scaling| trainer.restore_scaling(scaling))?;
+        }
+        if let Some((taken, _)) = begun {
+            trainer.restore(0, &placed(trainer.tensors()?, &taken))?;
         }
         let (first, end) = (trainer.step_number(), written.stop_at.unwrap_or(steps));
         if let Some(name) = self.resume.as_ref().filter(|_| first >= end) {
@@ -160,17 +173,24 @@ impl Train {
     }
 
     /// The preset, or the run that is resumed, or a file; then the command line.
-    fn settings(&self, matches: &ArgMatches) -> anyhow::Result<Settings> {
-        let table = match (&self.resume, &self.config) {
-            (Some(name), _) => {
-                let default = PathBuf::from("runs");
-                let runs_dir = matches.get_one::<PathBuf>("runs_dir").unwrap_or(&default);
-                Settings::read_table(&run::config_path(&run::find(runs_dir, name)?))?
-            }
+    fn settings(
+        &self,
+        matches: &ArgMatches,
+        runs_dir: &Path,
+        beginning: Option<&Beginning>,
+    ) -> anyhow::Result<Settings> {
+        let mut table = match (&self.resume, &self.config) {
+            (Some(name), _) => Settings::read_table(&run::config_path(&run::find(runs_dir, name)?))?,
             (None, Some(file)) => Settings::read_table(file)?,
             (None, None) => toml::Table::new(),
         };
         let preset = matches.get_one::<Preset>("preset").copied();
+        if let Some(beginning) = beginning {
+            let named = table.get("preset").and_then(|name| name.as_str()?.parse().ok());
+            for (name, value) in beginning.settings(preset.or(named))? {
+                table.entry(name).or_insert(value);
+            }
+        }
         let mut settings = Settings::with_arguments(preset, &table, Some(matches))?;
         settings.images.data = settings.images.data.absolute();
         settings.images.data.check_text()?;
@@ -519,7 +539,9 @@ impl Session {
     fn save(&mut self, step: u64) -> Result<()> {
         let (config, data) = (self.numbers.clone(), self.info.clone());
         let header = Header { format: checkpoint::FORMAT, step, config, data, scaling: self.trainer.scaling()? };
-        checkpoint::save(&self.run.checkpoint_path(step), &self.trainer.tensors()?, &header)?;
+        let mut tensors = self.trainer.tensors()?;
+        tensors.extend(self.trainer.average_statistics()?);
+        checkpoint::save(&self.run.checkpoint_path(step), &tensors, &header)?;
         self.run.thin_checkpoints(self.settings.written.keep_checkpoints)
     }
 

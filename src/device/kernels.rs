@@ -115,11 +115,34 @@ pub fn kernel_text(name: &str) -> Option<String> {
     Some(text)
 }
 
+/// The whole text that a kernel is compiled from by NVRTC: its file with the device library in it, without the other kernels of
+/// the file.
+pub fn kernel_source(name: &str) -> Option<String> {
+    let Kernel { module, written, .. } = kernel_named(name)?;
+    let module = &kernel::MODULES[*module];
+    let mut rest = module.source;
+    let mut text = String::new();
+    while let Some(head) = rest.find("\nKERNEL").map(|at| at + 1) {
+        let signature = &rest[head..];
+        let whole = definition(rest, head)?;
+        let end = head - above(rest, head) + whole.len();
+        let own = signature[..signature.find('{')?].contains(&format!(") {written}("));
+        text.push_str(&rest[..if own { end } else { head - above(rest, head) }]);
+        rest = &rest[end..];
+    }
+    text.push_str(rest);
+    Some(text)
+}
+
+/// The length of the comment above a function.
+fn above(source: &str, head: usize) -> usize {
+    let above = source[..head].split_inclusive('\n').rev();
+    above.take_while(|line| line.starts_with("//") || line.starts_with("template")).map(str::len).sum()
+}
+
 /// The function whose first line starts at `head`, from the comment above it to its last brace.
 fn definition(source: &str, head: usize) -> Option<&str> {
-    let above = source[..head].split_inclusive('\n').rev();
-    let above = above.take_while(|line| line.starts_with("//") || line.starts_with("template"));
-    let first = head - above.map(str::len).sum::<usize>();
+    let first = head - above(source, head);
     let mut depth = 0;
     for (i, character) in source[head..].char_indices() {
         match character {

@@ -19,7 +19,7 @@ mod tuning;
 
 pub(crate) use buffer::size;
 pub use buffer::{Buffer, Element, Reals};
-pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_text};
+pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_source, kernel_text};
 pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
 pub(crate) use launch::{Launch, MOST_BLOCKS};
 pub use precision::Precision;

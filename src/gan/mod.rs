@@ -20,4 +20,5 @@ pub use sampler::Generator;
 pub use setup::{Metrics, Plan, Setup, Weights};
 pub use step::Phase;
 pub use trainer::Trainer;
+pub(crate) use trainer::{layouts, seeds};
 pub use vitals::Vitals;

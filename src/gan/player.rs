@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::setup::{Setup, Weights};
-use crate::Result;
 use crate::checkpoint::NamedTensor;
 use crate::device::{Device, Precision, Reals};
 use crate::nn::parameters;
-use crate::nn::{self, Backward, Forward, Init, Layout, Mode, PassWeights};
+use crate::nn::{self, Backward, Forward, Layout, Mode, PassWeights};
 use crate::ops::adam::{self, Adam};
 use crate::ops::convert;
 use crate::ops::spectral_norm::{self, Matrix, Plan};
 use crate::ops::state::{self, Network, StateBuffer};
 use crate::random::Random;
 use crate::sizes::{product, sum};
+use crate::{Error, Result};
 
 /// The layouts of a player's flat buffers, found while its network is built.
 #[derive(Default)]
@@ -62,6 +62,7 @@ pub struct Player {
     pub name: &'static str,
     pub layouts: Layouts,
     pub values: Reals,
+    /// Empty, as the moments are, where nothing is trained.
     pub gradients: Reals,
     first_moment: Reals,
     second_moment: Reals,
@@ -80,7 +81,7 @@ pub struct Player {
 /// The spectral normalisation of a network.
 pub struct Spectral {
     plan: Plan,
-    /// u of all matrices, one after the other, and v.
+    /// u of all matrices, one after the other, and v; each under the name of its weight.
     layouts: [Layout; 2],
     vectors: [Reals; 2],
     sigma: Reals,
@@ -91,8 +92,26 @@ pub struct Spectral {
 
 impl Player {
     pub fn new(device: &Device, name: &'static str, layouts: Layouts, setup: &Setup, seed: u64) -> Result<Player> {
+        let trained = layouts.parameters.len();
+        Player::with_moments(device, name, layouts, setup, seed, trained)
+    }
+
+    /// One that draws and is not trained.
+    pub fn drawing(device: &Device, layouts: Layouts, setup: &Setup) -> Result<Player> {
+        Player::with_moments(device, "generator", layouts, setup, setup.training.seed, 0)
+    }
+
+    /// Gradients and moments of `len` numbers.
+    fn with_moments(
+        device: &Device,
+        name: &'static str,
+        layouts: Layouts,
+        setup: &Setup,
+        seed: u64,
+        len: usize,
+    ) -> Result<Player> {
         let (networks, training) = (&setup.networks, &setup.training);
-        let (layout, len) = (&layouts.parameters, layouts.parameters.len());
+        let layout = &layouts.parameters;
         let initial = layout.initial_values(seed)?;
         let generator = name == "generator";
         let averaged = generator && training.average > 0.0;
@@ -107,7 +126,7 @@ impl Player {
             running: device.upload(&layouts.running.initial_values(0)?)?,
             spectral: if normalised { Some(Spectral::new(device, layout, seed)?) } else { None },
             rounded: match training.precision {
-                precision if precision.bytes() == 2 => Some(device.zeros_in(len, precision)?),
+                precision if precision.bytes() == 2 => Some(device.zeros_in(layout.len(), precision)?),
                 _ => None,
             },
             network: if generator { Network::Generator } else { Network::Discriminator },
@@ -199,27 +218,47 @@ impl Player {
     /// The flat buffers that a checkpoint keeps, each with the prefix of its tensors' names.
     pub fn kept(&self) -> Vec<(&'static str, &Layout, &Reals)> {
         let p = &self.layouts.parameters;
-        let mut kept = vec![
-            ("", p, &self.values),
-            ("adam.m.", p, &self.first_moment),
-            ("adam.v.", p, &self.second_moment),
-            ("", &self.layouts.running, &self.running),
-        ];
-        kept.extend(self.average.as_ref().map(|average| ("average.", p, average)));
-        if let Some(s) = &self.spectral {
-            kept.extend(s.layouts.iter().zip(&s.vectors).map(|(layout, vector)| ("", layout, vector)));
+        let mut kept = vec![("", p, &self.values)];
+        if self.is_trained() {
+            kept.extend([("adam.m.", p, &self.first_moment), ("adam.v.", p, &self.second_moment)]);
         }
+        kept.push(("", &self.layouts.running, &self.running));
+        kept.extend(self.average.as_ref().map(|average| ("average.", p, average)));
+        kept.extend(self.spectral_vectors().into_iter().map(|(layout, vector)| ("", layout, vector)));
         kept
+    }
+
+    /// The vectors of the spectral norm, with their layouts; none without it.
+    pub fn spectral_vectors(&self) -> Vec<(&Layout, &Reals)> {
+        self.spectral.as_ref().map_or(Vec::new(), |s| s.layouts.iter().zip(&s.vectors).collect())
+    }
+
+    fn is_trained(&self) -> bool {
+        self.gradients.len() == self.values.len()
     }
 
     /// Takes its own tensors up from a checkpoint; how many they were.
     pub fn restore(&self, tensors: &HashMap<&str, &NamedTensor>) -> Result<usize> {
+        let find = |name: &str| tensors.get(name).map(|t| (t.shape.as_slice(), t.values.as_slice()));
+        let old = |part: &str| tensors.get(format!("{}.spectral_{part}", self.name).as_str());
         let mut taken = 0;
         for (prefix, layout, flat) in self.kept() {
-            parameters::restore(layout, flat, &format!("{prefix}{}.", self.name), |name| {
-                tensors.get(name).map(|t| (t.shape.as_slice(), t.values.as_slice()))
-            })?;
-            taken += layout.entries().len();
+            let is = |part: &str| self.spectral.as_ref().is_some_and(|s| std::ptr::eq(layout, s.layout(part)));
+            // Until format 2 the vectors of all weights were one tensor.
+            match ["u", "v"].into_iter().find(|part| is(part)).and_then(old) {
+                Some(all) if all.values.len() == layout.len() => {
+                    flat.write(&all.values)?;
+                    taken += 1;
+                }
+                Some(all) => {
+                    let (name, len) = (&all.name, layout.len());
+                    return Err(Error::Shape(format!("tensor {name} has shape {:?}, expected [{len}]", all.shape)));
+                }
+                None => {
+                    parameters::restore(layout, flat, &format!("{prefix}{}.", self.name), find)?;
+                    taken += layout.entries().len();
+                }
+            }
         }
         self.round()?;
         Ok(taken)
@@ -228,24 +267,30 @@ impl Player {
 
 impl Spectral {
     fn new(device: &Device, layout: &Layout, seed: u64) -> Result<Spectral> {
-        let matrices: Vec<Matrix> = layout.entries().iter().filter_map(|entry| entry.matrix()).collect();
+        let (names, matrices): (Vec<&str>, Vec<Matrix>) =
+            layout.entries().iter().filter_map(|entry| Some((entry.name.as_str(), entry.matrix()?))).unzip();
         let plan = Plan::new(device, layout.len(), &matrices)?;
         let mut u = vec![0.0; plan.u_len()];
         // A stream that no tensor draws from.
         Random::new(seed, u32::MAX, 0).fill_normal(&mut u, 1.0);
-        let of = |name: &str, len: usize| {
-            let mut layout = Layout::default();
-            layout.tensor(name, &[len], Init::Constant(0.0));
-            layout
-        };
+        let mut layouts = [Layout::default(), Layout::default()];
+        for (i, name) in names.iter().enumerate() {
+            layouts[0].placed(&format!("{name}.u"), plan.u_of(i));
+            layouts[1].placed(&format!("{name}.v"), plan.v_of(i));
+        }
         Ok(Spectral {
-            layouts: [of("spectral_u", plan.u_len()), of("spectral_v", plan.v_len())],
+            layouts,
             vectors: [device.upload(&u)?, device.zeros(plan.v_len())?],
             sigma: device.zeros(plan.sigma_len())?,
             workspace: device.zeros(plan.workspace_len())?,
             effective: device.zeros(layout.len())?,
             plan,
         })
+    }
+
+    /// Of `u` or `v`.
+    fn layout(&self, part: &str) -> &Layout {
+        &self.layouts[usize::from(part == "v")]
     }
 
     fn state(&self) -> spectral_norm::State<'_> {

@@ -6,7 +6,7 @@ use super::setup::Setup;
 use crate::device::Buffer;
 use crate::nn::{
     Attention, Builder, ClassHead, ClassHeadOptions, ConcatLabels, ConvOptions, DownBlock, DownOptions, HeadOptions,
-    Init, Layer, Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions, Value,
+    Init, Layer, Layout, Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions, Value,
 };
 use crate::ops::Activation;
 use crate::settings::{Conditioning, Networks, Pool, Residual};
@@ -60,7 +60,10 @@ pub fn generator(spec: &Residual, setup: &Setup, build: &mut Builder, from: &Lat
         }
     }
     let norm = NormOptions { conditional: None, ..norm };
-    let conv = conv_g(spec.last, x.c, image.c);
+    let mut conv = conv_g(spec.last, x.c, image.c);
+    if let Init::GlorotUniform { gain, .. } = &mut conv.init {
+        *gain = spec.last_gain;
+    }
     network.layers.push(Box::new(ToImage::into(build, (&x, image), &norm, conv)?));
     Ok(network)
 }
@@ -80,6 +83,12 @@ pub fn discriminator(
     let Networks { conditioning, width, pool, pool_factor, .. } = setup.networks;
     let mut network = Network::default();
     let mut x = image.clone();
+    // What is laid out below is all that D has.
+    let settle = |parameters: &mut Layout| {
+        if spec.pytorch_init {
+            parameters.start_biases_as_pytorch();
+        }
+    };
     if conditioning == Conditioning::InputConcat {
         let concat = ConcatLabels::new(build, &x, labels, setup.classes, 1.0)?;
         x = concat.y.clone();
@@ -113,6 +122,7 @@ pub fn discriminator(
         let head = ClassHead::new(build, &x, &head)?;
         let (logits, classes) = (head.output().clone(), Some(head.classes().clone()));
         network.layers.push(Box::new(head));
+        settle(build.parameters);
         return Ok(Discriminator { network, logits, classes });
     }
     let classes = if conditioning == Conditioning::Projection { setup.classes } else { 0 };
@@ -120,5 +130,6 @@ pub fn discriminator(
     let head = ProjectionHead::new(build, "head", &x, &head)?;
     let logits = head.output().clone();
     network.layers.push(Box::new(head));
+    settle(build.parameters);
     Ok(Discriminator { network, logits, classes: None })
 }

@@ -1,5 +1,6 @@
 //! Drawing from the generator, in f32 whatever the precision of the training.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use super::latents::{self, LABELS, LATENTS, Latents};
@@ -9,6 +10,7 @@ use super::setup::{Setup, Weights};
 use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device, Reals};
+use crate::nn::parameters::{self, Entry};
 use crate::nn::{Arena, Builder, Forward, Layout, Mode, Network, Value};
 use crate::ops::state::{State, StateBuffer};
 use crate::ops::{pixels, random};
@@ -36,7 +38,12 @@ pub(super) struct Sampler {
     bytes: Buffer<u8>,
     /// Statistics gathered under the averaged weights: those of training belong to other weights.
     gathered: Reals,
+    /// Whether they are those of the weights that will draw.
+    known: Cell<bool>,
 }
+
+/// What stands before the names of the average's statistics in a checkpoint.
+const AVERAGE: &str = "average.generator.";
 
 /// What a forward pass draws with: weights, and the running statistics that belong to them.
 struct Source<'a> {
@@ -72,6 +79,7 @@ impl Sampler {
             network,
             bytes: arena.take(product([BATCH, h, w, c]))?,
             gathered: arena.take(layouts.running.len())?,
+            known: Cell::new(false),
             latent,
             image,
         })
@@ -89,11 +97,41 @@ impl Sampler {
         self.values_from(&self.source(player, weights), &latents.draw(&self.setup.networks)?, &latents.labels)
     }
 
-    /// Normalises the weights that will draw, and gathers statistics for averaged ones anew.
+    /// The statistics that belong to the average, for a checkpoint. None without an average, or without norms.
+    pub fn statistics(&self, player: &Player) -> Result<Vec<NamedTensor>> {
+        if player.average.is_none() {
+            return Ok(Vec::new());
+        }
+        self.prepare(player, Weights::Average)?;
+        let layout = &player.layouts.running;
+        let tensor = |(entry, values): (&Entry, Vec<f32>)| NamedTensor {
+            name: format!("{AVERAGE}{}", entry.name),
+            shape: entry.shape.clone(),
+            values,
+        };
+        Ok(layout.read(&self.gathered)?.into_iter().map(tensor).collect())
+    }
+
+    /// Takes the average's statistics up from a checkpoint. Files of format 1 have none: they are gathered anew.
+    fn restore(&self, player: &Player, tensors: &HashMap<&str, &NamedTensor>) -> Result<()> {
+        if tensors.keys().any(|name| is_statistic(name)) {
+            let find = |name: &str| tensors.get(name).map(|t| (t.shape.as_slice(), t.values.as_slice()));
+            parameters::restore(&player.layouts.running, &self.gathered, AVERAGE, find)?;
+            self.known.set(true);
+        }
+        Ok(())
+    }
+
+    /// Says that the weights have changed.
+    pub fn forget(&self) {
+        self.known.set(false);
+    }
+
+    /// Normalises the weights that will draw, and gathers statistics for averaged ones, where they are not known.
     fn prepare(&self, player: &Player, weights: Weights) -> Result<()> {
         player.normalise_from(player.choose(weights), false)?;
         let averaged = player.average.is_some() && weights == Weights::Average;
-        if !averaged || self.gathered.is_empty() {
+        if !averaged || self.gathered.is_empty() || self.known.get() {
             return Ok(());
         }
         // The first batch replaces what is there, but as 0 times that, which is NaN where it is.
@@ -105,6 +143,7 @@ impl Sampler {
             let mode = Mode::Train { momentum: 1.0 / (i + 1) as f32 };
             self.run(&Source { running: &self.gathered, ..self.source(player, weights) }, mode)?;
         }
+        self.known.set(true);
         Ok(())
     }
 
@@ -180,15 +219,16 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// `tensors` are those of a checkpoint, [`super::Trainer::tensors`]; only the generator's are looked at. Without an
-    /// average in it, the raw weights draw.
+    /// `tensors` are those of a checkpoint, [`super::Trainer::tensors`]; only the generator's are looked at, and not its
+    /// moments. Without an average in it, the raw weights draw.
     pub fn new(device: &Device, setup: &Setup, tensors: &[NamedTensor], weights: Weights) -> Result<Generator> {
         let tensors = tensors.iter().map(|t| (t.name.as_str(), t)).collect::<HashMap<_, _>>();
         // Before memory is asked for: a file may speak of networks that no machine has room for.
         Sampler::measure(device, setup)?.0.check("generator", &tensors)?;
         let (sampler, layouts) = Sampler::new(device, setup)?;
-        let player = Player::new(device, "generator", layouts, setup, setup.training.seed)?;
+        let player = Player::drawing(device, layouts, setup)?;
         player.restore(&tensors)?;
+        sampler.restore(&player, &tensors)?;
         sampler.prepare(&player, weights)?;
         Ok(Generator { player, sampler, weights, blended: None })
     }
@@ -201,6 +241,25 @@ impl Generator {
     /// What the generator gives as it is, (count, H, W, C).
     pub fn values(&self, z: &[f32], labels: &[u32]) -> Result<Vec<f32>> {
         self.sampler.values_from(&self.sampler.source(&self.player, self.weights), z, labels)
+    }
+
+    /// What it draws with, under the names of a checkpoint's `generator.` tensors: the weights, the batch statistics that
+    /// belong to them and, where there are such, the vectors of their spectral norms.
+    pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
+        let running = self.sampler.source(&self.player, self.weights).running;
+        let (layouts, weights) = (&self.player.layouts, self.player.choose(self.weights));
+        let mut parts = vec![(&layouts.parameters, weights), (&layouts.running, running)];
+        parts.extend(self.player.spectral_vectors());
+        let mut tensors = Vec::new();
+        for (layout, flat) in parts {
+            let tensor = |(entry, values): (&Entry, Vec<f32>)| NamedTensor {
+                name: format!("generator.{}", entry.name),
+                shape: entry.shape.clone(),
+                values,
+            };
+            tensors.extend(layout.read(flat)?.into_iter().map(tensor));
+        }
+        Ok(tensors)
     }
 
     /// Images from `z` (count, latent) on the way from class `from` to class `to`: each parameter that has a row per
@@ -231,6 +290,11 @@ impl Generator {
         self.blended = Some(blended);
         images
     }
+}
+
+/// Whether a tensor of a checkpoint is one of the average's statistics, which follow from the average.
+pub(super) fn is_statistic(name: &str) -> bool {
+    name.starts_with(AVERAGE) && [".running_mean", ".running_var"].iter().any(|end| name.ends_with(end))
 }
 
 /// Where the parameters with a row per class begin in a flat buffer, and how long a row is: the conditional norms' scale

@@ -66,6 +66,8 @@ pub(super) struct Step {
     pub workspace: Workspace,
     /// In a step that is timed: where its phases began in the device's queue.
     pub marks: Option<RefCell<Vec<(Phase, Event)>>>,
+    /// The gradients of the lowest blocks of D, where these are not to move.
+    pub frozen: Option<Reals>,
     /// Whether a simultaneous step makes a second backward pass of D where one would do.
     pub two_backwards: bool,
 }
@@ -232,7 +234,9 @@ impl Step {
         if let Some(penalty) = &w.penalty {
             penalty.add(&w.discriminator, player, &w.batch, &w.labels, &self.state, SHARES + stream)?;
         }
-        player.finish_gradient()
+        player.finish_gradient()?;
+        // With gradients that were always 0, Adam leaves weights as they are.
+        self.frozen.as_ref().map_or(Ok(()), Reals::zero)
     }
 
     /// Lets a backward pass start from the seeds of both heads; those of the class loss are there already.

@@ -14,15 +14,15 @@ use super::classes::ClassLoss;
 use super::latents::Latents;
 use super::penalty::GradientPenalty;
 use super::player::{Player, Players};
-use super::sampler::Sampler;
+use super::sampler::{Sampler, is_statistic};
 use super::setup::{Metrics, Plan, Setup, Weights};
 use super::step::{Phase, Step};
 use super::workspace::Workspace;
 use crate::checkpoint::{NamedTensor, Scaling};
 use crate::data::ring;
 use crate::device::{Device, Feed, Graph};
-use crate::nn::Arena;
 use crate::nn::parameters::first_not_finite;
+use crate::nn::{Arena, Layout};
 use crate::ops::state::{self, State, StateBuffer};
 use crate::settings::Update;
 use crate::{Error, Result};
@@ -65,8 +65,9 @@ impl Trainer {
         if let Some(classes) = &workspace.classes {
             classes.zero_seeds()?;
         }
-        // Two streams of seeds, so that the players' weights are independent.
-        let (seed_g, seed_d) = (setup.training.seed, setup.training.seed ^ 0x9e37_79b9_7f4a_7c15);
+        let [seed_g, seed_d] = seeds(setup);
+        let frozen = frozen(setup, &players.discriminator.parameters)?;
+        let discriminator = Player::new(device, "discriminator", players.discriminator, setup, seed_d)?;
         Ok(Trainer {
             feed: device.feed(workspace.inputs[0].bytes())?,
             step: Step {
@@ -74,7 +75,8 @@ impl Trainer {
                 device: device.clone(),
                 state: StateBuffer::new(device, &start(setup, 0))?,
                 generator: Player::new(device, "generator", players.generator, setup, seed_g)?,
-                discriminator: Player::new(device, "discriminator", players.discriminator, setup, seed_d)?,
+                frozen: (frozen > 0).then(|| discriminator.gradients.view(0..frozen)),
+                discriminator,
                 workspace,
                 marks: None,
                 two_backwards: false,
@@ -90,6 +92,7 @@ impl Trainer {
     pub fn plan(setup: &Setup) -> Result<Plan> {
         check(setup)?;
         let (players, arena) = measure(&Device::unbacked(), setup)?;
+        frozen(setup, &players.discriminator.parameters)?;
         let (g, d) = (&players.generator, &players.discriminator);
         let (networks, training) = (&setup.networks, &setup.training);
         Ok(Plan {
@@ -204,6 +207,7 @@ impl Trainer {
         }
         self.feed.end(slot)?;
         self.done += 1;
+        self.sampler.iter().for_each(Sampler::forget);
         self.arena.check()
     }
 
@@ -288,6 +292,15 @@ impl Trainer {
         Ok("the loss is not finite, though every logit is".into())
     }
 
+    /// The batch statistics that belong to G's average, as drawing gathers them: for a checkpoint, so that others draw with
+    /// the same. None without an average or without batch norm.
+    pub fn average_statistics(&mut self) -> Result<Vec<NamedTensor>> {
+        if self.step.generator.average.is_none() || self.step.generator.running.is_empty() {
+            return Ok(Vec::new());
+        }
+        sampler(&mut self.sampler, &self.step)?.statistics(&self.step.generator)
+    }
+
     /// Everything that a checkpoint needs to go on from here.
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = Vec::new();
@@ -312,13 +325,16 @@ impl Trainer {
     }
 
     /// Goes on from a checkpoint after `step` steps, of this or another precision: every tensor of [`Trainer::tensors`]
-    /// must be there, and no other.
+    /// must be there, and no other but those of [`Trainer::average_statistics`], which follow from them. In checkpoints of
+    /// format 1 the vectors of the spectral norm are one tensor for each network.
     pub fn restore(&mut self, step: u64, tensors: &[NamedTensor]) -> Result<()> {
         let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let wanted = self.step.generator.restore(&by_name)? + self.step.discriminator.restore(&by_name)?;
-        if by_name.len() != wanted {
-            return Err(Error::Shape(format!("{} tensors, expected {wanted}", by_name.len())));
+        let found = by_name.keys().filter(|name| !is_statistic(name)).count();
+        if found != wanted {
+            return Err(Error::Shape(format!("{found} tensors, expected {wanted}")));
         }
+        self.sampler.iter().for_each(Sampler::forget);
         match step.checked_sub(1) {
             None => self.step.state.write(&start(&self.step.setup, 0))?,
             // The end of the step before sets the learning rates, as it did then.
@@ -435,6 +451,34 @@ fn check(setup: &Setup) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The first numbers of D's parameters that stay as they begin: all before the first block that learns, or before the head.
+fn frozen(setup: &Setup, layout: &Layout) -> Result<usize> {
+    let blocks = setup.training.freeze_d;
+    if blocks == 0 {
+        return Ok(0);
+    }
+    let is = |name: &str, i: usize| ["block", "linear"].iter().any(|kind| name.starts_with(&format!("{kind}{i}.")));
+    let all = (1..).take_while(|i| layout.entries().iter().any(|e| is(&e.name, *i))).count();
+    // The last layer of a perceptron is its head.
+    let all = if setup.architecture().is_convolutional() { all } else { all.saturating_sub(1) };
+    let first = layout.entries().iter().find(|e| is(&e.name, blocks + 1) || e.name.starts_with("head."));
+    match first.filter(|_| blocks <= all) {
+        Some(entry) => Ok(entry.at.offset()),
+        None => Err(Error::Config(format!("freeze-d: {blocks}, D of preset {} has {all} blocks", setup.preset))),
+    }
+}
+
+/// The seeds of G's and of D's first weights: two, so that the weights are independent.
+pub(crate) fn seeds(setup: &Setup) -> [u64; 2] {
+    [setup.training.seed, setup.training.seed ^ 0x9e37_79b9_7f4a_7c15]
+}
+
+/// The layouts of both networks of a setup. It asks for no memory.
+pub(crate) fn layouts(setup: &Setup) -> Result<Players> {
+    check(setup)?;
+    Ok(measure(&Device::unbacked(), setup)?.0)
 }
 
 /// The layouts, and the bytes of an arena, found by building everything without memory. Block sizes, and with them

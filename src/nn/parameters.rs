@@ -103,6 +103,26 @@ impl Layout {
         at
     }
 
+    /// The tensor of this name at a place that something else has settled, behind those that there are.
+    pub fn placed(&mut self, name: &str, place: std::ops::Range<usize>) {
+        let at = Parameter { offset: place.start, len: place.len() };
+        let (name, shape, init) = (name.to_string(), vec![place.len()], Init::Constant(0.0));
+        self.entries.push(Entry { name, shape, init, at, outputs: None });
+        self.len = self.len.max(place.end);
+    }
+
+    /// Gives all biases the first values that PyTorch gives them: [`Init::FanIn`] of the weight of their layer.
+    pub fn start_biases_as_pytorch(&mut self) {
+        let fan_in = |weight: &Entry| weight.at.len / weight.shape.last().copied().unwrap_or(1).max(1);
+        let weights = self.entries.iter().filter_map(|e| Some((e.name.strip_suffix("weight")?.to_string(), fan_in(e))));
+        let inputs: std::collections::HashMap<String, usize> = weights.collect();
+        for entry in &mut self.entries {
+            if let Some(fan_in) = entry.name.strip_suffix("bias").and_then(|layer| inputs.get(layer)) {
+                entry.init = Init::FanIn { fan_in: *fan_in };
+            }
+        }
+    }
+
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }

@@ -34,7 +34,9 @@ pub struct Residual {
     pub upsampling: Upsampling,
     /// G: side of the last convolution's filter.
     pub last: usize,
-    /// G: PyTorch's initialisation instead of Glorot's.
+    /// G: the gain that Glorot's initialisation of that convolution has.
+    pub last_gain: f32,
+    /// PyTorch's initialisation: in G instead of Glorot's, and of D's biases instead of 0.
     pub pytorch_init: bool,
     /// G: the first layer sees the label too, as this number at the label's place among one number for each class.
     pub label: Option<f32>,

@@ -56,7 +56,7 @@ pub enum Loss {
 pub enum PowerIterations {
     /// One power iteration a step of the network itself
     PerStep,
-    /// One for each time that a training step judges samples with it: real ones, fakes, and fakes again for G
+    /// One for real samples, one for fakes, and one for the fakes of a G step; real ones and fakes share the norms after both
     PerForward,
 }
 

@@ -179,6 +179,7 @@ impl Settings {
         within("seed", training.seed, 0, i64::MAX as u64)?;
         within("batch", training.batch, 1, 1 << 20)?;
         within("batch-g", training.batch_of_g(), 1, 1 << 20)?;
+        within("freeze-d", training.freeze_d, 0, 1000)?;
         within("n-dis", training.n_dis, 1, 1000)?;
         within("width", networks.width, 1, 4096)?;
         within("pool-factor", networks.pool_factor, 1e-9, 1e9)?;

@@ -23,12 +23,13 @@ pub struct Preset {
     settings: fn(&mut Settings),
     /// What `zgan bench` times a step of it on.
     pub sample: ImageShape,
-    /// The widths and batches that are timed; those of large images are narrow, so that a CPU does a step within seconds.
+    /// The widths and batches that are timed; those of large images are narrow, so that a CPU does a step within seconds. One
+    /// without any is timed where it is named, and at its own size.
     pub timed: &'static [(usize, usize)],
 }
 
 /// The first one is the default.
-pub static PRESETS: [Preset; 8] = [
+pub static PRESETS: [Preset; 10] = [
     Preset {
         name: "mnist",
         about: "Residual networks for 28x28 digits, projection discriminator, softmax loss",
@@ -42,6 +43,7 @@ pub static PRESETS: [Preset; 8] = [
             head_bias: false,
             eps: 1e-5,
             label: Some(2.0),
+            last_gain: std::f32::consts::SQRT_2,
             ..SNGAN
         }),
         settings: |_| (),
@@ -68,6 +70,21 @@ pub static PRESETS: [Preset; 8] = [
         timed: &[(32, 32), (64, 32)],
     },
     Preset {
+        name: "sngan-projection-48",
+        about: "The same for 48x48 images",
+        architecture: Architecture::Residual(Residual {
+            size: 48,
+            bottom: 6,
+            start: 8,
+            up: &[4, 2, 1],
+            down: &[(1, true), (2, true), (4, true), (8, true), (16, false)],
+            ..SNGAN
+        }),
+        settings: |s| sngan(s, 100_000, Some(0)),
+        sample: images(48, 3),
+        timed: &[],
+    },
+    Preset {
         name: "sngan-projection-64",
         about: "The same for 64x64 images",
         architecture: Architecture::Residual(SNGAN),
@@ -84,13 +101,35 @@ pub static PRESETS: [Preset; 8] = [
             down: &[(1, true), (2, true), (4, true), (8, true), (16, true), (16, false)],
             ..SNGAN
         }),
-        settings: |s| sngan(s, 450_000, Some(400_000)),
+        settings: |s| {
+            sngan(s, 450_000, Some(400_000));
+            s.training.batch_g = Some(128);
+        },
         sample: images(128, 3),
         timed: &[(16, 4)],
     },
     Preset {
+        name: "sngan-projection-256",
+        about: "The same for 256x256 images",
+        architecture: Architecture::Residual(Residual {
+            size: 256,
+            up: &[16, 8, 8, 4, 2, 1],
+            down: &[(1, true), (2, true), (4, true), (8, true), (8, true), (16, true), (16, false)],
+            ..SNGAN
+        }),
+        settings: |s| {
+            sngan(s, 450_000, Some(400_000));
+            s.networks.width = 32;
+            s.training.batch = 32;
+            s.training.batch_g = Some(64);
+            s.batches.flip = true;
+        },
+        sample: images(256, 3),
+        timed: &[],
+    },
+    Preset {
         name: "crcrpar-64",
-        about: "Its PyTorch port, 64x64: bilinear upsampling, PyTorch's initialisation in G",
+        about: "Its PyTorch port, 64x64: bilinear upsampling, PyTorch's initialisation",
         architecture: Architecture::Residual(Residual {
             upsampling: Upsampling::Bilinear,
             last: 1,
@@ -98,7 +137,7 @@ pub static PRESETS: [Preset; 8] = [
             pytorch_init: true,
             ..SNGAN
         }),
-        settings: |s| sngan(s, 250_000, Some(200_000)),
+        settings: |s| sngan(s, 100_000, Some(50_000)),
         sample: images(64, 3),
         timed: &[(16, 8)],
     },
@@ -165,6 +204,7 @@ const SNGAN: Residual = Residual {
     eps: 2e-5,
     upsampling: Upsampling::Nearest,
     last: 3,
+    last_gain: 1.0,
     pytorch_init: false,
     label: None,
     attention: false,

@@ -111,6 +111,9 @@ pub struct Training {
     #[arg(long, value_name = "IMAGES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_g: Option<usize>,
+    /// Lowest blocks of D whose weights stay as they begin
+    #[arg(long, value_name = "BLOCKS")]
+    pub freeze_d: usize,
     /// D steps for each G step; more than 1 needs --update alternating
     #[arg(long, value_name = "STEPS")]
     pub n_dis: usize,
@@ -167,6 +170,7 @@ impl Default for Training {
             steps: 1500,
             batch: 64,
             batch_g: None,
+            freeze_d: 0,
             n_dis: 1,
             seed: 1,
             lr_g: 1e-3,

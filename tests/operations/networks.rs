@@ -1,7 +1,10 @@
 //! Whole networks beside PyTorch's (tests/goldens/networks.py): outputs, losses and the gradients of all parameters, at
 //! reduced width; and the spectral norm of all weights of a network.
 
+use std::collections::HashMap;
+
 use crate::common::*;
+use zgan::checkpoint::NamedTensor;
 use zgan::data::{DataSource, ImageShape, Split};
 use zgan::device::Device;
 use zgan::gan::{Setup, Trainer};
@@ -50,11 +53,23 @@ fn check(case: &str, tolerance: f64, setup: &Setup, on: impl Fn(&dyn Fn(&Device)
     on(&|device| {
         let mut trainer = Trainer::new(device, setup).unwrap();
         let mut tensors = trainer.tensors().unwrap();
+        // The script draws the vectors of all weights of a network as one.
+        let is_u = |t: &NamedTensor| t.name.ends_with(".u");
+        let mut u: HashMap<&str, _> = HashMap::new();
+        for player in ["generator", "discriminator"] {
+            let own = tensors.iter().filter(|t| t.name.starts_with(player) && is_u(t));
+            let len = own.map(|t| t.values.len()).sum();
+            u.insert(player, draw(&format!("{at}{player}.spectral_u"), len, (0.0, 1.0)).into_iter());
+        }
         for tensor in &mut tensors {
+            if is_u(tensor) {
+                let all = u.get_mut(tensor.name.split('.').next().unwrap()).unwrap();
+                tensor.values = all.take(tensor.values.len()).collect();
+                continue;
+            }
             let player = tensor.name.starts_with("generator.") || tensor.name.starts_with("discriminator.");
             let bounds = match tensor.name.rsplit('.').next().unwrap() {
-                "running_mean" | "running_var" | "spectral_v" => continue,
-                "spectral_u" => (0.0, 1.0),
+                "running_mean" | "running_var" | "v" => continue,
                 _ if player => start_of(&tensor.name, &tensor.shape),
                 _ => continue,
             };

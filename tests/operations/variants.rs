@@ -406,7 +406,8 @@ fn the_policy_says_how_many_power_iterations_a_step_makes() {
             trainer.step(&images, &labels).unwrap();
         }
         let tensors = trainer.tensors().unwrap();
-        tensors.into_iter().find(|t| t.name == "discriminator.spectral_u").unwrap().values
+        let u = tensors.into_iter().filter(|t| t.name.starts_with("discriminator.") && t.name.ends_with(".u"));
+        u.flat_map(|t| t.values).collect::<Vec<f32>>()
     };
     let per_step = |update| setup(Conditioning::Projection, Loss::Hinge, update);
     let per_forward = |loss, update| {

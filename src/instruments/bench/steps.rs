@@ -141,9 +141,10 @@ pub fn steps_of(selection: &Selection, precision: Precision) -> Vec<StepProblem>
             update if named => vec![update],
             _ => vec![Update::Simultaneous, Update::Alternating],
         };
+        let timed = if named && preset.timed.is_empty() { &[(8, 2)] } else { preset.timed };
         let sizes = match selection.scale {
-            Scale::Tiny => vec![(4, 2); preset.timed.len()],
-            Scale::Small => preset.timed.to_vec(),
+            Scale::Tiny => vec![(4, 2); timed.len()],
+            Scale::Small => timed.to_vec(),
             Scale::Real => vec![(own.networks.width, own.training.batch)],
         };
         for (width, batch) in sizes {

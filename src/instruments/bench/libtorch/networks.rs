@@ -24,7 +24,7 @@ impl Parameters {
         let (mut names, mut leaves) = (Vec::new(), Vec::new());
         for NamedTensor { name, shape, values } in tensors {
             let Some(name) = name.strip_prefix(player).and_then(|rest| rest.strip_prefix('.')) else { continue };
-            if name.contains("running") || name.contains("spectral") {
+            if name.contains("running") || name.ends_with(".u") || name.ends_with(".v") {
                 continue;
             }
             let tensor = torch.tensor(values, shape);
@@ -272,26 +272,12 @@ impl Discriminator {
     }
 }
 
-/// Takes the vectors u and v of each weight out of the trainer's two, which have those of all weights one after the other.
+/// The vectors u and v of each weight.
 fn spectral(torch: Torch, p: &Parameters, tensors: &[NamedTensor]) -> Vec<Option<Spectral>> {
-    let vector = |name: &str| {
+    let vector = |name: String| {
         let found = tensors.iter().find(|tensor| tensor.name == format!("discriminator.{name}"))?;
         Some(torch.tensor(&found.values, &[found.values.len()]))
     };
-    let (Some(u), Some(v)) = (vector("spectral_u"), vector("spectral_v")) else {
-        return p.leaves.iter().map(|_| None).collect();
-    };
-    let mut from = [0, 0];
-    let pairs = p.leaves.iter().zip(&p.names);
-    let each = pairs.map(|(leaf, name)| {
-        if name.ends_with("bias") {
-            return None;
-        }
-        let out = leaf.size()[0];
-        let into = leaf.numel() as i64 / out;
-        let own = Spectral::new(u.narrow(0, from[0], out).copy(), v.narrow(0, from[1], into).copy());
-        from = [from[0] + out, from[1] + into];
-        Some(own)
-    });
-    each.collect()
+    let of = |name: &String| Some(Spectral::new(vector(format!("{name}.u"))?, vector(format!("{name}.v"))?));
+    p.names.iter().map(of).collect()
 }

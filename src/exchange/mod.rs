@@ -1,0 +1,13 @@
+//! Weights and latents for other programs, and from them.
+
+mod export;
+pub mod file;
+mod import;
+pub mod latents;
+mod names;
+mod npy;
+mod onnx;
+
+pub use export::Source;
+pub use import::{ClassMap, Facts, Incoming, Newcomers, Taken, placed};
+pub use names::{Kind, Row, Side, table};
