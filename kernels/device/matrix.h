@@ -84,7 +84,7 @@ template <int MOST> DEVICE void wait_copies() {}
 #endif
 
 typedef char* SharedAddress;
-DEVICE SharedAddress shared_address(void* pointer) { return static_cast<char*>(pointer); }
+DEVICE SharedAddress shared_address(const void* pointer) { return static_cast<char*>(const_cast<void*>(pointer)); }
 DEVICE uint32_t load_word(SharedAddress from) { return *reinterpret_cast<const uint32_t*>(from); }
 
 // What a lane shows of its registers: A in the first four words, B in the next two.

@@ -244,11 +244,11 @@ struct Share {
         UNROLL
         for (uint32_t k = 0; k < DEPTH; k += 16) {
             uint32_t a[4];
-            load_matrices(a, A + (first_row() + lane % 16) * DEPTH_PITCH + k + lane / 16 * 8);
+            load_matrices(a, shared_address(A + (first_row() + lane % 16) * DEPTH_PITCH + k + lane / 16 * 8));
             UNROLL
             for (uint32_t pair = 0; pair < 2; pair++) {
                 uint32_t b[4];
-                load_matrices(b, B + (first_column() + pair * 16 + lane / 16 * 8 + lane % 8) * DEPTH_PITCH + k + lane / 8 % 2 * 8);
+                load_matrices(b, shared_address(B + (first_column() + pair * 16 + lane / 16 * 8 + lane % 8) * DEPTH_PITCH + k + lane / 8 % 2 * 8));
                 multiply(2 * pair, a, b[0], b[1]);
                 multiply(2 * pair + 1, a, b[2], b[3]);
             }
@@ -269,7 +269,7 @@ struct Share {
             UNROLL
             for (uint32_t pair = 0; pair < 2; pair++) {
                 uint32_t b[4];
-                load_matrices_turned(b, Z + (k + lane % 16) * Z_PITCH + first_column() + pair * 16 + lane / 16 * 8);
+                load_matrices_turned(b, shared_address(Z + (k + lane % 16) * Z_PITCH + first_column() + pair * 16 + lane / 16 * 8));
                 multiply(2 * pair, a, b[0], b[1]);
                 multiply(2 * pair + 1, a, b[2], b[3]);
             }
