@@ -200,6 +200,7 @@ fn wrong_flags_and_values_are_refused() {
     for time in ["9223372036854775807", "-1", "NaN", "inf"] {
         place.says(&format!("study --tiny --device host --time={time}"), 2, &["--time", "expected 0 to"]);
     }
+    place.says("check --seeds 65537", 2, &["--seeds", "65537"]);
     place.says("sample", 2, &["--run"]);
     place.says("sample --run nothing", 2, &["nothing"]);
     place.says("info nothing", 2, &["nothing"]);
