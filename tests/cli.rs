@@ -197,6 +197,10 @@ fn wrong_flags_and_values_are_refused() {
     place.says("train --run ../up", 2, &["../up"]);
     place.says("train --resume nothing", 2, &["nothing", "runs"]);
     place.says("train --resume a --run b", 2, &["--resume", "--run"]);
+    for time in ["9223372036854775807", "-1", "NaN", "inf"] {
+        place.says(&format!("study --tiny --device host --time={time}"), 2, &["--time", "expected 0 to"]);
+    }
+    place.says("check --seeds 65537", 2, &["--seeds", "65537"]);
     place.says("sample", 2, &["--run"]);
     place.says("sample --run nothing", 2, &["nothing"]);
     place.says("info nothing", 2, &["nothing"]);

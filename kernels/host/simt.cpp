@@ -43,6 +43,7 @@ void zgan_simt_write(void* p, uint64_t bytes) { ACCESS(p, bytes, 1, WRITE); }
 void zgan_simt_atomic(void* p, uint64_t bytes) { ACCESS(p, bytes, bytes, ATOMIC); }
 void zgan_simt_warp_access(const void* p, uint64_t bytes, bool writes) { ACCESS(p, bytes, bytes, writes ? WRITE : READ); }
 
+#ifndef ZGAN_SANITIZED  // The thread sanitizer has its own.
 #define SIZES(EACH) EACH(1) EACH(2) EACH(4) EACH(8) EACH(16)
 #define PLAIN(N)                                                                 \
     void __tsan_read##N(void* p) { ACCESS(p, N, N, READ); }                      \
@@ -74,11 +75,12 @@ void* __tsan_memset(void* to, int value, uint64_t bytes) {
     return __builtin_memset(to, value, bytes);
 }
 
-// An index that is not one of an array whose length the compiler knows: local arrays are checked by this alone.
-void __ubsan_handle_out_of_bounds(void*, uint64_t index) { zgan_simt_out_of_bounds(index, PLACE); }
-void __ubsan_handle_out_of_bounds_abort(void*, uint64_t index) { zgan_simt_out_of_bounds(index, PLACE); }
-
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
+
+// An index that is not one of an array whose length the compiler knows: local arrays are checked by this alone.
+void __ubsan_handle_out_of_bounds(void*, uint64_t index) { zgan_simt_out_of_bounds(index, PLACE); }
+void __ubsan_handle_out_of_bounds_abort(void*, uint64_t index) { zgan_simt_out_of_bounds(index, PLACE); }
+#endif
 }

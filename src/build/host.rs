@@ -95,6 +95,8 @@ pub fn compile(modules: &[Module], check: bool, store: &Store, deny_warnings: bo
     let compiler = build.get_compiler();
     let version = Command::new(compiler.path()).arg("--version").output().map(|output| output.stdout);
     let version = version.unwrap_or_else(|e| panic!("{}: {e}; a C++17 compiler is needed", compiler.path().display()));
+    // Where the crate is built for the thread sanitizer (scripts/races), so are the kernels.
+    let sanitized = std::env::var("CARGO_CFG_SANITIZE").is_ok_and(|with| with.split(',').any(|one| one == "thread"));
     let mut simt_flags = Vec::new();
     if check {
         // Local variables that nobody has set hold garbage, and the same on every run.
@@ -108,6 +110,9 @@ pub fn compile(modules: &[Module], check: bool, store: &Store, deny_warnings: bo
         command.args(compiler.args()).args(FLAGS);
         if let Some(variant) = variant {
             command.args(variant.flags);
+            if sanitized {
+                command.arg("-fsanitize=thread");
+            }
             if variant.name == SIMT.name {
                 command.args(&simt_flags);
             }
@@ -142,7 +147,11 @@ pub fn compile(modules: &[Module], check: bool, store: &Store, deny_warnings: bo
     }
     // The scheduler in Rust refers to it in every build.
     let text = fs::read_to_string("kernels/host/simt.cpp").expect("kernels/host/simt.cpp");
-    add("callbacks_simt".into(), "callbacks for simt".into(), 1.0, text, command(None));
+    let mut callbacks = command(None);
+    if sanitized {
+        callbacks.arg("-DZGAN_SANITIZED");
+    }
+    add("callbacks_simt".into(), "callbacks for simt".into(), 1.0, text, callbacks);
     if check {
         let simt = command(Some(&SIMT));
         let words: Vec<_> = [simt.get_program()].into_iter().chain(simt.get_args()).collect();

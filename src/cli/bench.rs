@@ -90,8 +90,10 @@ pub fn seconds(time: f64) -> Result<Duration, Error> {
 }
 
 fn duration(option: &str, time: f64) -> Result<Duration, Error> {
-    Duration::try_from_secs_f64(time)
-        .map_err(|_| Error::Config(format!("{option} {time}: a number of seconds, 0 or more")))
+    const MOST: f64 = 1e9;
+    // Neither a negative number nor NaN is one.
+    let duration = Duration::try_from_secs_f64(time).ok().filter(|_| time <= MOST);
+    duration.ok_or_else(|| Error::Config(format!("{option} {time}: a number of seconds, expected 0 to {MOST}")))
 }
 
 impl Bench {

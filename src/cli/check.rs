@@ -16,7 +16,7 @@ pub struct Check {
     #[arg(long, default_value_t = 0)]
     schedule_seed: u64,
     /// How many seeds, one after the other
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=65536))]
     seeds: u64,
     /// Leave out the cases that take long
     #[arg(long)]

@@ -41,7 +41,7 @@ pub fn measure(device: &Device, settings: Settings, tiny: bool, tell: &mut dyn F
     let ceilings = Ceilings::measure(device, &[])?;
     let mut measured = Vec::new();
     // All rungs share this time, and a median needs more than a few runs of each.
-    let long = Settings { time: 4 * settings.time, ..settings };
+    let long = Settings { time: settings.time.saturating_mul(4), ..settings };
     for ladder in ladders(tiny) {
         let forms = bench::measure(device, &ladder.problem, long)?;
         let mut rungs = Vec::new();
