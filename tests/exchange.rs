@@ -452,6 +452,8 @@ fn files_that_do_not_fit_are_refused_with_the_tensor() {
     }
     let path = changed(folder.path(), g, |all| all[0].name = "block2.b1.embed.weight".into());
     refused(&path, Side::Generator, &["mimicry", "bilinear", "eps of 1e-5", "relu(x)"]);
+    let path = changed(folder.path(), g, |all| all[0].name = "c6.weight".into());
+    refused(&path, Side::Generator, &["mimicry", "c6.weight"]);
     let path = changed(folder.path(), g, |all| all.iter_mut().for_each(|t| t.name = format!("other.{}", t.name)));
     refused(&path, Side::Generator, &["no tensors of zgan, of crcrpar's networks", "the first of"]);
     let path = folder.path().join("model.pth");

@@ -3,14 +3,16 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::Random;
 use zgan::checkpoint::{self, FORMAT, Header, NamedTensor};
 use zgan::data::{DataSource, Split};
 use zgan::device::Device;
+use zgan::exchange::{Incoming, Side, file, latents};
 use zgan::run::Run;
-use zgan::settings::Settings;
+use zgan::settings::{Preset, Settings};
 
 fn rounds() -> usize {
     std::env::var("ZGAN_FUZZ").map_or(2000, |text| text.parse().unwrap())
@@ -119,6 +121,47 @@ fn logs() {
         if let Some(first) = gone.lines().next() {
             let step = first.split(',').next().and_then(|cell| cell.parse::<u64>().ok());
             assert!(step.is_some_and(|step| step > 5), "round {round}: {first:?} was dropped");
+        }
+    }
+}
+
+/// Weights and latents of other programs.
+#[test]
+fn exchanged_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensor = |name: &str, shape: &[usize]| NamedTensor {
+        name: name.into(),
+        shape: shape.into(),
+        values: vec![0.5; shape.iter().product()],
+    };
+    let weights = folder.path().join("weights.safetensors");
+    let metadata = BTreeMap::from([("preset", "mnist"), ("width", "2")].map(|(k, v)| (k.to_string(), v.to_string())));
+    let tensors = [
+        tensor("l1.weight", &[98, 3]),
+        tensor("block2.b1.weights.weight", &[2, 2]),
+        tensor("block1.c1.weight_orig", &[2, 1, 3, 3]),
+        tensor("model.0.weight", &[2, 3]),
+    ];
+    file::write(&weights, &metadata, &tensors, &[]).unwrap();
+    let [safetensors, npy] = ["z.safetensors", "z.npy"].map(|name| folder.path().join(name));
+    for path in [&safetensors, &npy] {
+        latents::write(path, &[0.5; 12], 4, &[0, 1, 2]).unwrap();
+    }
+    let mut random = Random(5);
+    for path in [&weights, &safetensors, &npy] {
+        let original = std::fs::read(path).unwrap();
+        for _ in 0..rounds() / 10 {
+            std::fs::write(path, changed(&original, &mut random)).unwrap();
+            // A value or an error.
+            let _ = (latents::read(path, 4, 3), file::list(path));
+            if let Ok(read) = Incoming::read(path) {
+                for preset in ["mnist", "softmax-gan"].map(|name| name.parse::<Preset>().unwrap()) {
+                    for side in [Side::Generator, Side::Discriminator] {
+                        let Ok(table) = read.settings(preset, side) else { continue };
+                        let _ = Settings::new(Some(preset), &table);
+                    }
+                }
+            }
         }
     }
 }

@@ -81,9 +81,9 @@ impl Incoming {
         let contents = file::read(path)?;
         let tensors = as_hooks_name_them(contents.tensors);
         let has = |part: &str| tensors.iter().find(|t| t.name.contains(part)).map(|t| &t.name);
-        if let Some(name) =
-            [".embed.weight", ".bn.running_", ".sn_u", ".sn_sigma", "attn."].iter().find_map(|part| has(part))
-        {
+        let last = tensors.iter().find(|t| t.name.starts_with("c5.") || t.name.starts_with("c6.")).map(|t| &t.name);
+        let parts = [".embed.weight", ".bn.running_", ".sn_u", ".sn_sigma", "attn."];
+        if let Some(name) = parts.iter().find_map(|part| has(part)).or(last) {
             return Err(fail(format!(
                 "mimicry's networks, as {name} shows, which are others than the ones here: they upsample bilinearly, their \
                  norms have an eps of 1e-5, and the shortcuts of D see relu(x)"
@@ -212,7 +212,7 @@ impl Incoming {
                 facts.classes = rows.and_then(|t| t.shape.first().copied());
             }
             (_, Side::Generator) => {
-                facts.latent = shape("linear1.weight").map(|shape| shape[0]);
+                facts.latent = shape("linear1.weight").and_then(|shape| shape.first().copied());
                 if matches!(preset.architecture, Architecture::PointPerceptrons) {
                     facts.width = shape("linear1.weight").and_then(|shape| shape.get(1).copied());
                 }
