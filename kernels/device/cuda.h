@@ -18,6 +18,8 @@ typedef unsigned long long uint64_t;
 #define INDEPENDENT_FEW
 #define UNROLL _Pragma("unroll")
 #define UNROLL_ON_GPU UNROLL
+#define PRAGMA(words) _Pragma(#words)
+#define UNROLL_BY(times) PRAGMA(unroll times)
 #define UNROLL_FOUR _Pragma("unroll 4")
 #define ROLLED _Pragma("unroll 1")
 

@@ -11,7 +11,7 @@
 //                          where `zgan kernels` shows a spill, the kernel names its own number.
 //   DEVICE, APART          begin a function of the device library: inlined everywhere, or nowhere
 //   MEMBER                 the same as DEVICE, for a function of a struct
-//   CALLED                 begins a function that GPUs inline, and that the host compiles once and calls: for work that
+//   CALLED                 begins a function that GPUs inline, and that CPUs compile once and call: for work that
 //                          takes much longer than a call and that a file uses several times. Inlined, it would be compiled as often.
 //   BLOCK, WARP, WARPS     threads of a block (but for products of tiles), lanes of a warp, warps of a block
 //   thread()               this thread's number in its block, 0 .. BLOCK - 1
@@ -24,7 +24,7 @@
 //   INDEPENDENT            before a loop whose iterations do not depend on one another
 //   INDEPENDENT_FEW        the same for a count that may become a small constant: the loop is vectorised before it is unrolled
 //   UNROLL, UNROLL_FOUR, ROLLED     before a loop that is unrolled as a whole, by four, or not at all
-//   UNROLL_ON_GPU          before a loop that a GPU's compiler unrolls as a whole, and others not at all
+//   UNROLL_ON_GPU, UNROLL_BY(n)     before a loop that a GPU's compiler unrolls as a whole, or n times, and others not at all
 //   RESTRICT               behind the star of a pointer: nothing else points to what the loop writes through it
 //   bits_to_float(bits), float_to_bits(value)   the same 32 bits as the other type
 //   square_root(x)         rounded to the nearest

@@ -35,10 +35,21 @@ struct OutputGradient {
         float output[PIECE];
         unpack(v, raw.values);
         unpack(output, raw.output);
-        with_derivative(activation, [&](auto derivative) {
+        if constexpr (sizeof(T) == 4) {
+            // As with_derivative has it. Both forms are computed, so that no branch depends on what was loaded.
+            const bool curved = activation.code == 2;
             UNROLL
-            for (int j = 0; j < PIECE; j++) v[j] = v[j] * derivative(output[j]) * part;
-        });
+            for (int j = 0; j < PIECE; j++) {
+                const float of_tanh = 1.0f - output[j] * output[j], of_leaky = output[j] <= 0.0f ? activation.slope : 1.0f;
+                v[j] = v[j] * (curved ? of_tanh : of_leaky) * part;
+            }
+        } else {
+            // The compiler finds that itself here, and has no registers for both forms of a piece's eight numbers.
+            with_derivative(activation, [&](auto derivative) {
+                UNROLL
+                for (int j = 0; j < PIECE; j++) v[j] = v[j] * derivative(output[j]) * part;
+            });
+        }
     }
 #endif
 };

@@ -100,6 +100,27 @@ template <int BM, int BN> struct Parts {
     static constexpr int DEPTH = BM + BN > 192 ? 16 : 32;
 };
 
+// acc += the products of one step, whose panels begin at `here`. FAST: whether it is worth its code on a GPU to be unrolled as a whole.
+template <int BM, int BN, bool A_ALONG_K, bool B_ALONG_K, class PanelA, class PanelB, bool FAST>
+CALLED void multiply_step(float (&acc)[Parts<BM, BN>::TM][Parts<BM, BN>::TN], const float* here, int down, int across) {
+    typedef Parts<BM, BN> P;
+    [[maybe_unused]] constexpr int TIMES = FAST ? P::DEPTH / 4 : 1;
+    UNROLL_BY(TIMES)
+    for (int d = 0; d < P::DEPTH; d += 4) {
+        const int place_a = A_ALONG_K ? down ^ PanelA::permuted(d) : down, place_b = B_ALONG_K ? across ^ PanelB::permuted(d) : across;
+        UNROLL_ON_GPU
+        for (int e = d; e < d + 4; e++) {
+            float x[P::TM], y[P::TN];
+            load_fours<P::DOWN>(x, here + e * BM, place_a);
+            load_fours<P::ACROSS>(y, here + P::DEPTH * BM + e * BN, place_b);
+            UNROLL
+            for (int i = 0; i < P::TM; i++)
+                UNROLL
+                for (int j = 0; j < P::TN; j++) acc[i][j] += x[i] * y[j];
+        }
+    }
+}
+
 // The sums of a tile over depths k_begin .. k_end.
 template <int BM, int BN, Way WAY_A, Way WAY_B, class A, class B>
 DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::TM][Parts<BM, BN>::TN], float* panels, const A& a, const B& b, uint32_t m, uint32_t n, uint32_t k_begin, uint32_t k_end) {
@@ -107,6 +128,7 @@ DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::TM][Parts<BM, BN>::TN], float* 
     typedef Supply<A, WAY_A, BM, P::DEPTH> SupplyA;
     typedef Supply<B, WAY_B, BN, P::DEPTH> SupplyB;
     constexpr int STAGE = P::DEPTH * (BM + BN);
+    constexpr bool FAST = WAY_A != Way::BY_ELEMENTS && WAY_B != Way::BY_ELEMENTS;
     const int down = 4 * (thread() / P::ACROSS), across = 4 * (thread() % P::ACROSS);
     SupplyA supply_a(a, m, k_begin, k_end);
     SupplyB supply_b(b, n, k_begin, k_end);
@@ -130,22 +152,7 @@ DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::TM][Parts<BM, BN>::TN], float* 
             supply_a.fetch();
             supply_b.fetch();
         }
-        const float* const here_a = panels + stage;
-        const float* const here_b = here_a + P::DEPTH * BM;
-        UNROLL_ON_GPU
-        for (int d = 0; d < P::DEPTH; d += 4) {
-            const int place_a = A::ALONG_K ? down ^ SupplyA::Panel::permuted(d) : down, place_b = B::ALONG_K ? across ^ SupplyB::Panel::permuted(d) : across;
-            UNROLL_ON_GPU
-            for (int e = d; e < d + 4; e++) {
-                float x[P::TM], y[P::TN];
-                load_fours<P::DOWN>(x, here_a + e * BM, place_a);
-                load_fours<P::ACROSS>(y, here_b + e * BN, place_b);
-                UNROLL
-                for (int i = 0; i < P::TM; i++)
-                    UNROLL
-                    for (int j = 0; j < P::TN; j++) acc[i][j] += x[i] * y[j];
-            }
-        }
+        multiply_step<BM, BN, A::ALONG_K, B::ALONG_K, typename SupplyA::Panel, typename SupplyB::Panel, FAST>(acc, panels + stage, down, across);
         if (!more) break;
         stage ^= STAGE;  // 0 or STAGE
         supply_a.put(panels + stage);

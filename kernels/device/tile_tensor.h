@@ -175,6 +175,27 @@ template <int BM, int BN> struct Parts {
     static constexpr int DEPTH = 64 / sizeof(T), PIECES = (BM + BN) * 4, STAGES = BM + BN > 192 ? 3 : 4;
 };
 
+// acc += the products of one step, whose panels begin `here` bytes after the first ones.
+template <int BM, int BN, class ReaderA, class ReaderB>
+CALLED void multiply_step(float (&acc)[Parts<BM, BN>::MT][Parts<BM, BN>::NT][4], const ReaderA& read_a, const ReaderB& read_b, uint32_t here) {
+    typedef Parts<BM, BN> P;
+    UNROLL_ON_GPU
+    for (int step = 0; step < P::DEPTH / DEPTH_OF_STEP; step++) {
+        uint32_t fragment_a[P::MT][4], fragment_b[P::NT / 2][4];
+        UNROLL
+        for (int i = 0; i < P::MT; i++) read_a.load(fragment_a[i], here, i, step);
+        UNROLL
+        for (int j = 0; j < P::NT / 2; j++) read_b.load(fragment_b[j], here, j, step);
+        UNROLL_ON_GPU
+        for (int i = 0; i < P::MT; i++)
+            UNROLL_ON_GPU
+            for (int j = 0; j < P::NT; j++) {
+                const uint32_t b[2] = {fragment_b[j / 2][j % 2 * 2], fragment_b[j / 2][j % 2 * 2 + 1]};
+                multiply_fragments(acc[i][j], fragment_a[i], b);
+            }
+    }
+}
+
 // The sums of a tile over depths k_begin .. k_end.
 template <int BM, int BN, Way WAY_A, Way WAY_B, class A, class B>
 DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::MT][Parts<BM, BN>::NT][4], Piece* panels, const A& a, const B& b, uint32_t m, uint32_t n, uint32_t k_begin, uint32_t k_end) {
@@ -223,21 +244,7 @@ DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::MT][Parts<BM, BN>::NT][4], Piec
             supply_b.fetch(shared + into + PanelA::PIECES * 16);
         }
         commit_copies();  // even where nothing was copied: wait_copies counts the groups
-        UNROLL_ON_GPU
-        for (int step = 0; step < STEPS; step++) {
-            uint32_t fragment_a[P::MT][4], fragment_b[P::NT / 2][4];
-            UNROLL
-            for (int i = 0; i < P::MT; i++) read_a.load(fragment_a[i], here, i, step);
-            UNROLL
-            for (int j = 0; j < P::NT / 2; j++) read_b.load(fragment_b[j], here, j, step);
-            UNROLL
-            for (int i = 0; i < P::MT; i++)
-                UNROLL
-                for (int j = 0; j < P::NT; j++) {
-                    const uint32_t b[2] = {fragment_b[j / 2][j % 2 * 2], fragment_b[j / 2][j % 2 * 2 + 1]};
-                    multiply_fragments(acc[i][j], fragment_a[i], b);
-                }
-        }
+        multiply_step<BM, BN>(acc, read_a, read_b, here);
         if ((SupplyA::PUTS || SupplyB::PUTS) && more) {
             supply_a.put(panels + into / 16);
             supply_b.put(panels + into / 16 + PanelA::PIECES);

@@ -35,6 +35,7 @@ typedef __UINT64_TYPE__ uint64_t;
 #define ROLLED _Pragma("GCC unroll 1")
 #endif
 #define UNROLL_ON_GPU ROLLED
+#define UNROLL_BY(times) ROLLED
 // Stands in the body of a loop whose iterations must not become lanes of a vector: those of a few iterations would be more
 // code for nothing, others slower. A loop inside of it may become vectors all the same.
 #define NOT_VECTORISED __asm__ volatile("")

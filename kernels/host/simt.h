@@ -7,7 +7,7 @@
 
 #include "launch.h"
 
-#define CALLED DEVICE
+#define CALLED APART
 
 constexpr int BLOCK = 256, WARP = 32, WARPS = BLOCK / WARP;
 
