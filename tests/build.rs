@@ -117,7 +117,7 @@ fn wrong_declarations_are_told() {
     assert!(said.contains("norm.cu") && said.contains("fp8") && said.contains("bf16"), "{said}");
     let said = refused("KERNEL_ONCE(256, 0) norm_tables_f32(", "KERNEL(256, 0) norm_tables_f32(");
     assert!(said.contains("norm_tables_f32") && said.contains("KERNEL_ONCE"), "{said}");
-    let said = refused("KERNEL(256, 0) PRECISE(norm_apply)(", "TILES(64)\nKERNEL(256, 0) TILED(norm_apply)(");
+    let said = refused("KERNEL(256, 4) PRECISE(norm_apply)(", "TILES(64)\nKERNEL(256, 4) TILED(norm_apply)(");
     assert!(said.contains("TILES(64)") && said.contains("128x64"), "{said}");
 }
 

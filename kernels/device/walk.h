@@ -5,7 +5,8 @@
 // A walk has, for piece i of this thread at the present step:
 //   there(i)       whether the piece lies inside of the operand; what lies outside counts as zero
 //   at(i, start)   its address, where `start` is that of the operand's first element; meaningless where the piece is outside
-//   sample(i), channel(i)   of which sample, and from which channel on, the piece is: for the tables by which a source changes it
+//   sample(i), channel(i)   of which sample, and from which channel on, the piece is: for the tables by which a source changes it;
+//                  some of the tables' where the piece is outside
 //   advance()      moves on to the next step
 // CHANGED: whether the source changes what it reads. Only such a walk knows samples, and images with half the rows and columns.
 #pragma once
@@ -61,7 +62,7 @@ template <class Share> struct MatrixWalk {
     MEMBER const T* at(int i, const T* start) const {
         return Share::ALONG_K ? lines_after(start + k, row_of(i), depth) : lines_after(start + row, depth_of(i), rows);
     }
-    MEMBER uint32_t sample(int i) const { return Share::ALONG_K ? row_of(i) : depth_of(i); }
+    MEMBER uint32_t sample(int i) const { return Share::ALONG_K ? least(row_of(i), rows - 1) : least(depth_of(i), end - 1); }
     MEMBER uint32_t channel(int) const { return Share::ALONG_K ? k : row; }
     MEMBER void advance() { k += Share::STEP; }
 };
@@ -97,7 +98,7 @@ template <class Share, bool CHANGED> struct PixelRowsWalk {
             const int32_t top = int32_t(at.p * window.stride) - window.pad_h, left = int32_t(at.q * window.stride) - window.pad_w;
             const bool inside = m < window.pixels() && Share::brings();
             if constexpr (CHANGED) {
-                n[i] = int32_t(at.n);
+                n[i] = inside ? int32_t(at.n) : 0;
                 h[i] = inside ? top : -(1 << 30);  // no row of the image, whatever is added
                 w[i] = left;
             } else {
@@ -186,7 +187,7 @@ template <class Share, bool CHANGED> struct TapRowsWalk {
             return lines_after(start + c, place[i], window.C);
         }
     }
-    MEMBER uint32_t sample(int i) const { return place[i]; }
+    MEMBER uint32_t sample(int i) const { return least(place[i], window.N - 1); }
     MEMBER uint32_t channel(int) const { return c; }
     MEMBER void advance() {
         k += Share::STEP;

@@ -142,7 +142,7 @@ impl Kernels {
             _ if products == 0 => {}
             None => say(format!(
                 "{products} products run on tensor cores: HMMA and no FFMA in the inner loop, LDSM, LDGSTS from sm_80 on, and \
-                 registers for two blocks of 128x64"
+                 room for two blocks"
             )),
             Some(reason) => say(format!("{products} products for tensor cores, by their registers alone: {reason}")),
         }
