@@ -6,7 +6,8 @@
 // filter position; otherwise rows are taps and the depth pixels. The source gives
 //   load(n, h, w, c, count, store)         calls store(i, value of channel c + i) for i < count
 //   load_line(to, n, h, columns)           writes the first pixels of row h, one after the other
-//   and what tile.h asks for tensor cores, with (n, h, w, c), or (n, c) in `finish`, in place of a run
+//   half                                   for GPUs: 1 where the source has half as many rows and columns as the window sees
+//   and what else tile.h asks for GPUs, but for the walk
 template <bool ALONG_DEPTH, class Source> struct WindowFetch {
     static constexpr bool ALONG_K = ALONG_DEPTH, PLAIN = false, PATCHED = true, PANELS = false;
     Source source;

@@ -8,7 +8,7 @@
 //     Run run(row, k)          where element (row, k) is; run.count, at least 1, is how many elements from it on lie in a row
 //     load(run, count, store)  calls store(i, value) for each i < count of the run; count is at most run.count
 //     PLAIN                    true: the elements of a run are the floats at run.values, unchanged
-//     PATCHED                  true: the host may copy what a tile sees of the image into a patch, and read that (see window.h)
+//     PATCHED                  true: the host may copy what a tile sees of the image into a patch, and read that (see gather.h)
 //     PANELS                   true: the host calls panel<WIDTH>(to, row, width, k, depth), which packs a whole panel
 //     ahead(row, k, count)     for the host: from where depths k .. k + count of `row` and its neighbours will be read; may be nothing
 //   and for GPUs, which read pieces of 16 bytes (PIECE elements, of which the first is at a multiple of PIECE):

@@ -64,24 +64,20 @@ template <class Fetch, Way WAY, int ROWS, int STEP> struct Supply {
 // The same where pieces are not whole. Neighbouring threads read neighbours in memory.
 template <class Fetch, int ROWS, int STEP> struct Supply<Fetch, Way::BY_ELEMENTS, ROWS, STEP> {
     typedef ::Panel<Share<Fetch::ALONG_K, ROWS, STEP, PIECE>> Panel;
-    const Fetch& from;
-    const uint32_t first_row, end;
-    uint32_t k;
+    ElementWalk<Fetch> walk;
 
-    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end) : from(fetch), first_row(first_row), end(k_end), k(k_begin) {}
+    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end) : walk{fetch, first_row, k_end, k_begin} {}
     MEMBER void fetch() {}
     MEMBER void put(float* panel) {
         ROLLED
         for (int i = thread(); i < ROWS * STEP; i += TILE_THREADS) {
             const int row = Fetch::ALONG_K ? i / STEP : i % ROWS, depth = Fetch::ALONG_K ? i % STEP : i / ROWS;
-            float element = 0.0f;
-            if (first_row + row < from.rows && k + depth < end)
-                from.load(from.run(first_row + row, k + depth), 1, [&](uint32_t, float v) { element = v; });
-            panel[depth * ROWS + (Fetch::ALONG_K ? row ^ Panel::permuted(depth) : row)] = element;
+            panel[depth * ROWS + (Fetch::ALONG_K ? row ^ Panel::permuted(depth) : row)] = walk.at(row, depth);
         }
-        k += STEP;
+        walk.advance(STEP);
     }
 };
+
 // v[4 i + j] = panel[4 THREADS i + place + j]: THREADS neighbours read 16 bytes each, next to each other.
 template <int THREADS, int N> DEVICE void load_fours(float (&v)[N], const float* panel, int place) {
     UNROLL

@@ -82,26 +82,19 @@ template <class Panel, class Fetch, Way WAY, int ROWS, int DEPTH> struct Supply 
 // The same where pieces are not whole.
 template <class Panel, class Fetch, int ROWS, int DEPTH> struct Supply<Panel, Fetch, Way::BY_ELEMENTS, ROWS, DEPTH> {
     static constexpr bool PUTS = true;
-    const Fetch& from;
-    const uint32_t first_row, end;
-    uint32_t k;
+    ElementWalk<Fetch> walk;
 
-    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end) : from(fetch), first_row(first_row), end(k_end), k(k_begin) {}
+    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end) : walk{fetch, first_row, k_end, k_begin} {}
     MEMBER void fetch(SharedAddress) {}
     MEMBER void put(Piece* panel) {
         ROLLED
         for (int piece = thread(); piece < Panel::PIECES; piece += TILE_THREADS) {
-            const int line = piece / Panel::ACROSS, across = piece % Panel::ACROSS;
-            T* const to = reinterpret_cast<T*>(panel + Panel::at(line, across));
+            const int line = piece / Panel::ACROSS, across = piece % Panel::ACROSS * PIECE;
+            T* const to = reinterpret_cast<T*>(panel + Panel::at(line, across / PIECE));
             ROLLED
-            for (int j = 0; j < PIECE; j++) {
-                const uint32_t r = first_row + (Panel::ALONG_K ? line : across * PIECE + j), d = k + (Panel::ALONG_K ? across * PIECE + j : line);
-                float element = 0.0f;
-                if (r < from.rows && d < end) from.load(from.run(r, d), 1, [&](uint32_t, float v) { element = v; });
-                to[j] = T(element);
-            }
+            for (int j = 0; j < PIECE; j++) to[j] = T(Panel::ALONG_K ? walk.at(line, across + j) : walk.at(across + j, line));
         }
-        k += DEPTH;
+        walk.advance(DEPTH);
     }
 };
 

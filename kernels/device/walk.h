@@ -25,6 +25,22 @@ template <class A, class B, class Sum> DEVICE void by_ways(const A& a, const B& 
     else sum(This<Way::COPIED>(), This<Way::COPIED>());
 }
 
+// How a thread reads an operand element by element, for a panel of this step along the depth.
+template <class Fetch> struct ElementWalk {
+    const Fetch& from;
+    const uint32_t first_row, end;
+    uint32_t k;
+
+    // The element in this row of the panel, and at this depth of it; 0 where there is none.
+    MEMBER float at(int row, int depth) const {
+        float element = 0.0f;
+        if (first_row + row < from.rows && k + depth < end)
+            from.load(from.run(first_row + row, k + depth), 1, [&](uint32_t, float v) { element = v; });
+        return element;
+    }
+    MEMBER void advance(int step) { k += step; }
+};
+
 template <bool FIRST, class One, class Other> struct OneOf { typedef One Type; };
 template <class One, class Other> struct OneOf<false, One, Other> { typedef Other Type; };
 
