@@ -584,6 +584,11 @@ fn classes_go_on_as_the_map_says() {
         let message = map(&pairs).err().unwrap().to_string();
         assert!(message.contains(part), "{message}");
     }
+    // Where names are numbers, a number is a name.
+    let numbers = ["5", "6"].map(String::from);
+    let map = |old| ClassMap::new(&[pair(old, "a")], (Some(2), Some(&numbers)), &here, Newcomers::Mean);
+    assert_eq!(map("6").unwrap().from, [None, Some(1)]);
+    assert!(map("1").unwrap_err().to_string().contains("no old class is called \"1\"; there are 5, 6"));
 }
 
 /// Checkpoints of format 1 had the vectors of all weights in one tensor, and no statistics of the average; files to draw from

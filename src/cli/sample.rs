@@ -1,17 +1,17 @@
 //! `zgan sample`
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::cores::on_all_cores;
-use zgan::data::{DataInfo, ImageShape, ring};
+use zgan::data::{ClassNames, DataInfo, ImageShape, ring};
 use zgan::exchange::{ClassMap, Incoming, Newcomers, Side, latents};
 use zgan::gan::{Generator, Latents, Setup, Weights, interpolate};
 use zgan::picture::{Picture, square_columns};
-use zgan::settings::{Preset, Settings, nearest};
+use zgan::settings::{Preset, Settings};
 use zgan::sizes::{filled, product, reserved};
 use zgan::{Error, files, run};
 
@@ -163,7 +163,7 @@ impl Sample {
             return Ok(grid::all_classes(setup));
         }
         knows_labels("class", setup)?;
-        let known = Known::new(names);
+        let known = ClassNames::new(names);
         let found: Vec<Vec<u32>> = self.class.iter().map(|text| known.find_all(text)).collect::<Result<_, _>>()?;
         Ok(found.concat())
     }
@@ -217,90 +217,6 @@ fn knows_labels(option: &str, setup: &Setup) -> Result<(), Error> {
     Err(Error::Config(format!("{option}: the run draws without labels (preset {preset}, conditioning none)")))
 }
 
-/// The classes by their names.
-struct Known<'a> {
-    names: &'a [String],
-    /// How many have the name, and the last of them.
-    by_name: HashMap<&'a str, (usize, u32)>,
-    /// Whether a class has a number for its name: then a number is a name, too.
-    numbers: bool,
-    /// The most commas in a name.
-    commas: usize,
-}
-
-impl<'a> Known<'a> {
-    fn new(names: &'a [String]) -> Known<'a> {
-        let mut by_name = HashMap::new();
-        for (name, number) in names.iter().zip(0..) {
-            let entry = by_name.entry(name.as_str()).or_insert((0, number));
-            *entry = (entry.0 + 1, number);
-        }
-        let is_number = |text: &String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let commas = names.iter().map(|name| name.matches(',').count()).max().unwrap_or(0);
-        Known { names, by_name, numbers: names.iter().any(is_number), commas }
-    }
-
-    /// The one class of this name; or of this number, where no name is a number.
-    fn called(&self, class: &str) -> Option<u32> {
-        match self.by_name.get(class) {
-            Some((1, number)) => Some(*number),
-            None if !self.numbers => class.parse().ok().filter(|number| (*number as usize) < self.names.len()),
-            _ => None,
-        }
-    }
-
-    /// As [`Known::called`]; the error says what there is.
-    fn find(&self, class: &str) -> Result<u32, Error> {
-        if let Some(found) = self.called(class) {
-            return Ok(found);
-        }
-        if let Some((count, _)) = self.by_name.get(class) {
-            let what = format!("{count} classes are called {class}, so it is not clear which one is meant");
-            return Err(Error::Config(what));
-        }
-        const MOST: usize = 100;
-        let there = match nearest(class, self.names) {
-            Some(name) => format!("did you mean {name}? "),
-            None => String::new(),
-        };
-        let shown = self.names.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let more = self.names.len().saturating_sub(MOST);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        Err(Error::Config(format!("no class is called {class}; {there}there are {shown}{more}")))
-    }
-
-    /// The classes of `A,B,C`. The name of a class may have commas as well: what remains is one class where it can be, and else
-    /// begins with the shortest name after which there are classes to the end.
-    fn find_all(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let parts: Vec<&str> = text.split(',').collect();
-        let starts: Vec<usize> = parts.iter().map(|part| part.as_ptr() as usize - text.as_ptr() as usize).collect();
-        // Of the parts first .. last.
-        let class =
-            |first: usize, last: usize| self.called(&text[starts[first]..starts[last - 1] + parts[last - 1].len()]);
-        // For each part, from the last one on: the class that begins with it, and the part after that class.
-        let mut way: Vec<Option<(u32, usize)>> = vec![None; parts.len()];
-        for first in (0..parts.len()).rev() {
-            let longest = parts.len().min(first + self.commas + 1);
-            let ends = (longest == parts.len()).then_some(longest).into_iter().chain(first + 1..longest + 1);
-            way[first] = ends
-                .filter(|last| *last == parts.len() || way[*last].is_some())
-                .find_map(|last| Some((class(first, last)?, last)));
-        }
-        let mut found = Vec::new();
-        let mut at = 0;
-        while let Some((class, next)) = way.get(at).copied().flatten() {
-            found.push(class);
-            at = next;
-        }
-        if at == parts.len() {
-            return Ok(found);
-        }
-        // The error is about the first part that is no class.
-        let wrong = parts.iter().find(|part| self.called(part).is_none()).unwrap_or(&text);
-        self.find(wrong).map(|class| vec![class])
-    }
-}
-
 /// A folder's name for each of these classes. All differ, and none leads out of the folder that they are in.
 fn folder_names(classes: &[u32], names: &[String]) -> Vec<String> {
     let mut taken = HashSet::new();
@@ -338,7 +254,7 @@ impl Job<'_> {
     /// The two classes of `A:B`. The name of a class may have a colon as well, so every one is tried.
     fn ends(&self, morph: &str) -> Result<[u32; 2], Error> {
         knows_labels("morph", &self.setup)?;
-        let known = Known::new(&self.header.data.classes);
+        let known = ClassNames::new(&self.header.data.classes);
         let parts = || morph.match_indices(':').map(|(at, _)| [&morph[..at], &morph[at + 1..]]);
         let found = parts().find_map(|[from, to]| Some([known.called(from)?, known.called(to)?]));
         found.map_or_else(

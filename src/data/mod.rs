@@ -3,6 +3,7 @@
 mod ahead;
 mod bmp;
 mod cifar;
+mod classes;
 pub mod decode;
 mod exif;
 mod folder;
@@ -14,6 +15,7 @@ mod mnist_10k;
 pub mod ring;
 mod zip;
 
+pub use classes::ClassNames;
 pub use folder::Unreadable;
 pub use listing::natural;
 pub use loader::{LastBatch, Loader, LoaderOptions};

@@ -8,7 +8,7 @@ use super::names::{self, Kind, Row, Side};
 use super::onnx;
 use crate::checkpoint::{Header, NamedTensor};
 use crate::gan::{Generator, Setup};
-use crate::settings::{Architecture, Conditioning, LatentDistribution, Pool};
+use crate::settings::{Architecture, LatentDistribution, Pool, name_of};
 use crate::{Error, Result, files};
 
 /// A checkpoint that has been read, whose weights go out.
@@ -119,7 +119,7 @@ impl Source<'_> {
                 let width = networks.width;
                 let up = spec.up.iter().map(|factor| (factor * width).to_string()).collect::<Vec<_>>().join(", ");
                 let down = spec.down.iter().map(|(factor, halves)| format!("({}, {})", factor * width, flag(*halves)));
-                let conditioning = text_of(networks.conditioning);
+                let conditioning = name_of(&networks.conditioning);
                 let bottom =
                     spec.down.iter().fold(shape.height, |side, (_, halves)| if *halves { side / 2 } else { side });
                 let pool = match networks.pool {
@@ -177,12 +177,6 @@ impl Source<'_> {
             .replace("#HIGH#", if self.setup.real_is_low() { "low" } else { "high" })
             .replace("#LOW#", "")
     }
-}
-
-/// The name that the option has.
-fn text_of(conditioning: Conditioning) -> String {
-    let value = toml::Value::try_from(conditioning).ok();
-    value.and_then(|value| value.as_str().map(String::from)).unwrap_or_default()
 }
 
 /// The tensors of a checkpoint, with those of format 1 that have the vectors of all weights taken apart.

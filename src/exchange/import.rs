@@ -7,10 +7,10 @@ use super::export::spread;
 use super::file;
 use super::names::{self, Kind, Row, Side};
 use crate::checkpoint::{self, NamedTensor};
-use crate::data::ImageShape;
+use crate::data::{ClassNames, ImageShape};
 use crate::gan::{Setup, layouts, seeds};
 use crate::nn::parameters::Entry;
-use crate::settings::{Architecture, Conditioning, Preset, Settings};
+use crate::settings::{Architecture, Conditioning, Preset, Settings, name_of};
 use crate::{Error, Result};
 
 /// Weights of one or both networks, as they were read.
@@ -305,9 +305,9 @@ impl Incoming {
         if let Some(bias) = bias {
             let blind = setup.training.loss == crate::settings::Loss::Softmax;
             if !blind && bias.values.iter().any(|x| *x != 0.0) {
-                let loss = toml::Value::try_from(setup.training.loss).map(|v| v.to_string()).unwrap_or_default();
+                let loss = name_of(&setup.training.loss);
                 return Err(fail(format!(
-                    "{} is {}, and D has no such bias here: loss {loss} would notice",
+                    "{} is {}, and D has no such bias here: loss {loss:?} would notice",
                     bias.name, bias.values[0]
                 )));
             }
@@ -412,7 +412,7 @@ pub fn placed(mut start: Vec<NamedTensor>, taken: &[NamedTensor]) -> Vec<NamedTe
 
 impl ClassMap {
     /// The classes called `here`, of a run, and those of weights that know so many (none where they know no labels), whose
-    /// names may be known. `pairs` are the old and the new class of each that goes on, by name or number. Without pairs, equal
+    /// names may be known. `pairs` are the old and the new class of each that goes on, as [`ClassNames`] finds them. Without pairs, equal
     /// names belong together or, where names differ, equal numbers.
     pub fn new(
         pairs: &[(String, String)],
@@ -437,17 +437,17 @@ impl ClassMap {
             let from = if by_name.iter().all(Option::is_some) { by_name } else { same };
             return Ok(ClassMap { from, newcomers });
         }
-        let find = |what: &str, class: &str, names: &[String]| {
-            let number = || class.parse().ok().filter(|number| *number < names.len());
-            names.iter().position(|name| name == class).or_else(number).ok_or_else(|| {
+        let find = |what: &str, class: &str, names: &[String], known: &ClassNames| {
+            known.called(class).map(|number| number as usize).ok_or_else(|| {
                 let shown = names.join(", ");
                 Error::Config(format!("class-map: no {what} class is called {class:?}; there are {shown}"))
             })
         };
+        let (olds, news) = (ClassNames::new(&names), ClassNames::new(here));
         let mut from = vec![None; here.len()];
         for (old, new) in pairs {
-            let place = &mut from[find("new", new, here)?];
-            if place.replace(find("old", old, &names)?).is_some() {
+            let place = &mut from[find("new", new, here, &news)?];
+            if place.replace(find("old", old, &names, &olds)?).is_some() {
                 return Err(Error::Config(format!("class-map: class {new} has two that it goes on from")));
             }
         }

@@ -23,7 +23,6 @@ pub enum Fusion {
 
 impl std::fmt::Display for Fusion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = clap::ValueEnum::to_possible_value(self);
-        f.write_str(name.as_ref().map_or("", |name| name.get_name()))
+        f.write_str(&crate::settings::name_of(self))
     }
 }

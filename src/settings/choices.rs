@@ -77,3 +77,8 @@ pub enum Update {
     /// D first, then G against the new D
     Alternating,
 }
+
+/// What options and files call a choice.
+pub fn name_of(choice: &impl clap::ValueEnum) -> String {
+    choice.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
+}

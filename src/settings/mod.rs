@@ -16,7 +16,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use architecture::{Architecture, Residual};
-pub use choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, Update};
+pub use choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, Update, name_of};
 pub use presets::{PRESETS, Preset};
 pub use tree::{Batches, Images, Networks, Place, Training, Written};
 

@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use clap::ValueEnum;
 use serde::Serialize;
 
 use super::page::{document, table as html_table};
@@ -13,7 +12,7 @@ use crate::eval::{self, Classifier, Request};
 use crate::gan::{Setup, Trainer, Weights};
 use crate::instruments::plot::{Bar, bars, escape};
 use crate::instruments::record::{self, Cell, number};
-use crate::settings::{Conditioning, Settings, Training};
+use crate::settings::{Conditioning, Settings, Training, name_of};
 use crate::{Error, Result};
 
 /// The conditionings that are compared, in the order of the table.
@@ -122,13 +121,8 @@ impl Comparison<'_> {
     }
 }
 
-/// What the command line calls it.
-pub fn name(conditioning: Conditioning) -> String {
-    conditioning.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
-}
-
 fn line(outcome: &Outcome) -> String {
-    let (name, seed, seconds) = (name(outcome.conditioning), outcome.seed, outcome.seconds);
+    let (name, seed, seconds) = (name_of(&outcome.conditioning), outcome.seed, outcome.seconds);
     match (outcome.label_accuracy, outcome.coverage) {
         (Some(accuracy), Some(coverage)) => {
             format!("{name}, seed {seed}: {:.1} %, coverage {coverage:.2}, {seconds:.0} s", 100.0 * accuracy)
@@ -201,7 +195,7 @@ const COLUMNS: [&str; 7] =
 fn cells(summary: &Summary) -> [String; 7] {
     let diverged = if summary.diverged > 0 { format!(", {} diverged", summary.diverged) } else { String::new() };
     [
-        format!("{}{diverged}", name(summary.conditioning)),
+        format!("{}{diverged}", name_of(&summary.conditioning)),
         summary.parameters_d.to_string(),
         shown(summary.label_accuracy, 100.0, 1),
         shown(summary.coverage, 1.0, 3),
@@ -228,7 +222,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
 pub fn csv(outcomes: &[Outcome]) -> String {
     let row = |o: &Outcome| {
         [
-            ("conditioning", Cell::Name(name(o.conditioning))),
+            ("conditioning", Cell::Name(name_of(&o.conditioning))),
             ("seed", Cell::Count(o.seed)),
             ("steps", Cell::Count(o.steps)),
             ("parameters_d", Cell::Count(o.parameters_d as u64)),
@@ -246,7 +240,7 @@ pub fn csv(outcomes: &[Outcome]) -> String {
 pub fn page(device: &str, settings: &Settings, outcomes: &[Outcome]) -> String {
     let summaries = summaries(outcomes);
     let bar = |summary: &Summary, spread: Option<Spread>, factor: f64, digits: usize| Bar {
-        label: name(summary.conditioning),
+        label: name_of(&summary.conditioning),
         value: spread.map_or(0.0, |spread| factor * spread.mean),
         shown: shown(spread, factor, digits),
         range: spread.map(|spread| (factor * spread.least, factor * spread.greatest)),
