@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use common::{Golden, draw, draw_below, relative_error, start_of};
 use place::{Place, ZGAN, says};
 use zgan::checkpoint::{FORMAT, Header, NamedTensor};
-use zgan::data::{DataInfo, ImageShape, ring};
+use zgan::data::{DataInfo, ImageShape, mixture};
 use zgan::device::{Device, kernel, kernel_source};
 use zgan::exchange::{ClassMap, Incoming, Newcomers, Side, Source, file, placed, table};
 use zgan::gan::{Generator, Setup, Trainer, Weights};
@@ -82,7 +82,7 @@ impl Case {
         settings.batches.noise = 0.0;
         settings.batches.flip = false;
         let classes = (0..CLASSES).map(|class| format!("class {class}")).collect();
-        let shape = if preset.architecture.draws_points() { ring::SHAPE } else { preset.sample };
+        let shape = if preset.architecture.draws_points() { mixture::SHAPE } else { preset.sample };
         let data = DataInfo { name: "test".into(), images: 10, shape, classes, crc32: String::new() };
         let setup = Setup::new(&settings, &data);
         let config = settings.numbers().unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
-use zgan::data::{DataInfo, DataOptions, Dataset, ImageShape, Loader, Split, ring};
+use zgan::data::{DataInfo, DataOptions, Dataset, ImageShape, Loader, Split, mixture};
 use zgan::device::{Device, Precision};
 use zgan::exchange::placed;
 use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Vitals, Weights};
@@ -527,9 +527,8 @@ impl Session {
     fn draw(&mut self, step: u64) -> Result<PathBuf> {
         let (path, seed) = (self.run.sample_path(step), self.settings.training.seed);
         if self.trainer.setup().draws_points() {
-            let points = self.trainer.points(Weights::Average, &Latents::unlabelled(seed, ring::POINTS))?;
-            let (picture, modes) = grid::scatter(&points);
-            picture.save(&path)?;
+            let points = self.trainer.points(Weights::Average, &Latents::unlabelled(seed, mixture::POINTS))?;
+            let modes = grid::scatter(&points, self.trainer.setup().mixture, &path)?;
             self.progress.note(&modes);
             return Ok(path);
         }

@@ -7,6 +7,7 @@ use super::export::spread;
 use super::file;
 use super::names::{self, Kind, Row, Side};
 use crate::checkpoint::{self, NamedTensor};
+use crate::data::mixture::Mixture;
 use crate::data::{ClassNames, ImageShape};
 use crate::gan::{Setup, layouts, seeds};
 use crate::nn::parameters::Entry;
@@ -169,6 +170,7 @@ impl Incoming {
         let shape = ImageShape { height: size, width: size, channels: 3 };
         let shape = if settings.preset.architecture.is_convolutional() { shape } else { preset.sample };
         let setup = Setup {
+            mixture: Mixture::Ring,
             preset,
             networks: settings.networks.clone(),
             training: settings.training.clone(),

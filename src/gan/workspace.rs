@@ -2,7 +2,7 @@
 
 use super::classes::ClassLoss;
 use super::networks::{self, Discriminator, Latent};
-use super::penalty::GradientPenalty;
+use super::penalty::Penalties;
 use super::player::Players;
 use super::setup::Setup;
 use crate::data::ImageShape;
@@ -23,7 +23,7 @@ pub(super) struct Workspace {
     pub discriminator: Network,
     /// One for each slot of the device.
     pub inputs: Vec<Input>,
-    /// (N + M, H, W, C): real ones, then fakes; then the rows of a gradient penalty.
+    /// (N + M, H, W, C): real ones, then fakes; then the rows of gradient penalties.
     pub batch: Value,
     pub labels: Buffer<u32>,
     pub logits: Value,
@@ -32,7 +32,7 @@ pub(super) struct Workspace {
     /// sample. With a class loss it is, at the real images and the fakes, the derivative of one player's loss at a time.
     pub backward_seed: Reals,
     pub classes: Option<ClassLoss>,
-    pub penalty: Option<GradientPenalty>,
+    pub penalties: Option<Penalties>,
     /// Of the last D step and the last G step.
     pub of_d: Evaluation,
     pub of_g: Evaluation,
@@ -60,7 +60,7 @@ impl Workspace {
         let training = &setup.training;
         let (n, m_d, m_g) = (training.batch, training.batch, training.batch_of_g());
         let most = setup.samples();
-        let rows = most + GradientPenalty::rows(setup);
+        let rows = most + Penalties::rows(setup);
         let mut build = Builder {
             parameters: &mut players.discriminator.parameters,
             running: &mut players.discriminator.running,
@@ -74,7 +74,7 @@ impl Workspace {
         let Discriminator { network: discriminator, logits, classes } =
             networks::discriminator(setup, &mut build, &batch, &labels)?;
         let classes = classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels)).transpose()?;
-        let penalty = GradientPenalty::new(setup, arena, &discriminator, most)?;
+        let penalties = Penalties::new(setup, arena, &discriminator, most)?;
         let mut generator = |fakes: usize, gradients| -> Result<(Network, Latent)> {
             let mut build = Builder {
                 parameters: &mut players.generator.parameters,
@@ -114,7 +114,7 @@ impl Workspace {
             backward_seed: gradient(&logits, "the logits")?.clone(),
             logits,
             classes,
-            penalty,
+            penalties,
             of_d,
             of_g,
             loss_workspace: arena.take(loss_len[0].max(loss_len[1]))?,

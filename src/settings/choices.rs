@@ -52,6 +52,16 @@ pub enum Loss {
     RelativisticHinge,
 }
 
+/// What the generator of the softmax loss wants of the softmax over the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SoftmaxTarget {
+    /// Each sample to have its weight's share of it, as published
+    Uniform,
+    /// What D does not want: D's loss with the other sign
+    ZeroSum,
+}
+
 /// When the estimate of a weight's largest singular value, which spectral normalisation divides by, is improved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, Update};
+use super::choices::{
+    Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, SoftmaxTarget, Update,
+};
 use super::text;
 use crate::data::{DataSource, LastBatch, Unreadable, decode};
 use crate::device::{DeviceChoice, Precision};
@@ -17,7 +19,7 @@ use crate::nn::Fusion;
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Data")]
 pub struct Images {
-    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR (or a zip); ring: points
+    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR (or a zip); ring, grid: points
     #[arg(long, value_name = "SOURCE")]
     pub data: DataSource,
     /// Classes that the labels of idx:DIR name
@@ -98,6 +100,12 @@ pub struct Training {
     /// What the players minimise
     #[arg(long, value_name = "LOSS")]
     pub loss: Loss,
+    /// What G wants, where the loss is softmax
+    #[arg(long, value_name = "WHAT")]
+    pub softmax_target: SoftmaxTarget,
+    /// What a real image weighs in the sum of the softmax loss, where a fake weighs 1
+    #[arg(long, value_name = "WEIGHT")]
+    pub real_weight: f64,
     /// Which network moves when
     #[arg(long, value_name = "RULE")]
     pub update: Update,
@@ -152,6 +160,15 @@ pub struct Training {
     /// Factor on the gradient penalty of loss wasserstein-gp
     #[arg(long, value_name = "FACTOR")]
     pub gp_weight: f64,
+    /// R1: half of this times the squared norm of D's gradient at real images is added to D's loss; 0 leaves it out
+    #[arg(long, value_name = "FACTOR")]
+    pub r1: f64,
+    /// R2: the same at fakes
+    #[arg(long, value_name = "FACTOR")]
+    pub r2: f64,
+    /// Steps from one with gradient penalties to the next; their factors are multiplied by it
+    #[arg(long, value_name = "STEPS")]
+    pub penalty_every: usize,
     /// What activations are stored as and products computed in: f32, tf32, bf16 or f16; weights stay f32. auto is tf32 on a
     /// GPU from compute capability 8.0 on, f32 elsewhere
     #[arg(long, value_name = "NAME")]
@@ -167,6 +184,8 @@ impl Default for Training {
     fn default() -> Training {
         Training {
             loss: Loss::Softmax,
+            softmax_target: SoftmaxTarget::Uniform,
+            real_weight: 1.0,
             update: Update::Simultaneous,
             steps: 1500,
             batch: 64,
@@ -186,6 +205,9 @@ impl Default for Training {
             aux_weight_d: 1.0,
             aux_weight_g: 0.1,
             gp_weight: 10.0,
+            r1: 0.0,
+            r2: 0.0,
+            penalty_every: 1,
             precision: PrecisionChoice::Auto,
             unfused: Vec::new(),
         }

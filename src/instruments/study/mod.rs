@@ -2,6 +2,7 @@
 
 pub mod conditioning;
 mod ladders;
+pub mod modes;
 mod page;
 mod roofline;
 
