@@ -124,7 +124,7 @@ impl Scatter<'_> {
              <rect x=\"-{EXTENT}\" y=\"-{EXTENT}\" width=\"{side}\" height=\"{side}\" fill=\"#fff\"/>\n"
         );
         for ([r, g, b], points) in self.layers() {
-            let dots: String = points.iter().map(|[x, y]| format!("M{x:.3} {:.3}h0", -y)).collect();
+            let dots: String = points.iter().map(|[x, y]| format!("M{x:.3} {:.3}h0", 0.0 - y)).collect();
             svg.push_str(&format!(
                 "<path d=\"{dots}\" fill=\"none\" stroke=\"rgb({r} {g} {b})\" stroke-opacity=\"{OPACITY}\" \
                  stroke-width=\"{}\" stroke-linecap=\"round\"/>\n",

@@ -5,8 +5,11 @@ use crate::data::mixture::Mixture;
 use crate::data::{DataInfo, ImageShape};
 use crate::device::Precision;
 use crate::nn::Fusion;
+use crate::ops::diffaug::Strengths;
 use crate::ops::log_partition::Game;
-use crate::settings::{Architecture, Batches, Conditioning, Loss, Networks, Preset, Settings, SoftmaxTarget, Training};
+use crate::settings::{
+    Architecture, Batches, Change, Conditioning, Loss, Networks, Preset, Settings, SoftmaxTarget, Training,
+};
 
 /// Everything that a trainer is made from: the settings that numbers depend on, and what only the data tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +64,13 @@ impl Setup {
         let Training { real_weight, softmax_target, .. } = self.training;
         let sign = if self.real_is_low() { 1.0 } else { -1.0 };
         Game { sign, real_weight: real_weight as f32, zero_sum: softmax_target == SoftmaxTarget::ZeroSum }
+    }
+
+    /// How what D sees is changed, where it is.
+    pub fn diffaug(&self) -> Option<Strengths> {
+        let strength = |change| if self.batches.diffaug.contains(&change) { 1.0 } else { 0.0 };
+        let [colour, translation, cutout] = [Change::Color, Change::Translation, Change::Cutout].map(strength);
+        (!self.batches.diffaug.is_empty()).then_some(Strengths { colour, translation, cutout })
     }
 
     /// The fusions that a step of these networks and this loss has.

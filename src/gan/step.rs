@@ -4,15 +4,16 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::classes::ClassLoss;
-use super::latents::{self, LABELS, LATENTS, PIXELS, SHARES, STREAMS};
+use super::latents::{self, CHANGES, LABELS, LATENTS, PIXELS, SHARES, STREAMS};
 use super::networks::Latent;
 use super::penalty::Penalties;
 use super::player::Player;
 use super::setup::Setup;
-use super::workspace::Workspace;
+use super::workspace::{Workspace, gradient};
 use crate::Result;
 use crate::device::{Device, Event, Reals};
 use crate::nn::{Backward, Mode, Network};
+use crate::ops::diffaug::{self, Draw};
 use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
 use crate::ops::random;
@@ -128,7 +129,7 @@ impl Step {
     fn load(&self, slot: usize, i: usize) -> Result<()> {
         self.enter(Phase::Data)?;
         let (w, n) = (&self.workspace, self.setup.training.batch);
-        let (real, stream) = (w.batch.rows(&(0..n)), i as u32 * STREAMS);
+        let (real, stream) = (w.images.rows(&(0..n)), i as u32 * STREAMS);
         if self.setup.draws_points() {
             return random::points(&real.x, self.setup.mixture, &self.state, PIXELS + stream);
         }
@@ -138,7 +139,27 @@ impl Step {
         let Batches { flip, noise, noise_within, .. } = self.setup.batches;
         let augment = Augment { noise: noise as f32, within: noise_within, flip };
         let shape = [n, real.h, real.w, real.c];
-        pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)
+        pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)?;
+        self.show(0..n, stream)
+    }
+
+    /// What D sees of these images, where that is not the images themselves.
+    fn show(&self, rows: Range<usize>, stream: u32) -> Result<()> {
+        let Some(strengths) = self.setup.diffaug() else { return Ok(()) };
+        let (image, seen) = (self.workspace.images.rows(&rows), self.workspace.batch.rows(&rows));
+        let draw = Draw { state: &self.state, stream: CHANGES + stream, first: rows.start };
+        diffaug::forward(&seen.x, &image.x, strengths, draw, [image.n, image.h, image.w, image.c])
+    }
+
+    /// The gradient of G's fakes, from that of what D saw of them.
+    fn see_through(&self) -> Result<()> {
+        let Some(strengths) = self.setup.diffaug() else { return Ok(()) };
+        let w = &self.workspace;
+        let rows = self.fakes(w.latent.z.n);
+        let (image, seen) = (w.images.rows(&rows), w.batch.rows(&rows));
+        let draw = Draw { state: &self.state, stream: CHANGES, first: rows.start };
+        let [dx, dy] = [gradient(&image, "the fakes")?, gradient(&seen, "what D sees")?];
+        diffaug::backward(dx, dy, strengths, draw, [image.n, image.h, image.w, image.c])
     }
 
     fn draw_for_g(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
@@ -155,7 +176,13 @@ impl Step {
             }
         }
         self.generator.normalise(true)?;
-        self.generate(&self.workspace.generator, z.n)
+        self.generate(&self.workspace.generator, z.n)?;
+        self.show(self.fakes(z.n), 0)
+    }
+
+    /// The rows of so many fakes.
+    fn fakes(&self, count: usize) -> Range<usize> {
+        self.setup.training.batch..self.setup.training.batch + count
     }
 
     fn draw_for_d(&self, stream: u32) -> Result<()> {
@@ -165,7 +192,8 @@ impl Step {
             w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
         self.draw_latent(latent, stream, true)?;
         self.generator.normalise(self.setup.networks.sn_policy == PowerIterations::PerForward)?;
-        self.generate(network, latent.z.n)
+        self.generate(network, latent.z.n)?;
+        self.show(self.fakes(latent.z.n), stream)
     }
 
     /// Whether D will judge these fakes to learn from them. With a penalty at points between them and real images they
@@ -289,6 +317,7 @@ impl Step {
     fn learn_g(&self, evaluation: &Evaluation) -> Result<()> {
         self.enter(Phase::GeneratorBackward)?;
         self.generator.gradients.zero()?;
+        self.see_through()?;
         self.workspace.generator.backward(&Backward {
             gradients: Some(&self.generator.gradients),
             signal_seeds: self.workspace.classes.is_none().then_some(&evaluation.seed_g),

@@ -368,7 +368,7 @@ impl Trainer {
     pub fn fakes(&self) -> Result<Vec<f32>> {
         let (w, real) = (&self.step.workspace, self.step.setup.training.batch);
         let fakes = real..real + w.latent.z.n;
-        w.batch.rows(&fakes).x.read()
+        w.images.rows(&fakes).x.read()
     }
 
     /// The logits of the last step, the real ones first.
@@ -436,6 +436,9 @@ fn check(setup: &Setup) -> Result<()> {
     }
     if !setup.architecture().is_convolutional() && setup.conditional() {
         return refuse(format!("preset {preset} has no networks that know labels: --conditioning none"));
+    }
+    if setup.draws_points() && setup.diffaug().is_some() {
+        return refuse(format!("diffaug with preset {preset}: it changes images, and these are points"));
     }
     let fusions = setup.fusions();
     if !training.unfused.is_empty() && training.precision().bytes() < 4 {

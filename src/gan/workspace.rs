@@ -23,8 +23,10 @@ pub(super) struct Workspace {
     pub discriminator: Network,
     /// One for each slot of the device.
     pub inputs: Vec<Input>,
-    /// (N + M, H, W, C): real ones, then fakes; then the rows of gradient penalties.
+    /// (N + M, H, W, C): what D sees of real images, then of fakes; then the rows of gradient penalties.
     pub batch: Value,
+    /// (N + M, H, W, C): these images themselves, where D sees them changed; else the same memory.
+    pub images: Value,
     pub labels: Buffer<u32>,
     pub logits: Value,
     /// The gradient of the logits, which D's backward pass starts from. Without a class loss it is 1, or the loss scale,
@@ -70,6 +72,10 @@ impl Workspace {
             precision: training.precision(),
         };
         let batch = build.value(rows, h, w, c)?;
+        let images = match setup.diffaug() {
+            Some(_) => build.value(most, h, w, c)?,
+            None => batch.rows(&(0..most)),
+        };
         let labels = build.arena.take(rows)?;
         let Discriminator { network: discriminator, logits, classes } =
             networks::discriminator(setup, &mut build, &batch, &labels)?;
@@ -86,7 +92,7 @@ impl Workspace {
             };
             let z = Value { dx: None, ..build.value(fakes, 1, 1, setup.networks.latent)? };
             let latent = Latent { z, labels: labels.view(n..n + fakes) };
-            let network = networks::generator(setup, &mut build, &latent, &batch.rows(&(n..n + fakes)))?;
+            let network = networks::generator(setup, &mut build, &latent, &images.rows(&(n..n + fakes)))?;
             Ok((network, latent))
         };
         let (of_step, latent) = generator(m_g, true)?;
@@ -110,6 +116,7 @@ impl Workspace {
             discriminator,
             inputs,
             batch,
+            images,
             labels,
             backward_seed: gradient(&logits, "the logits")?.clone(),
             logits,

@@ -17,7 +17,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use architecture::{Architecture, Residual};
 pub use choices::{
-    Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, SoftmaxTarget, Update, name_of,
+    Change, Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, SoftmaxTarget, Update,
+    name_of,
 };
 pub use presets::{PRESETS, Preset};
 pub use tree::{Batches, Images, Networks, Place, Training, Written};

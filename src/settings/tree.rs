@@ -7,7 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{
-    Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, SoftmaxTarget, Update,
+    Change, Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, SoftmaxTarget, Update,
 };
 use super::text;
 use crate::data::{DataSource, LastBatch, Unreadable, decode};
@@ -243,6 +243,10 @@ pub struct Batches {
     /// Scale real pixels so that they stay within [-1, 1] with their noise, and no real white is beyond what G can draw
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub noise_within: bool,
+    /// Change real images and fakes alike, by chance, before D sees them (DiffAug): color,translation,cutout, or some of these
+    #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub diffaug: Vec<Change>,
     /// An epoch's last images that fill no batch: drop them, or fill up from the next epoch
     #[arg(long, value_name = "WHAT")]
     pub last_batch: LastBatch,
@@ -263,6 +267,7 @@ impl Default for Batches {
             flip: false,
             noise: 0.0,
             noise_within: true,
+            diffaug: Vec::new(),
             last_batch: LastBatch::Drop,
             unreadable: Unreadable::Refuse,
             max_pixels: decode::MAX_PIXELS,

@@ -1,5 +1,5 @@
-"""Ten training steps in float64 of `mnist` at width 4 with AC-GAN's head, with gradient penalties, with both, and in the
-zero-sum softmax game, under both update rules, from weights, latents, labels and batches that tests/operations/variants.rs makes by the same formulas. Run from
+"""Ten training steps in float64 of `mnist` at width 4 with AC-GAN's head, with gradient penalties, with both, in the
+zero-sum softmax game, and with DiffAug, under both update rules, from weights, latents, labels and batches that tests/operations/variants.rs makes by the same formulas. Run from
 the repository's root with torch 2.13:
 
     python tests/goldens/variant_steps.py
@@ -17,19 +17,21 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, "tests/goldens")
 import mnist_network as network
+from diffaug import Change
 from mnist_network import CLASSES, generator, players, softmax_losses
 
 STEPS, BATCH, LATENT, WIDTH = 10, 8, 16, 4
 AUX_D, AUX_G, GP, SEED = 0.7, 0.3, 10.0, 1
 # AC-GAN's head; the penalty of wasserstein-gp; R1's and R2's factors, and the steps between them; the softmax loss: what a
-# real sample weighs, and whether G's is D's with the other sign.
+# real sample weighs, and whether G's is D's with the other sign; DiffAug.
 VARIANTS = {
-    "ac-gan": (True, False, 0.0, 0.0, 1, 1.0, False),
-    "penalty": (False, True, 0.0, 0.0, 1, 1.0, False),
-    "ac-gan-penalty": (True, True, 0.0, 0.0, 1, 1.0, False),
-    "r1": (False, False, 2.0, 0.0, 1, 1.0, False),
-    "zero-sum": (False, False, 2.0, 1.0, 3, 0.5, True),
-    "ac-gan-r1": (True, False, 2.0, 1.0, 1, 1.0, False),
+    "ac-gan": (True, False, 0.0, 0.0, 1, 1.0, False, False),
+    "penalty": (False, True, 0.0, 0.0, 1, 1.0, False, False),
+    "ac-gan-penalty": (True, True, 0.0, 0.0, 1, 1.0, False, False),
+    "r1": (False, False, 2.0, 0.0, 1, 1.0, False, False),
+    "zero-sum": (False, False, 2.0, 1.0, 3, 0.5, True, False),
+    "diffaug": (False, False, 0.0, 0.0, 1, 1.0, False, True),
+    "ac-gan-r1": (True, False, 2.0, 1.0, 1, 1.0, False, False),
 }
 
 
@@ -77,7 +79,9 @@ def zero_centred(p, gamma, x, labels):
 
 def losses(p, variant, step, real, labels, fake, wanted):
     """Of D and of G: on the logits, and what is added; then each penalty and the mean norm of its gradients."""
-    _, penalised, r1, r2, every, weight, zero_sum = variant
+    _, penalised, r1, r2, every, weight, zero_sum, diffaug = variant
+    if diffaug:
+        real, fake = (Change(BATCH, first, 4, step, SEED)(x) for first, x in ((0, real), (BATCH, fake)))
     (f_real, c_real), (f_fake, c_fake) = discriminator(p, real, labels), discriminator(p, fake, wanted)
     nothing = torch.zeros((), dtype=real.dtype)
     penalties = [(nothing, nothing)] * 3

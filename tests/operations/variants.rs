@@ -14,7 +14,7 @@ use zgan::nn::{
 use zgan::ops::cross_entropy;
 use zgan::ops::log_partition::Evaluation;
 use zgan::settings::{
-    Conditioning, Loss, Networks, PowerIterations, Preset, Settings, SoftmaxTarget, Training, Update,
+    Change, Conditioning, Loss, Networks, PowerIterations, Preset, Settings, SoftmaxTarget, Training, Update,
 };
 
 const BATCH: usize = 8;
@@ -31,17 +31,28 @@ struct Variant {
     loss: Loss,
     penalties: (f64, f64, usize),
     game: (f64, SoftmaxTarget),
+    diffaug: bool,
 }
 
 impl Variant {
     const fn new(name: &'static str, conditioning: Conditioning, loss: Loss) -> Variant {
-        Variant { name, conditioning, loss, penalties: (0.0, 0.0, 1), game: (1.0, SoftmaxTarget::Uniform) }
+        Variant {
+            name,
+            conditioning,
+            loss,
+            penalties: (0.0, 0.0, 1),
+            game: (1.0, SoftmaxTarget::Uniform),
+            diffaug: false,
+        }
     }
 
     fn setup(&self, update: Update) -> Setup {
         setup(self.conditioning, self.loss, update).with(|s| {
             (s.training.r1, s.training.r2, s.training.penalty_every) = self.penalties;
             (s.training.real_weight, s.training.softmax_target) = self.game;
+            if self.diffaug {
+                s.batches.diffaug = vec![Change::Color, Change::Translation, Change::Cutout];
+            }
         })
     }
 
@@ -101,7 +112,7 @@ fn take_step(trainer: &mut Trainer, step: usize) {
     trainer.step_given(&images, &labels, &Random(5000 + step as u64).normals(BATCH * LATENT), &wanted).unwrap();
 }
 
-const VARIANTS: [Variant; 6] = [
+const VARIANTS: [Variant; 7] = [
     Variant::new("ac-gan", Conditioning::AcGan, Loss::Softmax),
     Variant::new("penalty", Conditioning::Projection, Loss::WassersteinGp),
     Variant::new("ac-gan-penalty", Conditioning::AcGan, Loss::WassersteinGp),
@@ -111,6 +122,7 @@ const VARIANTS: [Variant; 6] = [
         game: (0.5, SoftmaxTarget::ZeroSum),
         ..Variant::new("zero-sum", Conditioning::Projection, Loss::Softmax)
     },
+    Variant { diffaug: true, ..Variant::new("diffaug", Conditioning::Projection, Loss::Softmax) },
     Variant { penalties: (2.0, 1.0, 1), ..Variant::new("ac-gan-r1", Conditioning::AcGan, Loss::Softmax) },
 ];
 const RULES: [(&str, Update); 2] = [("simultaneous", Update::Simultaneous), ("alternating", Update::Alternating)];
@@ -183,7 +195,8 @@ fn ten_steps_of_the_ring_are_pytorchs() {
             }
         }
         trainer.restore(0, &tensors).unwrap();
-        let strays = golden.f64("float32")[0];
+        // Adam divides gradients by their own size: rounding turns those that are nearly 0, and moves their weights.
+        let [strays, strays_of_weights] = golden.f64("float32")[..] else { panic!("two numbers") };
         for (step, expected) in golden.f64("losses").chunks(4).enumerate() {
             let n = setup.training.batch;
             let z = Random(5000 + step as u64).normals(n * setup.networks.latent);
@@ -198,7 +211,7 @@ fn ten_steps_of_the_ring_are_pytorchs() {
         let weights = d.layouts.parameters.read(&d.values).unwrap();
         let found: Vec<f32> = weights.into_iter().flat_map(|(_, values)| values).step_by(40).collect();
         let error = relative_error(&found, &golden.f64("weights"), 1e-30);
-        assert!(error <= 1e-3, "D's weights: {error:.1e}");
+        assert!(error <= 4.0 * strays_of_weights, "D's weights: {error:.1e}");
     });
 }
 
@@ -407,6 +420,7 @@ fn an_interrupted_training_goes_on_to_the_same_bits() {
         several(setup(Conditioning::AcGan, Loss::WassersteinGp, Update::Alternating)),
         setup(Conditioning::Projection, Loss::WassersteinGp, Update::Simultaneous),
         VARIANTS[4].setup(Update::Simultaneous).with(|s| s.training.penalty_every = 2),
+        several(VARIANTS[5].setup(Update::Alternating)),
         several(setup(Conditioning::HiddenConcat, Loss::WassersteinGp, Update::Alternating)).with(|s| {
             s.networks.spectral_norm = true;
             s.networks.spectral_norm_g = true;

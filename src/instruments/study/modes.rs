@@ -277,7 +277,7 @@ pub fn page(device: &str, settings: &Settings, info: &DataInfo, outcomes: &[Outc
             let Moment { step, cover, points } = moment;
             let svg = Scatter { data: &data, points }.svg();
             let (covered, of) = (cover.covered, cover.modes);
-            let _ = write!(body, "<figure>{svg}<figcaption>step {step}: {covered} of {of}</figcaption></figure>\n");
+            let _ = writeln!(body, "<figure>{svg}<figcaption>step {step}: {covered} of {of}</figcaption></figure>");
         }
         body.push_str("</div>\n");
     }
