@@ -12,9 +12,9 @@ struct alignas(16) Four { float value[4]; };
 // same row; so that they write to different banks, the rows of each piece's depths are permuted, in groups of four at least.
 template <class Own> struct Panel {
     static constexpr int R = Own::ROWS, GROUP = Own::ALONG_K ? 32 / Own::ACROSS : 0;
-    static_assert(GROUP % 4 == 0 && (GROUP == 0 || R % 32 == 0), "groups of four stay together");
+    static_assert(GROUP % 4 == 0 && (GROUP == 0 || R % 32 == 0 || R == 16), "groups of four stay together");
     // Where the row `row` of depth d begins is row ^ permuted(d).
-    static MEMBER int permuted(int depth) { return depth / Own::WIDTH * GROUP; }
+    static MEMBER int permuted(int depth) { return depth / Own::WIDTH * GROUP % R; }
 };
 
 // What this thread brings of a panel at each step.
