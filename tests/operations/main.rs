@@ -18,6 +18,7 @@ mod convert;
 mod cross_entropy;
 mod elementary;
 mod eval;
+mod features;
 mod fused;
 mod gradient_penalty;
 mod log_partition;
