@@ -1,7 +1,7 @@
 // What networks that judge images need besides products: resizing of bytes, and pooling of any window into a slice of channels.
 //
 //   resize   y[n,p,q,k] = scale clip(v) + offset,   v = sum over i of a[p,i] (sum over j of b[q,j] x[n, rows[p] + i, columns[q] + j, k])
-//            with x the bytes as numbers from 0 to 255, of which an image of one channel gives the same to all three of y.
+//            with x the bytes as numbers from 0 to 255. An image of one channel gives the same to all K of y.
 //            a and b have R and S weights for each row and column of y; the host makes them, as each way of resizing has them.
 //            clip keeps v within 0 and 255. The sum over j is rounded to f32 before the sum over i, as resizing in two passes does.
 //   pool     y[n,p,q,first + c] = the maximum, or the mean, of x[n, p stride - pad + i, q stride - pad + j, c] over i, j < size,
@@ -15,17 +15,17 @@
 
 DEVICE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-KERNEL(256, 0) features_resize_f32(float* RESTRICT y,               // (N, P, Q, 3)
+KERNEL(256, 0) features_resize_f32(float* RESTRICT y,               // (N, P, Q, K)
                                    const uint8_t* RESTRICT x,       // (N, H, W, C)
                                    const uint32_t* RESTRICT rows,   // (P): + R is at most H
                                    const float* RESTRICT a,         // (P, R)
                                    const uint32_t* RESTRICT columns,  // (Q): + S is at most W
                                    const float* RESTRICT b,         // (Q, S)
                                    float scale, float offset, uint32_t N, uint32_t H, uint32_t W, uint32_t C,
-                                   uint32_t P, uint32_t Q, uint32_t R, uint32_t S, uint32_t pixels) {
+                                   uint32_t P, uint32_t Q, uint32_t K, uint32_t R, uint32_t S, uint32_t pixels) {
     const uint32_t begin = blockIdx.x * pixels, count = least(N * P * Q - begin, pixels);
-    for (uint32_t e = thread(); e < 3 * count; e += BLOCK) {
-        const uint32_t pixel = begin + e / 3, k = C == 1 ? 0 : e % 3;
+    for (uint32_t e = thread(); e < K * count; e += BLOCK) {
+        const uint32_t pixel = begin + e / K, k = C == 1 ? 0 : e % K;
         const uint32_t q = pixel % Q, p = pixel / Q % P, n = pixel / Q / P;
         const uint8_t* const from = x + ((uint64_t(n) * H + rows[p]) * W + columns[q]) * C + k;
         float sum = 0.0f;
@@ -36,7 +36,7 @@ KERNEL(256, 0) features_resize_f32(float* RESTRICT y,               // (N, P, Q,
         }
         sum = sum > 0.0f ? sum : 0.0f;
         sum = sum < 255.0f ? sum : 255.0f;
-        y[uint64_t(pixel) * 3 + e % 3] = scale * sum + offset;
+        y[uint64_t(pixel) * K + e % K] = scale * sum + offset;
     }
 }
 

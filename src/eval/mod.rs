@@ -4,7 +4,9 @@
 mod cache;
 mod classifier;
 pub mod eigen;
+pub mod inception;
 pub mod metrics;
+pub mod network;
 
 use serde::Serialize;
 

@@ -3,6 +3,7 @@
 
 use super::resample::Image;
 use super::{expect_len, size32};
+use crate::data::ImageShape;
 use crate::device::{Buffer, Device, Reals, kernel};
 use crate::sizes::{product, sum};
 use crate::{Error, Result};
@@ -76,50 +77,50 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// Brings bytes (N, H, W, 1 or 3) to numbers (N, P, Q, 3).
+/// Brings bytes (N, H, W, C) to numbers (N, P, Q, K). Images have 1 or 3 channels, and K is as C, or 3 where C is 1.
 pub struct Resize {
-    from: Image,
-    to: [usize; 2],
+    from: ImageShape,
+    to: [usize; 3],
     rows: Taps,
     columns: Taps,
-    /// A byte becomes `scale * byte + offset`.
     range: (f32, f32),
 }
 
 impl Resize {
-    /// From images of the size of `from` to `to`, rows and columns. A byte becomes `scale * byte + offset`.
-    pub fn new(device: &Device, from: Image, to: [usize; 2], filter: Filter, range: (f32, f32)) -> Result<Resize> {
-        let what = "resize";
-        if ![1, 3].contains(&from.c) || [from.n, from.h, from.w, to[0], to[1]].contains(&0) {
-            return Err(Error::Shape(format!(
-                "{what}: {from:?} to {to:?}, expected 1 or 3 channels, and no size of 0"
-            )));
+    /// From images of this shape to `to`, which is (P, Q, K). A byte becomes `range.0 * byte + range.1`.
+    pub fn new(device: &Device, from: ImageShape, to: [usize; 3], filter: Filter, range: (f32, f32)) -> Result<Resize> {
+        if !matches!((from.channels, to[2]), (1, 1 | 3) | (3, 3)) || from.is_empty() || to.contains(&0) {
+            let expected = "expected 1 or 3 channels, and no size of 0";
+            return Err(Error::Shape(format!("resize: images of {from} to {to:?}, {expected}")));
         }
-        size32(what, from.elements())?;
-        size32(what, product([from.n, to[0], to[1], 3]))?;
         let taps = |from: usize, to: usize| -> Result<Taps> {
+            size32("resize", from.max(to))?;
             let (first, weights, each) = filter.taps(from, to);
             Ok(Taps { first: device.upload(&first)?, weights: device.upload(&weights)?, each })
         };
-        Ok(Resize { from, to, rows: taps(from.h, to[0])?, columns: taps(from.w, to[1])?, range })
+        Ok(Resize { from, to, rows: taps(from.height, to[0])?, columns: taps(from.width, to[1])?, range })
     }
 
-    /// `y` (N, P, Q, 3) of the bytes `x` (N, H, W, C).
+    /// `y` (N, P, Q, K) of the bytes `x` (N, H, W, C).
     pub fn run(&self, y: &Reals, x: &Buffer<u8>) -> Result<()> {
-        let (what, Image { n, h, w, c }, [p, q]) = ("resize", self.from, self.to);
-        expect_len(what, "y", y.len(), product([n, p, q, 3]))?;
-        expect_len(what, "x", x.len(), self.from.elements())?;
-        let pixels = (y.device().tuning().elements / 3).max(1) as u32;
-        let blocks = ((n * p * q) as u32).div_ceil(pixels);
+        let (what, [p, q, k]) = ("resize", self.to);
+        let n = x.len() / self.from.len();
+        expect_len(what, "x", x.len(), product([n, self.from.len()]))?;
+        expect_len(what, "y", y.len(), product([n, p, q, k]))?;
+        size32(what, x.len())?;
+        size32(what, y.len())?;
+        let pixels = (y.device().tuning().elements / k).max(1);
+        let blocks = (n * p * q).div_ceil(pixels) as u32;
         let launch = y.device().launch(kernel::FEATURES_RESIZE_F32, [blocks, 1, 1]).output(y).input(x);
         let launch = launch.input(&self.rows.first).input(&self.rows.weights);
         let launch = launch.input(&self.columns.first).input(&self.columns.weights);
         let launch = launch.scalar(self.range.0).scalar(self.range.1);
-        let sizes = [n, h, w, c, p, q, self.rows.each, self.columns.each];
+        let ImageShape { height, width, channels } = self.from;
+        let sizes = [n, height, width, channels, p, q, k, self.rows.each, self.columns.each, pixels];
         let launch = sizes.iter().fold(launch, |launch, size| launch.scalar(*size as u32));
-        // SAFETY: both lengths were compared with the sizes, which fit 32 bits (`new`); `taps` made as many starts and weights
-        // as P and Q ask for, each with its last pixel within H and W; the grid covers y.
-        unsafe { launch.scalar(pixels).run() }
+        // SAFETY: both lengths were compared with the sizes, which fit 32 bits; `taps` made as many starts and weights as P and Q
+        // ask for, each with its last pixel within H and W; the grid covers y.
+        unsafe { launch.run() }
     }
 }
 

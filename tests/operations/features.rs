@@ -1,6 +1,7 @@
 //! `kernels/features.cu` against PyTorch, torch-fidelity and Pillow, and against loops in f64.
 
 use crate::common::*;
+use zgan::data::ImageShape;
 use zgan::device::Device;
 use zgan::ops::features::{self, Filter, Pool, Pooling, Resize};
 use zgan::ops::resample::Image;
@@ -46,10 +47,10 @@ fn matches_the_programs_that_it_follows() {
                         _ => Filter::Bicubic,
                     };
                     let [h, w, p, q] = numbers[..] else { panic!("{name}") };
-                    let image = Image { n: 2, h, w, c: 3 };
+                    let image = ImageShape { height: h, width: w, channels: 3 };
                     let x = device.upload(&golden.u8(&format!("resize.{h}.{w}.{p}.{q}.x"))).unwrap();
                     let y = device.zeros(2 * p * q * 3).unwrap();
-                    Resize::new(device, image, [p, q], filter, (1.0, 0.0)).unwrap().run(&y, &x).unwrap();
+                    Resize::new(device, image, [p, q, 3], filter, (1.0, 0.0)).unwrap().run(&y, &x).unwrap();
                     let expected = to_f64(&golden.f32(&name));
                     let error = relative_error(&y.read().unwrap(), &expected, 255.0);
                     assert!(error < 1e-6, "{name}: {error:.1e}");
@@ -111,10 +112,10 @@ fn pools_windows_of_every_size() {
 #[test]
 fn grey_images_and_ranges() {
     on_each_device(|device| {
-        let image = Image { n: 2, h: 2, w: 1, c: 1 };
+        let image = ImageShape { height: 2, width: 1, channels: 1 };
         let x = device.upload(&[0u8, 255, 51, 102]).unwrap();
         let y = device.zeros(12).unwrap();
-        let resize = Resize::new(device, image, [2, 1], Filter::Bilinear, (2.0 / 255.0, -1.0)).unwrap();
+        let resize = Resize::new(device, image, [2, 1, 3], Filter::Bilinear, (2.0 / 255.0, -1.0)).unwrap();
         resize.run(&y, &x).unwrap();
         let expected = [-1.0, 1.0, -0.6, -0.2].map(|x: f64| [x; 3]).concat();
         assert_close("grey", &y, &expected, 1e-6);
@@ -133,10 +134,11 @@ fn what_cannot_work_is_refused_with_the_numbers() {
     assert!(failed(Pool { stride: 0, ..Pool::COPY }, 0, 3).contains("expected windows"));
     assert_eq!(failed(Pool::COPY, 1, 3), "pool: 3 channels from 1 on, of 3");
     assert_eq!(failed(Pool::COPY, 0, 4), "pool: y has 12 elements, expected 16");
-    let odd = Image { c: 2, ..image };
-    let error = Resize::new(&device, odd, [2, 2], Filter::Bicubic, (1.0, 0.0)).err().unwrap().to_string();
+    let image = ImageShape { height: 2, width: 2, channels: 3 };
+    let odd = ImageShape { channels: 2, ..image };
+    let error = Resize::new(&device, odd, [2, 2, 3], Filter::Bicubic, (1.0, 0.0)).err().unwrap().to_string();
     assert!(error.contains("expected 1 or 3 channels"), "{error}");
-    let resize = Resize::new(&device, image, [2, 2], Filter::Bicubic, (1.0, 0.0)).unwrap();
+    let resize = Resize::new(&device, image, [2, 2, 3], Filter::Bicubic, (1.0, 0.0)).unwrap();
     let error = resize.run(&y, &device.zeros(11).unwrap()).unwrap_err().to_string();
     assert_eq!(error, "resize: x has 11 elements, expected 12");
 }

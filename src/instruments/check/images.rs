@@ -1,6 +1,7 @@
 //! Operations on images other than convolutions: attention, the projection head, pooling and upsampling.
 
 use super::Cases;
+use crate::data::ImageShape;
 use crate::device::Precision;
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::features::{self, Filter, Pool, Pooling, Resize};
@@ -60,10 +61,12 @@ pub fn attention(cases: &mut Cases) {
 
 pub fn features(cases: &mut Cases) {
     for filter in [Filter::Bilinear, Filter::BilinearFromCorner, Filter::Bicubic] {
-        for ([n, h, w, c], to) in [([1, 1, 1, 1], [1, 1]), ([2, 5, 7, 3], [9, 8]), ([1, 33, 20, 1], [7, 31])] {
-            let from = Image { n, h, w, c };
-            cases.add(format!("resize, {filter:?}, {n} x {h} x {w} x {c} to {to:?}"), move |t| {
-                let (x, y) = (t.bytes(from.elements())?, t.out("y", n * to[0] * to[1] * 3)?);
+        for ([n, height, width, channels], to) in
+            [([1, 1, 1, 1], [1, 1, 1]), ([2, 5, 7, 3], [9, 8, 3]), ([1, 33, 20, 1], [7, 31, 3])]
+        {
+            let from = ImageShape { height, width, channels };
+            cases.add(format!("resize, {filter:?}, {n} x {from} to {to:?}"), move |t| {
+                let (x, y) = (t.bytes(n * from.len())?, t.out("y", n * to[0] * to[1] * to[2])?);
                 Resize::new(t.device(), from, to, filter, (2.0 / 255.0, -1.0))?.run(&y, &x)
             });
         }
