@@ -190,6 +190,21 @@ fn describe(dimensions: usize) -> (Description, Tensor, Option<Tensor>) {
 /// The dimensions that features may have.
 pub const DIMENSIONS: [usize; 4] = [64, 192, 768, 2048];
 
+/// Names and shapes of all tensors that a file of weights has.
+pub fn tensors() -> Vec<(String, Vec<usize>)> {
+    let mut tensors = Vec::new();
+    for Product { name, filter: [r, s, c, k], relu, .. } in describe(2048).0.products() {
+        if *relu {
+            tensors.push((format!("{name}.conv.weight"), vec![*k, *c, *r, *s]));
+            let parts = ["weight", "bias", "running_mean", "running_var"];
+            tensors.extend(parts.map(|part| (format!("{name}.bn.{part}"), vec![*k])));
+        } else {
+            tensors.extend([(format!("{name}.weight"), vec![*k, *c]), (format!("{name}.bias"), vec![*k])]);
+        }
+    }
+    tensors
+}
+
 /// A file of weights.
 pub struct Weights {
     path: PathBuf,
@@ -219,22 +234,22 @@ impl Weights {
         }
         let digest = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let weights = Weights { path, tensors, digest };
-        for product in describe(2048).0.products() {
-            weights.of(product)?;
+        for (name, shape) in self::tensors() {
+            let found = &weights.tensor(&name)?.shape;
+            if *found != shape {
+                return Err(weights.unfit(format!("{name} is {found:?}, expected {shape:?}")));
+            }
         }
         Ok(weights)
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&[f32]> {
-        let fail = |what| Error::Checkpoint { path: self.path.clone(), what };
+    fn unfit(&self, what: String) -> Error {
+        Error::Checkpoint { path: self.path.clone(), what: format!("no weights of FID's Inception: {what}") }
+    }
+
+    fn tensor(&self, name: &str) -> Result<&NamedTensor> {
         let place = self.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name));
-        let tensor = place.map(|place| &self.tensors[place]);
-        let tensor = tensor.map_err(|_| fail(format!("no weights of FID's Inception: there is no tensor {name}")))?;
-        if tensor.shape != shape {
-            let found = &tensor.shape;
-            return Err(fail(format!("no weights of FID's Inception: {name} is {found:?}, expected {shape:?}")));
-        }
-        Ok(&tensor.values)
+        place.map(|place| &self.tensors[place]).map_err(|_| self.unfit(format!("there is no tensor {name}")))
     }
 
     /// Filters (R, S, C, K) and bias (K) of a product, with its norm in them. The last layer has its weights alone: Inception scores
@@ -242,12 +257,11 @@ impl Weights {
     fn of(&self, product: &Product) -> Result<(Vec<f32>, Vec<f32>)> {
         let ([r, s, c, k], name) = (product.filter, &product.name);
         if !product.relu {
-            self.tensor(&format!("{name}.bias"), &[k])?;
-            let weight = self.tensor(&format!("{name}.weight"), &[k, c])?;
-            return Ok((turned(weight, [r, s, c, k], |_| 1.0), vec![0.0; k]));
+            let weight = self.tensor(&format!("{name}.weight"))?;
+            return Ok((turned(&weight.values, [r, s, c, k], |_| 1.0), vec![0.0; k]));
         }
-        let weight = self.tensor(&format!("{name}.conv.weight"), &[k, c, r, s])?;
-        let norm = |part: &str| self.tensor(&format!("{name}.bn.{part}"), &[k]);
+        let weight = &self.tensor(&format!("{name}.conv.weight"))?.values;
+        let norm = |part: &str| self.tensor(&format!("{name}.bn.{part}")).map(|tensor| &tensor.values);
         let (gamma, beta, mean, variance) =
             (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
         let scale = |k: usize| f64::from(gamma[k]) / (f64::from(variance[k]) + EPS).sqrt();

@@ -21,6 +21,7 @@ mod eval;
 mod features;
 mod fused;
 mod gradient_penalty;
+mod inception;
 mod log_partition;
 mod losses;
 mod matmul;
