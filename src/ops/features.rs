@@ -104,7 +104,7 @@ impl Resize {
     /// `y` (N, P, Q, K) of the bytes `x` (N, H, W, C).
     pub fn run(&self, y: &Reals, x: &Buffer<u8>) -> Result<()> {
         let (what, [p, q, k]) = ("resize", self.to);
-        let n = x.len() / self.from.len();
+        let n = x.len().div_ceil(self.from.len());
         expect_len(what, "x", x.len(), product([n, self.from.len()]))?;
         expect_len(what, "y", y.len(), product([n, p, q, k]))?;
         size32(what, x.len())?;
