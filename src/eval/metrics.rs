@@ -344,6 +344,7 @@ pub fn inception_score(logits: &Points) -> Option<Spread> {
 /// The mean of points and their covariance, of which points are added a few at a time.
 #[derive(Clone, Debug)]
 pub struct Statistics {
+    /// 0 of those from a file that does not say it.
     pub count: usize,
     pub mean: Vec<f64>,
     /// Over the upper triangle: the sum of the products of what is off the mean.
@@ -455,7 +456,7 @@ const POINTS_AT_ONCE: usize = 32;
 ///
 /// With few points it comes out too large.
 pub fn frechet(a: &Statistics, b: &Statistics) -> Result<f64> {
-    if a.mean.len() != b.mean.len() || a.count < 2 || b.count < 2 {
+    if a.mean.len() != b.mean.len() || a.count == 1 || b.count == 1 {
         let sizes = [a.count, a.mean.len(), b.count, b.mean.len()];
         let what = "expected 2 or more on both sides, and one dimension";
         return Err(Error::Shape(format!(
@@ -465,7 +466,7 @@ pub fn frechet(a: &Statistics, b: &Statistics) -> Result<f64> {
     }
     let between: f64 = a.mean.iter().zip(&b.mean).map(|(x, y)| (x - y).powi(2)).sum();
     // The fewer points, the lower the rank.
-    let (fewer, more) = if a.count <= b.count { (a, b) } else { (b, a) };
+    let (fewer, more) = if a.count.wrapping_sub(1) <= b.count.wrapping_sub(1) { (a, b) } else { (b, a) };
     let (fewer, more) = (fewer.covariance()?, more.covariance()?);
     let shared = eigen::trace_of_root_of_product(&fewer, &more)?;
     Ok((between + fewer.trace() + more.trace() - 2.0 * shared).max(0.0))

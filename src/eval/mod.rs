@@ -5,6 +5,7 @@ mod cache;
 mod classifier;
 pub mod eigen;
 pub mod inception;
+pub mod judge;
 pub mod metrics;
 pub mod network;
 mod numpy;
