@@ -4,7 +4,10 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::device::Device;
+use crate::eval::judge::Figure;
 use crate::files::Staged;
 use crate::gan::Metrics;
 use crate::instruments::tune;
@@ -16,6 +19,8 @@ const TUNING: &str = "tuning.toml";
 const METRICS: &str = "metrics.csv";
 const SAMPLES: &str = "samples";
 const CHECKPOINTS: &str = "checkpoints";
+const BEST: &str = "best.safetensors";
+const BEST_VALUE: &str = "best.toml";
 
 /// A run that this process writes to.
 pub struct Run {
@@ -112,6 +117,17 @@ impl Run {
         self.folder.join(CHECKPOINTS).join(format!("step-{step:06}.safetensors"))
     }
 
+    /// Where the checkpoint is that was best so far. It is none of those that are thinned.
+    pub fn best_path(&self) -> PathBuf {
+        self.folder.join(CHECKPOINTS).join(BEST)
+    }
+
+    /// Remembers by which number that checkpoint is the best.
+    pub fn save_best(&self, best: &Best) -> Result<()> {
+        let text = toml::to_string(best).map_err(|error| Error::Config(error.to_string()))?;
+        files::write_bytes(&self.folder.join(CHECKPOINTS).join(BEST_VALUE), text.as_bytes())
+    }
+
     /// Removes the oldest checkpoints beyond the `keep` newest; 0 keeps all.
     pub fn thin_checkpoints(&self, keep: usize) -> Result<()> {
         let all = checkpoints(&self.folder)?;
@@ -161,6 +177,9 @@ impl Run {
                 remove(&path)?;
             }
             remove_unfinished(&self.folder.join(part));
+        }
+        for best in [BEST, BEST_VALUE] {
+            remove(&self.folder.join(CHECKPOINTS).join(best))?;
         }
         for number in 1..=newest_metrics(&self.folder) {
             remove(&numbered_metrics(&self.folder, number))?;
@@ -265,8 +284,8 @@ impl MetricsLog {
         &self.path
     }
 
-    /// Appends a row in a single write.
-    pub fn append(&mut self, m: &Metrics, seconds: f64, images_per_second: f64) -> Result<()> {
+    /// Appends a row in a single write. `figures` are the last of the columns that [`Run::metrics`] was given.
+    pub fn append(&mut self, m: &Metrics, figures: &[Option<f64>], seconds: f64, images_per_second: f64) -> Result<()> {
         let numbers = [
             m.loss_d,
             m.loss_g,
@@ -280,7 +299,9 @@ impl MetricsLog {
         ];
         // A number that the loss does not have is an empty field.
         let cell = |x: f32| if x.is_nan() { String::new() } else { x.to_string() };
-        let cells: Vec<String> = numbers.into_iter().chain(m.more.iter().map(|m| m.1)).map(cell).collect();
+        let figures = figures.iter().map(|figure| figure.map_or(f32::NAN, |figure| figure as f32));
+        let cells = numbers.into_iter().chain(m.more.iter().map(|m| m.1)).chain(figures);
+        let cells: Vec<String> = cells.map(cell).collect();
         let row = format!("{},{seconds:.3},{},{images_per_second:.1}\n", m.step, cells.join(","));
         let before = self.file.metadata().map(|metadata| metadata.len());
         self.file.write_all(row.as_bytes()).map_err(|error| {
@@ -345,6 +366,30 @@ pub fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
 pub fn newest_checkpoint(runs_dir: &Path, name: &str) -> Result<PathBuf> {
     let newest = checkpoints(&find(runs_dir, name)?)?.pop();
     newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
+}
+
+/// The best checkpoint so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Best {
+    /// What it is the best by.
+    pub by: Figure,
+    pub value: f64,
+    pub step: u64,
+}
+
+/// The best checkpoint of a run's folder. None where there is none, or where its file cannot be read.
+pub fn best(folder: &Path) -> Option<Best> {
+    let folder = folder.join(CHECKPOINTS);
+    let text = fs::read_to_string(folder.join(BEST_VALUE)).ok()?;
+    toml::from_str(&text).ok().filter(|_| folder.join(BEST).is_file())
+}
+
+/// The best checkpoint of the run of this name or path.
+pub fn best_checkpoint(runs_dir: &Path, name: &str) -> Result<PathBuf> {
+    let path = find(runs_dir, name)?.join(CHECKPOINTS).join(BEST);
+    let missing = || format!("run {name} has no best checkpoint; train --eval-every STEPS --keep-best fid keeps one");
+    if path.is_file() { Ok(path) } else { Err(Error::Config(missing())) }
 }
 
 /// The newest of the checkpoints that lie beside this one and are older.

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod eval;
 mod export;
+mod figures;
 mod gpu_report;
 mod grid;
 mod info;

@@ -26,7 +26,8 @@ const SIDE: usize = 299;
 const EPS: f64 = 1e-3;
 
 /// The program whose numbers are wanted: they bring images to 299 x 299 in different ways.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Like {
     /// Bilinear, as PyTorch has it, to [-1, 1]
     #[default]

@@ -49,6 +49,67 @@ impl Metric {
     }
 }
 
+/// One number of a [`Metric`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Figure {
+    Fid,
+    Kid,
+    Is,
+    Precision,
+    Recall,
+    Density,
+    Coverage,
+    Ifid,
+}
+
+impl Figure {
+    pub const ALL: [Figure; 8] = [
+        Figure::Fid,
+        Figure::Kid,
+        Figure::Is,
+        Figure::Precision,
+        Figure::Recall,
+        Figure::Density,
+        Figure::Coverage,
+        Figure::Ifid,
+    ];
+
+    /// What it is called on the command line and in `metrics.csv`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Figure::Fid => "fid",
+            Figure::Kid => "kid",
+            Figure::Is => "is",
+            Figure::Precision => "precision",
+            Figure::Recall => "recall",
+            Figure::Density => "density",
+            Figure::Coverage => "coverage",
+            Figure::Ifid => "ifid",
+        }
+    }
+
+    /// The metric that it is a number of.
+    pub fn metric(self) -> Metric {
+        match self {
+            Figure::Fid => Metric::Fid,
+            Figure::Kid => Metric::Kid,
+            Figure::Is => Metric::Is,
+            Figure::Precision | Figure::Recall => Metric::Pr,
+            Figure::Density | Figure::Coverage => Metric::Dc,
+            Figure::Ifid => Metric::Ifid,
+        }
+    }
+
+    /// Whether one value of it is better than another.
+    pub fn is_better(self, value: f64, than: f64) -> bool {
+        match self {
+            Figure::Fid | Figure::Kid | Figure::Ifid => value < than,
+            _ => value > than,
+        }
+    }
+}
+
 /// Generated images where nobody says how many, and for `fid50k`.
 pub const USUAL: usize = 10_000;
 pub const FIFTY: usize = 50_000;
@@ -78,20 +139,17 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// The numbers with the names that `metrics.csv` has.
-    pub fn named(&self) -> Vec<(&'static str, f64)> {
-        let (kid, is) = (self.kid.map(|kid| kid.mean), self.inception_score.map(|is| is.mean));
-        let all = [
-            ("fid", self.fid),
-            ("kid", kid),
-            ("is", is),
-            ("precision", self.precision),
-            ("recall", self.recall),
-            ("density", self.density),
-            ("coverage", self.coverage),
-            ("ifid", self.intra_fid),
-        ];
-        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    pub fn get(&self, figure: Figure) -> Option<f64> {
+        match figure {
+            Figure::Fid => self.fid,
+            Figure::Kid => self.kid.map(|kid| kid.mean),
+            Figure::Is => self.inception_score.map(|is| is.mean),
+            Figure::Precision => self.precision,
+            Figure::Recall => self.recall,
+            Figure::Density => self.density,
+            Figure::Coverage => self.coverage,
+            Figure::Ifid => self.intra_fid,
+        }
     }
 }
 
