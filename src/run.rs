@@ -12,7 +12,7 @@ use crate::files::Staged;
 use crate::gan::Metrics;
 use crate::instruments::tune;
 use crate::settings::{self, Settings};
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, tensorboard};
 
 const CONFIG: &str = "config.toml";
 const TUNING: &str = "tuning.toml";
@@ -181,6 +181,11 @@ impl Run {
         for best in [BEST, BEST_VALUE] {
             remove(&self.folder.join(CHECKPOINTS).join(best))?;
         }
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if is_events(&entry.file_name().to_string_lossy()) {
+                remove(&entry.path())?;
+            }
+        }
         for number in 1..=newest_metrics(&self.folder) {
             remove(&numbered_metrics(&self.folder, number))?;
         }
@@ -269,6 +274,30 @@ const COLUMNS: &[&str] = &[
 ];
 const LAST_COLUMN: &str = "images_per_second";
 
+/// A log's columns by their names: the steps, and the values of each column that has numbers, with the places of their rows.
+pub struct Log {
+    pub steps: Vec<f64>,
+    /// Name, then the points (step, value).
+    pub columns: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+/// The newest log of a run's folder. Rows that are cut off are left out.
+pub fn log(folder: &Path) -> Result<Log> {
+    let path = metrics_path(folder);
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let mut lines = text.lines();
+    let names: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+    let rows: Vec<Vec<&str>> =
+        lines.map(|row| row.split(',').collect()).filter(|r: &Vec<_>| r.len() == names.len()).collect();
+    let steps: Vec<f64> = rows.iter().map(|row| row[0].parse().unwrap_or(f64::NAN)).collect();
+    let column = |(place, name): (usize, &&str)| {
+        let points = rows.iter().zip(&steps).filter_map(|(row, step)| Some((*step, row[place].parse().ok()?)));
+        (name.to_string(), points.filter(|(x, y)| x.is_finite() && f64::is_finite(*y)).collect())
+    };
+    let columns = names.iter().enumerate().skip(1).map(column);
+    Ok(Log { columns: columns.filter(|(_, points): &(_, Vec<_>)| !points.is_empty()).collect(), steps })
+}
+
 /// The open `metrics.csv`.
 pub struct MetricsLog {
     file: File,
@@ -286,21 +315,10 @@ impl MetricsLog {
 
     /// Appends a row in a single write. `figures` are the last of the columns that [`Run::metrics`] was given.
     pub fn append(&mut self, m: &Metrics, figures: &[Option<f64>], seconds: f64, images_per_second: f64) -> Result<()> {
-        let numbers = [
-            m.loss_d,
-            m.loss_g,
-            m.kl_d,
-            m.kl_g,
-            m.real_logit,
-            m.fake_logit,
-            m.grad_norm_d,
-            m.grad_norm_g,
-            m.logit_spread,
-        ];
         // A number that the loss does not have is an empty field.
         let cell = |x: f32| if x.is_nan() { String::new() } else { x.to_string() };
         let figures = figures.iter().map(|figure| figure.map_or(f32::NAN, |figure| figure as f32));
-        let cells = numbers.into_iter().chain(m.more.iter().map(|m| m.1)).chain(figures);
+        let cells = m.named().into_iter().map(|m| m.1).chain(m.more.iter().map(|m| m.1)).chain(figures);
         let cells: Vec<String> = cells.map(cell).collect();
         let row = format!("{},{seconds:.3},{},{images_per_second:.1}\n", m.step, cells.join(","));
         let before = self.file.metadata().map(|metadata| metadata.len());
@@ -453,11 +471,18 @@ fn new_folder(runs_dir: &Path, name: &str, force: bool) -> Result<PathBuf> {
     }))
 }
 
+/// Whether a file is one of those that TensorBoard reads.
+fn is_events(name: &str) -> bool {
+    name.starts_with(tensorboard::START)
+}
+
 /// Whether a folder has no settings, and nothing but what a run of this program makes: its start, or its replacement, was cut
 /// off.
 fn is_half_made(folder: &Path) -> bool {
     let known = |name: &str| {
-        [SAMPLES, CHECKPOINTS, TUNING, METRICS].contains(&name) || name.strip_suffix(".unfinished").is_some()
+        [SAMPLES, CHECKPOINTS, TUNING, METRICS].contains(&name)
+            || is_events(name)
+            || name.strip_suffix(".unfinished").is_some()
     };
     let Ok(entries) = fs::read_dir(folder) else { return false };
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();

@@ -18,6 +18,7 @@ use zgan::picture::Picture;
 use zgan::run::{self, Best, MetricsLog, Run};
 use zgan::settings::{Preset, Settings, Training, differences};
 use zgan::sizes::{filled, product};
+use zgan::tensorboard::Events;
 use zgan::{Error, Result, files};
 
 use super::inits::{Beginning, Inits};
@@ -140,11 +141,20 @@ impl Train {
 
         let judge = inception.map(|weights| Judging::new(&device, &settings, &data, &weights)).transpose()?.flatten();
         let numbers = settings.numbers()?;
+        let events = settings.written.tensorboard.then(|| Events::create(run.folder(), first)).transpose()?;
+        if let Some(events) = &events {
+            events.text(first, "settings", &format!("```\n{}```", settings.to_toml()?));
+        }
         let (vitals, progress, seconds_before) = (Vitals::default(), Progress::new(first, end), log.seconds);
         let mut session =
-            Session { settings, info, numbers, trainer, run, judge, log, vitals, progress, seconds_before };
+            Session { settings, info, numbers, trainer, run, judge, log, events, vitals, progress, seconds_before };
         let ended = session.train(&data, loader.as_mut(), end);
         session.progress.end();
+        if let Some(events) = session.events.take() {
+            // What is missing there is in metrics.csv.
+            let path = events.path().to_path_buf();
+            events.finish().unwrap_or_else(|error| say(format!("{} is not whole: {error}", path.display())));
+        }
         let ended = match ended {
             Err(error @ Error::NotFinite { .. }) => return Err(error).context(session.last_good()),
             other => other?,
@@ -460,6 +470,7 @@ struct Session {
     run: Run,
     judge: Option<Judging>,
     log: MetricsLog,
+    events: Option<Events>,
     vitals: Vitals,
     progress: Progress,
     seconds_before: f64,
@@ -574,8 +585,15 @@ impl Session {
         *logged = (metrics.step, now);
         let seconds = self.seconds_before + now.duration_since(begun).as_secs_f64();
         let all = self.settings.judging.figures();
-        let figures: Vec<_> = all.into_iter().map(|figure| figures.and_then(|figures| figures.get(figure))).collect();
+        let figures: Vec<_> = all.iter().map(|figure| figures.and_then(|figures| figures.get(*figure))).collect();
         self.log.append(metrics, &figures, seconds, images_per_second)?;
+        if let Some(events) = &self.events {
+            let figures = all.iter().zip(&figures);
+            let figures = figures.filter_map(|(figure, value)| Some((figure.name(), (*value)? as f32)));
+            let rate = ("images_per_second", images_per_second as f32);
+            let named = metrics.named().into_iter().chain(metrics.more.iter().copied()).chain(figures).chain([rate]);
+            events.scalars(metrics.step, named);
+        }
         self.progress.metrics(metrics, images_per_second);
         let before = self.vitals.dead();
         self.vitals.look(metrics);
@@ -589,13 +607,13 @@ impl Session {
         if self.trainer.setup().draws_points() {
             let points = self.trainer.points(Weights::Average, &Latents::unlabelled(seed, ring::POINTS))?;
             let (picture, modes) = grid::scatter(&points);
-            picture.save(&path)?;
+            self.save_picture(&picture, &path, step)?;
             self.progress.note(&modes);
             return Ok(path);
         }
         let (latents, columns) = grid::layout(&grid::all_classes(self.trainer.setup()), seed, grid::COUNT, None);
         let images = self.trainer.sample(Weights::Average, &latents)?;
-        Picture::grid(&images, self.info.shape, columns)?.save(&path)?;
+        self.save_picture(&Picture::grid(&images, self.info.shape, columns)?, &path, step)?;
         if let Some(legend) = grid::legend(&latents.labels, columns, &self.info.classes) {
             let file = path.with_file_name(grid::LEGEND);
             // All pictures of a run have the same rows.
@@ -604,6 +622,15 @@ impl Session {
             }
         }
         Ok(path)
+    }
+
+    fn save_picture(&self, picture: &Picture, path: &Path, step: u64) -> Result<()> {
+        let bytes = picture.encode().map_err(Error::io(path))?;
+        files::write_bytes(path, &bytes)?;
+        if let Some(events) = &self.events {
+            events.image(step, "samples", picture.shape, &bytes);
+        }
+        Ok(())
     }
 
     fn save(&mut self, step: u64) -> Result<()> {

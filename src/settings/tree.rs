@@ -346,6 +346,9 @@ pub struct Written {
     /// Newest checkpoints that are kept, 0 for all
     #[arg(long, value_name = "N")]
     pub keep_checkpoints: usize,
+    /// Write event files for TensorBoard beside metrics.csv
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tensorboard: bool,
 }
 
 impl Default for Written {
@@ -358,6 +361,7 @@ impl Default for Written {
             sample_every: 500,
             checkpoint_every: 500,
             keep_checkpoints: 3,
+            tensorboard: true,
         }
     }
 }

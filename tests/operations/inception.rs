@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::sync::LazyLock;
 
 use crate::common::*;
@@ -10,6 +11,8 @@ use zgan::checkpoint::NamedTensor;
 use zgan::data::ImageShape;
 use zgan::device::Device;
 use zgan::eval::inception::{self, Inception, Like, Weights};
+use zgan::eval::judge::{load_statistics, save_statistics};
+use zgan::eval::metrics::{Points, Statistics, frechet};
 use zgan::eval::network::{Description, FeatureNetwork, Look, Product};
 use zgan::exchange::file;
 use zgan::ops::conv::Conv;
@@ -207,4 +210,175 @@ fn networks_as_data_are_their_layers() {
     let look = Look { filter: Filter::Bilinear, range: (1.0, 0.0) };
     let none = FeatureNetwork::new(&Device::host(1).unwrap(), net, look, 1, &[f], |_| Ok((vec![0.0], vec![])));
     assert!(none.err().unwrap().to_string().contains("a: (1, 0) weights, expected a filter of [1, 7, 3, 5]"));
+}
+
+/// Runs the program in this folder, and gives what it printed.
+fn zgan(place: &Path, arguments: &str, code: i32) -> (String, String) {
+    // scripts/gpu-check runs this test where cargo does not.
+    let zgan = std::env::var("ZGAN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_zgan").into());
+    let mut command = Command::new(zgan);
+    command.env("ZGAN_TUNING", "off").env_remove("ZGAN_INCEPTION").env("XDG_CACHE_HOME", place.join("cache"));
+    let output = command.args(arguments.split_whitespace()).current_dir(place).output().unwrap();
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(code), "zgan {arguments}\n{out}{err}");
+    (out, err)
+}
+
+/// Pictures of 32 x 32 as the script makes them, in a folder: those of `b` are darker.
+fn write_pictures(folder: &Path, side: &str, count: usize) {
+    std::fs::create_dir_all(folder).unwrap();
+    for i in 0..count {
+        let mut image = picture(&format!("{side}.{i}"), 32, 32);
+        image.iter_mut().for_each(|byte| *byte /= if side == "a" { 1 } else { 2 });
+        let file = std::fs::File::create(folder.join(format!("{side}{i:03}.png"))).unwrap();
+        let mut encoder = png::Encoder::new(file, 32, 32);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header().unwrap().write_image_data(&image).unwrap();
+    }
+}
+
+#[test]
+fn two_folders_are_as_far_apart_as_pytorch_fid_says() {
+    let (place, golden) = (tempfile::tempdir().unwrap(), Golden::open("inception"));
+    for side in ["a", "b"] {
+        write_pictures(&place.path().join(side), side, 100);
+        write_pictures(&place.path().join(format!("few-{side}")), side, 12);
+    }
+    let weights = format!("--inception {} --device host", weights_file().display());
+    let json = |arguments: &str| -> serde_json::Value {
+        let (out, _) = zgan(place.path(), &format!("eval {arguments} {weights} --json"), 0);
+        serde_json::from_str(&out).unwrap()
+    };
+    let near = |found: &serde_json::Value, expected: f64, tolerance: f64| {
+        let found = found.as_f64().unwrap();
+        assert!((found - expected).abs() <= tolerance * expected, "{found}, expected {expected}");
+    };
+    let expected = golden.f64("fid.64")[0];
+    let report = json("--images b --data folder:a --metrics fid --dims 64 --save-stats a.npz");
+    near(&report["fid"], expected, 1e-3);
+    assert_eq!(
+        (&report["generated"], &report["real"], &report["fid-as"]),
+        (&100.into(), &100.into(), &"pytorch-fid".into())
+    );
+    // The statistics are pytorch-fid's, in the file and in the cache.
+    let statistics = load_statistics(&place.path().join("a.npz")).unwrap();
+    let covariance = statistics.covariance().unwrap();
+    for (found, name) in [(&statistics.mean, "mu.64"), (&covariance.values, "sigma.64")] {
+        let found: Vec<f32> = found.iter().map(|x| *x as f32).collect();
+        assert!(relative_distance(&found, &golden.f64(name), 1e-30) < 1e-4, "{name}");
+    }
+    let kept = std::fs::read_dir(place.path().join("a")).unwrap().map(|entry| entry.unwrap().file_name());
+    let kept: Vec<_> = kept.filter(|name| name.to_string_lossy().starts_with(".zgan-inception-folder-whole")).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    near(&json("--images b --data folder:a --metrics fid --dims 64")["fid"], expected, 1e-3);
+    let report = json("--images b --stats a.npz --metrics fid,kid --dims 64");
+    near(&report["fid"], expected, 1e-3);
+    assert_eq!(report["left-out"][0], "kid: of the real images there are statistics alone");
+    let (_, error) = zgan(place.path(), &format!("eval --images b --stats a.npz {weights}"), 1);
+    assert!(error.contains("statistics of 64 dimensions, expected 2048"), "{error}");
+
+    let report = json("--images few-b --data folder:few-a --metrics fid,kid,is,pr,dc,ifid");
+    near(&report["fid"], golden.f64("fid.2048")[0], 1e-3);
+    for name in ["kid", "inception-score"] {
+        assert!(report[name]["mean"].as_f64().unwrap().is_finite(), "{name}");
+    }
+    for name in ["precision", "recall", "density", "coverage"] {
+        assert!(report[name].as_f64().unwrap() >= 0.0, "{name}");
+    }
+    assert_eq!(report["left-out"], serde_json::json!(["ifid: it needs labels of two classes or more on both sides"]));
+    // Two folders of the same classes have a distance for each class.
+    for side in ["a", "b"] {
+        for class in ["one", "two"] {
+            write_pictures(&place.path().join(format!("classes-{side}/{class}")), side, 3);
+        }
+    }
+    let (said, _) =
+        zgan(place.path(), &format!("eval --images classes-b --data folder:classes-a --metrics ifid {weights}"), 0);
+    assert!(said.contains("one") && said.contains("two") && said.contains("ifid "), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.ends_with("(6 generated, 6 real); as pytorch-fid"), "{said}");
+    // A folder beside itself, cropped and scaled as for a training.
+    let report = json("--images few-a --data folder:few-a --size 16 --metrics fid --dims 64 --fid-as clean-fid");
+    assert!(report["fid"].as_f64().unwrap() < 1e-6, "{report}");
+
+    let (_, error) = zgan(place.path(), "eval --images a --data folder:b", 2);
+    assert!(error.contains("--inception FILE, or ZGAN_INCEPTION") && error.contains("save_file"), "{error}");
+    let (_, error) = zgan(place.path(), &format!("eval --images a {weights}"), 2);
+    assert!(error.contains("--data or --stats"), "{error}");
+    let (_, error) =
+        zgan(place.path(), &format!("eval --images a --data folder:b --metrics is --dims 64 {weights}"), 2);
+    assert!(error.contains("is needs the logits"), "{error}");
+    let (_, error) = zgan(place.path(), &format!("eval --run a --metrics fid50k --count 9 {weights}"), 2);
+    assert!(error.contains("fid50k is of 50,000 images"), "{error}");
+    assert!(
+        zgan(place.path(), &format!("eval --images a --data folder:b --dims 65 {weights}"), 2).1.contains("dims: 65")
+    );
+}
+
+#[test]
+fn statistics_of_numpy_are_read_and_damaged_ones_refused() {
+    let known = load_statistics(Path::new("tests/goldens/statistics.npz")).unwrap();
+    assert_eq!((known.count, known.mean.as_slice()), (0, &[0.5, -2.0][..]));
+    assert_eq!(known.covariance().unwrap().values, [2.0, 0.25, 0.25, 1.0]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.npz");
+    let mine = Statistics::of(&Points { dimensions: 2, values: Random(3).normals(40) }).unwrap();
+    save_statistics(&path, &mine).unwrap();
+    let again = load_statistics(&path).unwrap();
+    assert_eq!((again.count, &again.mean), (20, &mine.mean));
+    assert!(frechet(&again, &mine).unwrap() < 1e-12);
+    let bytes = std::fs::read(&path).unwrap();
+    for cut in [bytes.len() / 2, bytes.len() - 30] {
+        std::fs::write(&path, &bytes[..cut]).unwrap();
+        assert!(load_statistics(&path).is_err());
+    }
+    let middle = bytes.windows(2).position(|w| w == b"mu").unwrap() + 140;
+    let mut flipped = bytes.clone();
+    flipped[middle] ^= 4;
+    std::fs::write(&path, &flipped).unwrap();
+    assert!(load_statistics(&path).is_err(), "the checksum of the archive tells");
+}
+
+#[test]
+fn a_training_is_judged_and_its_best_checkpoint_kept() {
+    let place = tempfile::tempdir().unwrap();
+    for class in ["one", "two"] {
+        write_pictures(&place.path().join("data").join(class), if class == "one" { "a" } else { "b" }, 4);
+    }
+    let train = "train --preset softmax-gan --data folder:data --size 8 --batch 4 --batch-g 4 --steps 4 --device host \
+                 --no-eval --eval-every 2 --eval-images 6 --keep-best precision --eval-metrics fid,pr --run a";
+    let (_, error) = zgan(place.path(), train, 2);
+    assert!(error.contains("--inception FILE, or ZGAN_INCEPTION"), "{error}");
+    assert!(!place.path().join("runs/a").exists(), "it is refused before anything is made");
+    let (_, error) = zgan(place.path(), "train --keep-best fid --steps 1", 2);
+    assert!(error.contains("keep-best: fid, which is only known with --eval-every"), "{error}");
+    let (_, error) = zgan(place.path(), "train --preset ring --data ring --eval-every 1", 2);
+    assert!(error.contains("points are not judged"), "{error}");
+
+    let (said, _) = zgan(place.path(), &format!("{train} --inception {}", weights_file().display()), 0);
+    assert!(said.contains("step 2: fid ") && said.contains("(6 generated, 8 real)"), "{said}");
+    let metrics = std::fs::read_to_string(place.path().join("runs/a/metrics.csv")).unwrap();
+    let header = metrics.lines().next().unwrap();
+    assert!(header.ends_with("fid,precision,recall,images_per_second"), "{header}");
+    let column = header.split(',').position(|name| name == "fid").unwrap();
+    let fids: Vec<f64> =
+        metrics.lines().skip(1).map(|row| row.split(',').nth(column).unwrap().parse().unwrap()).collect();
+    assert_eq!(fids.len(), 2, "{metrics}");
+    let best = place.path().join("runs/a/checkpoints/best.safetensors");
+    assert!(best.is_file());
+    let (said, _) = zgan(place.path(), "info a", 0);
+    assert!(said.contains("best    precision") && said.contains("fid     "), "{said}");
+    zgan(place.path(), "sample --run a --best --count 4 --out best.png --device host", 0);
+    // The number that the training told is what eval tells.
+    let weights = format!("--inception {} --device host", weights_file().display());
+    let (out, _) = zgan(place.path(), &format!("eval --run a --metrics fid --count 6 --json {weights}"), 0);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let (found, told) = (report["fid"].as_f64().unwrap(), fids[1]);
+    assert!((found - told).abs() < 1e-4 * told, "{found}, the training said {told}");
+    // Going on keeps what was best, and a run that replaces it does not.
+    zgan(place.path(), "train --resume a --steps 5 --stop-at 5 --eval-every 0 --keep-best", 2);
+    zgan(place.path(), &format!("{} --force --eval-every 0", train.replace("--keep-best precision", "")), 0);
+    assert!(!best.exists());
+    let (_, error) = zgan(place.path(), "sample --run a --best --device host", 2);
+    assert!(error.contains("has no best checkpoint"), "{error}");
 }
