@@ -7,9 +7,10 @@ use sha2::{Digest, Sha256};
 
 use super::network::{Description, FeatureNetwork, Look, Product, Tensor};
 use crate::checkpoint::NamedTensor;
-use crate::device::Device;
+use crate::device::{Device, Reals};
 use crate::exchange::file;
 use crate::ops::features::{Filter, Pool, Pooling};
+use crate::random::Random;
 use crate::{Error, Result};
 
 /// The environment variable that names the file of weights.
@@ -302,6 +303,25 @@ impl Inception {
         let network =
             FeatureNetwork::new(device, description, like.look(), most, &kept, |product| weights.of(product))?;
         Ok(Inception { network, features, logits })
+    }
+
+    /// One that nobody has trained, for timing: features of 2,048 dimensions from weights by chance.
+    pub fn untrained(device: &Device, most: usize) -> Result<Inception> {
+        let (description, features, logits) = describe(2048);
+        let weights = |product: &Product| {
+            let [r, s, c, k] = product.filter;
+            let reach = (6.0 / (r * s * c) as f32).sqrt();
+            let mut filters = vec![0.0; r * s * c * k];
+            Random::new(1, 0, 0).fill_uniform(&mut filters, -reach, reach);
+            Ok((filters, vec![0.0; k]))
+        };
+        let network = FeatureNetwork::new(device, description, Like::PytorchFid.look(), most, &[features], weights)?;
+        Ok(Inception { network, features, logits })
+    }
+
+    /// The features where they lie on the device.
+    pub fn features_on_device(&self, n: usize) -> Reals {
+        self.network.part(self.features, n)
     }
 
     pub fn network(&self) -> &FeatureNetwork {

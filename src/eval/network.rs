@@ -218,7 +218,7 @@ impl FeatureNetwork {
         self.memory.device()
     }
 
-    fn part(&self, tensor: Tensor, n: usize) -> Reals {
+    pub(super) fn part(&self, tensor: Tensor, n: usize) -> Reals {
         let begin = product([self.places[tensor], self.most]);
         self.memory.view(begin..begin + product([n, product(self.description.shapes[tensor])]))
     }
