@@ -1,4 +1,4 @@
-"""That TensorBoard reads the event files of a run, whole and cut off: python tests/goldens/tensorboard.py runs/NAME, with tensorboard
+"""That TensorBoard reads the event files of a run, whole and cut off: python tests/goldens/events.py runs/NAME, with tensorboard
 2.21. It needs nothing but the files, and prints what is in them."""
 
 import pathlib
