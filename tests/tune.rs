@@ -61,7 +61,7 @@ fn read(outputs: &[&Buffer<f32>]) -> Result<Outputs> {
 }
 
 fn weight_gradient(device: &Device) -> Result<Outputs> {
-    let sizes = Conv { n: 5, h: 8, w: 8, c: 3, k: 7, r: 3, s: 3, pad: 1, stride: 1 };
+    let sizes = Conv { n: 5, h: 8, w: 8, c: 3, k: 7, r: 3, s: 3, pad: [1; 2], stride: 1 };
     let (x, dy) = (upload(device, 5 * 64 * 3, 1), upload(device, 5 * 64 * 7, 2));
     let (dw, db) = (zeros(device, 9 * 3 * 7), zeros(device, 7));
     let output = OutputGradient { dy: &dy, y: None, activation: Activation::Identity, row_scale: None };

@@ -32,6 +32,9 @@ pub struct Sample {
     /// The preset of --weights, where the file does not name it
     #[arg(long, value_name = "NAME", requires = "weights", hide_possible_values = true)]
     preset: Option<Preset>,
+    /// Draw from the best checkpoint of the run, which --keep-best has kept, and not the newest
+    #[arg(long, requires = "run")]
+    best: bool,
     /// Folder of all runs
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs_dir: PathBuf,
@@ -95,6 +98,7 @@ impl Sample {
         let name = self.run.as_deref().unwrap_or_default();
         let path = match self.checkpoint.as_ref().or(self.weights.as_ref()) {
             Some(file) => file.clone(),
+            None if self.best => run::best_checkpoint(&self.runs_dir, name)?,
             None => run::newest_checkpoint(&self.runs_dir, name)?,
         };
         let (header, tensors, setup) = match &self.weights {

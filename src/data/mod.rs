@@ -13,7 +13,7 @@ mod listing;
 mod loader;
 mod mnist_10k;
 pub mod ring;
-mod zip;
+pub(crate) mod zip;
 
 pub use classes::ClassNames;
 pub use folder::Unreadable;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cores::threads;
-use crate::sizes::product;
+use crate::sizes::{filled, product};
 use crate::{Error, Result};
 
 /// The size of one image.
@@ -376,6 +376,16 @@ impl Dataset {
             Images::Streamed(files) => files.read(index, out),
             Images::Drawn => Err(Error::Shape(format!("data {}: there are no images", self.name))),
         }
+    }
+
+    /// Image `index` in the size that its file has, where it is from a file of its own.
+    pub fn read_whole(&self, index: usize) -> Result<(ImageShape, Vec<u8>)> {
+        if let Some(files) = &self.files {
+            return files.read_whole(index);
+        }
+        let mut image = filled("an image", self.shape.len(), 0)?;
+        self.read(index, &mut image)?;
+        Ok((self.shape, image))
     }
 
     /// Whether images are decoded as they are needed.

@@ -251,6 +251,10 @@ impl Classifier {
         Ok(classifier)
     }
 
+    pub fn device(&self) -> &Device {
+        self.values.device()
+    }
+
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
         let mut tensors = Vec::new();
         for (layout, flat) in [(&self.layouts.parameters, &self.values), (&self.layouts.running, &self.running)] {

@@ -5,7 +5,8 @@ pub mod file;
 mod import;
 pub mod latents;
 mod names;
-mod npy;
+pub(crate) mod npy;
+pub mod npz;
 mod onnx;
 
 pub use export::Source;

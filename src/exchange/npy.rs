@@ -10,8 +10,8 @@ fn fail(path: &Path, what: impl Into<String>) -> Error {
     Error::Data { path: path.to_path_buf(), what: what.into() }
 }
 
-/// Writes an array whose numbers have the type `descr`, such as `<f4`, and are these bytes.
-fn write(path: &Path, descr: &str, shape: &[usize], bytes: &[u8]) -> Result<()> {
+/// The beginning of an array whose numbers have the type `descr`, such as `<f4`.
+pub fn header(descr: &str, shape: &[usize]) -> Vec<u8> {
     // A tuple of one number has a comma behind it.
     let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
     let sides = if shape.len() > 1 { sides.trim_end_matches(", ") } else { sides.trim_end() };
@@ -20,11 +20,13 @@ fn write(path: &Path, descr: &str, shape: &[usize], bytes: &[u8]) -> Result<()> 
     let begin = MAGIC.len() + 4;
     let spaces = (begin + header.len() + 1).next_multiple_of(64) - begin - 1;
     header = format!("{header:<spaces$}\n");
+    [MAGIC, &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes()].concat()
+}
+
+/// Writes an array whose numbers have the type `descr` and are these bytes.
+fn write(path: &Path, descr: &str, shape: &[usize], bytes: &[u8]) -> Result<()> {
     files::write_parts(path, |file| {
-        file.write_all(MAGIC)?;
-        file.write_all(&[1, 0])?;
-        file.write_all(&(header.len() as u16).to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
+        file.write_all(&header(descr, shape))?;
         file.write_all(bytes)
     })
 }
@@ -39,7 +41,11 @@ pub fn write_i64(path: &Path, shape: &[usize], values: &[i64]) -> Result<()> {
 
 /// The shape and the numbers of an array of floats (4 or 8 bytes) or of whole numbers.
 pub fn read(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
-    let bytes = checkpoint::bytes(path)?;
+    parse(path, &checkpoint::bytes(path)?)
+}
+
+/// The same of bytes that are in the file `path`.
+pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<usize>, Vec<f64>)> {
     let body = bytes
         .strip_prefix(MAGIC)
         .ok_or_else(|| fail(path, "not a file of NumPy: it does not begin with \\x93NUMPY"))?;

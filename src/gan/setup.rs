@@ -131,6 +131,23 @@ pub struct Metrics {
     pub more: Vec<(&'static str, f32)>,
 }
 
+impl Metrics {
+    /// What every run has, by the names of `metrics.csv`.
+    pub fn named(&self) -> [(&'static str, f32); 9] {
+        [
+            ("loss_d", self.loss_d),
+            ("loss_g", self.loss_g),
+            ("kl_d", self.kl_d),
+            ("kl_g", self.kl_g),
+            ("real_logit", self.real_logit),
+            ("fake_logit", self.fake_logit),
+            ("grad_norm_d", self.grad_norm_d),
+            ("grad_norm_g", self.grad_norm_g),
+            ("logit_spread", self.logit_spread),
+        ]
+    }
+}
+
 /// Which of G's weights draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {

@@ -20,7 +20,7 @@ use super::step::{Phase, Step};
 use super::workspace::Workspace;
 use crate::checkpoint::{NamedTensor, Scaling};
 use crate::data::ring;
-use crate::device::{Device, Feed, Graph};
+use crate::device::{Buffer, Device, Feed, Graph};
 use crate::nn::parameters::first_not_finite;
 use crate::nn::{Arena, Layout};
 use crate::ops::state::{self, State, StateBuffer};
@@ -373,6 +373,16 @@ impl Trainer {
     /// Draws images, (count, H, W, C) bytes.
     pub fn sample(&mut self, weights: Weights, latents: &Latents) -> Result<Vec<u8>> {
         sampler(&mut self.sampler, &self.step)?.images(&self.step.generator, weights, latents)
+    }
+
+    /// Draws images a few at a time: `take` gets those of each batch, (batch, H, W, C) bytes on the device.
+    pub fn sample_each(
+        &mut self,
+        weights: Weights,
+        latents: &Latents,
+        take: &mut dyn FnMut(&Buffer<u8>) -> Result<()>,
+    ) -> Result<()> {
+        sampler(&mut self.sampler, &self.step)?.each(&self.step.generator, weights, latents, take)
     }
 
     /// Draws what the generator gives as it is, (count, H, W, C): the points of preset `ring`.

@@ -35,7 +35,7 @@ impl ConvOptions {
     /// The convolution of `n` samples in which the filters see `h` x `w` pixels.
     fn sizes(&self, n: usize, h: usize, w: usize) -> conv::Conv {
         let ConvOptions { r, c, k, .. } = *self;
-        conv::Conv { n, h, w, c, k, r, s: r, pad: r / 2, stride: 1 }
+        conv::Conv { n, h, w, c, k, r, s: r, pad: [r / 2; 2], stride: 1 }
     }
 }
 

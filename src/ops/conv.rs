@@ -19,7 +19,8 @@ pub struct Conv {
     pub k: usize,
     pub r: usize,
     pub s: usize,
-    pub pad: usize,
+    /// Of rows above and below, and of columns left and right.
+    pub pad: [usize; 2],
     /// 1 or 2.
     pub stride: usize,
 }
@@ -204,12 +205,12 @@ fn conv_tile(operand: &Reals, tiles: &'static [Tile], m: usize, n: usize) -> &'s
 impl Conv {
     /// Rows of the output, before pooling.
     pub fn p(&self) -> usize {
-        sum([self.h, product([2, self.pad])]).saturating_sub(self.r) / self.stride.max(1) + 1
+        sum([self.h, product([2, self.pad[0]])]).saturating_sub(self.r) / self.stride.max(1) + 1
     }
 
     /// Columns of the output, before pooling.
     pub fn q(&self) -> usize {
-        sum([self.w, product([2, self.pad])]).saturating_sub(self.s) / self.stride.max(1) + 1
+        sum([self.w, product([2, self.pad[1]])]).saturating_sub(self.s) / self.stride.max(1) + 1
     }
 
     fn filters(&self) -> usize {
@@ -240,11 +241,13 @@ impl Conv {
             return Err(Error::Shape(format!("{what}: a stride of {stride}, expected 1 or 2")));
         }
         let most = i32::MAX as usize;
-        if pad > most / 4 || h > most || w > most {
+        if pad.iter().any(|pad| *pad > most / 4) || h > most || w > most {
             return Err(Error::Shape(format!("{what}: {self:?}, at most {most} pixels or taps")));
         }
-        if h + 2 * pad < r || w + 2 * pad < s {
-            return Err(Error::Shape(format!("{what}: a filter of {r} x {s} on {h} x {w} pixels padded by {pad}")));
+        if h + 2 * pad[0] < r || w + 2 * pad[1] < s {
+            let [rows, columns] = pad;
+            let what = format!("{what}: a filter of {r} x {s} on {h} x {w} pixels padded by {rows} and {columns}");
+            return Err(Error::Shape(what));
         }
         if upsample && !(h.is_multiple_of(2) && w.is_multiple_of(2)) {
             return Err(Error::Shape(format!("{what}: upsampled to {h} x {w}, expected even numbers")));
@@ -263,16 +266,17 @@ impl Conv {
 
     /// How output pixels look at v.
     fn window(&self, by_windows: bool) -> Window {
-        let pad = self.pad as i32;
-        Window::new([self.n, self.h, self.w, self.c], [self.p(), self.q()], [self.r, self.s], [pad, pad], by_windows)
+        let pad = self.pad.map(|pad| pad as i32);
+        Window::new([self.n, self.h, self.w, self.c], [self.p(), self.q()], [self.r, self.s], pad, by_windows)
             .with_stride(self.stride)
     }
 
     /// How pixels of v look at the output's gradient, through the turned filters.
     fn input_gradient_window(&self, by_windows: bool) -> Window {
-        let pad = |filter: usize| filter as i32 - 1 - self.pad as i32;
+        let pad = |filter: usize, pad: usize| filter as i32 - 1 - pad as i32;
+        let pads = [pad(self.r, self.pad[0]), pad(self.s, self.pad[1])];
         let seen = [self.n, self.p(), self.q(), self.k];
-        Window::new(seen, [self.h, self.w], [self.r, self.s], [pad(self.r), pad(self.s)], by_windows)
+        Window::new(seen, [self.h, self.w], [self.r, self.s], pads, by_windows)
     }
 
     /// How a weight gradient of this many tiles is split: the images of one part, and the number of parts. The sums depend

@@ -8,6 +8,7 @@ pub mod conv;
 pub mod convert;
 pub mod cross_entropy;
 pub mod elementary;
+pub mod features;
 pub mod gradient_penalty;
 pub mod log_partition;
 pub mod losses;

@@ -18,11 +18,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use architecture::{Architecture, Residual};
 pub use choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, Update, name_of};
 pub use presets::{PRESETS, Preset};
-pub use tree::{Batches, Images, Networks, Place, Training, Written};
+pub use tree::{Batches, Images, Judging, Networks, Place, Training, Written};
 
 use crate::Error;
 use crate::cores::MOST_THREADS;
 use crate::data::{DataOptions, DataSource, LoaderOptions};
+use crate::eval::judge::Metric;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -49,6 +50,9 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub judging: Judging,
     #[command(flatten)]
     #[serde(flatten)]
     pub written: Written,
@@ -120,6 +124,7 @@ impl Settings {
             training: Training::deserialize(open()?)?,
             batches: Batches::deserialize(open()?)?,
             place: Place::deserialize(open()?)?,
+            judging: Judging::deserialize(open()?)?,
             written: Written::deserialize(open()?)?,
         })
     }
@@ -165,7 +170,7 @@ impl Settings {
             }
             Err(Error::Config(format!("{name}: {value}, expected at least 0 and less than 1")))
         }
-        let Settings { preset, images, networks, training, batches, place, written } = self;
+        let Settings { preset, images, networks, training, batches, place, judging, written } = self;
         if preset.architecture.draws_points() != (images.data == DataSource::Ring) {
             let what = format!("preset {preset} cannot learn from data {}; ring goes with ring", images.data);
             return Err(Error::Config(what));
@@ -202,6 +207,18 @@ impl Settings {
         within("sample-every", written.sample_every, 0, i64::MAX as u64)?;
         within("checkpoint-every", written.checkpoint_every, 0, i64::MAX as u64)?;
         within("keep-checkpoints", written.keep_checkpoints as u64, 0, i64::MAX as u64)?;
+        within("eval-every", judging.eval_every, 0, i64::MAX as u64)?;
+        within("eval-images", judging.eval_images, 2, 10_000_000)?;
+        if judging.metrics().contains(&Metric::Fid50k) {
+            return Err(Error::Config("eval-metrics: fid50k, which is fid with --eval-images 50000".into()));
+        }
+        if let Some(best) = judging.keep_best.filter(|_| judging.eval_every == 0) {
+            let what = format!("keep-best: {}, which is only known with --eval-every STEPS", best.name());
+            return Err(Error::Config(what));
+        }
+        if judging.eval_every > 0 && images.data == DataSource::Ring {
+            return Err(Error::Config("eval-every: points are not judged; expected 0".into()));
+        }
         if let Some(from) = training.decay_from {
             within("decay-from", from, 0, u64::from(u32::MAX))?;
         }
@@ -229,7 +246,7 @@ impl Settings {
 
     /// What determines the numbers of a run, besides the images. Naming every part of the tree makes a new one choose.
     pub fn numbers(&self) -> Result<toml::Table> {
-        let Settings { preset, networks, training, batches, images: _, place: _, written: _ } = self;
+        let Settings { preset, networks, training, batches, images: _, place: _, judging: _, written: _ } = self;
         let mut table = toml::Table::from_iter([("preset".to_string(), preset.name.into())]);
         table.extend(toml::Table::try_from(networks).map_err(config)?);
         table.extend(toml::Table::try_from(training).map_err(config)?);

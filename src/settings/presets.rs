@@ -6,7 +6,7 @@ use clap::builder::PossibleValue;
 
 use super::architecture::{Architecture, Residual};
 use super::choices::{Conditioning, Loss, Pool, Update};
-use super::{Batches, Images, Networks, Place, Settings, Training, Written};
+use super::{Batches, Images, Judging, Networks, Place, Settings, Training, Written};
 use crate::data::ring;
 use crate::data::{DataSource, ImageShape};
 use crate::ops::resample::Upsampling;
@@ -250,6 +250,7 @@ impl Preset {
             training: Training::default(),
             batches: Batches::default(),
             place: Place::default(),
+            judging: Judging::default(),
             written: Written::default(),
         };
         if let Architecture::Residual(networks) = self.architecture {

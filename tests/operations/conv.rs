@@ -22,11 +22,17 @@ struct Setup {
     accumulate: bool,
 }
 
+/// A filter that is long in one direction, padded so that the pixels stay as many.
+fn long(seen: [usize; 4], k: usize, [r, s]: [usize; 2]) -> Setup {
+    let plain = plain(seen, k, [r, s], 0, 1);
+    Setup { sizes: Conv { pad: [r / 2, s / 2], ..plain.sizes }, ..plain }
+}
+
 /// (N, H, W, C) to (K), R x S, padding, stride; nothing fused.
 fn plain(seen: [usize; 4], k: usize, filter: [usize; 2], pad: usize, stride: usize) -> Setup {
     let ([n, h, w, c], [r, s]) = (seen, filter);
     Setup {
-        sizes: Conv { n, h, w, c, k, r, s, pad, stride },
+        sizes: Conv { n, h, w, c, k, r, s, pad: [pad; 2], stride },
         tables: 0,
         before: Activation::Identity,
         upsample: false,
@@ -120,10 +126,10 @@ impl Setup {
             let (qq, pp, sample) = (pixel % q, pixel / q % p, pixel / q / p);
             for tap in 0..r * s {
                 let (y, x) = (pp * stride + tap / s, qq * stride + tap % s);
-                if y < pad || x < pad || y - pad >= h || x - pad >= w {
+                if y < pad[0] || x < pad[1] || y - pad[0] >= h || x - pad[1] >= w {
                     continue;
                 }
-                let seen = ((sample * h + y - pad) * w + x - pad) * c;
+                let seen = ((sample * h + y - pad[0]) * w + x - pad[1]) * c;
                 for ch in 0..c {
                     for out in 0..k {
                         f(pixel * k + out, seen + ch, (tap * c + ch) * k + out);
@@ -401,6 +407,8 @@ fn setups() -> Vec<Setup> {
         plain([2, 9, 7, 4], 6, [3, 3], 1, 2),
         plain([1, 8, 9, 3], 5, [4, 2], 0, 2),
         plain([2, 6, 5, 2], 3, [2, 3], 2, 1),
+        long([2, 4, 9, 5], 6, [1, 7]),
+        long([1, 9, 4, 18], 24, [7, 1]),
         plain([1, 3, 3, 2], 4, [1, 1], 2, 1),
         plain([3, 1, 1, 31], 33, [3, 3], 1, 1),
         Setup { accumulate: true, ..fused },
@@ -650,7 +658,7 @@ fn matches_pytorch() {
 fn parts_are_added_in_either_launch() {
     on_each_device(|device| {
         for (n, side, c, k) in [(9, 12, 5, 7), (16, 16, 33, 40), (1, 3, 2, 2)] {
-            let s = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
+            let s = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 };
             let up = |seed, len: usize| device.upload(&Random(seed).normals(len)).unwrap();
             let (x, dy, filters) = (up(1, n * side * side * c), up(2, n * side * side * k), up(3, 9 * c * k));
             let gradient = ConvGradient::stored(&dy);
@@ -680,7 +688,7 @@ fn filters_are_turned_around() {
         for (r, c, k) in [(3, 1, 1), (1, 33, 31), (3, 40, 70)] {
             let filters = Random(6).normals(r * r * c * k);
             let flipped: Buffer<f32> = device.zeros(filters.len()).unwrap();
-            let s = Conv { n: 1, h: r, w: r, c, k, r, s: r, pad: 0, stride: 1 };
+            let s = Conv { n: 1, h: r, w: r, c, k, r, s: r, pad: [0; 2], stride: 1 };
             conv::flip_filters(&s, &flipped, &device.upload(&filters).unwrap()).unwrap();
             let found = flipped.read().unwrap();
             for (i, value) in filters.iter().enumerate() {
@@ -695,7 +703,7 @@ fn filters_are_turned_around() {
 fn what_cannot_work_is_refused_with_the_numbers() {
     let device = Device::host(1).unwrap();
     let zeros = |len| -> Buffer<f32> { device.zeros(len).unwrap() };
-    let sizes = Conv { n: 1, h: 5, w: 6, c: 2, k: 3, r: 3, s: 3, pad: 1, stride: 1 };
+    let sizes = Conv { n: 1, h: 5, w: 6, c: 2, k: 3, r: 3, s: 3, pad: [1; 2], stride: 1 };
     let (x, w, y) = (zeros(60), zeros(54), zeros(90));
     let forward = |sizes: Conv, x: &Buffer<f32>, prologue: Prologue, epilogue: Epilogue| {
         conv::conv_forward(sizes, &y, x, &w, &prologue, &epilogue).unwrap_err().to_string()

@@ -123,7 +123,7 @@ fn linear_layers_and_convolutions_with_an_activation() {
                     assert!(read(&dx)[c..2 * c].iter().all(|x| *x != 0.0), "{activation:?}: {:?}", read(&dx));
 
                     // A convolution that activates what it reads, and masks its gradient by that.
-                    let sizes = Conv { n: 2, h: 4, w: 6, c, k, r: 3, s: 3, pad: 1, stride: 1 };
+                    let sizes = Conv { n: 2, h: 4, w: 6, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 };
                     let mut x = Random(4).normals(2 * 24 * c);
                     x[24 * c..25 * c].fill(nan);
                     let (x, filters) = (up(&x), up(&Random(5).normals(9 * c * k)));

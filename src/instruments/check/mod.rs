@@ -74,6 +74,7 @@ pub fn cases() -> Vec<Case> {
         ("convert", elementwise::convert),
         ("cross_entropy", losses::cross_entropy),
         ("elementary", elementwise::elementary),
+        ("features", images::features),
         ("gradient_penalty", losses::gradient_penalty),
         ("log_partition", losses::log_partition),
         ("losses", losses::losses),

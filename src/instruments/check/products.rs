@@ -85,6 +85,7 @@ enum Around {
 
 fn name(conv: &Conv, around: Around) -> String {
     let Conv { n, h, w, c, k, r, s, pad, stride } = conv;
+    let pad = if pad[0] == pad[1] { pad[0].to_string() } else { format!("{} and {}", pad[0], pad[1]) };
     format!("{n} x {h} x {w} x {c} to {k}, {r} x {s}, pad {pad}, stride {stride}, {around:?}")
 }
 
@@ -169,11 +170,11 @@ pub fn conv(cases: &mut Cases) {
     use Around::*;
     const ALL: [Around; 5] = [Nothing, Everything, Added, Upsampled, Pooled];
     const PARTS: &[char] = &['x', 'w', 'b'];
-    let square = |n, h, c, k, r, pad| Conv { n, h, w: h, c, k, r, s: r, pad, stride: 1 };
+    let square = |n, h, c, k, r, pad| Conv { n, h, w: h, c, k, r, s: r, pad: [pad; 2], stride: 1 };
     let shapes = [
         square(1, 1, 1, 1, 1, 0),
-        Conv { n: 2, h: 5, w: 7, c: 3, k: 5, r: 3, s: 3, pad: 1, stride: 2 },
-        Conv { n: 1, h: 9, w: 4, c: 5, k: 17, r: 5, s: 1, pad: 2, stride: 1 },
+        Conv { n: 2, h: 5, w: 7, c: 3, k: 5, r: 3, s: 3, pad: [1; 2], stride: 2 },
+        Conv { n: 1, h: 9, w: 4, c: 5, k: 17, r: 5, s: 1, pad: [2, 0], stride: 1 },
         square(3, 8, 16, 16, 3, 1),
         square(2, 8, 17, 33, 3, 1),
         square(2, 12, 65, 31, 3, 1),

@@ -2,7 +2,7 @@
 
 pub mod conditioning;
 mod ladders;
-mod page;
+pub mod page;
 mod roofline;
 
 pub use ladders::{Ladder, Rung, ladders};

@@ -61,7 +61,7 @@ pub fn plain(tiny: bool, precision: Precision) -> Vec<Problem> {
 
 /// A 3x3 convolution of N images of H = W pixels, C to K channels.
 pub fn square([n, side, c, k]: [usize; 4]) -> Conv {
-    Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 }
+    Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 }
 }
 
 #[derive(Clone, Copy)]
