@@ -835,7 +835,7 @@ fn a_run_keeps_the_order_of_its_classes() {
     let mut like: Vec<String> = (1..=12).map(|class| class.to_string()).collect();
     like.sort();
     let settings = Settings::default();
-    let options = zgan::data::DataOptions { size: 28, channels: 1, like: Some(like), ..settings.data_options() };
+    let options = zgan::data::DataOptions { size: 28.into(), channels: 1, like: Some(like), ..settings.data_options() };
     let data = zgan::data::DataSource::Folder(place.path("numbers"));
     header.data = data.open(zgan::data::Split::Train, &options).unwrap().info();
     zgan::checkpoint::save(&path, &tensors, &header).unwrap();

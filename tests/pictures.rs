@@ -157,12 +157,12 @@ fn pictures_have_one_channel_or_three() {
     let root = tree(&[("1.png", grey(1))]);
     for (size, channels) in [(8, 0), (8, 2), (8, 4), (8, usize::MAX), (0, 3)] {
         let what = format!("images of {size}x{size}x{channels} are wanted");
-        refused(open(root.path(), &DataOptions { size, channels, ..options() }), &[&what, "1 or 3 channels"]);
+        refused(open(root.path(), &DataOptions { size: size.into(), channels, ..options() }), &[&what, "1 or 3 channels"]);
     }
 }
 
 fn options() -> DataOptions {
-    DataOptions { size: 8, threads: 2, ..Settings::default().data_options() }
+    DataOptions { size: 8.into(), threads: 2, ..Settings::default().data_options() }
 }
 
 fn open(folder: &Path, options: &DataOptions) -> zgan::Result<Dataset> {

@@ -131,7 +131,7 @@ impl Eval {
         // A class of numbered labels is called by its label.
         let last = info.classes.iter().filter_map(|name| name.parse().ok()).max().unwrap_or(0usize);
         images.classes = info.classes.len().max(last.saturating_add(1));
-        (images.size, images.channels) = (info.shape.height, info.shape.channels);
+        (images.size, images.channels) = (info.shape.size(), info.shape.channels);
         Ok(())
     }
 }

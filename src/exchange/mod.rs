@@ -1,13 +1,17 @@
 //! Weights and latents for other programs, and from them.
 
+mod classes;
 mod export;
+mod families;
 pub mod file;
 mod import;
 pub mod latents;
 mod names;
 mod npy;
 mod onnx;
+mod spectral;
 
+pub use classes::{ClassMap, Newcomers};
 pub use export::Source;
-pub use import::{ClassMap, Facts, Incoming, Newcomers, Taken, placed};
+pub use import::{Facts, Incoming, Taken, placed};
 pub use names::{Kind, Row, Side, table};

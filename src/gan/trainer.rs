@@ -24,7 +24,7 @@ use crate::device::{Device, Feed, Graph};
 use crate::nn::parameters::first_not_finite;
 use crate::nn::{Arena, Layout};
 use crate::ops::state::{self, State, StateBuffer};
-use crate::settings::Update;
+use crate::settings::{Architecture, Update};
 use crate::{Error, Result};
 
 pub struct Trainer {
@@ -430,6 +430,9 @@ fn check(setup: &Setup) -> Result<()> {
     }
     if !setup.architecture().is_convolutional() && setup.conditional() {
         return refuse(format!("preset {preset} has no networks that know labels: --conditioning none"));
+    }
+    if let Architecture::Residual(networks) = setup.architecture() {
+        setup.blocks(networks)?;
     }
     let fusions = setup.fusions();
     if !training.unfused.is_empty() && training.precision.bytes() < 4 {
