@@ -193,8 +193,8 @@ impl Incoming {
                 let blocks = setup.blocks(&spec)?;
                 // A plain norm has one dimension.
                 facts.classes = shape("block1.norm1.weight").filter(|shape| shape.len() == 2).map(|shape| shape[0]);
-                facts.width = shape("block1.conv1.weight").and_then(|shape| Some(shape.last()? / blocks.up[0]));
                 if let Some([inputs, outputs]) = shape("linear.weight").as_deref() {
+                    facts.width = shape("block1.conv1.weight").and_then(|shape| Some(shape.last()? / blocks.up[0]));
                     let marks = if spec.label.is_some() { facts.classes.unwrap_or(0) } else { 0 };
                     facts.latent = inputs.checked_sub(marks);
                     let pixels = outputs / (blocks.start * facts.width.unwrap_or(1)).max(1);
