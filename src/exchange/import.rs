@@ -6,45 +6,31 @@ use std::path::{Path, PathBuf};
 use super::classes::{ClassMap, Newcomers, remap};
 use super::names::{self, Kind, Row, Side};
 use super::spectral::{self, ITERATIONS};
-use super::{families, file};
+use super::{Facts, families, file};
 use crate::checkpoint::{self, NamedTensor};
 use crate::data::{ImageShape, Size};
 use crate::gan::{Setup, layouts, seeds};
 use crate::nn::parameters::Entry;
-use crate::settings::{Architecture, Conditioning, Loss, Preset, Residual, Settings, name_of};
+use crate::settings::{Conditioning, Loss, Preset, Settings, name_of};
 use crate::{Error, Result};
 
 /// Weights of one or both networks, as they were read.
 pub struct Incoming {
     path: PathBuf,
     /// Whether the tensors are called and laid out as here.
-    own: bool,
-    tensors: Vec<NamedTensor>,
+    pub(super) own: bool,
+    pub(super) tensors: Vec<NamedTensor>,
     metadata: BTreeMap<String, String>,
     /// What the file says of the settings that it was made with.
     settings: toml::Table,
     /// The size of the images, where the file says so.
-    size: Option<Size>,
+    pub(super) size: Option<Size>,
     /// The types that its numbers had, where they were made f32.
     converted: Vec<String>,
     /// The names of its classes, where it has them.
     pub class_names: Option<Vec<String>>,
     /// The steps that made the weights, where the file says so.
     pub step: u64,
-}
-
-/// What the shapes of a file's tensors say of its networks.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Facts {
-    pub width: Option<usize>,
-    pub latent: Option<usize>,
-    pub channels: Option<usize>,
-    /// Of the images. The weights of residual networks tell it, of G, where the images are square.
-    pub size: Option<Size>,
-    /// None where a network knows no labels.
-    pub classes: Option<usize>,
-    /// Whether weights come with the vectors of a spectral norm.
-    pub spectral: bool,
 }
 
 /// What a run takes of such weights: tensors under the names of a checkpoint.
@@ -130,7 +116,7 @@ impl Incoming {
     }
 
     /// A tensor that belongs to a spectral norm, if there is one.
-    fn spectral(&self, side: Side) -> Option<&str> {
+    pub(super) fn spectral(&self, side: Side) -> Option<&str> {
         let mine = |t: &&NamedTensor| !self.own || t.name.starts_with(side.name());
         let norms = |t: &&NamedTensor| {
             t.name.ends_with("_orig") || self.own && (t.name.ends_with(".u") || t.name.ends_with(".spectral_u"))
@@ -138,91 +124,13 @@ impl Incoming {
         self.tensors.iter().filter(mine).find(norms).map(|t| t.name.as_str())
     }
 
-    fn find(&self, side: Side, row: &Row) -> Option<&NamedTensor> {
+    pub(super) fn find(&self, side: Side, row: &Row) -> Option<&NamedTensor> {
         let name = |name: &str| self.tensors.iter().find(|t| t.name == name);
         if self.own {
             return name(&format!("{}.{}", side.name(), row.ours));
         }
         let plain = row.theirs.trim_end_matches("_orig");
         name(plain).or_else(|| name(&format!("{plain}_orig")))
-    }
-
-    /// How many residual blocks the G of this file has.
-    fn blocks_of_g(&self) -> usize {
-        let begins = |i: usize| match self.own {
-            true => format!("generator.block{i}."),
-            false => format!("block{}.", i + 1),
-        };
-        (1..).take_while(|i| self.tensors.iter().any(|t| t.name.starts_with(&begins(*i)))).count()
-    }
-
-    /// A size of images for which networks of this preset have as many blocks as this file's.
-    fn size_with_its_blocks(&self, networks: &Residual, side: Side) -> Size {
-        let by_blocks = Size::from(4 << self.blocks_of_g().min(16));
-        let fits = side == Side::Generator && networks.blocks(by_blocks).is_ok();
-        self.size.unwrap_or(if fits { by_blocks } else { networks.size.into() })
-    }
-
-    /// What the shapes say, of networks of this preset.
-    pub fn facts(&self, preset: Preset, side: Side) -> Result<Facts> {
-        let settings = preset.settings();
-        let shape = match preset.architecture {
-            Architecture::Residual(networks) => {
-                let Size { height, width } = self.size_with_its_blocks(&networks, side);
-                ImageShape { height, width, channels: 3 }
-            }
-            _ => preset.sample,
-        };
-        let (networks, training, batches) = (settings.networks, settings.training, settings.batches);
-        let setup = Setup { preset, networks, training, batches, shape, classes: 2 };
-        let rows = names::table(&setup, side)?;
-        // In the order that they have here: inputs, then outputs.
-        let shape = |ours: &str| {
-            let found = self.find(side, rows.iter().find(|row| row.ours == ours)?)?;
-            let mut shape = found.shape.clone();
-            match (self.own, shape.len()) {
-                (false, 2) if !ours.contains("norm") && !ours.contains("embedding") => shape.reverse(),
-                (false, 4) => shape = [2, 3, 1, 0].map(|i| shape[i]).to_vec(),
-                _ => {}
-            }
-            Some(shape)
-        };
-        let mut facts = Facts { spectral: self.spectral(side).is_some(), size: self.size, ..Facts::default() };
-        match (preset.architecture, side) {
-            (Architecture::Residual(spec), Side::Generator) => {
-                let blocks = setup.blocks(&spec)?;
-                // A plain norm has one dimension.
-                facts.classes = shape("block1.norm1.weight").filter(|shape| shape.len() == 2).map(|shape| shape[0]);
-                if let Some([inputs, outputs]) = shape("linear.weight").as_deref() {
-                    facts.width = shape("block1.conv1.weight").and_then(|shape| Some(shape.last()? / blocks.up[0]));
-                    let marks = if spec.label.is_some() { facts.classes.unwrap_or(0) } else { 0 };
-                    facts.latent = inputs.checked_sub(marks);
-                    let pixels = outputs / (blocks.start * facts.width.unwrap_or(1)).max(1);
-                    let square = Some(Size::from(pixels.isqrt() << blocks.up.len()));
-                    let square = square.filter(|size| spec.blocks(*size).is_ok_and(|b| b.bottom.pixels() == pixels));
-                    facts.size = facts.size.or(square);
-                }
-                facts.channels = shape("conv.weight").and_then(|shape| shape.last().copied());
-            }
-            (Architecture::Residual(_), Side::Discriminator) => {
-                // The first block has the base width.
-                facts.width = shape("block1.conv1.weight").and_then(|shape| shape.last().copied());
-                let names = match self.own {
-                    true => ["discriminator.head.embedding", "discriminator.embedding", "discriminator.classes.bias"],
-                    false => ["l_y.weight", "l_y.weight_orig", "l_c.bias"],
-                };
-                let rows = self.tensors.iter().find(|t| names.contains(&t.name.as_str()));
-                facts.classes = rows.and_then(|t| t.shape.first().copied());
-            }
-            (_, Side::Generator) => {
-                facts.latent = shape("linear1.weight").and_then(|shape| shape.first().copied());
-                if matches!(preset.architecture, Architecture::PointPerceptrons) {
-                    facts.width = shape("linear1.weight").and_then(|shape| shape.get(1).copied());
-                }
-            }
-            (_, Side::Discriminator) => {}
-        }
-        Ok(facts)
     }
 
     /// The size of the images that G draws: its file says it, or its preset.

@@ -2,6 +2,7 @@
 
 mod classes;
 mod export;
+mod facts;
 mod families;
 pub mod file;
 mod import;
@@ -13,5 +14,6 @@ mod spectral;
 
 pub use classes::{ClassMap, Newcomers};
 pub use export::Source;
-pub use import::{Facts, Incoming, Taken, placed};
+pub use facts::Facts;
+pub use import::{Incoming, Taken, placed};
 pub use names::{Kind, Row, Side, table};
