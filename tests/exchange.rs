@@ -612,7 +612,7 @@ fn other_sizes_train_resume_and_go_out() {
         // A file of another program does not say it.
         changed(place.0.path(), &place.path(&weights), |_| ());
         let foreign = format!("sample --weights changed.safetensors --preset {preset} --count 6 --device host");
-        run(&place, &format!("{foreign} --size {size} --class 0-1 --out b.npy"), 0, &[]);
+        run(&place, &format!("{foreign} --size {size} --out b.npy"), 0, &[]);
         assert!(bytes("a.npy") == bytes("b.npy"), "{preset}");
         // The size is the file's, and a run of another one cannot begin with its G.
         let init = format!("train --preset {preset} {small} --steps 1 --init-g {weights}");

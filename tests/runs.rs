@@ -177,7 +177,8 @@ fn checkpoints_that_somebody_made_up_are_refused_at_once() {
             _ => (1, "its images are"),
         };
         place.says(limited, code, &[file, what]);
-        place.says("zgan eval --run a --device host", code, &[file]);
+        // They are no images of this data either.
+        place.says("zgan eval --run a --device host", if code == 2 || height == 896 { 2 } else { 1 }, &[file]);
     }
     for (name, value) in [("latent", i64::MAX), ("width", 1 << 40), ("latent", 60_000)] {
         std::fs::write(place.checkpoint("a", 1), &original).unwrap();
