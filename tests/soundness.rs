@@ -143,7 +143,8 @@ fn threads_that_decode_train_and_read_do_not_disturb_each_other() {
         Picture { shape, pixels: vec![20 * i; 64] }.save(&class.join(format!("{i}.png"))).unwrap();
     }
     let mut settings = Preset::from_str("mnist").unwrap().settings();
-    (settings.images.size, settings.images.channels, settings.networks.width, settings.training.batch) = (28, 1, 2, 4);
+    (settings.images.size, settings.images.channels, settings.networks.width, settings.training.batch) =
+        (28.into(), 1, 2, 4);
     let trained = |memory: usize| {
         let options = DataOptions { memory, threads: 3, ..settings.data_options() };
         let data = DataSource::Folder(folder.path().into()).open(Split::Train, &options).unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use indicatif::ProgressBar;
-use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Split};
+use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Size, Split};
 use zgan::device::Device;
 use zgan::eval::metrics::NEIGHBOUR;
 use zgan::eval::{self, Cache, Classifier, Ready, Report, Request, Tested, Training};
@@ -41,9 +41,9 @@ pub struct Eval {
     /// Evaluate the pictures of this folder, or zip, by the published figures
     #[arg(long, value_name = "DIR", conflicts_with_all = ["run", "checkpoint", "raw_weights", "per_class", "count"])]
     images: Option<PathBuf>,
-    /// With --images, crop and scale pictures to this side, as for a training [default: judge them in their own size]
-    #[arg(long, value_name = "PIXELS", requires = "images")]
-    size: Option<usize>,
+    /// With --images, crop and scale pictures to this size, as for a training [default: judge them in their own size]
+    #[arg(long, value_name = "SIDE|HEIGHTxWIDTH", requires = "images")]
+    size: Option<Size>,
     /// Folder of all runs
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs_dir: PathBuf,
@@ -201,7 +201,7 @@ impl Eval {
         // A class of numbered labels is called by its label.
         let last = info.classes.iter().filter_map(|name| name.parse().ok()).max().unwrap_or(0usize);
         images.classes = info.classes.len().max(last.saturating_add(1));
-        (images.size, images.channels) = (info.shape.height, info.shape.channels);
+        (images.size, images.channels) = (info.shape.size(), info.shape.channels);
         Ok(())
     }
 }

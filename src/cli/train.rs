@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
-use zgan::data::{DataInfo, DataOptions, Dataset, ImageShape, Loader, Split, ring};
+use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, ring};
 use zgan::device::{Device, Precision};
 use zgan::eval::judge::{Figures, Judge, Sight};
 use zgan::eval::metrics::SUBSET;
@@ -77,6 +77,7 @@ impl Train {
         let options = DataOptions { like, ..settings.data_options() };
         let data = settings.images.data.open(Split::Train, &options)?;
         let info = data.info();
+        settings.check_images(info.shape)?;
         let (device, device_lines) = self.open_device(&mut settings)?;
         let settings = settings;
         let written = &settings.written;
@@ -334,11 +335,10 @@ impl Train {
 fn effective(settings: &Settings, info: &DataInfo) -> Result<toml::Table> {
     let mut table = settings.table()?;
     if info.images > 0 {
-        let ImageShape { height, width, channels } = info.shape;
-        for (name, value) in [("classes", info.classes.len()), ("channels", channels)] {
+        for (name, value) in [("classes", info.classes.len()), ("channels", info.shape.channels)] {
             table.insert(name.into(), (value as i64).into());
         }
-        let size = if height == width { (height as i64).into() } else { format!("{height}x{width}").into() };
+        let size = toml::Value::try_from(info.shape.size()).map_err(|e| Error::Config(e.to_string()))?;
         table.insert("size".into(), size);
     }
     Ok(table)

@@ -64,7 +64,7 @@ struct Found {
 }
 
 pub fn open(root: &Path, options: &DataOptions) -> Result<Dataset> {
-    let shape = ImageShape { height: options.size, width: options.size, channels: options.channels };
+    let shape = ImageShape { height: options.size.height, width: options.size.width, channels: options.channels };
     // A checkpoint, which may be anybody's, says what is wanted.
     if !matches!(shape.channels, 1 | 3) || shape.is_empty() {
         return Err(Error::Config(format!("images of {shape} are wanted of a folder, which has 1 or 3 channels")));

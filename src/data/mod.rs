@@ -13,12 +13,14 @@ mod listing;
 mod loader;
 mod mnist_10k;
 pub mod ring;
+mod size;
 pub(crate) mod zip;
 
 pub use classes::ClassNames;
 pub use folder::Unreadable;
 pub use listing::natural;
 pub use loader::{LastBatch, Loader, LoaderOptions};
+pub use size::Size;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +31,7 @@ use crate::cores::threads;
 use crate::sizes::{filled, product};
 use crate::{Error, Result};
 
-/// The size of one image.
+/// The size of one image, and its channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageShape {
     pub height: usize,
@@ -45,6 +47,10 @@ impl ImageShape {
 
     pub fn is_empty(self) -> bool {
         self.len() == 0
+    }
+
+    pub fn size(self) -> Size {
+        Size::new(self.height, self.width)
     }
 }
 
@@ -83,8 +89,8 @@ pub enum DataSource {
 pub struct DataOptions {
     /// Classes that the labels of IDX files name.
     pub classes: usize,
-    /// Side of the images of a folder, and their channels, 1 or 3.
-    pub size: usize,
+    /// Of the images of a folder, and their channels, 1 or 3.
+    pub size: Size,
     pub channels: usize,
     pub unreadable: Unreadable,
     /// Bytes of decoded images above which a folder is streamed from the disk.

@@ -1,5 +1,6 @@
 //! The figures that people publish: images as Inception sees them, and what becomes of it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,8 @@ use super::metrics::{self, Points, Spread, Statistics};
 use crate::cores::on_all_cores;
 use crate::data::{DataInfo, Dataset, ImageShape};
 use crate::device::{Buffer, Device};
-use crate::exchange::npz::{self, Array};
+use crate::exchange::npy;
+use crate::exchange::npz::{self, Named};
 use crate::gan::{self, Latents, Trainer};
 use crate::sizes::filled;
 use crate::{Error, Result};
@@ -446,9 +448,9 @@ pub fn save_statistics(path: &Path, statistics: &Statistics) -> Result<()> {
     npz::write(
         path,
         &[
-            Array { name: "mu", descr: "<f8", shape: &[d], bytes: bytes(&statistics.mean) },
-            Array { name: "sigma", descr: "<f8", shape: &[d, d], bytes: bytes(&covariance.values) },
-            Array { name: "count", descr: "<i8", shape: &[1], bytes: count },
+            Named { name: "mu", descr: "<f8", shape: &[d], bytes: bytes(&statistics.mean) },
+            Named { name: "sigma", descr: "<f8", shape: &[d, d], bytes: bytes(&covariance.values) },
+            Named { name: "count", descr: "<i8", shape: &[1], bytes: count },
         ],
     )
 }
@@ -457,8 +459,10 @@ pub fn save_statistics(path: &Path, statistics: &Statistics) -> Result<()> {
 /// their count is 0.
 pub fn load_statistics(path: &Path) -> Result<Statistics> {
     let fail = |what: String| Error::Data { path: PathBuf::from(path), what };
-    let array = |name: &str| {
-        npz::read(path, name)?.ok_or_else(|| fail(format!("there is no array {name}; pytorch-fid writes mu and sigma")))
+    let mut arrays: BTreeMap<String, npy::Array> = npz::read(path)?.into_iter().collect();
+    let mut array = |name: &str| {
+        let found = arrays.remove(name).map(|array| (array.shape, array.values));
+        found.ok_or_else(|| fail(format!("there is no array {name}; pytorch-fid writes mu and sigma")))
     };
     let ((mu_shape, mu), (sigma_shape, sigma)) = (array("mu")?, array("sigma")?);
     let [d] = mu_shape[..] else { return Err(fail(format!("mu is {mu_shape:?}, expected one axis"))) };
@@ -468,6 +472,6 @@ pub fn load_statistics(path: &Path) -> Result<Statistics> {
     if mu.iter().chain(&sigma).any(|x| !x.is_finite()) {
         return Err(fail("its numbers are not all finite".into()));
     }
-    let count = npz::read(path, "count")?.and_then(|(_, count)| count.first().map(|n| *n as usize));
+    let count = array("count").ok().and_then(|(_, count)| count.first().map(|n| *n as usize));
     Statistics::known(count.unwrap_or(0), mu, sigma)
 }

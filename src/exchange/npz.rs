@@ -1,4 +1,4 @@
-//! NumPy's archives of named arrays, as pytorch-fid keeps the statistics of a data set in them.
+//! NumPy's archives of named arrays: pytorch-fid keeps the statistics of a data set in them, and Chainer weights.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,11 +6,11 @@ use std::path::Path;
 use rawzip::{CompressionMethod, ZipArchiveWriter};
 
 use super::npy;
-use crate::data::zip::Zip;
+use crate::data::zip::{Entry, Zip};
 use crate::{Error, Result, files};
 
-/// A named array of `<f8` or `<i8`, as its bytes.
-pub struct Array<'a> {
+/// An array of `<f8` or `<i8` to be written, as its bytes.
+pub struct Named<'a> {
     pub name: &'a str,
     pub descr: &'a str,
     pub shape: &'a [usize],
@@ -22,10 +22,10 @@ fn fail(path: &Path, what: String) -> Error {
 }
 
 /// Writes the arrays, not packed. What was at `path` stays until the new file is whole.
-pub fn write(path: &Path, arrays: &[Array]) -> Result<()> {
+pub fn write(path: &Path, arrays: &[Named]) -> Result<()> {
     files::write_parts(path, |file| {
         let mut archive = ZipArchiveWriter::new(file);
-        for Array { name, descr, shape, bytes } in arrays {
+        for Named { name, descr, shape, bytes } in arrays {
             let builder = archive.new_file(format!("{name}.npy")).compression_method(CompressionMethod::STORE);
             let (mut entry, config) = builder.start().map_err(std::io::Error::other)?;
             let mut writer = config.wrap(&mut entry);
@@ -38,12 +38,16 @@ pub fn write(path: &Path, arrays: &[Array]) -> Result<()> {
     })
 }
 
-/// The shape and the numbers of one array; None where the archive has none of this name.
-pub fn read(path: &Path, name: &str) -> Result<Option<(Vec<usize>, Vec<f64>)>> {
-    let zip = Zip::open(path)?;
-    let wanted = format!("{name}.npy");
-    let entry = zip.entries()?.into_iter().find(|entry| entry.path == Path::new(&wanted));
-    let Some(entry) = entry else { return Ok(None) };
-    let bytes = zip.read(entry.way, 1 << 32).map_err(|what| fail(path, format!("{name}: {what}")))?;
-    npy::parse(path, &bytes).map(Some)
+/// The most bytes that an array may have.
+const MOST: u64 = 1 << 33;
+
+/// The arrays of a file, by their names.
+pub fn read(path: &Path) -> Result<Vec<(String, npy::Array)>> {
+    let zip = Zip::open(path, "an npz file was expected")?;
+    let array = |entry: Entry| {
+        let name = entry.path.to_string_lossy().trim_end_matches(".npy").to_string();
+        let bytes = zip.read(entry.way, MOST).map_err(|what| fail(path, format!("{name}: {what}")))?;
+        Ok((name.clone(), npy::parse(&path.join(name), &bytes)?))
+    };
+    zip.entries()?.into_iter().map(array).collect()
 }

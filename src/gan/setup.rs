@@ -1,9 +1,12 @@
 //! What a trainer is made from and what it tells: plain data.
 
+use crate::Result;
 use crate::data::{DataInfo, ImageShape};
 use crate::device::Precision;
 use crate::nn::Fusion;
-use crate::settings::{Architecture, Batches, Conditioning, Loss, Networks, Preset, Settings, Training};
+use crate::settings::{
+    Architecture, Batches, Blocks, Conditioning, Loss, Networks, Preset, Residual, Settings, Training,
+};
 
 /// Everything that a trainer is made from: the settings that numbers depend on, and what only the data tells.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +41,11 @@ impl Setup {
 
     pub fn architecture(&self) -> &Architecture {
         &self.preset.architecture
+    }
+
+    /// The blocks of residual networks for the size of the images.
+    pub fn blocks(&self, networks: &Residual) -> Result<Blocks> {
+        networks.blocks(self.shape.size())
     }
 
     /// Whether images are drawn for a wanted label.

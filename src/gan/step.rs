@@ -235,7 +235,7 @@ impl Step {
             penalty.add(&w.discriminator, player, &w.batch, &w.labels, &self.state, SHARES + stream)?;
         }
         player.finish_gradient()?;
-        // With gradients that were always 0, Adam leaves weights as they are.
+        // With gradients that are always 0, Adam leaves weights as they are. A penalty has added to those of all layers.
         self.frozen.as_ref().map_or(Ok(()), Reals::zero)
     }
 

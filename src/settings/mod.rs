@@ -15,14 +15,14 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use architecture::{Architecture, Residual};
+pub use architecture::{Architecture, Blocks, Residual, Widths};
 pub use choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, Update, name_of};
 pub use presets::{PRESETS, Preset};
 pub use tree::{Batches, Images, Judging, Networks, Place, Training, Written};
 
 use crate::Error;
 use crate::cores::MOST_THREADS;
-use crate::data::{DataOptions, DataSource, LoaderOptions};
+use crate::data::{DataOptions, DataSource, ImageShape, LoaderOptions, Size};
 use crate::eval::judge::Metric;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -176,7 +176,11 @@ impl Settings {
             return Err(Error::Config(what));
         }
         within("classes", images.classes, 1, 256)?;
-        within("size", images.size, 1, 4096)?;
+        within("size", images.size.height, 1, 4096)?;
+        within("size", images.size.width, 1, 4096)?;
+        if let Architecture::Residual(networks) = preset.architecture {
+            networks.blocks(images.size)?;
+        }
         if !matches!(images.channels, 1 | 3) {
             return Err(Error::Config(format!("channels: {}, expected 1 or 3", images.channels)));
         }
@@ -237,6 +241,21 @@ impl Settings {
             ))),
             None => Ok(()),
         }
+    }
+
+    /// Refuses images of another size than the networks are to have.
+    pub fn check_images(&self, shape: ImageShape) -> Result<()> {
+        let (wanted, found) = (self.images.size, shape.size());
+        if !self.preset.architecture.is_convolutional() || wanted == found {
+            return Ok(());
+        }
+        let both = |size: Size| format!("{}x{}", size.height, size.width);
+        Err(Error::Config(format!(
+            "preset {} makes {} images, the data has {}; --size {found} builds networks for these",
+            self.preset,
+            both(wanted),
+            both(found)
+        )))
     }
 
     /// The values by their names.

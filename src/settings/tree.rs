@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, Update};
 use super::text;
-use crate::data::{DataSource, LastBatch, Unreadable, decode};
+use crate::data::{DataSource, LastBatch, Size, Unreadable, decode};
 use crate::device::{DeviceChoice, Precision};
 use crate::eval::inception::Like;
 use crate::eval::judge::{self, Figure, Metric};
@@ -25,9 +25,10 @@ pub struct Images {
     /// Classes that the labels of idx:DIR name
     #[arg(long, value_name = "N")]
     pub classes: usize,
-    /// Side that images of folder:DIR are cropped and scaled to, in pixels; a preset has its own
-    #[arg(long, value_name = "PIXELS")]
-    pub size: usize,
+    /// Size of the images that residual networks are built for, and that those of folder:DIR are cropped and scaled to; a
+    /// preset has its own
+    #[arg(long, value_name = "SIDE|HEIGHTxWIDTH")]
+    pub size: Size,
     /// Channels of images of folder:DIR: 1 (grey) or 3
     #[arg(long, value_name = "N")]
     pub channels: usize,
@@ -38,7 +39,7 @@ pub struct Images {
 
 impl Default for Images {
     fn default() -> Images {
-        Images { data: DataSource::Mnist10k, classes: 10, size: 32, channels: 3, data_memory: 2048 }
+        Images { data: DataSource::Mnist10k, classes: 10, size: 32.into(), channels: 3, data_memory: 2048 }
     }
 }
 
