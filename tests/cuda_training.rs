@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use zgan::device::embedded_images;
 
-/// Trains as `name` in `runs`; `settings` are the stand-in's.
+/// Trains as `name` in `runs`, in f32 where the arguments name no precision; `settings` are the stand-in's.
 fn train(runs: &Path, name: &str, device: &str, settings: &str, arguments: &[&str]) -> Output {
     command(runs, name, device, settings, arguments).output().unwrap()
 }
@@ -20,6 +20,7 @@ fn command(runs: &Path, name: &str, device: &str, settings: &str, arguments: &[&
         .arg("--runs-dir")
         .arg(runs)
         .args(arguments)
+        .args(if arguments.contains(&"--precision") { &[][..] } else { &["--precision", "f32"] })
         .env("LD_LIBRARY_PATH", stand_in::folder())
         .env("ZGAN_TUNING", "off")
         .env("ZGAN_STAND_IN", settings);
@@ -216,4 +217,42 @@ fn a_failure_leaves_the_last_checkpoint() {
         .unwrap();
     trained(resumed);
     assert!(checkpoint(runs.path(), "broken", 8) == checkpoint(runs.path(), "whole", 8), "the resumed run differs");
+}
+
+/// `--precision auto` is tf32 on the stand-in, which says that it is a GPU of capability 8.0, and f32 on the host. The run
+/// keeps what it was, wherever it goes on; a run from before there was a choice goes on in f32.
+#[test]
+fn auto_chooses_the_precision_once() {
+    if !has_code("auto_chooses_the_precision_once") {
+        return;
+    }
+    let runs = tempfile::tempdir().unwrap();
+    let small = ["--preset", "softmax-gan", "--batch", "4", "--steps", "2", "--stop-at", "1", "--no-eval"];
+    let auto = [&small[..], &["--precision", "auto"]].concat();
+    let config = |name: &str| runs.path().join(name).join("config.toml");
+    let kept = |name: &str| std::fs::read_to_string(config(name)).unwrap();
+    let resume = |name: &str, device: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
+        command.args(["train", "--device", device, "--stop-at", "2", "--no-eval", "--resume", name, "--runs-dir"]);
+        command.arg(runs.path()).env("LD_LIBRARY_PATH", stand_in::folder()).env("ZGAN_TUNING", "off");
+        let output = command.env("ZGAN_STAND_IN", "host").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        trained(output);
+        said
+    };
+
+    let output = train(runs.path(), "gpu", "cuda", "host", &auto);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    trained(output);
+    assert!(said.contains("products in tf32") && said.contains("--precision f32"), "{said}");
+    assert!(kept("gpu").contains("precision = \"tf32\""), "{}", kept("gpu"));
+    trained(train(runs.path(), "cpu", "host", "host", &auto));
+    assert!(kept("cpu").contains("precision = \"f32\""), "{}", kept("cpu"));
+
+    assert!(resume("gpu", "host").contains("products in tf32"));
+    let older = kept("cpu").replace("precision = \"f32\"\n", "");
+    std::fs::write(config("cpu"), older).unwrap();
+    let said = resume("cpu", "cuda");
+    assert!(said.contains("precision f32: the run is older") && !said.contains("tf32"), "{said}");
+    assert!(kept("cpu").contains("precision = \"f32\""), "{}", kept("cpu"));
 }

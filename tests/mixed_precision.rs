@@ -26,7 +26,7 @@ fn small(precision: Precision) -> Setup {
     Setup::new(&preset("mnist"), &info(28, 1)).with(|s| {
         s.networks.width = 8;
         s.networks.latent = 16;
-        s.training = Training { precision, batch: 16, steps: 100, ..s.training.clone() };
+        s.training = Training { precision: precision.into(), batch: 16, steps: 100, ..s.training.clone() };
     })
 }
 
@@ -79,8 +79,8 @@ fn same_gradients(what: &str, device: &Device, setup: &Setup) {
         s.training.lr_g = 0.0;
         s.training.lr_d = 0.0;
     });
-    let run = |precision| {
-        let mut trainer = Trainer::new(device, &setup.with(|s| s.training.precision = precision)).unwrap();
+    let run = |precision: Precision| {
+        let mut trainer = Trainer::new(device, &setup.with(|s| s.training.precision = precision.into())).unwrap();
         trainer.restore_scaling(Scaling { scale: 256.0, good_steps: 0, updates: [0, 0] }).unwrap();
         let metrics = train(&mut trainer, 1).remove(0);
         (metrics, ["generator", "discriminator"].map(|player| gradient(&trainer, player)))

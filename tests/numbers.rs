@@ -167,7 +167,7 @@ fn nothing_diverges_in_silence() {
                             s.training.batch_g = None;
                             s.training.n_dis = 1;
                             s.training.loss = *loss;
-                            s.training.precision = precision;
+                            s.training.precision = precision.into();
                             s.training.update = update;
                             (s.training.lr_g, s.training.lr_d) = (lr_g, lr_d);
                         });
@@ -189,7 +189,7 @@ fn overflows_of_the_loss_scale_do_not_stop() {
     let setup = Setup::new(&settings("mnist"), &data(settings("mnist").preset.sample)).with(|s| {
         s.networks.width = 2;
         s.training.batch = 4;
-        s.training.precision = Precision::F16;
+        s.training.precision = Precision::F16.into();
     });
     assert_eq!(train(&setup, 20), None);
 }

@@ -186,7 +186,7 @@ fn large_batches_have_grids_that_a_gpu_takes() {
             let setup = Setup::new(&preset(name), &data(size, 3)).with(|s| {
                 s.training.batch = batch;
                 s.training.n_dis = 1;
-                s.training.precision = precision;
+                s.training.precision = precision.into();
             });
             let device = Device::launches_of_gpu("NVIDIA H200", 132);
             let mut trainer = Trainer::new(&device, &setup).unwrap();

@@ -46,7 +46,7 @@ fn sizes_whose_product_wraps_around_are_refused() {
 
     let state = StateBuffer::new(&device, &State::new(1, [0.0; 2], 0, 0)).unwrap();
     let bytes: Buffer<u8> = device.zeros(4).unwrap();
-    refuse("pixels load", pixels::load(&of(4), &bytes, &state, 0, Default::default(), [WRAPS, 2, 6, 1]));
+    refuse("pixels load", pixels::load(&of(4), &bytes, None, &state, 0, Default::default(), [WRAPS, 2, 6, 1]));
 
     let shape = norm::Shape { n: WRAPS, h: 2, w: 6, c: 1, upsample: false };
     assert_eq!(shape.input_len(), usize::MAX);

@@ -61,10 +61,10 @@ impl Train {
     pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         let runs_dir = matches.get_one::<PathBuf>("runs_dir").map_or(Path::new("runs"), PathBuf::as_path);
         let beginning = self.inits.read(runs_dir)?;
-        let settings = self.settings(matches, runs_dir, beginning.as_ref())?;
-        let (written, steps) = (&settings.written, settings.training.steps);
+        let mut settings = self.settings(matches, runs_dir, beginning.as_ref())?;
+        let steps = settings.training.steps;
         if self.resume.is_none() && !self.dry_run {
-            Run::check(settings.runs_dir(), written.run.as_deref(), self.force)?;
+            Run::check(settings.runs_dir(), settings.written.run.as_deref(), self.force)?;
         }
         let inception = match settings.judging.eval_every {
             0 => None,
@@ -77,21 +77,20 @@ impl Train {
         let options = DataOptions { like, ..settings.data_options() };
         let data = settings.images.data.open(Split::Train, &options)?;
         let info = data.info();
+        let (device, device_lines) = self.open_device(&mut settings)?;
+        let settings = settings;
+        let written = &settings.written;
         let setup = Setup::new(&settings, &info);
         let start = newest.map(|(path, start)| self.start(&settings, &info, &path, start)).transpose()?;
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
         let plan = Trainer::plan(&setup)?;
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
-        let device = self.open_device(&settings)?;
+        device_lines.into_iter().for_each(say);
         say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
         data.notes().iter().for_each(|note| say(format!("        {note}")));
         tell_unreadable(&data, say);
         say(format!("G, D    {}, {} parameters", thousands(plan.parameters_g), thousands(plan.parameters_d)));
-        let precision = setup.training.precision;
-        if precision != Precision::F32 {
-            say(format!("        activations and products in {precision}, weights in f32"));
-        }
         for note in begun.iter().flat_map(|(_, notes)| notes) {
             say(format!("weights {note}"));
         }
@@ -169,8 +168,9 @@ impl Train {
         Ok(code)
     }
 
-    /// The device, which a line tells about. A resumed run has the tuning that it began with.
-    fn open_device(&self, settings: &Settings) -> anyhow::Result<Device> {
+    /// The device, and the lines that tell about it. A resumed run has the tuning that it began with. Precision `auto`
+    /// becomes that of the device.
+    fn open_device(&self, settings: &mut Settings) -> anyhow::Result<(Device, Vec<String>)> {
         let place = &settings.place;
         let (device, why, retuned) = match &self.resume {
             Some(name) => {
@@ -182,15 +182,22 @@ impl Train {
                 (device, why, false)
             }
         };
-        device.check_precision(settings.training.precision)?;
-        say(format!("device  {}", device.description()));
-        if let Some(why) = why {
-            say(format!("        auto: {why}"));
-        }
+        let (chosen, precision) = (settings.training.precision, settings.training.precision.on(&device));
+        device.check_precision(precision)?;
+        settings.training.precision = precision.into();
+        let mut lines = vec![format!("device  {}", device.description())];
+        lines.extend(why.map(|why| format!("        auto: {why}")));
         if retuned {
-            say("        with another tuning than the run had: its bits will not be those of one that went through");
+            lines.push(
+                "        with another tuning than the run had: its bits will not be those of one that went through"
+                    .into(),
+            );
         }
-        Ok(device)
+        if precision != Precision::F32 {
+            let exact = if chosen == precision.into() { "" } else { " (auto; --precision f32 is more exact)" };
+            lines.push(format!("        activations and products in {precision}, weights in f32{exact}"));
+        }
+        Ok((device, lines))
     }
 
     /// The preset, or the run that is resumed, or a file; then the command line.
@@ -205,6 +212,9 @@ impl Train {
             (None, Some(file)) => Settings::read_table(file)?,
             (None, None) => toml::Table::new(),
         };
+        if self.resume.is_some() && !table.contains_key("precision") {
+            say("precision f32: the run is older than this setting");
+        }
         let preset = matches.get_one::<Preset>("preset").copied();
         if let Some(beginning) = beginning {
             let named = table.get("preset").and_then(|name| name.as_str()?.parse().ok());

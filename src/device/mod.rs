@@ -354,7 +354,7 @@ impl Device {
     pub fn check_precision(&self, precision: Precision) -> Result<()> {
         match &*self.backend {
             Backend::Host(_) if precision != Precision::F32 && !HAS_CHECK => {
-                Err(needs_check(&format!("precision {precision} on the host")))
+                Err(needs_check(&format!("precision {precision} on the host, where --precision f32 always is,")))
             }
             _ => Ok(()),
         }

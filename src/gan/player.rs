@@ -125,7 +125,7 @@ impl Player {
             average: if averaged { Some(device.upload(&initial)?) } else { None },
             running: device.upload(&layouts.running.initial_values(0)?)?,
             spectral: if normalised { Some(Spectral::new(device, layout, seed)?) } else { None },
-            rounded: match training.precision {
+            rounded: match training.precision() {
                 precision if precision.bytes() == 2 => Some(device.zeros_in(layout.len(), precision)?),
                 _ => None,
             },

@@ -72,7 +72,7 @@ impl Setup {
 
     /// Whether gradients are so narrow that the losses are scaled.
     pub fn scales_losses(&self) -> bool {
-        self.training.precision == Precision::F16
+        self.training.precision() == Precision::F16
     }
 
     /// Rows of D's batch: real images, and the fakes of a D step or a G step.

@@ -130,12 +130,12 @@ impl Step {
             return random::ring(&real.x, &self.state, PIXELS + stream);
         }
         let input = &w.inputs[slot];
-        w.labels.view(0..n).copy_from(&input.labels.view(i * n..(i + 1) * n))?;
+        let labels = (&w.labels.view(0..n), &input.labels.view(i * n..(i + 1) * n));
         let images = input.images.view(i * real.x.len()..(i + 1) * real.x.len());
         let Batches { flip, noise, noise_within, .. } = self.setup.batches;
         let augment = Augment { noise: noise as f32, within: noise_within, flip };
         let shape = [n, real.h, real.w, real.c];
-        pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)
+        pixels::load(&real.x, &images, Some(labels), &self.state, PIXELS + stream, augment, shape)
     }
 
     fn draw_for_g(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {

@@ -53,7 +53,7 @@ enum Way {
 impl Trainer {
     pub fn new(device: &Device, setup: &Setup) -> Result<Trainer> {
         check(setup)?;
-        device.check_precision(setup.training.precision)?;
+        device.check_precision(setup.training.precision())?;
         let (_, bytes) = measure(device, setup)?;
         let mut players = Players::default();
         let mut arena = Arena::new(device, bytes)?;
@@ -101,8 +101,8 @@ impl Trainer {
             parameters_g: g.parameters.count(),
             parameters_d: d.parameters.count(),
             bytes: arena
-                + g.bytes(training.average > 0.0, networks.spectral_norm_g, training.precision)
-                + d.bytes(false, networks.spectral_norm, training.precision),
+                + g.bytes(training.average > 0.0, networks.spectral_norm_g, training.precision())
+                + d.bytes(false, networks.spectral_norm, training.precision()),
         })
     }
 
@@ -442,8 +442,8 @@ fn check(setup: &Setup) -> Result<()> {
         return refuse(format!("preset {preset} has no networks that know labels: --conditioning none"));
     }
     let fusions = setup.fusions();
-    if !training.unfused.is_empty() && training.precision.bytes() < 4 {
-        return refuse(format!("precision {} with unfused parts: separate kernels are f32's", training.precision));
+    if !training.unfused.is_empty() && training.precision().bytes() < 4 {
+        return refuse(format!("precision {} with unfused parts: separate kernels are f32's", training.precision()));
     }
     if let Some(other) = training.unfused.iter().find(|fusion| !fusions.contains(fusion)) {
         let there = fusions.iter().map(|fusion| fusion.to_string()).collect::<Vec<_>>().join(", ");

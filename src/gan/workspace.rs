@@ -67,7 +67,7 @@ impl Workspace {
             arena,
             gradients: true,
             unfused: &training.unfused,
-            precision: training.precision,
+            precision: training.precision(),
         };
         let batch = build.value(rows, h, w, c)?;
         let labels = build.arena.take(rows)?;
@@ -82,7 +82,7 @@ impl Workspace {
                 arena,
                 gradients,
                 unfused: &training.unfused,
-                precision: training.precision,
+                precision: training.precision(),
             };
             let z = Value { dx: None, ..build.value(fakes, 1, 1, setup.networks.latent)? };
             let latent = Latent { z, labels: labels.view(n..n + fakes) };

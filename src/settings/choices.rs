@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::{Device, Precision};
+
 /// How the networks meet the labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -66,6 +68,52 @@ pub enum PowerIterations {
 pub enum Pool {
     Sum,
     Mean,
+}
+
+/// What activations are stored as and products computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PrecisionChoice {
+    /// What suits the device: tf32 on a GPU whose tensor cores have it, as PyTorch's convolutions do, and f32 elsewhere
+    #[default]
+    Auto,
+    Of(Precision),
+}
+
+impl PrecisionChoice {
+    /// The precision itself on this device.
+    pub fn on(self, device: &Device) -> Precision {
+        match self {
+            PrecisionChoice::Of(precision) => precision,
+            PrecisionChoice::Auto if device.gpu().is_some_and(|gpu| gpu.capability >= (8, 0)) => Precision::Tf32,
+            PrecisionChoice::Auto => Precision::F32,
+        }
+    }
+}
+
+impl From<Precision> for PrecisionChoice {
+    fn from(precision: Precision) -> PrecisionChoice {
+        PrecisionChoice::Of(precision)
+    }
+}
+
+impl std::fmt::Display for PrecisionChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PrecisionChoice::Auto => f.write_str("auto"),
+            PrecisionChoice::Of(precision) => precision.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for PrecisionChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PrecisionChoice, String> {
+        match text {
+            "auto" => Ok(PrecisionChoice::Auto),
+            _ => text.parse().map(PrecisionChoice::Of).map_err(|error: String| format!("{error}, and auto")),
+        }
+    }
 }
 
 /// Who moves when.

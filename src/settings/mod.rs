@@ -16,7 +16,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use architecture::{Architecture, Residual};
-pub use choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, Update, name_of};
+pub use choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, Update, name_of};
 pub use presets::{PRESETS, Preset};
 pub use tree::{Batches, Images, Judging, Networks, Place, Training, Written};
 
@@ -93,8 +93,13 @@ impl Settings {
         let mut all = base.table()?;
         all.extend(table.clone());
         all.insert("preset".into(), base.preset.name.into());
-        if was_written_before_noise_within(table) {
-            all.insert("noise-within".into(), false.into());
+        if is_of_a_run(table) {
+            // What programs did that did not have these settings.
+            for (name, value) in [("noise-within", false.into()), ("precision", "f32".into())] {
+                if !table.contains_key(name) {
+                    all.insert(name.to_string(), value);
+                }
+            }
         }
         let mut settings = Settings::read(|| Ok(all.clone())).map_err(config)?;
         if let Some(arguments) = arguments {
@@ -277,11 +282,9 @@ pub fn differences(there: &toml::Table, here: &toml::Table) -> Vec<String> {
         .collect()
 }
 
-/// Whether a program wrote this table that did not have the setting yet: it wrote every setting, and its noise took white
-/// beyond 1.
-fn was_written_before_noise_within(table: &toml::Table) -> bool {
+/// Whether this table is of a run, which has every setting that the program had which wrote it.
+fn is_of_a_run(table: &toml::Table) -> bool {
     ["preset", "flip", "noise", "last-batch"].iter().all(|name| table.contains_key(*name))
-        && !table.contains_key("noise-within")
 }
 
 /// A key that is no setting's name.

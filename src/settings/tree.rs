@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, Update};
+use super::choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, Update};
 use super::text;
 use crate::data::{DataSource, LastBatch, Unreadable, decode};
 use crate::device::{DeviceChoice, Precision};
@@ -154,10 +154,11 @@ pub struct Training {
     /// Factor on the gradient penalty of loss wasserstein-gp
     #[arg(long, value_name = "FACTOR")]
     pub gp_weight: f64,
-    /// What activations are stored as and products computed in: f32, tf32, bf16 or f16; weights stay f32
+    /// What activations are stored as and products computed in: f32, tf32, bf16 or f16; weights stay f32. auto is tf32 on a
+    /// GPU from compute capability 8.0 on, f32 elsewhere
     #[arg(long, value_name = "NAME")]
     #[serde(with = "text")]
-    pub precision: Precision,
+    pub precision: PrecisionChoice,
     /// Run these from separate kernels, to see what fusing them buys: the same training to rounding, slower
     #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -187,13 +188,21 @@ impl Default for Training {
             aux_weight_d: 1.0,
             aux_weight_g: 0.1,
             gp_weight: 10.0,
-            precision: Precision::F32,
+            precision: PrecisionChoice::Auto,
             unfused: Vec::new(),
         }
     }
 }
 
 impl Training {
+    /// The precision that was chosen, or f32 as long as no device has decided it ([`PrecisionChoice::on`]).
+    pub fn precision(&self) -> Precision {
+        match self.precision {
+            PrecisionChoice::Of(precision) => precision,
+            PrecisionChoice::Auto => Precision::F32,
+        }
+    }
+
     /// Fakes of a G step.
     pub fn batch_of_g(&self) -> usize {
         self.batch_g.unwrap_or(self.batch)

@@ -3,7 +3,7 @@
 use crate::common::*;
 use zgan::device::{Buffer, Device, Precision, Products, Tuning};
 use zgan::ops::Activation;
-use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
 use zgan::ops::matmul::OutputGradient;
 
 /// A convolution and everything that is fused into it.
@@ -267,14 +267,15 @@ fn evaluate_in(device: &Device, precision: Precision, setup: &Setup, t: &Tensors
         upsample: setup.upsample,
         accumulate: setup.accumulate,
     };
-    let workspace = filled_narrow(conv::input_gradient_workspace_len(&s), f32::NAN);
+    let parts = filled(conv::weight_gradient_workspace_len(device, &s), f32::NAN);
+    let into_parameters = (&out.dfilters, Some(&out.dbias));
+    let left = conv::conv_weight_gradient(s, into_parameters, &x, &prologue, &gradient, &parts).unwrap();
     if s.stride == 1 {
-        conv::conv_input_gradient(s, &out.dx, &gradient, &filters, &into, &workspace).unwrap();
+        let workspace = filled_narrow(conv::input_gradient_workspace_len(device, &s), f32::NAN);
+        conv::conv_input_gradient(s, &out.dx, &gradient, &filters, &into, &workspace, left).unwrap();
+    } else {
+        left.add().unwrap();
     }
-    let workspace = filled(conv::weight_gradient_workspace_len(device, &s), f32::NAN);
-    conv::conv_weight_gradient(s, &out.dfilters, &x, &prologue, &gradient, &workspace).unwrap();
-    let workspace = filled(conv::bias_gradient_workspace_len(device, &s), f32::NAN);
-    conv::conv_bias_gradient(s, &out.dbias, &gradient, &workspace).unwrap();
     out
 }
 
@@ -651,6 +652,53 @@ fn matches_pytorch() {
     });
 }
 
+/// The parts of a weight gradient have the same sums whether a launch of their own adds them or the input gradient's, and
+/// the filters' are the same without a bias.
+#[test]
+fn parts_are_added_in_either_launch() {
+    on_each_device(|device| {
+        for (n, side, c, k) in [(9, 12, 5, 7), (16, 16, 33, 40), (1, 3, 2, 2)] {
+            let s = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
+            let up = |seed, len: usize| device.upload(&Random(seed).normals(len)).unwrap();
+            let (x, dy, filters) = (up(1, n * side * side * c), up(2, n * side * side * k), up(3, 9 * c * k));
+            let gradient = ConvGradient::stored(&dy);
+            let parts = device.zeros(conv::weight_gradient_workspace_len(device, &s)).unwrap();
+            let turned = device.zeros(conv::input_gradient_workspace_len(device, &s)).unwrap();
+            let gradients = |bias: bool, apart: bool| {
+                let (dfilters, dbias) = (up(4, 9 * c * k), up(5, k));
+                let dx: Buffer<f32> = device.zeros(x.len()).unwrap();
+                let into = (&dfilters, bias.then_some(&dbias));
+                let left = conv::conv_weight_gradient(s, into, &x, &Prologue::NONE, &gradient, &parts).unwrap();
+                let left = if apart { left.add().map(|()| Parts::NONE).unwrap() } else { left };
+                conv::conv_input_gradient(s, &dx, &gradient, &filters, &InputEpilogue::NONE, &turned, left).unwrap();
+                [dx, dfilters, dbias].map(|buffer| buffer.read().unwrap())
+            };
+            let [together, apart, unbiased] =
+                [(true, false), (true, true), (false, false)].map(|(b, a)| gradients(b, a));
+            assert!(together == apart, "{s:?}");
+            assert!(together[..2] == unbiased[..2], "{s:?}, without a bias");
+            assert!(unbiased[2] == up(5, k).read().unwrap() && unbiased[2] != together[2], "{s:?}: the bias");
+        }
+    });
+}
+
+#[test]
+fn filters_are_turned_around() {
+    on_each_device(|device| {
+        for (r, c, k) in [(3, 1, 1), (1, 33, 31), (3, 40, 70)] {
+            let filters = Random(6).normals(r * r * c * k);
+            let flipped: Buffer<f32> = device.zeros(filters.len()).unwrap();
+            let s = Conv { n: 1, h: r, w: r, c, k, r, s: r, pad: 0, stride: 1 };
+            conv::flip_filters(&s, &flipped, &device.upload(&filters).unwrap()).unwrap();
+            let found = flipped.read().unwrap();
+            for (i, value) in filters.iter().enumerate() {
+                let (tap, of_c, of_k) = (i / (c * k), i / k % c, i % k);
+                assert_eq!(found[((r * r - 1 - tap) * k + of_k) * c + of_c], *value, "{s:?}, element {i}");
+            }
+        }
+    });
+}
+
 #[test]
 fn what_cannot_work_is_refused_with_the_numbers() {
     let device = Device::host(1).unwrap();
@@ -683,13 +731,13 @@ fn what_cannot_work_is_refused_with_the_numbers() {
     assert_eq!(found, "conv forward: shift (as scale) has 1 elements, expected 2");
     let output = OutputGradient { dy: &y, y: None, activation: LEAKY, row_scale: None };
     let gradient = ConvGradient { output, pooled: false };
-    let found = conv::conv_bias_gradient(sizes, &zeros(3), &gradient, &zeros(3)).unwrap_err().to_string();
-    assert!(found.contains("needs the output y"), "{found}");
+    let found = conv::conv_input_gradient(sizes, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(54), Parts::NONE);
+    assert!(found.unwrap_err().to_string().contains("needs the output y"));
     let gradient =
         ConvGradient { output: OutputGradient { activation: Activation::Identity, ..output }, pooled: false };
-    let found = conv::conv_input_gradient(sizes, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(53));
+    let found = conv::conv_input_gradient(sizes, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(53), Parts::NONE);
     assert_eq!(found.unwrap_err().to_string(), "conv input gradient: workspace has 53 elements, expected 54");
     let strided = Conv { stride: 2, h: 9, w: 12, ..sizes };
-    let found = conv::conv_input_gradient(strided, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(54));
+    let found = conv::conv_input_gradient(strided, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(54), Parts::NONE);
     assert!(found.unwrap_err().to_string().contains("a stride of 2, expected 1"));
 }

@@ -135,12 +135,10 @@ fn gradients(
 ) -> [Buffer<f32>; 3] {
     let out = [given.empty(x.len()), given.zeros(filters.len()), given.zeros(sizes.k)];
     let [dx, dfilters, dbias] = &out;
-    let workspace = given.empty(conv::input_gradient_workspace_len(&sizes));
-    conv::conv_input_gradient(sizes, dx, gradient, filters, into, &workspace).unwrap();
     let workspace = given.empty(conv::weight_gradient_workspace_len(given.device, &sizes));
-    conv::conv_weight_gradient(sizes, dfilters, x, prologue, gradient, &workspace).unwrap();
-    let workspace = given.empty(conv::bias_gradient_workspace_len(given.device, &sizes));
-    conv::conv_bias_gradient(sizes, dbias, gradient, &workspace).unwrap();
+    let left = conv::conv_weight_gradient(sizes, (dfilters, Some(dbias)), x, prologue, gradient, &workspace).unwrap();
+    let workspace = given.empty(conv::input_gradient_workspace_len(given.device, &sizes));
+    conv::conv_input_gradient(sizes, dx, gradient, filters, into, &workspace, left).unwrap();
     out
 }
 

@@ -3,7 +3,7 @@
 
 use crate::common::*;
 use zgan::device::{Buffer, Device, HAS_CHECK, Precision};
-use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
 use zgan::ops::cross_entropy;
 use zgan::ops::elementary::{self, Function};
 use zgan::ops::gradient_penalty::{self, Direction};
@@ -134,9 +134,9 @@ fn linear_layers_and_convolutions_with_an_activation() {
                     assert_all_nan("convolution", &read(&y)[24 * k..25 * k]);
                     let (dx, dy) = (up(&vec![0.0; 2 * 24 * c]), up(&vec![1.0; 2 * 24 * k]));
                     let into = InputEpilogue { mask: Some((&x, 0.0)), ..InputEpilogue::NONE };
-                    let workspace = up(&vec![0.0; conv::input_gradient_workspace_len(&sizes)]);
+                    let workspace = up(&vec![0.0; conv::input_gradient_workspace_len(device, &sizes)]);
                     let gradient = ConvGradient::stored(&dy);
-                    conv::conv_input_gradient(sizes, &dx, &gradient, &filters, &into, &workspace).unwrap();
+                    conv::conv_input_gradient(sizes, &dx, &gradient, &filters, &into, &workspace, Parts::NONE).unwrap();
                     assert!(read(&dx)[24 * c..25 * c].iter().all(|x| *x != 0.0), "masked by a NaN");
                 }
             }

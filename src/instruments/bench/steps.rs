@@ -42,7 +42,7 @@ impl StepProblem {
             ("width", if has_width { Cell::Count(networks.width as u64) } else { Cell::Number(None, 0) }),
             ("batch", Cell::Count(training.batch as u64)),
             ("batch_g", Cell::Count(training.batch_of_g() as u64)),
-            ("precision", Cell::Name(training.precision.name().into())),
+            ("precision", Cell::Name(training.precision().name().into())),
             ("unfused", Cell::Name(unfused.join(" "))),
         ]
     }
@@ -155,7 +155,7 @@ pub fn steps_of(selection: &Selection, precision: Precision) -> Vec<StepProblem>
                 let fakes = if several { batch * own.training.batch_of_g() / own.training.batch } else { batch };
                 let n_dis = if update == Update::Simultaneous { 1 } else { own.training.n_dis };
                 let setup = setup(preset, width, (batch, fakes), (update, n_dis));
-                let problem = named_after(setup.with(|s| s.training.precision = precision));
+                let problem = named_after(setup.with(|s| s.training.precision = precision.into()));
                 // Two small sizes may have become one.
                 if !named || problems.iter().all(|other| other.name != problem.name) {
                     problems.push(problem);
@@ -183,7 +183,7 @@ fn named_after(setup: Setup) -> StepProblem {
         (Update::Alternating, n_dis) => format!("alternating, n_dis {n_dis}"),
     };
     let name = format!("step, {preset},{width} batch {}{fakes}, {rule}", training.batch);
-    StepProblem { name: in_precision(name, training.precision), setup }
+    StepProblem { name: in_precision(name, training.precision()), setup }
 }
 
 /// A preset's simultaneous step at one size.
@@ -287,7 +287,7 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
     Ok(MeasuredStep {
         name: problem.name.clone(),
         problem: problem.record(),
-        precision: problem.setup.training.precision,
+        precision: problem.setup.training.precision(),
         graph,
         seconds,
         spread,
