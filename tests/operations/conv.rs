@@ -658,7 +658,7 @@ fn matches_pytorch() {
 fn parts_are_added_in_either_launch() {
     on_each_device(|device| {
         for (n, side, c, k) in [(9, 12, 5, 7), (16, 16, 33, 40), (1, 3, 2, 2)] {
-            let s = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 };
+            let s = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 };
             let up = |seed, len: usize| device.upload(&Random(seed).normals(len)).unwrap();
             let (x, dy, filters) = (up(1, n * side * side * c), up(2, n * side * side * k), up(3, 9 * c * k));
             let gradient = ConvGradient::stored(&dy);
@@ -688,7 +688,7 @@ fn filters_are_turned_around() {
         for (r, c, k) in [(3, 1, 1), (1, 33, 31), (3, 40, 70)] {
             let filters = Random(6).normals(r * r * c * k);
             let flipped: Buffer<f32> = device.zeros(filters.len()).unwrap();
-            let s = Conv { n: 1, h: r, w: r, c, k, r, s: r, pad: 0, stride: 1 };
+            let s = Conv { n: 1, h: r, w: r, c, k, r, s: r, pad: [0; 2], stride: 1 };
             conv::flip_filters(&s, &flipped, &device.upload(&filters).unwrap()).unwrap();
             let found = flipped.read().unwrap();
             for (i, value) in filters.iter().enumerate() {
