@@ -15,10 +15,12 @@ use crate::{Error, Result};
 /// What the names of event files begin with.
 pub const START: &str = "events.out.tfevents.";
 
-/// An open event file. A thread of its own writes it, so that no step waits for a disk.
+/// An open event file. A thread of its own writes it, so that no step waits for a disk; where the system refuses one, the
+/// thread that trains does.
 pub struct Events {
     messages: Option<Sender<Vec<u8>>>,
     writer: Option<JoinHandle<std::io::Result<()>>>,
+    file: File,
     path: PathBuf,
 }
 
@@ -102,11 +104,12 @@ impl Events {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let path =
             folder.join(format!("{START}{:010}.zgan.{}.{:06}", now / 1_000_000, std::process::id(), now % 1_000_000));
-        let mut file = File::options().append(true).create_new(true).open(&path).map_err(Error::io(&path))?;
+        let file = File::options().append(true).create_new(true).open(&path).map_err(Error::io(&path))?;
+        let mut theirs = file.try_clone().map_err(Error::io(&path))?;
         let (messages, received): (_, Receiver<Vec<u8>>) = channel();
-        let write = move || received.into_iter().try_for_each(|message: Vec<u8>| file.write_all(&record(&message)));
-        let writer = std::thread::Builder::new().spawn(write).map_err(Error::io(&path))?;
-        let events = Events { messages: Some(messages), writer: Some(writer), path };
+        let write = move || received.into_iter().try_for_each(|message: Vec<u8>| theirs.write_all(&record(&message)));
+        let writer = std::thread::Builder::new().spawn(write).ok();
+        let events = Events { messages: writer.is_some().then_some(messages), writer, file, path };
         events.send(event(0).bytes(3, b"brain.Event:2"));
         // A log of a session that starts.
         events.send(event(step).message(7, Message::default().number(1, 1)));
@@ -118,8 +121,11 @@ impl Events {
     }
 
     fn send(&self, message: Message) {
-        // Where the writer has failed, it says so at the end.
-        let _ = self.messages.iter().try_for_each(|messages| messages.send(message.0.clone()));
+        match &self.messages {
+            // Where the writer has failed, it says so at the end.
+            Some(messages) => drop(messages.send(message.0)),
+            None => drop((&self.file).write_all(&record(&message.0))),
+        }
     }
 
     fn summary(&self, step: u64, values: impl IntoIterator<Item = Message>) {

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use place::{Place, ZGAN, says, text};
 use zgan::nn::Fusion;
-use zgan::settings::{self, Batches, Images, Networks, PRESETS, Settings, Training, Written};
+use zgan::settings::{self, Batches, Images, Judging, Networks, PRESETS, Settings, Training, Written};
+use zgan::tensorboard;
 
 impl Place {
     fn command(&self, arguments: &str) -> Command {
@@ -103,7 +104,7 @@ fn a_setting_is_one_field() {
     let help = Place::new().zgan("train --help", 0);
     let mut of_numbers = BTreeSet::from(["preset".to_string()]);
     of_numbers.extend([names_of::<Networks>(), names_of::<Training>(), names_of::<Batches>()].into_iter().flatten());
-    let others = [names_of::<Images>(), names_of::<settings::Place>(), names_of::<Written>()];
+    let others = [names_of::<Images>(), names_of::<settings::Place>(), names_of::<Judging>(), names_of::<Written>()];
     let others: BTreeSet<String> = others.into_iter().flatten().collect();
     assert_eq!(of_numbers.len() + others.len(), Settings::names().len(), "each is in one part of the tree");
     for name in Settings::names() {
@@ -239,7 +240,10 @@ fn a_short_run_leaves_everything() {
     }
     assert!(said.contains("runs/first/samples/step-000012.png") && said.contains("zgan sample --run first"), "{said}");
     let run = place.path("runs/first");
-    assert_eq!(files(&run), ["checkpoints", "config.toml", "metrics.csv", "samples", "tuning.toml"]);
+    let (events, others): (Vec<_>, Vec<_>) =
+        files(&run).into_iter().partition(|name| name.starts_with(tensorboard::START));
+    assert_eq!(others, ["checkpoints", "config.toml", "metrics.csv", "samples", "tuning.toml"]);
+    assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(files(&run.join("samples")), ["step-000004.png", "step-000008.png", "step-000012.png"]);
     assert_eq!(files(&run.join("checkpoints")), ["step-000006.safetensors", "step-000012.safetensors"]);
     let (width, height) = picture(&run.join("samples/step-000012.png"));
