@@ -236,13 +236,13 @@ fn what_is_written_behind_a_part_of_the_arena_is_found() {
     last.zero().unwrap();
     arena.check().unwrap();
     let launch = |len: u32| {
-        let (pointers, count) = ([to.raw_address(), from.raw_address()], 1u32);
-        let arguments: [*const std::ffi::c_void; 5] = [
+        // One part of `len` floats, none behind them, all of them one block's.
+        let (pointers, left) = ([to.raw_address(), 0, from.raw_address()], [1u32, len, 0, len, 0]);
+        let arguments: [*const std::ffi::c_void; 4] = [
             (&raw const pointers[0]).cast(),
             (&raw const pointers[1]).cast(),
-            (&raw const count).cast(),
-            (&raw const len).cast(),
-            (&raw const len).cast(),
+            (&raw const pointers[2]).cast(),
+            (&raw const left).cast(),
         ];
         // SAFETY: the kernel's arguments; so many floats behind `to` lie in the arena's memory.
         unsafe { device.launch_raw(kernel::CONV_SUM_PARTS_F32, [1, 1, 1], &arguments) }.unwrap();

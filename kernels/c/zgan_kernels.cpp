@@ -5,7 +5,7 @@
 #define PRECISION f32
 #define PRECISION_F32 1
 namespace {
-#include "../kernels/log_partition.cu"
+#include "../log_partition.cu"
 }
 
 int zgan_log_partition_f32(float* statistics, float* seed_d, float* seed_g, const float* real, const float* fake, float sign,
