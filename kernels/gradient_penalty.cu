@@ -1,12 +1,17 @@
-// The gradient penalty of Wasserstein GANs (Gulrajani et al., Improved Training of Wasserstein GANs, 2017), and what a
-// tangent needs besides the kernels of the layers it passes.
+// Gradient penalties, and what a tangent needs besides the kernels of the layers it passes.
 //
-//   xhat[n] = fake[n] + share[n] (real[n] - fake[n])     share (N) in [0, 1); images of F numbers
-//   g (N, F)  the gradient of D's logit with respect to xhat; in memory it is times the State's loss_scale
-//   P         = weight / N * sum over n of (|g[n]| - 1)^2
-//   v[n]      = dP/dg[n] = weight / N * 2 (|g[n]| - 1) / |g[n]| * g[n]       0 where |g[n]| is 0, as in PyTorch
+//   g (N, F)  the gradient of D's logit with respect to images x of F numbers; in memory it is times the State's loss_scale
+//   P         = weight / N * sum over n of (|g[n]| - norm)^2
+//   v[n]      = dP/dg[n] = weight / N * 2 (|g[n]| - norm) / |g[n]| * g[n]       0 where |g[n]| is 0, as in PyTorch
 //
-// The gradient of P with respect to D's weights needs no second derivative. D's logit is piecewise linear in xhat: with
+// Of Wasserstein GANs (Gulrajani et al., Improved Training of Wasserstein GANs, 2017): norm 1, at points between images,
+//
+//   x[n] = xhat[n] = fake[n] + share[n] (real[n] - fake[n])     share (N) in [0, 1)
+//
+// R1 and R2 (Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018): norm 0 and half their factor
+// as weight, at the real images and at the fakes.
+//
+// The gradient of P with respect to D's weights needs no second derivative. D's logit is piecewise linear in x: with
 // the masks of its (leaky) ReLUs held, g is a product of the layers' matrices, and for each weight W of a layer
 //
 //   dP/dW = t (x) delta      delta: the backward signal of seed 1 at the layer's output, which gave g
@@ -46,13 +51,14 @@ KERNEL(256, 0) PRECISE(gradient_penalty_direction)(T* RESTRICT v,            // 
                                                    const T* RESTRICT g,      // (N, F)
                                                    const State* RESTRICT state,  // (1)
                                                    float scale,              // weight / N
+                                                   float target,             // norm
                                                    uint32_t F) {
     const uint64_t at = uint64_t(blockIdx.x) * F;
     const T* const from = g + at;
     float sum[1];
     block_sum(sum, F, [&](auto i, float* value) { value[0] = from[i] * from[i]; });
     const float unscale = 1.0f / state->loss_scale, norm = square_root(sum[0]) * unscale;
-    const float factor = norm == 0.0f ? 0.0f : 2.0f * scale * (norm - 1.0f) / norm * unscale;
+    const float factor = norm == 0.0f ? 0.0f : 2.0f * scale * (norm - target) / norm * unscale;
     for_each_element(1, F, [&](uint32_t) { return [=](uint32_t i) { v[at + i] = factor * from[i]; }; });
     if (thread() == 0) norms[blockIdx.x] = norm;
 }
@@ -61,10 +67,11 @@ KERNEL(256, 0) PRECISE(gradient_penalty_direction)(T* RESTRICT v,            // 
 KERNEL_ONCE(256, 0) gradient_penalty_sum_f32(float* RESTRICT statistics,   // (2): P, the mean norm
                                              const float* RESTRICT norms,  // (N)
                                              float scale,                  // weight / N
+                                             float target,                 // norm
                                              uint32_t N) {
     float sums[2];
     block_sum(sums, N, [&](auto n, float* value) {
-        const float off = norms[n] - 1.0f;
+        const float off = norms[n] - target;
         value[0] = off * off;
         value[1] = norms[n];
     });

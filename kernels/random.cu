@@ -6,6 +6,8 @@
 //            deviations) times cosine and sine of a turn from the second
 //   ring:    points (x, y): one of eight centres on a circle of radius 2, all equally likely, plus normal noise of deviation
 //            0.02. Point n takes its noise from words 0 and 1 of counter (n, s, t, 0), its centre from word 2
+//   grid:    the same, with 25 centres, at the whole numbers from -2 to 2 on both axes, and deviation 0.05. Centre c, the high
+//            word of word 2 times 25, lies at (c % 5 - 2, c / 5 - 2)
 //   labels:  the high word of word * classes; the share of a class is off by at most classes / 2^32 of itself
 #include "device/execution.h"
 #include "device/math.h"
@@ -68,6 +70,21 @@ KERNEL(256, 0) PRECISE(random_ring)(T* RESTRICT out,              // (n, 2)
         const Normals normals = to_normals(words);
         out[2 * point + 0] = 2.0f * centre.cosine + 0.02f * normals.value[0];
         out[2 * point + 1] = 2.0f * centre.sine + 0.02f * normals.value[1];
+    }
+}
+
+KERNEL(256, 0) PRECISE(random_grid)(T* RESTRICT out,              // (n, 2)
+                                    const State* RESTRICT state,  // (1)
+                                    uint32_t stream, uint32_t n, uint32_t chunk) {
+    const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
+    const Stream random = open_stream(state, stream);
+    INDEPENDENT
+    for (uint32_t point = first + thread(); point < last; point += BLOCK) {
+        const Philox words = random.at(point);
+        const int32_t centre = int32_t(multiply_high(words.word[2], 25));
+        const Normals normals = to_normals(words);
+        out[2 * point + 0] = float(centre % 5 - 2) + 0.05f * normals.value[0];
+        out[2 * point + 1] = float(centre / 5 - 2) + 0.05f * normals.value[1];
     }
 }
 

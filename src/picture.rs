@@ -1,8 +1,9 @@
-//! Pictures as PNG files: grids of images, and points.
+//! Pictures as PNG files: grids of images, and points, which can be SVG too.
 
 use std::path::Path;
 
 use crate::data::ImageShape;
+use crate::data::mixture::EXTENT;
 use crate::sizes::filled;
 use crate::{Error, Result, files};
 
@@ -47,34 +48,6 @@ impl Picture {
         Ok(Picture { shape: whole, pixels })
     }
 
-    /// `points` (n, 2) as dark dots over faint circles of `radius` around `centres`, on white; each axis goes from
-    /// `-extent` to `extent`, the second one upwards. Points outside are left out.
-    pub fn scatter(points: &[f32], centres: &[[f32; 2]], radius: f32, side: usize, extent: f32) -> Picture {
-        const PAPER: u8 = 255;
-        const CIRCLE: u8 = 208;
-        const DOT: u8 = 32;
-        let mut pixels = vec![PAPER; side * side];
-        let scale = side as f32 / (2.0 * extent);
-        let mut dot = |x: f32, y: f32, grey: u8| {
-            let (column, line) = (((x + extent) * scale).floor(), ((extent - y) * scale).floor());
-            // A NaN counts as outside.
-            let inside = |at: f32| at >= 0.0 && at < side as f32;
-            if inside(column) && inside(line) {
-                pixels[line as usize * side + column as usize] = grey;
-            }
-        };
-        for [x, y] in centres {
-            // The dots of a circle are half a pixel apart.
-            let steps = (std::f32::consts::TAU * radius * scale * 2.0).ceil().max(8.0) as usize;
-            for step in 0..steps {
-                let (sine, cosine) = (std::f32::consts::TAU * step as f32 / steps as f32).sin_cos();
-                dot(x + radius * cosine, y + radius * sine, CIRCLE);
-            }
-        }
-        points.as_chunks::<2>().0.iter().for_each(|[x, y]| dot(*x, *y, DOT));
-        Picture { shape: ImageShape { height: side, width: side, channels: 1 }, pixels }
-    }
-
     /// Writes a PNG file, which is then either whole or not there.
     pub fn save(&self, path: &Path) -> Result<()> {
         files::write_bytes(path, &self.encode().map_err(Error::io(path))?)
@@ -93,6 +66,73 @@ impl Picture {
         writer.write_image_data(&self.pixels)?;
         writer.finish()?;
         Ok(bytes)
+    }
+}
+
+/// Points in the plane over those of the data, on white. Each axis goes from `-EXTENT` to `EXTENT` of
+/// [`crate::data::mixture`], the second one upwards; points outside are left out.
+pub struct Scatter<'a> {
+    /// (n, 2)
+    pub data: &'a [f32],
+    /// (n, 2)
+    pub points: &'a [f32],
+}
+
+/// The radius of a dot, in the plane, and the share of what is below that it hides.
+const DOT: f32 = 0.012;
+const OPACITY: f32 = 0.6;
+/// The colours of the data and of the points.
+const COLOURS: [[u8; 3]; 2] = [[185, 185, 185], [20, 90, 180]];
+
+impl Scatter<'_> {
+    fn layers(&self) -> [([u8; 3], Vec<[f32; 2]>); 2] {
+        // A NaN counts as outside.
+        let inside = |points: &[f32]| -> Vec<[f32; 2]> {
+            points.as_chunks::<2>().0.iter().copied().filter(|p| p.iter().all(|x| x.abs() <= EXTENT)).collect()
+        };
+        [(COLOURS[0], inside(self.data)), (COLOURS[1], inside(self.points))]
+    }
+
+    /// `side` pixels wide and high.
+    pub fn picture(&self, side: usize) -> Picture {
+        let mut pixels = vec![255; 3 * side * side];
+        let scale = side as f32 / (2.0 * EXTENT);
+        let radius = (DOT * scale).max(1.0);
+        for (colour, points) in self.layers() {
+            for [x, y] in points {
+                let (x, y) = ((x + EXTENT) * scale, (EXTENT - y) * scale);
+                let span = |at: f32| (at - radius).max(0.0) as usize..=((at + radius) as usize).min(side - 1);
+                for (line, column) in span(y).flat_map(|line| span(x).map(move |column| (line, column))) {
+                    let away = (column as f32 + 0.5 - x).hypot(line as f32 + 0.5 - y);
+                    // A pixel at the edge is covered in part.
+                    let share = OPACITY * (radius + 0.5 - away).clamp(0.0, 1.0);
+                    let at = 3 * (line * side + column);
+                    for (pixel, colour) in pixels[at..at + 3].iter_mut().zip(colour) {
+                        *pixel = (f32::from(*pixel) * (1.0 - share) + f32::from(colour) * share).round() as u8;
+                    }
+                }
+            }
+        }
+        Picture { shape: ImageShape { height: side, width: side, channels: 3 }, pixels }
+    }
+
+    /// A whole SVG image.
+    pub fn svg(&self) -> String {
+        let side = 2.0 * EXTENT;
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"-{EXTENT} -{EXTENT} {side} {side}\" role=\"img\">\n\
+             <rect x=\"-{EXTENT}\" y=\"-{EXTENT}\" width=\"{side}\" height=\"{side}\" fill=\"#fff\"/>\n"
+        );
+        for ([r, g, b], points) in self.layers() {
+            let dots: String = points.iter().map(|[x, y]| format!("M{x:.3} {:.3}h0", 0.0 - y)).collect();
+            svg.push_str(&format!(
+                "<path d=\"{dots}\" fill=\"none\" stroke=\"rgb({r} {g} {b})\" stroke-opacity=\"{OPACITY}\" \
+                 stroke-width=\"{}\" stroke-linecap=\"round\"/>\n",
+                2.0 * DOT
+            ));
+        }
+        svg.push_str("</svg>\n");
+        svg
     }
 }
 

@@ -86,6 +86,9 @@ fn fifty_replayed_steps_are_launched_steps_to_the_bit() {
         ("convolutions-alternating", &small, &alternating),
         ("convolutions-own-fakes", &small, &["--update", "alternating", "--n-dis", "2", "--batch-g", "3"]),
         ("classes", &small, &["--conditioning", "ac-gan"]),
+        ("points-lazy", &["--preset", "ring", "--batch", "8"], &["--penalty-every", "3"]),
+        ("changed", &small, &["--diffaug", "color,translation,cutout", "--update", "alternating", "--n-dis", "2"]),
+        ("zero-centred", &small, &["--r1", "1", "--r2", "1", "--penalty-every", "4", "--softmax-target", "zero-sum"]),
         ("penalty", &small, &["--loss", "wasserstein-gp", "--update", "alternating", "--n-dis", "2"]),
     ] {
         let arguments = [preset, more, &["--steps", "51", "--no-eval"]].concat();

@@ -256,6 +256,11 @@ fn smaller(mut words: Vec<String>) -> Option<Vec<String>> {
                 set(&mut words, option, value);
             }
         }
+        "study" if second == "modes" => {
+            host(&mut words);
+            set(&mut words, "--steps", "2");
+            set(&mut words, "--seeds", "1");
+        }
         "bench" | "study" | "tune" => {
             host(&mut words);
             set(&mut words, "--time", "0");
@@ -398,6 +403,7 @@ fn options_that_prose_names_exist() {
         "tune",
         "study",
         "study conditioning",
+        "study modes",
         "info",
         "plot",
         "kernels",

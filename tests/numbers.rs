@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use place::{Place, ZGAN, says};
 use zgan::Error;
 use zgan::checkpoint::{self, NamedTensor, load, load_finite, save};
-use zgan::data::{DataInfo, DataSource, ImageShape, Split, ring};
+use zgan::data::{DataInfo, DataSource, ImageShape, Split, mixture};
 use zgan::device::{Device, HAS_CHECK, Precision};
 use zgan::gan::{Setup, Trainer};
 use zgan::settings::{Loss, PRESETS, Preset, Settings, Update};
@@ -146,7 +146,7 @@ fn nothing_diverges_in_silence() {
     let (mut found, mut all) = (0, 0);
     // That of 256 pixels is as that of 128, and slow.
     for preset in PRESETS.into_iter().filter(|preset| preset.name != "sngan-projection-256") {
-        let info = data(if preset.name == "ring" { ring::SHAPE } else { preset.sample });
+        let info = data(if preset.name == "ring" { mixture::SHAPE } else { preset.sample });
         let large = info.shape.height > 32;
         for (i, loss) in Loss::value_variants().iter().enumerate() {
             if *loss == Loss::WassersteinGp && preset.name == "sagan-64" {
@@ -277,6 +277,20 @@ fn runs_of_older_programs_go_on_as_they_began() {
     place.train("--resume parts --steps 8", 0);
     let sound = place.read("runs/parts/config.toml").replace("noise-within = false", "noise-within = true");
     assert_ne!(sound, place.read("runs/parts/config.toml"), "what it does is written now");
+    // The ring in the game as published, without R1.
+    let train = "--preset ring --width 8 --batch 4 --steps 4 --softmax-target uniform --r1 0 --checkpoint-every 0";
+    place.train(&format!("{train} --run ring"), 0);
+    place.train(&format!("{train} --stop-at 2 --run begun"), 0);
+    let config = place.read("runs/begun/config.toml");
+    let kept = |line: &&str| !line.starts_with("softmax-target") && !line.starts_with("r1 ");
+    let old: String = config.lines().filter(kept).map(|line| format!("{line}\n")).collect();
+    assert_eq!(config.lines().count() - old.lines().count(), 2);
+    std::fs::write(place.path("runs/begun/config.toml"), old).unwrap();
+    let (mut header, begun) = load(&place.checkpoint("begun", 2)).unwrap();
+    ["softmax-target", "r1"].iter().for_each(|name| drop(header.config.remove(*name).unwrap()));
+    save(&place.checkpoint("begun", 2), &begun, &header).unwrap();
+    place.train("--resume begun", 0);
+    assert!(tensors("ring", 4) == tensors("begun", 4));
 }
 
 /// The networks of pfnet's and crcrpar's programs train on images as they are, and on noise that keeps white within 1.

@@ -1,11 +1,14 @@
 //! The presets: their parameter counts, and that what can be combined trains.
 
 use clap::ValueEnum;
-use zgan::data::{DataInfo, DataSource, ImageShape, Size, Split, ring};
+use zgan::data::mixture::Cover;
+use zgan::data::{DataInfo, DataSource, ImageShape, Size, Split, mixture};
 use zgan::device::{Buffer, Device, Launched, Precision, kernel, trace};
 use zgan::gan::{Latents, Setup, Trainer, Weights};
 use zgan::nn::Arena;
-use zgan::settings::{Architecture, Blocks, Conditioning, Loss, Preset, Settings, Training, Update};
+use zgan::settings::{
+    Architecture, Blocks, Change, Conditioning, Loss, Preset, Settings, SoftmaxTarget, Training, Update,
+};
 
 /// The settings of a preset.
 fn preset(name: &str) -> Settings {
@@ -322,28 +325,49 @@ fn pairs_that_cannot_work_are_refused_with_the_reason() {
     let sagan = Setup::new(&preset("sagan-64"), &data(64, 3));
     let message = refused(&sagan.with(|s| s.training.loss = Loss::WassersteinGp));
     assert!(message.starts_with("loss wasserstein-gp with preset sagan-64: layer attention of D"), "{message}");
+    let points = Setup::new(&preset("ring"), &DataInfo { shape: mixture::SHAPE, ..data(1, 1) });
+    let message = refused(&points.with(|s| s.batches.diffaug = vec![Change::Cutout]));
+    assert_eq!(message, "diffaug with preset ring: it changes images, and these are points");
+    let message = refused(&sagan.with(|s| s.training.r1 = 0.1));
+    assert!(message.starts_with("r1 0.1 with preset sagan-64: layer attention of D is not piecewise"), "{message}");
+    assert!(message.ends_with("--r1 0 leaves it out"), "{message}");
     let unlabelled = Setup::new(&preset("softmax-gan"), &data(28, 1));
     let message = refused(&unlabelled.with(|s| s.networks.conditioning = Conditioning::AcGan));
     assert!(message.starts_with("preset softmax-gan has no networks that know labels"), "{message}");
 }
 
-/// With the softmax loss it is 2, and docs/benchmarks.md says what is known of why.
+/// How well the averaged weights cover the ring after the steps of the preset.
+fn ring(device: &Device, seed: u64, change: impl FnOnce(&mut Setup)) -> Cover {
+    let info = DataInfo { shape: mixture::SHAPE, name: "ring".into(), ..data(1, 1) };
+    let setup = Setup::new(&preset("ring"), &info).with(|s| s.training.seed = seed).with(change);
+    let mut trainer = Trainer::new(device, &setup).unwrap();
+    for _ in 0..setup.training.steps {
+        trainer.step(&[], &[]).unwrap();
+    }
+    let points = trainer.points(Weights::Average, &Latents::unlabelled(seed, mixture::POINTS)).unwrap();
+    setup.mixture.cover(&points)
+}
+
+/// Seed 1, and with `ZGAN_SEEDS=all` the seeds 1 to 5.
 #[test]
-fn the_minimax_loss_finds_most_modes_of_the_ring() {
+fn the_ring_is_covered_with_the_softmax_loss() {
     let device = Device::host(0).unwrap();
-    let shape = ring::SHAPE;
-    let mut covered = [1, 2, 3].map(|seed| {
-        let setup = Setup::new(&preset("ring"), &DataInfo { shape, ..data(1, 1) }).with(|s| {
-            s.training.loss = Loss::Minimax;
-            s.training.seed = seed;
-        });
-        let mut trainer = Trainer::new(&device, &setup).unwrap();
-        for _ in 0..2500 {
-            trainer.step(&[], &[]).unwrap();
-        }
-        let points = trainer.points(Weights::Average, &Latents::unlabelled(seed, ring::POINTS)).unwrap();
-        ring::modes_covered(&points)
-    });
-    covered.sort();
-    assert!(covered[1] >= 5, "{covered:?} of 8 modes");
+    let all = std::env::var("ZGAN_SEEDS").is_ok_and(|seeds| seeds == "all");
+    for seed in 1..=if all { 5 } else { 1 } {
+        // Half of the length is enough to cover all; the rest makes the modes narrower.
+        let cover = ring(&device, seed, |s| s.training.steps = if all { s.training.steps } else { 2500 });
+        assert!(cover.covered == 8 && cover.near > 0.5 && cover.kl < 0.1, "seed {seed}: {cover}");
+    }
+}
+
+/// Softmax GAN as published pulls too little where few fakes are: docs/softmax-gan.md.
+#[test]
+fn as_published_the_softmax_loss_covers_a_part_of_the_ring() {
+    let published = |s: &mut Setup| {
+        s.training.softmax_target = SoftmaxTarget::Uniform;
+        s.training.r1 = 0.0;
+        s.training.steps = 2000;
+    };
+    let cover = ring(&Device::host(0).unwrap(), 1, published);
+    assert!(cover.covered <= 4, "{cover}");
 }

@@ -283,3 +283,33 @@ fn conditioning_is_compared_for_each_seed() {
     let (_, error) = zgan(folder.path(), "study conditioning --preset softmax-gan --steps 1", 2);
     assert!(error.contains("no networks that know labels"), "{error}");
 }
+
+#[test]
+fn losses_are_compared_by_the_modes_that_they_cover() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = "study modes --steps 20 --seeds 1,2 --device host --data grid";
+    let (json, _) = zgan(folder.path(), &format!("{study} --json --out a.html"), 0);
+    let object: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let trainings = object["trainings"].as_array().unwrap();
+    assert_eq!((trainings.len(), &object["data"]), (12, &"grid".into()));
+    for (training, seed) in trainings.iter().zip([1, 2].into_iter().cycle()) {
+        let moments = training["moments"].as_array().unwrap();
+        assert!(training["seed"] == seed && moments.len() == 20, "{training}");
+        assert!(moments.last().unwrap()["step"] == 20 && moments[0]["modes"] == 25, "{training}");
+    }
+    // Each loss trains to other points.
+    let last = |training: &serde_json::Value| training["moments"][19].to_string();
+    let mut ends: Vec<String> = trainings.iter().map(last).collect();
+    ends.sort();
+    ends.dedup();
+    assert!(ends.len() > 6, "{ends:?}");
+    let (csv, _) = zgan(folder.path(), &format!("{study} --csv --out b.html"), 0);
+    assert_eq!(csv.lines().count(), 1 + 12 * 20, "{csv}");
+    assert!(csv.starts_with("loss,seed,step,covered,near,kl\n\"softmax, uniform (as published)\",1,1,"), "{csv}");
+    let page = std::fs::read_to_string(folder.path().join("a.html")).unwrap();
+    assert_eq!(page.matches("<figure>").count(), 6 * 4);
+    assert_eq!(page.matches("curve\"").count(), 6 + 5);
+    assert!(page.contains("seeds (1, 2)") && page.contains("of 25</figcaption>") && !page.contains("NaN"));
+    let (_, error) = zgan(folder.path(), "study modes --data mnist-10k", 2);
+    assert!(error.contains("preset ring cannot learn from data mnist-10k"), "{error}");
+}

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use indicatif::ProgressBar;
-use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Size, Split};
+use zgan::checkpoint::NamedTensor;
+use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Size, Split, mixture};
 use zgan::device::Device;
 use zgan::eval::metrics::NEIGHBOUR;
 use zgan::eval::{self, Cache, Classifier, Ready, Report, Request, Tested, Training};
-use zgan::gan::{Setup, Trainer, Weights};
+use zgan::gan::{Generator, Latents, Setup, Trainer, Weights};
 use zgan::settings::Settings;
 use zgan::{Error, checkpoint, run};
 
@@ -53,7 +54,7 @@ pub struct Eval {
     /// Draw with G's weights of the last step, not their moving average
     #[arg(long)]
     raw_weights: bool,
-    /// Images that are drawn of each class [default: 100; 1000 where there is one class]
+    /// Images that are drawn of each class [default: 100; 1000 where there is one class; 2500 points of preset ring]
     #[arg(long, value_name = "IMAGES")]
     per_class: Option<usize>,
     /// All latents follow from this one
@@ -87,6 +88,10 @@ impl Eval {
         let (header, tensors) = checkpoint::load(&path)?;
         let mut settings = settings_of(&path, &header)?;
         self.find_data(&mut settings, &header.data, folder.as_deref(), &path)?;
+        let setup = Setup::new(&settings, &header.data);
+        if setup.draws_points() {
+            return self.cover(&path, header.step, &setup, &tensors);
+        }
         check(&header.data)?;
         let device = self.place.open()?;
         settings.place.threads = self.place.threads;
@@ -94,7 +99,6 @@ impl Eval {
         let data = settings.images.data.open(Split::Train, &options)?;
         data.notes().iter().for_each(|note| tell(!self.json, format!("data    {note}")));
         same_images(&path, &header.data, &data.info())?;
-        let setup = Setup::new(&settings, &header.data);
         let unfit = || unfit(&path, "drawn from");
         Trainer::check_tensors(&setup, &tensors).with_context(unfit)?;
         let mut trainer = Trainer::new(&device, &setup)?;
@@ -173,6 +177,24 @@ impl Eval {
         self.published.print(&figures, self.json)
     }
 
+    /// Says how well the points of a run cover the modes of its data.
+    fn cover(&self, path: &Path, step: u64, setup: &Setup, tensors: &[NamedTensor]) -> anyhow::Result<()> {
+        let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
+        let device = self.place.open()?;
+        let generator = Generator::new(&device, setup, tensors, weights).with_context(|| unfit(path, "drawn from"))?;
+        let latents = Latents::unlabelled(self.seed, self.per_class.unwrap_or(mixture::POINTS));
+        let cover = setup.mixture.cover(&generator.values(&latents.draw(&setup.networks)?, &[])?);
+        if self.json {
+            let mut object = serde_json::to_value(cover)?;
+            (object["step"], object["points"]) = (step.into(), latents.count.into());
+            say(serde_json::to_string_pretty(&object)?);
+        } else {
+            say(format!("{} after step {step}, {} points", path.display(), thousands(latents.count)));
+            say(format!("modes   {cover}"));
+        }
+        Ok(())
+    }
+
     /// Sets where the images are: the command line says it, or the run, or they are inside this program.
     fn find_data(
         &self,
@@ -240,7 +262,7 @@ pub(super) fn same_images(checkpoint: &Path, there: &DataInfo, here: &DataInfo) 
 /// Refuses data that a classifier cannot tell anything about.
 pub(super) fn check(info: &DataInfo) -> Result<(), Error> {
     let what = if info.images == 0 {
-        "points are not judged; zgan sample says how many modes they cover".to_string()
+        "there are no images: points".to_string()
     } else if info.shape.height.min(info.shape.width) < 4 {
         format!("images of {} are too small to be judged: 4 pixels a side are the least", info.shape)
     } else {

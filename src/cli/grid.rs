@@ -1,9 +1,12 @@
 //! The layout of the pictures that `train` and `sample` draw.
 
-use zgan::data::ring;
+use std::path::Path;
+
+use zgan::data::mixture::{self, Mixture};
 use zgan::gan::{Latents, Setup};
-use zgan::picture::{Picture, square_columns};
+use zgan::picture::{Picture, Scatter, square_columns};
 use zgan::text::plain;
+use zgan::{Result, files};
 
 /// The images of a grid where nobody says how many there are to be.
 pub const COUNT: usize = 64;
@@ -27,12 +30,27 @@ pub fn all_classes(setup: &Setup) -> Vec<u32> {
     (0..if setup.conditional() { setup.classes as u32 } else { 0 }).collect()
 }
 
-/// A picture of points of the ring over its modes, and a line that says how many modes are covered.
-pub fn scatter(points: &[f32]) -> (Picture, String) {
-    const SIDE: usize = 400;
-    let centres: Vec<[f32; 2]> = (0..ring::MODES).map(ring::centre).collect();
-    let picture = Picture::scatter(points, &centres, ring::REACH * ring::DEVIATION, SIDE, 1.25 * ring::RADIUS);
-    (picture, format!("modes   {} of {} covered", ring::modes_covered(points), ring::MODES))
+/// Writes a picture of points over those of the data, as SVG where the file's name ends so, and else as PNG. Gives a line
+/// that says how well they cover the modes.
+pub fn scatter(points: &[f32], mixture: Mixture, path: &Path) -> Result<String> {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
+        let data = &mixture.draw(0, mixture::POINTS);
+        files::write_bytes(path, Scatter { data, points }.svg().as_bytes())?;
+    } else {
+        of_points(points, mixture).save(path)?;
+    }
+    Ok(modes(points, mixture))
+}
+
+/// The points, with some of their mixture behind them.
+pub fn of_points(points: &[f32], mixture: Mixture) -> Picture {
+    const SIDE: usize = 600;
+    Scatter { data: &mixture.draw(0, mixture::POINTS), points }.picture(SIDE)
+}
+
+/// A line about how well the points cover the mixture.
+pub fn modes(points: &[f32], mixture: Mixture) -> String {
+    format!("modes   {}", mixture.cover(points))
 }
 
 /// The file beside the pictures of a run that says what is in their rows.

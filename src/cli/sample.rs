@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::cores::on_all_cores;
-use zgan::data::{ClassNames, DataInfo, ImageShape, Size, ring};
+use zgan::data::{ClassNames, DataInfo, ImageShape, Size, mixture};
 use zgan::exchange::{ClassMap, Incoming, Newcomers, Side, latents};
 use zgan::gan::{Generator, Latents, Setup, Weights, interpolate};
 use zgan::picture::{Picture, square_columns};
@@ -51,7 +51,7 @@ pub struct Sample {
     /// All random numbers follow from this one
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "What is drawn")]
     seed: u64,
-    /// Images, in a grid rounded up to full rows [default: 64; 2500 points of a ring]
+    /// Images, in a grid rounded up to full rows [default: 64; 2500 points of preset ring]
     #[arg(long, value_name = "IMAGES", help_heading = "What is drawn")]
     count: Option<usize>,
     /// Truncation: numbers of the latent further from 0 than this are drawn again
@@ -69,7 +69,7 @@ pub struct Sample {
     latents: Option<PathBuf>,
 
     /// A PNG file for a grid, with a row per class; a .safetensors or .npy file for the values themselves, (N, C, H, W) in
-    /// [-1, 1]; a folder (any other name) for a PNG file per image, in a folder per class
+    /// [-1, 1]; a folder (any other name) for a PNG file per image, in a folder per class. Points can be an SVG file too
     #[arg(long, value_name = "FILE.png|FILE.npy|DIR", default_value = "grid.png", help_heading = "What is written")]
     out: PathBuf,
     /// A file (.safetensors or .npy) for the latents and labels that are drawn from
@@ -96,7 +96,8 @@ const AT_ONCE: usize = 512;
 impl Sample {
     pub fn run(&self) -> anyhow::Result<()> {
         let values = latents::is_values(&self.out);
-        let grid = values || self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
+        let is = |kind: &str| self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case(kind));
+        let grid = values || is("png") || is("svg");
         self.check(grid)?;
         let name = self.run.as_deref().unwrap_or_default();
         let path = match self.checkpoint.as_ref().or(self.weights.as_ref()) {
@@ -113,6 +114,12 @@ impl Sample {
             }
         };
         let job = Job { sample: self, classes: self.classes(&setup, &header.data.classes)?, header, setup };
+        if is("svg") && !job.setup.draws_points() {
+            let out = self.out.display();
+            return Err(
+                Error::Config(format!("out: {out}: an SVG file shows the points of preset ring, not images")).into()
+            );
+        }
         let ends = self.morph.as_deref().map(|morph| job.ends(morph)).transpose()?;
         if grid {
             writable("out", &self.out)?
@@ -314,7 +321,7 @@ impl Job<'_> {
             let (z, labels) = self.ways(columns)?;
             return Ok((z, labels, columns));
         }
-        let usual = if points { ring::POINTS } else { grid::COUNT };
+        let usual = if points { mixture::POINTS } else { grid::COUNT };
         let (layout, columns) = grid::layout(&self.classes, sample.seed, sample.count.unwrap_or(usual), sample.columns);
         if layout.count > GRID {
             return Err(Error::Config(format!("columns: a grid of {} images, at most {GRID}", layout.count)).into());
@@ -345,9 +352,7 @@ impl Job<'_> {
         if out.is_dir() {
             return Err(Error::Config("preset ring draws points: one picture, and no folder".into()).into());
         }
-        let (picture, modes) = grid::scatter(&generator.values(&z, &[])?);
-        picture.save(out)?;
-        say(modes);
+        say(grid::scatter(&generator.values(&z, &[])?, self.setup.mixture, out)?);
         say(format!("{count} points after step {step}: {}", out.display()));
         Ok(())
     }

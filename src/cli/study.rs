@@ -1,11 +1,11 @@
-//! `zgan study`, and `zgan study conditioning`
+//! `zgan study`, `zgan study conditioning` and `zgan study modes`
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use zgan::Error;
 use zgan::data::{DataSource, Split};
-use zgan::instruments::study::{self, conditioning};
+use zgan::instruments::study::{self, conditioning, modes};
 use zgan::settings::{Preset, Settings};
 
 use super::bench::Timing;
@@ -30,6 +30,8 @@ pub struct Study {
 enum Of {
     /// Train the four discriminators that know labels alike, and compare what their generators learn
     Conditioning(Conditioning),
+    /// Train losses alike on Gaussians in the plane, and show which cover all modes, and why
+    Modes(Modes),
 }
 
 #[derive(Args)]
@@ -65,10 +67,36 @@ struct Conditioning {
     place: Place,
 }
 
+#[derive(Args)]
+struct Modes {
+    /// ring (eight Gaussians on a circle) or grid (5 x 5)
+    #[arg(long, value_name = "SOURCE", default_value = "ring")]
+    data: DataSource,
+    /// Length of each training, in steps [default: the preset's, 5000]
+    #[arg(long, value_name = "STEPS")]
+    steps: Option<u64>,
+    /// Each loss is trained from each of these
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1, 2, 3])]
+    seeds: Vec<u64>,
+    /// The page that is written: one HTML file, which needs no network
+    #[arg(long, value_name = "FILE", default_value = "modes.html")]
+    out: PathBuf,
+    /// Write one object of JSON instead of the table
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Write CSV instead of the table, with a line for each moment of a training
+    #[arg(long)]
+    csv: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
 impl Study {
     pub fn run(&self) -> anyhow::Result<()> {
-        if let Some(Of::Conditioning(conditioning)) = &self.of {
-            return conditioning.run();
+        match &self.of {
+            Some(Of::Conditioning(conditioning)) => return conditioning.run(),
+            Some(Of::Modes(modes)) => return modes.run(),
+            None => {}
         }
         writable("out", &self.out)?;
         let settings = self.timing.settings()?;
@@ -140,9 +168,46 @@ impl Conditioning {
         settings.check()?;
         settings.check_decay()?;
         eval::check_per_class(self.per_class)?;
-        if let Some(seed) = self.seeds.iter().find(|seed| **seed > i64::MAX as u64) {
-            return Err(Error::Config(format!("seeds: {seed}, expected 0 to {}", i64::MAX)).into());
-        }
+        check_seeds(&self.seeds)?;
         Ok(settings)
+    }
+}
+
+fn check_seeds(seeds: &[u64]) -> Result<(), Error> {
+    match seeds.iter().find(|seed| **seed > i64::MAX as u64) {
+        Some(seed) => Err(Error::Config(format!("seeds: {seed}, expected 0 to {}", i64::MAX))),
+        None => Ok(()),
+    }
+}
+
+impl Modes {
+    fn run(&self) -> anyhow::Result<()> {
+        let steps = self.steps.map(|steps| ("steps".to_string(), (steps as i64).into()));
+        let mut settings = Settings::new(Some("ring".parse::<Preset>()?), &steps.into_iter().collect())?;
+        settings.images.data = self.data.clone();
+        settings.check()?;
+        check_seeds(&self.seeds)?;
+        writable("out", &self.out)?;
+        let info = settings.images.data.open(Split::Train, &settings.data_options())?.info();
+        let device = self.place.open()?;
+        let tell = |line: String| tell(!self.json && !self.csv, line);
+        tell(format!("{}; {info}, {} steps each", device.description(), settings.training.steps));
+        let outcomes = modes::run(&device, &settings, &info, &self.seeds, &mut |line| tell(line))?;
+        study::write(&self.out, &modes::page(&device.description(), &settings, &info, &outcomes))?;
+        tell(format!("page    {}", self.out.display()));
+        if self.json {
+            let object = serde_json::json!({
+                "device": device.description(),
+                "data": info.name,
+                "steps": settings.training.steps,
+                "trainings": outcomes,
+            });
+            say(serde_json::to_string_pretty(&object)?);
+        } else if self.csv {
+            say(modes::csv(&outcomes).trim_end());
+        } else {
+            say(modes::table(&outcomes));
+        }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
-use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, ring};
+use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, mixture};
 use zgan::device::{Device, Precision};
 use zgan::eval::judge::{Figures, Judge, Sight};
 use zgan::eval::metrics::SUBSET;
@@ -615,10 +615,10 @@ impl Session {
     fn draw(&mut self, step: u64) -> Result<PathBuf> {
         let (path, seed) = (self.run.sample_path(step), self.settings.training.seed);
         if self.trainer.setup().draws_points() {
-            let points = self.trainer.points(Weights::Average, &Latents::unlabelled(seed, ring::POINTS))?;
-            let (picture, modes) = grid::scatter(&points);
-            self.save_picture(&picture, &path, step)?;
-            self.progress.note(&modes);
+            let points = self.trainer.points(Weights::Average, &Latents::unlabelled(seed, mixture::POINTS))?;
+            let mixture = self.trainer.setup().mixture;
+            self.save_picture(&grid::of_points(&points, mixture), &path, step)?;
+            self.progress.note(&grid::modes(&points, mixture));
             return Ok(path);
         }
         let (latents, columns) = grid::layout(&grid::all_classes(self.trainer.setup()), seed, grid::COUNT, None);

@@ -11,8 +11,8 @@ pub mod idx;
 mod jpeg;
 mod listing;
 mod loader;
+pub mod mixture;
 mod mnist_10k;
-pub mod ring;
 mod size;
 pub(crate) mod zip;
 
@@ -20,6 +20,7 @@ pub use classes::ClassNames;
 pub use folder::Unreadable;
 pub use listing::natural;
 pub use loader::{LastBatch, Loader, LoaderOptions};
+use mixture::Mixture;
 pub use size::Size;
 
 use std::path::PathBuf;
@@ -73,8 +74,8 @@ pub enum Split {
 pub enum DataSource {
     /// The digits inside this program.
     Mnist10k,
-    /// Eight Gaussians on a circle.
-    Ring,
+    /// Gaussians in the plane.
+    Points(Mixture),
     /// A folder in MNIST's IDX format.
     Idx(PathBuf),
     /// A folder of CIFAR's binary files.
@@ -138,15 +139,17 @@ impl std::str::FromStr for DataSource {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let text = &home(text)?;
+        if let Some(mixture) = Mixture::named(text) {
+            return Ok(DataSource::Points(mixture));
+        }
         match text.split_once(':') {
             None if text == "mnist-10k" => Ok(DataSource::Mnist10k),
-            None if text == "ring" => Ok(DataSource::Ring),
             Some(("idx", folder)) if !folder.is_empty() => Ok(DataSource::Idx(folder.into())),
             Some(("cifar10", folder)) if !folder.is_empty() => Ok(DataSource::Cifar10(folder.into())),
             Some(("cifar100", folder)) if !folder.is_empty() => Ok(DataSource::Cifar100(folder.into())),
             Some(("folder", folder)) if !folder.is_empty() => Ok(DataSource::Folder(folder.into())),
             _ => Err(format!(
-                "no data are called {text:?}; there are mnist-10k, idx:DIR, cifar10:DIR, cifar100:DIR, folder:DIR and ring"
+                "no data are called {text:?}; there are mnist-10k, idx:DIR, cifar10:DIR, cifar100:DIR, folder:DIR, ring and grid"
             )),
         }
     }
@@ -179,7 +182,7 @@ impl std::fmt::Display for DataSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             DataSource::Mnist10k => f.write_str("mnist-10k"),
-            DataSource::Ring => f.write_str("ring"),
+            DataSource::Points(mixture) => f.write_str(mixture.name()),
             DataSource::Idx(folder) => write!(f, "idx:{}", folder.display()),
             DataSource::Cifar10(folder) => write!(f, "cifar10:{}", folder.display()),
             DataSource::Cifar100(folder) => write!(f, "cifar100:{}", folder.display()),
@@ -222,7 +225,7 @@ impl DataSource {
     pub fn open(&self, split: Split, options: &DataOptions) -> Result<Dataset> {
         match self {
             DataSource::Mnist10k => mnist_10k::open(split),
-            DataSource::Ring => Ok(Dataset::drawn("ring", ring::SHAPE)),
+            DataSource::Points(mixture) => Ok(Dataset::drawn(mixture.name(), mixture::SHAPE)),
             DataSource::Idx(folder) => Ok(idx::open(folder, split, options.classes)?.settled(options)),
             DataSource::Cifar10(folder) => Ok(cifar::open(&cifar::CIFAR_10, folder, split)?.settled(options)),
             DataSource::Cifar100(folder) => Ok(cifar::open(&cifar::CIFAR_100, folder, split)?.settled(options)),

@@ -42,7 +42,7 @@ impl Cache {
     /// The folder of the data, if there is one, then the user's cache folder.
     pub fn of(source: &DataSource) -> Cache {
         let beside = match source {
-            DataSource::Mnist10k | DataSource::Ring => None,
+            DataSource::Mnist10k | DataSource::Points(_) => None,
             DataSource::Idx(folder)
             | DataSource::Cifar10(folder)
             | DataSource::Cifar100(folder)

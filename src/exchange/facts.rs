@@ -3,6 +3,7 @@
 use super::import::Incoming;
 use super::names::{self, Side};
 use crate::Result;
+use crate::data::mixture::Mixture;
 use crate::data::{ImageShape, Size};
 use crate::gan::Setup;
 use crate::settings::{Architecture, Blocks, Preset, Residual};
@@ -35,7 +36,7 @@ impl Incoming {
             _ => preset.sample,
         };
         let (networks, training, batches) = (settings.networks, settings.training, settings.batches);
-        let setup = Setup { preset, networks, training, batches, shape, classes: 2 };
+        let setup = Setup { mixture: Mixture::Ring, preset, networks, training, batches, shape, classes: 2 };
         let rows = names::table(&setup, side)?;
         let shape = |ours: &str| {
             let found = self.find(side, rows.iter().find(|row| row.ours == ours)?)?;

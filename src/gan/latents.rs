@@ -16,6 +16,8 @@ pub(crate) const LABELS: u32 = 1;
 pub(super) const PIXELS: u32 = 2;
 /// How much of each point of a gradient penalty is real.
 pub(super) const SHARES: u32 = 3;
+/// How what D sees is changed.
+pub(super) const CHANGES: u32 = 4;
 pub(crate) const STREAMS: u32 = 8;
 
 /// A stream of the seed that neither initial weights nor training draw from.

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::device::{Device, Reals};
 use crate::nn::Fusion;
-use crate::ops::log_partition::{self, Evaluation};
+use crate::ops::log_partition::{self, Evaluation, Game};
 use crate::ops::losses::{self, LogitLoss};
 use crate::settings::Loss;
 
@@ -19,23 +19,22 @@ impl Loss {
         }
     }
 
-    /// Values and seeds, see [`Evaluation`]. `real_is_low` says what D's logits mean.
+    /// Values and seeds, see [`Evaluation`]. `game` is that of the softmax loss.
     pub fn evaluate(
         self,
         out: &Evaluation,
         real: &Reals,
         fake: &Reals,
-        real_is_low: bool,
+        game: Game,
         unfused: &[Fusion],
         workspace: &Reals,
     ) -> Result<()> {
         let other = match self {
             Loss::Softmax => {
-                let sign = if real_is_low { 1.0 } else { -1.0 };
                 let separate = unfused.contains(&Fusion::LogPartition);
                 let compute = if separate { log_partition::unfused } else { log_partition::fused };
                 let needed = self.workspace_len(real.device(), real.len() + fake.len(), unfused);
-                return compute(out, real, fake, sign, &workspace.view(0..needed));
+                return compute(out, real, fake, game, &workspace.view(0..needed));
             }
             Loss::Hinge => LogitLoss::Hinge,
             Loss::NonSaturating => LogitLoss::NonSaturating,
@@ -48,18 +47,15 @@ impl Loss {
         losses::fused(out, real, fake, other)
     }
 
-    /// Whether D's loss has a gradient penalty.
-    pub fn is_penalised(self) -> bool {
-        self == Loss::WassersteinGp
-    }
-
     /// Whether the generator's loss looks at the real logits.
     pub fn couples_the_batch(self) -> bool {
         matches!(self, Loss::Softmax | Loss::RelativisticAverage | Loss::RelativisticHinge)
     }
 
-    /// The values that the losses of D and G cannot fall below, where they are KL divergences above it.
-    pub fn floors(self, real: usize, fake: usize) -> Option<(f64, f64)> {
-        (self == Loss::Softmax).then(|| ((real as f64).ln(), ((real + fake) as f64).ln()))
+    /// What the losses of D and G are compared with where the difference is, or estimates, a KL divergence:
+    /// `kernels/log_partition.cu` says which. The losses cannot fall below it, but for G's in a zero-sum game.
+    pub fn floors(self, game: Game, real: usize, fake: usize) -> Option<(f64, f64)> {
+        let (of_d, all) = ((f64::from(game.real_weight) * real as f64).ln(), game.weight(real, fake).ln());
+        (self == Loss::Softmax).then_some((of_d, if game.zero_sum { -all } else { all }))
     }
 }

@@ -1,11 +1,16 @@
 //! What a trainer is made from and what it tells: plain data.
 
+use super::penalty::Penalties;
 use crate::Result;
+use crate::data::mixture::Mixture;
 use crate::data::{DataInfo, ImageShape};
 use crate::device::Precision;
 use crate::nn::Fusion;
+use crate::ops::diffaug::Strengths;
+use crate::ops::log_partition::Game;
 use crate::settings::{
-    Architecture, Batches, Blocks, Conditioning, Loss, Networks, Preset, Residual, Settings, Training,
+    Architecture, Batches, Blocks, Change, Conditioning, Loss, Networks, Preset, Residual, Settings, SoftmaxTarget,
+    Training,
 };
 
 /// Everything that a trainer is made from: the settings that numbers depend on, and what only the data tells.
@@ -18,6 +23,8 @@ pub struct Setup {
     /// Of an image, or of a point as if it were one.
     pub shape: ImageShape,
     pub classes: usize,
+    /// Of a preset that learns points: where they are drawn from.
+    pub mixture: Mixture,
 }
 
 impl Setup {
@@ -29,6 +36,7 @@ impl Setup {
             batches: settings.batches.clone(),
             shape: data.shape,
             classes: data.classes.len(),
+            mixture: Mixture::named(&data.name).unwrap_or(Mixture::Ring),
         }
     }
 
@@ -56,6 +64,20 @@ impl Setup {
     /// Whether a low logit of D means real: the sign of the Softmax GAN note, which its own networks keep.
     pub fn real_is_low(&self) -> bool {
         matches!(self.architecture(), Architecture::ImagePerceptrons) && self.training.loss == Loss::Softmax
+    }
+
+    /// What the softmax loss plays.
+    pub fn game(&self) -> Game {
+        let Training { real_weight, softmax_target, .. } = self.training;
+        let sign = if self.real_is_low() { 1.0 } else { -1.0 };
+        Game { sign, real_weight: real_weight as f32, zero_sum: softmax_target == SoftmaxTarget::ZeroSum }
+    }
+
+    /// How what D sees is changed, where it is.
+    pub fn diffaug(&self) -> Option<Strengths> {
+        let strength = |change| if self.batches.diffaug.contains(&change) { 1.0 } else { 0.0 };
+        let [colour, translation, cutout] = [Change::Color, Change::Translation, Change::Cutout].map(strength);
+        (!self.batches.diffaug.is_empty()).then_some(Strengths { colour, translation, cutout })
     }
 
     /// The fusions that a step of these networks and this loss has.
@@ -94,9 +116,7 @@ impl Setup {
         if self.networks.conditioning == Conditioning::AcGan {
             names.extend(["class_loss_d", "class_loss_g"]);
         }
-        if self.training.loss.is_penalised() {
-            names.extend(["gradient_penalty", "gradient_norm"]);
-        }
+        names.extend(Penalties::columns(self));
         names
     }
 
@@ -124,7 +144,7 @@ pub struct Metrics {
     pub step: u64,
     pub loss_d: f32,
     pub loss_g: f32,
-    /// The losses less their floors; NaN for a loss without one.
+    /// The losses less what they are compared with, [`Loss::floors`]; NaN for a loss without that.
     pub kl_d: f32,
     pub kl_g: f32,
     /// Batch means.
@@ -134,7 +154,7 @@ pub struct Metrics {
     pub grad_norm_g: f32,
     /// The largest difference between the logits of two real images, or of two fakes; NaN for a batch of one.
     pub logit_spread: f32,
-    /// What AC-GAN's class loss and the gradient penalty add to the losses above, with their weights, and the mean norm
+    /// What AC-GAN's class loss and gradient penalties add to the losses above, with their weights, and the mean norms
     /// of the gradients that are penalised: [`Setup::more_metrics`] and their values.
     pub more: Vec<(&'static str, f32)>,
 }

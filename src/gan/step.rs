@@ -4,14 +4,16 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::classes::ClassLoss;
-use super::latents::{self, LABELS, LATENTS, PIXELS, SHARES, STREAMS};
+use super::latents::{self, CHANGES, LABELS, LATENTS, PIXELS, SHARES, STREAMS};
 use super::networks::Latent;
+use super::penalty::Penalties;
 use super::player::Player;
 use super::setup::Setup;
-use super::workspace::Workspace;
+use super::workspace::{Workspace, gradient};
 use crate::Result;
 use crate::device::{Device, Event, Reals};
 use crate::nn::{Backward, Mode, Network};
+use crate::ops::diffaug::{self, Draw};
 use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
 use crate::ops::random;
@@ -73,8 +75,10 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// What a step on the batches of a slot does on the device, but for the copies of images.
-    pub fn launch(&self, slot: usize, given: Option<(&[f32], &[u32])>) -> Result<()> {
+    /// What a step on the batches of a slot does on the device, but for the copies of images. Whether it has gradient
+    /// penalties, in a run that has some.
+    pub fn launch(&self, slot: usize, given: Option<(&[f32], &[u32])>, penalised: bool) -> Result<()> {
+        let penalties = self.workspace.penalties.as_ref().filter(|_| penalised);
         let Training { batch: n, n_dis, update, .. } = self.setup.training;
         let (m_d, m_g) = (n, self.setup.training.batch_of_g());
         let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
@@ -84,7 +88,7 @@ impl Step {
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
                 self.judge(0..n + m_g, &self.workspace.of_d)?;
-                self.learn_d(all_d, 0)?;
+                self.learn_d(all_d, 0, penalties)?;
                 // Without a class loss the one backward pass has left the signal at the fakes.
                 if self.workspace.classes.is_some() || self.two_backwards {
                     self.take_signal(fakes_g, &self.workspace.of_d)?;
@@ -98,7 +102,7 @@ impl Step {
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
                 self.judge(all_d.clone(), &self.workspace.of_d)?;
-                self.learn_d(all_d, 0)?;
+                self.learn_d(all_d, 0, penalties)?;
                 self.optimise(&self.discriminator)?;
                 self.move_g(fakes_g)?;
             }
@@ -113,7 +117,7 @@ impl Step {
                     self.draw_for_d((i as u32 + 1) * STREAMS)?;
                     self.normalise_for_d()?;
                     self.judge(all_d.clone(), &self.workspace.of_d)?;
-                    self.learn_d(all_d.clone(), i as u32 * STREAMS)?;
+                    self.learn_d(all_d.clone(), i as u32 * STREAMS, penalties)?;
                     self.optimise(&self.discriminator)?;
                 }
             }
@@ -125,9 +129,9 @@ impl Step {
     fn load(&self, slot: usize, i: usize) -> Result<()> {
         self.enter(Phase::Data)?;
         let (w, n) = (&self.workspace, self.setup.training.batch);
-        let (real, stream) = (w.batch.rows(&(0..n)), i as u32 * STREAMS);
+        let (real, stream) = (w.images.rows(&(0..n)), i as u32 * STREAMS);
         if self.setup.draws_points() {
-            return random::ring(&real.x, &self.state, PIXELS + stream);
+            return random::points(&real.x, self.setup.mixture, &self.state, PIXELS + stream);
         }
         let input = &w.inputs[slot];
         let labels = (&w.labels.view(0..n), &input.labels.view(i * n..(i + 1) * n));
@@ -135,7 +139,27 @@ impl Step {
         let Batches { flip, noise, noise_within, .. } = self.setup.batches;
         let augment = Augment { noise: noise as f32, within: noise_within, flip };
         let shape = [n, real.h, real.w, real.c];
-        pixels::load(&real.x, &images, Some(labels), &self.state, PIXELS + stream, augment, shape)
+        pixels::load(&real.x, &images, Some(labels), &self.state, PIXELS + stream, augment, shape)?;
+        self.show(0..n, stream)
+    }
+
+    /// What D sees of these images, where that is not the images themselves.
+    fn show(&self, rows: Range<usize>, stream: u32) -> Result<()> {
+        let Some(strengths) = self.setup.diffaug() else { return Ok(()) };
+        let (image, seen) = (self.workspace.images.rows(&rows), self.workspace.batch.rows(&rows));
+        let draw = Draw { state: &self.state, stream: CHANGES + stream, first: rows.start };
+        diffaug::forward(&seen.x, &image.x, strengths, draw, [image.n, image.h, image.w, image.c])
+    }
+
+    /// The gradient of G's fakes, from that of what D saw of them.
+    fn see_through(&self) -> Result<()> {
+        let Some(strengths) = self.setup.diffaug() else { return Ok(()) };
+        let w = &self.workspace;
+        let rows = self.fakes(w.latent.z.n);
+        let (image, seen) = (w.images.rows(&rows), w.batch.rows(&rows));
+        let draw = Draw { state: &self.state, stream: CHANGES, first: rows.start };
+        let [dx, dy] = [gradient(&image, "the fakes")?, gradient(&seen, "what D sees")?];
+        diffaug::backward(dx, dy, strengths, draw, [image.n, image.h, image.w, image.c])
     }
 
     fn draw_for_g(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
@@ -152,7 +176,13 @@ impl Step {
             }
         }
         self.generator.normalise(true)?;
-        self.generate(&self.workspace.generator, z.n)
+        self.generate(&self.workspace.generator, z.n)?;
+        self.show(self.fakes(z.n), 0)
+    }
+
+    /// The rows of so many fakes.
+    fn fakes(&self, count: usize) -> Range<usize> {
+        self.setup.training.batch..self.setup.training.batch + count
     }
 
     fn draw_for_d(&self, stream: u32) -> Result<()> {
@@ -162,14 +192,15 @@ impl Step {
             w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
         self.draw_latent(latent, stream, true)?;
         self.generator.normalise(self.setup.networks.sn_policy == PowerIterations::PerForward)?;
-        self.generate(network, latent.z.n)
+        self.generate(network, latent.z.n)?;
+        self.show(self.fakes(latent.z.n), stream)
     }
 
-    /// Whether D will judge these fakes to learn from them. With a gradient penalty they then have the labels of the
-    /// real images: its points lie between a real image and a fake of one class.
+    /// Whether D will judge these fakes to learn from them. With a penalty at points between them and real images they
+    /// then have the labels of these: such a point lies between a real image and a fake of one class.
     fn draw_latent(&self, latent: &Latent, stream: u32, for_d: bool) -> Result<()> {
         latents::draw(&latent.z.x, &self.state, LATENTS + stream, self.setup.networks.latent_distribution)?;
-        if for_d && self.workspace.penalty.is_some() {
+        if for_d && self.interpolates() {
             return latent.labels.copy_from(&self.workspace.labels.view(0..latent.z.n));
         }
         random::labels(&latent.labels, &self.state, LABELS + stream, self.setup.classes as u32)
@@ -179,13 +210,17 @@ impl Step {
         self.generator.forward(network, Mode::Train { momentum: MOMENTUM }, 0..fakes)
     }
 
+    fn interpolates(&self) -> bool {
+        self.workspace.penalties.as_ref().is_some_and(Penalties::interpolate)
+    }
+
     /// Spectral normalisation of D's weights as they are now, after a power iteration. Per forward it is one for the
-    /// real images, the fakes and a penalty's points each, before the pass that they share here.
+    /// real images, the fakes and the points between them each, before the pass that they share here.
     fn normalise_for_d(&self) -> Result<()> {
         self.enter(Phase::DiscriminatorForward)?;
         let iterations = match self.setup.networks.sn_policy {
             PowerIterations::PerStep => 1,
-            PowerIterations::PerForward => 2 + usize::from(self.workspace.penalty.is_some()),
+            PowerIterations::PerForward => 2 + usize::from(self.interpolates()),
         };
         (0..iterations).try_for_each(|_| self.discriminator.normalise(true))
     }
@@ -196,14 +231,13 @@ impl Step {
         let (w, n) = (&self.workspace, self.setup.training.batch);
         self.discriminator.forward(&w.discriminator, Mode::Train { momentum: MOMENTUM }, rows.clone())?;
         let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..rows.end));
-        let real_is_low = self.setup.real_is_low();
         if self.setup.scales_losses() {
             // The scale of all backward passes until the next judgement.
             state::settle(&self.state)?;
             state::seed(&w.backward_seed, &self.state, true)?;
         }
-        let (loss, unfused) = (self.setup.training.loss, &self.setup.training.unfused);
-        loss.evaluate(evaluation, &real, &fake, real_is_low, unfused, &w.loss_workspace)?;
+        let (loss, game, unfused) = (self.setup.training.loss, self.setup.game(), &self.setup.training.unfused);
+        loss.evaluate(evaluation, &real, &fake, game, unfused, &w.loss_workspace)?;
         state::check(&self.state, &evaluation.statistics)
     }
 
@@ -213,7 +247,7 @@ impl Step {
     /// scaled by its seed in L_D. So in a simultaneous update it also leaves the signal for G at the fakes. With a class
     /// loss the seeds of the two heads are no multiples of those of G: the pass starts from D's, and the signal for G takes
     /// a pass of its own.
-    fn learn_d(&self, rows: Range<usize>, stream: u32) -> Result<()> {
+    fn learn_d(&self, rows: Range<usize>, stream: u32, penalties: Option<&Penalties>) -> Result<()> {
         self.enter(Phase::DiscriminatorBackward)?;
         let (w, player, real) = (&self.workspace, &self.discriminator, 0..self.setup.training.batch);
         player.gradients.zero()?;
@@ -224,15 +258,21 @@ impl Step {
         }
         let one_pass = w.classes.is_none();
         let leaves_signal = one_pass && self.setup.training.update == Update::Simultaneous && !self.two_backwards;
+        let mut input_rows = if leaves_signal { fakes } else { 0..0 };
+        // R1 and R2 take their gradients from this pass. With a class loss, that starts from other numbers.
+        if let Some(samples) = penalties.map(Penalties::samples).filter(|samples| one_pass && !samples.is_empty()) {
+            let start = if leaves_signal { samples.start.min(input_rows.start) } else { samples.start };
+            input_rows = start..samples.end.max(input_rows.end);
+        }
         w.discriminator.backward(&Backward {
             gradients: Some(&player.gradients),
             // The seeds in L_D: they scale each sample's part in the gradients alone, as the signal is to be G's.
             parameter_seeds: one_pass.then_some(&w.of_d.seed_d),
-            input_rows: if leaves_signal { fakes } else { 0..0 },
+            input_rows,
             ..player.signal(rows)
         })?;
-        if let Some(penalty) = &w.penalty {
-            penalty.add(&w.discriminator, player, &w.batch, &w.labels, &self.state, SHARES + stream)?;
+        if let Some(penalties) = penalties {
+            penalties.add(w, player, &self.state, SHARES + stream)?;
         }
         player.finish_gradient()?;
         // With gradients that are always 0, Adam leaves weights as they are. A penalty has added to those of all layers.
@@ -277,6 +317,7 @@ impl Step {
     fn learn_g(&self, evaluation: &Evaluation) -> Result<()> {
         self.enter(Phase::GeneratorBackward)?;
         self.generator.gradients.zero()?;
+        self.see_through()?;
         self.workspace.generator.backward(&Backward {
             gradients: Some(&self.generator.gradients),
             signal_seeds: self.workspace.classes.is_none().then_some(&evaluation.seed_g),

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use super::classes::ClassLoss;
 use super::latents::Latents;
-use super::penalty::GradientPenalty;
+use super::penalty::Penalties;
 use super::player::{Player, Players};
 use super::sampler::{Sampler, is_statistic};
 use super::setup::{Metrics, Plan, Setup, Weights};
 use super::step::{Phase, Step};
 use super::workspace::Workspace;
 use crate::checkpoint::{NamedTensor, Scaling};
-use crate::data::ring;
+use crate::data::mixture;
 use crate::device::{Buffer, Device, Feed, Graph};
 use crate::nn::parameters::first_not_finite;
 use crate::nn::{Arena, Layout};
@@ -46,8 +46,8 @@ enum Way {
     /// The next step launch by launch, then captured: a driver may load code in a kernel's first launch, which it cannot do
     /// in a capture.
     ToCapture,
-    /// A graph for each slot.
-    Captured(Vec<Graph>),
+    /// For each slot a graph, and one without the gradient penalties where not every step has them.
+    Captured(Vec<Vec<Graph>>),
 }
 
 impl Trainer {
@@ -61,6 +61,7 @@ impl Trainer {
         workspace.backward_seed.write(&vec![1.0; workspace.backward_seed.len()])?;
         // Where G moves first, the losses of the first step read logits of real images that nobody has judged yet.
         workspace.logits.x.zero()?;
+        workspace.penalties.as_ref().map_or(Ok(()), Penalties::forget)?;
         // At the points of a gradient penalty they stay zero: the penalty is on the logit alone.
         if let Some(classes) = &workspace.classes {
             classes.zero_seeds()?;
@@ -198,16 +199,21 @@ impl Trainer {
         }
         self.feed.fill(slot, (&input.images, images), (&input.labels, labels))?;
         self.feed.begin(slot)?;
+        let penalties = self.step.workspace.penalties.as_ref();
+        let penalised = penalties.is_none_or(|penalties| penalties.due(self.done));
         match &self.way {
-            Way::Captured(graphs) if given.is_none() => graphs[slot].launch()?,
-            Way::ToCapture if given.is_none() => {
-                self.step.launch(slot, None)?;
-                let slots = 0..inputs.len();
-                let graphs = slots.map(|slot| self.step.device.capture(|| self.step.launch(slot, None)));
-                let graphs: Option<Vec<Graph>> = graphs.collect::<Result<_>>()?;
+            Way::Captured(graphs) if given.is_none() => graphs[slot][usize::from(!penalised)].launch()?,
+            // A step without its penalties would not have loaded their kernels.
+            Way::ToCapture if given.is_none() && penalised => {
+                self.step.launch(slot, None, true)?;
+                let kinds: &[bool] = if penalties.is_some_and(Penalties::are_lazy) { &[true, false] } else { &[true] };
+                let capture = |slot, kind| self.step.device.capture(|| self.step.launch(slot, None, kind));
+                let of_slot =
+                    |slot| kinds.iter().map(|kind| capture(slot, *kind)).collect::<Result<Option<Vec<Graph>>>>();
+                let graphs = (0..inputs.len()).map(of_slot).collect::<Result<Option<Vec<Vec<Graph>>>>>()?;
                 self.way = graphs.map_or(Way::Launched, Way::Captured);
             }
-            _ => self.step.launch(slot, given)?,
+            _ => self.step.launch(slot, given, penalised)?,
         }
         self.feed.end(slot)?;
         self.done += 1;
@@ -236,11 +242,11 @@ impl Trainer {
             Update::Alternating => w.of_g.statistics.read()?[1],
         };
         let norms = w.norms.read()?;
-        let floors = setup.training.loss.floors(setup.training.batch, setup.training.batch_of_g());
+        let floors = setup.training.loss.floors(setup.game(), setup.training.batch, setup.training.batch_of_g());
         let (floor_d, floor_g) = floors.unwrap_or((f64::NAN, f64::NAN));
         let mut more = Vec::new();
         more.extend(w.classes.as_ref().map(ClassLoss::read).transpose()?.into_iter().flatten());
-        more.extend(w.penalty.as_ref().map(GradientPenalty::read).transpose()?.into_iter().flatten());
+        more.extend(w.penalties.as_ref().map(Penalties::read).transpose()?.into_iter().flatten());
         Ok(Metrics {
             step: self.done,
             loss_d: of_d[0],
@@ -366,7 +372,7 @@ impl Trainer {
     pub fn fakes(&self) -> Result<Vec<f32>> {
         let (w, real) = (&self.step.workspace, self.step.setup.training.batch);
         let fakes = real..real + w.latent.z.n;
-        w.batch.rows(&fakes).x.read()
+        w.images.rows(&fakes).x.read()
     }
 
     /// The logits of the last step, the real ones first.
@@ -439,14 +445,17 @@ fn check(setup: &Setup) -> Result<()> {
             "batch-g {batch_g} with update simultaneous: one pass of D serves both, so it must be batch, {batch}"
         ));
     }
-    if setup.draws_points() && setup.shape != ring::SHAPE {
-        return refuse(format!("preset {preset} learns points, not images of {}: --data ring", setup.shape));
+    if setup.draws_points() && setup.shape != mixture::SHAPE {
+        return refuse(format!("preset {preset} learns points, not images of {}: --data ring or grid", setup.shape));
     }
     if !setup.architecture().is_convolutional() && setup.conditional() {
         return refuse(format!("preset {preset} has no networks that know labels: --conditioning none"));
     }
     if let Architecture::Residual(networks) = setup.architecture() {
         setup.blocks(networks)?;
+    }
+    if setup.draws_points() && setup.diffaug().is_some() {
+        return refuse(format!("diffaug with preset {preset}: it changes images, and these are points"));
     }
     let fusions = setup.fusions();
     if !training.unfused.is_empty() && training.precision().bytes() < 4 {

@@ -2,7 +2,7 @@
 
 use super::classes::ClassLoss;
 use super::networks::{self, Discriminator, Latent};
-use super::penalty::GradientPenalty;
+use super::penalty::Penalties;
 use super::player::Players;
 use super::setup::Setup;
 use crate::data::ImageShape;
@@ -23,8 +23,10 @@ pub(super) struct Workspace {
     pub discriminator: Network,
     /// One for each slot of the device.
     pub inputs: Vec<Input>,
-    /// (N + M, H, W, C): real ones, then fakes; then the rows of a gradient penalty.
+    /// (N + M, H, W, C): what D sees of real images, then of fakes; then the rows of gradient penalties.
     pub batch: Value,
+    /// (N + M, H, W, C): these images themselves, where D sees them changed; else the same memory.
+    pub images: Value,
     pub labels: Buffer<u32>,
     pub logits: Value,
     /// The gradient of the logits, which D's backward pass starts from. Without a class loss it is 1, or the loss scale,
@@ -32,7 +34,7 @@ pub(super) struct Workspace {
     /// sample. With a class loss it is, at the real images and the fakes, the derivative of one player's loss at a time.
     pub backward_seed: Reals,
     pub classes: Option<ClassLoss>,
-    pub penalty: Option<GradientPenalty>,
+    pub penalties: Option<Penalties>,
     /// Of the last D step and the last G step.
     pub of_d: Evaluation,
     pub of_g: Evaluation,
@@ -60,7 +62,7 @@ impl Workspace {
         let training = &setup.training;
         let (n, m_d, m_g) = (training.batch, training.batch, training.batch_of_g());
         let most = setup.samples();
-        let rows = most + GradientPenalty::rows(setup);
+        let rows = most + Penalties::rows(setup);
         let mut build = Builder {
             parameters: &mut players.discriminator.parameters,
             running: &mut players.discriminator.running,
@@ -70,11 +72,15 @@ impl Workspace {
             precision: training.precision(),
         };
         let batch = build.value(rows, h, w, c)?;
+        let images = match setup.diffaug() {
+            Some(_) => build.value(most, h, w, c)?,
+            None => batch.rows(&(0..most)),
+        };
         let labels = build.arena.take(rows)?;
         let Discriminator { network: discriminator, logits, classes } =
             networks::discriminator(setup, &mut build, &batch, &labels)?;
         let classes = classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels)).transpose()?;
-        let penalty = GradientPenalty::new(setup, arena, &discriminator, most)?;
+        let penalties = Penalties::new(setup, arena, &discriminator, most)?;
         let mut generator = |fakes: usize, gradients| -> Result<(Network, Latent)> {
             let mut build = Builder {
                 parameters: &mut players.generator.parameters,
@@ -86,7 +92,7 @@ impl Workspace {
             };
             let z = Value { dx: None, ..build.value(fakes, 1, 1, setup.networks.latent)? };
             let latent = Latent { z, labels: labels.view(n..n + fakes) };
-            let network = networks::generator(setup, &mut build, &latent, &batch.rows(&(n..n + fakes)))?;
+            let network = networks::generator(setup, &mut build, &latent, &images.rows(&(n..n + fakes)))?;
             Ok((network, latent))
         };
         let (of_step, latent) = generator(m_g, true)?;
@@ -110,11 +116,12 @@ impl Workspace {
             discriminator,
             inputs,
             batch,
+            images,
             labels,
             backward_seed: gradient(&logits, "the logits")?.clone(),
             logits,
             classes,
-            penalty,
+            penalties,
             of_d,
             of_g,
             loss_workspace: arena.take(loss_len[0].max(loss_len[1]))?,

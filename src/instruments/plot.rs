@@ -214,6 +214,63 @@ fn plain(tick: f64) -> String {
     if tick >= 1.0 { format!("{tick:.0}") } else { format!("{:.*}", (-tick.log10()).ceil() as usize, tick) }
 }
 
+/// The points of a line from left to right.
+pub type Curve = Vec<(f64, f64)>;
+
+/// Lines on a linear, or where `log` says so logarithmic, axis from left to right, and on a linear one upwards, whose ends are
+/// given; lines are cut off there. Their series are 0, 1 and so on.
+pub fn curves(
+    name: &str,
+    (x_label, log): (&str, bool),
+    (y_label, (low, high)): (&str, (f64, f64)),
+    all: &[Curve],
+) -> String {
+    let scale = |x: f64| if log { x.log10() } else { x };
+    let ends = all.iter().flatten().map(|(x, _)| scale(*x));
+    let (first, last) = ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
+    let (first, last) = if first < last { (first, last) } else { (0.0, 1.0) };
+    let place = |x: f64, y: f64| {
+        let (across, up) = ((scale(x) - first) / (last - first), (y.clamp(low, high) - low) / (high - low));
+        (LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM))
+    };
+    let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(name));
+    for i in 0..=4 {
+        let t = f64::from(i) / 4.0;
+        let at = first + t * (last - first);
+        let (x, y) = (if log { 10f64.powf(at) } else { at }, low + t * (high - low));
+        let (px, py) = (place(x, low).0, place(x, y).1);
+        let _ = write!(
+            svg,
+            "<line class=\"grid\" x1=\"{px:.1}\" y1=\"{TOP}\" x2=\"{px:.1}\" y2=\"{bottom}\"/>\n\
+             <text class=\"soft\" x=\"{px:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n\
+             <line class=\"grid\" x1=\"{LEFT}\" y1=\"{py:.1}\" x2=\"{right}\" y2=\"{py:.1}\"/>\n\
+             <text class=\"soft\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
+            bottom + 17.0,
+            short(x),
+            LEFT - 7.0,
+            py + 4.0,
+            short(y)
+        );
+    }
+    for (series, curve) in all.iter().enumerate() {
+        let places = curve.iter().map(|&(x, y)| place(x, y)).map(|(x, y)| format!("{x:.1},{y:.1}"));
+        let path = places.collect::<Vec<_>>().join(" ");
+        let _ = writeln!(svg, "<polyline class=\"s{} curve\" points=\"{path}\"/>", series % SERIES);
+    }
+    let _ = write!(
+        svg,
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n\
+         <text transform=\"translate(14 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n</svg>\n",
+        (LEFT + right) / 2.0,
+        HEIGHT - 8.0,
+        escape(x_label),
+        (TOP + bottom) / 2.0,
+        escape(y_label)
+    );
+    svg
+}
+
 /// A bar with the text above it.
 pub struct Bar {
     pub label: String,
@@ -293,6 +350,15 @@ mod tests {
         assert!(flat.low <= 3.0 && flat.high > 3.0, "{flat:?}");
         assert_eq!(Axis::even("x", []).low, 0.0);
         assert_eq!(Axis::even("x", [0.001, 0.0035]).name(0.0015).as_deref(), Some("0.0015"));
+    }
+
+    #[test]
+    fn curves_go_from_end_to_end() {
+        let svg = curves("test", ("x", true), ("y", (0.0, 2.0)), &[vec![(0.01, 0.0), (1.0, 1.0), (100.0, 9.0)]]);
+        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
+        let middle = (LEFT + right) / 2.0;
+        let path = format!("{LEFT:.1},{bottom:.1} {middle:.1},{:.1} {right:.1},{TOP:.1}", (TOP + bottom) / 2.0);
+        assert!(svg.contains(&path), "{svg}");
     }
 
     #[test]

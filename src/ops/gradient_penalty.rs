@@ -1,4 +1,4 @@
-//! The gradient penalty: the points that it is taken at, its value and its direction, and the pooling of a tangent. The
+//! Gradient penalties: points to take one at, its value and its direction, and the pooling of a tangent. The
 //! formulas are in `kernels/gradient_penalty.cu`.
 
 use super::state::StateBuffer;
@@ -42,8 +42,8 @@ pub fn mix(mixed: &Reals, real: &Reals, fake: &Reals, share: &Reals) -> Result<(
     unsafe { launch.scalar(f).scalar(chunk).run() }
 }
 
-/// The penalty `weight / N * sum (|g| - 1)^2` of `g` (N, F), and its gradient; `g` is times the state's loss scale.
-pub fn direction(out: Direction, g: &Reals, weight: f32, state: &StateBuffer) -> Result<()> {
+/// The penalty `weight / N * sum (|g| - norm)^2` of `g` (N, F), and its gradient; `g` is times the state's loss scale.
+pub fn direction(out: Direction, g: &Reals, weight: f32, norm: f32, state: &StateBuffer) -> Result<()> {
     let (what, n) = ("gradient penalty", out.norms.len());
     let f = size32(what, features(what, "g", g.len(), n)?)?;
     expect_len(what, "v", out.v.len(), g.len())?;
@@ -51,10 +51,13 @@ pub fn direction(out: Direction, g: &Reals, weight: f32, state: &StateBuffer) ->
     let (n32, scale, device) = (size32(what, n)?, weight / n as f32, g.device());
     let launch = device.launch(kernel::GRADIENT_PENALTY_DIRECTION, [n32, 1, 1]);
     // SAFETY: every length was compared with N * F and N above; here and below.
-    unsafe { launch.output(out.v).output(out.norms).input(g).input(state.words()).scalar(scale).scalar(f).run()? };
+    unsafe {
+        let launch = launch.output(out.v).output(out.norms).input(g).input(state.words());
+        launch.scalar(scale).scalar(norm).scalar(f).run()?
+    };
     let launch = device.launch(kernel::GRADIENT_PENALTY_SUM_F32, [1, 1, 1]);
     // SAFETY: as above.
-    unsafe { launch.output(out.statistics).input(out.norms).scalar(scale).scalar(n32).run() }
+    unsafe { launch.output(out.statistics).input(out.norms).scalar(scale).scalar(norm).scalar(n32).run() }
 }
 
 /// `h` (N, C) `= pool_factor * sum over p of (x > 0) t`, of `x` and `t` (N, P, C).

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod conv;
 pub mod convert;
 pub mod cross_entropy;
+pub mod diffaug;
 pub mod elementary;
 pub mod features;
 pub mod gradient_penalty;

@@ -2,6 +2,7 @@
 
 use super::state::StateBuffer;
 use super::{elementwise, size32};
+use crate::data::mixture::Mixture;
 use crate::device::{Buffer, Reals, kernel};
 use crate::{Error, Result};
 
@@ -17,14 +18,18 @@ pub fn normal(out: &Reals, state: &StateBuffer, stream: u32) -> Result<()> {
     elementwise("random", kernel::RANDOM_NORMAL, out, [], |launch| launch.input(state.words()).scalar(stream))
 }
 
-/// Points (n, 2) of the ring of Gaussians, [`crate::data::ring`].
-pub fn ring(out: &Reals, state: &StateBuffer, stream: u32) -> Result<()> {
+/// Points (n, 2) of a mixture of Gaussians.
+pub fn points(out: &Reals, mixture: Mixture, state: &StateBuffer, stream: u32) -> Result<()> {
     if !out.len().is_multiple_of(2) {
-        return Err(Error::Shape(format!("random ring: out has {} elements, points have 2", out.len())));
+        return Err(Error::Shape(format!("random points: out has {} elements, points have 2", out.len())));
     }
-    let n = size32("random ring", out.len())? / 2;
+    let kernel = match mixture {
+        Mixture::Ring => kernel::RANDOM_RING,
+        Mixture::Grid => kernel::RANDOM_GRID,
+    };
+    let n = size32("random points", out.len())? / 2;
     let chunk = (out.device().tuning().elements / 2).max(1) as u32;
-    let launch = out.device().launch(kernel::RANDOM_RING, [n.div_ceil(chunk), 1, 1]);
+    let launch = out.device().launch(kernel, [n.div_ceil(chunk), 1, 1]);
     // SAFETY: `out` has 2 n elements; a StateBuffer has the words of one State.
     unsafe { launch.output(out).input(state.words()).scalar(stream).scalar(n).scalar(chunk).run() }
 }

@@ -52,6 +52,28 @@ pub enum Loss {
     RelativisticHinge,
 }
 
+/// What the generator of the softmax loss wants of the softmax over the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SoftmaxTarget {
+    /// Each sample to have its weight's share of it, as published
+    Uniform,
+    /// What D does not want: D's loss with the other sign
+    ZeroSum,
+}
+
+/// A part of DiffAug, which changes what D sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Brightness, saturation and contrast
+    Color,
+    /// By up to an eighth of the image
+    Translation,
+    /// A rectangle of half the height and half the width is 0
+    Cutout,
+}
+
 /// When the estimate of a weight's largest singular value, which spectral normalisation divides by, is improved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]

@@ -16,7 +16,10 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use architecture::{Architecture, Blocks, Residual, Widths};
-pub use choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, Update, name_of};
+pub use choices::{
+    Change, Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, SoftmaxTarget, Update,
+    name_of,
+};
 pub use presets::{PRESETS, Preset};
 pub use tree::{Batches, Images, Judging, Networks, Place, Training, Written};
 
@@ -95,7 +98,13 @@ impl Settings {
         all.insert("preset".into(), base.preset.name.into());
         if is_of_a_run(table) {
             // What programs did that did not have these settings.
-            for (name, value) in [("noise-within", false.into()), ("precision", "f32".into())] {
+            let before: [(&str, toml::Value); 4] = [
+                ("noise-within", false.into()),
+                ("precision", "f32".into()),
+                ("softmax-target", name_of(&SoftmaxTarget::Uniform).into()),
+                ("r1", 0.0.into()),
+            ];
+            for (name, value) in before {
                 if !table.contains_key(name) {
                     all.insert(name.to_string(), value);
                 }
@@ -171,8 +180,8 @@ impl Settings {
             Err(Error::Config(format!("{name}: {value}, expected at least 0 and less than 1")))
         }
         let Settings { preset, images, networks, training, batches, place, judging, written } = self;
-        if preset.architecture.draws_points() != (images.data == DataSource::Ring) {
-            let what = format!("preset {preset} cannot learn from data {}; ring goes with ring", images.data);
+        if preset.architecture.draws_points() != matches!(images.data, DataSource::Points(_)) {
+            let what = format!("preset {preset} cannot learn from data {}; ring and grid go with ring", images.data);
             return Err(Error::Config(what));
         }
         within("classes", images.classes, 1, 256)?;
@@ -200,6 +209,11 @@ impl Settings {
         within("aux-weight-d", training.aux_weight_d, 0.0, 1e9)?;
         within("aux-weight-g", training.aux_weight_g, 0.0, 1e9)?;
         within("gp-weight", training.gp_weight, 0.0, 1e9)?;
+        within("r1", training.r1, 0.0, 1e9)?;
+        within("r2", training.r2, 0.0, 1e9)?;
+        within("penalty-every", training.penalty_every, 1, 1 << 20)?;
+        // Beyond these, the weighted part of a sum of f32 would be lost in the other.
+        within("real-weight", training.real_weight, 1e-3, 1e3)?;
         within("noise", batches.noise, 0.0, 1.0)?;
         within("lr-g", training.lr_g, 0.0, 1e9)?;
         within("lr-d", training.lr_d, 0.0, 1e9)?;
@@ -220,7 +234,7 @@ impl Settings {
             let what = format!("keep-best: {}, which is only known with --eval-every STEPS", best.name());
             return Err(Error::Config(what));
         }
-        if judging.eval_every > 0 && images.data == DataSource::Ring {
+        if judging.eval_every > 0 && matches!(images.data, DataSource::Points(_)) {
             return Err(Error::Config("eval-every: points are not judged; expected 0".into()));
         }
         if let Some(from) = training.decay_from {

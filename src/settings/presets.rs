@@ -5,9 +5,9 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::architecture::{Architecture, Residual, Widths};
-use super::choices::{Conditioning, Loss, Pool, Update};
+use super::choices::{Conditioning, Loss, Pool, SoftmaxTarget, Update};
 use super::{Batches, Images, Judging, Networks, Place, Settings, Training, Written};
-use crate::data::ring;
+use crate::data::mixture::{self, Mixture};
 use crate::data::{DataSource, ImageShape};
 use crate::ops::resample::Upsampling;
 use crate::{Error, Result};
@@ -136,15 +136,16 @@ pub static PRESETS: [Preset; 10] = [
         about: "Multilayer perceptrons on eight Gaussians in the plane",
         architecture: Architecture::PointPerceptrons,
         settings: |s| {
-            without_average(s);
-            s.images.data = DataSource::Ring;
+            s.images.data = DataSource::Points(Mixture::Ring);
             s.networks.conditioning = Conditioning::None;
             s.networks.width = 128;
             s.networks.latent = 16;
+            s.training.softmax_target = SoftmaxTarget::ZeroSum;
+            s.training.r1 = 0.1;
             s.training.batch = 256;
             s.training.steps = 5000;
         },
-        sample: ring::SHAPE,
+        sample: mixture::SHAPE,
         timed: &[(128, 256)],
     },
     Preset {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, Update};
+use super::choices::{
+    Change, Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, SoftmaxTarget, Update,
+};
 use super::text;
 use crate::data::{DataSource, LastBatch, Size, Unreadable, decode};
 use crate::device::{DeviceChoice, Precision};
@@ -19,7 +21,7 @@ use crate::nn::Fusion;
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Data")]
 pub struct Images {
-    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR (or a zip); ring: points
+    /// Images: mnist-10k (inside this program), idx:DIR, cifar10:DIR, cifar100:DIR or folder:DIR (or a zip); ring, grid: points
     #[arg(long, value_name = "SOURCE")]
     pub data: DataSource,
     /// Classes that the labels of idx:DIR name
@@ -101,6 +103,12 @@ pub struct Training {
     /// What the players minimise
     #[arg(long, value_name = "LOSS")]
     pub loss: Loss,
+    /// What G wants, where the loss is softmax
+    #[arg(long, value_name = "WHAT")]
+    pub softmax_target: SoftmaxTarget,
+    /// What a real image weighs in the sum of the softmax loss, where a fake weighs 1
+    #[arg(long, value_name = "WEIGHT")]
+    pub real_weight: f64,
     /// Which network moves when
     #[arg(long, value_name = "RULE")]
     pub update: Update,
@@ -155,6 +163,15 @@ pub struct Training {
     /// Factor on the gradient penalty of loss wasserstein-gp
     #[arg(long, value_name = "FACTOR")]
     pub gp_weight: f64,
+    /// R1: half of this times the squared norm of D's gradient at real images is added to D's loss; 0 leaves it out
+    #[arg(long, value_name = "FACTOR")]
+    pub r1: f64,
+    /// R2: the same at fakes
+    #[arg(long, value_name = "FACTOR")]
+    pub r2: f64,
+    /// Steps from one with gradient penalties to the next; their factors are multiplied by it
+    #[arg(long, value_name = "STEPS")]
+    pub penalty_every: usize,
     /// What activations are stored as and products computed in: f32, tf32, bf16 or f16; weights stay f32. auto is tf32 on a
     /// GPU from compute capability 8.0 on, f32 elsewhere
     #[arg(long, value_name = "NAME")]
@@ -170,6 +187,8 @@ impl Default for Training {
     fn default() -> Training {
         Training {
             loss: Loss::Softmax,
+            softmax_target: SoftmaxTarget::Uniform,
+            real_weight: 1.0,
             update: Update::Simultaneous,
             steps: 1500,
             batch: 64,
@@ -189,6 +208,9 @@ impl Default for Training {
             aux_weight_d: 1.0,
             aux_weight_g: 0.1,
             gp_weight: 10.0,
+            r1: 0.0,
+            r2: 0.0,
+            penalty_every: 1,
             precision: PrecisionChoice::Auto,
             unfused: Vec::new(),
         }
@@ -224,6 +246,10 @@ pub struct Batches {
     /// Scale real pixels so that they stay within [-1, 1] with their noise, and no real white is beyond what G can draw
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub noise_within: bool,
+    /// Change real images and fakes alike, by chance, before D sees them (DiffAug): color,translation,cutout, or some of these
+    #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub diffaug: Vec<Change>,
     /// An epoch's last images that fill no batch: drop them, or fill up from the next epoch
     #[arg(long, value_name = "WHAT")]
     pub last_batch: LastBatch,
@@ -244,6 +270,7 @@ impl Default for Batches {
             flip: false,
             noise: 0.0,
             noise_within: true,
+            diffaug: Vec::new(),
             last_batch: LastBatch::Drop,
             unreadable: Unreadable::Refuse,
             max_pixels: decode::MAX_PIXELS,

@@ -1,4 +1,4 @@
-"""The gradient penalty by double backward, float64: its value, the gradient it is taken of, and those of all weights, for
+"""Gradient penalties of both kinds, norm 1 and norm 0, by double backward, float64: its value, the gradient it is taken of, and those of all weights, for
 small discriminators. python tests/goldens/gradient_penalty.py, with torch 2.13.
 """
 
@@ -94,11 +94,14 @@ for kind in ("plain", "projection", "concat", "perceptron"):
     at = x.double().requires_grad_()
     (g,) = torch.autograd.grad(logits(at).sum(), at, create_graph=True)
     norms = g.flatten(1).norm(dim=1)
-    penalty = WEIGHT * ((norms - 1.0) ** 2).mean()
-    gradients = torch.autograd.grad(penalty, list(p.values()), allow_unused=True)
-    print(f"{kind:12} penalty {penalty.item():.4f}, norms {norms.tolist()}")
-    out |= {f"{kind}.statistics": torch.stack([penalty, norms.mean()]).detach(), f"{kind}.g": g.detach()}
-    for (name, value), gradient in zip(p.items(), gradients):
-        out[f"{kind}.{name}"] = value.detach().float()
-        out[f"{kind}.d.{name}"] = torch.zeros_like(value) if gradient is None else gradient
+    out |= {f"{kind}.g": g.detach()}
+    out |= {f"{kind}.{name}": value.detach().float() for name, value in p.items()}
+    for wanted, of in ((1.0, ""), (0.0, "zero-centred.")):
+        # That of norm 0 is written as R1 is: the root has no derivative at 0.
+        penalty = WEIGHT * ((norms - 1.0) ** 2 if wanted else (g**2).flatten(1).sum(1)).mean()
+        gradients = torch.autograd.grad(penalty, list(p.values()), allow_unused=True, retain_graph=True)
+        print(f"{of + kind:24} penalty {penalty.item():.4f}, norms {norms.tolist()}")
+        out[f"{of}{kind}.statistics"] = torch.stack([penalty, norms.mean()]).detach()
+        for (name, value), gradient in zip(p.items(), gradients):
+            out[f"{of}{kind}.d.{name}"] = torch.zeros_like(value) if gradient is None else gradient
 save_file({k: v.contiguous() for k, v in out.items()}, pathlib.Path(__file__).with_suffix(".safetensors"))

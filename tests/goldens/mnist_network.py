@@ -97,8 +97,8 @@ def projection(p, h, labels):
     return h @ p["discriminator.head.weight"][:, 0] + (h * p["discriminator.head.embedding"][labels]).sum(1)
 
 
-def softmax_losses(real, fake):
-    """Of D and of G, from logits that say "real" when high."""
+def softmax_losses(real, fake, weight=1.0):
+    """Of D and of G, from logits that say "real" when high; `weight`: what a real sample weighs in Z."""
     a, b = -real, -fake
-    log_z = torch.logsumexp(torch.cat([-a, -b]), 0)
-    return a.mean() + log_z, torch.cat([a, b]).mean() + log_z
+    log_z = torch.logsumexp(torch.cat([np.log(weight) - a, -b]), 0)
+    return a.mean() + log_z, (weight * a.sum() + b.sum()) / (weight * len(a) + len(b)) + log_z

@@ -12,18 +12,20 @@ use zgan::ops::gradient_penalty::{self, Direction};
 use zgan::ops::state::{State, StateBuffer};
 
 const WEIGHT: f32 = 10.0;
+/// What the norms are to be: that of Wasserstein GANs, and that of R1 and R2.
+const WANTED: [f32; 2] = [1.0, 0.0];
 
 fn norms(g: &[f64], n: usize) -> Vec<f64> {
     g.chunks(g.len() / n).map(|row| row.iter().map(|x| x * x).sum::<f64>().sqrt()).collect()
 }
 
-fn penalty(g: &[f64], n: usize) -> f64 {
-    f64::from(WEIGHT) / n as f64 * norms(g, n).iter().map(|norm| (norm - 1.0).powi(2)).sum::<f64>()
+fn penalty(g: &[f64], n: usize, wanted: f32) -> f64 {
+    f64::from(WEIGHT) / n as f64 * norms(g, n).iter().map(|norm| (norm - f64::from(wanted)).powi(2)).sum::<f64>()
 }
 
-fn direction(g: &[f64], n: usize) -> Vec<f64> {
-    let rows = g.chunks(g.len() / n).zip(norms(g, n));
-    let factor = |norm: f64| if norm > 0.0 { 2.0 * f64::from(WEIGHT) / n as f64 * (norm - 1.0) / norm } else { 0.0 };
+fn direction(g: &[f64], n: usize, wanted: f32) -> Vec<f64> {
+    let (rows, wanted) = (g.chunks(g.len() / n).zip(norms(g, n)), f64::from(wanted));
+    let factor = |norm: f64| if norm > 0.0 { 2.0 * f64::from(WEIGHT) / n as f64 * (norm - wanted) / norm } else { 0.0 };
     rows.flat_map(|(row, norm)| row.iter().map(move |x| factor(norm) * x)).collect()
 }
 
@@ -36,18 +38,21 @@ fn nans(device: &Device, n: usize) -> Buffer<f32> {
 }
 
 /// v, the norms and the statistics.
-fn run(device: &Device, g: &[f32], n: usize) -> [Buffer<f32>; 3] {
+fn run(device: &Device, g: &[f32], n: usize, wanted: f32) -> [Buffer<f32>; 3] {
     let [v, norms, statistics] = [g.len(), n, 2].map(|len| nans(device, len));
     let out = Direction { v: &v, norms: &norms, statistics: &statistics };
-    gradient_penalty::direction(out, &device.upload(g).unwrap(), WEIGHT, &state(device)).unwrap();
+    gradient_penalty::direction(out, &device.upload(g).unwrap(), WEIGHT, wanted, &state(device)).unwrap();
     [v, norms, statistics]
 }
 
 #[test]
 fn the_reference_direction_is_the_derivative_of_the_penalty() {
     let g = to_f64(&Random(1).normals(12));
-    for (found, expected) in direction(&g, 3).iter().zip(central_differences(&g, |g| penalty(g, 3))) {
-        assert!((found - expected).abs() < 1e-7, "{found} is not {expected}");
+    for wanted in WANTED {
+        for (found, expected) in direction(&g, 3, wanted).iter().zip(central_differences(&g, |g| penalty(g, 3, wanted)))
+        {
+            assert!((found - expected).abs() < 1e-7, "{found} is not {expected}");
+        }
     }
 }
 
@@ -55,14 +60,16 @@ fn the_reference_direction_is_the_derivative_of_the_penalty() {
 fn value_and_direction_match_the_reference_at_any_size() {
     on_each_device(|device| {
         for (n, f) in [(1, 1), (1, 31), (33, 2), (31, 33), (3, 1000), (2, 20_000), (1000, 3)] {
-            let g = Random((n * f) as u64).normals(n * f);
-            let exact = to_f64(&g);
-            let [v, found, statistics] = run(device, &g, n);
-            assert_close("v", &v, &direction(&exact, n), 1e-5);
-            assert_close("norms", &found, &norms(&exact, n), 1e-6);
-            let mean = norms(&exact, n).iter().sum::<f64>() / n as f64;
-            assert_close("penalty", &statistics.view(0..1), &[penalty(&exact, n)], 1e-5);
-            assert_close("mean norm", &statistics.view(1..2), &[mean], 1e-6);
+            for wanted in WANTED {
+                let g = Random((n * f) as u64).normals(n * f);
+                let exact = to_f64(&g);
+                let [v, found, statistics] = run(device, &g, n, wanted);
+                assert_close("v", &v, &direction(&exact, n, wanted), 1e-5);
+                assert_close("norms", &found, &norms(&exact, n), 1e-6);
+                let mean = norms(&exact, n).iter().sum::<f64>() / n as f64;
+                assert_close("penalty", &statistics.view(0..1), &[penalty(&exact, n, wanted)], 1e-5);
+                assert_close("mean norm", &statistics.view(1..2), &[mean], 1e-6);
+            }
         }
     });
 }
@@ -84,10 +91,10 @@ fn in_16_bits_and_scaled_it_is_as_good_as_rounding_the_result() {
             let (v, found, statistics) = (out(), nans(device, n), nans(device, 2));
             let scaled: Vec<f32> = g.iter().map(|g| g * scale).collect();
             let to = Direction { v: &v, norms: &found, statistics: &statistics };
-            gradient_penalty::direction(to, &upload(&scaled), WEIGHT, &state).unwrap();
-            assert_as_good("v", &v, &direction(&to_f64(&g), n), 1e-6);
+            gradient_penalty::direction(to, &upload(&scaled), WEIGHT, 1.0, &state).unwrap();
+            assert_as_good("v", &v, &direction(&to_f64(&g), n, 1.0), 1e-6);
             assert_close("norms", &found, &norms(&to_f64(&g), n), 1e-6);
-            assert_close("penalty", &statistics.view(0..1), &[penalty(&to_f64(&g), n)], 1e-5);
+            assert_close("penalty", &statistics.view(0..1), &[penalty(&to_f64(&g), n, 1.0)], 1e-5);
 
             let (mixed, pooled) = (out(), nans(device, n * c));
             gradient_penalty::mix(&mixed, &upload(&x), &upload(&t), &device.upload(&share).unwrap()).unwrap();
@@ -109,14 +116,14 @@ fn in_16_bits_and_scaled_it_is_as_good_as_rounding_the_result() {
 fn extremes() {
     on_each_device(|device| {
         // No direction is the way away from 0: none is taken, as in PyTorch.
-        let [v, found, statistics] = run(device, &[0.0, 0.0, 0.6, 0.8], 2);
+        let [v, found, statistics] = run(device, &[0.0, 0.0, 0.6, 0.8], 2, 1.0);
         assert_eq!((v.read().unwrap()[..2].to_vec(), found.read().unwrap()[0]), (vec![0.0; 2], 0.0));
         assert_close("penalty of norms 0 and 1", &statistics.view(0..1), &[5.0], 1e-6);
         assert_close("v at norm 1", &v.view(2..4), &[0.0; 2], f64::INFINITY);
-        let [v, ..] = run(device, &[3e18, -4e18], 1);
+        let [v, ..] = run(device, &[3e18, -4e18], 1, 1.0);
         assert_close("large", &v, &[0.6 * 1e20, -0.8 * 1e20], 1e-5);
         for bad in [f32::NAN, f32::INFINITY] {
-            let [.., statistics] = run(device, &[1.0, bad, 1.0, 1.0], 2);
+            let [.., statistics] = run(device, &[1.0, bad, 1.0, 1.0], 2, 1.0);
             assert!(!statistics.read().unwrap()[0].is_finite());
         }
     });
@@ -154,9 +161,9 @@ fn refuses_shapes_that_do_not_fit() {
     let buffer = |n| device.zeros::<f32>(n).unwrap();
     let (v, norms, statistics) = (buffer(6), buffer(2), buffer(2));
     let out = Direction { v: &v, norms: &norms, statistics: &statistics };
-    let message = gradient_penalty::direction(out, &buffer(7), 1.0, &state(&device)).unwrap_err().to_string();
+    let message = gradient_penalty::direction(out, &buffer(7), 1.0, 1.0, &state(&device)).unwrap_err().to_string();
     assert_eq!(message, "gradient penalty: g has 7 elements, expected N * F with N = 2");
-    assert!(gradient_penalty::direction(out, &buffer(8), 1.0, &state(&device)).is_err());
+    assert!(gradient_penalty::direction(out, &buffer(8), 1.0, 1.0, &state(&device)).is_err());
     assert!(gradient_penalty::mix(&buffer(6), &buffer(6), &buffer(5), &buffer(2)).is_err());
     assert!(gradient_penalty::pool(&buffer(4), &buffer(12), &buffer(11), 2, 1.0).is_err());
     assert!(gradient_penalty::pool(&buffer(4), &buffer(11), &buffer(11), 2, 1.0).is_err());
@@ -225,8 +232,11 @@ fn build(kind: &str, build: &mut Builder, labels: &Buffer<u32>) -> (Value, Netwo
 #[test]
 fn gradients_of_discriminators_match_pytorchs_double_backward() {
     let golden = Golden::open("gradient_penalty");
-    for kind in ["plain", "projection", "concat", "ac-gan", "perceptron"] {
+    for (kind, wanted) in
+        ["plain", "projection", "concat", "ac-gan", "perceptron"].iter().flat_map(|k| WANTED.map(|w| (*k, w)))
+    {
         let theirs = if kind == "ac-gan" { "plain" } else { kind };
+        let of = if wanted == 0.0 { "zero-centred." } else { "" };
         on_each_device(|device| {
             let (mut parameters, mut running) = (Layout::default(), Layout::default());
             let mut arena = Arena::new(device, 1 << 20).unwrap();
@@ -258,8 +268,8 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
             let (norms, statistics) = (nans(device, N), nans(device, 2));
             let v = input.rows(&TANGENTS).x;
             let out = Direction { v: &v, norms: &norms, statistics: &statistics };
-            gradient_penalty::direction(out, &g, WEIGHT, &state(device)).unwrap();
-            assert_close("statistics", &statistics, &golden.f64(&format!("{theirs}.statistics")), 1e-5);
+            gradient_penalty::direction(out, &g, WEIGHT, wanted, &state(device)).unwrap();
+            assert_close("statistics", &statistics, &golden.f64(&format!("{of}{theirs}.statistics")), 1e-5);
             assert!(network.layers.iter().all(|layer| layer.piecewise_linear()));
             network
                 .tangent(&Tangent { weights: (&weights).into(), gradients: &gradients, rows: POINTS, into: TANGENTS })
@@ -269,7 +279,7 @@ fn gradients_of_discriminators_match_pytorchs_double_backward() {
                 let expected = if ours(&entry.name) {
                     vec![0.0; entry.at.len()]
                 } else {
-                    golden.f64(&format!("{theirs}.d.{}", entry.name))
+                    golden.f64(&format!("{of}{theirs}.d.{}", entry.name))
                 };
                 let error = relative_error(&found, &expected, 1.0);
                 assert!(error <= 1e-5, "{kind}, {}: {error:.1e}", entry.name);

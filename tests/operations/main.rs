@@ -16,6 +16,7 @@ mod blocks;
 mod conv;
 mod convert;
 mod cross_entropy;
+mod diffaug;
 mod elementary;
 mod eval;
 mod features;

@@ -212,7 +212,7 @@ fn the_projection_head_and_the_penaltys_pooling() {
                     let state = StateBuffer::new(device, &State::new(1, [0.0; 2], 0, 0)).unwrap();
                     let (norms, statistics) = (device.zeros(n).unwrap(), device.zeros(2).unwrap());
                     let out = Direction { v: &dx, norms: &norms, statistics: &statistics };
-                    gradient_penalty::direction(out, &x, 10.0, &state).unwrap();
+                    gradient_penalty::direction(out, &x, 10.0, 1.0, &state).unwrap();
                     assert_all_nan("statistics of a penalty", &read(&statistics));
                     assert_all_nan("direction", &read(&dx)[p * c..2 * p * c]);
                 }

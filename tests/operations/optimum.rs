@@ -98,7 +98,7 @@ impl Game {
             self.labels.write(&labels).unwrap();
             self.forward();
             let (real, fake) = (self.logits.x.view(0..n), self.logits.x.view(n..n + m));
-            loss.evaluate(&seeds, &real, &fake, false, &[], &loss_workspace).unwrap();
+            loss.evaluate(&seeds, &real, &fake, (-1.0).into(), &[], &loss_workspace).unwrap();
             gradients.zero().unwrap();
             self.network
                 .backward(&Backward {

@@ -1,6 +1,7 @@
 //! `kernels/random.cu` and `src/random.rs`: Random123's vectors, equal numbers on every device, and distributions.
 
 use crate::common::*;
+use zgan::data::mixture::Mixture;
 use zgan::device::{Buffer, Device};
 use zgan::ops::random;
 use zgan::ops::state::{State, StateBuffer};
@@ -56,17 +57,19 @@ fn in_16_bits_they_are_the_same_numbers_rounded() {
         for precision in NARROW {
             for n in [2, 6, 1000, 8194] {
                 let state = state(device, SEED, 4);
-                let [wide, ring] = [n; 2].map(|n| device.zeros::<f32>(n).unwrap());
-                let [narrow, narrow_ring] = [n; 2].map(|n| device.zeros_in(n, precision).unwrap());
+                let [wide, points] = [n; 2].map(|n| device.zeros::<f32>(n).unwrap());
+                let [narrow, narrow_points] = [n; 2].map(|n| device.zeros_in(n, precision).unwrap());
                 random::normal(&wide, &state, 3).unwrap();
                 random::normal(&narrow, &state, 3).unwrap();
                 assert_eq!(narrow.read().unwrap(), rounded(&wide.read().unwrap(), precision));
                 random::uniform(&wide, &state, 3, -1.0, 1.0).unwrap();
                 random::uniform(&narrow, &state, 3, -1.0, 1.0).unwrap();
                 assert_eq!(narrow.read().unwrap(), rounded(&wide.read().unwrap(), precision));
-                random::ring(&ring, &state, 3).unwrap();
-                random::ring(&narrow_ring, &state, 3).unwrap();
-                assert_eq!(narrow_ring.read().unwrap(), rounded(&ring.read().unwrap(), precision));
+                for mixture in Mixture::ALL {
+                    random::points(&points, mixture, &state, 3).unwrap();
+                    random::points(&narrow_points, mixture, &state, 3).unwrap();
+                    assert_eq!(narrow_points.read().unwrap(), rounded(&points.read().unwrap(), precision));
+                }
             }
         }
     });

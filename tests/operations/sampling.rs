@@ -2,12 +2,13 @@
 
 use crate::common::*;
 use zgan::checkpoint::NamedTensor;
-use zgan::data::{DataSource, ImageShape, Split, ring};
+use zgan::data::mixture::{Cover, Mixture};
+use zgan::data::{DataSource, ImageShape, Split};
 use zgan::device::{Buffer, Device};
 use zgan::gan::{Generator, Latents, Setup, Trainer, Weights, interpolate};
 use zgan::ops::random;
 use zgan::ops::state::{State, StateBuffer};
-use zgan::picture::Picture;
+use zgan::picture::Scatter;
 use zgan::settings::{LatentDistribution, Loss, Preset};
 
 const LATENT: usize = 100;
@@ -174,73 +175,91 @@ fn the_average_draws_with_statistics_of_its_own() {
 }
 
 #[test]
-fn ring_points_are_those_of_the_formula() {
+fn points_are_those_of_the_formula() {
     on_each_device(|device| {
-        for n in [1, 2, 31, 1000, 5001] {
+        for (mixture, n) in Mixture::ALL.into_iter().flat_map(|mixture| [1, 2, 31, 1000, 5001].map(|n| (mixture, n))) {
             let (seed, stream, step) = (0x0123_4567_89ab_cdef, 2, 9);
             let state = State { step, ..State::new(seed, [0.0; 2], 0, 0) };
             let out: Buffer<f32> = device.zeros(2 * n).unwrap();
-            random::ring(&out, &StateBuffer::new(device, &state).unwrap(), stream).unwrap();
+            random::points(&out, mixture, &StateBuffer::new(device, &state).unwrap(), stream).unwrap();
             let mut philox = zgan::random::Random::new(seed, stream, step);
             for (i, found) in out.read().unwrap().chunks(2).enumerate() {
                 let noise = philox.normals();
-                let centre = ring::centre((philox.word() >> 29) as usize);
+                let centre = mixture.centre(philox.below(mixture.modes() as u32) as usize);
                 philox.word();
                 for k in 0..2 {
-                    let expected = centre[k] + ring::DEVIATION * noise[k];
+                    let expected = centre[k] + mixture.deviation() * noise[k];
                     assert!((found[k] - expected).abs() < 1e-6, "point {i} of {n}: {}, {expected}", found[k]);
                 }
             }
         }
         let odd: Buffer<f32> = device.zeros(3).unwrap();
         let state = StateBuffer::new(device, &State::new(0, [0.0; 2], 0, 0)).unwrap();
-        assert!(random::ring(&odd, &state, 0).unwrap_err().to_string().contains("3 elements"));
+        assert!(random::points(&odd, Mixture::Ring, &state, 0).unwrap_err().to_string().contains("3 elements"));
     });
 }
 
 #[test]
-fn the_data_of_the_ring_cover_it_evenly() {
+fn the_data_cover_their_modes_evenly() {
     let device = Device::host(2).unwrap();
     let n = 80_000;
-    let out: Buffer<f32> = device.zeros(2 * n).unwrap();
-    random::ring(&out, &StateBuffer::new(&device, &State::new(5, [0.0; 2], 0, 0)).unwrap(), 0).unwrap();
-    let points = out.read().unwrap();
-    assert_eq!(ring::modes_covered(&points), 8);
-    for mode in 0..8 {
-        let [x, y] = ring::centre(mode);
-        let away = |p: &[f32]| f64::from((p[0] - x).hypot(p[1] - y));
-        let near: Vec<f64> = points.chunks(2).map(away).filter(|r| *r < 0.5).collect();
-        // Five deviations of a share of an eighth; the mean square of a distance is twice the variance.
-        let count = near.len() as f64;
-        assert!((count - n as f64 / 8.0).abs() < 5.0 * (n as f64 * 7.0 / 64.0).sqrt(), "{count} at mode {mode}");
-        let square = near.iter().map(|r| r * r).sum::<f64>() / count;
-        assert!((square / (2.0 * 0.02f64.powi(2)) - 1.0).abs() < 5.0 / count.sqrt(), "mode {mode}: {square}");
+    for mixture in Mixture::ALL {
+        let out: Buffer<f32> = device.zeros(2 * n).unwrap();
+        let state = StateBuffer::new(&device, &State::new(5, [0.0; 2], 0, 0)).unwrap();
+        random::points(&out, mixture, &state, 0).unwrap();
+        let points = out.read().unwrap();
+        let (cover, modes) = (mixture.cover(&points), mixture.modes() as f64);
+        assert_eq!(cover.covered, mixture.modes());
+        // A normal point of two dimensions lies further away than three deviations with probability exp(-9/2).
+        assert!((cover.near - (1.0 - (-4.5f64).exp())).abs() < 1e-3 && cover.kl < 1e-3, "{cover:?}");
+        for [x, y] in mixture.centres() {
+            let away = |p: &[f32]| f64::from((p[0] - x).hypot(p[1] - y));
+            let near: Vec<f64> = points.chunks(2).map(away).filter(|r| *r < 0.5).collect();
+            // Five deviations of a mode's share; the mean square of a distance is twice the variance.
+            let count = near.len() as f64;
+            let expected = n as f64 / modes;
+            assert!((count - expected).abs() < 5.0 * (expected * (1.0 - 1.0 / modes)).sqrt(), "{count} at {x}, {y}");
+            let square = near.iter().map(|r| r * r).sum::<f64>() / count;
+            let ratio = square / (2.0 * f64::from(mixture.deviation()).powi(2));
+            assert!((ratio - 1.0).abs() < 5.0 / count.sqrt(), "at {x}, {y}: {ratio}");
+        }
     }
 }
 
 #[test]
 fn a_mode_is_covered_by_one_in_a_hundred() {
     let at = |mode: usize, off: f32| {
-        let [x, y] = ring::centre(mode);
+        let [x, y] = Mixture::Ring.centre(mode);
         [x + off, y]
     };
     let nowhere = [0.0, 0.0];
-    let cover = |points: Vec<[f32; 2]>| ring::modes_covered(points.as_flattened());
-    assert_eq!(cover(Vec::new()), 0);
-    assert_eq!(cover(vec![nowhere; 2500]), 0);
-    let few = |near: usize, off: f32| cover([vec![at(3, off); near], vec![nowhere; 2500 - near]].concat());
+    let cover = |points: Vec<[f32; 2]>| Mixture::Ring.cover(points.as_flattened());
+    assert_eq!((cover(Vec::new()).covered, cover(Vec::new()).kl), (0, 0.0));
+    assert_eq!(cover(vec![nowhere; 2500]).covered, 0);
+    assert_eq!(cover(vec![[f32::NAN; 2]; 2500]).near, 0.0);
+    let few = |near: usize, off: f32| cover([vec![at(3, off); near], vec![nowhere; 2500 - near]].concat()).covered;
     assert_eq!([few(24, 0.0), few(25, 0.0), few(25, 0.059), few(25, 0.061)], [0, 1, 1, 0]);
     let each: Vec<[f32; 2]> = (0..800).map(|i| at(i % 8, 0.01)).collect();
-    assert_eq!(cover(each), 8);
+    assert_eq!(cover(each), Cover { covered: 8, modes: 8, near: 1.0, kl: 0.0 });
+    let two: Vec<[f32; 2]> = (0..800).map(|i| at(i % 2, 0.0)).collect();
+    assert!((cover(two).kl - 4f64.ln()).abs() < 1e-12, "two modes of eight");
 }
 
 #[test]
-fn a_scatter_plot_shows_points_and_circles() {
-    let picture = Picture::scatter(&[0.0, 0.0, 9.0, 9.0, f32::NAN, 0.0, -0.99, 0.99], &[[0.5, 0.5]], 0.1, 100, 1.0);
-    let at = |column: usize, line: usize| picture.pixels[line * 100 + column];
-    assert_eq!((at(50, 50), at(0, 0), at(60, 25), at(75, 25)), (32, 32, 255, 255), "up is up");
-    assert!(at(79, 25) == 208 || at(80, 25) == 208, "a circle of radius 0.1");
-    assert_eq!(picture.pixels.iter().filter(|p| **p == 32).count(), 2, "points outside are left out");
+fn a_scatter_plot_shows_points_over_the_data() {
+    let [data, points] = [&[1.25, 1.25][..], &[0.0, 0.0, 9.0, 9.0, f32::NAN, 0.0]];
+    let scatter = Scatter { data, points };
+    let picture = scatter.picture(500);
+    let at = |column: usize, line: usize| picture.pixels[3 * (line * 500 + column)..][..3].to_vec();
+    assert_eq!((at(0, 0), at(375, 375)), (vec![255; 3], vec![255; 3]), "up is up");
+    let [of_data, of_points] = [at(375, 125), at(250, 250)];
+    assert!(of_data[0] == of_data[2] && of_data[0] < 230, "grey: {of_data:?}");
+    assert!(of_points[2] > of_points[0], "blue: {of_points:?}");
+    let coloured = picture.pixels.chunks(3).filter(|pixel| **pixel != [255; 3]).count();
+    assert!((2..60).contains(&coloured), "points outside are left out: {coloured}");
+    let svg = scatter.svg();
+    assert!(svg.contains("M1.250 -1.250h0") && svg.contains("M0.000 0.000h0") && !svg.contains("NaN"), "{svg}");
+    assert_eq!(svg.matches("h0").count(), 2);
 }
 
 #[test]

@@ -13,13 +13,52 @@ use zgan::nn::{
 };
 use zgan::ops::cross_entropy;
 use zgan::ops::log_partition::Evaluation;
-use zgan::settings::{Conditioning, Loss, Networks, PowerIterations, Settings, Training, Update};
+use zgan::settings::{
+    Change, Conditioning, Loss, Networks, PowerIterations, Preset, Settings, SoftmaxTarget, Training, Update,
+};
 
 const BATCH: usize = 8;
 const LATENT: usize = 16;
 
 fn dataset() -> Dataset {
     DataSource::Mnist10k.open(Split::Train, &Settings::default().data_options()).unwrap()
+}
+
+/// As `VARIANTS` of tests/goldens/variant_steps.py.
+struct Variant {
+    name: &'static str,
+    conditioning: Conditioning,
+    loss: Loss,
+    penalties: (f64, f64, usize),
+    game: (f64, SoftmaxTarget),
+    diffaug: bool,
+}
+
+impl Variant {
+    const fn new(name: &'static str, conditioning: Conditioning, loss: Loss) -> Variant {
+        Variant {
+            name,
+            conditioning,
+            loss,
+            penalties: (0.0, 0.0, 1),
+            game: (1.0, SoftmaxTarget::Uniform),
+            diffaug: false,
+        }
+    }
+
+    fn setup(&self, update: Update) -> Setup {
+        setup(self.conditioning, self.loss, update).with(|s| {
+            (s.training.r1, s.training.r2, s.training.penalty_every) = self.penalties;
+            (s.training.real_weight, s.training.softmax_target) = self.game;
+            if self.diffaug {
+                s.batches.diffaug = vec![Change::Color, Change::Translation, Change::Cutout];
+            }
+        })
+    }
+
+    fn is_penalised(&self) -> bool {
+        self.loss == Loss::WassersteinGp || self.penalties.0 > 0.0
+    }
 }
 
 fn setup(conditioning: Conditioning, loss: Loss, update: Update) -> Setup {
@@ -73,42 +112,61 @@ fn take_step(trainer: &mut Trainer, step: usize) {
     trainer.step_given(&images, &labels, &Random(5000 + step as u64).normals(BATCH * LATENT), &wanted).unwrap();
 }
 
-const VARIANTS: [(&str, Conditioning, Loss); 3] = [
-    ("ac-gan", Conditioning::AcGan, Loss::Softmax),
-    ("penalty", Conditioning::Projection, Loss::WassersteinGp),
-    ("ac-gan-penalty", Conditioning::AcGan, Loss::WassersteinGp),
+const VARIANTS: [Variant; 7] = [
+    Variant::new("ac-gan", Conditioning::AcGan, Loss::Softmax),
+    Variant::new("penalty", Conditioning::Projection, Loss::WassersteinGp),
+    Variant::new("ac-gan-penalty", Conditioning::AcGan, Loss::WassersteinGp),
+    Variant { penalties: (2.0, 0.0, 1), ..Variant::new("r1", Conditioning::Projection, Loss::Softmax) },
+    Variant {
+        penalties: (2.0, 1.0, 3),
+        game: (0.5, SoftmaxTarget::ZeroSum),
+        ..Variant::new("zero-sum", Conditioning::Projection, Loss::Softmax)
+    },
+    Variant { diffaug: true, ..Variant::new("diffaug", Conditioning::Projection, Loss::Softmax) },
+    Variant { penalties: (2.0, 1.0, 1), ..Variant::new("ac-gan-r1", Conditioning::AcGan, Loss::Softmax) },
 ];
 const RULES: [(&str, Update); 2] = [("simultaneous", Update::Simultaneous), ("alternating", Update::Alternating)];
 
-/// Losses, what is added to them, and the mean norm of penalised gradients; 0 where there is none.
-fn values(trainer: &Trainer) -> [f64; 6] {
+/// What is added to the losses, and the mean norms of penalised gradients.
+const ADDED: [&str; 8] = [
+    "class_loss_d",
+    "class_loss_g",
+    "gradient_penalty",
+    "gradient_norm",
+    "r1_penalty",
+    "r1_norm",
+    "r2_penalty",
+    "r2_norm",
+];
+
+/// Losses and [`ADDED`]; 0 where there is none.
+fn values(trainer: &Trainer) -> Vec<f64> {
     let metrics = trainer.metrics().unwrap();
     let more = |name| metrics.more.iter().find(|m| m.0 == name).map_or(0.0, |m| m.1);
-    let names = ["class_loss_d", "class_loss_g", "gradient_penalty", "gradient_norm"];
-    let [a, b, c, d] = names.map(more);
-    [metrics.loss_d, metrics.loss_g, a, b, c, d].map(f64::from)
+    [metrics.loss_d, metrics.loss_g].into_iter().chain(ADDED.map(more)).map(f64::from).collect()
 }
 
 #[test]
 fn ten_steps_are_pytorchs_under_both_rules() {
     let golden = Golden::open("variant_steps");
     on_fast_devices(|device| {
-        for (variant, conditioning, loss) in VARIANTS {
+        for variant in VARIANTS {
             for (rule, update) in RULES {
-                let mut trainer = Trainer::new(device, &setup(conditioning, loss, update)).unwrap();
+                let mut trainer = Trainer::new(device, &variant.setup(update)).unwrap();
                 let begin = start(&trainer);
                 trainer.restore(0, &begin).unwrap();
-                let expected = golden.f64(&format!("{variant}.{rule}.losses"));
-                let strays = golden.f64(&format!("{variant}.{rule}.losses.float32"))[0];
-                for (step, expected) in expected.chunks(6).enumerate() {
+                let name = variant.name;
+                let expected = golden.f64(&format!("{name}.{rule}.losses"));
+                let strays = golden.f64(&format!("{name}.{rule}.losses.float32"))[0];
+                for (step, expected) in expected.chunks(2 + ADDED.len()).enumerate() {
                     take_step(&mut trainer, step);
                     // A penalty jumps where a ReLU takes the other side, and rounding makes some do: one start that was
                     // tried had PyTorch's own float32 4e-4 off, and this one has ours.
-                    let later = if loss == Loss::WassersteinGp { 5e-3 } else { 1e-4 };
+                    let later = if variant.is_penalised() { 5e-3 } else { 1e-4 };
                     let allowed = (2.0 * strays).max(if step == 0 { 1e-5 } else { later });
                     for (found, expected) in values(&trainer).iter().zip(expected) {
                         let error = (found - expected).abs() / expected.abs().max(1.0);
-                        assert!(error <= allowed, "{variant} {rule} step {step}: {found}, PyTorch {expected}");
+                        assert!(error <= allowed, "{name} {rule} step {step}: {found}, PyTorch {expected}");
                     }
                 }
             }
@@ -116,12 +174,54 @@ fn ten_steps_are_pytorchs_under_both_rules() {
     });
 }
 
+/// Preset `ring` as it is: the zero-sum game, R1, and points from the counter. tests/goldens/ring_steps.py
+#[test]
+fn ten_steps_of_the_ring_are_pytorchs() {
+    let golden = Golden::open("ring_steps");
+    let settings = "ring".parse::<Preset>().unwrap().settings();
+    let data = settings.images.data.open(Split::Train, &settings.data_options()).unwrap();
+    let setup = Setup::new(&settings, &data.info());
+    on_fast_devices(|device| {
+        let mut trainer = Trainer::new(device, &setup).unwrap();
+        let mut tensors = trainer.tensors().unwrap();
+        let mut seed = 5500;
+        for tensor in &mut tensors {
+            tensor.values.fill(0.0);
+            if tensor.name.starts_with("generator.") || tensor.name.starts_with("discriminator.") {
+                let bound = if let [c, _] = *tensor.shape { (3.0 / c as f64).sqrt() } else { 0.1 };
+                let mut random = Random(seed);
+                tensor.values.fill_with(|| ((2.0 * random.uniform() - 1.0) * bound) as f32);
+                seed += 1;
+            }
+        }
+        trainer.restore(0, &tensors).unwrap();
+        // Adam divides gradients by their own size: rounding turns those that are nearly 0, and moves their weights.
+        let [strays, strays_of_weights] = golden.f64("float32")[..] else { panic!("two numbers") };
+        for (step, expected) in golden.f64("losses").chunks(4).enumerate() {
+            let n = setup.training.batch;
+            let z = Random(5000 + step as u64).normals(n * setup.networks.latent);
+            trainer.step_given(&[], &[], &z, &vec![0; n]).unwrap();
+            let all = values(&trainer);
+            for (found, expected) in [all[0], all[1], all[6], all[7]].iter().zip(expected) {
+                let error = (found - expected).abs() / expected.abs().max(1.0);
+                assert!(error <= (10.0 * strays).max(1e-5), "step {step}: {found}, PyTorch {expected}");
+            }
+        }
+        let d = trainer.discriminator();
+        let weights = d.layouts.parameters.read(&d.values).unwrap();
+        let found: Vec<f32> = weights.into_iter().flat_map(|(_, values)| values).step_by(40).collect();
+        let error = relative_error(&found, &golden.f64("weights"), 1e-30);
+        assert!(error <= 4.0 * strays_of_weights, "D's weights: {error:.1e}");
+    });
+}
+
 #[test]
 fn all_gradients_of_a_step_are_pytorchs() {
     let golden = Golden::open("variant_steps");
     on_fast_devices(|device| {
-        for (variant, conditioning, loss) in VARIANTS {
-            let mut trainer = Trainer::new(device, &setup(conditioning, loss, Update::Simultaneous)).unwrap();
+        for variant in VARIANTS {
+            let mut trainer = Trainer::new(device, &variant.setup(Update::Simultaneous)).unwrap();
+            let variant = variant.name;
             let begin = start(&trainer);
             trainer.restore(0, &begin).unwrap();
             take_step(&mut trainer, 0);
@@ -213,7 +313,7 @@ fn on_fakes_the_class_terms_gradient_has_opposite_signs_under_projection_and_ac_
                 let (gradients, signal) = learn(device, &head, &of, &weights, || {
                     let (real, fake) = (of.logits.x.view(0..1), of.logits.x.view(1..2));
                     let workspace = device.zeros(loss.workspace_len(device, 2, &[])).unwrap();
-                    loss.evaluate(&out, &real, &fake, false, &[], &workspace).unwrap();
+                    loss.evaluate(&out, &real, &fake, (-1.0).into(), &[], &workspace).unwrap();
                     of.logits.dx.as_ref().unwrap().copy_from(&out.seed_d).unwrap();
                 });
                 // Least squares wants fakes at 0, from wherever they are.
@@ -319,6 +419,8 @@ fn an_interrupted_training_goes_on_to_the_same_bits() {
         setup(Conditioning::AcGan, Loss::Hinge, Update::Simultaneous),
         several(setup(Conditioning::AcGan, Loss::WassersteinGp, Update::Alternating)),
         setup(Conditioning::Projection, Loss::WassersteinGp, Update::Simultaneous),
+        VARIANTS[4].setup(Update::Simultaneous).with(|s| s.training.penalty_every = 2),
+        several(VARIANTS[5].setup(Update::Alternating)),
         several(setup(Conditioning::HiddenConcat, Loss::WassersteinGp, Update::Alternating)).with(|s| {
             s.networks.spectral_norm = true;
             s.networks.spectral_norm_g = true;
@@ -344,8 +446,8 @@ fn an_interrupted_training_goes_on_to_the_same_bits() {
 #[test]
 #[cfg_attr(not(feature = "check"), ignore = "needs --features check")]
 fn a_step_on_real_thread_blocks_is_the_hosts() {
-    for (variant, conditioning, loss) in VARIANTS {
-        let setup = setup(conditioning, loss, Update::Alternating).with(|s| {
+    for variant in VARIANTS {
+        let setup = variant.setup(Update::Alternating).with(|s| {
             s.networks.width = 2;
             s.training.batch = 2;
         });
@@ -358,7 +460,7 @@ fn a_step_on_real_thread_blocks_is_the_hosts() {
             [values(&trainer).as_slice(), &norms].concat()
         });
         for (host, simt) in host.iter().zip(&simt) {
-            assert!((host - simt).abs() <= 1e-3 * host.abs().max(1e-3), "{variant}: host {host}, simt {simt}");
+            assert!((host - simt).abs() <= 1e-3 * host.abs().max(1e-3), "{}: host {host}, simt {simt}", variant.name);
         }
     }
 }
@@ -437,8 +539,19 @@ fn only_a_run_with_such_terms_reports_them() {
     };
     assert!(names(Conditioning::Projection, Loss::Wasserstein).is_empty());
     assert_eq!(names(Conditioning::AcGan, Loss::Softmax), ["class_loss_d", "class_loss_g"]);
-    let all = ["class_loss_d", "class_loss_g", "gradient_penalty", "gradient_norm"];
+    let [class_d, class_g, gradient_penalty, gradient_norm, r1 @ ..] = ADDED;
+    let all = [class_d, class_g, gradient_penalty, gradient_norm];
     assert_eq!(names(Conditioning::AcGan, Loss::WassersteinGp), all);
+    let zero_centred = VARIANTS[4].setup(Update::Simultaneous);
+    assert_eq!(zero_centred.more_metrics(), r1);
+    // Until a step has had a penalty, nothing is told of it.
+    let mut trainer = Trainer::new(&device, &zero_centred).unwrap();
+    let begin = trainer.tensors().unwrap();
+    trainer.restore(1, &begin).unwrap();
+    for (step, told) in [(1, false), (2, false), (3, true)] {
+        take_step(&mut trainer, step);
+        assert!(trainer.metrics().unwrap().more.iter().all(|m| m.1.is_nan() != told), "step {step}");
+    }
 }
 
 /// The points of a penalty lie between a real image and a fake of one class.

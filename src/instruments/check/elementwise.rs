@@ -1,6 +1,7 @@
 //! Operations on flat buffers: elementary ones, bytes, random numbers, the optimiser.
 
 use super::{Cases, Tray};
+use crate::data::mixture::Mixture;
 use crate::device::Precision;
 use crate::ops::elementary::{
     Function, add, add_columns, affine, function, leaky_relu, leaky_relu_backward, maximum, scale_rows, sine_cosine,
@@ -102,9 +103,11 @@ pub fn random(cases: &mut Cases) {
     cases.add("uniform, normal, 300000".into(), move |t| both(t, 300_000)).large = true;
     for n in cases.pick(&SIZES, &[1, 5]) {
         cases.add(format!("uniform, normal, {n}"), move |t| both(t, n));
-        cases.add(format!("ring, labels, {n}"), move |t| {
-            let (points, labels, state) = (t.out_values("points", 2 * n)?, t.out_words("labels", n)?, t.state()?);
-            ops::random::ring(&points, &state, 3)?;
+        cases.add(format!("ring, grid, labels, {n}"), move |t| {
+            let (ring, grid, state) = (t.out_values("ring", 2 * n)?, t.out_values("grid", 2 * n)?, t.state()?);
+            let labels = t.out_words("labels", n)?;
+            ops::random::points(&ring, Mixture::Ring, &state, 3)?;
+            ops::random::points(&grid, Mixture::Grid, &state, 3)?;
             ops::random::labels(&labels, &state, 4, 10)
         });
     }

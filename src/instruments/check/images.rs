@@ -4,6 +4,7 @@ use super::Cases;
 use crate::data::ImageShape;
 use crate::device::Precision;
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
+use crate::ops::diffaug::{self, Draw, Strengths};
 use crate::ops::features::{self, Filter, Pool, Pooling, Resize};
 use crate::ops::projection::{self, Head, Seeds};
 use crate::ops::resample::{self, Image, Upsampling};
@@ -178,6 +179,20 @@ pub fn resample(cases: &mut Cases) {
                 resample::concat_backward(&dx, &dy, image, width, accumulate)?;
                 let (to, scale) = (t.update("dembedding", CLASSES * width)?, accumulate.then_some(&scale));
                 resample::concat_embedding_backward(&to, &dy, &labels, scale, image, width, &workspace)
+            });
+        }
+    }
+}
+
+pub fn diffaug(cases: &mut Cases) {
+    for shape in cases.pick(&[[1, 1, 1, 1], [3, 5, 7, 3], [2, 31, 33, 1], [5, 8, 8, 3]], &[1, 3]) {
+        let len = shape.iter().product();
+        for strengths in [Strengths { colour: 1.0, translation: 1.0, cutout: 1.0 }, Strengths::default()] {
+            cases.add(format!("{shape:?}, {strengths:?}"), move |t| {
+                let (y, dx, state) = (t.out_values("y", len)?, t.out_values("dx", len)?, t.state()?);
+                let draw = Draw { state: &state, stream: 4, first: 2 };
+                diffaug::forward(&y, &t.values(len)?, strengths, draw, shape)?;
+                diffaug::backward(&dx, &t.values(len)?, strengths, draw, shape)
             });
         }
     }

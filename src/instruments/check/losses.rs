@@ -3,7 +3,7 @@
 use super::{Cases, Tray};
 use crate::Result;
 use crate::ops::gradient_penalty::{self, Direction};
-use crate::ops::log_partition::{self, Evaluation};
+use crate::ops::log_partition::{self, Evaluation, Game};
 use crate::ops::losses::LogitLoss;
 use crate::ops::{cross_entropy, losses as ops};
 
@@ -15,19 +15,21 @@ fn evaluation(t: &mut Tray, n: usize, m: usize) -> Result<Evaluation> {
     Ok(Evaluation { statistics: t.out("statistics", 4)?, seed_d: t.out("seed_d", n + m)?, seed_g: t.out("seed_g", m)? })
 }
 
-fn fused(t: &mut Tray, n: usize, m: usize, sign: f32) -> Result<()> {
+fn fused(t: &mut Tray, n: usize, m: usize, game: Game) -> Result<()> {
     let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);
     let workspace = t.scratch(log_partition::workspace_len(t.device(), n + m))?;
-    log_partition::fused(&out, &real, &fake, sign, &workspace)
+    log_partition::fused(&out, &real, &fake, game, &workspace)
 }
 
 pub fn log_partition(cases: &mut Cases) {
     for (n, m) in SIZES.into_iter().chain([MANY]) {
         for sign in [1.0, -1.0] {
-            cases.add(format!("fused, {n} + {m}, sign {sign}"), move |t| fused(t, n, m, sign));
+            cases.add(format!("fused, {n} + {m}, sign {sign}"), move |t| fused(t, n, m, sign.into()));
         }
+        let zero_sum = Game { sign: 1.0, real_weight: 0.1, zero_sum: true };
+        cases.add(format!("fused, {n} + {m}, zero-sum, real weight 0.1"), move |t| fused(t, n, m, zero_sum));
     }
-    cases.add("fused, 70000 + 60000".into(), |t| fused(t, 70_000, 60_000, 1.0)).large = true;
+    cases.add("fused, 70000 + 60000".into(), |t| fused(t, 70_000, 60_000, 1.0.into())).large = true;
     for (n, m) in [(33, 31), (900, 1200)] {
         cases.add(format!("unfused, {n} + {m}"), move |t| {
             let (out, real, fake) = (evaluation(t, n, m)?, t.numbers(n)?, t.numbers(m)?);
@@ -69,7 +71,7 @@ pub fn gradient_penalty(cases: &mut Cases) {
             let (g, state) = (t.values(n * f)?, t.state()?);
             gradient_penalty::mix(&mixed, &real, &fake, &share)?;
             let out = Direction { v: &v, norms: &norms, statistics: &statistics };
-            gradient_penalty::direction(out, &g, 10.0, &state)
+            gradient_penalty::direction(out, &g, 10.0, 1.0, &state)
         });
     }
     for (n, p, c) in cases.pick(&[(1, 1, 1), (3, 49, 32), (2, 5, 129), (7, 300, 3)], &[2, 3]) {

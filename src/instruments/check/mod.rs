@@ -73,6 +73,7 @@ pub fn cases() -> Vec<Case> {
         ("conv", products::conv),
         ("convert", elementwise::convert),
         ("cross_entropy", losses::cross_entropy),
+        ("diffaug", images::diffaug),
         ("elementary", elementwise::elementary),
         ("features", images::features),
         ("gradient_penalty", losses::gradient_penalty),

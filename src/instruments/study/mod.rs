@@ -2,6 +2,7 @@
 
 pub mod conditioning;
 mod ladders;
+pub mod modes;
 pub mod page;
 mod roofline;
 
