@@ -11,12 +11,13 @@
 //   g[n][p][q][k] = row_scale[n] * unpool(dy * act'(y))     the gradient by z: the effective output gradient.
 //                   unpool: a quarter of a pooled pixel's gradient goes to each of its 2 x 2 pixels. row_scale null: 1.
 //   dv (N, H, W, C) = sum over r, s, k of g[n][p][q][k] w[r][s][c][k], with p = h + pad - r and q = w + pad - s, for a stride
-//                   of 1. Each element of dv gathers its terms from g, through filters that are turned around
-//                   (conv_flip_filters), so that the order of the sum is fixed.
+//                   of 1. Each element of dv gathers its terms from g, through filters that are turned around, so that the
+//                   order of the sum is fixed. On a GPU they are turned as they are read (TurnedFilters), on the host before
+//                   (conv_flip_filters).
 //   dx = mask * dv  mask: act_x'(x), from the stored x, where the prologue is a (leaky) ReLU and nothing else; otherwise 1.
 //                   Where the prologue upsamples, there is no mask, and dx (N, H / 2, W / 2, C) is the sum of dv over each 2 x 2.
 //   dw (R, S, C, K) += sum over n, p, q of v g     The images are split into parts, and the sums of the parts added in order.
-//   db (K) += sum over n, p, q of g                likewise
+//   db (K) += sum over n, p, q of g                likewise, by blocks of the same launch
 //
 // x, y, dy, dx, the residual and the filters are stored in the precision of the module. b, scale, shift, row_scale, dw, db and all
 // parts are f32.
@@ -192,6 +193,34 @@ struct GradientColumns {
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }
 };
 
+#if !defined(ZGAN_HOST)
+// The filters as the input gradient reads them. Its columns are the channels c of v, its depth the taps (r, s, k), and element
+// (c, (r, s, k)) is w[R - 1 - r][S - 1 - s][c][k].
+struct TurnedFilters {
+    static constexpr bool ALONG_K = true, PLAIN = false, PATCHED = false, PANELS = false, CHANGES = false;
+    const T* RESTRICT filters;
+    uint32_t rows, depth;
+    Divisor channels;  // K
+
+    struct Run { const T* values; uint32_t count; };
+    MEMBER Run run(uint32_t c, uint32_t tap) const {
+        const uint32_t position = channels.quotient(tap), K = channels.divisor, k = tap - position * K;
+        return {filters + (uint64_t(depth / K - 1 - position) * rows + c) * K + k, K - k};
+    }
+    template <class Store> MEMBER void load(const Run& run, uint32_t count, Store store) const {
+        for (uint32_t i = 0; i < count; i++) store(i, factor(run.values[i]));
+    }
+    template <class Share, bool CHANGED> using Walk = TurnedWalk<Share>;
+    template <class Share, bool CHANGED> MEMBER TurnedWalk<Share> walk(uint32_t first_row, uint32_t k_begin, uint32_t) const {
+        return {rows, depth, channels, first_row, k_begin};
+    }
+    typedef RawPiece Raw;
+    MEMBER bool whole() const { return aligned(filters) && channels.divisor % PIECE == 0; }
+    MEMBER bool same() const { return true; }
+    MEMBER const T* start() const { return filters; }
+};
+#endif
+
 // The epilogue of the forward pass: makes y of the finished sums.
 struct Output {
     typedef T Element;
@@ -356,6 +385,34 @@ struct FilterOutput {
 // The structs of the same names in src/ops/conv.rs have the same fields in the same order.
 struct PrologueArgument { Activation activation; uint32_t up, table_stride; };
 struct GradientArgument { Activation activation; uint32_t pooled; };
+// `rows` of the grid's blocks add parts up, `per_block` elements each.
+struct PartsArgument { uint32_t count, len, more, per_block, rows; };
+
+// The parts that a weight gradient leaves to be added up: in each part one of dw, and behind it one of db.
+struct PartSums {
+    float* RESTRICT dweight;       // (len)
+    float* RESTRICT dbias;         // (more); may be null where that is 0
+    const float* RESTRICT parts;   // (count, len + more)
+    PartsArgument sizes;
+
+    // dweight[i] += parts[0][i] + parts[1][i] + ..., in order, and then dbias likewise: the share of block `block`, which has so
+    // many threads.
+    template <int THREADS> MEMBER void add(uint32_t block) const {
+        const uint32_t len = sizes.len, begin = block * sizes.per_block, end = least(begin + sizes.per_block, len + sizes.more);
+        add<THREADS>(dweight, parts, begin, least(end, len));
+        add<THREADS>(dbias, parts + len, begin > len ? begin - len : 0, end > len ? end - len : 0);
+    }
+    template <int THREADS> MEMBER void add(float* RESTRICT to, const float* RESTRICT from, uint32_t begin, uint32_t end) const {
+        const uint32_t count = sizes.count, apart = sizes.len + sizes.more;
+        INDEPENDENT
+        for (uint32_t i = begin + thread(); i < end; i += THREADS) {
+            float sum = from[i];
+            for (uint32_t part = 1; part < count; part++) sum += from[uint64_t(part) * apart + i];
+            to[i] += sum;
+        }
+    }
+};
+
 
 DEVICE Image image(const T* x, const float* scale, const float* shift, const PrologueArgument& prologue, const Window& window) {
     return {x, scale, shift, prologue.activation, window.H, window.W, window.C, prologue.up, prologue.table_stride};
@@ -379,26 +436,39 @@ KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(conv_forward)(
 
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
 // Here `window` tells how the pixels of v see those of g: its H, W and C are P, Q and K of the forward pass, its P and Q are H and
-// W. `C` is the number of channels of v.
+// W. `C` is the number of channels of v. The first `parts.rows` rows of blocks add up what the weight gradient before it left.
 KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(conv_input_gradient)(
     T* RESTRICT dx,                   // (N, H, W, C); where the prologue upsamples, with half of H and W
+    float* RESTRICT dweight,          // (R, S, C, K) or null
+    float* RESTRICT dbias,            // (K) or null
     const T* RESTRICT dy,             // (N, P, Q, K); where the output is pooled, with half of P and Q
-    const T* RESTRICT flipped,        // (R, S, K, C)
+    const T* RESTRICT filters,        // (R, S, C, K); for the host flipped, (R, S, K, C)
     const T* RESTRICT y,              // as dy, or null
     const float* RESTRICT row_scale,  // (N) or null
     const T* RESTRICT x,              // as dx, or null
-    GradientArgument gradient, float slope, uint32_t accumulate, Window window, uint32_t C) {
+    const float* RESTRICT parts,      // (parts.count, R, S, C, K and behind that, where there is a dbias, K) or null
+    GradientArgument gradient, float slope, uint32_t accumulate, PartsArgument left, Window window, uint32_t C) {
+    if (blockIdx.y < left.rows) {
+        PartSums{dweight, dbias, parts, left}.add<BLOCK == 1 ? 1 : TILE_THREADS>(blockIdx.y * gridDim.x + blockIdx.x);
+        return;
+    }
     const Gradient g{{dy, y ? y : dy, row_scale, gradient.activation, gradient.pooled}, window.H, window.W, window.C};
     const WindowFetch<true, Gradient> a{g, window, window.pixels(), window.taps()};
-    const MatrixFetch<false> b{flipped, C, window.taps()};
-    tiled_matmul<BM, BN>(a, b, InputOutput{dx, x, slope, C, accumulate, window.by_windows ? 4u : 1u}, row_of_tiles(), 0, window.taps());
+#if defined(ZGAN_HOST)
+    const MatrixFetch<false> b{filters, C, window.taps()};
+#else
+    const TurnedFilters b{filters, C, window.taps(), window.channels};
+#endif
+    tiled_matmul<BM, BN>(a, b, InputOutput{dx, x, slope, C, accumulate, window.by_windows ? 4u : 1u}, row_of_tiles() - left.rows, 0, window.taps());
 }
 
 TILES(64x64, 128x64, 128x128, f32 256x32, f32 256x16)
-// A block sums over the images from blockIdx.z * images on, `images` of them at most.
+// A block sums over the images from blockIdx.z * images on, `images` of them at most. Where there is a dbias, the last row of blocks
+// computes it.
 KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(conv_weight_gradient)(
     float* RESTRICT dweight,          // (R, S, C, K)
-    float* RESTRICT parts,            // (gridDim.z, R, S, C, K) where that is more than 1, or null
+    float* RESTRICT dbias,            // (K) or null
+    float* RESTRICT parts,            // (gridDim.z, R, S, C, K and behind that, where there is a dbias, K); null where gridDim.z is 1
     const T* RESTRICT x,              // (N, H, W, C); where the prologue upsamples, with half of H and W
     const float* RESTRICT scale,      // (1 or N, C) or null
     const float* RESTRICT shift,      // (1 or N, C) or null
@@ -407,15 +477,22 @@ KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(conv_weight_gradient)(
     const float* RESTRICT row_scale,  // (N) or null
     PrologueArgument prologue, GradientArgument gradient, Window window, uint32_t K, uint32_t images) {
     const Gradient g{{dy, y ? y : dy, row_scale, gradient.activation, gradient.pooled}, window.P, window.Q, K};
-    const WindowFetch<false, Image> a{image(x, scale, shift, prologue, window), window, window.taps(), window.pixels()};
-    const GradientColumns b{g, window.of_itself(K), K, window.pixels()};
     const uint32_t per_image = window.P * window.Q, begin = blockIdx.z * images, end = least(begin + images, window.N);
     const bool split = gridDim.z > 1;
-    float* to = split ? parts + uint64_t(blockIdx.z) * window.taps() * K : dweight;
+    const uint64_t len = uint64_t(window.taps()) * K, part = blockIdx.z * (len + (dbias ? K : 0));
+    if (dbias && blockIdx.y == gridDim.y - 1) {
+        // Pooling does not matter here: an element of dy goes to four pixels of g by quarters, which sum to the element.
+        const OutputGradient whole{dy, y ? y : dy, row_scale, gradient.activation, 0};
+        sum_columns<BN>(split ? parts + part + len : dbias, !split, whole, blockIdx.x * BN, K, per_image >> (gradient.pooled ? 2 : 0), begin, end);
+        return;
+    }
+    const WindowFetch<false, Image> a{image(x, scale, shift, prologue, window), window, window.taps(), window.pixels()};
+    const GradientColumns b{g, window.of_itself(K), K, window.pixels()};
+    float* to = split ? parts + part : dweight;
     tiled_matmul<BM, BN>(a, b, FilterOutput{to, K, !split}, blockIdx.y, begin * per_image, end * per_image);
 }
 
-// flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters that the input gradient multiplies by. A block transposes a tile
+// flipped[r][s][k][c] = w[R - 1 - r][S - 1 - s][c][k]: the filters that the host's input gradient multiplies by. A block transposes a tile
 // in shared memory, so that w is read along its rows, and flipped is written along its rows. A row of the tile takes SIDE + 1
 // floats, so that the elements of a column lie in different banks.
 KERNEL(256, 0) PRECISE(conv_flip_filters)(T* RESTRICT flipped,        // (R, S, K, C)
@@ -439,38 +516,10 @@ KERNEL(256, 0) PRECISE(conv_flip_filters)(T* RESTRICT flipped,        // (R, S, 
     }
 }
 
-// to[i] += the sum of parts[0][i], parts[1][i], ... in order.
-KERNEL_ONCE(256, 0) conv_sum_parts_f32(float* RESTRICT to,           // (len)
-                                       const float* RESTRICT parts,  // (count, len)
-                                       uint32_t count, uint32_t len, uint32_t per_block) {
-    const uint32_t begin = blockIdx.x * per_block, end = least(begin + per_block, len);
-    INDEPENDENT
-    for (uint32_t i = begin + thread(); i < end; i += BLOCK) {
-        float sum = parts[i];
-        for (uint32_t part = 1; part < count; part++) sum += parts[uint64_t(part) * len + i];
-        to[i] += sum;
-    }
-}
-
-// The first stage of db: a block sums over the images from blockIdx.y * images on, `images` of them at most; conv_sum_parts adds the
-// parts to db. Pooling does not matter here: an element of dy goes to four pixels of g by quarters, which sum to the element.
-KERNEL(256, 0) PRECISE(conv_bias_gradient)(float* RESTRICT parts,            // (gridDim.y, K)
-                                             const T* RESTRICT dy,         // (N, pixels, K)
-                                             const T* RESTRICT y,          // as dy, or null
-                                             const float* RESTRICT row_scale,  // (N) or null
-                                             Activation activation, uint32_t N, uint32_t pixels, uint32_t K, uint32_t images) {
-    constexpr uint32_t AT_ONCE = BLOCK == 1 ? 16 : 1;
-    const OutputGradient g{dy, y ? y : dy, row_scale, activation, 0};
-    const uint32_t begin = blockIdx.y * images, end = least(begin + images, N);
-    for (uint32_t k = (blockIdx.x * BLOCK + thread()) * AT_ONCE; k < K; k += gridDim.x * BLOCK * AT_ONCE) {
-        const uint32_t width = least(AT_ONCE, K - k);
-        float sums[AT_ONCE] = {};
-        for (uint32_t n = begin; n < end; n++) {
-            if (width == AT_ONCE)
-                for (uint32_t p = 0; p < pixels; p++) g.exact((uint64_t(n) * pixels + p) * K + k, n, AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
-            else
-                for (uint32_t p = 0; p < pixels; p++) g.exact((uint64_t(n) * pixels + p) * K + k, n, width, [&](uint32_t i, float value) { sums[i] += value; });
-        }
-        for (uint32_t i = 0; i < width; i++) parts[uint64_t(blockIdx.y) * K + k + i] = sums[i];
-    }
+// Adds up the parts that a weight gradient left, in a launch of its own.
+KERNEL_ONCE(256, 0) conv_sum_parts_f32(float* RESTRICT dweight,      // (left.len)
+                                       float* RESTRICT dbias,        // (left.more) or null
+                                       const float* RESTRICT parts,  // (left.count, left.len + left.more)
+                                       PartsArgument left) {
+    PartSums{dweight, dbias, parts, left}.add<BLOCK>(blockIdx.x);
 }

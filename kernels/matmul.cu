@@ -148,32 +148,15 @@ KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(linear_input_gradient)(T* RES
 }
 
 TILES(64x64, 128x64, 128x128)
+// Where there is a dbias, the last row of blocks computes it.
 KERNEL(TILE_THREADS, BLOCKS_OF_TILE(BM, BN)) TILED(linear_weight_gradient)(float* RESTRICT dweight,          // (C, K)
+                                                                  float* RESTRICT dbias,            // (K) or null
                                                                   const T* RESTRICT x,              // (N, C)
                                                                   const T* RESTRICT dy,             // (N, K)
                                                                   const T* RESTRICT y,              // (N, K) or null
                                                                   const float* RESTRICT row_scale,  // (N) or null
                                                                   Activation activation, uint32_t N, uint32_t C, uint32_t K) {
-    tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, gradient<false>(dy, y, row_scale, activation, K, N), Accumulate{dweight, K}, row_of_tiles(), 0, N);
-}
-
-// A block sums `columns` columns of g, each over the rows in order. On a GPU neighbouring threads have neighbouring columns; on the
-// host the one thread sums AT_ONCE columns at a time, in vectors.
-KERNEL(256, 0) PRECISE(linear_bias_gradient)(float* RESTRICT dbias,            // (K)
-                                             const T* RESTRICT dy,         // (N, K)
-                                             const T* RESTRICT y,          // (N, K) or null
-                                             const float* RESTRICT row_scale,  // (N) or null
-                                             Activation activation, uint32_t N, uint32_t K, uint32_t columns) {
     const GradientFetch<false> g = gradient<false>(dy, y, row_scale, activation, K, N);
-    const uint32_t first = blockIdx.x * columns, count = least(columns, K - first);
-    constexpr int AT_ONCE = BLOCK == 1 ? 64 : 1;
-    for (uint32_t j = thread() * AT_ONCE; j < count; j += BLOCK * AT_ONCE) {
-        const uint32_t width = least(AT_ONCE, count - j);
-        float sums[AT_ONCE] = {};
-        if (width == AT_ONCE)
-            for (uint32_t n = 0; n < N; n++) g.exact(uint64_t(n) * K + first + j, n, AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
-        else
-            for (uint32_t n = 0; n < N; n++) g.exact(uint64_t(n) * K + first + j, n, width, [&](uint32_t i, float value) { sums[i] += value; });
-        for (uint32_t i = 0; i < width; i++) dbias[first + j + i] += sums[i];
-    }
+    if (dbias && blockIdx.y == gridDim.y - 1) return sum_columns<BN>(dbias, true, g, blockIdx.x * BN, K, 1, 0, N);
+    tiled_matmul<BM, BN>(MatrixFetch<false>{x, C, N}, g, Accumulate{dweight, K}, blockIdx.y, 0, N);
 }

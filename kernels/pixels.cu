@@ -5,6 +5,8 @@
 //          half = 127.5 takes white to 1 and, with noise, beyond; 255 / (2 - amplitude) takes white with its noise to 1
 //   store: byte = (x + 1) 127.5, rounded, 0 below and 255 above; 0 where x is NaN
 //
+// load also copies the labels of the images, where there are any.
+//
 // Random numbers: element e of x has word e % 4 of counter (e / 4, stream, step, 0), the flip of sample n the highest
 // bit of counter (n, stream, step, 1). A block of `load` walks `chunk` rows of W C elements.
 #include "device/execution.h"
@@ -17,12 +19,18 @@ PRECISIONS(f32, bf16, f16)
 DEVICE float level(uint8_t byte) { return float(int32_t(byte)); }
 
 KERNEL(256, 0) PRECISE(pixels_load)(T* RESTRICT x,                   // (N, H, W, C)
+                                      uint32_t* RESTRICT labels,     // (N) or null
                                       const uint8_t* RESTRICT bytes, // (N, H, W, C)
+                                      const uint32_t* RESTRICT labels_from,  // (N) or null
                                       const State* RESTRICT state,   // (1)
                                       uint32_t stream, uint32_t flip, float half, float amplitude,
                                       uint32_t rows, uint32_t H, uint32_t W, uint32_t C, uint32_t chunk) {
     const Stream random = open_stream(state, stream);
     const uint32_t first = blockIdx.x * chunk, last = rows - first < chunk ? rows : first + chunk, row_length = W * C;
+    if (labels && blockIdx.x == 0) {
+        INDEPENDENT
+        for (uint32_t n = thread(); n < rows / H; n += BLOCK) labels[n] = labels_from[n];
+    }
     // Where noise follows, bytes are stored as they are, which every type of x does exactly.
     const bool noisy = amplitude != 0.0f;
     const auto value = [=](uint8_t byte) { return noisy ? level(byte) : level(byte) / half - 1.0f; };

@@ -1,8 +1,8 @@
 //! Work that is spread over the cores of this machine.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::Result;
 
@@ -12,6 +12,22 @@ pub const MOST_THREADS: usize = 1024;
 /// How many threads work where so many were asked for; 0 asks for one a core.
 pub fn threads(asked: usize) -> usize {
     if asked > 0 { asked.min(MOST_THREADS) } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
+}
+
+/// `work` for each of the parts, on all cores.
+pub fn in_parallel<T: Send>(parts: Vec<T>, work: impl Fn(T) + Sync) {
+    let cores = threads(0).min(parts.len());
+    let parts = Mutex::new(parts.into_iter());
+    let run = || {
+        while let Some(part) = { parts.lock().unwrap_or_else(PoisonError::into_inner).next() } {
+            work(part);
+        }
+    };
+    std::thread::scope(|scope| {
+        // Where the system refuses a thread, the others do its work.
+        (1..cores).map_while(|_| std::thread::Builder::new().spawn_scoped(scope, run).ok()).for_each(drop);
+        run();
+    });
 }
 
 /// Calls `one` for the numbers 0 .. count on all cores, and gives the results in order. Each core has what `open` makes,

@@ -33,6 +33,7 @@ pub mod random;
 pub mod run;
 pub mod settings;
 pub mod sizes;
+pub mod tensorboard;
 pub mod text;
 
 pub use error::{Error, Result};

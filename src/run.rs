@@ -4,18 +4,23 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::device::Device;
+use crate::eval::judge::Figure;
 use crate::files::Staged;
 use crate::gan::Metrics;
 use crate::instruments::tune;
 use crate::settings::{self, Settings};
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, tensorboard};
 
 const CONFIG: &str = "config.toml";
 const TUNING: &str = "tuning.toml";
 const METRICS: &str = "metrics.csv";
 const SAMPLES: &str = "samples";
 const CHECKPOINTS: &str = "checkpoints";
+const BEST: &str = "best.safetensors";
+const BEST_VALUE: &str = "best.toml";
 
 /// A run that this process writes to.
 pub struct Run {
@@ -112,6 +117,17 @@ impl Run {
         self.folder.join(CHECKPOINTS).join(format!("step-{step:06}.safetensors"))
     }
 
+    /// Where the checkpoint is that was best so far. It is none of those that are thinned.
+    pub fn best_path(&self) -> PathBuf {
+        self.folder.join(CHECKPOINTS).join(BEST)
+    }
+
+    /// Remembers by which number that checkpoint is the best.
+    pub fn save_best(&self, best: &Best) -> Result<()> {
+        let text = toml::to_string(best).map_err(|error| Error::Config(error.to_string()))?;
+        files::write_bytes(&self.folder.join(CHECKPOINTS).join(BEST_VALUE), text.as_bytes())
+    }
+
     /// Removes the oldest checkpoints beyond the `keep` newest; 0 keeps all.
     pub fn thin_checkpoints(&self, keep: usize) -> Result<()> {
         let all = checkpoints(&self.folder)?;
@@ -161,6 +177,14 @@ impl Run {
                 remove(&path)?;
             }
             remove_unfinished(&self.folder.join(part));
+        }
+        for best in [BEST, BEST_VALUE] {
+            remove(&self.folder.join(CHECKPOINTS).join(best))?;
+        }
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            if is_events(&entry.file_name().to_string_lossy()) {
+                remove(&entry.path())?;
+            }
         }
         for number in 1..=newest_metrics(&self.folder) {
             remove(&numbered_metrics(&self.folder, number))?;
@@ -250,6 +274,30 @@ const COLUMNS: &[&str] = &[
 ];
 const LAST_COLUMN: &str = "images_per_second";
 
+/// A log's columns by their names: the steps, and the values of each column that has numbers, with the places of their rows.
+pub struct Log {
+    pub steps: Vec<f64>,
+    /// Name, then the points (step, value).
+    pub columns: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+/// The newest log of a run's folder. Rows that are cut off are left out.
+pub fn log(folder: &Path) -> Result<Log> {
+    let path = metrics_path(folder);
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let mut lines = text.lines();
+    let names: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+    let rows: Vec<Vec<&str>> =
+        lines.map(|row| row.split(',').collect()).filter(|r: &Vec<_>| r.len() == names.len()).collect();
+    let steps: Vec<f64> = rows.iter().map(|row| row[0].parse().unwrap_or(f64::NAN)).collect();
+    let column = |(place, name): (usize, &&str)| {
+        let points = rows.iter().zip(&steps).filter_map(|(row, step)| Some((*step, row[place].parse().ok()?)));
+        (name.to_string(), points.filter(|(x, y)| x.is_finite() && f64::is_finite(*y)).collect())
+    };
+    let columns = names.iter().enumerate().skip(1).map(column);
+    Ok(Log { columns: columns.filter(|(_, points): &(_, Vec<_>)| !points.is_empty()).collect(), steps })
+}
+
 /// The open `metrics.csv`.
 pub struct MetricsLog {
     file: File,
@@ -265,22 +313,13 @@ impl MetricsLog {
         &self.path
     }
 
-    /// Appends a row in a single write.
-    pub fn append(&mut self, m: &Metrics, seconds: f64, images_per_second: f64) -> Result<()> {
-        let numbers = [
-            m.loss_d,
-            m.loss_g,
-            m.kl_d,
-            m.kl_g,
-            m.real_logit,
-            m.fake_logit,
-            m.grad_norm_d,
-            m.grad_norm_g,
-            m.logit_spread,
-        ];
+    /// Appends a row in a single write. `figures` are the last of the columns that [`Run::metrics`] was given.
+    pub fn append(&mut self, m: &Metrics, figures: &[Option<f64>], seconds: f64, images_per_second: f64) -> Result<()> {
         // A number that the loss does not have is an empty field.
         let cell = |x: f32| if x.is_nan() { String::new() } else { x.to_string() };
-        let cells: Vec<String> = numbers.into_iter().chain(m.more.iter().map(|m| m.1)).map(cell).collect();
+        let figures = figures.iter().map(|figure| figure.map_or(f32::NAN, |figure| figure as f32));
+        let cells = m.named().into_iter().map(|m| m.1).chain(m.more.iter().map(|m| m.1)).chain(figures);
+        let cells: Vec<String> = cells.map(cell).collect();
         let row = format!("{},{seconds:.3},{},{images_per_second:.1}\n", m.step, cells.join(","));
         let before = self.file.metadata().map(|metadata| metadata.len());
         self.file.write_all(row.as_bytes()).map_err(|error| {
@@ -347,6 +386,30 @@ pub fn newest_checkpoint(runs_dir: &Path, name: &str) -> Result<PathBuf> {
     newest.map(|(_, path)| path).ok_or_else(|| Error::Config(format!("run {name} has no checkpoint yet")))
 }
 
+/// The best checkpoint so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Best {
+    /// What it is the best by.
+    pub by: Figure,
+    pub value: f64,
+    pub step: u64,
+}
+
+/// The best checkpoint of a run's folder. None where there is none, or where its file cannot be read.
+pub fn best(folder: &Path) -> Option<Best> {
+    let folder = folder.join(CHECKPOINTS);
+    let text = fs::read_to_string(folder.join(BEST_VALUE)).ok()?;
+    toml::from_str(&text).ok().filter(|_| folder.join(BEST).is_file())
+}
+
+/// The best checkpoint of the run of this name or path.
+pub fn best_checkpoint(runs_dir: &Path, name: &str) -> Result<PathBuf> {
+    let path = find(runs_dir, name)?.join(CHECKPOINTS).join(BEST);
+    let missing = || format!("run {name} has no best checkpoint; train --eval-every STEPS --keep-best fid keeps one");
+    if path.is_file() { Ok(path) } else { Err(Error::Config(missing())) }
+}
+
 /// The newest of the checkpoints that lie beside this one and are older.
 pub fn older_checkpoint(path: &Path) -> Option<PathBuf> {
     let beside = steps(path.parent()?, "safetensors").ok()?;
@@ -408,11 +471,18 @@ fn new_folder(runs_dir: &Path, name: &str, force: bool) -> Result<PathBuf> {
     }))
 }
 
+/// Whether a file is one of those that TensorBoard reads.
+fn is_events(name: &str) -> bool {
+    name.starts_with(tensorboard::START)
+}
+
 /// Whether a folder has no settings, and nothing but what a run of this program makes: its start, or its replacement, was cut
 /// off.
 fn is_half_made(folder: &Path) -> bool {
     let known = |name: &str| {
-        [SAMPLES, CHECKPOINTS, TUNING, METRICS].contains(&name) || name.strip_suffix(".unfinished").is_some()
+        [SAMPLES, CHECKPOINTS, TUNING, METRICS].contains(&name)
+            || is_events(name)
+            || name.strip_suffix(".unfinished").is_some()
     };
     let Ok(entries) = fs::read_dir(folder) else { return false };
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();

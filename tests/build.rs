@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use source::Module;
 use store::{Job, Made, Store};
-use zgan::device::{Precision, kernel};
+use zgan::device::{Precision, kernel, kernel_source};
 
 fn modules(root: &Path) -> Vec<Module> {
     source::read_all(root, Path::new("kernels"))
@@ -294,4 +294,19 @@ fn a_build_may_have_code_for_some_generations_alone() {
     let error = cuda::asked(Some("sm_90,hopper")).unwrap_err();
     assert!(error.starts_with("ZGAN_CUDA_ARCH_LIST: \"hopper\" is none of sm_75, sm_80"), "{error}");
     assert!(cuda::asked(Some("")).is_err());
+}
+
+/// What `zgan kernels --source` prints: by itself, it is the kernel.
+#[test]
+fn the_text_of_one_kernel_compiles_for_gpus() {
+    let Ok(compiler) = nvrtc::Compiler::find() else {
+        println!("left out: the_text_of_one_kernel_compiles_for_gpus: there is no NVRTC here");
+        return;
+    };
+    for name in ["log_partition_one_f32", "projection_forward_f32"] {
+        let source = kernel_source(name).unwrap_or_else(|| panic!("no kernel is called {name}"));
+        let (_, log) = compiler.compile(name, &source, "sm_80").unwrap();
+        let found: Vec<&str> = log.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+        assert_eq!(found, [name]);
+    }
 }

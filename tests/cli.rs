@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use place::{Place, ZGAN, says, text};
 use zgan::nn::Fusion;
-use zgan::settings::{self, Batches, Images, Networks, PRESETS, Settings, Training, Written};
+use zgan::settings::{self, Batches, Images, Judging, Networks, PRESETS, Settings, Training, Written};
+use zgan::tensorboard;
 
 impl Place {
     fn command(&self, arguments: &str) -> Command {
@@ -103,7 +104,7 @@ fn a_setting_is_one_field() {
     let help = Place::new().zgan("train --help", 0);
     let mut of_numbers = BTreeSet::from(["preset".to_string()]);
     of_numbers.extend([names_of::<Networks>(), names_of::<Training>(), names_of::<Batches>()].into_iter().flatten());
-    let others = [names_of::<Images>(), names_of::<settings::Place>(), names_of::<Written>()];
+    let others = [names_of::<Images>(), names_of::<settings::Place>(), names_of::<Judging>(), names_of::<Written>()];
     let others: BTreeSet<String> = others.into_iter().flatten().collect();
     assert_eq!(of_numbers.len() + others.len(), Settings::names().len(), "each is in one part of the tree");
     for name in Settings::names() {
@@ -125,7 +126,7 @@ fn a_setting_is_one_field() {
 #[test]
 fn a_preset_is_one_entry() {
     let place = Place::new();
-    folder_of_noise(&place.path("noise"));
+    place.folder_of_noise("noise");
     let help = place.zgan("train --help", 0);
     for preset in PRESETS {
         let (name, shape) = (preset.name, preset.sample);
@@ -245,7 +246,10 @@ fn a_short_run_leaves_everything() {
     }
     assert!(said.contains("runs/first/samples/step-000012.png") && said.contains("zgan sample --run first"), "{said}");
     let run = place.path("runs/first");
-    assert_eq!(files(&run), ["checkpoints", "config.toml", "metrics.csv", "samples", "tuning.toml"]);
+    let (events, others): (Vec<_>, Vec<_>) =
+        files(&run).into_iter().partition(|name| name.starts_with(tensorboard::START));
+    assert_eq!(others, ["checkpoints", "config.toml", "metrics.csv", "samples", "tuning.toml"]);
+    assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(files(&run.join("samples")), ["step-000004.png", "step-000008.png", "step-000012.png"]);
     assert_eq!(files(&run.join("checkpoints")), ["step-000006.safetensors", "step-000012.safetensors"]);
     let (width, height) = picture(&run.join("samples/step-000012.png"));
@@ -337,31 +341,11 @@ fn several_d_steps_take_several_batches_and_resume_too() {
     place.says(simultaneous, 2, &["batch-g 32 with update simultaneous", "must be batch, 64"]);
 }
 
-/// Two classes of five pictures of noise.
-fn folder_of_noise(place: &Path) {
-    let mut state = 1u32;
-    for (i, class) in [0, 1, 0, 1, 0, 1, 0, 1, 0, 1].into_iter().enumerate() {
-        let folder = place.join(["ant", "bee"][class]);
-        std::fs::create_dir_all(&folder).unwrap();
-        let side = 30 + i as u32;
-        let file = std::fs::File::create(folder.join(format!("{i}.png"))).unwrap();
-        let mut encoder = png::Encoder::new(file, side, side);
-        encoder.set_color(png::ColorType::Rgb);
-        let pixels: Vec<u8> = (0..3 * side * side)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 24) as u8
-            })
-            .collect();
-        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
-    }
-}
-
 /// Loader, flips, noise, averages, power iterations and falling rates: whatever a preset has comes back.
 #[test]
 fn every_preset_resumes_to_the_same_bits() {
     let place = Place::new();
-    folder_of_noise(&place.path("noise"));
+    place.folder_of_noise("noise");
     for (preset, settings) in [
         ("mnist", "--width 4 --average-from 1 --last-batch fill"),
         ("sngan-projection-32", "--width 4 --data folder:noise --size 32"),
@@ -848,7 +832,7 @@ fn a_run_keeps_the_order_of_its_classes() {
     let mut like: Vec<String> = (1..=12).map(|class| class.to_string()).collect();
     like.sort();
     let settings = Settings::default();
-    let options = zgan::data::DataOptions { size: 28, channels: 1, like: Some(like), ..settings.data_options() };
+    let options = zgan::data::DataOptions { size: 28.into(), channels: 1, like: Some(like), ..settings.data_options() };
     let data = zgan::data::DataSource::Folder(place.path("numbers"));
     header.data = data.open(zgan::data::Split::Train, &options).unwrap().info();
     zgan::checkpoint::save(&path, &tensors, &header).unwrap();

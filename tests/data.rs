@@ -381,7 +381,7 @@ fn picture_folder(count: usize) -> tempfile::TempDir {
 }
 
 fn folder_options(unreadable: Unreadable, memory: usize) -> DataOptions {
-    DataOptions { size: 4, channels: 1, unreadable, memory, ..Settings::default().data_options() }
+    DataOptions { size: 4.into(), channels: 1, unreadable, memory, ..Settings::default().data_options() }
 }
 
 fn open_folder(folder: &Path, unreadable: Unreadable, memory: usize) -> zgan::Result<Dataset> {

@@ -27,6 +27,13 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("nvidia-smi", "needs a driver"),
     ("scp ", "needs a rented machine"),
     ("ssh ", "needs a rented machine"),
+    ("zgan eval --run NAME --metrics", "needs the weights of Inception"),
+    ("zgan eval --images", "needs the weights of Inception"),
+    ("zgan train --data folder:flowers --eval-every", "needs the weights of Inception"),
+    ("zgan sample --run NAME --best", "needs a run that was judged"),
+    ("tensorboard ", "needs TensorBoard"),
+    ("pip ", "fetches packages"),
+    ("curl ", "fetches a file"),
     ("zgan gpu-report", "tests/gpu_check.rs makes a page"),
 ];
 
@@ -209,7 +216,7 @@ fn smaller(mut words: Vec<String>) -> Option<Vec<String>> {
         }
     };
     match words.first()?.as_str() {
-        "info" => (),
+        "info" | "plot" => (),
         // Only a program that was built with NVRTC has machine code, and what reads it may not be here.
         "kernels" if embedded_images().is_empty() || has(&words, "--sass") || has(&words, "--loops") => {
             words.push("--help".into());
@@ -307,7 +314,7 @@ fn names_what_exists(words: &[String]) -> Result<(), String> {
             ("--features", name) if manifest["features"].get(name).is_none() => {
                 return Err(format!("there is no feature {name}"));
             }
-            ("python", script) => there(script.clone())?,
+            ("python", script) if script.ends_with(".py") => there(script.clone())?,
             _ => (),
         }
     }
@@ -398,6 +405,7 @@ fn options_that_prose_names_exist() {
         "study conditioning",
         "study modes",
         "info",
+        "plot",
         "kernels",
         "check",
         "gpu-report",

@@ -8,6 +8,8 @@
 mod common;
 #[path = "common/place.rs"]
 mod place;
+#[path = "common/zip.rs"]
+mod zip;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use std::path::{Path, PathBuf};
 use common::{Golden, draw, draw_below, relative_error, start_of};
 use place::{Place, ZGAN, says};
 use zgan::checkpoint::{FORMAT, Header, NamedTensor};
-use zgan::data::{DataInfo, ImageShape, mixture};
+use zgan::data::{DataInfo, ImageShape, Size, mixture};
 use zgan::device::{Device, kernel, kernel_source};
 use zgan::exchange::{ClassMap, Incoming, Newcomers, Side, Source, file, placed, table};
 use zgan::gan::{Generator, Setup, Trainer, Weights};
@@ -69,6 +71,10 @@ fn vectors(weight: &NamedTensor) -> [Vec<f32>; 2] {
 
 impl Case {
     fn new(preset: Preset, conditioning: Option<Conditioning>) -> Case {
+        Case::sized(preset, conditioning, None)
+    }
+
+    fn sized(preset: Preset, conditioning: Option<Conditioning>, size: Option<Size>) -> Case {
         let mut settings = preset.settings();
         if let Some(conditioning) = conditioning {
             settings.networks.conditioning = conditioning;
@@ -84,14 +90,18 @@ impl Case {
         settings.batches.noise = 0.0;
         settings.batches.flip = false;
         let classes = (0..CLASSES).map(|class| format!("class {class}")).collect();
-        let shape = if preset.architecture.draws_points() { mixture::SHAPE } else { preset.sample };
+        let shape = match size {
+            Some(Size { height, width }) => ImageShape { height, width, ..preset.sample },
+            None if preset.architecture.draws_points() => mixture::SHAPE,
+            None => preset.sample,
+        };
         let data = DataInfo { name: "test".into(), images: 10, shape, classes, crc32: String::new() };
         let setup = Setup::new(&settings, &data);
         let config = settings.numbers().unwrap();
         let name = match conditioning {
             Some(_) => format!("{preset}-{}", config["conditioning"].as_str().unwrap()),
             None => preset.to_string(),
-        };
+        } + &size.map_or(String::new(), |size| format!("-{size}"));
         let mut trainer = Trainer::new(&device(), &setup).unwrap();
         let mut tensors = trainer.tensors().unwrap();
         tensors.extend(trainer.average_statistics().unwrap());
@@ -149,6 +159,11 @@ fn cases() -> Vec<Case> {
     ] {
         all.push(Case::new(preset(name), Some(conditioning)));
     }
+    for (name, height, width) in
+        [("mnist", 16, 24), ("crcrpar-64", 24, 40), ("sagan-64", 48, 32), ("softmax-gan", 8, 12)]
+    {
+        all.push(Case::sized(preset(name), None, Some(Size::new(height, width))));
+    }
     all
 }
 
@@ -179,6 +194,10 @@ fn what_is_exported_comes_back_bit_by_bit() {
             let settings = read.settings(case.setup.preset, side).unwrap();
             assert_eq!(settings["width"].as_integer(), Some(case.setup.networks.width as i64), "{}", case.name);
             assert_eq!(settings["conditioning"], case.header.config["conditioning"], "{}", case.name);
+            if case.setup.architecture().is_convolutional() {
+                let size = case.setup.shape.size().to_string();
+                assert_eq!(settings["size"].as_str(), Some(size.as_str()), "{}", case.name);
+            }
             taken.extend(read.take(&case.setup, side, &case.same_classes()).unwrap().tensors);
         }
         let discriminator = case.tensors.iter().filter(|t| t.name.starts_with("discriminator."));
@@ -418,6 +437,219 @@ fn files_of_other_torch_versions_are_read() {
     assert_eq!(taken.tensors.len(), expected.len());
 }
 
+/// Makes all tensors of a file bf16 or f16.
+fn in_16_bits(path: &Path, bf16: bool) {
+    let bytes = std::fs::read(path).unwrap();
+    let all = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let narrow = |b: &[u8]| {
+        let x = f32::from_le_bytes(b.try_into().unwrap());
+        if bf16 { half::bf16::from_f32(x).to_le_bytes() } else { half::f16::from_f32(x).to_le_bytes() }
+    };
+    let dtype = if bf16 { safetensors::Dtype::BF16 } else { safetensors::Dtype::F16 };
+    let all: Vec<_> = all.iter().collect();
+    let data: Vec<Vec<u8>> = all.iter().map(|(_, view)| view.data().chunks(4).flat_map(narrow).collect()).collect();
+    let views = all.iter().zip(&data).map(|((name, view), data)| {
+        (*name, safetensors::tensor::TensorView::new(dtype, view.shape().to_vec(), data).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+#[test]
+fn numbers_of_16_bits_are_taken_as_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let case = Case::new("mnist".parse().unwrap(), None);
+    let files = case.export(folder.path(), false);
+    let take =
+        |path: &Path| Incoming::read(path).unwrap().take(&case.setup, Side::Generator, &case.same_classes()).unwrap();
+    let exact = by_name(&take(&files[0]).tensors);
+    for (bf16, told) in [(true, ", made F32 from BF16"), (false, ", made F32 from F16")] {
+        let path = changed(folder.path(), &files[0], |_| ());
+        in_16_bits(&path, bf16);
+        let taken = take(&path);
+        assert!(taken.notes[0].ends_with(told), "{:?}", taken.notes);
+        for tensor in taken.tensors {
+            let round =
+                |x: &f32| if bf16 { half::bf16::from_f32(*x).to_f32() } else { half::f16::from_f32(*x).to_f32() };
+            let expected: Vec<f32> = exact[&tensor.name].values.iter().map(round).collect();
+            assert!(tensor.values == expected, "{}", tensor.name);
+        }
+    }
+}
+
+/// Files by their names.
+type Arrays = Vec<(String, Vec<u8>)>;
+
+/// As `numpy.save` writes an array.
+fn npy(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}\n", sides.trim_end());
+    [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// What pfnet's Chainer program calls a tensor that is called `name` in crcrpar's, of G with its last convolution called `last`,
+/// or of D.
+fn pfnets_name(name: &str, last: &str) -> String {
+    let name = name.replace("_orig", "");
+    let name = match name.rsplit_once('.').unwrap() {
+        (layer, "weight_u") => format!("{layer}.u"),
+        (layer, "running_mean") => format!("{layer}.avg_mean"),
+        (layer, "running_var") => format!("{layer}.avg_var"),
+        (norm, "weight") if norm.ends_with("weights") => format!("{}gammas.W", norm.strip_suffix("weights").unwrap()),
+        (norm, "weight") if norm.ends_with("biases") => format!("{}betas.W", norm.strip_suffix("biases").unwrap()),
+        (norm, part) if norm.rsplit('.').next().unwrap().starts_with('b') => {
+            format!("{norm}.{}", if part == "weight" { "gamma" } else { "beta" })
+        }
+        (layer, part) => format!("{layer}.{}", if part == "weight" { "W" } else { "b" }),
+    };
+    let name = match name.strip_prefix("conv") {
+        Some(rest) => format!("{last}{}", &rest[1..]),
+        None => name,
+    };
+    name.replace('.', "/")
+}
+
+/// Snapshots of the projection discriminator's own program, in Chainer.
+#[test]
+fn chainers_snapshots_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for (preset, last, conditioning) in [
+        ("sngan-projection-32", "c5", Conditioning::Projection),
+        ("sngan-projection-64", "l6", Conditioning::Projection),
+        ("sngan-projection-64", "l6", Conditioning::None),
+        ("sngan-projection-128", "l7", Conditioning::Projection),
+    ] {
+        let case = Case::new(preset.parse().unwrap(), Some(conditioning));
+        let files = case.export(folder.path(), false);
+        for (side, from) in [(Side::Generator, &files[0]), (Side::Discriminator, &files[1])] {
+            let mut arrays = Arrays::new();
+            for tensor in file::read(from).unwrap().tensors.into_iter().filter(|t| !t.name.ends_with("_v")) {
+                let name = pfnets_name(&tensor.name, last);
+                let shape = if name.ends_with("/u") { vec![1, tensor.shape[0]] } else { tensor.shape };
+                let data: Vec<u8> = tensor.values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                arrays.push((format!("{name}.npy"), npy("<f4", &shape, &data)));
+                if let Some(norm) = name.strip_suffix("avg_var") {
+                    arrays.push((format!("{norm}N.npy"), npy("<i8", &[], &[7, 0, 0, 0, 0, 0, 0, 0])));
+                }
+            }
+            let path = folder.path().join("snapshot.npz");
+            std::fs::write(&path, zip::zip(&arrays, true)).unwrap();
+            let read = Incoming::read(&path).unwrap();
+            let settings = read.settings(case.setup.preset, side).unwrap();
+            assert_eq!(settings["width"].as_integer(), Some(4), "{preset}, {side:?}");
+            let spectral = settings.get("spectral-norm").and_then(|value| value.as_bool());
+            assert_eq!(spectral, (side == Side::Discriminator).then_some(true), "{preset}");
+            let taken = read.take(&case.setup, side, &case.same_classes()).unwrap();
+            assert_eq!(taken.notes.len(), 1, "{:?}", taken.notes);
+            let of_discriminator = || case.tensors.iter().filter(|t| t.name.starts_with("discriminator."));
+            let expected = match side {
+                Side::Generator => case.generator().tensors().unwrap(),
+                Side::Discriminator => of_discriminator().cloned().collect(),
+            };
+            // v follows from u.
+            let without_v =
+                |all: &[NamedTensor]| all.iter().filter(|t| !t.name.ends_with(".v")).cloned().collect::<Vec<_>>();
+            same_bits(preset, &without_v(&taken.tensors), &without_v(&expected));
+            let all = by_name(&taken.tensors);
+            for (name, tensor) in all.iter().filter(|(name, _)| name.ends_with(".v")) {
+                let weight = &all[name.strip_suffix(".v").unwrap()];
+                let v = product(weight, &all[&format!("{}.u", weight.name)].values, weight.name.ends_with("embedding"));
+                let v: Vec<f64> = v.iter().map(|x| f64::from(*x)).collect();
+                assert!(relative_error(&tensor.values, &v, 1e-9) < 1e-6, "{name}");
+            }
+            // One without a layer, one with an array too many, and one with NaN in it.
+            let refused = |change: &dyn Fn(&mut Arrays), part: &str| {
+                let mut arrays = arrays.clone();
+                change(&mut arrays);
+                std::fs::write(&path, zip::zip(&arrays, false)).unwrap();
+                let error = Incoming::read(&path).and_then(|file| file.take(&case.setup, side, &case.same_classes()));
+                let message = error.err().unwrap().to_string();
+                assert!(message.contains(part) && message.contains("snapshot.npz"), "{message}");
+            };
+            let (layer, there) = match side {
+                Side::Generator => ("l1", "l1.bias"),
+                Side::Discriminator => ("block2/c1", "block2.c1.bias"),
+            };
+            let bias = format!("{layer}/b.npy");
+            refused(&|all| all.retain(|(name, _)| *name != bias), &format!("{there} ["));
+            refused(&|all| all.push(("l9/b.npy".into(), npy("<f4", &[1], &[0; 4]))), "l9.bias [1] is not part of");
+            refused(
+                &|all| all.iter_mut().find(|(name, _)| *name == bias).unwrap().1 = npy("<f4", &[1], &[0xff; 4]),
+                &format!("tensor {layer}/b is not finite: number 0 of it is NaN"),
+            );
+        }
+    }
+    let path = folder.path().join("snapshot.npz");
+    std::fs::write(&path, b"no zip").unwrap();
+    let message = Incoming::read(&path).err().unwrap().to_string();
+    assert!(message.contains("an npz file was expected; this file is no zip"), "{message}");
+}
+
+/// Images of another size than the preset's, higher or wider: from pictures to a run, which goes on to the same bits, and out
+/// and in again.
+#[test]
+fn other_sizes_train_resume_and_go_out() {
+    let place = Place::new();
+    place.folder_of_noise("noise");
+    let small =
+        "--device host --batch 3 --n-dis 1 --no-eval --log-every 1 --sample-every 0 --width 8 --data folder:noise";
+    for (preset, size, bottom) in [("sagan-64", "24x40", "6x10"), ("crcrpar-64", "40x32", "5x4")] {
+        let train = format!("train --preset {preset} {small} --size {size} --steps 3");
+        let told = run(&place, &format!("{train} --dry-run"), 0, &[&format!("size              \"{size}\"")]);
+        let (h, w) = bottom.split_once('x').unwrap();
+        let outputs = h.parse::<usize>().unwrap() * w.parse::<usize>().unwrap();
+        let start = if preset == "sagan-64" { 4 * 8 } else { 8 * 8 };
+        assert!(told.contains(&format!("128 x {}", outputs * start)), "{told}");
+        run(&place, &format!("{train} --run whole-{preset}"), 0, &[&format!("images of {size}x3")]);
+        run(&place, &format!("{train} --run {preset} --stop-at 2"), 0, &[]);
+        run(&place, &format!("train --resume {preset} --no-eval"), 0, &[]);
+        let bytes = |name: &str| std::fs::read(place.path(name)).unwrap();
+        let [whole, parts] = [format!("whole-{preset}"), preset.to_string()]
+            .map(|run| zgan::checkpoint::load(&place.checkpoint(&run, 3)).unwrap());
+        assert_eq!(whole.0.data.shape.size(), size.parse().unwrap());
+        same_bits(preset, &whole.1, &parts.1);
+        run(&place, &format!("export --run {preset} --out {preset} --onnx --device host"), 0, &["generator.onnx"]);
+        let weights = format!("{preset}/generator.safetensors");
+        run(&place, &format!("sample --run {preset} --count 6 --out a.npy --device host"), 0, &[]);
+        run(&place, &format!("sample --weights {weights} --count 6 --out b.npy --device host"), 0, &[]);
+        assert!(bytes("a.npy") == bytes("b.npy"), "{preset}");
+        // A file of another program does not say it.
+        changed(place.0.path(), &place.path(&weights), |_| ());
+        let foreign = format!("sample --weights changed.safetensors --preset {preset} --count 6 --device host");
+        run(&place, &format!("{foreign} --size {size} --out b.npy"), 0, &[]);
+        assert!(bytes("a.npy") == bytes("b.npy"), "{preset}");
+        // The size is the file's, and a run of another one cannot begin with its G.
+        let init = format!("train --preset {preset} {small} --steps 1 --init-g {weights}");
+        let told = run(&place, &format!("{init} --run again-{preset}"), 0, &[&format!("images of {size}x3")]);
+        assert!(told.contains("D: no file"), "{told}");
+        let asked = format!("{init} --size 32 --dry-run");
+        run(&place, &asked, 2, &["size: 32 asked for", &format!("has {size} (preset {preset})")]);
+        run(&place, &format!("eval --run {preset} --device host --per-class 2"), 0, &[]);
+    }
+    let train = format!("train --preset sngan-projection-64 {small} --steps 1");
+    run(&place, &format!("{train} --size 50x80"), 2, &["size: 50x80 cannot be built", "48x80 and 56x80 can"]);
+    run(&place, &format!("{train} --size 50by80"), 2, &["50by80", "expected a side in pixels, or HEIGHTxWIDTH"]);
+    let digits = "train --preset sngan-projection-64 --device host --steps 1 --data mnist-10k";
+    run(&place, digits, 2, &["makes 64x64 images, the data has 28x28; --size 28 builds networks for these"]);
+    run(&place, &format!("{digits} --size 28 --width 4 --n-dis 1 --batch 2 --no-eval"), 0, &[]);
+    std::fs::write(place.path("run.toml"), "size = \"24x40\"\n").unwrap();
+    run(&place, &format!("{train} --config run.toml --dry-run"), 0, &["size              \"24x40\""]);
+    std::fs::write(place.path("run.toml"), "size = -3\n").unwrap();
+    run(&place, &format!("{train} --config run.toml"), 2, &["run.toml", "a side in pixels"]);
+}
+
+/// Files of other programs say no size: blocks and the first layer tell it, of square images.
+#[test]
+fn the_size_follows_from_the_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    for (preset, side) in [("crcrpar-64", 96), ("mnist", 20), ("sngan-projection-48", 48)] {
+        let case = Case::sized(preset.parse().unwrap(), None, Some(Size::from(side)));
+        let file = changed(folder.path(), &case.export(folder.path(), false)[0], |_| ());
+        let facts = Incoming::read(&file).unwrap().facts(case.setup.preset, Side::Generator).unwrap();
+        assert_eq!((facts.size, facts.width), (Some(Size::from(side)), Some(4)), "{preset}");
+        assert_eq!((facts.latent, facts.classes), (Some(LATENT), Some(CLASSES)), "{preset}");
+    }
+}
+
 #[test]
 fn files_that_do_not_fit_are_refused_with_the_tensor() {
     let folder = tempfile::tempdir().unwrap();
@@ -445,13 +677,15 @@ fn files_that_do_not_fit_are_refused_with_the_tensor() {
         all.iter_mut().find(|t| t.name == "l1.bias").unwrap().values[5] = f32::NAN;
     });
     refused(&path, Side::Generator, &["tensor l1.bias is not finite: number 5 of it is NaN"]);
-    for (dtype, bytes) in [(safetensors::Dtype::F16, 2), (safetensors::Dtype::BF16, 2), (safetensors::Dtype::F64, 8)] {
-        let data = vec![0u8; 4 * bytes];
-        let view = safetensors::tensor::TensorView::new(dtype, vec![4], &data).unwrap();
-        let path = folder.path().join("short.safetensors");
-        safetensors::serialize_to_file([("l1.bias", view)], None, &path).unwrap();
-        refused(&path, Side::Generator, &["tensor l1.bias is", &format!("{dtype:?}"), "expected F32"]);
-    }
+    let path = folder.path().join("other.safetensors");
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F64, vec![4], &[0; 32]).unwrap();
+    safetensors::serialize_to_file([("l1.bias", view)], None, &path).unwrap();
+    refused(&path, Side::Generator, &["tensor l1.bias is F64, expected F32, F16 or BF16"]);
+    let path = changed(folder.path(), g, |all| {
+        all.iter_mut().find(|t| t.name == "l1.bias").unwrap().values[5] = f32::NAN;
+    });
+    in_16_bits(&path, true);
+    refused(&path, Side::Generator, &["tensor l1.bias is not finite: number 5 of it is NaN"]);
     let path = changed(folder.path(), g, |all| all[0].name = "block2.b1.embed.weight".into());
     refused(&path, Side::Generator, &["mimicry", "bilinear", "eps of 1e-5", "relu(x)"]);
     let path = changed(folder.path(), g, |all| all[0].name = "c6.weight".into());
@@ -469,6 +703,7 @@ fn files_that_do_not_fit_are_refused_with_the_tensor() {
     };
     contradicts(|s| s.networks.width = 16, &["width: 16 asked for,", "has 4"]);
     contradicts(|s| s.networks.latent = 9, &["latent: 9 asked for,", "has 8"]);
+    contradicts(|s| s.shape.width = 80, &["size: 64x80 asked for,", "has 64 (preset crcrpar-64)"]);
     let without = case.setup.with(|s| s.networks.spectral_norm = false);
     let message = Incoming::read(d).unwrap().take(&without, Side::Discriminator, &case.same_classes());
     let message = message.err().unwrap().to_string();

@@ -1,12 +1,15 @@
 //! Pictures as the world has them: files of many forms beside Pillow's pixels, and folders of them.
 
-use std::io::Write;
+#[path = "common/zip.rs"]
+mod zip;
+
 use std::path::Path;
 
 use zgan::data::{
     DataOptions, DataSource, Dataset, ImageShape, LastBatch, Loader, LoaderOptions, Split, Unreadable, decode, natural,
 };
 use zgan::settings::Settings;
+use zip::zip;
 
 /// `tests/goldens/decoders.py`: files with the pixels that Pillow makes of them.
 struct Golden {
@@ -157,12 +160,15 @@ fn pictures_have_one_channel_or_three() {
     let root = tree(&[("1.png", grey(1))]);
     for (size, channels) in [(8, 0), (8, 2), (8, 4), (8, usize::MAX), (0, 3)] {
         let what = format!("images of {size}x{size}x{channels} are wanted");
-        refused(open(root.path(), &DataOptions { size, channels, ..options() }), &[&what, "1 or 3 channels"]);
+        refused(
+            open(root.path(), &DataOptions { size: size.into(), channels, ..options() }),
+            &[&what, "1 or 3 channels"],
+        );
     }
 }
 
 fn options() -> DataOptions {
-    DataOptions { size: 8, threads: 2, ..Settings::default().data_options() }
+    DataOptions { size: 8.into(), threads: 2, ..Settings::default().data_options() }
 }
 
 fn open(folder: &Path, options: &DataOptions) -> zgan::Result<Dataset> {
@@ -361,30 +367,6 @@ fn labels_of_a_dataset_json_are_read() {
     let marked = b"\xef\xbb\xbf{\"labels\": [[\"1.png\", 3]]}".to_vec();
     let root = tree(&[("1.png", grey(1)), ("dataset.json", marked)]);
     assert_eq!(open(root.path(), &options()).unwrap().classes(), ["3"]);
-}
-
-fn zip(files: &[(String, Vec<u8>)], deflated: bool) -> Vec<u8> {
-    use rawzip::CompressionMethod;
-    let mut bytes = Vec::new();
-    let mut archive = rawzip::ZipArchiveWriter::new(&mut bytes);
-    for (name, content) in files {
-        let method = if deflated { CompressionMethod::DEFLATE } else { CompressionMethod::STORE };
-        let (mut entry, config) = archive.new_file(name).compression_method(method).start().unwrap();
-        let descriptor = if deflated {
-            let mut writer = config.wrap(flate2::write::DeflateEncoder::new(&mut entry, Default::default()));
-            writer.write_all(content).unwrap();
-            let (encoder, descriptor) = writer.finish().unwrap();
-            encoder.finish().unwrap();
-            descriptor
-        } else {
-            let mut writer = config.wrap(&mut entry);
-            writer.write_all(content).unwrap();
-            writer.finish().unwrap().1
-        };
-        entry.finish(descriptor).unwrap();
-    }
-    archive.finish().unwrap();
-    bytes
 }
 
 #[test]

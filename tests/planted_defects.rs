@@ -3,12 +3,13 @@
 //!
 //! Each mutant is compiled as build.rs compiles for `simt`, and counts where that changes the machine code. A process of its
 //! own runs it: a mutant may never end. A few mutants are tried in every run; with `ZGAN_PLANTED=all`, all of them; with
-//! other values, one a line, those with one of them in their names.
+//! `ZGAN_PLANTED=sample:600:1`, 600 of them drawn with seed 1, in the order in which they were drawn; with other values, one
+//! a line, those with one of them in their names.
 
 #[path = "common/simt_module.rs"]
 mod simt_module;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use zgan::device::{Device, kernel};
 use zgan::instruments::check;
+use zgan::random::Random;
 
 /// Mutants of an ordinary run.
 const SOME: usize = 12;
@@ -230,7 +232,7 @@ fn mutants(folder: &Path) -> Vec<Mutant> {
     all
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Outcome {
     /// The same machine code, or none: the compiler refuses.
     None,
@@ -314,7 +316,15 @@ fn planted_defects_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let mut mutants = mutants(folder.path());
     let total = mutants.len();
-    if let Some(part) = wanted.as_deref().filter(|wanted| *wanted != "all") {
+    let drawn = wanted.as_deref().and_then(|wanted| wanted.strip_prefix("sample:")?.split_once(':'));
+    if let Some((count, seed)) = drawn {
+        let (count, mut random) = (count.parse().unwrap(), Random::new(seed.parse().unwrap(), 0, 0));
+        let mut changes: Vec<_> = mutants.iter().map(Mutant::change).collect::<BTreeSet<_>>().into_iter().collect();
+        (1..changes.len()).rev().for_each(|i| changes.swap(i, random.word() as usize % (i + 1)));
+        let places: HashMap<_, _> = changes.into_iter().take(count).zip(0..).collect();
+        mutants.retain(|mutant| places.contains_key(&mutant.change()));
+        mutants.sort_by_key(|mutant| places[&mutant.change()]);
+    } else if let Some(part) = wanted.as_deref().filter(|wanted| *wanted != "all") {
         mutants.retain(|mutant| part.lines().any(|part| mutant.name().contains(part)));
     }
     if wanted.is_none() {
@@ -339,8 +349,8 @@ fn planted_defects_are_found() {
                 continue;
             }
             let outcome = try_out(mutant, number, folder.path(), &originals);
-            if outcome == Outcome::Missed {
-                eprintln!("missed in {}: {}, line {}", mutant.module, mutant.name(), mutant.line);
+            if outcome == Outcome::Missed || drawn.is_some() {
+                eprintln!("{outcome:?} in {}: {}, line {}", mutant.module, mutant.name(), mutant.line);
             }
             let mut tried = tried.lock().unwrap();
             let (modules, found) = tried.entry(mutant.change()).or_default();

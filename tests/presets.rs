@@ -2,11 +2,13 @@
 
 use clap::ValueEnum;
 use zgan::data::mixture::Cover;
-use zgan::data::{DataInfo, DataSource, ImageShape, Split, mixture};
+use zgan::data::{DataInfo, DataSource, ImageShape, Size, Split, mixture};
 use zgan::device::{Buffer, Device, Launched, Precision, kernel, trace};
 use zgan::gan::{Latents, Setup, Trainer, Weights};
 use zgan::nn::Arena;
-use zgan::settings::{Change, Conditioning, Loss, Preset, Settings, SoftmaxTarget, Training, Update};
+use zgan::settings::{
+    Architecture, Blocks, Change, Conditioning, Loss, Preset, Settings, SoftmaxTarget, Training, Update,
+};
 
 /// The settings of a preset.
 fn preset(name: &str) -> Settings {
@@ -113,6 +115,93 @@ fn every_preset_of_larger_images_trains() {
     }
 }
 
+/// What a preset's networks have for images of this size, as `(bottom, start, up, down, top)`.
+fn blocks(preset: &str, size: Size) -> String {
+    let Architecture::Residual(networks) = preset.parse::<Preset>().unwrap().architecture else { unreachable!() };
+    match networks.blocks(size) {
+        Ok(Blocks { bottom, start, up, down, top, .. }) => {
+            let down = down.iter().map(|(width, halves)| format!("{width}{}", if *halves { "/" } else { "" }));
+            format!("{bottom} {start} {up:?} [{}] {top}", down.collect::<Vec<_>>().join(", "))
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+/// The tables of the papers and programs, and how they go on.
+#[test]
+fn blocks_follow_from_the_size() {
+    for (preset, size, expected) in [
+        ("mnist", 28.into(), "7 2 [2, 1] [1/, 2/, 2] 7"),
+        ("mnist", 32.into(), "4 2 [2, 2, 1] [1/, 2/, 2/, 2] 4"),
+        ("sngan-projection-32", 32.into(), "4 2 [2, 2, 2] [1/, 1/, 1, 1] 8"),
+        ("sngan-projection-48", 48.into(), "6 8 [4, 2, 1] [1/, 2/, 4/, 8/, 16] 3"),
+        ("sngan-projection-64", 64.into(), "4 16 [8, 4, 2, 1] [1/, 2/, 4/, 8/, 16/] 2"),
+        ("crcrpar-64", 64.into(), "4 16 [8, 4, 2, 1] [1/, 2/, 4/, 8/, 16/] 2"),
+        ("sngan-projection-128", 128.into(), "4 16 [16, 8, 4, 2, 1] [1/, 2/, 4/, 8/, 16/, 16] 4"),
+        ("sngan-projection-256", 256.into(), "4 16 [16, 8, 8, 4, 2, 1] [1/, 2/, 4/, 8/, 8/, 16/, 16] 4"),
+        ("sngan-projection-64", 512.into(), "4 16 [16, 8, 8, 4, 2, 1, 1] [1/, 1/, 2/, 4/, 8/, 8/, 16/, 16] 4"),
+        ("sngan-projection-64", Size::new(48, 80), "6x10 8 [4, 2, 1] [1/, 2/, 4/, 8/, 16] 3x5"),
+        ("sngan-projection-64", Size::new(80, 64), "5x4 16 [8, 4, 2, 1] [1/, 2/, 4/, 8/, 16] 5x4"),
+        ("sngan-projection-64", Size::new(16, 64), "4x16 4 [2, 1] [1/, 2/, 4/, 8, 16] 2x8"),
+        ("sngan-projection-64", 50.into(), "be multiples of 8; 48x48 and 56x56 can"),
+        ("sngan-projection-64", Size::new(50, 80), "50x80 cannot be built: G doubles its first tensor 3 times"),
+        ("sngan-projection-64", Size::new(50, 80), "48x80 and 56x80 can"),
+        ("sngan-projection-64", Size::new(60, 72), "56x72 and 64x80 can"),
+        ("sngan-projection-64", 1000.into(), "be multiples of 128; 896x896 can"),
+        ("sngan-projection-64", Size::new(12, 64), "the shorter side must have 16 to 1023 pixels"),
+        ("sngan-projection-64", Size::new(64, 1 << 40), "the longer one at most 4096"),
+    ] {
+        let found = blocks(preset, size);
+        assert!(found.contains(expected), "{preset}, {size}: {found}");
+    }
+    // A preset's name says no more than where its settings come from: at one size, all of a family are the same.
+    let of = |preset: &str| [48, 64, 128, 256].map(|side| blocks(preset, side.into()));
+    assert_eq!(of("sngan-projection-48"), of("sngan-projection-256"));
+    // Self-attention sees images whose shorter side has at most 32 pixels, in both networks.
+    let Architecture::Residual(sagan) = "sagan-64".parse::<Preset>().unwrap().architecture else { unreachable!() };
+    let attention = [28, 48, 64, 96, 128, 256].map(|side| sagan.blocks(side.into()).unwrap().attention.unwrap());
+    assert_eq!(attention, [1, 1, 1, 2, 2, 3]);
+}
+
+/// In D's step, the pass ends at the lowest block that learns, and G's signal goes on to the images. What learns has the
+/// gradients that it has without frozen blocks.
+#[test]
+fn gradients_of_frozen_blocks_are_not_computed() {
+    let device = Device::host(0).unwrap();
+    for (name, side, channels, freeze_d) in [
+        ("mnist", 28, 1, 2),
+        ("sngan-projection-32", 32, 3, 3),
+        ("sngan-projection-32", 32, 3, 4),
+        ("sagan-64", 64, 3, 1),
+        ("softmax-gan", 28, 1, 1),
+    ] {
+        let setup = Setup::new(&preset(name), &data(side, channels)).with(|s| {
+            s.networks.width = 8;
+            // D stays, so that G meets the same one.
+            s.training = Training { batch: 2, batch_g: None, n_dis: 1, lr_d: 0.0, ..s.training.clone() };
+        });
+        let images: Vec<u8> = (0..2 * setup.shape.len()).map(|i| (i * 7919 % 251) as u8).collect();
+        let [all, frozen] = [0, freeze_d].map(|freeze_d| {
+            let mut trainer = Trainer::new(&device, &setup.with(|s| s.training.freeze_d = freeze_d)).unwrap();
+            let launched = trace(|| trainer.step(&images, &[3, 7])).unwrap();
+            let players = [trainer.generator(), trainer.discriminator()];
+            let gradients = players.map(|player| player.gradients.read().unwrap());
+            let count = |part: &str| launched.iter().filter(|launch| launch.kernel.contains(part)).count();
+            (gradients, count("weight_gradient"), count("input_gradient"))
+        });
+        let ([g, d], weights, inputs) = all;
+        let ([frozen_g, frozen_d], frozen_weights, frozen_inputs) = frozen;
+        assert!(g == frozen_g, "{name}, {freeze_d}: G learns otherwise");
+        let first = d.iter().zip(&frozen_d).rposition(|(a, b)| a != b).unwrap() + 1;
+        assert!(frozen_d[..first].iter().all(|x| *x == 0.0), "{name}, {freeze_d}");
+        assert!(frozen_d[first..].iter().any(|x| *x != 0.0), "{name}, {freeze_d}");
+        assert!(frozen_weights < weights, "{name}, {freeze_d}: {frozen_weights} of {weights}");
+        // A simultaneous step takes G's signal to the images in the same pass.
+        let ends = setup.training.update == Update::Alternating;
+        assert_eq!(frozen_inputs < inputs, ends, "{name}, {freeze_d}: {frozen_inputs} of {inputs}");
+    }
+}
+
 /// With red zones in the arena, and NaNs in what nobody has written, a step gives the same numbers, and writes nothing between.
 #[test]
 fn red_zones_change_nothing() {
@@ -150,13 +239,13 @@ fn what_is_written_behind_a_part_of_the_arena_is_found() {
     last.zero().unwrap();
     arena.check().unwrap();
     let launch = |len: u32| {
-        let (pointers, count) = ([to.raw_address(), from.raw_address()], 1u32);
-        let arguments: [*const std::ffi::c_void; 5] = [
+        // One part of `len` floats, none behind them, all of them one block's.
+        let (pointers, left) = ([to.raw_address(), 0, from.raw_address()], [1u32, len, 0, len, 0]);
+        let arguments: [*const std::ffi::c_void; 4] = [
             (&raw const pointers[0]).cast(),
             (&raw const pointers[1]).cast(),
-            (&raw const count).cast(),
-            (&raw const len).cast(),
-            (&raw const len).cast(),
+            (&raw const pointers[2]).cast(),
+            (&raw const left).cast(),
         ];
         // SAFETY: the kernel's arguments; so many floats behind `to` lie in the arena's memory.
         unsafe { device.launch_raw(kernel::CONV_SUM_PARTS_F32, [1, 1, 1], &arguments) }.unwrap();
@@ -231,8 +320,8 @@ fn pairs_that_cannot_work_are_refused_with_the_reason() {
     assert!(message.starts_with("n-dis 2 with update simultaneous"), "{message}");
     let message = refused(&setup.with(|s| s.training.batch_g = Some(32)));
     assert!(message.starts_with("batch-g 32 with update simultaneous"), "{message}");
-    let message = refused(&setup.with(|s| s.preset = "sngan-projection-32".parse().unwrap()));
-    assert_eq!(message, "preset sngan-projection-32 makes 32x32 images, the data has 28x28");
+    let message = refused(&setup.with(|s| s.shape.width = 30));
+    assert!(message.starts_with("size: 28x30 cannot be built: G doubles its first tensor 2 times"), "{message}");
     let sagan = Setup::new(&preset("sagan-64"), &data(64, 3));
     let message = refused(&sagan.with(|s| s.training.loss = Loss::WassersteinGp));
     assert!(message.starts_with("loss wasserstein-gp with preset sagan-64: layer attention of D"), "{message}");

@@ -46,7 +46,7 @@ fn sizes_whose_product_wraps_around_are_refused() {
 
     let state = StateBuffer::new(&device, &State::new(1, [0.0; 2], 0, 0)).unwrap();
     let bytes: Buffer<u8> = device.zeros(4).unwrap();
-    refuse("pixels load", pixels::load(&of(4), &bytes, &state, 0, Default::default(), [WRAPS, 2, 6, 1]));
+    refuse("pixels load", pixels::load(&of(4), &bytes, None, &state, 0, Default::default(), [WRAPS, 2, 6, 1]));
 
     let shape = norm::Shape { n: WRAPS, h: 2, w: 6, c: 1, upsample: false };
     assert_eq!(shape.input_len(), usize::MAX);
@@ -143,7 +143,8 @@ fn threads_that_decode_train_and_read_do_not_disturb_each_other() {
         Picture { shape, pixels: vec![20 * i; 64] }.save(&class.join(format!("{i}.png"))).unwrap();
     }
     let mut settings = Preset::from_str("mnist").unwrap().settings();
-    (settings.images.size, settings.images.channels, settings.networks.width, settings.training.batch) = (28, 1, 2, 4);
+    (settings.images.size, settings.images.channels, settings.networks.width, settings.training.batch) =
+        (28.into(), 1, 2, 4);
     let trained = |memory: usize| {
         let options = DataOptions { memory, threads: 3, ..settings.data_options() };
         let data = DataSource::Folder(folder.path().into()).open(Split::Train, &options).unwrap();

@@ -37,7 +37,6 @@ fn odd(device: &Device) -> Tuning {
         rows: 16,
         split_blocks: 64,
         split_pixels: 16,
-        bias_columns: 16,
         ..device.tuning().clone()
     }
 }
@@ -62,15 +61,13 @@ fn read(outputs: &[&Buffer<f32>]) -> Result<Outputs> {
 }
 
 fn weight_gradient(device: &Device) -> Result<Outputs> {
-    let sizes = Conv { n: 5, h: 8, w: 8, c: 3, k: 7, r: 3, s: 3, pad: 1, stride: 1 };
+    let sizes = Conv { n: 5, h: 8, w: 8, c: 3, k: 7, r: 3, s: 3, pad: [1; 2], stride: 1 };
     let (x, dy) = (upload(device, 5 * 64 * 3, 1), upload(device, 5 * 64 * 7, 2));
     let (dw, db) = (zeros(device, 9 * 3 * 7), zeros(device, 7));
     let output = OutputGradient { dy: &dy, y: None, activation: Activation::Identity, row_scale: None };
     let gradient = ConvGradient { output, pooled: false };
     let workspace = zeros(device, conv::weight_gradient_workspace_len(device, &sizes));
-    conv::conv_weight_gradient(sizes, &dw, &x, &Prologue::NONE, &gradient, &workspace)?;
-    let workspace = zeros(device, conv::bias_gradient_workspace_len(device, &sizes));
-    conv::conv_bias_gradient(sizes, &db, &gradient, &workspace)?;
+    conv::conv_weight_gradient(sizes, (&dw, Some(&db)), &x, &Prologue::NONE, &gradient, &workspace)?.add()?;
     read(&[&dw, &db])
 }
 
@@ -132,25 +129,16 @@ fn elements(device: &Device) -> Result<Outputs> {
     read(&[&y, &total, &most])
 }
 
-fn linear_bias(device: &Device) -> Result<Outputs> {
-    let (n, k) = (3, 300);
-    let (dy, db) = (upload(device, n * k, 1), zeros(device, k));
-    let gradient = OutputGradient { dy: &dy, y: None, activation: Activation::Identity, row_scale: None };
-    matmul::linear_bias_gradient(Linear { n, c: 1, k }, &db, &gradient)?;
-    read(&[&db])
-}
-
 fn grids(launched: &[Launched]) -> Vec<(&'static str, [u32; 3])> {
     launched.iter().map(|launched| (launched.kernel, launched.grid)).collect()
 }
 
-const OPERATIONS: [(&str, Operation); 6] = [
+const OPERATIONS: [(&str, Operation); 5] = [
     ("conv weight gradient", weight_gradient),
     ("norm", normalise),
     ("log_partition", softmax),
     ("adam", update),
     ("elementary", elements),
-    ("linear bias gradient", linear_bias),
 ];
 
 /// The ends of what a file may hold, under the checkers of `zgan check`.
@@ -365,7 +353,7 @@ fn tuning_ends_with_one_that_is_allowed() {
     }
     let tiles: usize = Products::ALL.iter().map(|products| products.sizes().len()).sum();
     assert_eq!(lines.iter().filter(|line| matches!(line, Line::Cost { cost, .. } if *cost > 0.0)).count(), tiles);
-    let trial = |line: &Line| matches!(line, Line::Trial(trial) if trial.field == "bias-columns");
+    let trial = |line: &Line| matches!(line, Line::Trial(trial) if trial.field == "elements");
     assert!(lines.iter().any(trial), "{lines:?}");
 
     let refused = |device: &Device, filter| {
@@ -400,7 +388,7 @@ fn the_program_writes_a_file_that_training_uses() {
     let place = tempfile::tempdir().unwrap();
     let run = |tuning: &str, arguments: &str, code: i32| zgan(place.path(), tuning, arguments, code);
     let said = run("", "tune --tiny --time 0 --device host --output a.toml", 0);
-    assert!(said.contains("written a.toml") && said.contains("bias-columns"), "{said}");
+    assert!(said.contains("written a.toml") && said.contains("elements"), "{said}");
     let said = run("a.toml", &format!("{TRAIN} host --run a"), 0);
     assert!(said.contains("tuned: a.toml\n"), "{said}");
     let text = |name: &str| std::fs::read_to_string(place.path().join(name)).unwrap();
@@ -408,7 +396,7 @@ fn the_program_writes_a_file_that_training_uses() {
     assert!(!run("off", &format!("{TRAIN} host --run b"), 0).contains("tuned"));
 
     let before = text("a.toml");
-    let said = run("", "tune bias --tiny --time 0 --device host --output a.toml --dry-run", 0);
+    let said = run("", "tune elements --tiny --time 0 --device host --output a.toml --dry-run", 0);
     assert!(said.contains("nothing is written") && !said.contains("split-blocks"), "{said}");
     assert_eq!(text("a.toml"), before);
     run("", "tune --tiny --time 0 --device host --dry-run", 0);

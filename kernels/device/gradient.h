@@ -53,3 +53,60 @@ struct OutputGradient {
     }
 #endif
 };
+
+#if !defined(ZGAN_HOST)
+struct OfSample {
+    uint32_t n;
+    MEMBER uint32_t sample(int) const { return n; }
+};
+#endif
+// to[k], or what is added to it where `accumulate` is set, = the sum of g over samples begin .. end, of `pixels` rows of K columns each,
+// for the columns k = first .. first + COLUMNS that there are. The threads are those of a tile's block. g is not pooled.
+template <uint32_t COLUMNS>
+DEVICE void sum_columns(float* RESTRICT to, bool accumulate, const OutputGradient& g, uint32_t first, uint32_t K, uint32_t pixels, uint32_t begin, uint32_t end) {
+#if defined(ZGAN_HOST)
+    constexpr uint32_t AT_ONCE = 16;
+    for (uint32_t k = first; k < least(first + COLUMNS, K); k += AT_ONCE) {
+        const uint32_t width = least(AT_ONCE, K - k);
+        float sums[AT_ONCE] = {};
+        for (uint32_t n = begin; n < end; n++) {
+            if (width == AT_ONCE)
+                for (uint32_t p = 0; p < pixels; p++) g.exact((uint64_t(n) * pixels + p) * K + k, n, AT_ONCE, [&](uint32_t i, float value) { sums[i] += value; });
+            else
+                for (uint32_t p = 0; p < pixels; p++) g.exact((uint64_t(n) * pixels + p) * K + k, n, width, [&](uint32_t i, float value) { sums[i] += value; });
+        }
+        for (uint32_t i = 0; i < width; i++) to[k + i] = (accumulate ? to[k + i] : 0.0f) + sums[i];
+    }
+#else
+    // A warp sums two pieces of columns at a time. Its lanes share out the rows, and a tree joins their sums. So the order of the sum
+    // does not depend on the size of the tile.
+    const bool whole = g.whole() && K % PIECE == 0;
+    const uint32_t lane = thread() % WARP;
+    ROLLED
+    for (uint32_t piece = thread() / WARP * 2; piece < COLUMNS / PIECE; piece += TILE_THREADS / WARP * 2) {
+        const uint32_t k = first + (piece + lane % 2) * PIECE, last = k < K ? end * pixels : 0;
+        float sums[PIECE] = {};
+        if (whole) {
+            UNROLL_FOUR
+            for (uint32_t row = begin * pixels + lane / 2; row < last; row += WARP / 2) {
+                const uint64_t at = uint64_t(row) * K + k;
+                float v[PIECE];
+                g.finish({load_piece(g.dy + at), load_piece(g.y + at)}, OfSample{row / pixels}, 0, v);
+                UNROLL
+                for (int i = 0; i < PIECE; i++) sums[i] += v[i];
+            }
+        } else {
+            ROLLED
+            for (uint32_t row = begin * pixels + lane / 2; row < last; row += WARP / 2)
+                UNROLL
+                for (int i = 0; i < PIECE; i++)
+                    if (k + i < K) g.exact(uint64_t(row) * K + k + i, row / pixels, 1, [&](uint32_t, float value) { sums[i] += value; });
+        }
+        UNROLL
+        for (int i = 0; i < PIECE; i++) {
+            for (int mask = 2; mask < WARP; mask *= 2) sums[i] += shuffle_xor(sums[i], mask);
+            if (lane < 2 && k + i < K) to[k + i] = (accumulate ? to[k + i] : 0.0f) + sums[i];
+        }
+    }
+#endif
+}

@@ -12,9 +12,11 @@ struct alignas(16) Four { float value[4]; };
 // same row; so that they write to different banks, the rows of each piece's depths are permuted, in groups of four at least.
 template <class Own> struct Panel {
     static constexpr int R = Own::ROWS, GROUP = Own::ALONG_K ? 32 / Own::ACROSS : 0;
-    static_assert(GROUP % 4 == 0 && (GROUP == 0 || R % 32 == 0), "groups of four stay together");
+    static_assert(GROUP % 4 == 0 && (GROUP == 0 || R % 32 == 0 || R == 16), "groups of four stay together");
     // Where the row `row` of depth d begins is row ^ permuted(d).
-    static MEMBER int permuted(int depth) { return depth / Own::WIDTH * GROUP; }
+    static MEMBER int permuted(int depth) { return depth / Own::WIDTH * GROUP % R; }
+    // The line of depth d. Two lines of 16 rows fill all banks, so in every second run of eight depths neighbouring lines change places.
+    static MEMBER int line(int depth) { return GROUP > 0 && R == 16 ? depth ^ depth / 8 % 2 : depth; }
 };
 
 // What this thread brings of a panel at each step.
@@ -53,7 +55,7 @@ template <class Fetch, Way WAY, int ROWS, int STEP> struct Supply {
             if constexpr (Own::ALONG_K) {
                 const int place = line ^ Panel::permuted(Own::across());
                 UNROLL
-                for (int j = 0; j < PIECE; j++) panel[(Own::across() + j) * ROWS + place] = v[j];
+                for (int j = 0; j < PIECE; j++) panel[Panel::line(Own::across() + j) * ROWS + place] = v[j];
             } else {
                 store_whole(panel + line * ROWS + Own::across(), v);
             }
@@ -72,7 +74,7 @@ template <class Fetch, int ROWS, int STEP> struct Supply<Fetch, Way::BY_ELEMENTS
         ROLLED
         for (int i = thread(); i < ROWS * STEP; i += TILE_THREADS) {
             const int row = Fetch::ALONG_K ? i / STEP : i % ROWS, depth = Fetch::ALONG_K ? i % STEP : i / ROWS;
-            panel[depth * ROWS + (Fetch::ALONG_K ? row ^ Panel::permuted(depth) : row)] = walk.at(row, depth);
+            panel[Panel::line(depth) * ROWS + (Fetch::ALONG_K ? row ^ Panel::permuted(depth) : row)] = walk.at(row, depth);
         }
         walk.advance(STEP);
     }
@@ -107,8 +109,8 @@ CALLED void multiply_step(float (&acc)[Parts<BM, BN>::TM][Parts<BM, BN>::TN], co
         UNROLL_ON_GPU
         for (int e = d; e < d + 4; e++) {
             float x[P::TM], y[P::TN];
-            load_fours<P::DOWN>(x, here + e * BM, place_a);
-            load_fours<P::ACROSS>(y, here + P::DEPTH * BM + e * BN, place_b);
+            load_fours<P::DOWN>(x, here + PanelA::line(e) * BM, place_a);
+            load_fours<P::ACROSS>(y, here + P::DEPTH * BM + PanelB::line(e) * BN, place_b);
             UNROLL
             for (int i = 0; i < P::TM; i++)
                 UNROLL

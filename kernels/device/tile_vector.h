@@ -463,7 +463,7 @@ static __attribute__((noinline)) void multiply_transposed(const Rows& rows, cons
 }
 
 // The tile of C in row `tile_row` of tiles and column blockIdx.x, summed over depths k .. k_end. In the weight gradient of a
-// convolution (rows of A are taps, read from a patch), a grid of one row of tiles means that a block does all rows of C: B is then
+// convolution (rows of A are taps, read from a patch), a block does all rows of C (`all_taps` in src/device/tuning.rs): B is then
 // packed once for at most 1,152 rows, not once for each tile.
 template <int BM, int BN, class A, class B, class Epilogue>
 DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint32_t tile_row, uint32_t k, uint32_t k_end) {
@@ -471,12 +471,10 @@ DEVICE void tiled_matmul(const A& a, const B& b, const Epilogue& epilogue, uint3
     if (m >= a.rows) return;
     const uint32_t m_end = least(m + BM, a.rows), n_end = least(n + BN, b.rows);
     if constexpr (A::PATCHED && !A::ALONG_K) {
-        if (gridDim.y == 1) {
-            const uint32_t parts = (a.rows + 1151) / 1152, each = ((a.rows + parts - 1) / parts + 7) / 8 * 8;
-            for (uint32_t r = 0; r < a.rows; r += each)
-                multiply_tile<(BN > VECTOR || !PRECISION_F32 ? NV : 1)>(a, b, epilogue, r, least(r + each, a.rows), n, n_end, k, k_end);
-            return;
-        }
+        const uint32_t parts = (a.rows + 1151) / 1152, each = ((a.rows + parts - 1) / parts + 7) / 8 * 8;
+        for (uint32_t r = 0; r < a.rows; r += each)
+            multiply_tile<(BN > VECTOR || !PRECISION_F32 ? NV : 1)>(a, b, epilogue, r, least(r + each, a.rows), n, n_end, k, k_end);
+        return;
     }
     static_assert((B::ALONG_K ? BN : BM) + MR <= MOST_ROWS && (B::ALONG_K ? BM : BN) <= MOST_VECTORS, "the scratch is this large");
     if constexpr (B::ALONG_K) multiply_transposed(b, a, epilogue, n, n_end, m, m_end, k, k_end);

@@ -223,3 +223,35 @@ template <class Share, bool CHANGED> struct TapRowsWalk {
         }
     }
 };
+
+// Filters as the input gradient of a convolution reads them (TurnedFilters in kernels/conv.cu): rows are the channels c, the depth
+// is taps (r, s, k). Filter positions follow each other from the last one down; below the first one lies nothing. Instead of a row
+// that the operand does not have, its last one is read: nothing is stored of what that is multiplied to.
+template <class Share> struct TurnedWalk {
+    uint32_t offset, len;          // of piece 0, in elements, and of what lies past the last one; so far below the first one, too
+    uint32_t piece[Share::COUNT];  // from piece 0
+    uint32_t k, within;            // a step from k < `within` stays in its filter position
+    uint32_t step_k, next_k;       // what k changes by in such a step, and in one to the next position
+    uint32_t step, next;           // what `offset` changes by
+
+    MEMBER TurnedWalk(uint32_t rows, uint32_t depth, const Divisor& channels, uint32_t first_row, uint32_t k_begin) : len(depth * rows) {
+        const uint32_t K = channels.divisor, tap = k_begin + Share::depth(), before = channels.quotient(tap);
+        const uint32_t c = least(first_row + Share::row(), rows - 1), step_position = channels.quotient(Share::STEP);
+        k = tap - before * K;
+        offset = ((channels.quotient(depth) - 1 - before) * rows + c) * K + k;
+        step_k = Share::STEP - step_position * K;
+        next_k = step_k - K;
+        within = K - step_k;
+        step = step_k - step_position * rows * K;
+        next = step - (rows + 1) * K;
+        UNROLL
+        for (int i = 0; i < Share::COUNT; i++) piece[i] = (least(first_row + Share::row() + i * Share::LINES_APART, rows - 1) - c) * K;
+    }
+    MEMBER bool there(int) const { return offset < len; }
+    MEMBER const T* at(int i, const T* start) const { return lines_after(start, offset + piece[i], 1); }
+    MEMBER void advance() {
+        const bool stays = k < within;
+        offset += stays ? step : next;
+        k += stays ? step_k : next_k;
+    }
+};

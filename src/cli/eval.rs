@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::ProgressBar;
 use zgan::checkpoint::NamedTensor;
-use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Split, mixture};
+use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Size, Split, mixture};
 use zgan::device::Device;
 use zgan::eval::metrics::NEIGHBOUR;
 use zgan::eval::{self, Cache, Classifier, Ready, Report, Request, Tested, Training};
@@ -16,6 +16,7 @@ use zgan::gan::{Generator, Latents, Setup, Trainer, Weights};
 use zgan::settings::Settings;
 use zgan::{Error, checkpoint, run};
 
+use super::figures::{Published, USUAL_METRICS};
 use super::tuned::Place;
 use super::{progress, say, settings_of, tell, thousands, unfit};
 
@@ -30,11 +31,20 @@ const NO_LABELS: &str =
 #[derive(Args)]
 pub struct Eval {
     /// Evaluate this run, by name or folder: its newest checkpoint
-    #[arg(long, value_name = "RUN", required_unless_present = "checkpoint")]
+    #[arg(long, value_name = "RUN", required_unless_present_any = ["checkpoint", "images"])]
     run: Option<String>,
     /// Evaluate this checkpoint
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
+    /// Evaluate the best checkpoint of the run, which --keep-best has kept, and not the newest
+    #[arg(long, requires = "run", conflicts_with_all = ["checkpoint", "images"])]
+    best: bool,
+    /// Evaluate the pictures of this folder, or zip, by the published figures
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["run", "checkpoint", "raw_weights", "per_class", "count"])]
+    images: Option<PathBuf>,
+    /// With --images, crop and scale pictures to this size, as for a training [default: judge them in their own size]
+    #[arg(long, value_name = "SIDE|HEIGHTxWIDTH", requires = "images")]
+    size: Option<Size>,
     /// Folder of all runs
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs_dir: PathBuf,
@@ -54,15 +64,25 @@ pub struct Eval {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    published: Published,
+    #[command(flatten, next_help_heading = "Where it runs")]
     place: Place,
 }
 
 impl Eval {
     pub fn run(&self) -> anyhow::Result<()> {
+        if let Some(folder) = &self.images {
+            return self.pictures(folder);
+        }
         self.per_class.map_or(Ok(()), check_per_class)?;
+        let inception = match self.published.metrics.is_empty() {
+            true => None,
+            false => Some(self.published.weights()?),
+        };
         let folder = self.run.as_deref().map(|name| run::find(&self.runs_dir, name)).transpose()?;
         let path = match &self.checkpoint {
             Some(file) => file.clone(),
+            None if self.best => run::best_checkpoint(&self.runs_dir, self.run.as_deref().unwrap_or_default())?,
             None => run::newest_checkpoint(&self.runs_dir, self.run.as_deref().unwrap_or_default())?,
         };
         let (header, tensors) = checkpoint::load(&path)?;
@@ -86,6 +106,18 @@ impl Eval {
         drop(tensors);
 
         let weights = if self.raw_weights { Weights::Raw } else { weights(&settings) };
+        if let Some(inception) = inception {
+            let judge = self.published.judge(&device, &inception, &[])?;
+            drop(inception);
+            let real = self.published.real(&judge, Some((&data, &settings.images.data)), false, !self.json)?;
+            let count = self.published.count()?;
+            tell(!self.json, format!("drawn   {} images go through Inception", thousands(count)));
+            let drawn = judge.draw(&mut trainer, weights, self.seed, count, &|| true)?;
+            let drawn = drawn.ok_or_else(|| Error::Check("an evaluation that nobody stops has ended early".into()))?;
+            let figures = judge.compare(&drawn, &real, data.classes())?;
+            tell(!self.json, format!("{} after step {}", path.display(), header.step));
+            return self.published.print(&figures, self.json);
+        }
         let (classifier, tested, usual, real_per_class) = if data.classes().len() > 1 {
             let ready = classifier(&device, &settings, &data, &|line| tell(!self.json, line))?;
             (ready.classifier, Some(ready.tested), PER_CLASS, REAL)
@@ -105,6 +137,44 @@ impl Eval {
         table(&report);
         say(summary(&report));
         Ok(())
+    }
+
+    /// Judges pictures that another program has drawn, for instance.
+    fn pictures(&self, folder: &Path) -> anyhow::Result<()> {
+        let weights = self.published.weights()?;
+        if self.data.is_none() && self.published.stats.is_none() {
+            let what = "--data or --stats says what the pictures are compared with".into();
+            return Err(Error::Config(what).into());
+        }
+        let open = |source: &DataSource, like: Option<Vec<String>>| -> Result<Dataset, Error> {
+            let mut settings = Settings::default();
+            settings.images.size = self.size.unwrap_or(settings.images.size);
+            // Those that are read in their own size need not be kept in another one.
+            settings.images.data_memory = if self.size.is_some() { settings.images.data_memory } else { 0 };
+            settings.place.threads = self.place.threads;
+            settings.images.data = source.clone();
+            settings.check()?;
+            let data = source.open(Split::Train, &DataOptions { like, ..settings.data_options() })?;
+            data.notes().iter().for_each(|note| tell(!self.json, format!("data    {note}")));
+            tell(!self.json, format!("data    {}: {} images", source, thousands(data.len())));
+            Ok(data)
+        };
+        let real = self.data.as_ref().map(|source| open(source, None).map(|data| (data, source))).transpose()?;
+        let like = real.as_ref().map(|(data, _)| data.classes().to_vec());
+        let images = open(&DataSource::Folder(folder.to_path_buf()), like)?;
+        let whole = self.size.is_none();
+        let device = self.place.open()?;
+        let judge = self.published.judge(&device, &weights, &USUAL_METRICS)?;
+        drop(weights);
+        let real_side = real.as_ref().map(|(data, source)| (data, *source));
+        let real_sight = self.published.real(&judge, real_side, whole, !self.json)?;
+        tell(!self.json, format!("images  {} go through Inception", thousands(images.len())));
+        let seen = judge.look(&images, usize::MAX, whole, false, &|| true)?;
+        let seen = seen.ok_or_else(|| Error::Check("an evaluation that nobody stops has ended early".into()))?;
+        // Labels of two folders are the same where their classes are.
+        let classes = real.as_ref().map(|(data, _)| data.classes()).filter(|classes| *classes == images.classes());
+        let figures = judge.compare(&seen, &real_sight, classes.unwrap_or_default())?;
+        self.published.print(&figures, self.json)
     }
 
     /// Says how well the points of a run cover the modes of its data.
@@ -153,7 +223,7 @@ impl Eval {
         // A class of numbered labels is called by its label.
         let last = info.classes.iter().filter_map(|name| name.parse().ok()).max().unwrap_or(0usize);
         images.classes = info.classes.len().max(last.saturating_add(1));
-        (images.size, images.channels) = (info.shape.height, info.shape.channels);
+        (images.size, images.channels) = (info.shape.size(), info.shape.channels);
         Ok(())
     }
 }
@@ -167,7 +237,7 @@ pub(super) fn check_per_class(images: usize) -> Result<(), Error> {
 }
 
 /// The weights of G that draw the images which are judged.
-fn weights(settings: &Settings) -> Weights {
+pub(super) fn weights(settings: &Settings) -> Weights {
     if settings.training.average > 0.0 { Weights::Average } else { Weights::Raw }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use zgan::data::mixture::{self, Mixture};
 use zgan::gan::{Latents, Setup};
-use zgan::picture::{Scatter, square_columns};
+use zgan::picture::{Picture, Scatter, square_columns};
 use zgan::text::plain;
 use zgan::{Result, files};
 
@@ -33,14 +33,24 @@ pub fn all_classes(setup: &Setup) -> Vec<u32> {
 /// Writes a picture of points over those of the data, as SVG where the file's name ends so, and else as PNG. Gives a line
 /// that says how well they cover the modes.
 pub fn scatter(points: &[f32], mixture: Mixture, path: &Path) -> Result<String> {
-    const SIDE: usize = 600;
-    let scatter = Scatter { data: &mixture.draw(0, mixture::POINTS), points };
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
-        files::write_bytes(path, scatter.svg().as_bytes())?;
+        let data = &mixture.draw(0, mixture::POINTS);
+        files::write_bytes(path, Scatter { data, points }.svg().as_bytes())?;
     } else {
-        scatter.picture(SIDE).save(path)?;
+        of_points(points, mixture).save(path)?;
     }
-    Ok(format!("modes   {}", mixture.cover(points)))
+    Ok(modes(points, mixture))
+}
+
+/// The points, with some of their mixture behind them.
+pub fn of_points(points: &[f32], mixture: Mixture) -> Picture {
+    const SIDE: usize = 600;
+    Scatter { data: &mixture.draw(0, mixture::POINTS), points }.picture(SIDE)
+}
+
+/// A line about how well the points cover the mixture.
+pub fn modes(points: &[f32], mixture: Mixture) -> String {
+    format!("modes   {}", mixture.cover(points))
 }
 
 /// The file beside the pictures of a run that says what is in their rows.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use zgan::device::{Device, embedded_images, kernel};
+use zgan::eval::judge::Figure;
 use zgan::exchange::file::Listed;
 use zgan::sizes::product;
 use zgan::{Error, checkpoint, exchange, run};
@@ -157,6 +158,16 @@ fn tell_classes(names: &[String]) {
     say(line);
 }
 
+/// A line of blocks, each as high as its value; of many values the last ones.
+fn curve(values: &[f64]) -> String {
+    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    const MOST: usize = 60;
+    let values = &values[values.len().saturating_sub(MOST)..];
+    let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(*x), h.max(*x)));
+    let block = |x: &f64| if high > low { (7.0 * (x - low) / (high - low)).round() as usize } else { 0 };
+    values.iter().map(|x| BLOCKS[block(x).min(7)]).collect()
+}
+
 fn tell_run(folder: &Path) -> anyhow::Result<()> {
     say(format!("run {}", folder.display()));
     let metrics = std::fs::read_to_string(run::metrics_path(folder)).unwrap_or_default();
@@ -165,6 +176,20 @@ fn tell_run(folder: &Path) -> anyhow::Result<()> {
         let pairs = columns.split(',').zip(row.split(','));
         let pairs: Vec<String> = pairs.map(|(name, value)| format!("{name} {value}")).collect();
         say(format!("last    {}", pairs.join(", ")));
+    }
+    let columns = run::log(folder).map(|log| log.columns).unwrap_or_default();
+    for (name, points) in columns.iter().filter(|(name, _)| Figure::ALL.iter().any(|figure| figure.name() == name)) {
+        let values: Vec<f64> = points.iter().map(|(_, value)| *value).collect();
+        let [first, .., last] = values[..] else { continue };
+        say(format!("{name:<8}{}  from {first:.4} to {last:.4}", curve(&values)));
+    }
+    if let Some(best) = run::best(folder) {
+        say(format!(
+            "best    {} {:.4} after step {}; sample --best draws from it",
+            best.by.name(),
+            best.value,
+            best.step
+        ));
     }
     if let Some((_, picture)) = run::samples(folder)?.pop() {
         say(format!("picture {}", picture.display()));

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod eval;
 mod export;
+mod figures;
 mod gpu_report;
 mod grid;
 mod info;
@@ -11,6 +12,7 @@ mod inits;
 mod kernels;
 mod loops;
 mod model;
+mod plot;
 mod profile;
 mod progress;
 mod sample;
@@ -49,6 +51,8 @@ enum Command {
     Export(export::Export),
     /// Tell how good the images of a run are
     Eval(eval::Eval),
+    /// Draw the curves of one run or of several, as a page
+    Plot(plot::Plot),
     /// Time the operations beside what the machine can do
     Bench(bench::Bench),
     /// Measure which block sizes and tiles suit this device, for all commands to use
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
         (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
         (Command::Export(export), _) => export.run().map(|()| ExitCode::SUCCESS),
         (Command::Eval(eval), _) => eval.run().map(|()| ExitCode::SUCCESS),
+        (Command::Plot(plot), _) => plot.run().map(|()| ExitCode::SUCCESS),
         (Command::Bench(bench), _) => bench.run().map(|()| ExitCode::SUCCESS),
         (Command::Tune(tune), _) => tune.run().map(|()| ExitCode::SUCCESS),
         (Command::Study(study), _) => study.run().map(|()| ExitCode::SUCCESS),

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::cores::on_all_cores;
-use zgan::data::{ClassNames, DataInfo, ImageShape, mixture};
+use zgan::data::{ClassNames, DataInfo, ImageShape, Size, mixture};
 use zgan::exchange::{ClassMap, Incoming, Newcomers, Side, latents};
 use zgan::gan::{Generator, Latents, Setup, Weights, interpolate};
 use zgan::picture::{Picture, square_columns};
@@ -32,6 +32,12 @@ pub struct Sample {
     /// The preset of --weights, where the file does not name it
     #[arg(long, value_name = "NAME", requires = "weights", hide_possible_values = true)]
     preset: Option<Preset>,
+    /// Draw from the best checkpoint of the run, which --keep-best has kept, and not the newest
+    #[arg(long, requires = "run")]
+    best: bool,
+    /// The size of the images of --weights, where neither the file nor the preset says it
+    #[arg(long, value_name = "SIDE|HEIGHTxWIDTH", requires = "weights")]
+    size: Option<Size>,
     /// Folder of all runs
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs_dir: PathBuf,
@@ -96,10 +102,11 @@ impl Sample {
         let name = self.run.as_deref().unwrap_or_default();
         let path = match self.checkpoint.as_ref().or(self.weights.as_ref()) {
             Some(file) => file.clone(),
+            None if self.best => run::best_checkpoint(&self.runs_dir, name)?,
             None => run::newest_checkpoint(&self.runs_dir, name)?,
         };
         let (header, tensors, setup) = match &self.weights {
-            Some(file) => foreign(file, self.preset)?,
+            Some(file) => foreign(file, self.preset, self.size)?,
             None => {
                 let (header, tensors) = checkpoint::load(&path)?;
                 let setup = Setup::new(&settings_of(&path, &header)?, &header.data);
@@ -187,7 +194,11 @@ impl Sample {
 }
 
 /// What draws from a file that is no checkpoint: a header as a checkpoint has one, tensors, and the setup of the networks.
-fn foreign(path: &Path, preset: Option<Preset>) -> Result<(Header, Vec<NamedTensor>, Setup), Error> {
+fn foreign(
+    path: &Path,
+    preset: Option<Preset>,
+    size: Option<Size>,
+) -> Result<(Header, Vec<NamedTensor>, Setup), Error> {
     let file = Incoming::read(path)?;
     let preset = preset.or(file.preset()).ok_or_else(|| {
         let path = path.display();
@@ -200,10 +211,12 @@ fn foreign(path: &Path, preset: Option<Preset>) -> Result<(Header, Vec<NamedTens
     let facts = file.facts(preset, Side::Generator)?;
     let numbers = || (0..facts.classes.unwrap_or(1)).map(|class| class.to_string()).collect();
     let classes = file.class_names.clone().filter(|names| facts.classes.is_none_or(|n| n == names.len()));
+    let shape = file.shape(preset, &facts);
+    let Size { height, width } = size.unwrap_or(shape.size());
     let data = DataInfo {
         name: path.display().to_string(),
         images: 0,
-        shape: file.shape(preset, &facts),
+        shape: ImageShape { height, width, ..shape },
         classes: classes.unwrap_or_else(numbers),
         crc32: String::new(),
     };

@@ -7,20 +7,24 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
-use zgan::data::{DataInfo, DataOptions, Dataset, ImageShape, Loader, Split, mixture};
+use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, mixture};
 use zgan::device::{Device, Precision};
+use zgan::eval::judge::{Figures, Judge, Sight};
+use zgan::eval::metrics::SUBSET;
+use zgan::eval::{Cache, inception};
 use zgan::exchange::placed;
 use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Vitals, Weights};
 use zgan::picture::Picture;
-use zgan::run::{self, MetricsLog, Run};
+use zgan::run::{self, Best, MetricsLog, Run};
 use zgan::settings::{Preset, Settings, Training, differences};
 use zgan::sizes::{filled, product};
+use zgan::tensorboard::Events;
 use zgan::{Error, Result, files};
 
 use super::inits::{Beginning, Inits};
 use super::progress::{Progress, clock};
 use super::signals::{save_from_now_on, stopped};
-use super::{eval, grid, next_command, say, settings_of, thousands, tuned, unfit};
+use super::{eval, figures, grid, next_command, say, settings_of, thousands, tuned, unfit};
 
 /// What is not a setting of a run. The settings themselves are the fields of [`Settings`].
 #[derive(Args)]
@@ -62,6 +66,10 @@ impl Train {
         if self.resume.is_none() && !self.dry_run {
             Run::check(settings.runs_dir(), settings.written.run.as_deref(), self.force)?;
         }
+        let inception = match settings.judging.eval_every {
+            0 => None,
+            _ => Some(inception::Weights::find(settings.judging.inception.as_deref())?),
+        };
         let newest = self.newest(&settings)?;
         let newest_path = newest.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
         let unfit = || unfit(&newest_path, "gone on from");
@@ -69,6 +77,7 @@ impl Train {
         let options = DataOptions { like, ..settings.data_options() };
         let data = settings.images.data.open(Split::Train, &options)?;
         let info = data.info();
+        settings.check_images(info.shape)?;
         let (device, device_lines) = self.open_device(&mut settings)?;
         let settings = settings;
         let written = &settings.written;
@@ -121,18 +130,31 @@ impl Train {
                 Run::create(settings.runs_dir(), name, settings.preset.name, self.force, &settings, &device)?
             }
         };
-        let log = run.metrics(first, &setup.more_metrics())?;
+        let figures = settings.judging.figures();
+        let columns: Vec<&str> = setup.more_metrics().into_iter().chain(figures.iter().map(|f| f.name())).collect();
+        let log = run.metrics(first, &columns)?;
         say(format!("run     {}, steps {first} to {end} of {steps}", run.folder().display()));
         if let Some(changed) = &log.changed {
             let (changed, fresh) = (changed.display(), log.path().display());
             say(format!("        {changed} is not as this program wrote it: it stays as it is, rows go on in {fresh}"));
         }
 
+        let judge = inception.map(|weights| Judging::new(&device, &settings, &data, &weights)).transpose()?.flatten();
         let numbers = settings.numbers()?;
+        let events = settings.written.tensorboard.then(|| Events::create(run.folder(), first)).transpose()?;
+        if let Some(events) = &events {
+            events.text(first, "settings", &format!("```\n{}```", settings.to_toml()?));
+        }
         let (vitals, progress, seconds_before) = (Vitals::default(), Progress::new(first, end), log.seconds);
-        let mut session = Session { settings, info, numbers, trainer, run, log, vitals, progress, seconds_before };
+        let mut session =
+            Session { settings, info, numbers, trainer, run, judge, log, events, vitals, progress, seconds_before };
         let ended = session.train(&data, loader.as_mut(), end);
         session.progress.end();
+        if let Some(events) = session.events.take() {
+            // What is missing there is in metrics.csv.
+            let path = events.path().to_path_buf();
+            events.finish().unwrap_or_else(|error| say(format!("{} is not whole: {error}", path.display())));
+        }
         let ended = match ended {
             Err(error @ Error::NotFinite { .. }) => return Err(error).context(session.last_good()),
             other => other?,
@@ -313,11 +335,10 @@ impl Train {
 fn effective(settings: &Settings, info: &DataInfo) -> Result<toml::Table> {
     let mut table = settings.table()?;
     if info.images > 0 {
-        let ImageShape { height, width, channels } = info.shape;
-        for (name, value) in [("classes", info.classes.len()), ("channels", channels)] {
+        for (name, value) in [("classes", info.classes.len()), ("channels", info.shape.channels)] {
             table.insert(name.into(), (value as i64).into());
         }
-        let size = if height == width { (height as i64).into() } else { format!("{height}x{width}").into() };
+        let size = toml::Value::try_from(info.shape.size()).map_err(|e| Error::Config(e.to_string()))?;
         table.insert("size".into(), size);
     }
     Ok(table)
@@ -427,6 +448,29 @@ struct Ended {
 /// After so many steps it is known how long the others will take.
 const FIRST_STEPS: u64 = 10;
 
+/// What judges the images while they are learnt.
+struct Judging {
+    judge: Judge,
+    real: Sight,
+}
+
+impl Judging {
+    /// Looks at the real images. None where the training was interrupted meanwhile.
+    fn new(
+        device: &Device,
+        settings: &Settings,
+        data: &Dataset,
+        weights: &inception::Weights,
+    ) -> Result<Option<Judging>> {
+        let judging = &settings.judging;
+        let judge = Judge::new(device, weights, &judging.metrics(), 2048, judging.fid_as, SUBSET)?;
+        say(format!("real    {} images go through Inception", thousands(data.len())));
+        let cache = Cache::of(&settings.images.data);
+        let real = judge.look_at_real(data, &cache, usize::MAX, false, &mut |line| say(line), &|| !stopped())?;
+        Ok(real.map(|real| Judging { judge, real }))
+    }
+}
+
 /// A training under way.
 struct Session {
     settings: Settings,
@@ -434,7 +478,9 @@ struct Session {
     numbers: toml::Table,
     trainer: Trainer,
     run: Run,
+    judge: Option<Judging>,
     log: MetricsLog,
+    events: Option<Events>,
     vitals: Vitals,
     progress: Progress,
     seconds_before: f64,
@@ -481,11 +527,16 @@ impl Session {
             let row = due(step, written.log_every) || step == steps;
             let draw = last || due(step, written.sample_every);
             let save = last || due(step, written.checkpoint_every);
+            let judge = self.judge.is_some() && !interrupted;
+            let judge = judge && (due(step, self.settings.judging.eval_every) || step == steps);
             // Before anything is written the numbers are known to be finite.
-            if row || draw || save {
+            if row || draw || save || judge {
                 let metrics = self.trainer.metrics()?;
-                if row {
-                    self.log(&metrics, begun, &mut logged)?;
+                let paused = Instant::now();
+                let figures = if judge { self.judge(step)? } else { None };
+                logged.1 += paused.elapsed();
+                if row || figures.is_some() {
+                    self.log(&metrics, figures.as_ref(), begun, &mut logged)?;
                     tell_unreadable(data, |line| self.progress.note(&line));
                 }
             }
@@ -509,13 +560,50 @@ impl Session {
         Ok(Instant::now())
     }
 
-    fn log(&mut self, metrics: &Metrics, begun: Instant, logged: &mut (u64, Instant)) -> Result<()> {
+    /// Draws images and compares them with real ones; keeps the weights where they are the best so far. None where the training was
+    /// interrupted meanwhile.
+    fn judge(&mut self, step: u64) -> Result<Option<Figures>> {
+        let Some(Judging { judge, real }) = &self.judge else { return Ok(None) };
+        let Settings { judging, training, .. } = &self.settings;
+        let (weights, go_on) = (eval::weights(&self.settings), || !stopped());
+        let drawn = judge.draw(&mut self.trainer, weights, training.seed, judging.eval_images, &go_on)?;
+        let Some(drawn) = drawn else { return Ok(None) };
+        let figures = judge.compare(&drawn, real, &self.info.classes)?;
+        self.progress.note(&format!("step {step}: {}", figures::line(&figures)));
+        figures.left_out.iter().for_each(|line| self.progress.note(&format!("left out {line}")));
+        let value = judging.keep_best.and_then(|by| Some((by, figures.get(by)?)));
+        if let Some((by, value)) = value {
+            let before = run::best(self.run.folder()).filter(|best| best.by == by);
+            if before.is_none_or(|before| by.is_better(value, before.value)) {
+                self.save_to(&self.run.best_path(), step)?;
+                self.run.save_best(&Best { by, value, step })?;
+            }
+        }
+        Ok(Some(figures))
+    }
+
+    fn log(
+        &mut self,
+        metrics: &Metrics,
+        figures: Option<&Figures>,
+        begun: Instant,
+        logged: &mut (u64, Instant),
+    ) -> Result<()> {
         let now = Instant::now();
         let images = (metrics.step - logged.0) * self.trainer.images_per_step() as u64;
         let images_per_second = images as f64 / now.duration_since(logged.1).as_secs_f64().max(1e-9);
         *logged = (metrics.step, now);
         let seconds = self.seconds_before + now.duration_since(begun).as_secs_f64();
-        self.log.append(metrics, seconds, images_per_second)?;
+        let all = self.settings.judging.figures();
+        let figures: Vec<_> = all.iter().map(|figure| figures.and_then(|figures| figures.get(*figure))).collect();
+        self.log.append(metrics, &figures, seconds, images_per_second)?;
+        if let Some(events) = &self.events {
+            let figures = all.iter().zip(&figures);
+            let figures = figures.filter_map(|(figure, value)| Some((figure.name(), (*value)? as f32)));
+            let rate = ("images_per_second", images_per_second as f32);
+            let named = metrics.named().into_iter().chain(metrics.more.iter().copied()).chain(figures).chain([rate]);
+            events.scalars(metrics.step, named);
+        }
         self.progress.metrics(metrics, images_per_second);
         let before = self.vitals.dead();
         self.vitals.look(metrics);
@@ -528,13 +616,14 @@ impl Session {
         let (path, seed) = (self.run.sample_path(step), self.settings.training.seed);
         if self.trainer.setup().draws_points() {
             let points = self.trainer.points(Weights::Average, &Latents::unlabelled(seed, mixture::POINTS))?;
-            let modes = grid::scatter(&points, self.trainer.setup().mixture, &path)?;
-            self.progress.note(&modes);
+            let mixture = self.trainer.setup().mixture;
+            self.save_picture(&grid::of_points(&points, mixture), &path, step)?;
+            self.progress.note(&grid::modes(&points, mixture));
             return Ok(path);
         }
         let (latents, columns) = grid::layout(&grid::all_classes(self.trainer.setup()), seed, grid::COUNT, None);
         let images = self.trainer.sample(Weights::Average, &latents)?;
-        Picture::grid(&images, self.info.shape, columns)?.save(&path)?;
+        self.save_picture(&Picture::grid(&images, self.info.shape, columns)?, &path, step)?;
         if let Some(legend) = grid::legend(&latents.labels, columns, &self.info.classes) {
             let file = path.with_file_name(grid::LEGEND);
             // All pictures of a run have the same rows.
@@ -545,13 +634,26 @@ impl Session {
         Ok(path)
     }
 
+    fn save_picture(&self, picture: &Picture, path: &Path, step: u64) -> Result<()> {
+        let bytes = picture.encode().map_err(Error::io(path))?;
+        files::write_bytes(path, &bytes)?;
+        if let Some(events) = &self.events {
+            events.image(step, "samples", picture.shape, &bytes);
+        }
+        Ok(())
+    }
+
     fn save(&mut self, step: u64) -> Result<()> {
+        self.save_to(&self.run.checkpoint_path(step), step)?;
+        self.run.thin_checkpoints(self.settings.written.keep_checkpoints)
+    }
+
+    fn save_to(&mut self, path: &Path, step: u64) -> Result<()> {
         let (config, data) = (self.numbers.clone(), self.info.clone());
         let header = Header { format: checkpoint::FORMAT, step, config, data, scaling: self.trainer.scaling()? };
         let mut tensors = self.trainer.tensors()?;
         tensors.extend(self.trainer.average_statistics()?);
-        checkpoint::save(&self.run.checkpoint_path(step), &tensors, &header)?;
-        self.run.thin_checkpoints(self.settings.written.keep_checkpoints)
+        checkpoint::save(path, &tensors, &header)
     }
 
     fn name(&self) -> String {

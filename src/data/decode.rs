@@ -129,6 +129,24 @@ pub fn read(
     limits: &Limits,
     out: &mut [u8],
 ) -> Result<Option<u16>, Fault> {
+    let decoded = checked(input, limits)?;
+    scale_and_turn(&decoded, shape, out)?;
+    Ok(decoded.deep)
+}
+
+/// Reads the file `input` as it is, with so many channels, 1 or 3.
+pub fn whole(input: impl BufRead + Seek, channels: usize, limits: &Limits) -> Result<(ImageShape, Vec<u8>), Fault> {
+    let decoded = checked(input, limits)?;
+    let (height, width) = (decoded.height, decoded.width);
+    let turned = decoded.orientation > 4;
+    let (height, width) = if turned { (width, height) } else { (height, width) };
+    let shape = ImageShape { height, width, channels };
+    let mut out = buffer(Some(shape.len()))?;
+    scale_and_turn(&decoded, shape, &mut out)?;
+    Ok((shape, out))
+}
+
+fn checked(input: impl BufRead + Seek, limits: &Limits) -> Result<Decoded, Fault> {
     // Decoders are others' work, and files can be anything. A panic in one is an error of that file.
     let decoded = catch_unwind(AssertUnwindSafe(|| decode(input, limits)))
         .unwrap_or_else(|_| Err("its decoder failed (it panicked)".to_string().into()))?;
@@ -136,8 +154,7 @@ pub fn read(
     if found != expected {
         return Err(format!("{found} bytes where {} x {} pixels have {expected}", decoded.width, decoded.height).into());
     }
-    scale_and_turn(&decoded, shape, out)?;
-    Ok(decoded.deep)
+    Ok(decoded)
 }
 
 fn decode(mut input: impl BufRead + Seek, limits: &Limits) -> Result<Decoded, Fault> {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufReader, Cursor};
+use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +29,10 @@ pub enum Unreadable {
     /// It is named, and the next file of its class stands in
     Skip,
 }
+
+/// What a picture is decoded from.
+trait Input: BufRead + Seek {}
+impl<T: BufRead + Seek> Input for T {}
 
 /// Files in the order of their classes and paths; each is decoded when it is asked for.
 pub struct Files {
@@ -60,7 +64,7 @@ struct Found {
 }
 
 pub fn open(root: &Path, options: &DataOptions) -> Result<Dataset> {
-    let shape = ImageShape { height: options.size, width: options.size, channels: options.channels };
+    let shape = ImageShape { height: options.size.height, width: options.size.width, channels: options.channels };
     // A checkpoint, which may be anybody's, says what is wanted.
     if !matches!(shape.channels, 1 | 3) || shape.is_empty() {
         return Err(Error::Config(format!("images of {shape} are wanted of a folder, which has 1 or 3 channels")));
@@ -126,17 +130,21 @@ impl Files {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decodes the file `index` into `out`.
-    fn decode(&self, index: usize, out: &mut [u8]) -> std::result::Result<Option<u16>, Fault> {
+    /// Opens the file `index` for what decodes it.
+    fn decode<T>(
+        &self,
+        index: usize,
+        decode: impl FnOnce(&mut dyn Input) -> std::result::Result<T, Fault>,
+    ) -> std::result::Result<T, Fault> {
         match (&self.places[index], &self.zip) {
             (Place::File(path), _) => {
                 let file = File::open(path).map_err(|e| e.to_string())?;
-                decode::read(BufReader::new(file), self.shape, &self.limits, out)
+                decode(&mut BufReader::new(file))
             }
             (Place::Zipped(_, way), Some(zip)) => {
                 // No picture has more than 8 bytes a pixel, besides some metadata.
                 let most = (self.limits.max_pixels as u64).saturating_mul(8).saturating_add(1 << 24);
-                decode::read(Cursor::new(zip.read(*way, most)?), self.shape, &self.limits, out)
+                decode(&mut Cursor::new(zip.read(*way, most)?))
             }
             (Place::Zipped(..), None) => Err("its archive is not open".to_string().into()),
         }
@@ -148,6 +156,30 @@ impl Files {
 
     /// Decodes image `index` into `out` (H, W, C).
     pub fn read(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        let (candidate, deep) = self.first_that_works(index, |candidate| {
+            self.decode(candidate, |input| decode::read(input, self.shape, &self.limits, out))
+        })?;
+        if let Some(largest) = deep.filter(|largest| (1..1 << 14).contains(largest)) {
+            let mut found = self.found();
+            found.dark.insert(candidate);
+            found.largest = found.largest.max(largest);
+        }
+        Ok(())
+    }
+
+    /// Image `index` in the size that its file has.
+    pub fn read_whole(&self, index: usize) -> Result<(ImageShape, Vec<u8>)> {
+        let channels = self.shape.channels;
+        let decode = |candidate| self.decode(candidate, |input| decode::whole(input, channels, &self.limits));
+        self.first_that_works(index, decode).map(|(_, image)| image)
+    }
+
+    /// What `decode` makes of the file `index`, or of the one that stands in, and which that is.
+    fn first_that_works<T>(
+        &self,
+        index: usize,
+        mut decode: impl FnMut(usize) -> std::result::Result<T, Fault>,
+    ) -> Result<(usize, T)> {
         let label = self.labels[index] as usize;
         let range = self.ranges[label].clone();
         // The next file of its class stands in for an unreadable one; after the last comes the first.
@@ -155,15 +187,8 @@ impl Files {
             if self.unreadable == Unreadable::Skip && self.is_unreadable(candidate) {
                 continue;
             }
-            match self.decode(candidate, out) {
-                Ok(deep) => {
-                    if let Some(largest) = deep.filter(|largest| (1..1 << 14).contains(largest)) {
-                        let mut found = self.found();
-                        found.dark.insert(candidate);
-                        found.largest = found.largest.max(largest);
-                    }
-                    return Ok(());
-                }
+            match decode(candidate) {
+                Ok(image) => return Ok((candidate, image)),
                 // Whether a file is skipped does not depend on the memory that there is.
                 Err(Fault::Machine(what)) => return Err(self.error(candidate, what)),
                 Err(Fault::Picture(what)) if self.unreadable == Unreadable::Refuse => {

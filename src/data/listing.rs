@@ -73,7 +73,7 @@ struct Found {
 
 pub fn list(root: &Path, unreadable: Unreadable) -> Result<Listing> {
     let (mut found, zip) = if root.is_file() {
-        let zip = Zip::open(root)?;
+        let zip = Zip::open(root, "a folder of images was expected, or a zip of one")?;
         (in_zip(&zip, root)?, Some(zip))
     } else {
         let mut found = Found::default();

@@ -13,13 +13,15 @@ mod listing;
 mod loader;
 pub mod mixture;
 mod mnist_10k;
-mod zip;
+mod size;
+pub(crate) mod zip;
 
 pub use classes::ClassNames;
 pub use folder::Unreadable;
 pub use listing::natural;
 pub use loader::{LastBatch, Loader, LoaderOptions};
 use mixture::Mixture;
+pub use size::Size;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,10 +29,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cores::threads;
-use crate::sizes::product;
+use crate::sizes::{filled, product};
 use crate::{Error, Result};
 
-/// The size of one image.
+/// The size of one image, and its channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageShape {
     pub height: usize,
@@ -46,6 +48,10 @@ impl ImageShape {
 
     pub fn is_empty(self) -> bool {
         self.len() == 0
+    }
+
+    pub fn size(self) -> Size {
+        Size::new(self.height, self.width)
     }
 }
 
@@ -84,8 +90,8 @@ pub enum DataSource {
 pub struct DataOptions {
     /// Classes that the labels of IDX files name.
     pub classes: usize,
-    /// Side of the images of a folder, and their channels, 1 or 3.
-    pub size: usize,
+    /// Of the images of a folder, and their channels, 1 or 3.
+    pub size: Size,
     pub channels: usize,
     pub unreadable: Unreadable,
     /// Bytes of decoded images above which a folder is streamed from the disk.
@@ -379,6 +385,16 @@ impl Dataset {
             Images::Streamed(files) => files.read(index, out),
             Images::Drawn => Err(Error::Shape(format!("data {}: there are no images", self.name))),
         }
+    }
+
+    /// Image `index` in the size that its file has, where it is from a file of its own.
+    pub fn read_whole(&self, index: usize) -> Result<(ImageShape, Vec<u8>)> {
+        if let Some(files) = &self.files {
+            return files.read_whole(index);
+        }
+        let mut image = filled("an image", self.shape.len(), 0)?;
+        self.read(index, &mut image)?;
+        Ok((self.shape, image))
     }
 
     /// Whether images are decoded as they are needed.

@@ -31,11 +31,12 @@ pub struct Entry {
 }
 
 impl Zip {
-    pub fn open(path: &Path) -> Result<Zip> {
+    /// Opens an archive. An error begins with what was `expected`.
+    pub fn open(path: &Path, expected: &str) -> Result<Zip> {
         let file = File::open(path).map_err(Error::io(path))?;
         let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
         let archive = ZipArchive::from_file(file, &mut buffer).map_err(|error| {
-            let what = format!("a folder of images was expected, or a zip of one; this file is no zip: {error}");
+            let what = format!("{expected}; this file is no zip: {error}");
             Error::Data { path: path.to_path_buf(), what }
         })?;
         Ok(Zip { path: path.to_path_buf(), archive })

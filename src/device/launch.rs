@@ -17,25 +17,43 @@ const MOST_SLOTS: usize = 64;
 const NUMBERS: [&str; 7] = ["float", "bf16", "f16", "uint8_t", "uint32_t", "int32_t", "uint64_t"];
 
 /// A kernel with its grid and, one call each, its arguments in the order of its parameters.
-///
-/// Kept on the stack: a training step launches some hundred kernels and allocates nothing.
 pub(crate) struct Launch<'a> {
     device: &'a Device,
     kernel: Variants,
     grid: [u32; 3],
+    given: Box<Given>,
+    /// The precision of the first buffer whose type depends on it.
+    precision: Option<Precision>,
+    flops: u64,
+    problem: Option<String>,
+}
+
+/// The arguments so far. They are too large to be moved with each of them, and are used again from launch to launch: a
+/// training step launches some hundred kernels and allocates nothing.
+struct Given {
     slots: [u64; MOST_SLOTS],
     used: usize,
     starts: [u8; MOST_ARGUMENTS],
     arguments: usize,
     /// What kernels call the elements of each argument that is a buffer.
     elements: [&'static str; MOST_ARGUMENTS],
-    /// The precision of the first buffer whose type depends on it.
-    precision: Option<Precision>,
     /// The memory that is read and written, to refuse an output that overlaps something else.
     touched: [View; MOST_ARGUMENTS],
     pointers: usize,
-    flops: u64,
-    problem: Option<String>,
+}
+
+impl Default for Given {
+    fn default() -> Given {
+        Given {
+            slots: [0; MOST_SLOTS],
+            used: 0,
+            starts: [0; MOST_ARGUMENTS],
+            arguments: 0,
+            elements: [""; MOST_ARGUMENTS],
+            touched: [View { start: 0, end: 0, written: false, argument: 0 }; MOST_ARGUMENTS],
+            pointers: 0,
+        }
+    }
 }
 
 /// The sum of what was launched so far.
@@ -76,6 +94,8 @@ impl Launched {
 thread_local! {
     static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic { launches: 0, bytes: 0, flops: 0 }) };
     static TRACE: RefCell<Option<Vec<(Launched, Event, Event)>>> = const { RefCell::new(None) };
+    /// The arguments of the last launch, to be used again.
+    static SPARE: Cell<Option<Box<Given>>> = const { Cell::new(None) };
 }
 
 /// What `body` launches, copies and zeroes on the calling thread, in order. Waits for the device.
@@ -119,21 +139,9 @@ pub fn traffic() -> Traffic {
 
 impl<'a> Launch<'a> {
     pub(super) fn new(device: &'a Device, kernel: Variants, grid: [u32; 3]) -> Self {
-        Launch {
-            device,
-            kernel,
-            grid,
-            slots: [0; MOST_SLOTS],
-            used: 0,
-            starts: [0; MOST_ARGUMENTS],
-            arguments: 0,
-            elements: [""; MOST_ARGUMENTS],
-            precision: None,
-            touched: [View { start: 0, end: 0, written: false, argument: 0 }; MOST_ARGUMENTS],
-            pointers: 0,
-            flops: 0,
-            problem: None,
-        }
+        let mut given = SPARE.take().unwrap_or_default();
+        (given.used, given.arguments, given.pointers) = (0, 0, 0);
+        Launch { device, kernel, grid, given, precision: None, flops: 0, problem: None }
     }
 
     /// Says that the kernel is a product of this many multiplications and additions.
@@ -170,41 +178,48 @@ impl<'a> Launch<'a> {
 
     /// A number, or a `#[repr(C)]` struct of numbers, passed by value.
     pub fn scalar<S: bytemuck::NoUninit>(mut self, value: S) -> Self {
-        let bytes = bytemuck::bytes_of(&value);
-        let slots = bytes.len().div_ceil(SLOT_BYTES).max(1);
-        if self.used + slots > MOST_SLOTS || self.arguments == MOST_ARGUMENTS {
-            self.problem = Some(format!("more than {MOST_ARGUMENTS} arguments or {MOST_SLOTS} words of them"));
-            return self;
-        }
-        bytemuck::cast_slice_mut(&mut self.slots[self.used..self.used + slots])[..bytes.len()].copy_from_slice(bytes);
-        self.starts[self.arguments] = self.used as u8;
-        self.used += slots;
-        self.arguments += 1;
+        self.argument(bytemuck::bytes_of(&value), "");
         self
     }
 
+    /// `element` is what kernels call the elements of a buffer, of which `bytes` are the address; of no buffer it is empty.
+    fn argument(&mut self, bytes: &[u8], element: &'static str) {
+        let given = &mut *self.given;
+        let slots = bytes.len().div_ceil(SLOT_BYTES).max(1);
+        if given.used + slots > MOST_SLOTS || given.arguments == MOST_ARGUMENTS {
+            self.problem = Some(format!("more than {MOST_ARGUMENTS} arguments or {MOST_SLOTS} words of them"));
+            return;
+        }
+        let to = &mut given.slots[given.used..given.used + slots];
+        bytemuck::cast_slice_mut(to)[..bytes.len()].copy_from_slice(bytes);
+        given.starts[given.arguments] = given.used as u8;
+        given.elements[given.arguments] = element;
+        given.used += slots;
+        given.arguments += 1;
+    }
+
     fn pointer<T: Element>(mut self, buffer: &Buffer<T>, written: bool) -> Self {
+        let given = &mut *self.given;
+        let argument = given.arguments;
         if !buffer.device().same(self.device) {
-            self.problem = Some(format!("argument {} is on another device", self.arguments));
+            self.problem = Some(format!("argument {argument} is on another device"));
         }
         buffer.hold();
         let Range { start, end } = buffer.byte_range();
-        for view in &self.touched[..self.pointers] {
+        for view in &given.touched[..given.pointers] {
             if start < view.end && view.start < end && (written || view.written) {
-                self.problem = Some(format!("argument {} overlaps an earlier one that is written", self.arguments));
+                self.problem = Some(format!("argument {argument} overlaps an earlier one that is written"));
             }
         }
-        if self.arguments < MOST_ARGUMENTS {
-            self.elements[self.arguments] = buffer.stored_type();
-        }
-        if self.precision.is_none() && self.kernel.stored(self.arguments) {
+        if self.precision.is_none() && self.kernel.stored(argument) {
             self.precision = Some(buffer.precision());
         }
-        if self.pointers < MOST_ARGUMENTS {
-            self.touched[self.pointers] = View { start, end, written, argument: self.arguments };
-            self.pointers += 1;
+        if given.pointers < MOST_ARGUMENTS {
+            given.touched[given.pointers] = View { start, end, written, argument };
+            given.pointers += 1;
         }
-        self.scalar(buffer.address())
+        self.argument(bytemuck::bytes_of(&buffer.address()), buffer.stored_type());
+        self
     }
 
     /// Starts the kernel. An empty grid is no launch.
@@ -219,11 +234,12 @@ impl<'a> Launch<'a> {
         if let Some(problem) = self.problem {
             return Err(Error::Device(format!("{name}: {problem}")));
         }
-        if self.arguments != types.len() {
-            let (takes, given) = (types.len(), self.arguments);
+        let given = self.given;
+        if given.arguments != types.len() {
+            let (takes, given) = (types.len(), given.arguments);
             return Err(Error::Device(format!("{name} takes {takes} arguments, was given {given}")));
         }
-        for (i, (element, kind)) in self.elements.iter().zip(*types).enumerate() {
+        for (i, (element, kind)) in given.elements.iter().zip(*types).enumerate() {
             let expected = kind.trim_end_matches('*');
             if !element.is_empty() && *element != expected && NUMBERS.contains(&expected) {
                 return Err(Error::Device(format!(
@@ -241,16 +257,18 @@ impl<'a> Launch<'a> {
             }
         }
         let mut pointers = [std::ptr::null::<c_void>(); MOST_ARGUMENTS];
-        for (pointer, &start) in pointers.iter_mut().zip(&self.starts[..self.arguments]) {
-            *pointer = (&raw const self.slots[start as usize]).cast();
+        for (pointer, &start) in pointers.iter_mut().zip(&given.starts[..given.arguments]) {
+            *pointer = (&raw const given.slots[start as usize]).cast();
         }
-        let pointers = &pointers[..self.arguments];
-        let bytes = self.touched[..self.pointers].iter().map(|view| view.end - view.start).sum::<u64>();
+        let (pointers, touched) = (&pointers[..given.arguments], &given.touched[..given.pointers]);
+        let bytes = touched.iter().map(|view| view.end - view.start).sum::<u64>();
         let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
         TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
-        traced(self.device, (name, self.grid), bytes, self.flops, || {
+        let done = traced(self.device, (name, self.grid), bytes, self.flops, || {
             // SAFETY: the caller vouches for types and lengths; the count was compared with the kernel's.
-            unsafe { self.device.start(kernel, self.grid, pointers, &self.touched[..self.pointers], self.flops) }
-        })
+            unsafe { self.device.start(kernel, self.grid, pointers, touched, self.flops) }
+        });
+        SPARE.set(Some(given));
+        done
     }
 }

@@ -24,8 +24,6 @@ pub struct Tuning {
     /// Blocks that the weight gradient of a convolution is split into, and the fewest pixels of one block.
     pub split_blocks: usize,
     pub split_pixels: usize,
-    /// Columns that one block of a bias gradient sums.
-    pub bias_columns: usize,
     /// The tiles that matrix products and wide convolutions choose from.
     pub linear_tiles: Vec<TileCost>,
     pub conv_tiles: Vec<TileCost>,
@@ -61,7 +59,7 @@ macro_rules! field {
 
 /// The bounds are the limits of kernels and grids: chunks of a flat buffer fit 32 bits, a block of the log-partition has at
 /// most 8,192 logits, a grid at most 65,535 parts of a gradient.
-pub const FIELDS: [Field; 8] = [
+pub const FIELDS: [Field; 7] = [
     field!("elements", elements, 256, 1 << 20),
     field!("logits", logits, 256, 8192),
     field!("logit-blocks", logit_blocks, 16, 1 << 16),
@@ -69,7 +67,6 @@ pub const FIELDS: [Field; 8] = [
     field!("rows", rows, 16, 4096),
     field!("split-blocks", split_blocks, 1, 4096),
     field!("split-pixels", split_pixels, 16, 1 << 20),
-    field!("bias-columns", bias_columns, 16, 4096),
 ];
 
 /// Products that choose from one list of tiles.
@@ -216,6 +213,8 @@ pub(crate) struct Fixed {
     pub columns: usize,
     /// Whether one block of a weight gradient of a convolution sums all taps, not a tile of them.
     pub all_taps: bool,
+    /// Whether the input gradient of a convolution reads filters that were turned around before.
+    pub turns_filters: bool,
     /// Elements of the largest matrix that one block normalises by its spectrum, and of a tile of a larger one.
     pub alone: usize,
     pub tile: usize,
@@ -229,6 +228,7 @@ static HOST: Fixed = Fixed {
     partial_tiles: true,
     columns: 64,
     all_taps: true,
+    turns_filters: true,
     alone: 1 << 18,
     tile: 1 << 16,
     sums_in_registers: false,
@@ -238,6 +238,7 @@ static BLOCKS: Fixed = Fixed {
     partial_tiles: false,
     columns: 16,
     all_taps: false,
+    turns_filters: false,
     alone: 1 << 12,
     tile: 1 << 12,
     sums_in_registers: true,
@@ -275,7 +276,6 @@ impl Kind {
                 rows: 256,
                 split_blocks: 8,
                 split_pixels: 1024,
-                bias_columns: 64,
                 linear_tiles: Products::Linear.costs(),
                 conv_tiles: without(Products::Conv.costs(), (128, 64)),
                 forced_tile: None,
@@ -288,7 +288,6 @@ impl Kind {
                 rows: 256,
                 split_blocks: 128,
                 split_pixels: 256,
-                bias_columns: 256,
                 linear_tiles: Products::Linear.costs(),
                 conv_tiles: Products::Conv.costs(),
                 forced_tile: None,

@@ -53,6 +53,11 @@ impl Cache {
         Cache { places: beside.into_iter().chain(files::users_cache()).collect() }
     }
 
+    /// The folders, in the order in which they are tried.
+    pub fn places(&self) -> impl Iterator<Item = &Path> {
+        self.places.iter().map(PathBuf::as_path)
+    }
+
     /// This folder alone.
     pub fn in_folder(folder: impl Into<PathBuf>) -> Cache {
         Cache { places: vec![folder.into()] }

@@ -186,7 +186,7 @@ impl Layers {
     /// Takes the bytes through all layers.
     fn forward(&self, state: &StateBuffer, flat: [&Reals; 2], mode: Mode) -> Result<()> {
         let shape = [self.x.n, self.x.h, self.x.w, self.x.c];
-        pixels::load(&self.x.x, &self.bytes, state, 0, Augment::default(), shape)?;
+        pixels::load(&self.x.x, &self.bytes, None, state, 0, Augment::default(), shape)?;
         let [weights, running] = flat;
         self.network.forward(&Forward { weights: weights.into(), running, mode, rows: 0..self.x.n })
     }
@@ -249,6 +249,10 @@ impl Classifier {
         restore(&classifier.layouts.parameters, &classifier.values, "", find)?;
         restore(&classifier.layouts.running, &classifier.running, "", find)?;
         Ok(classifier)
+    }
+
+    pub fn device(&self) -> &Device {
+        self.values.device()
     }
 
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {

@@ -4,7 +4,11 @@
 mod cache;
 mod classifier;
 pub mod eigen;
+pub mod inception;
+pub mod judge;
 pub mod metrics;
+pub mod network;
+mod numpy;
 
 use serde::Serialize;
 
@@ -12,6 +16,7 @@ pub use cache::{Cache, Ready, Tested, held_out};
 pub use classifier::{Classifier, Seen, Training};
 
 use crate::data::Dataset;
+use crate::device::Device;
 use crate::gan::{Latents, Trainer, Weights};
 use crate::{Error, Result};
 use metrics::{Overlap, Points, frechet_distance, overlap};
@@ -131,7 +136,8 @@ pub fn evaluate_while(
         seen.extend(classifier.see(&trainer.sample(request.weights, &part)?)?);
     }
     let Some(real) = Real::new_while(classifier, data, request.real_per_class, go_on)? else { return Ok(None) };
-    compare(&seen, conditional.then_some(latents.labels.as_slice()), &real, data.classes()).map(Some)
+    let wanted = conditional.then_some(latents.labels.as_slice());
+    compare(classifier.device(), &seen, wanted, &real, data.classes()).map(Some)
 }
 
 fn stopped() -> Error {
@@ -140,7 +146,13 @@ fn stopped() -> Error {
 
 /// Compares generated images with real ones, by what the classifier saw of them. `wanted` are the labels that the images
 /// were drawn for.
-pub fn compare(seen: &Seen, wanted: Option<&[u32]>, real: &Real, classes: &[String]) -> Result<Report> {
+pub fn compare(
+    device: &Device,
+    seen: &Seen,
+    wanted: Option<&[u32]>,
+    real: &Real,
+    classes: &[String],
+) -> Result<Report> {
     if let Some(wanted) = wanted.filter(|wanted| wanted.len() != seen.labels.len()) {
         let (labels, images) = (wanted.len(), seen.labels.len());
         return Err(Error::Shape(format!("evaluation: {labels} wanted labels for {images} images")));
@@ -155,7 +167,7 @@ pub fn compare(seen: &Seen, wanted: Option<&[u32]>, real: &Real, classes: &[Stri
         let (mine, real_mine) = (of(wanted.unwrap_or(&[])), of(&real.labels));
         let right = mine.iter().filter(|i| seen.labels[**i] == class).count();
         let points = seen.features.select(mine.iter().copied());
-        let overlap = overlap(&real.features.select(real_mine.iter().copied()), &points);
+        let overlap = overlap(device, &real.features.select(real_mine.iter().copied()), &points)?;
         reports.push(ClassReport {
             name: name.clone(),
             generated: mine.len(),
@@ -178,7 +190,7 @@ pub fn compare(seen: &Seen, wanted: Option<&[u32]>, real: &Real, classes: &[Stri
             )
         }
         None => {
-            let all: Option<Overlap> = overlap(&real.features, &seen.features);
+            let all: Option<Overlap> = overlap(device, &real.features, &seen.features)?;
             (None, all.map(|o| o.coverage), all.map(|o| o.density))
         }
     };

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::file::{self, Whole};
-use super::names::{self, Kind, Row, Side};
-use super::onnx;
+use super::names::{self, Kind, Side};
+use super::{onnx, spectral};
 use crate::checkpoint::{Header, NamedTensor};
 use crate::gan::{Generator, Setup};
 use crate::settings::{Architecture, LatentDistribution, Pool, name_of};
@@ -35,7 +35,7 @@ impl Source<'_> {
         let judging: Vec<NamedTensor> = self.tensors.iter().filter(|t| t.name.starts_with(prefix)).cloned().collect();
         if !judging.is_empty() {
             let rows = names::table(self.setup, Side::Discriminator)?;
-            networks.push((Side::Discriminator, spread(judging, Side::Discriminator, &rows)));
+            networks.push((Side::Discriminator, spectral::spread(judging, Side::Discriminator, &rows)));
         }
         for (side, ours) in &networks {
             let (tensors, counts) = self.arranged(*side, ours, self.folded)?;
@@ -43,7 +43,7 @@ impl Source<'_> {
             file::write(&written[written.len() - 1], &self.metadata(), &tensors, &counts)?;
         }
         written.push(folder.join("networks.py"));
-        files::write_bytes(&written[written.len() - 1], self.networks().as_bytes())?;
+        files::write_bytes(&written[written.len() - 1], self.networks()?.as_bytes())?;
         for (side, ours) in networks.iter().filter(|_| self.onnx) {
             let tensors = self.arranged(*side, ours, true)?.0;
             written.push(folder.join(format!("{}.onnx", side.name())));
@@ -72,7 +72,7 @@ impl Source<'_> {
             if let [Some(u), Some(v)] = ["u", "v"].map(|part| by_name.get(format!("{name}.{part}").as_str()))
                 && folded
             {
-                let norm = spectral_norm(tensor, &u.values, &v.values);
+                let norm = spectral::norm(tensor, &u.values, &v.values);
                 values.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
             }
             tensors.push(NamedTensor { name: theirs.into(), shape: row.their_shape, values });
@@ -97,7 +97,7 @@ impl Source<'_> {
             ("format".into(), "pt".into()),
             ("preset".into(), self.setup.preset.to_string()),
             ("class-names".into(), serde_json::json!(self.header.data.classes).to_string()),
-            ("size".into(), self.setup.shape.height.to_string()),
+            ("size".into(), self.setup.shape.size().to_string()),
             ("channels".into(), self.setup.shape.channels.to_string()),
             ("step".into(), self.header.step.to_string()),
             ("seed".into(), training.seed.to_string()),
@@ -106,31 +106,36 @@ impl Source<'_> {
     }
 
     /// `networks.py`.
-    fn networks(&self) -> String {
+    fn networks(&self) -> Result<String> {
         let Setup { networks, shape, .. } = self.setup;
         let flag = |value: bool| if value { "True" } else { "False" };
         let mut constants = vec![
             format!("\n# Preset {}, after step {}.", self.setup.preset, self.header.step),
-            format!("SIZE, CHANNELS, LATENT = {}, {}, {}", shape.height, shape.channels, networks.latent),
+            format!(
+                "HEIGHT, WIDTH, CHANNELS, LATENT = {}, {}, {}, {}",
+                shape.height, shape.width, shape.channels, networks.latent
+            ),
         ];
         let normalised = [networks.spectral_norm_g, networks.spectral_norm].map(|on| flag(on && !self.folded));
         let template = match self.setup.architecture() {
             Architecture::Residual(spec) => {
-                let width = networks.width;
-                let up = spec.up.iter().map(|factor| (factor * width).to_string()).collect::<Vec<_>>().join(", ");
-                let down = spec.down.iter().map(|(factor, halves)| format!("({}, {})", factor * width, flag(*halves)));
+                let (blocks, width) = (self.setup.blocks(spec)?, networks.width);
+                let up = blocks.up.iter().map(|factor| (factor * width).to_string()).collect::<Vec<_>>().join(", ");
+                let down =
+                    blocks.down.iter().map(|(factor, halves)| format!("({}, {})", factor * width, flag(*halves)));
                 let conditioning = name_of(&networks.conditioning);
-                let bottom =
-                    spec.down.iter().fold(shape.height, |side, (_, halves)| if *halves { side / 2 } else { side });
                 let pool = match networks.pool {
                     Pool::Sum => networks.pool_factor,
-                    Pool::Mean => networks.pool_factor / (bottom * bottom) as f64,
+                    Pool::Mean => networks.pool_factor / blocks.top.pixels() as f64,
                 };
                 constants.extend([
                     format!("CONDITIONING, CLASSES = \"{conditioning}\", {}", self.setup.classes),
-                    "# G: side and width of the first tensor, widths of the blocks, side of the last filter; the number that".into(),
+                    "# G: size and width of the first tensor, widths of the blocks, side of the last filter; the number that".into(),
                     "# marks the label beside the latent.".into(),
-                    format!("BOTTOM, START, UP, LAST = {}, {}, [{up}], {}", spec.bottom, spec.start * width, spec.last),
+                    format!(
+                        "BOTTOM, START, UP, LAST = ({}, {}), {}, [{up}], {}",
+                        blocks.bottom.height, blocks.bottom.width, blocks.start * width, spec.last
+                    ),
                     format!("LABEL = {}", spec.label.map_or("None".into(), |label| format!("{label:?}"))),
                     format!("EPS, UPSAMPLING = {:e}, \"{}\"", spec.eps, match spec.upsampling {
                         crate::ops::resample::Upsampling::Nearest => "nearest",
@@ -139,8 +144,9 @@ impl Source<'_> {
                     "# D: widths of the blocks and whether each halves the size; the factor on the pooled features.".into(),
                     format!("DOWN = [{}]", down.collect::<Vec<_>>().join(", ")),
                     format!("HIDDEN_IS_OUTPUT, HEAD_BIAS, POOL = {}, {}, {pool:?}", flag(spec.hidden_is_output), flag(spec.head_bias)),
-                    format!("EMBEDDING, JOINS = 128, {}", 3.min(spec.down.len() - 1)),
-                    format!("ATTENTION = {}", flag(spec.attention)),
+                    format!("EMBEDDING, JOINS = 128, {}", 3.min(blocks.down.len() - 1)),
+                    "# Self-attention in D behind so many blocks, and in G before so many of its last ones.".into(),
+                    format!("ATTENTION = {}", blocks.attention.map_or("None".into(), |blocks| blocks.to_string())),
                 ]);
                 include_str!("networks.py")
             }
@@ -169,45 +175,12 @@ impl Source<'_> {
             .replace("#ROWS#", if conditional { "CLASSES" } else { "8" })
             .replace("#ARGUMENTS#", &format!("{draw}{labels}"));
         let points = self.setup.draws_points();
-        template
+        Ok(template
             .replace("#SETTINGS#", &constants.join("\n"))
             .replace("#GRID#\n", if points { "" } else { &grid })
             .replace("#WHAT#", if points { "points (N, 2, 1, 1)" } else { "images (N, C, H, W) between -1 and 1" })
             .replace("#DRAWS#", if points { "" } else { " `python networks.py` draws a grid." })
             .replace("#HIGH#", if self.setup.real_is_low() { "low" } else { "high" })
-            .replace("#LOW#", "")
+            .replace("#LOW#", ""))
     }
-}
-
-/// The tensors of a checkpoint, with those of format 1 that have the vectors of all weights taken apart.
-pub(super) fn spread(tensors: Vec<NamedTensor>, side: Side, rows: &[Row]) -> Vec<NamedTensor> {
-    let mut all = Vec::new();
-    for tensor in tensors {
-        let kind = match tensor.name.strip_prefix(side.name()) {
-            Some(".spectral_u") => Kind::U,
-            Some(".spectral_v") => Kind::V,
-            _ => {
-                all.push(tensor);
-                continue;
-            }
-        };
-        let mut rest = tensor.values.as_slice();
-        for row in rows.iter().filter(|row| row.kind == kind) {
-            let (own, behind) = rest.split_at(row.our_shape[0].min(rest.len()));
-            let name = format!("{}.{}", side.name(), row.ours);
-            all.push(NamedTensor { name, shape: vec![own.len()], values: own.to_vec() });
-            rest = behind;
-        }
-    }
-    all
-}
-
-/// u' W v, of a weight whose outputs are its columns or, of an embedding, its rows.
-fn spectral_norm(weight: &NamedTensor, u: &[f32], v: &[f32]) -> f64 {
-    let columns = weight.shape.last().copied().unwrap_or(1).max(1);
-    let (of_rows, of_columns) = if weight.name.ends_with("embedding") { (u, v) } else { (v, u) };
-    let row = |(row, at): (&[f32], &f32)| {
-        f64::from(*at) * row.iter().zip(of_columns).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>()
-    };
-    weight.values.chunks(columns).zip(of_rows).map(row).sum()
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
+use super::{npy, npz};
 use crate::checkpoint::{self, NamedTensor};
 use crate::{Error, Result, files};
 
@@ -21,6 +23,8 @@ pub struct Listed {
 pub struct Contents {
     pub metadata: BTreeMap<String, String>,
     pub tensors: Vec<NamedTensor>,
+    /// The types that were made f32, such as `BF16`.
+    pub converted: Vec<String>,
 }
 
 fn fail(path: &Path, what: String) -> Error {
@@ -43,8 +47,35 @@ fn open<T>(path: &Path, read: impl FnOnce(&SafeTensors, BTreeMap<String, String>
     read(&SafeTensors::deserialize(&bytes).map_err(wrong)?, metadata)
 }
 
+/// Whether a file is one of NumPy's, of many arrays.
+fn is_npz(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
+}
+
+/// What safetensors files call a type of NumPy's.
+fn dtype(descr: &str) -> &str {
+    match descr {
+        "<f2" => "F16",
+        "<f4" => "F32",
+        "<f8" => "F64",
+        "<i4" => "I32",
+        "<i8" => "I64",
+        other => other,
+    }
+}
+
 /// Names, types and shapes of what is in a file, sorted by name, and the file's metadata.
 pub fn list(path: &Path) -> Result<(Vec<Listed>, BTreeMap<String, String>)> {
+    if is_npz(path) {
+        let listed = |(name, array): (String, npy::Array)| Listed {
+            name,
+            dtype: dtype(&array.descr).into(),
+            shape: array.shape,
+        };
+        let mut tensors: Vec<Listed> = npz::read(path)?.into_iter().map(listed).collect();
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        return Ok((tensors, BTreeMap::new()));
+    }
     open(path, |all, metadata| {
         let listed = |(name, view): (&str, safetensors::tensor::TensorView)| Listed {
             name: name.into(),
@@ -57,31 +88,68 @@ pub fn list(path: &Path) -> Result<(Vec<Listed>, BTreeMap<String, String>)> {
     })
 }
 
-/// Whether a tensor counts batches, as PyTorch's norms do, which nothing here needs.
+/// Whether a tensor counts batches, as the norms of PyTorch and Chainer do, which nothing here needs.
 fn counts(name: &str) -> bool {
-    name.ends_with("num_batches_tracked")
+    name.ends_with("num_batches_tracked") || name.ends_with("/N")
 }
 
-/// Reads a file of tensors in f32, sorted by name; what counts batches is left out. An error names a tensor of another type,
-/// and one with infinity or NaN in it.
+/// Reads a file of tensors, sorted by name; what counts batches is left out. Numbers of 16 bits become f32. An error names a
+/// tensor of another type, and one with infinity or NaN in it.
 pub fn read(path: &Path) -> Result<Contents> {
-    open(path, |all, metadata| {
-        let mut tensors = Vec::new();
-        for (name, view) in all.iter().filter(|(name, _)| !counts(name)) {
-            if view.dtype() != Dtype::F32 {
-                let what =
-                    format!("tensor {name} is {:?}, expected F32: save the file from tensor.float()", view.dtype());
+    let mut contents = Contents { metadata: BTreeMap::new(), tensors: Vec::new(), converted: Vec::new() };
+    if is_npz(path) {
+        for (name, array) in npz::read(path)?.into_iter().filter(|(name, _)| !counts(name)) {
+            let npy::Array { descr, shape, values } = array;
+            let values = values.into_iter().map(|x| x as f32).collect();
+            contents.add(path, NamedTensor { name, shape, values }, dtype(&descr))?;
+        }
+    } else {
+        open(path, |all, metadata| {
+            contents.metadata = metadata;
+            for (name, view) in all.iter().filter(|(name, _)| !counts(name)) {
+                let (data, shape) = (view.data(), view.shape().to_vec());
+                let values = match view.dtype() {
+                    Dtype::F32 => numbers_of(data, f32::from_le_bytes),
+                    Dtype::F16 => numbers_of(data, |b| f16::from_le_bytes(b).to_f32()),
+                    Dtype::BF16 => numbers_of(data, |b| bf16::from_le_bytes(b).to_f32()),
+                    _ => Vec::new(),
+                };
+                contents.add(path, NamedTensor { name: name.into(), shape, values }, &format!("{:?}", view.dtype()))?;
+            }
+            Ok(())
+        })?;
+    }
+    contents.tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(contents)
+}
+
+impl Contents {
+    /// Adds a tensor that had this type.
+    fn add(&mut self, path: &Path, tensor: NamedTensor, dtype: &str) -> Result<()> {
+        let NamedTensor { name, values, .. } = &tensor;
+        match dtype {
+            "F32" => {}
+            "F16" | "BF16" => {
+                if !self.converted.iter().any(|known| known == dtype) {
+                    self.converted.push(dtype.into());
+                }
+            }
+            _ => {
+                let what = format!("tensor {name} is {dtype}, expected F32, F16 or BF16: save it as float32");
                 return Err(fail(path, what));
             }
-            let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-                return Err(fail(path, format!("tensor {name} is not finite: number {at} of it is {}", values[at])));
-            }
-            tensors.push(NamedTensor { name: name.into(), shape: view.shape().to_vec(), values });
         }
-        tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Contents { metadata, tensors })
-    })
+        if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+            return Err(fail(path, format!("tensor {name} is not finite: number {at} of it is {}", values[at])));
+        }
+        self.tensors.push(tensor);
+        Ok(())
+    }
+}
+
+/// Little-endian numbers.
+fn numbers_of<const N: usize, T>(data: &[u8], number: fn([u8; N]) -> T) -> Vec<T> {
+    data.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect()
 }
 
 /// Whole numbers of a file.
@@ -94,16 +162,13 @@ pub struct Whole {
 
 /// The shape and the numbers of one tensor of a file, of floats or whole numbers; None where no tensor has the name.
 pub fn numbers(path: &Path, name: &str) -> Result<Option<(Vec<usize>, Vec<f64>)>> {
-    fn read<const N: usize>(data: &[u8], number: fn([u8; N]) -> f64) -> Vec<f64> {
-        data.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect()
-    }
     open(path, |all, _| {
         let Ok(view) = all.tensor(name) else { return Ok(None) };
         let values = match view.dtype() {
-            Dtype::F32 => read(view.data(), |b| f64::from(f32::from_le_bytes(b))),
-            Dtype::F64 => read(view.data(), f64::from_le_bytes),
-            Dtype::I32 => read(view.data(), |b| f64::from(i32::from_le_bytes(b))),
-            Dtype::I64 => read(view.data(), |b| i64::from_le_bytes(b) as f64),
+            Dtype::F32 => numbers_of(view.data(), |b| f64::from(f32::from_le_bytes(b))),
+            Dtype::F64 => numbers_of(view.data(), f64::from_le_bytes),
+            Dtype::I32 => numbers_of(view.data(), |b| f64::from(i32::from_le_bytes(b))),
+            Dtype::I64 => numbers_of(view.data(), |b| i64::from_le_bytes(b) as f64),
             other => return Err(fail(path, format!("tensor {name} is {other:?}, expected F32, F64, I32 or I64"))),
         };
         Ok(Some((view.shape().to_vec(), values)))

@@ -9,5 +9,6 @@ if __name__ == "__main__":
     with torch.no_grad():
         images = g(#ARGUMENTS#)
     levels = ((images + 1.0) * 127.5 + 0.5).clamp(0, 255).byte()
-    grid = levels.reshape(rows, 8, CHANNELS, SIZE, SIZE).permute(0, 3, 1, 4, 2).reshape(rows * SIZE, 8 * SIZE, CHANNELS)
+    grid = levels.reshape(rows, 8, CHANNELS, HEIGHT, WIDTH).permute(0, 3, 1, 4, 2)
+    grid = grid.reshape(rows * HEIGHT, 8 * WIDTH, CHANNELS)
     Image.fromarray(grid.squeeze(2).numpy() if CHANNELS == 1 else grid.numpy()).save("grid.png")

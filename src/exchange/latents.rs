@@ -101,7 +101,8 @@ pub fn read(path: &Path, latent: usize, classes: usize) -> Result<Given> {
         }
         Format::Npy => {
             let labels = beside(path);
-            (npy::read(path)?, if labels.is_file() { Some(npy::read(&labels)?) } else { None })
+            let read = |path: &Path| npy::read(path).map(|array| (array.shape, array.values));
+            (read(path)?, if labels.is_file() { Some(read(&labels)?) } else { None })
         }
     };
     let (shape, z) = z;

@@ -3,7 +3,7 @@
 
 use crate::gan::{Setup, layouts};
 use crate::nn::parameters::Entry;
-use crate::settings::{Architecture, Conditioning, Residual};
+use crate::settings::{Architecture, Blocks, Conditioning, Residual};
 use crate::sizes::product;
 use crate::{Error, Result};
 
@@ -129,6 +129,8 @@ fn image(h: usize, w: usize, c: usize) -> Order {
 struct Names<'a> {
     setup: &'a Setup,
     side: Side,
+    /// Of residual networks.
+    blocks: Option<Blocks>,
     /// The number of the last linear layer, of multilayer perceptrons.
     last: usize,
 }
@@ -144,7 +146,7 @@ impl Names<'_> {
     /// The name there of a layer here.
     fn module(&self, ours: &str) -> String {
         let number = |name: &str| ours.strip_prefix(name).and_then(|n| n.parse::<usize>().ok());
-        let Some(spec) = self.residual() else {
+        let Some(blocks) = &self.blocks else {
             let normalised =
                 self.side == Side::Generator && matches!(self.setup.architecture(), Architecture::ImagePerceptrons);
             // Behind every linear layer stands an activation; between the two, from the second on, a norm.
@@ -152,7 +154,7 @@ impl Names<'_> {
             let place = number("linear").map(place).or_else(|| number("norm").map(|i| place(i) + 1));
             return place.map_or_else(|| ours.to_string(), |i| format!("model.{i}"));
         };
-        let (up, down) = (spec.up.len(), spec.down.len());
+        let (up, down) = (blocks.up.len(), blocks.down.len());
         if let Some((block, part)) = ours.split_once('.') {
             let name = match part {
                 "norm1" => "b1",
@@ -209,9 +211,9 @@ impl Names<'_> {
             [_, _] if name.ends_with("embedding") => None,
             [c, k] => {
                 let (mut inputs, mut outputs) = (Order::same(&[c]), Order::same(&[k]));
-                match self.residual() {
-                    Some(spec) if name == "linear.weight" => {
-                        outputs = image(spec.bottom, spec.bottom, spec.start * self.setup.networks.width);
+                match &self.blocks {
+                    Some(Blocks { bottom, start, .. }) if name == "linear.weight" => {
+                        outputs = image(bottom.height, bottom.width, start * self.setup.networks.width);
                     }
                     Some(_) => {}
                     None if self.side == Side::Generator && name == format!("linear{}.weight", self.last) => {
@@ -258,7 +260,11 @@ pub fn table(setup: &Setup, side: Side) -> Result<Vec<Row>> {
     };
     let entries = layouts.parameters.entries();
     let last = entries.iter().filter(|e| e.name.starts_with("linear") && e.name.ends_with(".weight")).count();
-    let names = Names { setup, side, last };
+    let blocks = match setup.architecture() {
+        Architecture::Residual(networks) => Some(setup.blocks(networks)?),
+        _ => None,
+    };
+    let names = Names { setup, side, blocks, last };
     let mut rows = Vec::new();
     for (kind, entry) in
         entries.iter().map(|e| (Kind::Parameter, e)).chain(layouts.running.entries().iter().map(|e| (Kind::Running, e)))

@@ -99,12 +99,12 @@ class Generator(nn.Module):
     def __init__(self):
         super().__init__()
         inputs = LATENT + (0 if LABEL is None or CONDITIONING == "none" else CLASSES)
-        self.l1 = normalised_g(nn.Linear(inputs, BOTTOM * BOTTOM * START))
-        self.order, c, side = [], START, BOTTOM
+        self.l1 = normalised_g(nn.Linear(inputs, BOTTOM[0] * BOTTOM[1] * START))
+        self.order, c = [], START
         for i, k in enumerate(UP, 2):
             self.add(f"block{i}", UpBlock(c, k))
-            c, side = k, 2 * side
-            if ATTENTION and side == 32:
+            c = k
+            if ATTENTION and i == len(UP) + 1 - ATTENTION:
                 self.add("attention", Attention(c, normalised_g))
         last = len(UP) + 2
         self.add_module(f"b{last}", Norm(c))
@@ -119,7 +119,7 @@ class Generator(nn.Module):
     def forward(self, z, labels=None):
         if LABEL is not None and CONDITIONING != "none":
             z = torch.cat([z, LABEL * F.one_hot(labels, CLASSES).to(z.dtype)], 1)
-        x = self.l1(z).reshape(-1, START, BOTTOM, BOTTOM)
+        x = self.l1(z).reshape(-1, START, *BOTTOM)
         for name in self.order:
             x = getattr(self, name)(x, labels)
         return torch.tanh(getattr(self, self.conv)(F.relu(getattr(self, self.norm)(x))))
@@ -135,7 +135,7 @@ class Discriminator(nn.Module):
             hidden = k if i == 1 or HIDDEN_IS_OUTPUT else c
             self.add_module(f"block{i}", DownBlock(c, hidden, k, halves, i == 1))
             c = k
-            if ATTENTION and i == 1:
+            if i == ATTENTION:
                 self.attention = Attention(c, normalised_d)
             if CONDITIONING == "hidden-concat" and i == JOINS:
                 self.l_y = normalised_d(nn.Embedding(CLASSES, EMBEDDING))
@@ -153,7 +153,7 @@ class Discriminator(nn.Module):
             x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)
         for i in range(1, len(DOWN) + 1):
             x = getattr(self, f"block{i}")(x)
-            if ATTENTION and i == 1:
+            if i == ATTENTION:
                 x = self.attention(x)
             if CONDITIONING == "hidden-concat" and i == JOINS:
                 planes = self.l_y(labels)[:, :, None, None]

@@ -1,6 +1,8 @@
-//! NumPy's files of one array each.
+//! NumPy's files, of one array (npy), or of many in a zip (npz).
 
 use std::path::Path;
+
+use half::f16;
 
 use crate::{Error, Result, checkpoint, files};
 
@@ -10,8 +12,8 @@ fn fail(path: &Path, what: impl Into<String>) -> Error {
     Error::Data { path: path.to_path_buf(), what: what.into() }
 }
 
-/// Writes an array whose numbers have the type `descr`, such as `<f4`, and are these bytes.
-fn write(path: &Path, descr: &str, shape: &[usize], bytes: &[u8]) -> Result<()> {
+/// The beginning of an array whose numbers have the type `descr`, such as `<f4`.
+pub fn header(descr: &str, shape: &[usize]) -> Vec<u8> {
     // A tuple of one number has a comma behind it.
     let sides: String = shape.iter().map(|side| format!("{side}, ")).collect();
     let sides = if shape.len() > 1 { sides.trim_end_matches(", ") } else { sides.trim_end() };
@@ -20,11 +22,13 @@ fn write(path: &Path, descr: &str, shape: &[usize], bytes: &[u8]) -> Result<()> 
     let begin = MAGIC.len() + 4;
     let spaces = (begin + header.len() + 1).next_multiple_of(64) - begin - 1;
     header = format!("{header:<spaces$}\n");
+    [MAGIC, &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes()].concat()
+}
+
+/// Writes an array whose numbers have the type `descr` and are these bytes.
+fn write(path: &Path, descr: &str, shape: &[usize], bytes: &[u8]) -> Result<()> {
     files::write_parts(path, |file| {
-        file.write_all(MAGIC)?;
-        file.write_all(&[1, 0])?;
-        file.write_all(&(header.len() as u16).to_le_bytes())?;
-        file.write_all(header.as_bytes())?;
+        file.write_all(&header(descr, shape))?;
         file.write_all(bytes)
     })
 }
@@ -37,9 +41,21 @@ pub fn write_i64(path: &Path, shape: &[usize], values: &[i64]) -> Result<()> {
     write(path, "<i8", shape, &values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
 }
 
-/// The shape and the numbers of an array of floats (4 or 8 bytes) or of whole numbers.
-pub fn read(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
-    let bytes = checkpoint::bytes(path)?;
+/// An array of floats (2, 4 or 8 bytes) or of whole numbers.
+pub struct Array {
+    /// `<f4`, for instance.
+    pub descr: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f64>,
+}
+
+/// The array of a file.
+pub fn read(path: &Path) -> Result<Array> {
+    parse(path, &checkpoint::bytes(path)?)
+}
+
+/// The array in the bytes of a file, which errors call `path`.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Array> {
     let body = bytes
         .strip_prefix(MAGIC)
         .ok_or_else(|| fail(path, "not a file of NumPy: it does not begin with \\x93NUMPY"))?;
@@ -66,12 +82,13 @@ pub fn read(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
         data.as_chunks::<N>().0.iter().map(|bytes| number(*bytes)).collect()
     }
     let (size, values) = match descr {
+        "<f2" => (2, numbers(data, |b| f16::from_le_bytes(b).to_f64())),
         "<f4" => (4, numbers(data, |b| f64::from(f32::from_le_bytes(b)))),
         "<f8" => (8, numbers(data, f64::from_le_bytes)),
         "<i4" => (4, numbers(data, |b| f64::from(i32::from_le_bytes(b)))),
         "<i8" => (8, numbers(data, |b| i64::from_le_bytes(b) as f64)),
         "|u1" => (1, numbers(data, |[b]: [u8; 1]| f64::from(b))),
-        other => return Err(fail(path, format!("numbers of type {other}, expected <f4, <f8, <i4, <i8 or |u1"))),
+        other => return Err(fail(path, format!("numbers of type {other}, expected <f2, <f4, <f8, <i4, <i8 or |u1"))),
     };
     let count = shape.iter().fold(1usize, |n, side| n.saturating_mul(*side));
     if values.len() != count || data.len() != count.saturating_mul(size) {
@@ -80,5 +97,5 @@ pub fn read(path: &Path) -> Result<(Vec<usize>, Vec<f64>)> {
             format!("{} bytes of numbers, expected {count} of {size} bytes for shape {shape:?}", data.len()),
         ));
     }
-    Ok((shape, values))
+    Ok(Array { descr: descr.into(), shape, values })
 }

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use super::names::Side;
 use crate::checkpoint::{NamedTensor, little_endian};
+use crate::data::Size;
 use crate::gan::Setup;
 use crate::ops::resample::Upsampling;
-use crate::settings::{Architecture, Conditioning, Pool, Residual};
+use crate::settings::{Architecture, Blocks, Conditioning, Pool, Residual};
 use crate::sizes::product;
 use crate::{Error, Result, files};
 
@@ -232,12 +233,12 @@ impl Graph<'_> {
         self.node(op, &[x], &[Attribute::Ints("kernel_shape", &[2, 2]), Attribute::Ints("strides", &[2, 2])])
     }
 
-    /// Self-attention over `side` x `side` pixels.
-    fn attention(&mut self, x: &str, side: usize) -> Result<String> {
+    /// Self-attention over the pixels of an image.
+    fn attention(&mut self, x: &str, size: Size) -> Result<String> {
         let parts = ["query", "key", "value"]
             .map(|part| self.found(&format!("attention.{part}.weight")).map(|t| t.shape[0] as i64));
         let [few, _, half] = parts;
-        let (few, half, pixels, pooled) = (few?, half?, (side * side) as i64, (side * side / 4) as i64);
+        let (few, half, pixels, pooled) = (few?, half?, size.pixels() as i64, (size.pixels() / 4) as i64);
         let q = self.conv("attention.query", x)?;
         let q = self.reshape(&q, &[-1, few, pixels]);
         let q = self.node("Transpose", &[&q], &[Attribute::Ints("perm", &[0, 2, 1])]);
@@ -251,7 +252,7 @@ impl Graph<'_> {
         let shares = self.node("Softmax", &[&scores], &[]);
         let shares = self.node("Transpose", &[&shares], &[Attribute::Ints("perm", &[0, 2, 1])]);
         let o = self.node("MatMul", &[&v, &shares], &[]);
-        let o = self.reshape(&o, &[-1, half, side as i64, side as i64]);
+        let o = self.reshape(&o, &[-1, half, size.height as i64, size.width as i64]);
         let (o, gamma) = (self.conv("attention.out", &o)?, self.weight("attention.gamma")?);
         let o = self.node("Mul", &[&o, &gamma], &[]);
         Ok(self.add(x, &o))
@@ -269,8 +270,8 @@ pub fn write(
     let weights = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut graph = Graph { nodes: Vec::new(), initializers: BTreeMap::new(), weights };
     let ends = match (setup.architecture(), side) {
-        (Architecture::Residual(spec), Side::Generator) => generator(&mut graph, setup, spec)?,
-        (Architecture::Residual(spec), Side::Discriminator) => discriminator(&mut graph, setup, spec)?,
+        (Architecture::Residual(spec), Side::Generator) => generator(&mut graph, setup, spec, &setup.blocks(spec)?)?,
+        (Architecture::Residual(spec), Side::Discriminator) => discriminator(&mut graph, setup, &setup.blocks(spec)?)?,
         (_, side) => perceptron(&mut graph, setup, side)?,
     };
     let mut message = Message::default();
@@ -320,10 +321,10 @@ fn pictures(graph: &mut Graph, setup: &Setup) -> Vec<Message> {
     vec![images, value("bytes", UINT8, &sides)]
 }
 
-fn generator(graph: &mut Graph, setup: &Setup, spec: &Residual) -> Result<Ends> {
+fn generator(graph: &mut Graph, setup: &Setup, spec: &Residual, blocks: &Blocks) -> Result<Ends> {
     let latent = setup.networks.latent;
     let labels = "labels";
-    let (bottom, start) = (spec.bottom as i64, product([spec.start, setup.networks.width]) as i64);
+    let (bottom, start) = (blocks.bottom, product([blocks.start, setup.networks.width]) as i64);
     let mut x = match spec.label.filter(|_| setup.conditional()) {
         // What the label adds is a row of a table.
         Some(mark) => {
@@ -343,9 +344,9 @@ fn generator(graph: &mut Graph, setup: &Setup, spec: &Residual) -> Result<Ends> 
         }
         None => graph.linear("l1", "latents")?,
     };
-    x = graph.reshape(&x, &[-1, start, bottom, bottom]);
-    let mut side = spec.bottom;
-    for i in 2..spec.up.len() + 2 {
+    x = graph.reshape(&x, &[-1, start, bottom.height as i64, bottom.width as i64]);
+    let mut size = bottom;
+    for i in 2..blocks.up.len() + 2 {
         let block = format!("block{i}");
         let mut h = graph.norm(&format!("{block}.b1"), &x, labels, spec.eps, 2)?;
         h = graph.relu(&h);
@@ -358,12 +359,12 @@ fn generator(graph: &mut Graph, setup: &Setup, spec: &Residual) -> Result<Ends> 
         let mut shortcut = graph.conv(&format!("{block}.c_sc"), &x)?;
         shortcut = graph.upsample(&shortcut, spec.upsampling);
         x = graph.add(&h, &shortcut);
-        side *= 2;
-        if spec.attention && side == 32 {
-            x = graph.attention(&x, side)?;
+        size = Size::new(2 * size.height, 2 * size.width);
+        if blocks.attention.is_some_and(|last| i + last == blocks.up.len() + 1) {
+            x = graph.attention(&x, size)?;
         }
     }
-    let last = spec.up.len() + 2;
+    let last = blocks.up.len() + 2;
     x = graph.norm(&format!("b{last}"), &x, labels, spec.eps, 2)?;
     x = graph.relu(&x);
     x = graph.conv(&format!("conv{last}"), &x)?;
@@ -371,12 +372,12 @@ fn generator(graph: &mut Graph, setup: &Setup, spec: &Residual) -> Result<Ends> 
     Ok(Ends { inputs: inputs(setup, "latents", &[latent]), outputs: pictures(graph, setup) })
 }
 
-fn discriminator(graph: &mut Graph, setup: &Setup, spec: &Residual) -> Result<Ends> {
+fn discriminator(graph: &mut Graph, setup: &Setup, blocks: &Blocks) -> Result<Ends> {
     let (conditioning, shape) = (setup.networks.conditioning, setup.shape);
-    let (mut x, mut side) = ("images".to_string(), shape.height);
+    let (mut x, mut size) = ("images".to_string(), shape.size());
     // The label's planes behind the channels of x.
-    let concat = |graph: &mut Graph, x: &str, planes: &str, side: usize| {
-        let size = graph.ints(&format!("{planes}.size"), &[1, 1, side as i64, side as i64]);
+    let concat = |graph: &mut Graph, x: &str, planes: &str, size: Size| {
+        let size = graph.ints(&format!("{planes}.size"), &[1, 1, size.height as i64, size.width as i64]);
         let planes = graph.node("Expand", &[planes, &size], &[]);
         graph.node("Concat", &[x, &planes], &[Attribute::Int("axis", 1)])
     };
@@ -385,9 +386,9 @@ fn discriminator(graph: &mut Graph, setup: &Setup, spec: &Residual) -> Result<En
         let one_hot: Vec<f32> = (0..k * k).map(|i| if i / k == i % k { 1.0 } else { 0.0 }).collect();
         let table = graph.floats("one_hot", &[k, k, 1, 1], &one_hot);
         let planes = graph.node("Gather", &[&table, "labels"], &[]);
-        x = concat(graph, &x, &planes, side);
+        x = concat(graph, &x, &planes, size);
     }
-    for (i, (_, halves)) in spec.down.iter().enumerate() {
+    for (i, (_, halves)) in blocks.down.iter().enumerate() {
         let block = format!("block{}", i + 1);
         let mut h = if i == 0 { x.clone() } else { graph.relu(&x) };
         h = graph.conv(&format!("{block}.c1"), &h)?;
@@ -395,30 +396,30 @@ fn discriminator(graph: &mut Graph, setup: &Setup, spec: &Residual) -> Result<En
         h = graph.conv(&format!("{block}.c2"), &h)?;
         if *halves {
             (h, x) = (graph.pool("AveragePool", &h), graph.pool("AveragePool", &x));
-            side /= 2;
+            size = Size::new(size.height / 2, size.width / 2);
         }
         if graph.has(&format!("{block}.c_sc.weight")) {
             x = graph.conv(&format!("{block}.c_sc"), &x)?;
         }
         x = graph.add(&h, &x);
-        if spec.attention && i == 0 {
-            x = graph.attention(&x, side)?;
+        if blocks.attention == Some(i + 1) {
+            x = graph.attention(&x, size)?;
         }
-        if conditioning == Conditioning::HiddenConcat && i == 2.min(spec.down.len() - 2) {
+        if conditioning == Conditioning::HiddenConcat && i == 2.min(blocks.down.len() - 2) {
             let planes = graph.planes("l_y.weight", "labels")?;
-            x = concat(graph, &x, &planes, side);
+            x = concat(graph, &x, &planes, size);
         }
     }
     let factor = match setup.networks.pool {
         Pool::Sum => setup.networks.pool_factor,
-        Pool::Mean => setup.networks.pool_factor / (side * side) as f64,
+        Pool::Mean => setup.networks.pool_factor / size.pixels() as f64,
     };
     let keep_none = [Attribute::Int("keepdims", 0)];
     x = graph.relu(&x);
     let (axes, factor) = (graph.ints("pixels", &[2, 3]), graph.floats("factor", &[], &[factor as f32]));
     x = graph.node("ReduceSum", &[&x, &axes], &keep_none);
     let h = graph.node("Mul", &[&x, &factor], &[]);
-    let logits = graph.linear(&format!("l{}", spec.down.len() + 1), &h)?;
+    let logits = graph.linear(&format!("l{}", blocks.down.len() + 1), &h)?;
     let flat = graph.ints("flat", &[-1]);
     let mut outputs = vec![value("logits", FLOAT, &[None])];
     match conditioning {

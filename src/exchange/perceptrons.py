@@ -25,12 +25,12 @@ class Generator(nn.Module):
             layers += [nn.BatchNorm1d(k, EPS)] if NORMS and i > 0 else []
             layers.append(nn.LeakyReLU(SLOPE_G))
             c = k
-        layers.append(normalised_g(nn.Linear(c, CHANNELS * SIZE * SIZE)))
+        layers.append(normalised_g(nn.Linear(c, CHANNELS * HEIGHT * WIDTH)))
         self.model = nn.Sequential(*layers, *([nn.Tanh()] if NORMS else []))
         self.eval()
 
     def forward(self, z):
-        return self.model(z).reshape(-1, CHANNELS, SIZE, SIZE)
+        return self.model(z).reshape(-1, CHANNELS, HEIGHT, WIDTH)
 
 
 class Discriminator(nn.Module):
@@ -38,7 +38,7 @@ class Discriminator(nn.Module):
 
     def __init__(self):
         super().__init__()
-        layers, c = [], CHANNELS * SIZE * SIZE
+        layers, c = [], CHANNELS * HEIGHT * WIDTH
         for k in WIDTHS_D:
             layers += [normalised_d(nn.Linear(c, k)), nn.LeakyReLU(SLOPE_D)]
             c = k

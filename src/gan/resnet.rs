@@ -1,8 +1,8 @@
-//! The residual networks: the projection discriminator's own (32, 64 and 128 pixels), its PyTorch port, SAGAN's, and
-//! the small ones for digits.
+//! The residual networks: the projection discriminator's own, its PyTorch port, SAGAN's, and the small ones for digits.
 
 use super::networks::{Discriminator, Latent, latent_inputs};
 use super::setup::Setup;
+use crate::Result;
 use crate::device::Buffer;
 use crate::nn::{
     Attention, Builder, ClassHead, ClassHeadOptions, ConcatLabels, ConvOptions, DownBlock, DownOptions, HeadOptions,
@@ -10,19 +10,6 @@ use crate::nn::{
 };
 use crate::ops::Activation;
 use crate::settings::{Conditioning, Networks, Pool, Residual};
-use crate::{Error, Result};
-
-/// Refuses images that the networks are not for.
-fn check(spec: &Residual, setup: &Setup) -> Result<()> {
-    let (shape, size) = (setup.shape, spec.size);
-    if (shape.height, shape.width) != (size, size) {
-        return Err(Error::Config(format!(
-            "preset {} makes {size}x{size} images, the data has {}x{}",
-            setup.preset, shape.height, shape.width
-        )));
-    }
-    Ok(())
-}
 
 fn glorot(fan_in: usize, fan_out: usize) -> Init {
     Init::GlorotUniform { fan_in, fan_out, gain: 1.0 }
@@ -30,8 +17,7 @@ fn glorot(fan_in: usize, fan_out: usize) -> Init {
 
 /// A linear layer to the smallest tensor, blocks that double it, and the image.
 pub fn generator(spec: &Residual, setup: &Setup, build: &mut Builder, from: &Latent, image: &Value) -> Result<Network> {
-    check(spec, setup)?;
-    let width = setup.networks.width;
+    let (blocks, width) = (setup.blocks(spec)?, setup.networks.width);
     let conv_g = if spec.pytorch_init { ConvOptions::pytorch } else { ConvOptions::residual };
     let mut network = Network::default();
     let conditional = setup.conditional().then(|| (from.labels.clone(), setup.classes));
@@ -43,17 +29,17 @@ pub fn generator(spec: &Residual, setup: &Setup, build: &mut Builder, from: &Lat
         x = concat.y.clone();
         network.layers.push(Box::new(concat));
     }
-    let first = build.value(x.n, spec.bottom, spec.bottom, spec.start * width)?;
+    let first = build.value(x.n, blocks.bottom.height, blocks.bottom.width, blocks.start * width)?;
     let init = if spec.pytorch_init { Init::FanIn { fan_in: x.c } } else { glorot(x.c, first.features()) };
     network.layers.push(Box::new(Linear::into(build, "linear", (&x, &first), true, Activation::Identity, init)));
     x = first;
-    for (i, factor) in spec.up.iter().enumerate() {
+    for (i, factor) in blocks.up.iter().enumerate() {
         let out = factor * width;
         let options = UpOptions { out, norm: norm.clone(), upsampling: spec.upsampling, conv: conv_g };
         let block = UpBlock::new(build, &format!("block{}", i + 1), &x, &options)?;
         x = block.output().clone();
         network.layers.push(Box::new(block));
-        if spec.attention && x.h == 32 {
+        if blocks.attention.is_some_and(|last| i + 1 + last == blocks.up.len()) {
             let attention = Attention::new(build, "attention", &x, conv_g)?;
             x = attention.output().clone();
             network.layers.push(Box::new(attention));
@@ -79,7 +65,7 @@ pub fn discriminator(
     image: &Value,
     labels: &Buffer<u32>,
 ) -> Result<Discriminator> {
-    check(spec, setup)?;
+    let blocks = setup.blocks(spec)?;
     let Networks { conditioning, width, pool, pool_factor, .. } = setup.networks;
     let mut network = Network::default();
     let mut x = image.clone();
@@ -94,19 +80,19 @@ pub fn discriminator(
         x = concat.y.clone();
         network.layers.push(Box::new(concat));
     }
-    for (i, &(factor, pool)) in spec.down.iter().enumerate() {
+    for (i, &(factor, pool)) in blocks.down.iter().enumerate() {
         let (first, out) = (i == 0, factor * width);
         let hidden = if first || spec.hidden_is_output { out } else { x.c };
         let block = DownOptions { hidden, out, pool, first };
         let block = DownBlock::new(build, &format!("block{}", i + 1), &x, &block)?;
         x = block.output().clone();
         network.layers.push(Box::new(block));
-        if spec.attention && first {
+        if blocks.attention == Some(i + 1) {
             let attention = Attention::new(build, "attention", &x, ConvOptions::residual)?;
             x = attention.output().clone();
             network.layers.push(Box::new(attention));
         }
-        if conditioning == Conditioning::HiddenConcat && i == 2.min(spec.down.len() - 2) {
+        if conditioning == Conditioning::HiddenConcat && i == 2.min(blocks.down.len() - 2) {
             let (classes, init) = (setup.classes, glorot(setup.classes, EMBEDDING));
             let concat = ConcatLabels::embedding(build, &x, labels, (classes, EMBEDDING), init)?;
             x = concat.y.clone();

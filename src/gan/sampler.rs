@@ -91,6 +91,24 @@ impl Sampler {
         self.bytes_from(&self.source(player, weights), &latents.draw(&self.setup.networks)?, &latents.labels)
     }
 
+    /// The same a batch at a time, on the device: `take` gets the bytes of each batch, (batch, H, W, C).
+    pub fn each(
+        &self,
+        player: &Player,
+        weights: Weights,
+        latents: &Latents,
+        take: &mut dyn FnMut(&Buffer<u8>) -> Result<()>,
+    ) -> Result<()> {
+        self.prepare(player, weights)?;
+        let mut left = latents.count;
+        self.draw(&self.source(player, weights), &latents.draw(&self.setup.networks)?, &latents.labels, || {
+            pixels::store(&self.bytes, &self.image.x)?;
+            let count = left.min(BATCH);
+            left -= count;
+            take(&self.bytes.view(0..count * self.image.features()))
+        })
+    }
+
     /// What the generator gives as it is, (count, H, W, C): the points of a ring.
     pub fn values(&self, player: &Player, weights: Weights, latents: &Latents) -> Result<Vec<f32>> {
         self.prepare(player, weights)?;

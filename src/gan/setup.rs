@@ -1,6 +1,7 @@
 //! What a trainer is made from and what it tells: plain data.
 
 use super::penalty::Penalties;
+use crate::Result;
 use crate::data::mixture::Mixture;
 use crate::data::{DataInfo, ImageShape};
 use crate::device::Precision;
@@ -8,7 +9,8 @@ use crate::nn::Fusion;
 use crate::ops::diffaug::Strengths;
 use crate::ops::log_partition::Game;
 use crate::settings::{
-    Architecture, Batches, Change, Conditioning, Loss, Networks, Preset, Settings, SoftmaxTarget, Training,
+    Architecture, Batches, Blocks, Change, Conditioning, Loss, Networks, Preset, Residual, Settings, SoftmaxTarget,
+    Training,
 };
 
 /// Everything that a trainer is made from: the settings that numbers depend on, and what only the data tells.
@@ -47,6 +49,11 @@ impl Setup {
 
     pub fn architecture(&self) -> &Architecture {
         &self.preset.architecture
+    }
+
+    /// The blocks of residual networks for the size of the images.
+    pub fn blocks(&self, networks: &Residual) -> Result<Blocks> {
+        networks.blocks(self.shape.size())
     }
 
     /// Whether images are drawn for a wanted label.
@@ -150,6 +157,23 @@ pub struct Metrics {
     /// What AC-GAN's class loss and gradient penalties add to the losses above, with their weights, and the mean norms
     /// of the gradients that are penalised: [`Setup::more_metrics`] and their values.
     pub more: Vec<(&'static str, f32)>,
+}
+
+impl Metrics {
+    /// What every run has, by the names of `metrics.csv`.
+    pub fn named(&self) -> [(&'static str, f32); 9] {
+        [
+            ("loss_d", self.loss_d),
+            ("loss_g", self.loss_g),
+            ("kl_d", self.kl_d),
+            ("kl_g", self.kl_g),
+            ("real_logit", self.real_logit),
+            ("fake_logit", self.fake_logit),
+            ("grad_norm_d", self.grad_norm_d),
+            ("grad_norm_g", self.grad_norm_g),
+            ("logit_spread", self.logit_spread),
+        ]
+    }
 }
 
 /// Which of G's weights draw.

@@ -134,12 +134,12 @@ impl Step {
             return random::points(&real.x, self.setup.mixture, &self.state, PIXELS + stream);
         }
         let input = &w.inputs[slot];
-        w.labels.view(0..n).copy_from(&input.labels.view(i * n..(i + 1) * n))?;
+        let labels = (&w.labels.view(0..n), &input.labels.view(i * n..(i + 1) * n));
         let images = input.images.view(i * real.x.len()..(i + 1) * real.x.len());
         let Batches { flip, noise, noise_within, .. } = self.setup.batches;
         let augment = Augment { noise: noise as f32, within: noise_within, flip };
         let shape = [n, real.h, real.w, real.c];
-        pixels::load(&real.x, &images, &self.state, PIXELS + stream, augment, shape)?;
+        pixels::load(&real.x, &images, Some(labels), &self.state, PIXELS + stream, augment, shape)?;
         self.show(0..n, stream)
     }
 
@@ -275,7 +275,7 @@ impl Step {
             penalties.add(w, player, &self.state, SHARES + stream)?;
         }
         player.finish_gradient()?;
-        // With gradients that were always 0, Adam leaves weights as they are.
+        // With gradients that are always 0, Adam leaves weights as they are. A penalty has added to those of all layers.
         self.frozen.as_ref().map_or(Ok(()), Reals::zero)
     }
 

@@ -20,11 +20,11 @@ use super::step::{Phase, Step};
 use super::workspace::Workspace;
 use crate::checkpoint::{NamedTensor, Scaling};
 use crate::data::mixture;
-use crate::device::{Device, Feed, Graph};
+use crate::device::{Buffer, Device, Feed, Graph};
 use crate::nn::parameters::first_not_finite;
 use crate::nn::{Arena, Layout};
 use crate::ops::state::{self, State, StateBuffer};
-use crate::settings::Update;
+use crate::settings::{Architecture, Update};
 use crate::{Error, Result};
 
 pub struct Trainer {
@@ -57,7 +57,7 @@ impl Trainer {
         let (_, bytes) = measure(device, setup)?;
         let mut players = Players::default();
         let mut arena = Arena::new(device, bytes)?;
-        let workspace = Workspace::build(setup, device, &mut players, &mut arena)?;
+        let mut workspace = Workspace::build(setup, device, &mut players, &mut arena)?;
         workspace.backward_seed.write(&vec![1.0; workspace.backward_seed.len()])?;
         // Where G moves first, the losses of the first step read logits of real images that nobody has judged yet.
         workspace.logits.x.zero()?;
@@ -67,7 +67,11 @@ impl Trainer {
             classes.zero_seeds()?;
         }
         let [seed_g, seed_d] = seeds(setup);
-        let frozen = frozen(setup, &players.discriminator.parameters)?;
+        let lowest = lowest_that_learns(setup, &players.discriminator.parameters)?;
+        if let Some((layer, _)) = &lowest {
+            let network = &mut workspace.discriminator;
+            network.frozen = network.layers.iter().position(|other| other.name() == layer).unwrap_or(0);
+        }
         let discriminator = Player::new(device, "discriminator", players.discriminator, setup, seed_d)?;
         Ok(Trainer {
             feed: device.feed(workspace.inputs[0].bytes())?,
@@ -76,7 +80,7 @@ impl Trainer {
                 device: device.clone(),
                 state: StateBuffer::new(device, &start(setup, 0))?,
                 generator: Player::new(device, "generator", players.generator, setup, seed_g)?,
-                frozen: (frozen > 0).then(|| discriminator.gradients.view(0..frozen)),
+                frozen: lowest.map(|(_, offset)| discriminator.gradients.view(0..offset)),
                 discriminator,
                 workspace,
                 marks: None,
@@ -93,7 +97,7 @@ impl Trainer {
     pub fn plan(setup: &Setup) -> Result<Plan> {
         check(setup)?;
         let (players, arena) = measure(&Device::unbacked(), setup)?;
-        frozen(setup, &players.discriminator.parameters)?;
+        lowest_that_learns(setup, &players.discriminator.parameters)?;
         let (g, d) = (&players.generator, &players.discriminator);
         let (networks, training) = (&setup.networks, &setup.training);
         Ok(Plan {
@@ -381,6 +385,16 @@ impl Trainer {
         sampler(&mut self.sampler, &self.step)?.images(&self.step.generator, weights, latents)
     }
 
+    /// Draws images a few at a time: `take` gets those of each batch, (batch, H, W, C) bytes on the device.
+    pub fn sample_each(
+        &mut self,
+        weights: Weights,
+        latents: &Latents,
+        take: &mut dyn FnMut(&Buffer<u8>) -> Result<()>,
+    ) -> Result<()> {
+        sampler(&mut self.sampler, &self.step)?.each(&self.step.generator, weights, latents, take)
+    }
+
     /// Draws what the generator gives as it is, (count, H, W, C): the points of preset `ring`.
     pub fn points(&mut self, weights: Weights, latents: &Latents) -> Result<Vec<f32>> {
         sampler(&mut self.sampler, &self.step)?.values(&self.step.generator, weights, latents)
@@ -437,6 +451,9 @@ fn check(setup: &Setup) -> Result<()> {
     if !setup.architecture().is_convolutional() && setup.conditional() {
         return refuse(format!("preset {preset} has no networks that know labels: --conditioning none"));
     }
+    if let Architecture::Residual(networks) = setup.architecture() {
+        setup.blocks(networks)?;
+    }
     if setup.draws_points() && setup.diffaug().is_some() {
         return refuse(format!("diffaug with preset {preset}: it changes images, and these are points"));
     }
@@ -462,11 +479,12 @@ fn check(setup: &Setup) -> Result<()> {
     Ok(())
 }
 
-/// The first numbers of D's parameters that stay as they begin: all before the first block that learns, or before the head.
-fn frozen(setup: &Setup, layout: &Layout) -> Result<usize> {
+/// Where lower blocks of D stay as they begin: the name of the first layer that learns, a block or the head, and how many
+/// numbers of D's parameters lie before its own.
+fn lowest_that_learns(setup: &Setup, layout: &Layout) -> Result<Option<(String, usize)>> {
     let blocks = setup.training.freeze_d;
     if blocks == 0 {
-        return Ok(0);
+        return Ok(None);
     }
     let is = |name: &str, i: usize| ["block", "linear"].iter().any(|kind| name.starts_with(&format!("{kind}{i}.")));
     let all = (1..).take_while(|i| layout.entries().iter().any(|e| is(&e.name, *i))).count();
@@ -474,7 +492,10 @@ fn frozen(setup: &Setup, layout: &Layout) -> Result<usize> {
     let all = if setup.architecture().is_convolutional() { all } else { all.saturating_sub(1) };
     let first = layout.entries().iter().find(|e| is(&e.name, blocks + 1) || e.name.starts_with("head."));
     match first.filter(|_| blocks <= all) {
-        Some(entry) => Ok(entry.at.offset()),
+        Some(entry) => {
+            let layer = entry.name.split('.').next().unwrap_or_default();
+            Ok(Some((layer.to_string(), entry.at.offset())))
+        }
         None => Err(Error::Config(format!("freeze-d: {blocks}, D of preset {} has {all} blocks", setup.preset))),
     }
 }

@@ -24,12 +24,14 @@ pub fn short(value: f64) -> String {
     }
 }
 
-/// A logarithmic axis.
+/// An axis, logarithmic or not.
 #[derive(Clone, Debug)]
 pub struct Axis {
     pub label: &'static str,
     low: f64,
     high: f64,
+    /// Between two ticks; None where it is logarithmic.
+    even: Option<f64>,
 }
 
 impl Axis {
@@ -45,7 +47,51 @@ impl Axis {
         let steps = || ticks(low / 10.0, high * 10.0);
         let below = steps().filter(|tick| *tick <= 0.9 * low).last().unwrap_or(low / 2.0);
         let above = steps().find(|tick| *tick >= 1.1 * high).unwrap_or(2.0 * high);
-        Axis { label, low: below, high: above }
+        Axis { label, low: below, high: above, even: None }
+    }
+
+    /// An even axis that encloses all numbers among `values`.
+    pub fn even(label: &'static str, values: impl IntoIterator<Item = f64>) -> Axis {
+        const TICKS: f64 = 6.0;
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        for value in values.into_iter().filter(|value| value.is_finite()) {
+            (low, high) = (low.min(value), high.max(value));
+        }
+        if low > high {
+            (low, high) = (0.0, 1.0);
+        }
+        let span = if high > low { high - low } else { low.abs().max(1.0) };
+        let power = 10f64.powf((span / TICKS).log10().floor());
+        let tick = [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power).into_iter().find(|tick| span / tick <= TICKS);
+        let tick = tick.unwrap_or(10.0 * power);
+        let (low, high) = ((low / tick).floor() * tick, ((high / tick).ceil() * tick));
+        Axis { label, low, high: if high > low { high } else { low + tick }, even: Some(tick) }
+    }
+
+    fn ticks(&self) -> Vec<f64> {
+        match self.even {
+            None => ticks(self.low, self.high).collect(),
+            Some(tick) => {
+                let count = ((self.high - self.low) / tick).round() as usize;
+                (0..=count).map(|i| self.low + i as f64 * tick).collect()
+            }
+        }
+    }
+
+    /// The number of a tick, or nothing where there is no room for it: a long axis has room for its powers of ten alone.
+    fn name(&self, tick: f64) -> Option<String> {
+        match self.even {
+            None => {
+                let named = self.decades() < 2.5 || (tick.log10() - tick.log10().round()).abs() < 1e-9;
+                named.then(|| plain(tick))
+            }
+            Some(between) => {
+                let places = (-between.log10()).ceil().clamp(0.0, 12.0) as usize;
+                // Not -0.
+                let tick = if tick.abs() < between / 2.0 { 0.0 } else { tick };
+                Some(format!("{tick:.places$}"))
+            }
+        }
     }
 
     pub fn low(&self) -> f64 {
@@ -58,7 +104,10 @@ impl Axis {
 
     /// Where a value lies: 0 at the low end of the axis, 1 at its high end.
     fn at(&self, value: f64) -> f64 {
-        (value.max(self.low * 1e-3) / self.low).ln() / (self.high / self.low).ln()
+        match self.even {
+            None => (value.max(self.low * 1e-3) / self.low).ln() / (self.high / self.low).ln(),
+            Some(_) => (value - self.low) / (self.high - self.low),
+        }
     }
 
     fn decades(&self) -> f64 {
@@ -80,17 +129,17 @@ const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 46.0;
 
-/// A chart of points and lines on two logarithmic axes.
+/// A chart of points and lines.
 pub struct Chart {
     x: Axis,
     y: Axis,
-    name: &'static str,
+    name: String,
     body: String,
 }
 
 impl Chart {
-    pub fn new(name: &'static str, x: Axis, y: Axis) -> Chart {
-        Chart { x, y, name, body: String::new() }
+    pub fn new(name: &str, x: Axis, y: Axis) -> Chart {
+        Chart { x, y, name: name.into(), body: String::new() }
     }
 
     fn place(&self, x: f64, y: f64) -> (f64, f64) {
@@ -125,24 +174,22 @@ impl Chart {
 
     pub fn svg(&self) -> String {
         let mut svg =
-            format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(self.name));
+            format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(&self.name));
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-        // A long axis has room for the numbers of its powers of ten alone.
-        let named = |axis: &Axis, tick: f64| axis.decades() < 2.5 || (tick.log10() - tick.log10().round()).abs() < 1e-9;
-        for tick in ticks(self.x.low, self.x.high) {
+        for tick in self.x.ticks() {
             let (x, _) = self.place(tick, self.y.low);
             let _ = writeln!(svg, "<line class=\"grid\" x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\"/>");
-            if named(&self.x, tick) {
-                let (y, tick) = (bottom + 17.0, plain(tick));
+            if let Some(tick) = self.x.name(tick) {
+                let y = bottom + 17.0;
                 let _ =
                     writeln!(svg, "<text class=\"soft\" x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{tick}</text>");
             }
         }
-        for tick in ticks(self.y.low, self.y.high) {
+        for tick in self.y.ticks() {
             let (_, y) = self.place(self.x.low, tick);
             let _ = writeln!(svg, "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\"/>");
-            if named(&self.y, tick) {
-                let (x, y, tick) = (LEFT - 7.0, y + 4.0, plain(tick));
+            if let Some(tick) = self.y.name(tick) {
+                let (x, y) = (LEFT - 7.0, y + 4.0);
                 let _ = writeln!(svg, "<text class=\"soft\" x=\"{x}\" y=\"{y:.1}\" text-anchor=\"end\">{tick}</text>");
             }
         }
@@ -286,12 +333,23 @@ mod tests {
 
     #[test]
     fn a_point_stands_where_its_axes_say() {
-        let axis = || Axis { label: "", low: 1.0, high: 100.0 };
+        let axis = || Axis { label: "", low: 1.0, high: 100.0, even: None };
         let mut chart = Chart::new("test", axis(), axis());
         chart.point((10.0, 100.0), 0, "a < b");
         let (x, y) = ((LEFT + WIDTH - RIGHT) / 2.0, TOP);
         assert!(chart.body.contains(&format!("cx=\"{x:.1}\" cy=\"{y:.1}\"")), "{}", chart.body);
         assert!(chart.body.contains("a &lt; b"));
+    }
+
+    #[test]
+    fn even_axes_have_round_ticks() {
+        let axis = Axis::even("x", [-0.3, 11.0, f64::NAN]);
+        assert_eq!((axis.low, axis.high, axis.ticks().len()), (-2.0, 12.0, 8), "{axis:?}");
+        assert_eq!((axis.at(-2.0), axis.at(5.0), axis.name(0.0)), (0.0, 0.5, Some("0".into())));
+        let flat = Axis::even("x", [3.0, 3.0]);
+        assert!(flat.low <= 3.0 && flat.high > 3.0, "{flat:?}");
+        assert_eq!(Axis::even("x", []).low, 0.0);
+        assert_eq!(Axis::even("x", [0.001, 0.0035]).name(0.0015).as_deref(), Some("0.0015"));
     }
 
     #[test]

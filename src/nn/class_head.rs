@@ -78,8 +78,7 @@ impl Layer for ClassHead {
             let out = Gradients { dw: &dw, dv: None, dbias: dbias.as_ref() };
             projection::parameter_gradients(out, &h.x, None, Seeds { df: Some(df), scale: None })?;
             let (dweight, dbias) = (self.class_weight.of(gradients), self.class_bias.of(gradients));
-            matmul::linear_weight_gradient(self.class_layer(h.n), &dweight, &h.x, &dclasses)?;
-            matmul::linear_bias_gradient(self.class_layer(h.n), &dbias, &dclasses)?;
+            matmul::linear_weight_gradient(self.class_layer(h.n), (&dweight, Some(&dbias)), &h.x, &dclasses)?;
         }
         let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
         let values = [&self.x, &self.h, &self.logits, &self.classes];
@@ -94,7 +93,7 @@ impl Layer for ClassHead {
         )?;
         // dh += df w: the weight gradient of a layer that sees one sample, with the input df and the signal w.
         let (product, w) = (Linear { n: 1, c: x.n, k: self.x.c }, self.w.of(pass.weights.values));
-        matmul::linear_weight_gradient(product, dh, df, &OutputGradient::stored(&w))?;
+        matmul::linear_weight_gradient(product, (dh, None), df, &OutputGradient::stored(&w))?;
         projection::pool_backward(&dx, &x.x, dh, x.n, self.pool_factor)
     }
 

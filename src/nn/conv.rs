@@ -4,7 +4,7 @@ use super::unfused::UnfusedConv;
 use super::{Backward, Builder, Forward, Init, Parameter, Source, Tangent, Target, Value};
 use crate::Result;
 use crate::device::Reals;
-use crate::ops::conv::{self, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use crate::ops::conv::{self, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
 use crate::ops::spectral_norm::Outputs;
 use crate::sizes::product;
 
@@ -35,7 +35,7 @@ impl ConvOptions {
     /// The convolution of `n` samples in which the filters see `h` x `w` pixels.
     fn sizes(&self, n: usize, h: usize, w: usize) -> conv::Conv {
         let ConvOptions { r, c, k, .. } = *self;
-        conv::Conv { n, h, w, c, k, r, s: r, pad: r / 2, stride: 1 }
+        conv::Conv { n, h, w, c, k, r, s: r, pad: [r / 2; 2], stride: 1 }
     }
 }
 
@@ -47,8 +47,7 @@ pub struct Conv {
     weight: Parameter,
     bias: Option<Parameter>,
     flipped: Reals,
-    weight_parts: Reals,
-    bias_parts: Reals,
+    parts: Reals,
     unfused: Option<UnfusedConv>,
 }
 
@@ -58,29 +57,23 @@ impl Conv {
         let ConvOptions { r, c, k, init, bias } = options;
         let weight = build.parameters.weight(&format!("{name}.weight"), &[r, r, c, k], init, Outputs::Columns);
         let bias = bias.map(|init| build.parameters.tensor(&format!("{name}.bias"), &[k], init));
-        let mut workspaces = [0; 3];
+        let [mut flipped, mut parts] = [0; 2];
         if build.gradients {
             let device = build.arena.device();
             // A pass over some of the samples may split its work otherwise than one over all, and need more.
             for n in 1..=seen.n {
                 let sizes = options.sizes(n, seen.h, seen.w);
-                let needed = [
-                    conv::input_gradient_workspace_len(&sizes),
-                    conv::weight_gradient_workspace_len(device, &sizes),
-                    conv::bias_gradient_workspace_len(device, &sizes),
-                ];
-                workspaces = std::array::from_fn(|i| workspaces[i].max(needed[i]));
+                flipped = conv::input_gradient_workspace_len(device, &sizes);
+                parts = parts.max(conv::weight_gradient_workspace_len(device, &sizes));
             }
         }
-        let [flipped, weight_parts, bias_parts] = workspaces;
         Ok(Conv {
             name: name.to_string(),
             options,
             weight,
             bias,
             flipped: build.arena.take_in(flipped, build.precision)?,
-            weight_parts: build.arena.take(weight_parts)?,
-            bias_parts: build.arena.take(bias_parts)?,
+            parts: build.arena.take(parts)?,
             unfused: UnfusedConv::new(build, seen, k)?,
         })
     }
@@ -109,7 +102,7 @@ impl Conv {
     pub fn tangent(&self, pass: &Tangent, from: &Source, to: &Target) -> Result<()> {
         self.apply(&self.weight.of(pass.weights.for_products_with(from.x)), None, from, to, pass.into.start)?;
         let gradient = to.gradient(to.y.gradient(&self.name, "its output")?, None);
-        self.weight_gradient(pass.gradients, self.sizes(from), (from.x, &from.prologue()), &gradient)
+        self.weight_gradient(pass.gradients, self.sizes(from), (from.x, &from.prologue()), &gradient, None)?.add()
     }
 
     fn weight_gradient(
@@ -118,21 +111,23 @@ impl Conv {
         sizes: conv::Conv,
         (x, prologue): (&Reals, &Prologue),
         gradient: &ConvGradient,
-    ) -> Result<()> {
-        let parts = self.weight_parts.view(0..conv::weight_gradient_workspace_len(gradients.device(), &sizes));
-        conv::conv_weight_gradient(sizes, &self.weight.of(gradients), x, prologue, gradient, &parts)
+        dbias: Option<&Reals>,
+    ) -> Result<Parts> {
+        let parts = self.parts.view(0..conv::weight_gradient_workspace_len(gradients.device(), &sizes));
+        conv::conv_weight_gradient(sizes, (&self.weight.of(gradients), dbias), x, prologue, gradient, &parts)
     }
 
     /// All gradients of one set of rows. That of the input is overwritten or added to.
     pub fn backward(&self, pass: &Backward, from: &Source, to: &Target, accumulate: bool) -> Result<()> {
-        self.parameter_gradients(pass, from, to)?;
-        self.input_gradient(pass, from, to, accumulate)
+        let left = self.parameter_gradients(pass, from, to)?;
+        self.input_gradient(pass, from, to, accumulate, left)
     }
 
-    /// Adds to the gradients of the filters and the bias. `from` and `to` are the pass's rows.
-    pub fn parameter_gradients(&self, pass: &Backward, from: &Source, to: &Target) -> Result<()> {
+    /// Adds to the gradients of the filters and the bias, but for the parts that it returns. `from` and `to` are the pass's
+    /// rows.
+    pub fn parameter_gradients(&self, pass: &Backward, from: &Source, to: &Target) -> Result<Parts> {
         // A pass without them is for the signal alone.
-        let Some(gradients) = pass.gradients else { return Ok(()) };
+        let Some(gradients) = pass.gradients else { return Ok(Parts::NONE) };
         let (sizes, seeds) = (self.sizes(from), pass.seeds_of_parameters());
         let gradient = to.gradient(to.y.gradient(&self.name, "its output")?, seeds.as_ref());
         let (stored_gradient, stored_input) = match &self.unfused {
@@ -143,23 +138,30 @@ impl Conv {
         };
         let gradient = stored_gradient.as_ref().map_or(gradient, ConvGradient::stored);
         let input = stored_input.as_ref().map_or((from.x, from.prologue()), |stored| (stored, Prologue::NONE));
-        self.weight_gradient(gradients, sizes, (input.0, &input.1), &gradient)?;
-        let Some(bias) = self.bias else { return Ok(()) };
-        let parts = self.bias_parts.view(0..conv::bias_gradient_workspace_len(gradients.device(), &sizes));
-        conv::conv_bias_gradient(sizes, &bias.of(gradients), &gradient, &parts)
+        let dbias = self.bias.map(|bias| bias.of(gradients));
+        self.weight_gradient(gradients, sizes, (input.0, &input.1), &gradient, dbias.as_ref())
     }
 
-    /// The gradient of what was read or, where that went through a ReLU, of the ReLU's input; overwritten or added to.
-    pub fn input_gradient(&self, pass: &Backward, from: &Source, to: &Target, accumulate: bool) -> Result<()> {
+    /// The gradient of what was read or, where that went through a ReLU, of the ReLU's input; overwritten or added to. Adds
+    /// the parts that [`Conv::parameter_gradients`] left.
+    pub fn input_gradient(
+        &self,
+        pass: &Backward,
+        from: &Source,
+        to: &Target,
+        accumulate: bool,
+        left: Parts,
+    ) -> Result<()> {
         // A network's input, whose gradient nobody asks for.
-        let Some(dx) = from.dx else { return Ok(()) };
+        let Some(dx) = from.dx else { return left.add() };
         let (sizes, seeds) = (self.sizes(from), pass.seeds_of_signal(&(0..from.n)));
         let gradient = to.gradient(to.y.gradient(&self.name, "its output")?, seeds.as_ref());
         let filters = self.weight.of(pass.weights.for_products_with(dx));
         if let Some(unfused) = &self.unfused {
+            left.add()?;
             return unfused.input_gradient(sizes, (dx, from), gradient, &filters, accumulate, &self.flipped);
         }
         let epilogue = InputEpilogue { mask: from.mask(), upsample: from.upsample, accumulate };
-        conv::conv_input_gradient(sizes, dx, &gradient, &filters, &epilogue, &self.flipped)
+        conv::conv_input_gradient(sizes, dx, &gradient, &filters, &epilogue, &self.flipped, left)
     }
 }

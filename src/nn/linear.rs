@@ -66,10 +66,8 @@ impl Layer for Linear {
         if let Some(gradients) = pass.gradients {
             let ([x, y], seeds) = ([&self.x, &self.y].map(|v| v.rows(&pass.rows)), pass.seeds_of_parameters());
             let (dy, sizes) = (self.output_gradient(&y, &y.x, seeds.as_ref())?, self.sizes(x.n));
-            matmul::linear_weight_gradient(sizes, &self.weight.of(gradients), &x.x, &dy)?;
-            if let Some(bias) = self.bias {
-                matmul::linear_bias_gradient(sizes, &bias.of(gradients), &dy)?;
-            }
+            let (dweight, dbias) = (self.weight.of(gradients), self.bias.map(|bias| bias.of(gradients)));
+            matmul::linear_weight_gradient(sizes, (&dweight, dbias.as_ref()), &x.x, &dy)?;
         }
         let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
         let (y, seeds) = (self.y.rows(&pass.input_rows), pass.seeds_of_signal(&pass.input_rows));
@@ -90,7 +88,7 @@ impl Layer for Linear {
             _ => matmul::linear_forward(sizes, &y.x, &x.x, &weight, None, Activation::Identity)?,
         }
         let dy = self.output_gradient(&y, &out, None)?;
-        matmul::linear_weight_gradient(sizes, &self.weight.of(pass.gradients), &x.x, &dy)
+        matmul::linear_weight_gradient(sizes, (&self.weight.of(pass.gradients), None), &x.x, &dy)
     }
 
     fn piecewise_linear(&self) -> bool {

@@ -199,6 +199,8 @@ pub trait Layer: Send {
 #[derive(Default)]
 pub struct Network {
     pub layers: Vec<Box<dyn Layer>>,
+    /// How many of the first layers do not learn: backward passes leave out the gradients of their parameters.
+    pub frozen: usize,
 }
 
 impl Network {
@@ -207,14 +209,17 @@ impl Network {
     }
 
     /// The list of the forward pass reversed. Only the last layer sees the signal's seeds, and only the first one the
-    /// choice of input rows: the layers between them pass the signal of all rows on.
+    /// choice of input rows: the layers between them pass the signal of all rows on. Where no signal is wanted at the input,
+    /// the pass ends at the lowest layer that learns.
     pub fn backward(&self, pass: &Backward) -> Result<()> {
         let last = self.layers.len() - 1;
-        for (i, layer) in self.layers.iter().enumerate().rev() {
+        let first = if pass.input_rows.is_empty() { self.frozen.min(last) } else { 0 };
+        for (i, layer) in self.layers.iter().enumerate().skip(first).rev() {
             layer.backward(&Backward {
+                gradients: pass.gradients.filter(|_| i >= self.frozen),
                 signal_seeds: pass.signal_seeds.filter(|_| i == last),
                 rows: pass.rows.clone(),
-                input_rows: if i == 0 { pass.input_rows.clone() } else { pass.rows.clone() },
+                input_rows: if i == first { pass.input_rows.clone() } else { pass.rows.clone() },
                 ..*pass
             })?;
         }

@@ -2,6 +2,7 @@
 
 use super::{Backward, Builder, Conv, ConvOptions, Forward, Layer, Norm, NormOptions, Source, Tangent, Target, Value};
 use crate::Result;
+use crate::ops::conv::Parts;
 use crate::ops::resample::{self, Upsampling};
 use crate::ops::{Activation, elementary};
 use crate::sizes::product;
@@ -97,25 +98,31 @@ impl Layer for DownBlock {
         let [x, h, y] = [&self.x, &self.h, &self.y].map(|value| value.rows(&pass.rows));
         let to_y = Target { pool: self.pool, ..Target::new(&y) };
         self.conv2.backward(pass, &Source::activated(&h, Activation::RELU), &to_y, false)?;
-        self.conv1.parameter_gradients(pass, &Source::activated(&x, self.before), &Target::new(&h))?;
-        if let Some(shortcut) = &self.shortcut {
-            let from = self.pooled.as_ref().map_or(x, |pooled| pooled.rows(&pass.rows));
-            shortcut.parameter_gradients(pass, &Source::plain(&from), &Target::new(&y))?;
-        }
+        let left = self.conv1.parameter_gradients(pass, &Source::activated(&x, self.before), &Target::new(&h))?;
+        let left_of_shortcut = match &self.shortcut {
+            Some(shortcut) => {
+                let from = self.pooled.as_ref().map_or(x, |pooled| pooled.rows(&pass.rows));
+                shortcut.parameter_gradients(pass, &Source::plain(&from), &Target::new(&y))?
+            }
+            None => Parts::NONE,
+        };
 
-        let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
+        let Some(dx) = pass.input_gradient(&self.x) else {
+            left.add()?;
+            return left_of_shortcut.add();
+        };
         let [x, h, y] = [&self.x, &self.h, &self.y].map(|value| value.rows(&pass.input_rows));
         let (from_x, to_h, to_y) = (Source::activated(&x, self.before), Target::new(&h), Target::new(&y));
         let Some(shortcut) = &self.shortcut else {
             dx.copy_from(y.gradient(&self.name, "its output")?)?;
-            return self.conv1.input_gradient(pass, &from_x, &to_h, true);
+            return self.conv1.input_gradient(pass, &from_x, &to_h, true, left);
         };
-        self.conv1.input_gradient(pass, &from_x, &to_h, false)?;
+        self.conv1.input_gradient(pass, &from_x, &to_h, false, left)?;
         let Some(pooled) = &self.pooled else {
-            return shortcut.input_gradient(pass, &Source::plain(&x), &to_y, true);
+            return shortcut.input_gradient(pass, &Source::plain(&x), &to_y, true, left_of_shortcut);
         };
         let pooled = pooled.rows(&pass.input_rows);
-        shortcut.input_gradient(pass, &Source::plain(&pooled), &to_y, false)?;
+        shortcut.input_gradient(pass, &Source::plain(&pooled), &to_y, false, left_of_shortcut)?;
         resample::average_pool_backward(&dx, pooled.gradient(&self.name, "its pooled input")?, x.image(), true)
     }
 

@@ -3,7 +3,7 @@
 use super::{Builder, Fusion, Source, Target, Value};
 use crate::Result;
 use crate::device::Reals;
-use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
 use crate::ops::matmul::OutputGradient;
 use crate::ops::resample::{self, Image};
 use crate::ops::{Activation, elementary};
@@ -159,7 +159,7 @@ impl UnfusedConv {
         };
         let [first, second] = &self.inputs;
         let mut g = if unfused_mask.is_some() || separately { first.view(0..dx.len()) } else { dx.clone() };
-        conv::conv_input_gradient(sizes, &g, &gradient, filters, &epilogue, flipped)?;
+        conv::conv_input_gradient(sizes, &g, &gradient, filters, &epilogue, flipped, Parts::NONE)?;
         if let Some((x, slope)) = unfused_mask {
             let to = if separately { second.view(0..dx.len()) } else { dx.clone() };
             elementary::leaky_relu_backward(&to, &g, x, slope)?;

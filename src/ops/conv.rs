@@ -4,7 +4,7 @@
 use super::matmul::OutputGradient;
 use super::tile::{choose, grid};
 use super::{Activation, ActivationArgument, expect_len, expect_optional, size32};
-use crate::device::{Device, Precision, Reals, Tile, Tuning, kernel};
+use crate::device::{Device, MOST_BLOCKS, Precision, Reals, Tile, Tuning, kernel};
 use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
@@ -19,7 +19,8 @@ pub struct Conv {
     pub k: usize,
     pub r: usize,
     pub s: usize,
-    pub pad: usize,
+    /// Of rows above and below, and of columns left and right.
+    pub pad: [usize; 2],
     /// 1 or 2.
     pub stride: usize,
 }
@@ -139,6 +140,59 @@ struct GradientArgument {
     pooled: u32,
 }
 
+/// `rows` of the grid's blocks add parts up, `per_block` elements each.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::NoUninit)]
+struct PartsArgument {
+    count: u32,
+    len: u32,
+    more: u32,
+    per_block: u32,
+    rows: u32,
+}
+
+/// What a weight gradient left to be added up: the sums over parts of the images, each part's filters and behind them its
+/// biases. Either [`conv_input_gradient`] adds them, in blocks of its own, or [`Parts::add`] does.
+#[must_use = "the gradients are not complete before their parts are added"]
+pub struct Parts(Option<Unadded>);
+
+struct Unadded {
+    dfilters: Reals,
+    dbias: Option<Reals>,
+    parts: Reals,
+    count: usize,
+}
+
+impl Parts {
+    /// Nothing to add.
+    pub const NONE: Parts = Parts(None);
+
+    /// `dfilters += parts[0] + parts[1] + ...`, in order, and dbias likewise, in a launch of its own.
+    pub fn add(self) -> Result<()> {
+        let Some(unadded) = self.0 else { return Ok(()) };
+        let (argument, blocks) = unadded.argument()?;
+        let launch = unadded.dfilters.device().launch(kernel::CONV_SUM_PARTS_F32, [blocks, 1, 1]);
+        let launch = launch.output(&unadded.dfilters).optional_output(unadded.dbias.as_ref());
+        let launch = launch.input(&unadded.parts).scalar(argument);
+        // SAFETY: whoever made the parts compared their length with `count` times that of both gradients; the grid covers
+        // both.
+        unsafe { launch.run() }
+    }
+}
+
+impl Unadded {
+    /// What kernels are told, for no rows of blocks yet; and how many blocks it takes.
+    fn argument(&self) -> Result<(PartsArgument, u32)> {
+        let (len, more) = (self.dfilters.len(), self.dbias.as_ref().map_or(0, |dbias| dbias.len()));
+        let all = size32("parts of a gradient", sum([len, more]))?;
+        // As much to read as for blocks of other kernels, but work for each of a block's threads.
+        let per_block = (self.dfilters.device().tuning().elements / self.count).max(256) as u32;
+        let argument =
+            PartsArgument { count: self.count as u32, len: len as u32, more: more as u32, per_block, rows: 0 };
+        Ok((argument, all.div_ceil(per_block)))
+    }
+}
+
 /// Rows, and columns, that one block turns of a filter's tap: `SIDE` in `conv_flip_filters`.
 const FLIPPED_TILE: u32 = 32;
 
@@ -151,12 +205,12 @@ fn conv_tile(operand: &Reals, tiles: &'static [Tile], m: usize, n: usize) -> &'s
 impl Conv {
     /// Rows of the output, before pooling.
     pub fn p(&self) -> usize {
-        sum([self.h, product([2, self.pad])]).saturating_sub(self.r) / self.stride.max(1) + 1
+        sum([self.h, product([2, self.pad[0]])]).saturating_sub(self.r) / self.stride.max(1) + 1
     }
 
     /// Columns of the output, before pooling.
     pub fn q(&self) -> usize {
-        sum([self.w, product([2, self.pad])]).saturating_sub(self.s) / self.stride.max(1) + 1
+        sum([self.w, product([2, self.pad[1]])]).saturating_sub(self.s) / self.stride.max(1) + 1
     }
 
     fn filters(&self) -> usize {
@@ -187,11 +241,13 @@ impl Conv {
             return Err(Error::Shape(format!("{what}: a stride of {stride}, expected 1 or 2")));
         }
         let most = i32::MAX as usize;
-        if pad > most / 4 || h > most || w > most {
+        if pad.iter().any(|pad| *pad > most / 4) || h > most || w > most {
             return Err(Error::Shape(format!("{what}: {self:?}, at most {most} pixels or taps")));
         }
-        if h + 2 * pad < r || w + 2 * pad < s {
-            return Err(Error::Shape(format!("{what}: a filter of {r} x {s} on {h} x {w} pixels padded by {pad}")));
+        if h + 2 * pad[0] < r || w + 2 * pad[1] < s {
+            let [rows, columns] = pad;
+            let what = format!("{what}: a filter of {r} x {s} on {h} x {w} pixels padded by {rows} and {columns}");
+            return Err(Error::Shape(what));
         }
         if upsample && !(h.is_multiple_of(2) && w.is_multiple_of(2)) {
             return Err(Error::Shape(format!("{what}: upsampled to {h} x {w}, expected even numbers")));
@@ -200,7 +256,9 @@ impl Conv {
         if pool && !(p.is_multiple_of(2) && q.is_multiple_of(2)) {
             return Err(Error::Shape(format!("{what}: pooling {p} x {q} pixels, expected even numbers")));
         }
-        if [[n, h, w], [n, p, q], [r, s, c], [r, s, k]].into_iter().any(|sizes| product(sizes) > most) {
+        if [[n, h, w], [n, p, q], [r, s, c], [r, s, k]].into_iter().any(|sizes| product(sizes) > most)
+            || self.filters() > most
+        {
             return Err(Error::Shape(format!("{what}: {self:?}, at most {most} pixels or taps")));
         }
         Ok(())
@@ -208,16 +266,17 @@ impl Conv {
 
     /// How output pixels look at v.
     fn window(&self, by_windows: bool) -> Window {
-        let pad = self.pad as i32;
-        Window::new([self.n, self.h, self.w, self.c], [self.p(), self.q()], [self.r, self.s], [pad, pad], by_windows)
+        let pad = self.pad.map(|pad| pad as i32);
+        Window::new([self.n, self.h, self.w, self.c], [self.p(), self.q()], [self.r, self.s], pad, by_windows)
             .with_stride(self.stride)
     }
 
     /// How pixels of v look at the output's gradient, through the turned filters.
     fn input_gradient_window(&self, by_windows: bool) -> Window {
-        let pad = |filter: usize| filter as i32 - 1 - self.pad as i32;
+        let pad = |filter: usize, pad: usize| filter as i32 - 1 - pad as i32;
+        let pads = [pad(self.r, self.pad[0]), pad(self.s, self.pad[1])];
         let seen = [self.n, self.p(), self.q(), self.k];
-        Window::new(seen, [self.h, self.w], [self.r, self.s], [pad(self.r), pad(self.s)], by_windows)
+        Window::new(seen, [self.h, self.w], [self.r, self.s], pads, by_windows)
     }
 
     /// How a weight gradient of this many tiles is split: the images of one part, and the number of parts. The sums depend
@@ -325,12 +384,27 @@ pub fn conv_forward(
     unsafe { launch.scalar(sizes.window(epilogue.pool)).scalar(size32(what, sizes.k)?).run() }
 }
 
-/// Workspace of [`conv_input_gradient`], in elements: the turned filters, stored as the filters are.
-pub fn input_gradient_workspace_len(sizes: &Conv) -> usize {
-    sizes.filters()
+/// Workspace of [`conv_input_gradient`], in elements: the turned filters, stored as the filters are, on devices that do not
+/// turn them as they read them.
+pub fn input_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
+    if device.fixed().turns_filters { sizes.filters() } else { 0 }
 }
 
-/// `dx = mask * dv`, summed over 2 x 2 where x was upsampled; or added to dx. For a stride of 1.
+/// `flipped[r][s][k][c] = filters[R - 1 - r][S - 1 - s][c][k]`.
+pub fn flip_filters(sizes: &Conv, flipped: &Reals, filters: &Reals) -> Result<()> {
+    let what = "conv flip filters";
+    sizes.check(what, false, false)?;
+    expect_len(what, "flipped", flipped.len(), sizes.filters())?;
+    expect_len(what, "filters (R, S, C, K)", filters.len(), sizes.filters())?;
+    let (c, k, taps) = (size32(what, sizes.c)?, size32(what, sizes.k)?, size32(what, product([sizes.r, sizes.s]))?);
+    let tiles = [k.div_ceil(FLIPPED_TILE), c.div_ceil(FLIPPED_TILE), taps];
+    let launch = flipped.device().launch(kernel::CONV_FLIP_FILTERS, tiles);
+    let launch = launch.output(flipped).input(filters).scalar(taps).scalar(c).scalar(k);
+    // SAFETY: both have R * S * C * K elements, compared above; the grid covers K, C and R * S.
+    unsafe { launch.run() }
+}
+
+/// `dx = mask * dv`, summed over 2 x 2 where x was upsampled; or added to dx. For a stride of 1. Adds `left` up, too.
 pub fn conv_input_gradient(
     sizes: Conv,
     dx: &Reals,
@@ -338,6 +412,7 @@ pub fn conv_input_gradient(
     filters: &Reals,
     epilogue: &InputEpilogue,
     workspace: &Reals,
+    left: Parts,
 ) -> Result<()> {
     let what = "conv input gradient";
     sizes.check(what, epilogue.upsample, gradient.pooled)?;
@@ -348,52 +423,71 @@ pub fn conv_input_gradient(
     gradient.output.check(what, sizes.n, sizes.output_len(gradient.pooled))?;
     expect_len(what, "dx", dx.len(), input)?;
     expect_len(what, "filters (R, S, C, K)", filters.len(), sizes.filters())?;
-    expect_len(what, "workspace", workspace.len(), input_gradient_workspace_len(&sizes))?;
+    let device = dx.device();
+    expect_len(what, "workspace", workspace.len(), input_gradient_workspace_len(device, &sizes))?;
     expect_optional(what, "x (as dx)", epilogue.mask.map(|mask| mask.0), input)?;
     if epilogue.mask.is_some() && epilogue.upsample {
         return Err(Error::Shape(format!("{what}: a mask on an upsampled input, expected one of the two")));
     }
-    let (c, k) = (size32(what, sizes.c)?, size32(what, sizes.k)?);
-    let device = dx.device();
-    let taps = product([sizes.r, sizes.s]);
-    let flipped_tiles = [k.div_ceil(FLIPPED_TILE), c.div_ceil(FLIPPED_TILE), size32(what, taps)?];
-    let launch = device.launch(kernel::CONV_FLIP_FILTERS, flipped_tiles);
-    let launch = launch.output(workspace).input(filters).scalar(taps as u32).scalar(c).scalar(k);
-    // SAFETY: filters and workspace both have R * S * C * K elements, compared above; the grid covers K, C and R * S.
-    unsafe { launch.run()? };
-
+    let c = size32(what, sizes.c)?;
+    let filters = if device.fixed().turns_filters {
+        flip_filters(&sizes, workspace, filters)?;
+        workspace
+    } else {
+        filters
+    };
     let pixels = product([sizes.n, sizes.h, sizes.w]);
     let tile = conv_tile(dx, kernel::CONV_INPUT_GRADIENT, pixels, sizes.c);
     let argument =
         GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
-    let launch = device.launch(tile.kernel, grid(tile, pixels, sizes.c)).product(sizes.flops());
-    let launch = launch.output(dx).input(gradient.output.dy);
-    let launch = launch.input(workspace).optional(gradient.output.saved_output()).optional(gradient.output.row_scale);
-    let launch = launch.optional(epilogue.mask.map(|m| m.0)).scalar(argument);
+    let mut grid = grid(tile, pixels, sizes.c);
+    let (mut parts, mut unadded) = (PartsArgument::default(), None);
+    if let Parts(Some(left)) = left {
+        let (argument, blocks) = left.argument()?;
+        let rows = blocks.div_ceil(grid[0]);
+        // Rows of blocks that lie over the grid's y and z leave no place for more.
+        if grid[2] == 1 && grid[1] + rows <= MOST_BLOCKS[1] {
+            grid[1] += rows;
+            parts = PartsArgument { rows, ..argument };
+            unadded = Some(left);
+        } else {
+            Parts(Some(left)).add()?;
+        }
+    }
+    let launch = device.launch(tile.kernel, grid).product(sizes.flops()).output(dx);
+    let launch = launch.optional_output(unadded.as_ref().map(|left| &left.dfilters));
+    let launch = launch.optional_output(unadded.as_ref().and_then(|left| left.dbias.as_ref()));
+    let launch = launch.input(gradient.output.dy).input(filters).optional(gradient.output.saved_output());
+    let launch = launch.optional(gradient.output.row_scale).optional(epilogue.mask.map(|m| m.0));
+    let launch = launch.optional(unadded.as_ref().map(|left| &left.parts)).scalar(argument);
     let launch = launch.scalar(epilogue.mask.map_or(1.0, |m| m.1)).scalar(u32::from(epilogue.accumulate));
-    // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the grid covers N * H * W by C.
-    unsafe { launch.scalar(sizes.input_gradient_window(epilogue.upsample)).scalar(c).run() }
+    // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers, and those of the parts when
+    // they were made; the grid covers N * H * W by C, and the parts in rows of their own.
+    unsafe { launch.scalar(parts).scalar(sizes.input_gradient_window(epilogue.upsample)).scalar(c).run() }
 }
 
-/// Workspace of [`conv_weight_gradient`], in floats: one filter gradient per part, where there is more than one.
+/// Workspace of [`conv_weight_gradient`] with a bias, in floats: the gradients of each part of the images, where there is
+/// more than one.
 pub fn weight_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
     let (_, parts) = sizes.weight_gradient_split(device);
-    if parts > 1 { product([parts, sizes.filters()]) } else { 0 }
+    if parts > 1 { product([parts, sum([sizes.filters(), sizes.k])]) } else { 0 }
 }
 
-/// `dw += v^T g`, over all pixels.
+/// `dw += v^T g` and, where there is one, `db += g`, summed over all pixels, once the parts are added that it returns. They
+/// lie in `workspace`.
 pub fn conv_weight_gradient(
     sizes: Conv,
-    dfilters: &Reals,
+    (dfilters, dbias): (&Reals, Option<&Reals>),
     x: &Reals,
     prologue: &Prologue,
     gradient: &ConvGradient,
     workspace: &Reals,
-) -> Result<()> {
+) -> Result<Parts> {
     let what = "conv weight gradient";
     sizes.check(what, prologue.upsample, gradient.pooled)?;
     gradient.output.check(what, sizes.n, sizes.output_len(gradient.pooled))?;
     expect_len(what, "dfilters (R, S, C, K)", dfilters.len(), sizes.filters())?;
+    expect_optional(what, "dbias (K)", dbias, sizes.k)?;
     expect_len(what, "x", x.len(), sizes.input_len(prologue.upsample))?;
     let argument = prologue_argument(what, &sizes, prologue)?;
     let device = dfilters.device();
@@ -402,57 +496,25 @@ pub fn conv_weight_gradient(
     let (images, parts) = sizes.weight_gradient_split(device);
     let [across, down] = sizes.weight_gradient_grid(device, x.precision());
     let dy = GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
-    let launch = device.launch(tile.kernel, [across, down, parts as u32]).product(sizes.flops()).output(dfilters);
+    let grid = [across, down + u32::from(dbias.is_some()), parts as u32];
+    let launch = device.launch(tile.kernel, grid).product(sizes.flops()).output(dfilters).optional_output(dbias);
     let launch = launch.optional_output((parts > 1).then_some(workspace)).input(x);
     let launch = launch.optional(prologue.scale_shift.map(|t| t.0)).optional(prologue.scale_shift.map(|t| t.1));
     let launch = launch.input(gradient.output.dy).optional(gradient.output.saved_output());
     let launch = launch.optional(gradient.output.row_scale).scalar(argument).scalar(dy);
     let launch = launch.scalar(sizes.window(false)).scalar(size32(what, sizes.k)?).scalar(images as u32);
     // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the grid covers R * S * C by
-    // K, and its parts all images.
+    // K, with one more row for the bias, and its parts all images.
     unsafe { launch.run()? };
-    if parts > 1 { sum_parts(what, dfilters, workspace, parts) } else { Ok(()) }
-}
-
-/// Workspace of [`conv_bias_gradient`], in floats: one sum per part and channel.
-pub fn bias_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
-    product([sizes.split(device, 1).1, sizes.k])
-}
-
-/// `db += g`, summed over all pixels.
-pub fn conv_bias_gradient(sizes: Conv, dbias: &Reals, gradient: &ConvGradient, workspace: &Reals) -> Result<()> {
-    let what = "conv bias gradient";
-    sizes.check(what, false, gradient.pooled)?;
-    gradient.output.check(what, sizes.n, sizes.output_len(gradient.pooled))?;
-    expect_len(what, "dbias (K)", dbias.len(), sizes.k)?;
-    let device = dbias.device();
-    expect_len(what, "workspace", workspace.len(), bias_gradient_workspace_len(device, &sizes))?;
-    let (images, parts) = sizes.split(device, 1);
-    let pixels = sizes.p() * sizes.q() / if gradient.pooled { 4 } else { 1 };
-    let columns = sizes.k.div_ceil(device.tuning().bias_columns) as u32;
-    let launch = device.launch(kernel::CONV_BIAS_GRADIENT, [columns, parts as u32, 1]);
-    let launch = launch.output(workspace).input(gradient.output.dy).optional(gradient.output.saved_output());
-    let launch = launch.optional(gradient.output.row_scale);
-    let launch = launch.scalar(ActivationArgument::from(gradient.output.activation)).scalar(sizes.n as u32);
-    let launch = launch.scalar(pixels as u32).scalar(size32(what, sizes.k)?).scalar(images as u32);
-    // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the parts cover all images.
-    unsafe { launch.run()? };
-    sum_parts(what, dbias, workspace, parts)
+    let unadded = || {
+        let used = product([parts, sum([sizes.filters(), dbias.map_or(0, |dbias| dbias.len())])]);
+        Unadded { dfilters: dfilters.clone(), dbias: dbias.cloned(), parts: workspace.view(0..used), count: parts }
+    };
+    Ok(Parts((parts > 1).then(unadded)))
 }
 
 /// `to += from`, in a launch of its own.
 pub fn accumulate(to: &Reals, from: &Reals) -> Result<()> {
-    let what = "accumulate";
-    expect_len(what, "from", from.len(), to.len())?;
-    sum_parts(what, to, from, 1)
-}
-
-/// `to += parts[0] + parts[1] + ...`, in order. `parts` has `count` times the length of `to`.
-fn sum_parts(what: &str, to: &Reals, parts: &Reals, count: usize) -> Result<()> {
-    let per_block = to.device().tuning().elements;
-    let grid = [to.len().div_ceil(per_block) as u32, 1, 1];
-    let launch = to.device().launch(kernel::CONV_SUM_PARTS_F32, grid).output(to).input(parts);
-    let launch = launch.scalar(count as u32).scalar(size32(what, to.len())?).scalar(per_block as u32);
-    // SAFETY: the callers compared the workspace with `count` times the length; the grid covers `to`.
-    unsafe { launch.run() }
+    expect_len("accumulate", "from", from.len(), to.len())?;
+    Parts(Some(Unadded { dfilters: to.clone(), dbias: None, parts: from.clone(), count: 1 })).add()
 }

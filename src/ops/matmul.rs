@@ -70,34 +70,29 @@ pub fn linear_input_gradient(sizes: Linear, dx: &Reals, gradient: &OutputGradien
     unsafe { launch.scalar(n).scalar(c).scalar(k).run() }
 }
 
-/// `dW += x^T g`.
-pub fn linear_weight_gradient(sizes: Linear, dweight: &Reals, x: &Reals, gradient: &OutputGradient) -> Result<()> {
+/// `dW += x^T g` and, where there is one, `db += sum over the batch of g`.
+pub fn linear_weight_gradient(
+    sizes: Linear,
+    (dweight, dbias): (&Reals, Option<&Reals>),
+    x: &Reals,
+    gradient: &OutputGradient,
+) -> Result<()> {
     let what = "linear weight gradient";
     let [n, c, k] = sizes.check(what)?;
     gradient.check(what, sizes.n, product([sizes.n, sizes.k]))?;
     expect_len(what, "dweight (C, K)", dweight.len(), product([sizes.c, sizes.k]))?;
+    expect_optional(what, "dbias (K)", dbias, sizes.k)?;
     expect_len(what, "x (N, C)", x.len(), product([sizes.n, sizes.c]))?;
     let tile = linear_tile(x, kernel::LINEAR_WEIGHT_GRADIENT, sizes.c, sizes.k);
-    let launch = dweight.device().launch(tile.kernel, grid(tile, sizes.c, sizes.k)).product(sizes.flops());
-    let launch = launch.output(dweight).input(x).input(gradient.dy).optional(gradient.saved_output());
+    // Of more rows of tiles than the grid's y takes, with one more for the bias, the launch is refused.
+    let [across, down, layers] = grid(tile, sizes.c, sizes.k);
+    let grid = [across, down * layers + u32::from(dbias.is_some()), 1];
+    let launch = dweight.device().launch(tile.kernel, grid).product(sizes.flops());
+    let launch =
+        launch.output(dweight).optional_output(dbias).input(x).input(gradient.dy).optional(gradient.saved_output());
     let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
-    // SAFETY: every length was compared with N, C and K above; the grid covers (C, K).
+    // SAFETY: every length was compared with N, C and K above; the grid covers (C, K), with one more row for the bias.
     unsafe { launch.scalar(n).scalar(c).scalar(k).run() }
-}
-
-/// `db += sum over the batch of g`.
-pub fn linear_bias_gradient(sizes: Linear, dbias: &Reals, gradient: &OutputGradient) -> Result<()> {
-    let what = "linear bias gradient";
-    let [n, _, k] = sizes.check(what)?;
-    gradient.check(what, sizes.n, product([sizes.n, sizes.k]))?;
-    expect_len(what, "dbias (K)", dbias.len(), sizes.k)?;
-    let columns = dbias.device().tuning().bias_columns;
-    let grid = [sizes.k.div_ceil(columns) as u32, 1, 1];
-    let launch = dbias.device().launch(kernel::LINEAR_BIAS_GRADIENT, grid);
-    let launch = launch.output(dbias).input(gradient.dy).optional(gradient.saved_output());
-    let launch = launch.optional(gradient.row_scale).scalar(ActivationArgument::from(gradient.activation));
-    // SAFETY: every length was compared with N and K above; the grid covers K.
-    unsafe { launch.scalar(n).scalar(k).scalar(columns as u32).run() }
 }
 
 impl Linear {

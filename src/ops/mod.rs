@@ -9,6 +9,7 @@ pub mod convert;
 pub mod cross_entropy;
 pub mod diffaug;
 pub mod elementary;
+pub mod features;
 pub mod gradient_penalty;
 pub mod log_partition;
 pub mod losses;

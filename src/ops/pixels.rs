@@ -18,11 +18,12 @@ pub struct Augment {
     pub flip: bool,
 }
 
-/// `x` = `bytes` / 127.5 - 1, both (N, H, W, C), augmented, and rounded once to what `x` is stored as; which images and by how much depends on the seed, the step
-/// and `stream` alone.
+/// `x` = `bytes` / 127.5 - 1, both (N, H, W, C), augmented, and rounded once to what `x` is stored as; which images and by
+/// how much depends on the seed, the step and `stream` alone. The first `labels` (N) become copies of the second.
 pub fn load(
     x: &Reals,
     bytes: &Buffer<u8>,
+    labels: Option<(&Buffer<u32>, &Buffer<u32>)>,
     state: &StateBuffer,
     stream: u32,
     augment: Augment,
@@ -32,6 +33,9 @@ pub fn load(
     expect_len("pixels load", "x", x.len(), len)?;
     expect_len("pixels load", "bytes", bytes.len(), len)?;
     size32("pixels load", len)?;
+    for (name, buffer) in labels.iter().flat_map(|(to, from)| [("labels to write", to), ("labels", from)]) {
+        expect_len("pixels load", name, buffer.len(), n)?;
+    }
     if x.is_empty() {
         return Err(Error::Shape(format!("pixels load: an image of {h} x {w} x {c}, {n} of them, has no elements")));
     }
@@ -39,9 +43,10 @@ pub fn load(
     let half = if augment.within { 255.0 / (2.0 - augment.noise) } else { 127.5 };
     let chunk = (x.device().tuning().elements / (w * c)).max(1);
     let launch = x.device().launch(kernel::PIXELS_LOAD, [rows.div_ceil(chunk) as u32, 1, 1]);
-    let launch = launch.output(x).input(bytes).input(state.words());
+    let launch = launch.output(x).optional_output(labels.map(|(to, _)| to)).input(bytes);
+    let launch = launch.optional(labels.map(|(_, from)| from)).input(state.words());
     let launch = launch.scalar(stream).scalar(u32::from(augment.flip)).scalar(half).scalar(augment.noise);
-    // SAFETY: both lengths were compared with N * H * W * C, which fits 32 bits.
+    // SAFETY: both lengths were compared with N * H * W * C, which fits 32 bits, those of the labels with N.
     unsafe { launch.scalar(rows as u32).scalar(h as u32).scalar(w as u32).scalar(c as u32).scalar(chunk as u32).run() }
 }
 

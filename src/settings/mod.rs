@@ -15,17 +15,18 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use architecture::{Architecture, Residual};
+pub use architecture::{Architecture, Blocks, Residual, Widths};
 pub use choices::{
     Change, Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, SoftmaxTarget, Update,
     name_of,
 };
 pub use presets::{PRESETS, Preset};
-pub use tree::{Batches, Images, Networks, Place, Training, Written};
+pub use tree::{Batches, Images, Judging, Networks, Place, Training, Written};
 
 use crate::Error;
 use crate::cores::MOST_THREADS;
-use crate::data::{DataOptions, DataSource, LoaderOptions};
+use crate::data::{DataOptions, DataSource, ImageShape, LoaderOptions, Size};
+use crate::eval::judge::Metric;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -52,6 +53,9 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub judging: Judging,
     #[command(flatten)]
     #[serde(flatten)]
     pub written: Written,
@@ -129,6 +133,7 @@ impl Settings {
             training: Training::deserialize(open()?)?,
             batches: Batches::deserialize(open()?)?,
             place: Place::deserialize(open()?)?,
+            judging: Judging::deserialize(open()?)?,
             written: Written::deserialize(open()?)?,
         })
     }
@@ -174,13 +179,17 @@ impl Settings {
             }
             Err(Error::Config(format!("{name}: {value}, expected at least 0 and less than 1")))
         }
-        let Settings { preset, images, networks, training, batches, place, written } = self;
+        let Settings { preset, images, networks, training, batches, place, judging, written } = self;
         if preset.architecture.draws_points() != matches!(images.data, DataSource::Points(_)) {
             let what = format!("preset {preset} cannot learn from data {}; ring and grid go with ring", images.data);
             return Err(Error::Config(what));
         }
         within("classes", images.classes, 1, 256)?;
-        within("size", images.size, 1, 4096)?;
+        within("size", images.size.height, 1, 4096)?;
+        within("size", images.size.width, 1, 4096)?;
+        if let Architecture::Residual(networks) = preset.architecture {
+            networks.blocks(images.size)?;
+        }
         if !matches!(images.channels, 1 | 3) {
             return Err(Error::Config(format!("channels: {}, expected 1 or 3", images.channels)));
         }
@@ -216,6 +225,18 @@ impl Settings {
         within("sample-every", written.sample_every, 0, i64::MAX as u64)?;
         within("checkpoint-every", written.checkpoint_every, 0, i64::MAX as u64)?;
         within("keep-checkpoints", written.keep_checkpoints as u64, 0, i64::MAX as u64)?;
+        within("eval-every", judging.eval_every, 0, i64::MAX as u64)?;
+        within("eval-images", judging.eval_images, 2, 10_000_000)?;
+        if judging.metrics().contains(&Metric::Fid50k) {
+            return Err(Error::Config("eval-metrics: fid50k, which is fid with --eval-images 50000".into()));
+        }
+        if let Some(best) = judging.keep_best.filter(|_| judging.eval_every == 0) {
+            let what = format!("keep-best: {}, which is only known with --eval-every STEPS", best.name());
+            return Err(Error::Config(what));
+        }
+        if judging.eval_every > 0 && matches!(images.data, DataSource::Points(_)) {
+            return Err(Error::Config("eval-every: points are not judged; expected 0".into()));
+        }
         if let Some(from) = training.decay_from {
             within("decay-from", from, 0, u64::from(u32::MAX))?;
         }
@@ -236,6 +257,21 @@ impl Settings {
         }
     }
 
+    /// Refuses images of another size than the networks are to have.
+    pub fn check_images(&self, shape: ImageShape) -> Result<()> {
+        let (wanted, found) = (self.images.size, shape.size());
+        if !self.preset.architecture.is_convolutional() || wanted == found {
+            return Ok(());
+        }
+        let both = |size: Size| format!("{}x{}", size.height, size.width);
+        Err(Error::Config(format!(
+            "preset {} makes {} images, the data has {}; --size {found} builds networks for these",
+            self.preset,
+            both(wanted),
+            both(found)
+        )))
+    }
+
     /// The values by their names.
     pub fn table(&self) -> Result<toml::Table> {
         toml::Table::try_from(self).map_err(config)
@@ -243,7 +279,7 @@ impl Settings {
 
     /// What determines the numbers of a run, besides the images. Naming every part of the tree makes a new one choose.
     pub fn numbers(&self) -> Result<toml::Table> {
-        let Settings { preset, networks, training, batches, images: _, place: _, written: _ } = self;
+        let Settings { preset, networks, training, batches, images: _, place: _, judging: _, written: _ } = self;
         let mut table = toml::Table::from_iter([("preset".to_string(), preset.name.into())]);
         table.extend(toml::Table::try_from(networks).map_err(config)?);
         table.extend(toml::Table::try_from(training).map_err(config)?);

@@ -4,9 +4,9 @@
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use super::architecture::{Architecture, Residual};
+use super::architecture::{Architecture, Residual, Widths};
 use super::choices::{Conditioning, Loss, Pool, SoftmaxTarget, Update};
-use super::{Batches, Images, Networks, Place, Settings, Training, Written};
+use super::{Batches, Images, Judging, Networks, Place, Settings, Training, Written};
 use crate::data::mixture::{self, Mixture};
 use crate::data::{DataSource, ImageShape};
 use crate::ops::resample::Upsampling;
@@ -35,10 +35,7 @@ pub static PRESETS: [Preset; 10] = [
         about: "Residual networks for 28x28 digits, projection discriminator, softmax loss",
         architecture: Architecture::Residual(Residual {
             size: 28,
-            bottom: 7,
-            start: 2,
-            up: &[2, 1],
-            down: &[(1, true), (2, true), (2, false)],
+            widths: Widths::Digits,
             hidden_is_output: true,
             head_bias: false,
             eps: 1e-5,
@@ -53,14 +50,7 @@ pub static PRESETS: [Preset; 10] = [
     Preset {
         name: "sngan-projection-32",
         about: "cGANs with projection discriminator for 32x32 images",
-        architecture: Architecture::Residual(Residual {
-            size: 32,
-            start: 2,
-            up: &[2, 2, 2],
-            down: &[(1, true), (1, true), (1, false), (1, false)],
-            head_bias: false,
-            ..SNGAN
-        }),
+        architecture: Architecture::Residual(Residual { size: 32, widths: Widths::Equal, head_bias: false, ..SNGAN }),
         settings: |s| {
             sngan(s, 50_000, Some(0));
             s.networks.width = 128;
@@ -72,14 +62,7 @@ pub static PRESETS: [Preset; 10] = [
     Preset {
         name: "sngan-projection-48",
         about: "The same for 48x48 images",
-        architecture: Architecture::Residual(Residual {
-            size: 48,
-            bottom: 6,
-            start: 8,
-            up: &[4, 2, 1],
-            down: &[(1, true), (2, true), (4, true), (8, true), (16, false)],
-            ..SNGAN
-        }),
+        architecture: Architecture::Residual(Residual { size: 48, ..SNGAN }),
         settings: |s| sngan(s, 100_000, Some(0)),
         sample: images(48, 3),
         timed: &[],
@@ -95,12 +78,7 @@ pub static PRESETS: [Preset; 10] = [
     Preset {
         name: "sngan-projection-128",
         about: "The same for 128x128 images",
-        architecture: Architecture::Residual(Residual {
-            size: 128,
-            up: &[16, 8, 4, 2, 1],
-            down: &[(1, true), (2, true), (4, true), (8, true), (16, true), (16, false)],
-            ..SNGAN
-        }),
+        architecture: Architecture::Residual(Residual { size: 128, ..SNGAN }),
         settings: |s| {
             sngan(s, 450_000, Some(400_000));
             s.training.batch_g = Some(128);
@@ -111,12 +89,7 @@ pub static PRESETS: [Preset; 10] = [
     Preset {
         name: "sngan-projection-256",
         about: "The same for 256x256 images",
-        architecture: Architecture::Residual(Residual {
-            size: 256,
-            up: &[16, 8, 8, 4, 2, 1],
-            down: &[(1, true), (2, true), (4, true), (8, true), (8, true), (16, true), (16, false)],
-            ..SNGAN
-        }),
+        architecture: Architecture::Residual(Residual { size: 256, ..SNGAN }),
         settings: |s| {
             sngan(s, 450_000, Some(400_000));
             s.networks.width = 32;
@@ -196,10 +169,7 @@ pub static PRESETS: [Preset; 10] = [
 /// The networks for 64x64 images, which the others are told apart from.
 const SNGAN: Residual = Residual {
     size: 64,
-    bottom: 4,
-    start: 16,
-    up: &[8, 4, 2, 1],
-    down: &[(1, true), (2, true), (4, true), (8, true), (16, true)],
+    widths: Widths::Doubling,
     hidden_is_output: false,
     head_bias: true,
     eps: 2e-5,
@@ -251,10 +221,11 @@ impl Preset {
             training: Training::default(),
             batches: Batches::default(),
             place: Place::default(),
+            judging: Judging::default(),
             written: Written::default(),
         };
         if let Architecture::Residual(networks) = self.architecture {
-            settings.images.size = networks.size;
+            settings.images.size = networks.size.into();
         }
         (self.settings)(&mut settings);
         settings

@@ -10,8 +10,10 @@ use super::choices::{
     Change, Conditioning, LatentDistribution, Loss, Pool, PowerIterations, PrecisionChoice, SoftmaxTarget, Update,
 };
 use super::text;
-use crate::data::{DataSource, LastBatch, Unreadable, decode};
+use crate::data::{DataSource, LastBatch, Size, Unreadable, decode};
 use crate::device::{DeviceChoice, Precision};
+use crate::eval::inception::Like;
+use crate::eval::judge::{self, Figure, Metric};
 use crate::nn::Fusion;
 
 /// Where the images come from. A checkpoint remembers the images themselves, so that they may move.
@@ -25,9 +27,10 @@ pub struct Images {
     /// Classes that the labels of idx:DIR name
     #[arg(long, value_name = "N")]
     pub classes: usize,
-    /// Side that images of folder:DIR are cropped and scaled to, in pixels; a preset has its own
-    #[arg(long, value_name = "PIXELS")]
-    pub size: usize,
+    /// Size of the images that residual networks are built for, and that those of folder:DIR are cropped and scaled to; a
+    /// preset has its own
+    #[arg(long, value_name = "SIDE|HEIGHTxWIDTH")]
+    pub size: Size,
     /// Channels of images of folder:DIR: 1 (grey) or 3
     #[arg(long, value_name = "N")]
     pub channels: usize,
@@ -38,7 +41,7 @@ pub struct Images {
 
 impl Default for Images {
     fn default() -> Images {
-        Images { data: DataSource::Mnist10k, classes: 10, size: 32, channels: 3, data_memory: 2048 }
+        Images { data: DataSource::Mnist10k, classes: 10, size: 32.into(), channels: 3, data_memory: 2048 }
     }
 }
 
@@ -296,6 +299,61 @@ impl Default for Place {
     }
 }
 
+/// How images are judged while they are learnt, through Inception.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Judging")]
+pub struct Judging {
+    /// Steps between evaluations, 0 for none
+    #[arg(long, value_name = "STEPS")]
+    pub eval_every: u64,
+    /// What is computed: fid, kid, is, pr, dc or ifid
+    #[arg(long, value_name = "METRIC,...", value_delimiter = ',', hide_possible_values = true)]
+    pub eval_metrics: Vec<Metric>,
+    /// Images that are drawn for an evaluation
+    #[arg(long, value_name = "IMAGES")]
+    pub eval_images: usize,
+    /// Keep the best checkpoint by this number: fid, kid, is, precision, recall, density, coverage or ifid
+    #[arg(long, value_name = "NUMBER", hide_possible_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<Figure>,
+    /// Inception's weights, a safetensors file [default: what ZGAN_INCEPTION names]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inception: Option<PathBuf>,
+    /// The program whose numbers are wanted: pytorch-fid, torch-fidelity or clean-fid
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    pub fid_as: Like,
+}
+
+impl Default for Judging {
+    fn default() -> Judging {
+        Judging {
+            eval_every: 0,
+            eval_metrics: vec![Metric::Fid],
+            eval_images: judge::USUAL,
+            keep_best: None,
+            inception: None,
+            fid_as: Like::PytorchFid,
+        }
+    }
+}
+
+impl Judging {
+    /// All that is to be computed.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = self.eval_metrics.clone();
+        metrics.extend(self.keep_best.map(Figure::metric).filter(|metric| !self.eval_metrics.contains(metric)));
+        metrics
+    }
+
+    /// The numbers of those.
+    pub fn figures(&self) -> Vec<Figure> {
+        let metrics = if self.eval_every > 0 { self.metrics() } else { Vec::new() };
+        Figure::ALL.into_iter().filter(|figure| metrics.contains(&figure.metric())).collect()
+    }
+}
+
 /// What is written, where and how often.
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -325,6 +383,9 @@ pub struct Written {
     /// Newest checkpoints that are kept, 0 for all
     #[arg(long, value_name = "N")]
     pub keep_checkpoints: usize,
+    /// Write event files for TensorBoard beside metrics.csv
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub tensorboard: bool,
 }
 
 impl Default for Written {
@@ -337,6 +398,7 @@ impl Default for Written {
             sample_every: 500,
             checkpoint_every: 500,
             keep_checkpoints: 3,
+            tensorboard: true,
         }
     }
 }

@@ -59,6 +59,10 @@ impl Golden {
             .collect()
     }
 
+    pub fn u8(&self, tensor: &str) -> Vec<u8> {
+        self.data(tensor, safetensors::Dtype::U8)
+    }
+
     pub fn u32(&self, tensor: &str) -> Vec<u32> {
         self.data(tensor, safetensors::Dtype::I64)
             .chunks(8)

@@ -26,6 +26,26 @@ impl Place {
         self.path(&format!("runs/{run}/checkpoints/step-{step:06}.safetensors"))
     }
 
+    /// Two classes of five pictures of noise.
+    pub fn folder_of_noise(&self, name: &str) {
+        let mut state = 1u32;
+        for (i, class) in [0, 1, 0, 1, 0, 1, 0, 1, 0, 1].into_iter().enumerate() {
+            let folder = self.path(name).join(["ant", "bee"][class]);
+            std::fs::create_dir_all(&folder).unwrap();
+            let side = 30 + i as u32;
+            let file = std::fs::File::create(folder.join(format!("{i}.png"))).unwrap();
+            let mut encoder = png::Encoder::new(file, side, side);
+            encoder.set_color(png::ColorType::Rgb);
+            let pixels: Vec<u8> = (0..3 * side * side)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (state >> 24) as u8
+                })
+                .collect();
+            encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        }
+    }
+
     /// This program in the folder. What somebody measured on this machine is nothing to tests.
     pub fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);

@@ -3,7 +3,7 @@
 use crate::common::*;
 use zgan::device::{Buffer, Device, Precision, Products, Tuning};
 use zgan::ops::Activation;
-use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
 use zgan::ops::matmul::OutputGradient;
 
 /// A convolution and everything that is fused into it.
@@ -22,11 +22,17 @@ struct Setup {
     accumulate: bool,
 }
 
+/// A filter that is long in one direction, padded so that the pixels stay as many.
+fn long(seen: [usize; 4], k: usize, [r, s]: [usize; 2]) -> Setup {
+    let plain = plain(seen, k, [r, s], 0, 1);
+    Setup { sizes: Conv { pad: [r / 2, s / 2], ..plain.sizes }, ..plain }
+}
+
 /// (N, H, W, C) to (K), R x S, padding, stride; nothing fused.
 fn plain(seen: [usize; 4], k: usize, filter: [usize; 2], pad: usize, stride: usize) -> Setup {
     let ([n, h, w, c], [r, s]) = (seen, filter);
     Setup {
-        sizes: Conv { n, h, w, c, k, r, s, pad, stride },
+        sizes: Conv { n, h, w, c, k, r, s, pad: [pad; 2], stride },
         tables: 0,
         before: Activation::Identity,
         upsample: false,
@@ -120,10 +126,10 @@ impl Setup {
             let (qq, pp, sample) = (pixel % q, pixel / q % p, pixel / q / p);
             for tap in 0..r * s {
                 let (y, x) = (pp * stride + tap / s, qq * stride + tap % s);
-                if y < pad || x < pad || y - pad >= h || x - pad >= w {
+                if y < pad[0] || x < pad[1] || y - pad[0] >= h || x - pad[1] >= w {
                     continue;
                 }
-                let seen = ((sample * h + y - pad) * w + x - pad) * c;
+                let seen = ((sample * h + y - pad[0]) * w + x - pad[1]) * c;
                 for ch in 0..c {
                     for out in 0..k {
                         f(pixel * k + out, seen + ch, (tap * c + ch) * k + out);
@@ -261,14 +267,15 @@ fn evaluate_in(device: &Device, precision: Precision, setup: &Setup, t: &Tensors
         upsample: setup.upsample,
         accumulate: setup.accumulate,
     };
-    let workspace = filled_narrow(conv::input_gradient_workspace_len(&s), f32::NAN);
+    let parts = filled(conv::weight_gradient_workspace_len(device, &s), f32::NAN);
+    let into_parameters = (&out.dfilters, Some(&out.dbias));
+    let left = conv::conv_weight_gradient(s, into_parameters, &x, &prologue, &gradient, &parts).unwrap();
     if s.stride == 1 {
-        conv::conv_input_gradient(s, &out.dx, &gradient, &filters, &into, &workspace).unwrap();
+        let workspace = filled_narrow(conv::input_gradient_workspace_len(device, &s), f32::NAN);
+        conv::conv_input_gradient(s, &out.dx, &gradient, &filters, &into, &workspace, left).unwrap();
+    } else {
+        left.add().unwrap();
     }
-    let workspace = filled(conv::weight_gradient_workspace_len(device, &s), f32::NAN);
-    conv::conv_weight_gradient(s, &out.dfilters, &x, &prologue, &gradient, &workspace).unwrap();
-    let workspace = filled(conv::bias_gradient_workspace_len(device, &s), f32::NAN);
-    conv::conv_bias_gradient(s, &out.dbias, &gradient, &workspace).unwrap();
     out
 }
 
@@ -400,6 +407,8 @@ fn setups() -> Vec<Setup> {
         plain([2, 9, 7, 4], 6, [3, 3], 1, 2),
         plain([1, 8, 9, 3], 5, [4, 2], 0, 2),
         plain([2, 6, 5, 2], 3, [2, 3], 2, 1),
+        long([2, 4, 9, 5], 6, [1, 7]),
+        long([1, 9, 4, 18], 24, [7, 1]),
         plain([1, 3, 3, 2], 4, [1, 1], 2, 1),
         plain([3, 1, 1, 31], 33, [3, 3], 1, 1),
         Setup { accumulate: true, ..fused },
@@ -643,11 +652,58 @@ fn matches_pytorch() {
     });
 }
 
+/// The parts of a weight gradient have the same sums whether a launch of their own adds them or the input gradient's, and
+/// the filters' are the same without a bias.
+#[test]
+fn parts_are_added_in_either_launch() {
+    on_each_device(|device| {
+        for (n, side, c, k) in [(9, 12, 5, 7), (16, 16, 33, 40), (1, 3, 2, 2)] {
+            let s = Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 };
+            let up = |seed, len: usize| device.upload(&Random(seed).normals(len)).unwrap();
+            let (x, dy, filters) = (up(1, n * side * side * c), up(2, n * side * side * k), up(3, 9 * c * k));
+            let gradient = ConvGradient::stored(&dy);
+            let parts = device.zeros(conv::weight_gradient_workspace_len(device, &s)).unwrap();
+            let turned = device.zeros(conv::input_gradient_workspace_len(device, &s)).unwrap();
+            let gradients = |bias: bool, apart: bool| {
+                let (dfilters, dbias) = (up(4, 9 * c * k), up(5, k));
+                let dx: Buffer<f32> = device.zeros(x.len()).unwrap();
+                let into = (&dfilters, bias.then_some(&dbias));
+                let left = conv::conv_weight_gradient(s, into, &x, &Prologue::NONE, &gradient, &parts).unwrap();
+                let left = if apart { left.add().map(|()| Parts::NONE).unwrap() } else { left };
+                conv::conv_input_gradient(s, &dx, &gradient, &filters, &InputEpilogue::NONE, &turned, left).unwrap();
+                [dx, dfilters, dbias].map(|buffer| buffer.read().unwrap())
+            };
+            let [together, apart, unbiased] =
+                [(true, false), (true, true), (false, false)].map(|(b, a)| gradients(b, a));
+            assert!(together == apart, "{s:?}");
+            assert!(together[..2] == unbiased[..2], "{s:?}, without a bias");
+            assert!(unbiased[2] == up(5, k).read().unwrap() && unbiased[2] != together[2], "{s:?}: the bias");
+        }
+    });
+}
+
+#[test]
+fn filters_are_turned_around() {
+    on_each_device(|device| {
+        for (r, c, k) in [(3, 1, 1), (1, 33, 31), (3, 40, 70)] {
+            let filters = Random(6).normals(r * r * c * k);
+            let flipped: Buffer<f32> = device.zeros(filters.len()).unwrap();
+            let s = Conv { n: 1, h: r, w: r, c, k, r, s: r, pad: [0; 2], stride: 1 };
+            conv::flip_filters(&s, &flipped, &device.upload(&filters).unwrap()).unwrap();
+            let found = flipped.read().unwrap();
+            for (i, value) in filters.iter().enumerate() {
+                let (tap, of_c, of_k) = (i / (c * k), i / k % c, i % k);
+                assert_eq!(found[((r * r - 1 - tap) * k + of_k) * c + of_c], *value, "{s:?}, element {i}");
+            }
+        }
+    });
+}
+
 #[test]
 fn what_cannot_work_is_refused_with_the_numbers() {
     let device = Device::host(1).unwrap();
     let zeros = |len| -> Buffer<f32> { device.zeros(len).unwrap() };
-    let sizes = Conv { n: 1, h: 5, w: 6, c: 2, k: 3, r: 3, s: 3, pad: 1, stride: 1 };
+    let sizes = Conv { n: 1, h: 5, w: 6, c: 2, k: 3, r: 3, s: 3, pad: [1; 2], stride: 1 };
     let (x, w, y) = (zeros(60), zeros(54), zeros(90));
     let forward = |sizes: Conv, x: &Buffer<f32>, prologue: Prologue, epilogue: Epilogue| {
         conv::conv_forward(sizes, &y, x, &w, &prologue, &epilogue).unwrap_err().to_string()
@@ -675,13 +731,13 @@ fn what_cannot_work_is_refused_with_the_numbers() {
     assert_eq!(found, "conv forward: shift (as scale) has 1 elements, expected 2");
     let output = OutputGradient { dy: &y, y: None, activation: LEAKY, row_scale: None };
     let gradient = ConvGradient { output, pooled: false };
-    let found = conv::conv_bias_gradient(sizes, &zeros(3), &gradient, &zeros(3)).unwrap_err().to_string();
-    assert!(found.contains("needs the output y"), "{found}");
+    let found = conv::conv_input_gradient(sizes, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(54), Parts::NONE);
+    assert!(found.unwrap_err().to_string().contains("needs the output y"));
     let gradient =
         ConvGradient { output: OutputGradient { activation: Activation::Identity, ..output }, pooled: false };
-    let found = conv::conv_input_gradient(sizes, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(53));
+    let found = conv::conv_input_gradient(sizes, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(53), Parts::NONE);
     assert_eq!(found.unwrap_err().to_string(), "conv input gradient: workspace has 53 elements, expected 54");
     let strided = Conv { stride: 2, h: 9, w: 12, ..sizes };
-    let found = conv::conv_input_gradient(strided, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(54));
+    let found = conv::conv_input_gradient(strided, &x, &gradient, &w, &InputEpilogue::NONE, &zeros(54), Parts::NONE);
     assert!(found.unwrap_err().to_string().contains("a stride of 2, expected 1"));
 }

@@ -7,8 +7,11 @@ use crate::common::*;
 use approx::AbsDiffEq;
 use zgan::data::{DataSource, Dataset, ImageShape, Split};
 use zgan::device::Device;
-use zgan::eval::eigen::{Matrix, root, symmetric};
-use zgan::eval::metrics::{NEIGHBOUR, Points, frechet_distance, overlap};
+use zgan::eval::eigen::{Matrix, eigenvalues, factor, trace_of_root_of_product};
+use zgan::eval::metrics::{
+    NEAR, NEIGHBOUR, Points, Spread, Statistics, frechet, frechet_distance, inception_score, kernel_distance, overlap,
+    precision_recall,
+};
 use zgan::eval::{Cache, Classifier, Real, Request, Training, compare, evaluate};
 use zgan::gan::{Setup, Trainer, Weights};
 use zgan::settings::Settings;
@@ -31,7 +34,7 @@ fn naive_overlap(real: &Points, generated: &Points) -> (f64, f64) {
         let mut all: Vec<f64> = real.rows().map(|y| distance(x, y)).collect();
         all.sort_by(f64::total_cmp);
         // The nearest one is the point itself.
-        let within = generated.rows().filter(|y| distance(x, y) < all[NEIGHBOUR] + 1e-12).count() as f64;
+        let within = generated.rows().filter(|y| distance(x, y) < all[NEIGHBOUR]).count() as f64;
         covered += within.min(1.0);
         inside += within;
     }
@@ -40,19 +43,22 @@ fn naive_overlap(real: &Points, generated: &Points) -> (f64, f64) {
 
 #[test]
 fn coverage_and_density_are_those_of_the_paper() {
+    let device = Device::host(0).unwrap();
     for (dimensions, real, generated, shift) in
         [(1, 31, 33, 0.0), (3, 100, 20, 0.5), (9, 64, 128, 0.2), (17, 6, 1, 0.0)]
     {
         let (x, y) = (cloud(1, real, dimensions, 0.0), cloud(2, generated, dimensions, shift));
+        let overlap = |x: &Points, y: &Points| overlap(&device, x, y).unwrap();
         let (found, expected) = (overlap(&x, &y).unwrap(), naive_overlap(&x, &y));
         assert!(found.coverage.abs_diff_eq(&expected.0, 1e-12), "{dimensions}: {found:?}, expected {expected:?}");
         assert!(found.density.abs_diff_eq(&expected.1, 1e-12), "{dimensions}: {found:?}, expected {expected:?}");
         let same = overlap(&x, &x).unwrap();
         assert_eq!(same.coverage, 1.0);
-        // Each point lies in its own neighbourhood, and each neighbourhood holds five more.
-        assert!((same.density - (NEIGHBOUR + 1) as f64 / NEIGHBOUR as f64).abs() < 1e-12, "{same:?}");
+        // Each point lies in its own neighbourhood, and each neighbourhood holds four more, as the fifth is at its edge.
+        assert!((same.density - 1.0).abs() < 1e-12, "{same:?}");
     }
     let (near, far) = (cloud(1, 40, 4, 0.0), cloud(2, 40, 4, 100.0));
+    let overlap = |x: &Points, y: &Points| overlap(&device, x, y).unwrap();
     let apart = overlap(&near, &far).unwrap();
     assert_eq!((apart.coverage, apart.density), (0.0, 0.0));
     // One point, drawn over and over where the real ones are dense, covers little.
@@ -103,26 +109,121 @@ fn frechet_distances_of_gaussians_are_known() {
 }
 
 #[test]
-fn eigenvectors_rebuild_their_matrix() {
-    for n in [1, 2, 31, 64] {
-        let noise = Random(n as u64).normals(n * n).into_iter().map(f64::from).collect();
-        let any = Matrix { n, values: noise };
-        let mut transposed = Matrix::zeros(n);
-        (0..n * n).for_each(|i| transposed.values[i] = any.at(i % n, i / n));
-        let matrix = any.times(&transposed).symmetrised();
-        let (values, vectors) = symmetric(&matrix);
-        assert!(values.iter().sum::<f64>().abs_diff_eq(&matrix.trace(), 1e-10 * matrix.trace()));
-        let half = root(&matrix);
-        for (i, (again, given)) in half.times(&half).values.iter().zip(&matrix.values).enumerate() {
-            assert!(again.abs_diff_eq(given, 1e-9 * matrix.trace()), "n {n}, {i}: {again}, expected {given}");
+fn factors_and_eigenvalues_are_those_of_their_matrix() {
+    for (n, rank) in [(1, 1), (2, 2), (31, 31), (64, 64), (40, 7), (300, 300)] {
+        let any: Vec<f64> = Random(n as u64).normals(n * rank).into_iter().map(f64::from).collect();
+        let any = Matrix { rows: n, columns: rank, values: any };
+        let matrix = any.times(&any.transposed().unwrap()).unwrap();
+        let near = |a: f64, b: f64| a.abs_diff_eq(&b, 1e-12 * matrix.trace() * n as f64);
+        let half = factor(&matrix).unwrap();
+        assert_eq!((half.rows, half.columns), (n, rank));
+        let again = half.times(&half.transposed().unwrap()).unwrap();
+        assert!(again.values.iter().zip(&matrix.values).all(|(a, b)| near(*a, *b)), "n {n}, rank {rank}");
+        // The sums of the eigenvalues, of their squares and of their cubes are traces.
+        let values = eigenvalues(matrix.clone()).unwrap();
+        assert_eq!(values.len(), n);
+        let square = matrix.times(&matrix).unwrap();
+        let cube = square.times(&matrix).unwrap();
+        for (power, trace) in [(1, matrix.trace()), (2, square.trace()), (3, cube.trace())] {
+            let sum: f64 = values.iter().map(|value| value.powi(power)).sum();
+            assert!((sum - trace).abs() < 1e-10 * trace, "n {n}, rank {rank}: {sum}, expected {trace}");
         }
-        for (value, vector) in values.iter().zip(vectors.values.chunks(n)) {
-            for i in 0..n {
-                let product: f64 = (0..n).map(|j| matrix.at(i, j) * vector[j]).sum();
-                assert!((product - value * vector[i]).abs() < 1e-9 * matrix.trace(), "n {n}");
+        assert_eq!(values.iter().filter(|value| **value > 1e-9 * matrix.trace()).count(), rank);
+        // tr (A A)^(1/2) = tr A.
+        let root = trace_of_root_of_product(&matrix, &matrix).unwrap();
+        assert!((root - matrix.trace()).abs() < 1e-9 * matrix.trace(), "{root}, expected {}", matrix.trace());
+    }
+    // Products in whole blocks and parts of them, beside sums of one product after the other.
+    let (a, b) = ([67usize, 130], 515usize);
+    let values = |n: usize| Random(5).normals(n).into_iter().map(f64::from).collect::<Vec<f64>>();
+    let (x, y) = (values(a[0] * a[1]), values(a[1] * b));
+    let x = Matrix { rows: a[0], columns: a[1], values: x };
+    let found = x.times(&Matrix { rows: a[1], columns: b, values: y.clone() }).unwrap();
+    for (i, value) in found.values.iter().enumerate() {
+        let expected: f64 = (0..a[1]).map(|k| x.row(i / b)[k] * y[k * b + i % b]).sum();
+        assert!((value - expected).abs() < 1e-11);
+    }
+    assert!(x.times(&x).is_err());
+    // Diagonal matrices, and one without a number.
+    let diagonal = Matrix { rows: 3, columns: 3, values: vec![3.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 2.0] };
+    let mut values = eigenvalues(diagonal).unwrap();
+    values.sort_by(f64::total_cmp);
+    assert_eq!(values, [-1.0, 2.0, 3.0]);
+    assert_eq!(eigenvalues(Matrix::zeros(4, 4).unwrap()).unwrap(), [0.0; 4]);
+    assert!(eigenvalues(Matrix { rows: 1, columns: 1, values: vec![f64::NAN] }).is_err());
+}
+
+#[test]
+fn metrics_are_those_of_the_packages() {
+    let golden = Golden::open("metrics");
+    on_fast_devices(|device| {
+        for name in golden.names() {
+            let parts: Vec<&str> = name.split('.').collect();
+            let set = |side: &str| {
+                let shape = golden.shape(&format!("{}.{side}", parts[0]));
+                points(shape[1], golden.f32(&format!("{}.{side}", parts[0])))
+            };
+            let (real, fake) = (set("real"), set("fake"));
+            let (found, tolerance) = match parts[1] {
+                "frechet" | "pytorch-fid" => (vec![frechet_distance(&real, &fake).unwrap()], 1e-6),
+                "kid" => {
+                    let size = parts[2].parse().unwrap();
+                    let Spread { mean, deviation } = kernel_distance(device, &fake, &real, size).unwrap().unwrap();
+                    (vec![mean, deviation], 2e-5)
+                }
+                "is" => {
+                    let Spread { mean, deviation } = inception_score(&fake).unwrap();
+                    (vec![mean, deviation], 1e-6)
+                }
+                "pr" => {
+                    let both = precision_recall(device, &real, &fake).unwrap().unwrap();
+                    (vec![both.precision, both.recall], 1e-12)
+                }
+                "dc" => {
+                    let both = overlap(device, &real, &fake).unwrap().unwrap();
+                    (vec![both.density, both.coverage], 1e-12)
+                }
+                _ => continue,
+            };
+            for (found, expected) in found.iter().zip(golden.f64(&name)) {
+                let error = (found - expected).abs() / expected.abs().max(1e-3);
+                assert!(error <= tolerance, "{name}: {found}, expected {expected}");
             }
         }
+    });
+    let few = cloud(1, NEAR, 2, 0.0);
+    let device = Device::host(1).unwrap();
+    assert_eq!(precision_recall(&device, &few, &cloud(2, 9, 2, 0.0)).unwrap(), None);
+    assert_eq!(kernel_distance(&device, &cloud(1, 1, 2, 0.0), &few, 9).unwrap(), None);
+    assert_eq!(inception_score(&cloud(1, 9, 2, 0.0)), None);
+}
+
+#[test]
+fn statistics_are_the_same_however_points_arrive() {
+    let all = cloud(1, 700, 5, 3.0);
+    let whole = Statistics::of(&all).unwrap();
+    let mut parts = Statistics::new(5).unwrap();
+    let mut rest = all.values.as_slice();
+    for count in [1, 300, 2, 397] {
+        let (part, more) = rest.split_at(count * 5);
+        parts.add(part);
+        rest = more;
     }
+    let parts = parts.finished();
+    assert_eq!((whole.count, parts.count), (700, 700));
+    let exact = |i: usize, j: usize| {
+        let mean = |i: usize| all.rows().map(|row| f64::from(row[i])).sum::<f64>() / 700.0;
+        let (m, n) = (mean(i), mean(j));
+        all.rows().map(|row| (f64::from(row[i]) - m) * (f64::from(row[j]) - n)).sum::<f64>() / 699.0
+    };
+    for statistics in [&whole, &parts] {
+        let covariance = statistics.covariance().unwrap();
+        for i in 0..25 {
+            assert!((covariance.values[i] - exact(i / 5, i % 5)).abs() < 1e-12, "{i}");
+        }
+    }
+    let known = Statistics::known(700, whole.mean.clone(), whole.covariance().unwrap().values).unwrap();
+    assert!(frechet(&known, &parts).unwrap() < 1e-10);
 }
 
 fn digits(split: Split, count: usize) -> Dataset {
@@ -163,19 +264,19 @@ fn an_epoch_of_few_digits_is_far_better_than_chance() {
     let real = Real::new(&classifier, &train, 50).unwrap();
     let seen = classifier.see_data(&test, &all).unwrap();
     let labels: Vec<u32> = all.iter().map(|i| test.label(*i)).collect();
-    let report = compare(&seen, Some(&labels), &real, test.classes()).unwrap();
+    let report = compare(&device, &seen, Some(&labels), &real, test.classes()).unwrap();
     assert_eq!((report.generated, report.real), (500, 500));
     assert_eq!(report.label_accuracy, Some(right as f64 / 500.0));
     assert!(report.coverage.unwrap() > 0.5, "{report:?}");
     let others: Vec<u32> = labels.iter().map(|label| (label + 1) % 10).collect();
-    let wrong = compare(&seen, Some(&others), &real, test.classes()).unwrap();
+    let wrong = compare(&device, &seen, Some(&others), &real, test.classes()).unwrap();
     assert!(wrong.label_accuracy.unwrap() < 0.2 && wrong.coverage.unwrap() < 0.5 * report.coverage.unwrap());
     assert_eq!(wrong.frechet_distance, report.frechet_distance, "it knows no labels");
-    let unlabelled = compare(&seen, None, &real, test.classes()).unwrap();
+    let unlabelled = compare(&device, &seen, None, &real, test.classes()).unwrap();
     assert_eq!(unlabelled.label_accuracy, None);
     assert_eq!(unlabelled.classes.iter().map(|class| class.labelled).sum::<usize>(), 500);
     assert!(unlabelled.coverage.unwrap() >= report.coverage.unwrap() - 0.1, "{unlabelled:?}");
-    assert!(compare(&seen, Some(&labels[1..]), &real, test.classes()).is_err());
+    assert!(compare(&device, &seen, Some(&labels[1..]), &real, test.classes()).is_err());
 
     // A generator that knows nothing draws what is no digit.
     let setup = Setup::new(&Settings::default(), &train.info());

@@ -135,12 +135,10 @@ fn gradients(
 ) -> [Buffer<f32>; 3] {
     let out = [given.empty(x.len()), given.zeros(filters.len()), given.zeros(sizes.k)];
     let [dx, dfilters, dbias] = &out;
-    let workspace = given.empty(conv::input_gradient_workspace_len(&sizes));
-    conv::conv_input_gradient(sizes, dx, gradient, filters, into, &workspace).unwrap();
     let workspace = given.empty(conv::weight_gradient_workspace_len(given.device, &sizes));
-    conv::conv_weight_gradient(sizes, dfilters, x, prologue, gradient, &workspace).unwrap();
-    let workspace = given.empty(conv::bias_gradient_workspace_len(given.device, &sizes));
-    conv::conv_bias_gradient(sizes, dbias, gradient, &workspace).unwrap();
+    let left = conv::conv_weight_gradient(sizes, (dfilters, Some(dbias)), x, prologue, gradient, &workspace).unwrap();
+    let workspace = given.empty(conv::input_gradient_workspace_len(given.device, &sizes));
+    conv::conv_input_gradient(sizes, dx, gradient, filters, into, &workspace, left).unwrap();
     out
 }
 
@@ -153,7 +151,7 @@ fn activation_convolution_pool_bias_and_residual() {
         for (c, k) in CHANNELS {
             let given = &mut Given { device, random: Random(c as u64) };
             let (h, w) = (6, 10);
-            let sizes = Conv { n: N, h, w, c, k, r: 3, s: 3, pad: 1, stride: 1 };
+            let sizes = Conv { n: N, h, w, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 };
             let (seen, whole) = (Image { n: N, h, w, c }, Image { n: N, h, w, c: k });
             let half = whole.halved();
             let (x, filters, bias) = (given.normal(seen.elements()), given.normal(9 * c * k), given.normal(k));
@@ -201,7 +199,7 @@ fn tables_upsampling_convolution_and_tanh() {
             let given = &mut Given { device, random: Random(c as u64) };
             let from = Image { n: N, h: 3, w: 5, c };
             let (seen, to) = (from.doubled(), Image { c: k, ..from.doubled() });
-            let sizes = Conv { n: N, h: seen.h, w: seen.w, c, k, r: 3, s: 3, pad: 1, stride: 1 };
+            let sizes = Conv { n: N, h: seen.h, w: seen.w, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 };
             let (x, bias, dy) = (given.normal(from.elements()), given.normal(k), given.normal(to.elements()));
             let (scale, shift) = (given.normal(N * c), given.normal(N * c));
             // Small, so that tanh is not flat.

@@ -134,8 +134,7 @@ fn evaluate_in(
     let y = (activation != Activation::Identity).then_some(&out.y);
     let gradient = OutputGradient { dy: &dy, y, activation, row_scale: with_scale.then_some(&row_scale) };
     matmul::linear_input_gradient(s, &out.dx, &gradient, &weight).unwrap();
-    matmul::linear_weight_gradient(s, &out.dweight, &x, &gradient).unwrap();
-    matmul::linear_bias_gradient(s, &out.dbias, &gradient).unwrap();
+    matmul::linear_weight_gradient(s, (&out.dweight, Some(&out.dbias)), &x, &gradient).unwrap();
     out
 }
 
@@ -496,10 +495,17 @@ fn wrong_shapes_are_refused_with_the_numbers() {
     assert_eq!(forward(8, 6, 12, 3), "linear forward: bias (K) has 3 elements, expected 4");
     let (dy, y, scale) = (zeros(8), zeros(7), zeros(3));
     let gradient = |y, row_scale, activation| OutputGradient { dy: &dy, y, activation, row_scale };
-    let bias = |g: OutputGradient| message(matmul::linear_bias_gradient(s, &zeros(4), &g));
-    assert!(bias(gradient(None, None, Activation::Tanh)).contains("needs the output y"));
-    assert!(bias(gradient(Some(&y), None, Activation::Tanh)).contains("y has 7 elements, expected 8"));
-    assert!(bias(gradient(None, Some(&scale), Activation::Identity)).contains("row_scale has 3 elements, expected 2"));
+    let backward = |g: OutputGradient, bias| {
+        message(matmul::linear_weight_gradient(s, (&zeros(12), Some(&zeros(bias))), &zeros(6), &g))
+    };
+    let found = backward(gradient(None, None, Activation::Identity), 3);
+    assert_eq!(found, "linear weight gradient: dbias (K) has 3 elements, expected 4");
+    assert!(backward(gradient(None, None, Activation::Tanh), 4).contains("needs the output y"));
+    assert!(backward(gradient(Some(&y), None, Activation::Tanh), 4).contains("y has 7 elements, expected 8"));
+    assert!(
+        backward(gradient(None, Some(&scale), Activation::Identity), 4)
+            .contains("row_scale has 3 elements, expected 2")
+    );
     let empty = Linear { n: 0, c: 3, k: 4 };
     let found = message(matmul::linear_forward(empty, &zeros(0), &zeros(0), &zeros(12), None, Activation::RELU));
     assert!(found.contains("N=0"), "{found}");

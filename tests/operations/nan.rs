@@ -3,7 +3,7 @@
 
 use crate::common::*;
 use zgan::device::{Buffer, Device, HAS_CHECK, Precision};
-use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
 use zgan::ops::cross_entropy;
 use zgan::ops::elementary::{self, Function};
 use zgan::ops::gradient_penalty::{self, Direction};
@@ -123,7 +123,7 @@ fn linear_layers_and_convolutions_with_an_activation() {
                     assert!(read(&dx)[c..2 * c].iter().all(|x| *x != 0.0), "{activation:?}: {:?}", read(&dx));
 
                     // A convolution that activates what it reads, and masks its gradient by that.
-                    let sizes = Conv { n: 2, h: 4, w: 6, c, k, r: 3, s: 3, pad: 1, stride: 1 };
+                    let sizes = Conv { n: 2, h: 4, w: 6, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 };
                     let mut x = Random(4).normals(2 * 24 * c);
                     x[24 * c..25 * c].fill(nan);
                     let (x, filters) = (up(&x), up(&Random(5).normals(9 * c * k)));
@@ -134,9 +134,9 @@ fn linear_layers_and_convolutions_with_an_activation() {
                     assert_all_nan("convolution", &read(&y)[24 * k..25 * k]);
                     let (dx, dy) = (up(&vec![0.0; 2 * 24 * c]), up(&vec![1.0; 2 * 24 * k]));
                     let into = InputEpilogue { mask: Some((&x, 0.0)), ..InputEpilogue::NONE };
-                    let workspace = up(&vec![0.0; conv::input_gradient_workspace_len(&sizes)]);
+                    let workspace = up(&vec![0.0; conv::input_gradient_workspace_len(device, &sizes)]);
                     let gradient = ConvGradient::stored(&dy);
-                    conv::conv_input_gradient(sizes, &dx, &gradient, &filters, &into, &workspace).unwrap();
+                    conv::conv_input_gradient(sizes, &dx, &gradient, &filters, &into, &workspace, Parts::NONE).unwrap();
                     assert!(read(&dx)[24 * c..25 * c].iter().all(|x| *x != 0.0), "masked by a NaN");
                 }
             }

@@ -22,7 +22,7 @@ fn kernels_round_as_the_host_does() {
                     (device.zeros(768).unwrap(), device.zeros_in(768, precision).unwrap());
                 let from = device.upload(&bytes).unwrap();
                 for x in [&wide, &narrow] {
-                    pixels::load(x, &from, &state, 1, Augment::default(), shape).unwrap();
+                    pixels::load(x, &from, None, &state, 1, Augment::default(), shape).unwrap();
                 }
                 let round = |x: f32| match precision {
                     Precision::Bf16 => bf16::from_f32(x).to_f32(),
@@ -31,7 +31,7 @@ fn kernels_round_as_the_host_does() {
                 let plain = wide.read().unwrap();
                 let plainly_rounded = narrow.read().unwrap();
                 for x in [&wide, &narrow] {
-                    pixels::load(x, &from, &state, 1, Augment { noise, ..Augment::default() }, shape).unwrap();
+                    pixels::load(x, &from, None, &state, 1, Augment { noise, ..Augment::default() }, shape).unwrap();
                 }
                 let (wide, narrow) = (wide.read().unwrap(), narrow.read().unwrap());
                 assert_eq!(plainly_rounded, plain.into_iter().map(round).collect::<Vec<_>>(), "{precision}");
@@ -90,7 +90,7 @@ fn operands_are_rounded_as_the_host_does() {
                 let dweight: Buffer<f32> = device.zeros(sizes.k).unwrap();
                 let activation = Activation::Identity;
                 let gradient = OutputGradient { dy: &from, y: None, activation, row_scale: Some(&row_scale) };
-                matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient).unwrap();
+                matmul::linear_weight_gradient(sizes, (&dweight, None), &x, &gradient).unwrap();
                 for (dy, found) in dy.iter().zip(dweight.read().unwrap()) {
                     let expected = operand(precision, dy * scale);
                     let same = found == expected || found.is_nan() && expected.is_nan();

@@ -63,7 +63,7 @@ impl Game {
         let head = ProjectionHead::new(&mut build, "head", &b, &options).unwrap();
         let logits = head.output().clone();
         logits.dx.as_ref().unwrap().write(&vec![1.0; rows]).unwrap();
-        let network = Network { layers: vec![Box::new(one), Box::new(two), Box::new(head)] };
+        let network = Network { layers: vec![Box::new(one), Box::new(two), Box::new(head)], frozen: 0 };
         let weights = device.upload(&layout.initial_values(1).unwrap()).unwrap();
         Game { device: device.clone(), layout, network, x, labels, logits, weights, n, m }
     }

@@ -18,7 +18,7 @@ fn images(n: usize) -> Vec<u8> {
 fn load(device: &Device, bytes: &[u8], augment: Augment, shape: [usize; 4], step: u32) -> Vec<f32> {
     let x: Buffer<f32> = device.zeros(bytes.len()).unwrap();
     let state = StateBuffer::new(device, &State { step, ..State::new(SEED, [0.0; 2], 0, 0) }).unwrap();
-    pixels::load(&x, &device.upload(bytes).unwrap(), &state, 9, augment, shape).unwrap();
+    pixels::load(&x, &device.upload(bytes).unwrap(), None, &state, 9, augment, shape).unwrap();
     x.read().unwrap()
 }
 
@@ -127,7 +127,7 @@ fn sixteen_bits_are_rounded_once() {
                     for precision in [Precision::Bf16, Precision::F16] {
                         let x = device.upload_in(&vec![f32::NAN; bytes.len()], precision).unwrap();
                         let state = StateBuffer::new(device, &State::new(SEED, [0.0; 2], 0, 0)).unwrap();
-                        pixels::load(&x, &device.upload(&bytes).unwrap(), &state, 9, augment, shape).unwrap();
+                        pixels::load(&x, &device.upload(&bytes).unwrap(), None, &state, 9, augment, shape).unwrap();
                         assert_eq!(x.read().unwrap(), rounded(&exact, precision), "{precision}, {augment:?}");
                     }
                 }
@@ -156,10 +156,28 @@ fn about_half_of_the_samples_are_flipped_each_step_others() {
 }
 
 #[test]
+fn labels_come_with_their_images() {
+    on_each_device(|device| {
+        for n in [1, 300] {
+            let state = StateBuffer::new(device, &State::new(1, [0.0; 2], 0, 0)).unwrap();
+            let x: Buffer<f32> = device.zeros(n * 6).unwrap();
+            let (to, from): (Buffer<u32>, Vec<u32>) = (device.zeros(n).unwrap(), (5..5 + n as u32).collect());
+            let (bytes, labels) = (device.upload(&images(n * 6)).unwrap(), device.upload(&from).unwrap());
+            let both = Some((&to, &labels));
+            pixels::load(&x, &bytes, both, &state, 9, Augment::default(), [n, 3, 2, 1]).unwrap();
+            assert_eq!(to.read().unwrap(), from);
+        }
+    });
+}
+
+#[test]
 fn refuses_what_does_not_fit() {
     let device = Device::host(1).unwrap();
     let state = StateBuffer::new(&device, &State::new(1, [0.0; 2], 0, 0)).unwrap();
     let (x, bytes): (Buffer<f32>, Buffer<u8>) = (device.zeros(12).unwrap(), device.zeros(11).unwrap());
-    let error = pixels::load(&x, &bytes, &state, 0, Augment::default(), [1, 2, 2, 3]).unwrap_err().to_string();
+    let error = pixels::load(&x, &bytes, None, &state, 0, Augment::default(), [1, 2, 2, 3]).unwrap_err().to_string();
     assert_eq!(error, "pixels load: bytes has 11 elements, expected 12");
+    let (bytes, labels): (Buffer<u8>, Buffer<u32>) = (device.zeros(12).unwrap(), device.zeros(2).unwrap());
+    let error = pixels::load(&x, &bytes, Some((&labels, &labels)), &state, 0, Augment::default(), [1, 2, 2, 3]);
+    assert_eq!(error.unwrap_err().to_string(), "pixels load: labels to write has 2 elements, expected 1");
 }

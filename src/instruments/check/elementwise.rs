@@ -79,7 +79,12 @@ pub fn pixels(cases: &mut Cases) {
         for (noise, flip, within) in [(0.0, false, true), (0.1, true, true), (0.1, false, false)] {
             cases.add(format!("load, {shape:?}, noise {noise}, flip {flip}, within {within}"), move |t| {
                 let (x, bytes, state) = (t.out_values("x", len)?, t.bytes(len)?, t.state()?);
-                ops::pixels::load(&x, &bytes, &state, 3, Augment { noise, flip, within }, shape)
+                let (to, from) = (t.out_words("labels", n)?, t.labels(n, 7)?);
+                let labels = flip.then_some((&to, &from));
+                if !flip {
+                    to.copy_from(&from)?;
+                }
+                ops::pixels::load(&x, &bytes, labels, &state, 3, Augment { noise, flip, within }, shape)
             });
         }
         cases.add(format!("store, {shape:?}"), move |t| {

@@ -1,9 +1,11 @@
 //! Operations on images other than convolutions: attention, the projection head, pooling and upsampling.
 
 use super::Cases;
+use crate::data::ImageShape;
 use crate::device::Precision;
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::diffaug::{self, Draw, Strengths};
+use crate::ops::features::{self, Filter, Pool, Pooling, Resize};
 use crate::ops::projection::{self, Head, Seeds};
 use crate::ops::resample::{self, Image, Upsampling};
 
@@ -53,6 +55,39 @@ pub fn attention(cases: &mut Cases) {
                 t.tolerance = 1e-3;
                 let scale = scaled.then_some(&scale);
                 attention::residual_backward(&da, Some(&dgamma), &dy, &a, &gamma, scale, &workspace)
+            });
+        }
+    }
+}
+
+pub fn features(cases: &mut Cases) {
+    for filter in [Filter::Bilinear, Filter::BilinearFromCorner, Filter::Bicubic] {
+        for ([n, height, width, channels], to) in
+            [([1, 1, 1, 1], [1, 1, 1]), ([2, 5, 7, 3], [9, 8, 3]), ([1, 33, 20, 1], [7, 31, 3])]
+        {
+            let from = ImageShape { height, width, channels };
+            cases.add(format!("resize, {filter:?}, {n} x {from} to {to:?}"), move |t| {
+                let (x, y) = (t.bytes(n * from.len())?, t.out("y", n * to[0] * to[1] * to[2])?);
+                Resize::new(t.device(), from, to, filter, (2.0 / 255.0, -1.0))?.run(&y, &x)
+            });
+        }
+    }
+    for ([n, h, w, c], size, stride, pad) in [
+        ([1, 1, 1, 1], 1, 1, 0),
+        ([2, 5, 7, 33], 1, 1, 0),
+        ([2, 5, 7, 33], 3, 1, 1),
+        ([3, 9, 8, 16], 3, 2, 0),
+        ([1, 6, 5, 270], 4, 3, 2),
+        ([2, 8, 8, 40], 8, 1, 0),
+    ] {
+        for how in [Pooling::Maximum, Pooling::Mean, Pooling::MeanWithPadding] {
+            let (image, pool) = (Image { n, h, w, c }, Pool { how, size, stride, pad });
+            cases.add(format!("{pool:?}, {n} x {h} x {w} x {c}"), move |t| {
+                // Channels on both sides of the slice stay as they are.
+                let (first, channels) = (3, c + 5);
+                let x = t.numbers(image.elements())?;
+                let y = t.update("y", n * pool.out(h) * pool.out(w) * channels)?;
+                features::pool(pool, &y, &x, image, first, channels)
             });
         }
     }

@@ -75,6 +75,7 @@ pub fn cases() -> Vec<Case> {
         ("cross_entropy", losses::cross_entropy),
         ("diffaug", images::diffaug),
         ("elementary", elementwise::elementary),
+        ("features", images::features),
         ("gradient_penalty", losses::gradient_penalty),
         ("log_partition", losses::log_partition),
         ("losses", losses::losses),

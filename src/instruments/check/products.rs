@@ -4,7 +4,7 @@ use super::{Case, Cases, Tray};
 use crate::Result;
 use crate::device::{Precision, Reals};
 use crate::ops::Activation;
-use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
 use crate::ops::matmul::{self, Linear, OutputGradient};
 
 const LEAKY: Activation = Activation::LeakyRelu(0.2);
@@ -63,8 +63,7 @@ pub fn matmul(cases: &mut Cases) {
                 let (dx, dweight, dbias) =
                     (t.out_values("dx", n * c)?, t.update("dweight", c * k)?, t.update("dbias", k)?);
                 matmul::linear_input_gradient(sizes, &dx, &gradient, &weight)?;
-                matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient)?;
-                matmul::linear_bias_gradient(sizes, &dbias, &gradient)
+                matmul::linear_weight_gradient(sizes, (&dweight, fused.then_some(&dbias)), &x, &gradient)
             });
             backward.aligned = aligned;
         }
@@ -86,6 +85,7 @@ enum Around {
 
 fn name(conv: &Conv, around: Around) -> String {
     let Conv { n, h, w, c, k, r, s, pad, stride } = conv;
+    let pad = if pad[0] == pad[1] { pad[0].to_string() } else { format!("{} and {}", pad[0], pad[1]) };
     format!("{n} x {h} x {w} x {c} to {k}, {r} x {s}, pad {pad}, stride {stride}, {around:?}")
 }
 
@@ -130,13 +130,7 @@ fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result
         _ => OutputGradient { dy: &dy, y: Some(&y), activation: LEAKY, row_scale: Some(&row_scale) },
     };
     let gradient = ConvGradient { output, pooled };
-    if parts.contains(&'x') {
-        let dx = t.either_values("dx", input, around == Around::Added)?;
-        let mask = matches!(around, Around::Everything | Around::Added).then_some((&x, 0.2));
-        let epilogue = InputEpilogue { mask, upsample, accumulate: around == Around::Added };
-        let workspace = t.scratch_values(conv::input_gradient_workspace_len(&sizes))?;
-        conv::conv_input_gradient(sizes, &dx, &gradient, &filters, &epilogue, &workspace)?;
-    }
+    let mut left = Parts::NONE;
     if parts.contains(&'w') {
         let prologue = match around {
             Around::Nothing | Around::Pooled => Prologue::NONE,
@@ -144,15 +138,18 @@ fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result
             _ => Prologue { scale_shift: Some((&scale, &shift)), activation: Activation::RELU, upsample },
         };
         let dfilters: Reals = t.update("dfilters", r * s * c * k)?;
+        let dbias = if parts.contains(&'b') { Some(t.update("dbias", k)?) } else { None };
         let workspace = t.scratch(conv::weight_gradient_workspace_len(t.device(), &sizes))?;
-        conv::conv_weight_gradient(sizes, &dfilters, &x, &prologue, &gradient, &workspace)?;
+        left = conv::conv_weight_gradient(sizes, (&dfilters, dbias.as_ref()), &x, &prologue, &gradient, &workspace)?;
     }
-    if parts.contains(&'b') {
-        let dbias = t.update("dbias", k)?;
-        let workspace = t.scratch(conv::bias_gradient_workspace_len(t.device(), &sizes))?;
-        conv::conv_bias_gradient(sizes, &dbias, &gradient, &workspace)?;
+    if !parts.contains(&'x') {
+        return left.add();
     }
-    Ok(())
+    let dx = t.either_values("dx", input, around == Around::Added)?;
+    let mask = matches!(around, Around::Everything | Around::Added).then_some((&x, 0.2));
+    let epilogue = InputEpilogue { mask, upsample, accumulate: around == Around::Added };
+    let workspace = t.scratch_values(conv::input_gradient_workspace_len(t.device(), &sizes))?;
+    conv::conv_input_gradient(sizes, &dx, &gradient, &filters, &epilogue, &workspace, left)
 }
 
 fn add_forward(cases: &mut Cases, sizes: Conv, around: Around) -> &mut Case {
@@ -173,11 +170,11 @@ pub fn conv(cases: &mut Cases) {
     use Around::*;
     const ALL: [Around; 5] = [Nothing, Everything, Added, Upsampled, Pooled];
     const PARTS: &[char] = &['x', 'w', 'b'];
-    let square = |n, h, c, k, r, pad| Conv { n, h, w: h, c, k, r, s: r, pad, stride: 1 };
+    let square = |n, h, c, k, r, pad| Conv { n, h, w: h, c, k, r, s: r, pad: [pad; 2], stride: 1 };
     let shapes = [
         square(1, 1, 1, 1, 1, 0),
-        Conv { n: 2, h: 5, w: 7, c: 3, k: 5, r: 3, s: 3, pad: 1, stride: 2 },
-        Conv { n: 1, h: 9, w: 4, c: 5, k: 17, r: 5, s: 1, pad: 2, stride: 1 },
+        Conv { n: 2, h: 5, w: 7, c: 3, k: 5, r: 3, s: 3, pad: [1; 2], stride: 2 },
+        Conv { n: 1, h: 9, w: 4, c: 5, k: 17, r: 5, s: 1, pad: [2, 0], stride: 1 },
         square(3, 8, 16, 16, 3, 1),
         square(2, 8, 17, 33, 3, 1),
         square(2, 12, 65, 31, 3, 1),
@@ -222,5 +219,12 @@ pub fn conv(cases: &mut Cases) {
     for (c, k) in [(1024, 576), (1280, 1280)] {
         add_backward(cases, square(1, 2, c, k, 1, 0), Nothing, &['w']).aligned = true;
     }
-    add_backward(cases, square(5, 4, 3, 300, 1, 0), Added, &['x', 'b']);
+    add_backward(cases, square(5, 4, 3, 300, 1, 0), Added, PARTS);
+    // The host's alone, as GPUs turn filters while they read them.
+    for (c, k) in [(1, 1), (33, 31), (70, 40)] {
+        cases.add(format!("flip filters, 3x3, {c} to {k}"), move |t| {
+            let (flipped, filters) = (t.out_values("flipped", 9 * c * k)?, t.values(9 * c * k)?);
+            conv::flip_filters(&square(1, 3, c, k, 3, 1), &flipped, &filters)
+        });
+    }
 }

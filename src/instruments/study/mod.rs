@@ -3,7 +3,7 @@
 pub mod conditioning;
 mod ladders;
 pub mod modes;
-mod page;
+pub mod page;
 mod roofline;
 
 pub use ladders::{Ladder, Rung, ladders};

@@ -8,7 +8,7 @@ use crate::instruments::bench::{Caches, Ceilings};
 use crate::instruments::plot::{self, Axis, Bar, Chart, bars, escape, short};
 
 /// A whole page with this body.
-pub(super) fn document(title: &str, body: &str) -> String {
+pub fn document(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{}</title>\n\

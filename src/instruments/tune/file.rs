@@ -93,7 +93,6 @@ fn fields(mut table: toml::Table) -> std::result::Result<(String, Tuning), Strin
         rows: 0,
         split_blocks: 0,
         split_pixels: 0,
-        bias_columns: 0,
         linear_tiles: tiles(&mut table, "linear-tiles")?,
         conv_tiles: tiles(&mut table, "conv-tiles")?,
         forced_tile: None,

@@ -12,7 +12,6 @@ use crate::device::{Device, FIELDS, Field, Launched, Precision, Products, TileCo
 use crate::instruments::bench::operations::products::{Pass, convolution_alone, square};
 use crate::instruments::bench::{self, Form, Problem, Settings, numbers_in};
 use crate::ops::Activation;
-use crate::ops::conv::{self, ConvGradient};
 use crate::ops::matmul::{self, Linear, OutputGradient};
 use crate::{Error, Result};
 
@@ -101,13 +100,9 @@ fn precisions(device: &Device) -> &'static [Precision] {
     if device.execution() == "cuda" { &Precision::ALL } else { &Precision::ALL[..1] }
 }
 
-/// Those of `zgan bench`, and the bias gradients, which have no line there.
+/// Those of `zgan bench`.
 fn problems(device: &Device, tiny: bool) -> Vec<Problem> {
-    let mut problems: Vec<Problem> =
-        precisions(device).iter().flat_map(|&precision| bench::problems_in(precision, tiny)).collect();
-    problems.push(linear_bias(if tiny { [5, 40] } else { [128, 1024] }));
-    problems.push(conv_bias(if tiny { [3, 4, 40] } else { [64, 16, 128] }));
-    problems
+    precisions(device).iter().flat_map(|&precision| bench::problems_in(precision, tiny)).collect()
 }
 
 /// Whether the problem may depend on the field; whether it does, its launches tell.
@@ -120,10 +115,7 @@ fn may_depend(field: &str, problem: &Problem) -> bool {
             "reduce-blocks" => operation == "adam",
             "logits" | "logit-blocks" => operation == "log_partition",
             "rows" => operation == "norm",
-            "split-blocks" | "split-pixels" => {
-                operation == "conv" && (sizes.ends_with("weight gradient") || sizes.ends_with("bias gradient"))
-            }
-            "bias-columns" => sizes.ends_with("bias gradient"),
+            "split-blocks" | "split-pixels" => operation == "conv" && sizes.ends_with("weight gradient"),
             _ => false,
         }
 }
@@ -333,7 +325,7 @@ fn linear(device: &Device, precision: Precision, pass: Pass, tiny: bool) -> Resu
         match pass {
             Pass::Forward => matmul::linear_forward(sizes, &dy, &x, &weight, None, Activation::Identity),
             Pass::InputGradient => matmul::linear_input_gradient(sizes, &x, &gradient, &weight),
-            Pass::WeightGradient => matmul::linear_weight_gradient(sizes, &dweight, &x, &gradient),
+            Pass::WeightGradient => matmul::linear_weight_gradient(sizes, (&dweight, None), &x, &gradient),
         }
     }))
 }
@@ -343,26 +335,4 @@ fn convolution(device: &Device, precision: Precision, pass: Pass, tiny: bool) ->
     let (n, side, across, depth) = if tiny { (1, 3, 33, 3) } else { (device.workers(), 16, 256, 64) };
     let (c, k) = if matches!(pass, Pass::InputGradient) { (across, depth) } else { (depth, across) };
     convolution_alone(device, square([n, side, c, k]), pass, precision)
-}
-
-fn linear_bias([n, k]: [usize; 2]) -> Problem {
-    Problem::new("matmul", format!("{n} x {k} bias gradient"), 1e-5, move |device| {
-        let (dy, out) = (bench::numbers(device, n * k, 1)?, device.zeros::<f32>(k)?);
-        Ok(vec![Form::new("fused", [out.clone()], move || {
-            out.zero()?;
-            matmul::linear_bias_gradient(Linear { n, c: 1, k }, &out, &OutputGradient::stored(&dy))
-        })])
-    })
-}
-
-fn conv_bias([n, side, k]: [usize; 3]) -> Problem {
-    let sizes = square([n, side, 1, k]);
-    Problem::new("conv", format!("{n} of {side}x{side}, {k} bias gradient"), 1e-4, move |device| {
-        let (dy, out) = (bench::numbers(device, sizes.output_len(false), 1)?, device.zeros::<f32>(k)?);
-        let workspace = device.zeros::<f32>(conv::bias_gradient_workspace_len(device, &sizes))?;
-        Ok(vec![Form::new("fused", [out.clone()], move || {
-            out.zero()?;
-            conv::conv_bias_gradient(sizes, &out, &ConvGradient::stored(&dy), &workspace)
-        })])
-    })
 }

@@ -21,8 +21,8 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
     } else {
         &[[64, 7, 7, 32], [64, 14, 14, 32], [32, 4, 4, 128], [32, 8, 8, 128], [32, 16, 16, 128]]
     };
-    // The parameters of G of mnist, of softmax-gan, of sngan-projection-32.
-    let parameters: &[usize] = if tiny { &[1000] } else { &[147_041, 1_510_032, 4_304_387] };
+    // The parameters of G of mnist, of softmax-gan, of sngan-projection-32. The tiny ones are some blocks' for `zgan tune`.
+    let parameters: &[usize] = if tiny { &[3000] } else { &[147_041, 1_510_032, 4_304_387] };
     let mut problems: Vec<Problem> = norms.iter().map(|&sizes| conditional_norm(sizes)).collect();
     problems.extend(parameters.iter().map(|&parameters| adam_with_average(parameters)));
     problems.push(spectral(if tiny { 4 } else { 128 }));

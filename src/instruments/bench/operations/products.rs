@@ -4,7 +4,7 @@ use crate::Result;
 use crate::device::{Buffer, Device, Precision, Reals};
 use crate::instruments::bench::{Form, Problem, numbers, numbers_in};
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
-use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Prologue};
+use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
 use crate::ops::matmul::{self, Linear, OutputGradient};
 use crate::ops::norm::{self, Tables};
 use crate::ops::resample::{self, Image, Upsampling};
@@ -61,7 +61,7 @@ pub fn plain(tiny: bool, precision: Precision) -> Vec<Problem> {
 
 /// A 3x3 convolution of N images of H = W pixels, C to K channels.
 pub fn square([n, side, c, k]: [usize; 4]) -> Conv {
-    Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: 1, stride: 1 }
+    Conv { n, h: side, w: side, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 }
 }
 
 #[derive(Clone, Copy)]
@@ -112,7 +112,7 @@ fn linear(sizes: Linear, pass: Pass, precision: Precision) -> Problem {
                     Pass::InputGradient => matmul::linear_input_gradient(sizes, &out, &gradient, &weight),
                     Pass::WeightGradient => {
                         out.zero()?;
-                        matmul::linear_weight_gradient(sizes, &out, &x, &gradient)
+                        matmul::linear_weight_gradient(sizes, (&out, None), &x, &gradient)
                     }
                 }
             }))
@@ -135,7 +135,7 @@ pub fn convolution_alone(device: &Device, sizes: Conv, pass: Pass, precision: Pr
     let zeros = |len: usize| device.zeros_in(len, precision);
     let (out, workspace) = match pass {
         Pass::Forward => (zeros(n * h * w * k)?, zeros(0)?),
-        Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(&sizes))?),
+        Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(device, &sizes))?),
         Pass::WeightGradient => {
             (device.zeros(9 * c * k)?, device.zeros(conv::weight_gradient_workspace_len(device, &sizes))?)
         }
@@ -144,12 +144,18 @@ pub fn convolution_alone(device: &Device, sizes: Conv, pass: Pass, precision: Pr
         let gradient = ConvGradient::stored(&dy);
         match pass {
             Pass::Forward => conv::conv_forward(sizes, &out, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
-            Pass::InputGradient => {
-                conv::conv_input_gradient(sizes, &out, &gradient, &filters, &InputEpilogue::NONE, &workspace)
-            }
+            Pass::InputGradient => conv::conv_input_gradient(
+                sizes,
+                &out,
+                &gradient,
+                &filters,
+                &InputEpilogue::NONE,
+                &workspace,
+                Parts::NONE,
+            ),
             Pass::WeightGradient => {
                 out.zero()?;
-                conv::conv_weight_gradient(sizes, &out, &x, &Prologue::NONE, &gradient, &workspace)
+                conv::conv_weight_gradient(sizes, (&out, None), &x, &Prologue::NONE, &gradient, &workspace)?.add()
             }
         }
     }))
