@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use place::{Place, ZGAN, says, text};
 use zgan::nn::Fusion;
-use zgan::settings::{self, Batches, Images, Judging, Networks, PRESETS, Settings, Training, Written};
+use zgan::settings::{self, Batches, Change, Images, Judging, Networks, PRESETS, Settings, Training, Written};
 use zgan::tensorboard;
 
 impl Place {
@@ -119,6 +119,7 @@ fn a_setting_is_one_field() {
     all.training.batch_g = Some(1);
     all.training.decay_from = Some(1);
     all.training.unfused.push(Fusion::Norm);
+    all.batches.diffaug.push(Change::Color);
     assert_eq!(all.numbers().unwrap().into_iter().map(|(name, _)| name).collect::<BTreeSet<_>>(), of_numbers);
 }
 

@@ -556,26 +556,29 @@ fn what_a_driver_refuses_is_refused() {
         let function = module.load_function("log_partition_one_f32").unwrap();
         // With dynamic shared memory, and only the first of the arguments; the others are null.
         let launch_with = |threads: u32, shared: u32, pointer: u64, given: usize| {
-            let (sign, n) = (1.0f32, 1u32);
-            let mut arguments: [*const std::ffi::c_void; 8] = [
+            let (one, two, zero, n) = (1.0f32, 2.0f32, 0u32, 1u32);
+            let mut arguments: [*const std::ffi::c_void; 11] = [
                 (&raw const pointer).cast(),
                 (&raw const pointer).cast(),
                 (&raw const pointer).cast(),
                 (&raw const pointer).cast(),
                 (&raw const pointer).cast(),
-                (&raw const sign).cast(),
+                (&raw const one).cast(),
+                (&raw const one).cast(),
+                (&raw const two).cast(),
+                (&raw const zero).cast(),
                 (&raw const n).cast(),
                 (&raw const n).cast(),
             ];
             arguments[given..].fill(std::ptr::null());
             let arguments = arguments.as_ptr().cast_mut().cast();
-            // SAFETY: eight arguments of the kernel's types; the launches that are not refused are never run.
+            // SAFETY: eleven arguments of the kernel's types; the launches that are not refused are never run.
             unsafe {
                 let (f, none) = (function.cu_function(), std::ptr::null_mut());
                 sys::cuLaunchKernel(f, 1, 1, 1, threads, 1, 1, shared, queue, arguments, none).result()
             }
         };
-        let launch = |threads, pointer| launch_with(threads, 0, pointer, 8);
+        let launch = |threads, pointer| launch_with(threads, 0, pointer, 11);
 
         // Kernels that are not those of the host.
         let compiled = |text: &str| {
@@ -612,9 +615,9 @@ fn what_a_driver_refuses_is_refused() {
             refused(result::malloc_async(queue, 2 << 30), CUresult::CUDA_ERROR_OUT_OF_MEMORY);
             refused(launch(257, memory), CUresult::CUDA_ERROR_INVALID_VALUE);
             refused(launch(128, memory), CUresult::CUDA_ERROR_NOT_SUPPORTED);
-            refused(launch_with(256, 49 << 10, memory, 8), CUresult::CUDA_ERROR_INVALID_VALUE);
+            refused(launch_with(256, 49 << 10, memory, 11), CUresult::CUDA_ERROR_INVALID_VALUE);
             // Together with the kernel's own it is more than 48 KiB.
-            refused(launch_with(256, 48 << 10, memory, 8), CUresult::CUDA_ERROR_INVALID_VALUE);
+            refused(launch_with(256, 48 << 10, memory, 11), CUresult::CUDA_ERROR_INVALID_VALUE);
             refused(launch_with(256, 0, memory, 7), CUresult::CUDA_ERROR_INVALID_VALUE);
 
             stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
@@ -642,7 +645,7 @@ fn what_a_driver_refuses_is_refused() {
     for what in ["memory that was freed", "[257, 1, 1] threads", "an allocation while a stream captures"] {
         assert!(told.contains(what), "{what:?} is not in {told}");
     }
-    for what in ["1 parameters on the GPU, 8 here", "unknown: no such kernel", "7 arguments, it takes 8"] {
+    for what in ["1 parameters on the GPU, 11 here", "unknown: no such kernel", "7 arguments, it takes 11"] {
         assert!(told.contains(what), "{what:?} is not in {told}");
     }
     for what in ["there is no function 0x77", "bytes of dynamic and 1", "memset of a graph"] {
@@ -719,11 +722,11 @@ fn a_captured_graph_is_replayed() {
             result::memset_d8_async(memory, 0, 256, queue).unwrap();
             stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
             let pointers = [memory, memory + 16, memory + 24, memory + 28, memory + 32];
-            let (sign, n) = (1.0f32, 1u32);
+            let (one, two, zero, n) = (1.0f32, 2.0f32, 0u32, 1u32);
             let mut arguments: Vec<*mut std::ffi::c_void> =
                 pointers.iter().map(|p| std::ptr::from_ref(p).cast_mut().cast()).collect();
-            arguments.push((&raw const sign).cast_mut().cast());
-            arguments.extend([(&raw const n).cast_mut().cast(); 2]);
+            arguments.extend([&one, &one, &two].map(|number| std::ptr::from_ref(number).cast_mut().cast()));
+            arguments.extend([&zero, &n, &n].map(|number| std::ptr::from_ref(number).cast_mut().cast()));
             result::launch_kernel(function.cu_function(), (1, 1, 1), (256, 1, 1), 0, queue, &mut arguments).unwrap();
             let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).unwrap().unwrap();
             let mut found = [9.0; 4];

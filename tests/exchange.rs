@@ -1107,6 +1107,6 @@ fn a_kernels_source_stands_by_itself() {
     }
     assert_eq!(kernel_source("nothing"), None);
     let place = Place::new();
-    run(&place, "kernels --source log_partition_one_f32", 0, &["log_partition_one_f32", "S = sum over all"]);
+    run(&place, "kernels --source log_partition_one_f32", 0, &["log_partition_one_f32", "S = w sum over real"]);
     run(&place, "kernels --source nothing", 2, &["no kernel is called nothing; zgan info --kernels names them"]);
 }

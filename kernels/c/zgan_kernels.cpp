@@ -12,6 +12,6 @@ int zgan_log_partition_f32(float* statistics, float* seed_d, float* seed_g, cons
                            uint32_t n, uint32_t m) {
     const bool all = statistics && seed_d && seed_g && real && fake;
     if (!all || n == 0 || m == 0 || uint64_t(n) + m > 0x7fffffff) return 1;
-    log_partition_one_f32(statistics, seed_d, seed_g, real, fake, sign, n, m);
+    log_partition_one_f32(statistics, seed_d, seed_g, real, fake, sign, 1.0f, float(n) + float(m), 0, n, m);
     return 0;
 }
