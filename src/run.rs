@@ -227,23 +227,37 @@ fn newest_metrics(folder: &Path) -> u64 {
 }
 
 /// The rows of a log up to `step`, and the seconds in the last of them. None where the log is not as [`MetricsLog`] writes it
-/// and a row might be lost: other columns, something that is no number, a last line that is cut off. What comes after `step`
-/// may be cut off, as a crash may have done that.
+/// and a row might be lost: columns that are none of these, something that is no number, a last line that is cut off. What comes
+/// after `step` may be cut off, as a crash may have done that. Columns that the log of an older program lacks are empty.
 fn kept_rows(bytes: &[u8], columns: &str, step: u64) -> Option<(String, f64)> {
     if bytes.is_empty() {
         return Some((String::new(), 0.0));
     }
     let text = std::str::from_utf8(bytes).ok()?;
-    let text = text.strip_prefix(columns)?.strip_prefix('\n')?;
+    let (header, text) = text.split_once('\n')?;
+    let theirs: Vec<&str> = header.split(',').collect();
+    let places: Vec<Option<usize>> =
+        columns.split(',').map(|name| theirs.iter().position(|their| *their == name)).collect();
+    if !header.starts_with("step,seconds,") || places.iter().flatten().count() != theirs.len() {
+        return None;
+    }
+    let all = |rows: &str| -> String {
+        let row = |row: &str| {
+            let cells: Vec<&str> = row.split(',').collect();
+            let cells: Vec<&str> = places.iter().map(|place| place.map_or("", |place| cells[place])).collect();
+            cells.join(",") + "\n"
+        };
+        rows.lines().map(row).collect()
+    };
     let (mut kept, mut seconds, mut last, mut after) = (0, 0.0, None, false);
     for row in text.split_inclusive('\n') {
         let mut cells = row.trim_end_matches('\n').split(',');
-        let whole = row.ends_with('\n') && cells.clone().count() == columns.split(',').count();
+        let whole = row.ends_with('\n') && cells.clone().count() == theirs.len();
         let number = cells.next().and_then(|cell| cell.parse::<u64>().ok()).filter(|_| row.contains(','));
         after |= number.is_some_and(|number| number > step);
         if after && !whole {
             // Nothing but the beginning of a row can come last without the end of its line.
-            return (!row.ends_with('\n')).then(|| (text[..kept].to_string(), seconds));
+            return (!row.ends_with('\n')).then(|| (all(&text[..kept]), seconds));
         }
         let numbers = cells.clone().all(|cell| cell.is_empty() || cell.parse::<f64>().is_ok());
         if !whole || !numbers || number <= last {
@@ -255,7 +269,7 @@ fn kept_rows(bytes: &[u8], columns: &str, step: u64) -> Option<(String, f64)> {
             seconds = cells.next().and_then(|cell| cell.parse().ok()).unwrap_or(seconds);
         }
     }
-    Some((text[..kept].to_string(), seconds))
+    Some((all(&text[..kept]), seconds))
 }
 
 /// The columns that every run has. Those of its own come behind them.
@@ -318,7 +332,8 @@ impl MetricsLog {
         // A number that the loss does not have is an empty field.
         let cell = |x: f32| if x.is_nan() { String::new() } else { x.to_string() };
         let figures = figures.iter().map(|figure| figure.map_or(f32::NAN, |figure| figure as f32));
-        let cells = m.named().into_iter().map(|m| m.1).chain(m.more.iter().map(|m| m.1)).chain(figures);
+        let own = m.more.iter().chain(&m.health).map(|m| m.1);
+        let cells = m.named().into_iter().map(|m| m.1).chain(own).chain(figures);
         let cells: Vec<String> = cells.map(cell).collect();
         let row = format!("{},{seconds:.3},{},{images_per_second:.1}\n", m.step, cells.join(","));
         let before = self.file.metadata().map(|metadata| metadata.len());

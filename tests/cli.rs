@@ -257,11 +257,11 @@ fn a_short_run_leaves_everything() {
     assert!(width == height && width > 8 * 28, "{width} x {height}");
     let metrics = place.read("runs/first/metrics.csv");
     let rows: Vec<Vec<&str>> = metrics.lines().map(|l| l.split(',').collect()).collect();
-    let columns = "step,seconds,loss_d,loss_g,kl_d,kl_g,real_logit,fake_logit,grad_norm_d,grad_norm_g,logit_spread,images_per_second";
+    let columns = "step,seconds,loss_d,loss_g,kl_d,kl_g,real_logit,fake_logit,grad_norm_d,grad_norm_g,logit_spread,lr_d,lr_g,dead_logits,images_per_second";
     assert_eq!(rows[0].join(","), columns);
     assert_eq!(rows[1..].iter().map(|r| r[0]).collect::<Vec<_>>(), ["5", "10", "12"]);
     for row in &rows[1..] {
-        assert_eq!(row.len(), 12);
+        assert_eq!(row.len(), 15);
         assert!(row.iter().all(|field| field.parse::<f64>().unwrap().is_finite()), "{row:?}");
     }
     // What the run used makes the same run again.
@@ -285,7 +285,7 @@ fn an_interrupted_run_ends_as_one_that_went_through() {
     // As if it had gone on a little before a crash.
     let metrics = place.path("runs/parts/metrics.csv");
     let rows = std::fs::read_to_string(&metrics).unwrap();
-    std::fs::write(&metrics, format!("{rows}60,1,2,3,4,5,6,7,8,9,10,11\n80,1,2")).unwrap();
+    std::fs::write(&metrics, format!("{rows}60,1,2,3,4,5,6,7,8,9,10,11,12,13,14\n80,1,2")).unwrap();
     std::fs::write(place.path("runs/parts/checkpoints/step-000060.safetensors.unfinished"), "half").unwrap();
     place.zgan("train --resume parts", 0);
     assert_eq!(place.saved("through", 100), place.saved("parts", 100));
@@ -299,7 +299,7 @@ fn an_interrupted_run_ends_as_one_that_went_through() {
         let metrics = place.read(&format!("runs/{run}/metrics.csv"));
         let cut = |row: &str| {
             let fields: Vec<&str> = row.split(',').collect();
-            format!("{},{}", fields[0], fields[2..11].join(","))
+            format!("{},{}", fields[0], fields[2..14].join(","))
         };
         metrics.lines().map(cut).collect()
     };
@@ -327,7 +327,7 @@ fn several_d_steps_take_several_batches_and_resume_too() {
     assert!(said.contains("loss D") && !said.contains("KL") && !said.contains("NaN"), "hinge has no floor:\n{said}");
     let metrics = place.read("runs/through/metrics.csv");
     let row: Vec<&str> = metrics.lines().nth(1).unwrap().split(',').collect();
-    assert_eq!((row.len(), row[4], row[5]), (12, "", ""), "{metrics}");
+    assert_eq!((row.len(), row[4], row[5]), (15, "", ""), "{metrics}");
     place.train(&format!("{settings} --run parts --stop-at 5"));
     place.zgan("train --resume parts", 0);
     assert_eq!(place.saved("through", 8), place.saved("parts", 8));

@@ -230,7 +230,9 @@ fn the_program_prints_a_table_csv_and_json() {
         "{table}"
     );
 
-    let (csv, _) = run(&["--model", "t4", "--csv"], 0);
+    let folder = tempfile::tempdir().unwrap();
+    run(&["--model", "t4", "--csv", folder.path().to_str().unwrap()], 0);
+    let csv = std::fs::read_to_string(folder.path().join("model.csv")).unwrap();
     let mut lines = csv.lines();
     assert!(lines.next().unwrap().starts_with("problem,form,kernel,least_us,"), "{csv}");
     assert!(lines.clone().count() > 100 && lines.all(|line| line.starts_with('"')), "{csv}");

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use zgan::data::mixture::Cover;
 use zgan::data::{DataInfo, DataSource, ImageShape, Size, Split, mixture};
 use zgan::device::{Buffer, Device, Launched, Precision, kernel, trace};
-use zgan::gan::{Latents, Setup, Trainer, Weights};
+use zgan::gan::{Latents, Metrics, Setup, Trainer, Weights};
 use zgan::nn::Arena;
 use zgan::settings::{
     Architecture, Blocks, Change, Conditioning, Loss, Preset, Settings, SoftmaxTarget, Training, Update,
@@ -34,6 +34,54 @@ fn train(device: &Device, setup: &Setup, steps: usize) -> Trainer {
     assert!(metrics.grad_norm_d > 0.0 && metrics.grad_norm_g > 0.0, "{metrics:?}");
     assert!(metrics.loss_d.is_finite() && metrics.loss_g.is_finite(), "{metrics:?}");
     trainer
+}
+
+/// What a training tells of its health is what its networks have.
+#[test]
+fn health_is_that_of_the_networks() {
+    let device = Device::host(2).unwrap();
+    let health = |name: &str, size: usize, change: fn(&mut Setup)| {
+        let setup = Setup::new(&preset(name), &data(size, 3)).with(|s| {
+            (s.networks.width, s.training.batch, s.training.batch_g) = (8, 4, None);
+            (s.training.decay_from, s.training.steps) = (None, 10);
+            change(s);
+        });
+        let trainer = train(&device, &setup, 2);
+        let metrics = trainer.metrics().unwrap();
+        let names: Vec<&str> = metrics.health.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, setup.health(), "{name}");
+        (trainer, metrics)
+    };
+    let of = |metrics: &Metrics, name: &str| metrics.health.iter().find(|(known, _)| *known == name).unwrap().1;
+
+    // Both parts of the logits are all of them, by D's weights of the last pass, which its spectral norm keeps.
+    let (trainer, metrics) = health("sngan-projection-32", 32, |_| ());
+    assert_eq!(metrics.health.len(), 8, "{metrics:?}");
+    let logits = trainer.logits().unwrap();
+    for (side, rows) in [("real", 0..4), ("fake", 4..8)] {
+        let mean = logits[rows].iter().sum::<f32>() / 4.0;
+        let parts = [format!("r_x_{side}"), format!("r_yx_{side}")].map(|name| of(&metrics, &name));
+        assert!((parts[0] + parts[1] - mean).abs() < 1e-4 * mean.abs().max(1.0), "{side}: {parts:?}, {mean}");
+        assert!(parts.iter().all(|part| *part != 0.0), "{parts:?}");
+    }
+    let tensors = trainer.tensors().unwrap();
+    // No power iteration finds more than the Frobenius norm, and the largest is that of some weight.
+    let norms = tensors.iter().filter(|t| t.name.starts_with("discriminator.") && t.name.ends_with("weight"));
+    let most = norms.map(|t| t.values.iter().map(|x| x * x).sum::<f32>().sqrt()).fold(0.0, f32::max);
+    assert!((0.01..=most).contains(&of(&metrics, "sigma_d")), "{metrics:?}, {most}");
+    assert_eq!(of(&metrics, "lr_d"), trainer.setup().training.lr_d as f32);
+
+    let (trainer, metrics) = health("sagan-64", 64, |s| (s.training.decay_from, s.training.lr_g) = (Some(0), 0.5));
+    let gamma = trainer.tensors().unwrap().into_iter().find(|t| t.name == "generator.attention.gamma").unwrap();
+    assert_eq!((of(&metrics, "gamma_g"), of(&metrics, "lr_g")), (gamma.values[0], 0.4));
+    assert!(of(&metrics, "sigma_g") > 0.0 && of(&metrics, "gamma_g") != 0.0, "{metrics:?}");
+    // The hinge loss has the derivative 0 for logits beyond 1 on their side.
+    let (trainer, metrics) = health("sngan-projection-32", 32, |s| {
+        (s.training.loss, s.networks.pool_factor) = (Loss::Hinge, 1e3);
+    });
+    let logits = trainer.logits().unwrap();
+    let dead = logits[..4].iter().filter(|x| **x >= 1.0).count() + logits[4..].iter().filter(|x| **x <= -1.0).count();
+    assert!(dead > 0 && of(&metrics, "dead_logits") == dead as f32 / 8.0, "{logits:?}, {metrics:?}");
 }
 
 #[test]

@@ -163,6 +163,31 @@ fn a_changed_log_stays_and_the_run_goes_on_beside_it() {
     assert_eq!(place.names("runs/a"), ["checkpoints", "config.toml", "metrics.csv", "samples", "tuning.toml"]);
 }
 
+/// The log of a program that did not know all of today's columns goes on with them.
+#[test]
+fn an_older_log_goes_on_with_more_columns() {
+    let place = Place::new();
+    place.says(&format!("zgan {TRAIN} --steps 4 --stop-at 2 --log-every 1 --run a"), 0, &[]);
+    let log = place.path("runs/a/metrics.csv");
+    let whole = std::fs::read_to_string(&log).unwrap();
+    // Without lr_d, lr_g and dead_logits, which stand before the last column.
+    let cut = |row: &str| {
+        let cells: Vec<&str> = row.split(',').collect();
+        [&cells[..11], &cells[14..]].concat().join(",") + "\n"
+    };
+    std::fs::write(&log, whole.lines().map(cut).collect::<String>()).unwrap();
+    let said = place.says("zgan train --resume a --no-eval", 0, &[]);
+    assert!(!said.contains("is not as"), "{said}");
+    let rows: Vec<String> = std::fs::read_to_string(&log).unwrap().lines().map(String::from).collect();
+    assert_eq!((rows.len(), rows[0].as_str()), (5, whole.lines().next().unwrap()));
+    let old: Vec<&str> = rows[1].split(',').collect();
+    let before: Vec<&str> = whole.lines().nth(1).unwrap().split(',').collect();
+    assert_eq!((&old[..11], &old[11..14], old[14]), (&before[..11], &["", "", ""][..], before[14]));
+    assert!(rows[4].split(',').all(|cell| cell.parse::<f64>().is_ok()), "{}", rows[4]);
+    place.says("zgan plot a", 0, &[]);
+    assert!(std::fs::read_to_string(place.path("plot.html")).unwrap().contains("<h2>lr_d</h2>"));
+}
+
 #[test]
 fn checkpoints_that_somebody_made_up_are_refused_at_once() {
     let place = Place::new();
@@ -580,7 +605,10 @@ fn event_files_hold_numbers_pictures_and_settings_and_a_plot_shows_them() {
     // The version, the start, the settings, two rows and a picture.
     assert_eq!(all.len(), 6);
     assert!(has(all[0], "brain.Event:2") && has(all[2], "preset = \"softmax-gan\""));
-    assert_eq!(all.iter().filter(|message| has(message, "loss_d") && has(message, "images_per_second")).count(), 2);
+    assert_eq!(
+        all.iter().filter(|message| has(message, "dead_logits") && has(message, "images_per_second")).count(),
+        2
+    );
     assert_eq!(all.iter().filter(|message| has(message, "samples") && has(message, "PNG")).count(), 1);
     assert_eq!(messages(&first[..first.len() - 1]).len(), 5, "what was cut off is the last record alone");
     // A run that goes on begins another file, and one that replaces it removes both.

@@ -1,37 +1,57 @@
 //! `zgan bench`
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use zgan::Error;
 use zgan::device::{Device, Precision};
 use zgan::instruments::bench::{
-    self, Caches, CardChoice, Ceilings, Failure, Problem, Report, Row, Scale, Selection, Settings, StepProblem,
+    self, Caches, CardChoice, Ceilings, Compared, Failure, Problem, Report, Row, Scale, Selection, Settings, Shapes,
+    StepProblem, Timed,
 };
+use zgan::instruments::record::{self, Cell};
 use zgan::nn::Fusion;
 use zgan::settings::Preset;
+use zgan::{Error, files};
 
 use super::tuned::Place;
-use super::{model, say, scaling};
+use super::{model, say, scaling, tell};
+
+/// Of what is timed, one part alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Only {
+    Operations,
+    Steps,
+}
 
 #[derive(Args)]
 pub struct Bench {
-    /// Only what holds this text: an operation with its sizes, or "step" with a preset
+    /// Only what is called so, or else what has one of these texts in its name: an operation with its sizes, or "step" with
+    /// a preset; --list prints all names
     #[arg(value_name = "TEXT")]
-    pub filter: Option<String>,
+    texts: Vec<String>,
     #[command(flatten)]
     pub place: Place,
+    /// Time operations alone, or steps alone
+    #[arg(long, value_name = "operations|steps", hide_possible_values = true, conflicts_with = "scaling")]
+    only: Option<Only>,
+    /// Time nothing, and print the names of what would be timed
+    #[arg(long, conflicts_with_all = ["model", "scaling"])]
+    list: bool,
     /// Time the products of layers, and the steps, in these: f32, tf32, bf16, f16
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "f32", conflicts_with_all = ["unfused", "scaling"])]
     pub precision: Vec<Precision>,
     /// Time the step of these presets alone, each by its own update rule
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', conflicts_with = "scaling")]
     pub preset: Vec<Preset>,
-    /// Width of their networks [default: the preset's on a GPU, a small one on the CPU]
-    #[arg(long, value_name = "N", requires = "preset", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    /// Time the operations at the sizes that they have in a step of this preset
+    #[arg(long, value_name = "NAME", conflicts_with = "scaling")]
+    shapes: Option<Preset>,
+    /// Width of the networks of --preset or --shapes [default: the preset's on a GPU, a small one on the CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
     width: Option<u64>,
     /// Images of a batch [default: likewise]
-    #[arg(long, value_name = "N", requires = "preset", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     batch: Option<u64>,
     /// Time steps also with these from separate kernels, each beside its fused form
     #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
@@ -49,18 +69,30 @@ pub struct Bench {
     #[arg(long = "measure", requires = "model")]
     pub and_measure: bool,
     /// Print one JSON object instead of the table
-    #[arg(long, conflicts_with = "csv")]
-    pub json: bool,
-    /// Print CSV instead of the table
     #[arg(long)]
-    pub csv: bool,
+    pub json: bool,
+    /// Also write CSV into this folder, a file for each table
+    #[arg(long, value_name = "DIR")]
+    csv: Option<PathBuf>,
+    /// Print tables in Markdown instead
+    #[arg(long, conflicts_with_all = ["json", "model", "scaling"])]
+    markdown: bool,
+    /// Compare with an earlier --json, in this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["markdown", "model", "scaling"])]
+    baseline: Option<PathBuf>,
+    /// With --baseline: the exit status is 1 where something takes longer by more than this, and not by chance
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent, requires = "baseline")]
+    worse: f64,
     /// Step time against batch, width and threads instead, with the exponents of power laws that fit
     #[arg(long)]
     scaling: bool,
-    /// Print what is compared with libtorch as a table in Markdown, with what was aimed at
-    #[cfg(feature = "libtorch")]
-    #[arg(long, conflicts_with_all = ["json", "csv", "scaling", "precision"])]
-    markdown: bool,
+}
+
+/// A share of a text like `5%` or `5`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>().ok();
+    let number = number.filter(|number| (0.0..=1e6).contains(number));
+    number.map(|number| number / 100.0).ok_or_else(|| format!("{text:?}, expected a percentage such as 5%"))
 }
 
 /// The options of a command that times operations.
@@ -99,6 +131,11 @@ fn duration(option: &str, time: f64) -> Result<Duration, Error> {
 impl Bench {
     pub fn run(&self) -> anyhow::Result<()> {
         let settings = self.timing.settings()?;
+        for (option, there) in [("width", self.width.is_some()), ("batch", self.batch.is_some())] {
+            if there && self.preset.is_empty() && self.shapes.is_none() {
+                return Err(Error::Config(format!("--{option} is of a network: --preset or --shapes names it")).into());
+            }
+        }
         match self.model {
             _ if self.scaling => scaling::run(self, settings),
             Some(card) => model::run(self, card, settings),
@@ -106,73 +143,116 @@ impl Bench {
         }
     }
 
-    /// Whether the text that was given, if any, is in this name.
-    pub fn wants(&self, name: &str) -> bool {
-        self.filter.as_ref().is_none_or(|text| name.contains(text.as_str()))
+    /// Keeps what the texts select of all, by their names. A text that is a whole name selects that one alone. One that selects
+    /// nothing is an error that says what there is.
+    pub fn select<T>(&self, all: Vec<T>, name: impl Fn(&T) -> String) -> Result<Vec<T>, Error> {
+        let names: Vec<String> = all.iter().map(name).collect();
+        let mut chosen = vec![self.texts.is_empty(); all.len()];
+        for text in &self.texts {
+            let exact = names.contains(text);
+            let fits = |name: &String| if exact { name == text } else { name.contains(text.as_str()) };
+            if !names.iter().any(fits) {
+                // What names begin with: an operation, or "step, PRESET".
+                let mut kinds: Vec<String> = Vec::new();
+                for name in &names {
+                    let words = if name.starts_with("step, ") { 2 } else { 1 };
+                    let kind: Vec<&str> = name.split(' ').take(words).collect();
+                    let kind = kind.join(" ").trim_end_matches(',').to_string();
+                    if !kinds.contains(&kind) {
+                        kinds.push(kind);
+                    }
+                }
+                let what = format!("nothing is called {text:?}; there are {}; --list has all names", kinds.join("; "));
+                return Err(Error::Config(what));
+            }
+            chosen.iter_mut().zip(&names).for_each(|(chosen, name)| *chosen |= fits(name));
+        }
+        Ok(all.into_iter().zip(chosen).filter_map(|(one, chosen)| chosen.then_some(one)).collect())
     }
 
-    /// The error where there is nothing of this name.
-    pub fn nothing(&self) -> Error {
-        let filter = self.filter.as_deref().unwrap_or_default();
-        Error::Config(format!("nothing is called {filter:?}; zgan bench lists all"))
-    }
-
-    /// The operations to time. Where presets are named, only steps are.
-    pub fn problems(&self) -> Vec<Problem> {
-        let precisions = if self.preset.is_empty() { &self.precision[..] } else { &[] };
-        let all = precisions.iter().flat_map(|&precision| bench::problems_in(precision, self.timing.tiny));
-        all.filter(|problem| self.wants(&problem.name())).collect()
-    }
-
-    /// The steps to time at this scale, unless all of them are to be tiny.
-    pub fn steps(&self, scale: Scale) -> Vec<StepProblem> {
+    /// Operations and steps to time, with steps at this scale, unless all sizes are to be tiny. Where presets are named, only
+    /// steps are; with --shapes, only operations.
+    pub fn problems(&self, scale: Scale) -> Result<(Vec<Problem>, Vec<StepProblem>), Error> {
         let number = |n: Option<u64>| n.map(|n| n as usize);
-        let selection = Selection {
-            presets: self.preset.clone(),
+        let selection = |presets: Vec<Preset>| Selection {
+            presets,
             scale: if self.timing.tiny { Scale::Tiny } else { scale },
             width: number(self.width),
             batch: number(self.batch),
         };
-        let all = self.precision.iter().flat_map(|&precision| bench::steps_of(&selection, precision));
-        all.filter(|problem| self.wants(&problem.name)).collect()
+        let mut all: Vec<Either> = Vec::new();
+        if let Some(preset) = self.shapes.filter(|_| self.only != Some(Only::Steps)) {
+            // Of several small sizes, the largest.
+            if let Some(step) = bench::steps_of(&selection(vec![preset]), Precision::F32).pop() {
+                let shapes = Shapes::of(&step.setup)?;
+                let operations = self.precision.iter().flat_map(|&precision| bench::problems_of(precision, &shapes));
+                all.extend(operations.map(Either::Operation));
+            }
+        } else if self.preset.is_empty() && self.only != Some(Only::Steps) {
+            let operations =
+                self.precision.iter().flat_map(|&precision| bench::problems_in(precision, self.timing.tiny));
+            all.extend(operations.map(Either::Operation));
+        }
+        if self.only != Some(Only::Operations) && (self.shapes.is_none() || !self.preset.is_empty()) {
+            let selection = selection(self.preset.clone());
+            let steps = self.precision.iter().flat_map(|&precision| bench::steps_of(&selection, precision));
+            all.extend(steps.map(|step| Either::Step(Box::new(step))));
+        }
+        let (mut operations, mut steps) = (Vec::new(), Vec::new());
+        for one in self.select(all, Either::name)? {
+            match one {
+                Either::Operation(problem) => operations.push(problem),
+                Either::Step(problem) => steps.push(*problem),
+            }
+        }
+        Ok((operations, steps))
+    }
+
+    /// Writes tables, and where their figures come from, into the folder that --csv names.
+    pub fn write_csv(&self, tables: &[(&str, String)], provenance: &serde_json::Value) -> Result<(), Error> {
+        let Some(folder) = &self.csv else { return Ok(()) };
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let text = |value: &serde_json::Value| value.as_str().map_or(value.to_string(), String::from);
+        let fields = provenance.as_object().into_iter().flatten();
+        let fields: Vec<_> = fields
+            .map(|(name, value)| {
+                let value = text(value).replace('"', "\"\"");
+                [("field", Cell::Name(name.clone())), ("value", Cell::Text(value))]
+            })
+            .collect();
+        for (name, text) in
+            tables.iter().map(|(name, text)| (*name, text)).chain([("provenance", &record::csv(&fields))])
+        {
+            let path = folder.join(format!("{name}.csv"));
+            files::write_bytes(&path, text.as_bytes())?;
+            tell(!self.json && !self.markdown, format!("written {}", path.display()));
+        }
+        Ok(())
     }
 
     fn measure(&self, settings: Settings) -> anyhow::Result<()> {
-        let begun = Instant::now();
+        let (begun, load) = (Instant::now(), bench::load());
         let limit = self.time_limit.map(|limit| duration("--time-limit", limit)).transpose()?;
+        let before = self.baseline.as_deref().map(read_baseline).transpose()?;
         let device = self.place.open()?;
-        self.precision.iter().try_for_each(|&precision| device.check_precision(precision))?;
-        #[cfg(not(feature = "libtorch"))]
-        let markdown = false;
-        #[cfg(feature = "libtorch")]
-        let markdown = self.markdown;
-        let (problems, steps) = (self.problems(), self.all_steps(&device));
-        if problems.is_empty() && steps.is_empty() {
-            return Err(self.nothing().into());
+        let (problems, steps) = self.all(&device)?;
+        if self.list {
+            problems.iter().for_each(|problem| say(problem.name()));
+            steps.iter().for_each(|step| say(&step.name));
+            return Ok(());
         }
-        let for_people = !self.json && !self.csv && !markdown;
+        self.precision.iter().try_for_each(|&precision| device.check_precision(precision))?;
+        let for_people = !self.json && !self.markdown;
         let ceilings = Ceilings::measure(&device, &self.precision)?;
+        let (rows, measured, failures) = (Vec::new(), Vec::new(), Vec::new());
+        let mut report = Report { device: &device, settings, ceilings, rows, steps: measured, failures, load };
         if for_people {
-            say(device.description());
-            let peaks: Vec<String> =
-                ceilings.peaks().map(|(precision, peak)| format!("{:.1} in {precision}", peak * 1e-9)).collect();
-            say(format!(
-                "ceilings of this run: multiply-adds, GFLOP/s: {}; a copy, {:.1} GB/s; caches {}",
-                peaks.join(", "),
-                ceilings.bandwidth * 1e-9,
-                if settings.caches == Caches::Warm { "warm" } else { "cold" }
-            ));
+            bench::provenance_lines(&bench::json(&report)?).into_iter().for_each(say);
             #[cfg(feature = "libtorch")]
             say(bench::libtorch::description(&device)?);
         }
-        let mut report =
-            Report { device: &device, settings, ceilings, rows: Vec::new(), steps: Vec::new(), failures: Vec::new() };
-        let mut left_out = 0;
-        let mut in_time = || {
-            let late = limit.is_some_and(|limit| begun.elapsed() >= limit);
-            left_out += usize::from(late);
-            if late { Err("left out: the time limit had come".to_string()) } else { Ok(()) }
-        };
+        let late = || limit.is_some_and(|limit| begun.elapsed() >= limit);
+        let in_time = || if late() { Err(LEFT_OUT.to_string()) } else { Ok(()) };
         let failed = |failure: Failure, failures: &mut Vec<Failure>| {
             if for_people {
                 say(format!("{}: {}", failure.name, failure.error));
@@ -180,10 +260,13 @@ impl Bench {
             failures.push(failure);
         };
         for problem in &problems {
-            let measured = || bench::measure(&device, problem, settings).map_err(|error| error.to_string());
+            let measured = || {
+                let forms = bench::measure(&device, problem, settings).map_err(|error| error.to_string())?;
+                let row = Row::new(problem, forms);
+                row.exceeded(&ceilings).map_or(Ok(row), Err)
+            };
             match in_time().and_then(|()| measured()) {
-                Ok(forms) => {
-                    let row = Row::new(problem, forms);
+                Ok(row) => {
                     if for_people {
                         if report.rows.is_empty() {
                             say(bench::heading());
@@ -196,7 +279,10 @@ impl Bench {
             }
         }
         for problem in &steps {
-            let measured = || bench::measure_step(&device, problem, settings).map_err(|error| error.to_string());
+            let measured = || {
+                let step = bench::measure_step(&device, problem, settings).map_err(|error| error.to_string())?;
+                step.exceeded(&ceilings).map_or(Ok(step), Err)
+            };
             match in_time().and_then(|()| measured()) {
                 Ok(step) => {
                     if for_people {
@@ -210,36 +296,88 @@ impl Bench {
                 Err(error) => failed(Failure::of_step(problem, error), &mut report.failures),
             }
         }
-        #[cfg(feature = "libtorch")]
-        if markdown {
-            say(bench::libtorch::markdown(&device, &ceilings, &report.rows, &report.steps)?.trim_end());
+        let failures: Vec<&Failure> = report.failures.iter().filter(|failure| failure.error != LEFT_OUT).collect();
+        self.tell_all(&report, before.as_deref())?;
+        if let Some(first) = failures.first() {
+            let (count, all) = (failures.len(), problems.len() + steps.len());
+            let what = format!("{count} of {all} were not timed; the first, {}: {}", first.name, first.error);
+            return Err(Error::Check(what).into());
         }
-        if self.json {
-            say(serde_json::to_string_pretty(&bench::json(&report))?);
-        } else if self.csv {
-            say(bench::csv(&report.rows, &report.steps, &ceilings).trim_end());
-        }
-        let failures = report.failures.len() - left_out;
-        match report.failures.iter().find(|failure| !failure.error.starts_with("left out")) {
-            Some(first) => {
-                let all = problems.len() + steps.len();
-                let what = format!("{failures} of {all} were not timed; the first, {}: {}", first.name, first.error);
-                Err(Error::Check(what).into())
-            }
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    /// The steps to time on this device, each followed by its form from separate kernels where one is asked for.
-    fn all_steps(&self, device: &Device) -> Vec<StepProblem> {
-        #[cfg_attr(not(feature = "libtorch"), allow(unused_mut))]
-        let mut problems = self.steps(Scale::of(device));
-        #[cfg(feature = "libtorch")]
-        problems.retain(|problem| !self.markdown || bench::libtorch::has(&problem.setup));
-        let both = problems.into_iter().flat_map(|problem| {
+    /// What is told when all is timed. An error where something got worse than before.
+    fn tell_all(&self, report: &Report, before: Option<&[Timed]>) -> anyhow::Result<()> {
+        let mut object = bench::json(report)?;
+        let (times, for_people) = (bench::times(&object)?, !self.json && !self.markdown);
+        let compared = before.map(|before| bench::compare(&times, before));
+        if let Some((all, means)) = &compared {
+            object["baseline"] = bench::comparison_json(all, means, self.worse);
+        }
+        if self.json {
+            say(serde_json::to_string_pretty(&object)?);
+        } else if self.markdown {
+            say(bench::markdown(&object, &times).trim_end());
+        }
+        if for_people {
+            say(bench::means_table(&bench::means_of_forms(&times)).trim_start());
+            if let Some((all, means)) = &compared {
+                say(bench::comparison_table(all, means, self.worse));
+            }
+        }
+        let mut provenance = object["provenance"].clone();
+        for name in ["caches", "time_s", "load"] {
+            provenance[name] = object[name].clone();
+        }
+        self.write_csv(&bench::csv(report), &provenance)?;
+        bench::busy(&object).into_iter().for_each(|line| tell(for_people, line));
+        let Some((all, _)) = &compared else { return Ok(()) };
+        if all.is_empty() {
+            return Err(Error::Config("baseline: it has nothing of what was timed now".into()).into());
+        }
+        let worse: Vec<&Compared> = all.iter().filter(|compared| compared.worse(self.worse)).collect();
+        let Some(first) = worse.iter().max_by(|a, b| a.ratio.total_cmp(&b.ratio)) else { return Ok(()) };
+        let (count, Timed { name, form, .. }) = (worse.len(), &first.timed);
+        let (limit, ratio) = (100.0 * self.worse, first.ratio);
+        let what = format!(
+            "{count} of {} take longer than in the baseline by more than {limit} %; most of all {name}, {form}: {ratio:.2} times",
+            all.len()
+        );
+        Err(Error::Check(what).into())
+    }
+
+    /// What is to be timed on this device, each step followed by its form from separate kernels where one is asked for.
+    fn all(&self, device: &Device) -> Result<(Vec<Problem>, Vec<StepProblem>), Error> {
+        let (problems, steps) = self.problems(Scale::of(device))?;
+        let both = steps.into_iter().flat_map(|problem| {
             let unfused = problem.unfused(&self.unfused);
             [Some(problem), unfused]
         });
-        both.flatten().collect()
+        Ok((problems, both.flatten().collect()))
     }
+}
+
+/// The error of what did not begin in time, which is none of the run.
+const LEFT_OUT: &str = "left out: the time limit had come";
+
+/// An operation or a step.
+enum Either {
+    Operation(Problem),
+    Step(Box<StepProblem>),
+}
+
+impl Either {
+    fn name(&self) -> String {
+        match self {
+            Either::Operation(problem) => problem.name(),
+            Either::Step(problem) => problem.name.clone(),
+        }
+    }
+}
+
+fn read_baseline(path: &Path) -> Result<Vec<Timed>, Error> {
+    let fail = |what: String| Error::Config(format!("baseline: {}: {what}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let object = serde_json::from_str(&text).map_err(|error| fail(format!("not JSON: {error}")))?;
+    bench::times(&object).map_err(|error| fail(error.to_string()))
 }

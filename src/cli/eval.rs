@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 use zgan::checkpoint::NamedTensor;
 use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Size, Split, mixture};
 use zgan::device::Device;
+use zgan::eval::judge::{self, Figures};
 use zgan::eval::metrics::NEIGHBOUR;
 use zgan::eval::{self, Cache, Classifier, Ready, Report, Request, Tested, Training};
 use zgan::gan::{Generator, Latents, Setup, Trainer, Weights};
@@ -75,10 +76,8 @@ impl Eval {
             return self.pictures(folder);
         }
         self.per_class.map_or(Ok(()), check_per_class)?;
-        let inception = match self.published.metrics.is_empty() {
-            true => None,
-            false => Some(self.published.weights()?),
-        };
+        let published = !self.published.metrics.is_empty();
+        let inception = if published { self.published.weights()? } else { None };
         let folder = self.run.as_deref().map(|name| run::find(&self.runs_dir, name)).transpose()?;
         let path = match &self.checkpoint {
             Some(file) => file.clone(),
@@ -106,15 +105,26 @@ impl Eval {
         drop(tensors);
 
         let weights = if self.raw_weights { Weights::Raw } else { weights(&settings) };
-        if let Some(inception) = inception {
-            let judge = self.published.judge(&device, &inception, &[])?;
-            drop(inception);
-            let real = self.published.real(&judge, Some((&data, &settings.images.data)), false, !self.json)?;
-            let count = self.published.count()?;
-            tell(!self.json, format!("drawn   {} images go through Inception", thousands(count)));
-            let drawn = judge.draw(&mut trainer, weights, self.seed, count, &|| true)?;
-            let drawn = drawn.ok_or_else(|| Error::Check("an evaluation that nobody stops has ended early".into()))?;
-            let figures = judge.compare(&drawn, &real, data.classes())?;
+        if published {
+            let (mut figures, count) = (Figures::default(), self.published.count()?);
+            if let Some(inception) = inception {
+                let judge = self.published.judge(&device, &inception, &[])?;
+                drop(inception);
+                let real = self.published.real(&judge, Some((&data, &settings.images.data)), false, !self.json)?;
+                tell(!self.json, format!("drawn   {} images go through Inception", thousands(count)));
+                let drawn = eval::whole(judge.draw(&mut trainer, weights, self.seed, count, &|| true)?)?;
+                figures = judge.compare(&drawn, &real, data.classes())?;
+            }
+            let held_out = eval::held_out(&settings.images.data, &settings.data_options(), &data);
+            let generated = || {
+                let latents = judge::latents(&setup, self.seed, count);
+                if !setup.conditional() || setup.classes < 2 {
+                    return Ok(None);
+                }
+                let images = trainer.sample(weights, &latents)?;
+                Dataset::new("generated", data.shape(), data.classes().to_vec(), images, latents.labels).map(Some)
+            };
+            self.published.add_cas(&mut figures, &device, generated, held_out.as_ref(), !self.json)?;
             tell(!self.json, format!("{} after step {}", path.display(), header.step));
             return self.published.print(&figures, self.json);
         }
@@ -142,19 +152,8 @@ impl Eval {
     /// Judges pictures that another program has drawn, for instance.
     fn pictures(&self, folder: &Path) -> anyhow::Result<()> {
         let weights = self.published.weights()?;
-        if self.data.is_none() && self.published.stats.is_none() {
-            let what = "--data or --stats says what the pictures are compared with".into();
-            return Err(Error::Config(what).into());
-        }
         let open = |source: &DataSource, like: Option<Vec<String>>| -> Result<Dataset, Error> {
-            let mut settings = Settings::default();
-            settings.images.size = self.size.unwrap_or(settings.images.size);
-            // Those that are read in their own size need not be kept in another one.
-            settings.images.data_memory = if self.size.is_some() { settings.images.data_memory } else { 0 };
-            settings.place.threads = self.place.threads;
-            settings.images.data = source.clone();
-            settings.check()?;
-            let data = source.open(Split::Train, &DataOptions { like, ..settings.data_options() })?;
+            let data = source.open(Split::Train, &DataOptions { like, ..self.options(source)? })?;
             data.notes().iter().for_each(|note| tell(!self.json, format!("data    {note}")));
             tell(!self.json, format!("data    {}: {} images", source, thousands(data.len())));
             Ok(data)
@@ -164,17 +163,36 @@ impl Eval {
         let images = open(&DataSource::Folder(folder.to_path_buf()), like)?;
         let whole = self.size.is_none();
         let device = self.place.open()?;
-        let judge = self.published.judge(&device, &weights, &USUAL_METRICS)?;
-        drop(weights);
-        let real_side = real.as_ref().map(|(data, source)| (data, *source));
-        let real_sight = self.published.real(&judge, real_side, whole, !self.json)?;
-        tell(!self.json, format!("images  {} go through Inception", thousands(images.len())));
-        let seen = judge.look(&images, usize::MAX, whole, false, &|| true)?;
-        let seen = seen.ok_or_else(|| Error::Check("an evaluation that nobody stops has ended early".into()))?;
         // Labels of two folders are the same where their classes are.
         let classes = real.as_ref().map(|(data, _)| data.classes()).filter(|classes| *classes == images.classes());
-        let figures = judge.compare(&seen, &real_sight, classes.unwrap_or_default())?;
+        let classes = classes.unwrap_or_default().to_vec();
+        let mut figures = Figures::default();
+        if let Some(weights) = weights {
+            let judge = self.published.judge(&device, &weights, &USUAL_METRICS)?;
+            drop(weights);
+            let real_side = real.as_ref().map(|(data, source)| (data, *source));
+            let real_sight = self.published.real(&judge, real_side, whole, !self.json)?;
+            tell(!self.json, format!("images  {} go through Inception", thousands(images.len())));
+            let seen = eval::whole(judge.look(&images, usize::MAX, whole, false, &|| true)?)?;
+            figures = judge.compare(&seen, &real_sight, &classes)?;
+        }
+        let held_out =
+            real.as_ref().and_then(|(data, source)| eval::held_out(source, &self.options(source).ok()?, data));
+        let generated = || Ok((classes.len() > 1).then_some(images));
+        self.published.add_cas(&mut figures, &device, generated, held_out.as_ref(), !self.json)?;
         self.published.print(&figures, self.json)
+    }
+
+    /// How pictures are read that no run says anything about.
+    fn options(&self, source: &DataSource) -> Result<DataOptions, Error> {
+        let mut settings = Settings::default();
+        settings.images.size = self.size.unwrap_or(settings.images.size);
+        // Those that are read in their own size need not be kept in another one.
+        settings.images.data_memory = if self.size.is_some() { settings.images.data_memory } else { 0 };
+        settings.place.threads = self.place.threads;
+        settings.images.data = source.clone();
+        settings.check()?;
+        Ok(settings.data_options())
     }
 
     /// Says how well the points of a run cover the modes of its data.
@@ -336,7 +354,7 @@ pub(super) fn classifier(
     let training = Training::new(data.len());
     let watch = Watch::new(tell, &|| true, None, training.steps);
     let ready = ready(device, settings, data, &training, &watch)?;
-    ready.ok_or_else(|| Error::Check("a classifier that nobody stops has ended early".into()))
+    eval::whole(ready)
 }
 
 fn ready(

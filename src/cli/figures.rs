@@ -6,17 +6,18 @@ use clap::Args;
 use zgan::Error;
 use zgan::data::{DataSource, Dataset};
 use zgan::device::Device;
-use zgan::eval::Cache;
 use zgan::eval::inception::{DIMENSIONS, Like, Weights};
 use zgan::eval::judge::{FIFTY, Figures, Judge, Metric, Sight, USUAL, save_statistics};
 use zgan::eval::metrics::{SUBSET, Spread};
+use zgan::eval::{self, Cache};
 
 use super::{say, tell, thousands};
 
 #[derive(Args)]
 #[command(next_help_heading = "Published figures")]
 pub struct Published {
-    /// Compute these by the features of Inception: fid, fid50k, kid, is, pr, dc, ifid [default with --images: fid,kid,pr,dc]
+    /// Compute these by the features of Inception: fid, fid50k, kid, is, pr, dc, ifid; or cas, by a classifier that learns from the
+    /// generated images [default with --images: fid,kid,pr,dc]
     #[arg(long, value_name = "METRIC,...", value_delimiter = ',', hide_possible_values = true)]
     pub metrics: Vec<Metric>,
     /// Images that are drawn for them [default: 10000; 50000 for fid50k]
@@ -59,8 +60,8 @@ impl Published {
         Ok(count)
     }
 
-    /// The weights of Inception. What is wrong with the options is told before anything is computed.
-    pub fn weights(&self) -> Result<Weights, Error> {
+    /// The weights of Inception, where a metric needs them. What is wrong with the options is told before anything is computed.
+    pub fn weights(&self) -> Result<Option<Weights>, Error> {
         self.count()?;
         if !DIMENSIONS.contains(&self.dims) {
             return Err(Error::Config(format!("dims: {}, expected one of {DIMENSIONS:?}", self.dims)));
@@ -73,7 +74,10 @@ impl Published {
         if let Some(path) = &self.save_stats {
             super::writable("save-stats", path)?;
         }
-        Weights::find(self.inception.as_deref())
+        if self.metrics == [Metric::Cas] {
+            return Ok(None);
+        }
+        Weights::find(self.inception.as_deref()).map(Some)
     }
 
     pub fn judge(&self, device: &Device, weights: &Weights, usual: &[Metric]) -> Result<Judge, Error> {
@@ -99,11 +103,49 @@ impl Published {
         tell(for_people, format!("real    {} images go through Inception", thousands(most.min(data.len()))));
         let mut note = |line| tell(for_people, line);
         let sight = judge.look_at_real(data, &Cache::of(source), most, whole, &mut note, &|| true)?;
-        let sight = sight.ok_or_else(|| Error::Check("an evaluation that nobody stops has ended early".into()))?;
+        let sight = eval::whole(sight)?;
         if let Some(path) = &self.save_stats {
             save_statistics(path, &sight.statistics)?;
         }
         Ok(sight)
+    }
+
+    /// Adds the classification accuracy score to the figures, where it is wanted, or why there is none. `generated` gives the images
+    /// that a classifier is to learn from, where they have labels.
+    pub fn add_cas(
+        &self,
+        figures: &mut Figures,
+        device: &Device,
+        generated: impl FnOnce() -> Result<Option<Dataset>, Error>,
+        held_out: Option<&Dataset>,
+        for_people: bool,
+    ) -> Result<(), Error> {
+        if !self.metrics.contains(&Metric::Cas) {
+            return Ok(());
+        }
+        let mut lacks = |what: String| figures.left_out.push(format!("cas: {what}"));
+        let Some(held_out) = held_out else {
+            lacks("the data have no held-out images".into());
+            return Ok(());
+        };
+        let Some(generated) = generated()? else {
+            lacks("it needs generated images with labels of two classes or more".into());
+            return Ok(());
+        };
+        if generated.shape() != held_out.shape() {
+            let (found, expected) = (generated.shape(), held_out.shape());
+            lacks(format!(
+                "the images are of {found}, the held-out ones of {expected}; --size brings pictures to one size"
+            ));
+            return Ok(());
+        }
+        tell(for_people, format!("cas     a classifier learns from {} images", thousands(generated.len())));
+        let tested = eval::whole(eval::classification_accuracy(device, &generated, held_out, &|| true)?)?;
+        (figures.generated, figures.cas) = (figures.generated.max(generated.len()), Some(tested));
+        if figures.real == 0 && self.metrics == [Metric::Cas] {
+            figures.real = tested.images;
+        }
+        Ok(())
     }
 
     pub fn print(&self, figures: &Figures, as_json: bool) -> anyhow::Result<()> {
@@ -151,6 +193,7 @@ pub fn line(figures: &Figures) -> String {
         plain("density", figures.density),
         plain("coverage", figures.coverage),
         plain("ifid", figures.intra_fid),
+        figures.cas.map(|cas| format!("cas {:.1} %", 100.0 * cas.right as f64 / cas.images as f64)),
     ]
     .into_iter()
     .flatten()

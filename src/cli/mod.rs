@@ -9,6 +9,7 @@ mod gpu_report;
 mod grid;
 mod info;
 mod inits;
+mod judging;
 mod kernels;
 mod loops;
 mod model;

@@ -29,8 +29,9 @@ pub fn run(asked: &Bench, card: CardChoice, settings: Settings) -> anyhow::Resul
         None if asked.preset.is_empty() => Scale::Small,
         None => Scale::Real,
     };
+    let (operations, steps) = asked.problems(scale)?;
     let mut rows = Vec::new();
-    for problem in &asked.problems() {
+    for problem in &operations {
         let measured = match &device {
             Some(device) => bench::measure(device, problem, settings)?,
             None => Vec::new(),
@@ -40,7 +41,7 @@ pub fn run(asked: &Bench, card: CardChoice, settings: Settings) -> anyhow::Resul
             Row { measured: found.map(|found| found.seconds), modelled }
         }));
     }
-    for problem in &asked.steps(scale) {
+    for problem in &steps {
         let measured = match &device {
             Some(device) => Some(bench::measure_step(device, problem, settings)?),
             None => None,
@@ -51,15 +52,11 @@ pub fn run(asked: &Bench, card: CardChoice, settings: Settings) -> anyhow::Resul
             Row { measured: measured.as_ref().map(seconds), modelled }
         }));
     }
-    if rows.is_empty() {
-        return Err(asked.nothing().into());
+    match asked.json {
+        true => say(serde_json::to_string_pretty(&as_json(card, device.as_ref(), &rows))?),
+        false => print(card, device.as_ref(), &rows),
     }
-    match (asked.json, asked.csv) {
-        (true, _) => say(serde_json::to_string_pretty(&as_json(card, device.as_ref(), &rows))?),
-        (_, true) => print_csv(&rows),
-        _ => print(card, device.as_ref(), &rows),
-    }
-    Ok(())
+    Ok(asked.write_csv(&[("model", csv(&rows))], &bench::provenance(device.as_ref()))?)
 }
 
 fn print(card: &Card, device: Option<&Device>, rows: &[Row]) {
@@ -122,7 +119,7 @@ fn line(what: &str, times: &Times, measured: Option<f64>) -> String {
 }
 
 /// A line for each form, in which the kernel is empty, and a line for each of its kernels.
-fn print_csv(rows: &[Row]) {
+fn csv(rows: &[Row]) -> String {
     let line = |modelled: &Modelled, kernel: &str, times: &Times, measured: Option<f64>| {
         let names = [
             ("problem", Cell::Text(modelled.name.clone())),
@@ -136,7 +133,7 @@ fn print_csv(rows: &[Row]) {
         let kernels = modelled.kernels.iter().map(|(kernel, times)| line(modelled, kernel, times, None));
         [line(modelled, "", &modelled.total, *measured)].into_iter().chain(kernels)
     });
-    say(record::csv(&lines.collect::<Vec<_>>()).trim_end());
+    record::csv(&lines.collect::<Vec<_>>())
 }
 
 fn as_json(card: &Card, device: Option<&Device>, rows: &[Row]) -> serde_json::Value {

@@ -21,19 +21,12 @@ impl Point {
 }
 
 pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
-    let for_people = !bench.json && !bench.csv;
+    let for_people = !bench.json;
     let host = bench.place.open()?;
     let threads = if host.execution() == "host" { thread_counts(bench.place.threads) } else { vec![0] };
-    let mut sweeps = scalings(bench.timing.tiny)?;
-    sweeps.retain(|sweep| bench.wants(&sweep.name));
-    if sweeps.is_empty() {
-        let filter = bench.filter.as_deref().unwrap_or_default();
-        return Err(zgan::Error::Config(format!("no sweep of --scaling is called {filter:?}")).into());
-    }
+    let sweeps = bench.select(scalings(bench.timing.tiny)?, |sweep| sweep.name.clone())?;
     let mut all = Vec::new();
-    if bench.csv {
-        say("sweep,axis,size,threads,form,median_ms,spread");
-    }
+    let mut csv = "sweep,axis,size,threads,form,median_ms,spread\n".to_string();
     for sweep in &sweeps {
         let axis = sweep.axis;
         let mut points = Vec::new();
@@ -48,11 +41,9 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
                 if for_people {
                     say(line(axis, size, &forms));
                 }
-                if bench.csv {
-                    for MeasuredRival { name: form, seconds, spread } in &forms {
-                        let (name, ms) = (&sweep.name, seconds * 1e3);
-                        say(format!("\"{name}\",{axis},{size},{threads},{form},{ms:.5},{spread:.4}"));
-                    }
+                for MeasuredRival { name: form, seconds, spread } in &forms {
+                    let (name, ms) = (&sweep.name, seconds * 1e3);
+                    csv += &format!("\"{name}\",{axis},{size},{threads},{form},{ms:.5},{spread:.4}\n");
                 }
                 points.push(Point { threads, size, forms });
             }
@@ -76,7 +67,7 @@ pub fn run(bench: &Bench, settings: Settings) -> anyhow::Result<()> {
             "sweeps": all,
         }))?);
     }
-    Ok(())
+    Ok(bench.write_csv(&[("scaling", csv)], &provenance(Some(&host)))?)
 }
 
 /// 1, 2, 4 and so on, up to the number that was asked for or to all cores.

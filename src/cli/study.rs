@@ -57,14 +57,36 @@ struct Conditioning {
     /// Also write a page: one HTML file, which needs no network
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// What is printed for programs.
+#[derive(Args)]
+struct Output {
     /// Write one object of JSON instead of the table
     #[arg(long, conflicts_with = "csv")]
     json: bool,
     /// Write CSV instead of the table
     #[arg(long)]
     csv: bool,
-    #[command(flatten)]
-    place: Place,
+}
+
+impl Output {
+    fn for_people(&self) -> bool {
+        !self.json && !self.csv
+    }
+
+    fn print(&self, object: &serde_json::Value, csv: &str, table: String) -> anyhow::Result<()> {
+        match (self.json, self.csv) {
+            (true, _) => say(serde_json::to_string_pretty(object)?),
+            (_, true) => say(csv.trim_end()),
+            _ => say(table),
+        }
+        Ok(())
+    }
 }
 
 #[derive(Args)]
@@ -81,12 +103,8 @@ struct Modes {
     /// The page that is written: one HTML file, which needs no network
     #[arg(long, value_name = "FILE", default_value = "modes.html")]
     out: PathBuf,
-    /// Write one object of JSON instead of the table
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// Write CSV instead of the table, with a line for each moment of a training
-    #[arg(long)]
-    csv: bool,
+    #[command(flatten)]
+    output: Output,
     #[command(flatten)]
     place: Place,
 }
@@ -123,7 +141,7 @@ impl Conditioning {
             return Err(Error::Config(what).into());
         }
         let device = self.place.open()?;
-        let tell = |line: String| tell(!self.json && !self.csv, line);
+        let tell = |line: String| tell(self.output.for_people(), line);
         tell(format!("{}; {}, {} steps each", device.description(), settings.preset, settings.training.steps));
         let ready = eval::classifier(&device, &settings, &data, &tell)?;
         let comparison = conditioning::Comparison {
@@ -140,21 +158,14 @@ impl Conditioning {
             study::write(out, &page)?;
             tell(format!("page    {}", out.display()));
         }
-        if self.json {
-            let object = serde_json::json!({
-                "device": device.description(),
-                "preset": settings.preset.name,
-                "steps": settings.training.steps,
-                "summary": conditioning::summaries(&outcomes),
-                "trainings": outcomes,
-            });
-            say(serde_json::to_string_pretty(&object)?);
-        } else if self.csv {
-            say(conditioning::csv(&outcomes).trim_end());
-        } else {
-            say(conditioning::table(&outcomes));
-        }
-        Ok(())
+        let object = serde_json::json!({
+            "device": device.description(),
+            "preset": settings.preset.name,
+            "steps": settings.training.steps,
+            "summary": conditioning::summaries(&outcomes),
+            "trainings": outcomes,
+        });
+        self.output.print(&object, &conditioning::csv(&outcomes), conditioning::table(&outcomes))
     }
 
     fn settings(&self) -> anyhow::Result<Settings> {
@@ -190,24 +201,17 @@ impl Modes {
         writable("out", &self.out)?;
         let info = settings.images.data.open(Split::Train, &settings.data_options())?.info();
         let device = self.place.open()?;
-        let tell = |line: String| tell(!self.json && !self.csv, line);
+        let tell = |line: String| tell(self.output.for_people(), line);
         tell(format!("{}; {info}, {} steps each", device.description(), settings.training.steps));
         let outcomes = modes::run(&device, &settings, &info, &self.seeds, &mut |line| tell(line))?;
         study::write(&self.out, &modes::page(&device.description(), &settings, &info, &outcomes))?;
         tell(format!("page    {}", self.out.display()));
-        if self.json {
-            let object = serde_json::json!({
-                "device": device.description(),
-                "data": info.name,
-                "steps": settings.training.steps,
-                "trainings": outcomes,
-            });
-            say(serde_json::to_string_pretty(&object)?);
-        } else if self.csv {
-            say(modes::csv(&outcomes).trim_end());
-        } else {
-            say(modes::table(&outcomes));
-        }
-        Ok(())
+        let object = serde_json::json!({
+            "device": device.description(),
+            "data": info.name,
+            "steps": settings.training.steps,
+            "trainings": outcomes,
+        });
+        self.output.print(&object, &modes::csv(&outcomes), modes::table(&outcomes))
     }
 }

@@ -9,19 +9,19 @@ use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, mixture};
 use zgan::device::{Device, Precision};
-use zgan::eval::judge::{Figures, Judge, Sight};
-use zgan::eval::metrics::SUBSET;
-use zgan::eval::{Cache, inception};
+use zgan::eval::inception;
+use zgan::eval::judge::Figures;
 use zgan::exchange::placed;
 use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Vitals, Weights};
 use zgan::picture::Picture;
-use zgan::run::{self, Best, MetricsLog, Run};
+use zgan::run::{self, MetricsLog, Run};
 use zgan::settings::{Preset, Settings, Training, differences};
 use zgan::sizes::{filled, product};
 use zgan::tensorboard::Events;
 use zgan::{Error, Result, files};
 
 use super::inits::{Beginning, Inits};
+use super::judging::{self, Judging};
 use super::progress::{Progress, clock};
 use super::signals::{save_from_now_on, stopped};
 use super::{eval, figures, grid, next_command, say, settings_of, thousands, tuned, unfit};
@@ -131,7 +131,8 @@ impl Train {
             }
         };
         let figures = settings.judging.figures();
-        let columns: Vec<&str> = setup.more_metrics().into_iter().chain(figures.iter().map(|f| f.name())).collect();
+        let own = setup.more_metrics().into_iter().chain(setup.health());
+        let columns: Vec<&str> = own.chain(figures.iter().map(|f| f.name())).collect();
         let log = run.metrics(first, &columns)?;
         say(format!("run     {}, steps {first} to {end} of {steps}", run.folder().display()));
         if let Some(changed) = &log.changed {
@@ -448,29 +449,6 @@ struct Ended {
 /// After so many steps it is known how long the others will take.
 const FIRST_STEPS: u64 = 10;
 
-/// What judges the images while they are learnt.
-struct Judging {
-    judge: Judge,
-    real: Sight,
-}
-
-impl Judging {
-    /// Looks at the real images. None where the training was interrupted meanwhile.
-    fn new(
-        device: &Device,
-        settings: &Settings,
-        data: &Dataset,
-        weights: &inception::Weights,
-    ) -> Result<Option<Judging>> {
-        let judging = &settings.judging;
-        let judge = Judge::new(device, weights, &judging.metrics(), 2048, judging.fid_as, SUBSET)?;
-        say(format!("real    {} images go through Inception", thousands(data.len())));
-        let cache = Cache::of(&settings.images.data);
-        let real = judge.look_at_real(data, &cache, usize::MAX, false, &mut |line| say(line), &|| !stopped())?;
-        Ok(real.map(|real| Judging { judge, real }))
-    }
-}
-
 /// A training under way.
 struct Session {
     settings: Settings,
@@ -563,21 +541,14 @@ impl Session {
     /// Draws images and compares them with real ones; keeps the weights where they are the best so far. None where the training was
     /// interrupted meanwhile.
     fn judge(&mut self, step: u64) -> Result<Option<Figures>> {
-        let Some(Judging { judge, real }) = &self.judge else { return Ok(None) };
-        let Settings { judging, training, .. } = &self.settings;
-        let (weights, go_on) = (eval::weights(&self.settings), || !stopped());
-        let drawn = judge.draw(&mut self.trainer, weights, training.seed, judging.eval_images, &go_on)?;
-        let Some(drawn) = drawn else { return Ok(None) };
-        let figures = judge.compare(&drawn, real, &self.info.classes)?;
+        let Some(judge) = &self.judge else { return Ok(None) };
+        let figures = judge.figures(&mut self.trainer, &self.settings, &self.info.classes)?;
+        let Some(figures) = figures else { return Ok(None) };
         self.progress.note(&format!("step {step}: {}", figures::line(&figures)));
         figures.left_out.iter().for_each(|line| self.progress.note(&format!("left out {line}")));
-        let value = judging.keep_best.and_then(|by| Some((by, figures.get(by)?)));
-        if let Some((by, value)) = value {
-            let before = run::best(self.run.folder()).filter(|best| best.by == by);
-            if before.is_none_or(|before| by.is_better(value, before.value)) {
-                self.save_to(&self.run.best_path(), step)?;
-                self.run.save_best(&Best { by, value, step })?;
-            }
+        if let Some(best) = judging::best(&self.settings, &figures, step, self.run.folder()) {
+            self.save_to(&self.run.best_path(), step)?;
+            self.run.save_best(&best)?;
         }
         Ok(Some(figures))
     }
@@ -601,7 +572,8 @@ impl Session {
             let figures = all.iter().zip(&figures);
             let figures = figures.filter_map(|(figure, value)| Some((figure.name(), (*value)? as f32)));
             let rate = ("images_per_second", images_per_second as f32);
-            let named = metrics.named().into_iter().chain(metrics.more.iter().copied()).chain(figures).chain([rate]);
+            let own = metrics.more.iter().chain(&metrics.health).copied();
+            let named = metrics.named().into_iter().chain(own).chain(figures).chain([rate]);
             events.scalars(metrics.step, named);
         }
         self.progress.metrics(metrics, images_per_second);

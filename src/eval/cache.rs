@@ -140,7 +140,7 @@ pub fn held_out(source: &DataSource, options: &DataOptions, data: &Dataset) -> O
     (test.shape() == data.shape()).then_some(test)
 }
 
-fn tested(
+pub(super) fn tested(
     classifier: &Classifier,
     data: &Dataset,
     test: Option<&Dataset>,

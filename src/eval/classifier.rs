@@ -1,4 +1,5 @@
-//! A small classifier. The metrics compare images by its features.
+//! A small classifier. The metrics compare images by its features. It is no [`super::network::Description`], as it is trained here:
+//! its layers need their backward passes and batch statistics, and a description would come on top of them.
 //!
 //! ```text
 //! conv3x3 - batch norm - relu - 2x2 average pool     16, 32, 64, ... channels, until 8 pixels or fewer are left

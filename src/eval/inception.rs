@@ -150,7 +150,7 @@ impl Block<'_> {
 
 /// Its layers up to the features of so many dimensions, of which there are those of pytorch-fid: 64, 192, 768 and 2048. With 2048 there
 /// are logits too.
-fn describe(dimensions: usize) -> (Description, Tensor, Option<Tensor>) {
+pub fn describe(dimensions: usize) -> (Description, Tensor, Option<Tensor>) {
     let (mut net, x) = Description::of([SIDE, SIDE, 3]);
     let mean = |net: &mut Description, x: Tensor| {
         net.pool(x, Pool { how: Pooling::Mean, size: net.shape(x)[0], stride: 1, pad: 0 })
@@ -285,6 +285,15 @@ fn turned(weight: &[f32], [r, s, c, k]: [usize; 4], scale: impl Fn(usize) -> f64
     turned
 }
 
+/// Filters (R, S, C, K) and bias (K) by chance, of a size that keeps the sizes of the activations.
+pub fn untrained_weights(product: &Product) -> Result<(Vec<f32>, Vec<f32>)> {
+    let [r, s, c, k] = product.filter;
+    let reach = (6.0 / (r * s * c) as f32).sqrt();
+    let mut filters = vec![0.0; r * s * c * k];
+    Random::new(1, 0, 0).fill_uniform(&mut filters, -reach, reach);
+    Ok((filters, vec![0.0; k]))
+}
+
 /// Inception on a device.
 pub struct Inception {
     network: FeatureNetwork,
@@ -308,14 +317,8 @@ impl Inception {
     /// One that nobody has trained, for timing: features of 2,048 dimensions from weights by chance.
     pub fn untrained(device: &Device, most: usize) -> Result<Inception> {
         let (description, features, logits) = describe(2048);
-        let weights = |product: &Product| {
-            let [r, s, c, k] = product.filter;
-            let reach = (6.0 / (r * s * c) as f32).sqrt();
-            let mut filters = vec![0.0; r * s * c * k];
-            Random::new(1, 0, 0).fill_uniform(&mut filters, -reach, reach);
-            Ok((filters, vec![0.0; k]))
-        };
-        let network = FeatureNetwork::new(device, description, Like::PytorchFid.look(), most, &[features], weights)?;
+        let look = Like::PytorchFid.look();
+        let network = FeatureNetwork::new(device, description, look, most, &[features], untrained_weights)?;
         Ok(Inception { network, features, logits })
     }
 

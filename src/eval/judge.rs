@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::cache::{Cache, some_of};
+use super::cache::{Cache, Tested, some_of};
 use super::inception::{Inception, Like, Weights};
 use super::metrics::{self, Points, Spread, Statistics};
 use crate::cores::on_all_cores;
@@ -13,7 +13,7 @@ use crate::data::{DataInfo, Dataset, ImageShape};
 use crate::device::{Buffer, Device};
 use crate::exchange::npy;
 use crate::exchange::npz::{self, Named};
-use crate::gan::{self, Latents, Trainer};
+use crate::gan::{self, Latents, Setup, Trainer};
 use crate::sizes::filled;
 use crate::{Error, Result};
 
@@ -35,6 +35,8 @@ pub enum Metric {
     Dc,
     /// Fréchet distance within each class
     Ifid,
+    /// Classification accuracy score, which needs no Inception
+    Cas,
 }
 
 impl Metric {
@@ -47,6 +49,7 @@ impl Metric {
             Metric::Pr => "pr",
             Metric::Dc => "dc",
             Metric::Ifid => "ifid",
+            Metric::Cas => "cas",
         }
     }
 }
@@ -136,6 +139,8 @@ pub struct Figures {
     pub intra_fid: Option<f64>,
     /// Of each class, with its name.
     pub intra_fids: Vec<(String, f64)>,
+    /// [`super::classification_accuracy`], which the judge has no part in.
+    pub cas: Option<Tested>,
     /// Each metric that was asked for and is not here, with the reason.
     pub left_out: Vec<String>,
 }
@@ -242,15 +247,7 @@ impl Judge {
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Sight>> {
         const AT_ONCE: usize = 512;
-        let (shape, classes) = (trainer.setup().shape, trainer.setup().classes);
-        let conditional = trainer.setup().conditional();
-        let latents = if conditional {
-            // As many of each class, but for one.
-            let all: Vec<u32> = (0..count).map(|i| (i * classes / count) as u32).collect();
-            Latents { count, labels: all, ..Latents::unlabelled(seed, 0) }
-        } else {
-            Latents::unlabelled(seed, count)
-        };
+        let (shape, latents) = (trainer.setup().shape, latents(trainer.setup(), seed, count));
         let mut sight = self.sight()?;
         for first in (0..count).step_by(AT_ONCE) {
             if !go_on() {
@@ -411,6 +408,7 @@ impl Judge {
                         lacks("it needs 6 real images");
                     }
                 }
+                Metric::Cas => {}
                 Metric::Ifid => {
                     if classes.len() < 2 || generated.labels.is_empty() || real.labels.is_empty() {
                         lacks("it needs labels of two classes or more on both sides");
@@ -437,6 +435,15 @@ impl Judge {
         figures.left_out = left_out;
         Ok(figures)
     }
+}
+
+/// What so many images are drawn from: of a run that knows labels, as many of each class, but for one.
+pub fn latents(setup: &Setup, seed: u64, count: usize) -> Latents {
+    if !setup.conditional() {
+        return Latents::unlabelled(seed, count);
+    }
+    let labels = (0..count).map(|i| (i * setup.classes / count) as u32).collect();
+    Latents { count, labels, ..Latents::unlabelled(seed, 0) }
 }
 
 /// Writes statistics as pytorch-fid does, and how many images they are of.

@@ -78,7 +78,7 @@ pub struct Real {
 impl Real {
     /// Chooses up to `per_class` images of each class at random, the same ones every time.
     pub fn new(classifier: &Classifier, data: &Dataset, per_class: usize) -> Result<Real> {
-        Real::new_while(classifier, data, per_class, &|| true)?.ok_or_else(stopped)
+        whole(Real::new_while(classifier, data, per_class, &|| true)?)
     }
 
     fn new_while(
@@ -107,7 +107,7 @@ impl Real {
 
 /// Draws images and compares them with real ones. Images of a run that knows labels are compared class by class.
 pub fn evaluate(classifier: &Classifier, trainer: &mut Trainer, data: &Dataset, request: &Request) -> Result<Report> {
-    evaluate_while(classifier, trainer, data, request, &|| true)?.ok_or_else(stopped)
+    whole(evaluate_while(classifier, trainer, data, request, &|| true)?)
 }
 
 /// The same, as long as `go_on` says yes; it is asked every few hundred images. There is no report where it says no.
@@ -140,8 +140,23 @@ pub fn evaluate_while(
     compare(classifier.device(), &seen, wanted, &real, data.classes()).map(Some)
 }
 
-fn stopped() -> Error {
-    Error::Check("an evaluation that nobody stops has ended early".into())
+/// What an evaluation gives that goes on to its end, as nobody stops it.
+pub fn whole<T>(outcome: Option<T>) -> Result<T> {
+    outcome.ok_or_else(|| Error::Check("an evaluation that nobody stops has ended early".into()))
+}
+
+/// The classification accuracy score (Ravuri and Vinyals, 2019, <https://arxiv.org/abs/1905.10887>): a classifier is trained on
+/// `generated` images, with the labels that they were drawn for, and real images that nobody was trained on say how often it is
+/// right. A generator that leaves out a part of a class, or confuses classes, gets less than real images would. The classifier is
+/// the small one of this program, where the paper has a ResNet-50, so its scores compare with each other alone.
+pub fn classification_accuracy(
+    device: &Device,
+    generated: &Dataset,
+    held_out: &Dataset,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<Tested>> {
+    let classifier = Classifier::train(device, generated, &Training::new(generated.len()), go_on)?;
+    classifier.map_or(Ok(None), |classifier| cache::tested(&classifier, generated, Some(held_out), go_on))
 }
 
 /// Compares generated images with real ones, by what the classifier saw of them. `wanted` are the labels that the images

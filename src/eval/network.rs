@@ -47,16 +47,18 @@ impl Product {
     }
 }
 
-enum Work {
+/// What one layer does.
+pub enum Work {
     Product(Product),
     /// The channels from this one on become what is pooled.
     Pool(Pool, usize),
 }
 
-struct Op {
-    work: Work,
-    from: Tensor,
-    to: Tensor,
+/// A layer: it reads one tensor, and writes another or, where a pooling is joined with others, a part of it.
+pub struct Op {
+    pub work: Work,
+    pub from: Tensor,
+    pub to: Tensor,
 }
 
 /// The layers of a network, in the order in which they run.
@@ -80,6 +82,11 @@ impl Description {
 
     pub fn shape(&self, tensor: Tensor) -> [usize; 3] {
         self.shapes[tensor]
+    }
+
+    /// The layers in their order.
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
     }
 
     pub fn products(&self) -> impl Iterator<Item = &Product> {

@@ -1,6 +1,7 @@
 //! GANs: the networks, the losses, and the training step.
 
 mod classes;
+mod health;
 pub(crate) mod latents;
 mod loss;
 mod mlp;

@@ -4,7 +4,7 @@ use super::setup::Setup;
 use super::{mlp, resnet};
 use crate::Result;
 use crate::device::Buffer;
-use crate::nn::{Builder, Network, Value};
+use crate::nn::{Builder, HeadParts, Network, Value};
 use crate::settings::Architecture;
 
 /// What a generator starts from.
@@ -42,6 +42,8 @@ pub struct Discriminator {
     pub logits: Value,
     /// AC-GAN's class logits.
     pub classes: Option<Value>,
+    /// Of the projection discriminator.
+    pub head: Option<HeadParts>,
 }
 
 /// The discriminator of images and their labels.
@@ -51,5 +53,5 @@ pub fn discriminator(setup: &Setup, build: &mut Builder, image: &Value, labels: 
         Architecture::ImagePerceptrons => mlp::discriminator(build, &[512, 256], 0.2, image)?,
         Architecture::PointPerceptrons => mlp::discriminator(build, &[setup.networks.width; 2], 0.0, image)?,
     };
-    Ok(Discriminator { network, logits, classes: None })
+    Ok(Discriminator { network, logits, classes: None, head: None })
 }

@@ -176,6 +176,20 @@ impl Player {
         self.spectral.as_ref().map_or(values, |spectral| &spectral.effective)
     }
 
+    /// The largest of the norms that its weights were divided by last; NaN without spectral normalisation.
+    pub fn largest_sigma(&self) -> Result<f32> {
+        let Some(s) = &self.spectral else { return Ok(f32::NAN) };
+        let sigma = s.sigma.read()?;
+        let all = (0..s.layouts[0].entries().len()).map(|i| sigma[s.plan.sigma_of(i)]);
+        Ok(all.fold(f32::NAN, f32::max))
+    }
+
+    /// The parameter of this name that is one number; NaN where there is none.
+    pub fn number(&self, name: &str) -> Result<f32> {
+        let entry = self.layouts.parameters.entries().iter().find(|entry| entry.name == name);
+        entry.map_or(Ok(f32::NAN), |entry| Ok(entry.at.of(&self.values).read()?[0]))
+    }
+
     /// Divides the weights, as they are now, by their largest singular value as far as it is known; `iterate` makes a
     /// power iteration first. Nothing without spectral normalisation.
     pub fn normalise(&self, iterate: bool) -> Result<()> {

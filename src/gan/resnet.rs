@@ -109,13 +109,13 @@ pub fn discriminator(
         let (logits, classes) = (head.output().clone(), Some(head.classes().clone()));
         network.layers.push(Box::new(head));
         settle(build.parameters);
-        return Ok(Discriminator { network, logits, classes });
+        return Ok(Discriminator { network, logits, classes, head: None });
     }
     let classes = if conditioning == Conditioning::Projection { setup.classes } else { 0 };
     let head = HeadOptions { labels, classes, bias: spec.head_bias, pool_factor, init: glorot };
     let head = ProjectionHead::new(build, "head", &x, &head)?;
-    let logits = head.output().clone();
+    let (logits, parts) = (head.output().clone(), Some(head.parts()));
     network.layers.push(Box::new(head));
     settle(build.parameters);
-    Ok(Discriminator { network, logits, classes: None })
+    Ok(Discriminator { network, logits, classes: None, head: parts })
 }

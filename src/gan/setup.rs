@@ -1,5 +1,6 @@
 //! What a trainer is made from and what it tells: plain data.
 
+use super::health;
 use super::penalty::Penalties;
 use crate::Result;
 use crate::data::mixture::Mixture;
@@ -120,6 +121,11 @@ impl Setup {
         names
     }
 
+    /// The names of what [`Metrics::health`] has of such a run.
+    pub fn health(&self) -> Vec<&'static str> {
+        health::columns(self)
+    }
+
     /// Whether real samples are points that are drawn on the device, not images.
     pub fn draws_points(&self) -> bool {
         self.architecture().draws_points()
@@ -157,6 +163,16 @@ pub struct Metrics {
     /// What AC-GAN's class loss and gradient penalties add to the losses above, with their weights, and the mean norms
     /// of the gradients that are penalised: [`Setup::more_metrics`] and their values.
     pub more: Vec<(&'static str, f32)>,
+    /// [`Setup::health`] and their values:
+    ///
+    /// - `lr_d`, `lr_g`: the learning rates of the step to come;
+    /// - `dead_logits`: the share of the logits in the last D step by which its loss has the derivative 0, from which D learns nothing;
+    /// - `sigma_d`, `sigma_g`: the largest spectral norm of the weights of a network that is normalised by them;
+    /// - `gamma_d`, `gamma_g`: what weighs self-attention;
+    /// - `r_x_real`, `r_x_fake`: of a projection discriminator, the mean of psi(h) over the real images and over the fakes that it judged
+    ///   last, with its weights as they are now;
+    /// - `r_yx_real`, `r_yx_fake`: that of V\[y\] . h, which the label adds.
+    pub health: Vec<(&'static str, f32)>,
 }
 
 impl Metrics {

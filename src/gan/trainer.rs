@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::classes::ClassLoss;
+use super::health;
 use super::latents::Latents;
 use super::penalty::Penalties;
 use super::player::{Player, Players};
@@ -259,6 +260,7 @@ impl Trainer {
             grad_norm_d: norms[1],
             logit_spread: self.logit_spread()?,
             more: setup.more_metrics().into_iter().zip(more).collect(),
+            health: health::read(&self.step, &state)?,
         })
     }
 

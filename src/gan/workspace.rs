@@ -7,7 +7,7 @@ use super::player::Players;
 use super::setup::Setup;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device, Reals};
-use crate::nn::{Arena, Builder, Network, Value};
+use crate::nn::{Arena, Builder, HeadParts, Network, Value};
 use crate::ops::adam;
 use crate::ops::log_partition::Evaluation;
 use crate::sizes::product;
@@ -34,6 +34,7 @@ pub(super) struct Workspace {
     /// sample. With a class loss it is, at the real images and the fakes, the derivative of one player's loss at a time.
     pub backward_seed: Reals,
     pub classes: Option<ClassLoss>,
+    pub head: Option<HeadParts>,
     pub penalties: Option<Penalties>,
     /// Of the last D step and the last G step.
     pub of_d: Evaluation,
@@ -77,7 +78,7 @@ impl Workspace {
             None => batch.rows(&(0..most)),
         };
         let labels = build.arena.take(rows)?;
-        let Discriminator { network: discriminator, logits, classes } =
+        let Discriminator { network: discriminator, logits, classes, head } =
             networks::discriminator(setup, &mut build, &batch, &labels)?;
         let classes = classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels)).transpose()?;
         let penalties = Penalties::new(setup, arena, &discriminator, most)?;
@@ -121,6 +122,7 @@ impl Workspace {
             backward_seed: gradient(&logits, "the logits")?.clone(),
             logits,
             classes,
+            head,
             penalties,
             of_d,
             of_g,

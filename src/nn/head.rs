@@ -35,6 +35,17 @@ pub struct HeadOptions<'a> {
     pub init: fn(usize, usize) -> Init,
 }
 
+/// What the logits of a head are made of.
+pub struct HeadParts {
+    /// (N, C): the pooled features of the last pass.
+    pub features: Reals,
+    /// (N)
+    pub labels: Buffer<u32>,
+    pub w: Parameter,
+    pub v: Option<Parameter>,
+    pub bias: Option<Parameter>,
+}
+
 impl ProjectionHead {
     pub fn new(build: &mut Builder, name: &str, x: &Value, options: &HeadOptions) -> Result<ProjectionHead> {
         let (c, classes, p) = (x.c, options.classes, &mut *build.parameters);
@@ -58,6 +69,11 @@ impl ProjectionHead {
             logits: build.exact_value(x.n, 1, 1, 1)?,
             x: x.clone(),
         })
+    }
+
+    /// What its logits are made of.
+    pub fn parts(&self) -> HeadParts {
+        HeadParts { features: self.h.clone(), labels: self.labels.clone(), w: self.w, v: self.v, bias: self.bias }
     }
 
     fn features(&self, rows: &std::ops::Range<usize>) -> Reals {

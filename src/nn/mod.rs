@@ -34,7 +34,7 @@ pub(crate) use conv::Conv;
 pub use conv::ConvOptions;
 pub(crate) use endpoints::{Source, Target};
 pub use fusion::Fusion;
-pub use head::{HeadOptions, ProjectionHead};
+pub use head::{HeadOptions, HeadParts, ProjectionHead};
 pub use labels::ConcatLabels;
 pub use linear::Linear;
 pub use norm::{BatchNorm, Norm, NormOptions};

@@ -230,6 +230,11 @@ impl Settings {
         if judging.metrics().contains(&Metric::Fid50k) {
             return Err(Error::Config("eval-metrics: fid50k, which is fid with --eval-images 50000".into()));
         }
+        if judging.metrics().contains(&Metric::Cas) {
+            return Err(Error::Config(
+                "eval-metrics: cas, which trains a classifier each time; zgan eval tells it".into(),
+            ));
+        }
         if let Some(best) = judging.keep_best.filter(|_| judging.eval_every == 0) {
             let what = format!("keep-best: {}, which is only known with --eval-every STEPS", best.name());
             return Err(Error::Config(what));

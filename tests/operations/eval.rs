@@ -12,7 +12,7 @@ use zgan::eval::metrics::{
     NEAR, NEIGHBOUR, Points, Spread, Statistics, frechet, frechet_distance, inception_score, kernel_distance, overlap,
     precision_recall,
 };
-use zgan::eval::{Cache, Classifier, Real, Request, Training, compare, evaluate};
+use zgan::eval::{Cache, Classifier, Real, Request, Training, classification_accuracy, compare, evaluate};
 use zgan::gan::{Setup, Trainer, Weights};
 use zgan::settings::Settings;
 
@@ -378,6 +378,23 @@ fn a_classifier_is_kept_and_a_damaged_one_replaced() {
     assert!(ready.is_some() && said.contains("not kept: /proc/none"), "{said}");
 }
 
+/// A classifier learns the labels that the images come with: right ones are found again in other images, wrong ones are not.
+#[test]
+fn the_classification_accuracy_score_is_that_of_the_labels() {
+    let (device, generated) = (Device::host(0).unwrap(), halves(30));
+    let (shape, classes) = (generated.shape(), generated.classes().to_vec());
+    let relabelled = |other: u32| {
+        let mut images = vec![0; 30 * 64];
+        images.chunks_mut(64).enumerate().for_each(|(i, image)| generated.read(i, image).unwrap());
+        let labels = (0..30).map(|i| (generated.label(i) + other) % 3).collect();
+        Dataset::new("relabelled", shape, classes.clone(), images, labels).unwrap()
+    };
+    let score = |other| classification_accuracy(&device, &relabelled(other), &halves(60), &|| true).unwrap().unwrap();
+    let (right, wrong) = (score(0), score(1));
+    assert!(right.held_out && right.images == 60 && right.right > 50 && wrong.right < 10, "{right:?} {wrong:?}");
+    assert!(classification_accuracy(&device, &relabelled(0), &halves(6), &|| false).unwrap().is_none());
+}
+
 /// A folder in MNIST's format.
 fn write_idx(folder: &Path, data: &Dataset) {
     let count = data.len() as u32;
@@ -428,6 +445,20 @@ fn the_program_evaluates_at_the_end_and_when_asked() {
     assert_eq!((&report["generated"], &report["real"], &report["step"]), (&12.into(), &30.into(), &3.into()));
     assert_eq!((report["classes"].as_array().unwrap().len(), &report["label-accuracy"]), (3, &serde_json::Value::Null));
     assert_eq!((&report["classifier"]["held-out"], &report["classifier"]["images"]), (&false.into(), &30.into()));
+
+    // A score by a classifier that learns from generated images needs labels and held-out images, and no Inception.
+    let (said, _) = zgan("eval --run a --device host --metrics cas", 0);
+    assert!(said.contains("left out cas: the data have no held-out images"), "{said}");
+    let digits = "train --preset mnist --device host --width 2 --batch 4 --steps 1 --no-eval";
+    zgan(&format!("{digits} --run digits"), 0);
+    let (said, _) = zgan("eval --run digits --device host --metrics cas --count 20 --json", 0);
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&report["generated"], &report["cas"]["held-out"]), (&20.into(), &true.into()), "{report}");
+    assert!(report["real"] == report["cas"]["images"] && report["left-out"].as_array().unwrap().is_empty(), "{report}");
+    zgan(&format!("{digits} --run unlabelled --conditioning none"), 0);
+    let (said, _) = zgan("eval --run unlabelled --device host --metrics cas --count 20", 0);
+    assert!(said.contains("left out cas: it needs generated images with labels"), "{said}");
+    assert!(zgan(&format!("{digits} --run c --eval-every 1 --eval-metrics cas"), 2).1.contains("eval-metrics: cas"));
 
     // Away from its run, a checkpoint does not know where its images are.
     std::fs::copy(place.path().join(checkpoint), place.path().join("alone.safetensors")).unwrap();

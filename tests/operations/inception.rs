@@ -305,6 +305,10 @@ fn two_folders_are_as_far_apart_as_pytorch_fid_says() {
     assert!(error.contains("--inception FILE, or ZGAN_INCEPTION") && error.contains("save_file"), "{error}");
     let (_, error) = zgan(place.path(), &format!("eval --images a {weights}"), 2);
     assert!(error.contains("--data or --stats"), "{error}");
+    // Two folders have no held-out images.
+    let (said, _) =
+        zgan(place.path(), "eval --images classes-b --data folder:classes-a --metrics cas --device host", 0);
+    assert!(said.contains("left out cas: the data have no held-out images"), "{said}");
     let (_, error) =
         zgan(place.path(), &format!("eval --images a --data folder:b --metrics is --dims 64 {weights}"), 2);
     assert!(error.contains("is needs the logits"), "{error}");

@@ -87,6 +87,18 @@ impl Ceilings {
         self.peaks[precision as usize].unwrap_or(self.flops)
     }
 
+    /// What is wrong with a rate that is above the peak of its precision, as none can be.
+    pub fn exceeded(&self, precision: Precision, rate: f64) -> Option<String> {
+        let (found, peak) = (rate * 1e-9, self.peak(precision) * 1e-9);
+        let what = "of this run's multiply-adds: one of both was timed wrongly";
+        (found > peak).then(|| format!("{found:.1} GFLOP/s in {precision}, more than the {peak:.1} {what}"))
+    }
+
+    /// The share of the copy that so many bytes a second are. None where they are more: then they come from a cache.
+    pub fn of_copy(&self, rate: f64) -> Option<f64> {
+        Some(rate / self.bandwidth).filter(|share| *share <= 1.0)
+    }
+
     /// The precisions that were measured, each with its multiplications and additions a second.
     pub fn peaks(&self) -> impl Iterator<Item = (Precision, f64)> {
         Precision::ALL.into_iter().zip(self.peaks).filter_map(|(precision, peak)| Some((precision, peak?)))
@@ -96,6 +108,17 @@ impl Ceilings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_rate_is_above_the_ceiling() {
+        let ceilings =
+            Ceilings { flops: 2e11, peaks: [Some(2e11), None, None, Some(1e12)], bandwidth: 1e10, copied: 1 };
+        let exceeded = ceilings.exceeded(Precision::F32, 3e11).unwrap();
+        assert!(exceeded.starts_with("300.0 GFLOP/s in f32, more than the 200.0 of this run's"), "{exceeded}");
+        assert_eq!(ceilings.exceeded(Precision::F32, 2e11), None);
+        assert_eq!(ceilings.exceeded(Precision::ALL[3], 9e11), None);
+        assert_eq!((ceilings.of_copy(5e9), ceilings.of_copy(2e10)), (Some(0.5), None));
+    }
 
     /// With 132 multiprocessors no block may be too few for any of them.
     #[test]

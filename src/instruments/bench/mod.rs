@@ -6,6 +6,7 @@
 
 mod cards;
 mod ceilings;
+mod compare;
 #[cfg(feature = "libtorch")]
 pub mod libtorch;
 mod measure;
@@ -19,11 +20,15 @@ mod steps;
 
 pub use cards::{CARDS, Card, CardChoice, Multiprocessor, Slowed};
 pub use ceilings::Ceilings;
+pub use compare::{
+    Compared, Mean, Timed, busy, compare, comparison_json, comparison_table, markdown, means_of_forms, means_table,
+    provenance_lines, times,
+};
 pub use measure::{Caches, Measured, Settings, measure};
 pub(crate) use measure::{Sweep, median_and_spread, time};
 pub use model::{Modelled, Times, model, model_step};
-pub use operations::{problems, problems_in};
-pub use provenance::provenance;
+pub use operations::{Shapes, problems, problems_in, problems_of};
+pub use provenance::{load, provenance};
 pub use report::{Failure, Report, Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;
 pub use scaling::{Scaling, exponent, scalings};

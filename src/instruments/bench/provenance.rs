@@ -18,11 +18,17 @@ pub fn provenance(device: Option<&Device>) -> Value {
         "zgan": env!("CARGO_PKG_VERSION"),
         "commit": commit(),
         "nvrtc": embedded_compiler().map(version),
+        "libtorch": cfg!(feature = "libtorch").then_some("2.13 (tch 0.26)"),
     });
     if let (Some(device), Some(fields)) = (device, all.as_object_mut()) {
         fields.extend(of_device(device));
     }
     all
+}
+
+/// How many processes were running or waiting for a core, as a mean over the last minute. None where the system does not tell.
+pub fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
 fn of_device(device: &Device) -> Map<String, Value> {

@@ -2,8 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::provenance::provenance;
+use super::compare::{NOISY, means_json, means_of_forms, times};
+use super::provenance::{load, provenance};
 use super::{Caches, Ceilings, Measured, MeasuredStep, Problem, Settings, StepProblem, in_precision};
+use crate::Result;
 use crate::device::{Device, Precision};
 use crate::instruments::record::{self, Cell, number};
 
@@ -26,6 +28,12 @@ impl Row {
         [self.forms[0].flops, form.bytes].map(|count| (count > 0).then_some(count as f64 / form.seconds))
     }
 
+    /// What is wrong with a form of ours that multiplies faster than the machine can. Another library may need fewer products.
+    pub fn exceeded(&self, ceilings: &Ceilings) -> Option<String> {
+        let ours = self.forms.iter().filter(|form| form.flops > 0);
+        ours.filter_map(|form| ceilings.exceeded(self.precision, form.flops as f64 / form.seconds)).next()
+    }
+
     /// The time of a form divided by that of the first form.
     fn ratio(&self, form: &Measured) -> f64 {
         form.seconds / self.forms[0].seconds
@@ -44,7 +52,7 @@ impl Row {
             ("gflops", Cell::Number(rate.map(|r| r * 1e-9), 5)),
             ("of_peak", Cell::Number(rate.map(|r| r / ceilings.peak(self.precision)), 5)),
             ("gb_per_s", Cell::Number(bandwidth.map(|b| b * 1e-9), 5)),
-            ("of_copy", Cell::Number(bandwidth.map(|b| b / ceilings.bandwidth), 5)),
+            ("of_copy", Cell::Number(bandwidth.and_then(|b| ceilings.of_copy(b)), 5)),
             ("launches", Cell::Count(form.launches)),
             ("bytes", Cell::Count(form.bytes)),
             ("ratio_to_first_form", number(self.ratio(form), 4)),
@@ -64,7 +72,7 @@ pub fn heading() -> String {
 pub fn table(row: &Row, ceilings: &Ceilings) -> String {
     let mut text = in_precision(format!("{}, {}", row.operation, row.sizes), row.precision);
     let giga = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{:.1}", rate * 1e-9));
-    let share = |rate: Option<f64>, of: f64| rate.map_or("-".into(), |rate| format!("{:.0} %", 100.0 * rate / of));
+    let share = |share: Option<f64>, none: &str| share.map_or(none.into(), |share| format!("{:.0} %", 100.0 * share));
     for form in &row.forms {
         let [rate, bandwidth] = row.rates(form);
         let (launches, megabytes) = match form.launches {
@@ -72,25 +80,33 @@ pub fn table(row: &Row, ceilings: &Ceilings) -> String {
             n => (n.to_string(), format!("{:.3}", form.bytes as f64 * 1e-6)),
         };
         text.push_str(&format!(
-            "\n{:<10}{:>12.2} {:>3.0} % {:>8} {:>7} {:>7} {:>7} {launches:>8} {megabytes:>9} {:>7.2}",
+            "\n{:<10}{:>12.2} {:>3.0} %{}{:>8} {:>7} {:>7} {:>7} {launches:>8} {megabytes:>9} {:>7.2}",
             form.form,
             form.seconds * 1e6,
             100.0 * form.spread,
+            noisy(form.spread),
             giga(rate),
-            share(rate, ceilings.peak(row.precision)),
+            share(rate.map(|rate| rate / ceilings.peak(row.precision)), "-"),
             giga(bandwidth),
-            share(bandwidth, ceilings.bandwidth),
+            share(bandwidth.and_then(|b| ceilings.of_copy(b)), if bandwidth.is_some() { "cache" } else { "-" }),
             row.ratio(form)
         ));
     }
     text
 }
 
-/// Operations and steps, each under a header of their own.
-pub fn csv(rows: &[Row], steps: &[MeasuredStep], ceilings: &Ceilings) -> String {
+/// Marks a spread that says that a figure means little.
+pub(super) fn noisy(spread: f64) -> char {
+    if spread > NOISY { '!' } else { ' ' }
+}
+
+/// Tables for other programs, each with its name. Those without rows are left out.
+pub fn csv(report: &Report) -> Vec<(&'static str, String)> {
+    let Report { rows, steps, ceilings, .. } = report;
     let forms: Vec<_> = rows.iter().flat_map(|row| row.forms.iter().map(|form| row.record(form, ceilings))).collect();
     let steps: Vec<_> = steps.iter().map(|step| step.csv_record(ceilings)).collect();
-    record::csv(&forms) + &record::csv(&steps)
+    let tables = [("operations", record::csv(&forms)), ("steps", record::csv(&steps))];
+    tables.into_iter().filter(|(_, text)| !text.is_empty()).collect()
 }
 
 /// Something that could not be timed, or was not.
@@ -135,14 +151,19 @@ pub struct Report<'a> {
     pub rows: Vec<Row>,
     pub steps: Vec<MeasuredStep>,
     pub failures: Vec<Failure>,
+    /// Of the machine, before anything was timed.
+    pub load: Option<f64>,
 }
 
 /// The meaning of the fields of [`json`]; docs/timing.md has them.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
+
+/// Above this load before, the machine has other work.
+const IDLE: f64 = 0.7;
 
 /// One object: where it comes from, the ceilings, every form of every problem, and every step.
-pub fn json(report: &Report) -> Value {
-    let Report { device, settings, ceilings, rows, steps, failures } = report;
+pub fn json(report: &Report) -> Result<Value> {
+    let Report { device, settings, ceilings, rows, steps, failures, load: before } = report;
     let form = |row: &Row, form: &Measured| {
         let mut object = record::json(&row.record(form, ceilings));
         object.insert("turns".into(), form.turns.into());
@@ -152,10 +173,11 @@ pub fn json(report: &Report) -> Value {
     let failed = |step: bool| failures.iter().filter(move |failure| failure.step == step).map(Failure::json);
     let forms = rows.iter().flat_map(|row| row.forms.iter().map(move |measured| form(row, measured)));
     let peaks = ceilings.peaks().map(|(precision, peak)| (precision.name().into(), (peak * 1e-9).into()));
-    json!({
+    let mut object = json!({
         "format": FORMAT,
         "device": device.description(),
         "provenance": provenance(Some(device)),
+        "load": { "before": before, "after": load(), "busy": before.is_some_and(|load| load > IDLE) },
         "caches": if settings.caches == Caches::Cold { "cold" } else { "warm" },
         "time_s": settings.time.as_secs_f64(),
         "peak_gflops": ceilings.flops * 1e-9,
@@ -164,5 +186,11 @@ pub fn json(report: &Report) -> Value {
         "copied_bytes": ceilings.copied,
         "operations": forms.chain(failed(false)).collect::<Vec<_>>(),
         "steps": steps.iter().map(|step| step.json(ceilings)).chain(failed(true)).collect::<Vec<_>>(),
-    })
+    });
+    let times = times(&object)?;
+    let noisy =
+        times.iter().filter(|timed| timed.spread > NOISY).map(|timed| format!("{}, {}", timed.name, timed.form));
+    object["noisy"] = noisy.collect();
+    object["geometric_means"] = means_json(&means_of_forms(&times));
+    Ok(object)
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::measure::{Settings, median_and_spread, seconds};
+use super::report::noisy;
 use super::rivals::{self, MeasuredRival, settle};
 use super::{Ceilings, in_precision};
 use crate::Result;
@@ -307,7 +308,7 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
 pub fn step_heading() -> String {
     let phases: String = Phase::ALL.iter().map(|phase| format!("{:>11}", phase.name())).collect();
     format!(
-        "{:>9} {:>5}{phases} {:>8} {:>7} {:>8} {:>8} {:>9}",
+        "{:>9} {:>6}{phases} {:>8} {:>7} {:>8} {:>8} {:>9}",
         "median ms", "+-", "GFLOP/s", "of peak", "launches", "GB moved", "memory MB"
     )
 }
@@ -315,6 +316,11 @@ pub fn step_heading() -> String {
 impl MeasuredStep {
     fn rate(&self) -> f64 {
         self.flops as f64 / self.seconds
+    }
+
+    /// What is wrong where it multiplies faster than the machine can.
+    pub fn exceeded(&self, ceilings: &Ceilings) -> Option<String> {
+        ceilings.exceeded(self.precision, self.rate())
     }
 
     /// The name, the times in milliseconds, and a line for each other way with its time divided by ours.
@@ -328,10 +334,11 @@ impl MeasuredStep {
         rivals.extend(self.rivals.iter().map(|rival| other(rival.name, rival.seconds, rival.spread)));
         let phases: String = self.phases.iter().map(|time| format!("{:>11.2}", time * 1e3)).collect();
         format!(
-            "{}\n{:>9.2} {:>3.0} %{phases} {:>8.1} {:>5.0} % {:>8} {:>8.3} {:>9.1}{rivals}",
+            "{}\n{:>9.2} {:>3.0} %{}{phases} {:>8.1} {:>5.0} % {:>8} {:>8.3} {:>9.1}{rivals}",
             self.name,
             self.seconds * 1e3,
             100.0 * self.spread,
+            noisy(self.spread),
             self.rate() * 1e-9,
             100.0 * self.rate() / ceilings.peak(self.precision),
             self.launches,

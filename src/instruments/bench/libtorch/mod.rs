@@ -18,18 +18,18 @@ mod logits;
 mod memory;
 mod native;
 mod networks;
+mod other;
 mod products;
 mod steps;
-mod table;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 pub use logits::{head, hinge, log_partition};
 pub use memory::{adam_with_average, conditional_norm, spectral};
+pub use other::{class_loss, inception, load, penalty, pooling, upsampling};
 pub use products::{attention, convolution, discriminator_convolution, generator_convolution, linear};
-pub use steps::{has, reference_step, step};
-pub use table::{aimed_at, markdown};
+pub use steps::{reference_step, step};
 
 use tch::{Kind, Tensor};
 

@@ -205,7 +205,7 @@ impl Peer {
 }
 
 /// Whether this step is written in libtorch.
-pub fn has(setup: &Setup) -> bool {
+fn has(setup: &Setup) -> bool {
     ["softmax-gan", "mnist", "sngan-projection-32", "sngan-projection-64"].contains(&setup.preset.name)
 }
 

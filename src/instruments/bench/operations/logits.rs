@@ -1,6 +1,6 @@
 //! What ends a discriminator: its head and the loss.
 
-use super::labels;
+use super::{Shapes, labels};
 use crate::Result;
 use crate::device::{Buffer, Device, Reals};
 use crate::instruments::bench::{Form, Problem, numbers};
@@ -8,15 +8,10 @@ use crate::ops::log_partition::{self, Evaluation};
 use crate::ops::losses::{self, LogitLoss};
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 
-pub fn problems(tiny: bool) -> Vec<Problem> {
-    let logits: &[usize] = if tiny { &[5] } else { &[64, 256, 65_536] };
-    // Samples, pixels, channels and classes of mnist; of sngan-projection-32 at width 64 and batch 32; of
-    // sngan-projection-64 at batch 8.
-    let heads: &[[usize; 4]] =
-        if tiny { &[[4, 6, 8, 3]] } else { &[[128, 49, 32, 10], [64, 64, 64, 10], [16, 4, 1024, 1000]] };
-    let mut problems: Vec<Problem> = logits.iter().map(|&each| log_partition(each)).collect();
-    problems.push(hinge(if tiny { 5 } else { 64 }));
-    problems.extend(heads.iter().map(|&sizes| head(sizes)));
+pub fn problems(shapes: &Shapes) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = shapes.logits.iter().map(|&each| log_partition(each)).collect();
+    problems.extend(shapes.hinge.iter().map(|&each| hinge(each)));
+    problems.extend(shapes.heads.iter().map(|&sizes| head(sizes)));
     problems
 }
 

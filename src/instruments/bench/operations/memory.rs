@@ -1,6 +1,7 @@
 //! Operations whose time is that of the memory: conditional batch norm, Adam, spectral normalisation.
 
-use super::labels;
+use super::shapes::Normalised;
+use super::{Shapes, labels};
 use crate::Result;
 use crate::device::Buffer;
 use crate::instruments::bench::{Form, Problem, numbers};
@@ -9,23 +10,15 @@ use crate::ops::adam::{self, Adam, Average, Buffers};
 use crate::ops::norm::{self, Affine, Batch, Gradients, Shape, Tables};
 use crate::ops::projection;
 use crate::ops::resample::{self, Image, Upsampling};
-use crate::ops::spectral_norm::{self, Matrix, Outputs, Plan};
+use crate::ops::spectral_norm::{self, Plan};
 use crate::ops::state::{self, State, StateBuffer};
 
 const CLASSES: usize = 10;
 
-pub fn problems(tiny: bool) -> Vec<Problem> {
-    // The sizes of G of mnist; of G of sngan-projection-32 at width 64 and batch 32.
-    let norms: &[[usize; 4]] = if tiny {
-        &[[3, 4, 4, 5]]
-    } else {
-        &[[64, 7, 7, 32], [64, 14, 14, 32], [32, 4, 4, 128], [32, 8, 8, 128], [32, 16, 16, 128]]
-    };
-    // The parameters of G of mnist, of softmax-gan, of sngan-projection-32. The tiny ones are some blocks' for `zgan tune`.
-    let parameters: &[usize] = if tiny { &[3000] } else { &[147_041, 1_510_032, 4_304_387] };
-    let mut problems: Vec<Problem> = norms.iter().map(|&sizes| conditional_norm(sizes)).collect();
-    problems.extend(parameters.iter().map(|&parameters| adam_with_average(parameters)));
-    problems.push(spectral(if tiny { 4 } else { 128 }));
+pub fn problems(shapes: &Shapes) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = shapes.norms.iter().map(|&sizes| conditional_norm(sizes)).collect();
+    problems.extend(shapes.parameters.iter().map(|&parameters| adam_with_average(parameters)));
+    problems.extend(shapes.spectral.iter().cloned().map(spectral));
     problems
 }
 
@@ -94,18 +87,9 @@ fn adam_with_average(parameters: usize) -> Problem {
     })
 }
 
-/// The weights of the D of sngan-projection-32: a power iteration, the division by what it finds, and the correction of the
-/// gradient.
-fn spectral(width: usize) -> Problem {
-    let (inner, first) = ((9 * width, width), (27, width));
-    let shapes = [first, inner, (3, width), inner, inner, (width, width), inner, inner, inner, inner, (width, 1)];
-    let mut matrices = Vec::new();
-    let mut parameters = 0;
-    for (rows, columns) in shapes {
-        matrices.push(Matrix { offset: parameters, rows, columns, outputs: Outputs::Columns });
-        parameters += rows * columns;
-    }
-    let sizes = format!("D of sngan-projection-32, width {width}, {parameters} parameters");
+/// A power iteration, the division by what it finds, and the correction of the gradient.
+fn spectral(Normalised { name, parameters, matrices }: Normalised) -> Problem {
+    let sizes = format!("{name}, {parameters} parameters");
     Problem::new("spectral_norm", sizes, 1e-4, move |device| {
         let plan = Plan::new(device, parameters, &matrices)?;
         let weights = numbers(device, parameters, 1)?;

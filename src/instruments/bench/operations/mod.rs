@@ -14,7 +14,11 @@ macro_rules! forms {
 
 pub mod logits;
 mod memory;
+mod other;
 pub(in crate::instruments) mod products;
+mod shapes;
+
+pub use shapes::Shapes;
 
 use super::{Form, Problem};
 use crate::Result;
@@ -25,16 +29,26 @@ use crate::eval::judge::BATCH;
 
 /// All problems, in the order of the table. `tiny` makes sizes that only try the program.
 pub fn problems(tiny: bool) -> Vec<Problem> {
-    let mut problems = logits::problems(tiny);
-    problems.extend(memory::problems(tiny));
-    problems.extend(products::problems(tiny));
-    problems.extend((!tiny).then(inception));
+    problems_in(Precision::F32, tiny)
+}
+
+/// The problems in this precision. All but the conversion to it exist in f32; in the others only the products of layers do.
+pub fn problems_in(precision: Precision, tiny: bool) -> Vec<Problem> {
+    let mut problems = problems_of(precision, &if tiny { Shapes::tiny() } else { Shapes::usual() });
+    problems.extend((!tiny && precision == Precision::F32).then(inception));
     problems
 }
 
-/// The problems in this precision. All of them exist in f32; in the others only the products of layers do.
-pub fn problems_in(precision: Precision, tiny: bool) -> Vec<Problem> {
-    if precision == Precision::F32 { problems(tiny) } else { products::plain(tiny, precision) }
+/// The problems of these sizes in this precision.
+pub fn problems_of(precision: Precision, shapes: &Shapes) -> Vec<Problem> {
+    if precision != Precision::F32 {
+        return products::plain(shapes, precision).into_iter().chain(other::conversions(shapes, precision)).collect();
+    }
+    let mut problems = logits::problems(shapes);
+    problems.extend(other::problems(shapes));
+    problems.extend(memory::problems(shapes));
+    problems.extend(products::problems(shapes));
+    problems
 }
 
 /// Inception at the batch of the evaluations, from bytes to features. There is no small one.
@@ -44,7 +58,7 @@ fn inception() -> Problem {
         let shape = ImageShape { height: 32, width: 32, channels: 3 };
         let bytes: Vec<u8> = (0..BATCH * shape.len()).map(|i| (i * i % 251) as u8).collect();
         let (features, images) = (inception.features_on_device(BATCH), device.upload(&bytes)?);
-        Ok(vec![Form::new("fused", [features], move || inception.network().run(&images, shape))])
+        forms!(Form::new("fused", [features], move || inception.network().run(&images, shape)); inception(device, &bytes, shape))
     })
 }
 

@@ -1,5 +1,6 @@
 //! Matrix products and convolutions, and attention.
 
+use super::Shapes;
 use crate::Result;
 use crate::device::{Buffer, Device, Precision, Reals};
 use crate::instruments::bench::{Form, Problem, numbers, numbers_in};
@@ -10,48 +11,17 @@ use crate::ops::norm::{self, Tables};
 use crate::ops::resample::{self, Image, Upsampling};
 use crate::ops::{Activation, elementary};
 
-pub fn problems(tiny: bool) -> Vec<Problem> {
-    let mut problems = plain(tiny, Precision::F32);
-    let blocks: &[[usize; 4]] =
-        if tiny { &[[2, 4, 5, 7]] } else { &[[64, 14, 32, 16], [32, 16, 64, 64], [32, 8, 128, 128]] };
-    for &[n, side, c, k] in blocks {
-        problems.push(generator_convolution([n, side, c, k]));
-        problems.push(discriminator_convolution([n, 2 * side, c, k]));
-    }
-    // The attention of sagan-64, at 32x32 pixels with 128 channels.
-    problems.push(attention(if tiny {
-        Shape { n: 1, l: 16, lk: 4, dk: 3, dv: 5 }
-    } else {
-        Shape { n: 8, l: 1024, lk: 256, dk: 16, dv: 64 }
-    }));
+pub fn problems(shapes: &Shapes) -> Vec<Problem> {
+    let mut problems = plain(shapes, Precision::F32);
+    problems.extend(shapes.up.iter().map(|&sizes| generator_convolution(sizes)));
+    problems.extend(shapes.down.iter().map(|&sizes| discriminator_convolution(sizes)));
+    problems.extend(shapes.attention.iter().map(|&shape| attention(shape)));
     problems
 }
 
 /// Every pass of the layers alone, stored and multiplied in this precision.
-pub fn plain(tiny: bool, precision: Precision) -> Vec<Problem> {
-    // N, C and K of softmax-gan: G has 64 samples, D has 128.
-    let linears: &[[usize; 3]] = if tiny {
-        &[[5, 7, 9]]
-    } else {
-        &[[64, 128, 256], [64, 256, 512], [64, 512, 1024], [64, 1024, 784], [128, 784, 512], [128, 512, 256]]
-    };
-    // N, H = W, C and K of mnist; of sngan-projection-32 at width 64 and batch 32; of sngan-projection-64 at batch 8.
-    let convolutions: &[[usize; 4]] = if tiny {
-        &[[2, 6, 5, 7]]
-    } else {
-        &[
-            [64, 28, 16, 16],
-            [64, 28, 32, 16],
-            [64, 14, 32, 32],
-            [128, 7, 32, 32],
-            [64, 32, 64, 64],
-            [64, 16, 64, 64],
-            [64, 8, 64, 64],
-            [32, 16, 128, 128],
-            [32, 8, 128, 128],
-            [16, 8, 256, 256],
-        ]
-    };
+pub fn plain(shapes: &Shapes, precision: Precision) -> Vec<Problem> {
+    let Shapes { linears, convolutions, .. } = shapes;
     let linears =
         linears.iter().flat_map(|&[n, c, k]| Pass::ALL.map(|pass| linear(Linear { n, c, k }, pass, precision)));
     let convolutions =

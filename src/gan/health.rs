@@ -1,0 +1,74 @@
+//! How a training fares besides its losses: numbers that are read where the metrics wait for the device anyway.
+
+use super::setup::Setup;
+use super::step::Step;
+use crate::Result;
+use crate::nn::HeadParts;
+use crate::ops::state::State;
+use crate::settings::{Architecture, Conditioning};
+
+/// The names of what [`read`] gives of such a run.
+pub fn columns(setup: &Setup) -> Vec<&'static str> {
+    let networks = &setup.networks;
+    let mut names = vec!["lr_d", "lr_g", "dead_logits"];
+    names.extend(networks.spectral_norm.then_some("sigma_d"));
+    names.extend(networks.spectral_norm_g.then_some("sigma_g"));
+    if let Architecture::Residual(spec) = setup.architecture() {
+        names.extend(["gamma_d", "gamma_g"].into_iter().filter(|_| spec.attention));
+        if networks.conditioning == Conditioning::Projection {
+            names.extend(["r_x_real", "r_x_fake", "r_yx_real", "r_yx_fake"]);
+        }
+    }
+    names
+}
+
+/// See [`super::Metrics::health`]. Waits for the device.
+pub(super) fn read(step: &Step, state: &State) -> Result<Vec<(&'static str, f32)>> {
+    let (w, n) = (&step.workspace, step.setup.training.batch);
+    let [g, d] = [&step.generator, &step.discriminator];
+    // Of the real images and of the fakes that D judged last: the means of psi(h), and of what the label adds.
+    let parts = match &w.head {
+        Some(head) if step.setup.networks.conditioning == Conditioning::Projection => {
+            parts(head, &d.weights().values.read()?, [0..n, n..2 * n])?
+        }
+        _ => [[f32::NAN; 2]; 2],
+    };
+    let value = |name| -> Result<f32> {
+        Ok(match name {
+            "lr_g" => state.learning_rate[0],
+            "lr_d" => state.learning_rate[1],
+            "dead_logits" => {
+                let seeds = w.of_d.seed_d.read()?;
+                seeds.iter().filter(|seed| **seed == 0.0).count() as f32 / seeds.len() as f32
+            }
+            "sigma_g" => g.largest_sigma()?,
+            "sigma_d" => d.largest_sigma()?,
+            "gamma_g" => g.number("attention.gamma")?,
+            "gamma_d" => d.number("attention.gamma")?,
+            "r_x_real" => parts[0][0],
+            "r_x_fake" => parts[1][0],
+            "r_yx_real" => parts[0][1],
+            "r_yx_fake" => parts[1][1],
+            _ => f32::NAN,
+        })
+    };
+    columns(&step.setup).into_iter().map(|name| Ok((name, value(name)?))).collect()
+}
+
+/// The means of both parts of the logits over some samples, with the flat parameters of D.
+fn parts(head: &HeadParts, values: &[f32], sides: [std::ops::Range<usize>; 2]) -> Result<[[f32; 2]; 2]> {
+    let (features, labels) = (head.features.read()?, head.labels.read()?);
+    let of = |at: crate::nn::Parameter| &values[at.offset()..at.offset() + at.len()];
+    let (w, v, bias) = (of(head.w), head.v.map(of).unwrap_or_default(), head.bias.map_or(0.0, |bias| of(bias)[0]));
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    Ok(sides.map(|rows| {
+        let (count, c) = (rows.len() as f64, w.len());
+        let (mut psi, mut label) = (f64::from(bias), 0.0);
+        for row in rows {
+            let (h, y) = (&features[row * c..(row + 1) * c], labels[row] as usize);
+            psi += dot(h, w) / count;
+            label += v.get(y * c..(y + 1) * c).map_or(0.0, |v| dot(h, v)) / count;
+        }
+        [psi as f32, label as f32]
+    }))
+}
