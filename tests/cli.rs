@@ -117,6 +117,7 @@ fn a_setting_is_one_field() {
     }
     let mut all = Settings::default();
     all.training.batch_g = Some(1);
+    all.training.micro_batch = Some(1);
     all.training.decay_from = Some(1);
     all.training.unfused.push(Fusion::Norm);
     all.batches.diffaug.push(Change::Color);

@@ -341,13 +341,17 @@ fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
 }
 
-/// Where there is too little memory, the error names the largest parts of the batch that fit, if the device tells.
+/// Where a device has too little memory, the error names the largest parts of the batch that fit.
 fn new_trainer(device: &Device, setup: &Setup) -> anyhow::Result<Trainer> {
+    let free = device.free_memory()?.unwrap_or(usize::MAX);
+    let bytes = Trainer::plan(setup)?.bytes;
     let error = match Trainer::new(device, setup) {
+        Ok(trainer) if bytes <= free => return Ok(trainer),
+        // What draws pictures would not find room.
+        Ok(_) => Error::OutOfMemory { device: device.name(), asked: mebibytes(bytes), free: mebibytes(free) },
         Err(error @ Error::OutOfMemory { .. }) => error,
-        made => return Ok(made?),
+        Err(error) => return Err(error.into()),
     };
-    let Some(free) = device.free_memory()? else { return Err(error.into()) };
     for plan in Trainer::plans_in_parts(setup) {
         let (part, bytes) = plan?;
         if bytes <= free {

@@ -144,7 +144,7 @@ pub struct Plan {
     pub discriminator: String,
     pub parameters_g: usize,
     pub parameters_d: usize,
-    /// Device memory.
+    /// Device memory, of the training and of what draws its pictures.
     pub bytes: usize,
 }
 

@@ -108,6 +108,7 @@ impl Trainer {
             parameters_g: g.parameters.count(),
             parameters_d: d.parameters.count(),
             bytes: arena
+                + Sampler::bytes(setup)?
                 + g.bytes(training.average > 0.0, networks.spectral_norm_g, training.precision())
                 + d.bytes(false, networks.spectral_norm, training.precision()),
         })
