@@ -320,7 +320,8 @@ impl Bench {
             say(bench::markdown(&object, &times).trim_end());
         }
         if for_people {
-            say(bench::means_table(&bench::means_of_forms(&times)).trim_start());
+            let means = bench::means_table(&bench::means_of_forms(&times));
+            means.lines().skip(1).for_each(say);
             if let Some((all, means)) = &compared {
                 say(bench::comparison_table(all, means, self.worse));
             }

@@ -27,11 +27,12 @@ pub(super) fn read(step: &Step, state: &State) -> Result<Vec<(&'static str, f32)
     let (w, n) = (&step.workspace, step.setup.training.batch);
     let [g, d] = [&step.generator, &step.discriminator];
     // Of the real images and of the fakes that D judged last: the means of psi(h), and of what the label adds.
-    let parts = match &w.head {
-        Some(head) if step.setup.networks.conditioning == Conditioning::Projection => {
-            parts(head, &d.weights().values.read()?, [0..n, n..2 * n])?
-        }
-        _ => [[f32::NAN; 2]; 2],
+    let of_d = &w.discriminator;
+    let head = of_d.head.as_ref().filter(|_| of_d.split.is_none());
+    let parts = match head.filter(|_| step.setup.networks.conditioning == Conditioning::Projection) {
+        Some(head) => parts(head, &d.weights().values.read()?, [0..n, n..2 * n])?,
+        // Where D takes parts of the batch, the features of the others are gone.
+        None => [[f32::NAN; 2]; 2],
     };
     let value = |name| -> Result<f32> {
         Ok(match name {

@@ -111,6 +111,16 @@ impl Setup {
         self.training.batch + self.training.batch.max(self.training.batch_of_g())
     }
 
+    /// Most real images, and most fakes, that D takes at a time, where that is a part of them.
+    pub(super) fn part_of_d(&self) -> Option<usize> {
+        self.training.micro_batch.filter(|part| *part < self.training.batch.max(self.training.batch_of_g()))
+    }
+
+    /// Most fakes that G takes at a time, where it may take a part of them.
+    pub(super) fn part_of_g(&self) -> Option<usize> {
+        self.training.micro_batch.filter(|_| self.training.local_norm || !self.fusions().contains(&Fusion::Norm))
+    }
+
     /// The names of what [`Metrics::more`] has of such a run.
     pub fn more_metrics(&self) -> Vec<&'static str> {
         let mut names = Vec::new();
@@ -140,7 +150,7 @@ pub struct Plan {
     pub discriminator: String,
     pub parameters_g: usize,
     pub parameters_d: usize,
-    /// Device memory.
+    /// Device memory, of the training and of what draws its pictures.
     pub bytes: usize,
 }
 
@@ -170,7 +180,7 @@ pub struct Metrics {
     /// - `sigma_d`, `sigma_g`: the largest spectral norm of the weights of a network that is normalised by them;
     /// - `gamma_d`, `gamma_g`: what weighs self-attention;
     /// - `r_x_real`, `r_x_fake`: of a projection discriminator, the mean of psi(h) over the real images and over the fakes that it judged
-    ///   last, with its weights as they are now;
+    ///   last, with its weights as they are now; NaN where it takes parts of the batch;
     /// - `r_yx_real`, `r_yx_fake`: that of V\[y\] . h, which the label adds.
     pub health: Vec<(&'static str, f32)>,
 }

@@ -13,7 +13,7 @@ macro_rules! forms {
 }
 
 pub mod logits;
-mod memory;
+pub(in crate::instruments) mod memory;
 mod other;
 pub(in crate::instruments) mod products;
 mod shapes;
