@@ -163,7 +163,7 @@ fn rung_share(rung: &MeasuredRung, last: &MeasuredRung, ceilings: &Ceilings) -> 
 
 fn section(body: &mut String, number: usize, measured: &MeasuredLadder, ceilings: &Ceilings) {
     let MeasuredLadder { ladder, rungs } = measured;
-    let (Some(first), Some(last)) = (rungs.first(), rungs.last()) else { return };
+    let Some(last) = rungs.last() else { return };
     let each = |value: &dyn Fn(&MeasuredRung) -> (f64, String)| -> Vec<Bar> {
         let bar = |(number, rung): (usize, &MeasuredRung)| {
             let (value, shown) = value(rung);
@@ -188,51 +188,45 @@ fn section(body: &mut String, number: usize, measured: &MeasuredLadder, ceilings
         escape(ladder.idea),
         charts.concat()
     );
+    figures(body, rungs, share);
     let mut shown = Vec::new();
     for (i, rung) in rungs.iter().enumerate() {
         let what = ladder.rungs.get(i).map_or("", |rung| rung.what);
+        let name = escape(rung.measured.form);
+        let _ = write!(body, "<div class=\"rung\">\n<h3>{}. {name}</h3>\n<p>{}</p>\n", i + 1, escape(what));
         let before = i.checked_sub(1).map(|before| &rungs[before]);
-        card(body, (i, rung, what), first, share(rung), |body| kernels(body, i, rung, before, &mut shown));
+        kernels(body, i, rung, before, &mut shown);
+        body.push_str("</div>\n");
     }
     body.push_str("</section>\n");
 }
 
-/// A rung's numbers, and what `beside` writes beside them.
-fn card(
-    body: &mut String,
-    (i, rung, what): (usize, &MeasuredRung, &str),
-    first: &MeasuredRung,
-    share: f64,
-    beside: impl FnOnce(&mut String),
-) {
-    let m = &rung.measured;
-    let time = format!("{} \u{b1} {:.0} %", microseconds(m.seconds), 50.0 * m.spread);
-    let mut rows = vec![("time".to_string(), time), ("runs".into(), m.turns.to_string())];
-    if i > 0 {
-        let times = short(first.measured.seconds / m.seconds);
-        rows.push(("against the first rung".into(), format!("{times} times as fast")));
+/// A table with a column for each rung.
+fn figures(body: &mut String, rungs: &[MeasuredRung], share: impl Fn(&MeasuredRung) -> f64) {
+    let Some(first) = rungs.first().map(|rung| rung.measured.seconds) else { return };
+    body.push_str("<div class=\"wide\"><table class=\"figures\"><tbody>\n");
+    let mut row = |name: &str, tag: &str, cell: &dyn Fn(usize, &MeasuredRung) -> String| {
+        let cells = rungs.iter().enumerate().map(|(i, rung)| format!("<{tag}>{}</{tag}>", escape(&cell(i, rung))));
+        let _ = writeln!(body, "<tr><th>{name}</th>{}</tr>", cells.collect::<String>());
+    };
+    row("", "th", &|i, rung| format!("{}. {}", i + 1, rung.measured.form));
+    let rate = |amount: u64, rung: &MeasuredRung| short(amount as f64 / rung.measured.seconds * 1e-9);
+    row("time", "td", &|_, rung| {
+        let m = &rung.measured;
+        format!("{} \u{b1} {:.0} %, {} runs", microseconds(m.seconds), 50.0 * m.spread, m.turns)
+    });
+    row("times as fast as the first", "td", &|_, rung| short(first / rung.measured.seconds));
+    row("launches", "td", &|_, rung| rung.measured.launches.to_string());
+    row("bytes", "td", &|_, rung| format!("{}, {} GB/s", size(rung.measured.bytes), rate(rung.measured.bytes, rung)));
+    if rungs.iter().any(|rung| rung.measured.flops > 0) {
+        row("products", "td", &|_, rung| format!("{} GFLOP/s", rate(rung.measured.flops, rung)));
     }
-    rows.push(("launches".into(), m.launches.to_string()));
-    rows.push(("bytes".into(), size(m.bytes)));
-    rows.push(("bandwidth".into(), format!("{} GB/s", short(m.bytes as f64 / m.seconds * 1e-9))));
-    if m.flops > 0 {
-        rows.push(("products".into(), format!("{} GFLOP/s", short(m.flops as f64 / m.seconds * 1e-9))));
+    row("share of the ceiling", "td", &|_, rung| percent(share(rung)));
+    for (i, card) in MODELLED.iter().enumerate() {
+        let least = |_, rung: &MeasuredRung| rung.least.get(i).map_or("-".into(), |least| microseconds(*least));
+        row(&format!("least on {card}, a model"), "td", &least);
     }
-    rows.push(("share of the ceiling".into(), percent(share)));
-    let least = MODELLED.iter().zip(&rung.least);
-    rows.extend(least.map(|(card, least)| (format!("least, {card}, a model"), microseconds(*least))));
-    let rows: String =
-        rows.iter().map(|(name, value)| format!("<tr><th>{name}</th><td>{}</td></tr>\n", escape(value))).collect();
-    let name = escape(m.form);
-    let _ = write!(
-        body,
-        "<div class=\"rung\">\n<div><h3>{}. {name}</h3>\n<p>{}</p>\n<table><tbody>{rows}</tbody></table></div>\n\
-         <div class=\"kernels\">\n",
-        i + 1,
-        escape(what)
-    );
-    beside(body);
-    body.push_str("</div>\n</div>\n");
+    body.push_str("</tbody></table></div>\n");
 }
 
 /// The text of a rung's kernels, each to be opened. Lines that no kernel of the rung before has are marked. What a rung
@@ -253,8 +247,11 @@ fn kernels(
         let text = kernel_text(kernel).unwrap_or_default();
         // Kernels that differ in their tiles alone have one text.
         if let Some((other, _, first)) = shown.iter().find(|(_, shown, _)| *shown == text) {
-            let (kernel, other) = (escape(kernel), escape(other));
-            let _ = writeln!(body, "<p><code>{kernel}</code>{often}: <code>{other}</code> of rung {}</p>", first + 1);
+            let from =
+                if other == kernel { "as in".into() } else { format!("the text of <code>{}</code> in", escape(other)) };
+            let kernel = escape(kernel);
+            let _ =
+                writeln!(body, "<span class=\"again\"><code>{kernel}</code>{often}, {from} rung {}</span>", first + 1);
             continue;
         }
         shown.push((kernel, text.clone(), i));
