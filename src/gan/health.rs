@@ -3,7 +3,8 @@
 use super::setup::Setup;
 use super::step::Step;
 use crate::Result;
-use crate::nn::HeadParts;
+use crate::device::Reals;
+use crate::nn::{HeadParts, Parameter};
 use crate::ops::state::State;
 use crate::settings::{Architecture, Conditioning};
 
@@ -30,7 +31,7 @@ pub(super) fn read(step: &Step, state: &State) -> Result<Vec<(&'static str, f32)
     let of_d = &w.discriminator;
     let head = of_d.head.as_ref().filter(|_| of_d.split.is_none());
     let parts = match head.filter(|_| step.setup.networks.conditioning == Conditioning::Projection) {
-        Some(head) => parts(head, &d.weights().values.read()?, [0..n, n..2 * n])?,
+        Some(head) => parts(head, d.weights().values, [0..n, n..2 * n])?,
         // Where D takes parts of the batch, the features of the others are gone.
         None => [[f32::NAN; 2]; 2],
     };
@@ -57,17 +58,17 @@ pub(super) fn read(step: &Step, state: &State) -> Result<Vec<(&'static str, f32)
 }
 
 /// The means of both parts of the logits over some samples, with the flat parameters of D.
-fn parts(head: &HeadParts, values: &[f32], sides: [std::ops::Range<usize>; 2]) -> Result<[[f32; 2]; 2]> {
+fn parts(head: &HeadParts, flat: &Reals, sides: [std::ops::Range<usize>; 2]) -> Result<[[f32; 2]; 2]> {
     let (features, labels) = (head.features.read()?, head.labels.read()?);
-    let of = |at: crate::nn::Parameter| &values[at.offset()..at.offset() + at.len()];
-    let (w, v, bias) = (of(head.w), head.v.map(of).unwrap_or_default(), head.bias.map_or(0.0, |bias| of(bias)[0]));
+    let read = |at: Option<Parameter>| at.map_or(Ok(Vec::new()), |at| at.of(flat).read());
+    let (w, v, bias) = (read(Some(head.w))?, read(head.v)?, read(head.bias)?);
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     Ok(sides.map(|rows| {
         let (count, c) = (rows.len() as f64, w.len());
-        let (mut psi, mut label) = (f64::from(bias), 0.0);
+        let (mut psi, mut label) = (bias.first().map_or(0.0, |bias| f64::from(*bias)), 0.0);
         for row in rows {
             let (h, y) = (&features[row * c..(row + 1) * c], labels[row] as usize);
-            psi += dot(h, w) / count;
+            psi += dot(h, &w) / count;
             label += v.get(y * c..(y + 1) * c).map_or(0.0, |v| dot(h, v)) / count;
         }
         [psi as f32, label as f32]

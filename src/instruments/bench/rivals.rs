@@ -61,7 +61,7 @@ pub fn rivals(device: &Device, problem: &StepProblem) -> Result<Vec<Rival>> {
     }
     // The steps of libtorch are written in f32 alone.
     #[cfg(feature = "libtorch")]
-    if training.precision == crate::device::Precision::F32 {
+    if training.precision() == crate::device::Precision::F32 {
         rivals.extend(super::libtorch::step(device, problem)?);
         rivals.extend(super::libtorch::reference_step(device, problem)?);
     }

@@ -101,7 +101,7 @@ pub fn inception(device: &Device, bytes: &[u8], shape: ImageShape) -> Result<For
                 Work::Product(product) => {
                     let Some((filters, bias)) = weights.next() else { break };
                     let (stride, pad) = ([product.stride as i64; 2], product.pad.map(|n| n as i64));
-                    let y = x.conv2d(filters, Some(bias), stride, pad, [1, 1], 1);
+                    let mut y = x.conv2d(filters, Some(bias), stride, pad, [1, 1], 1);
                     if product.relu { y.relu_() } else { y }
                 }
             };
