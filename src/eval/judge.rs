@@ -242,15 +242,10 @@ impl Judge {
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Sight>> {
         const AT_ONCE: usize = 512;
-        let (shape, classes) = (trainer.setup().shape, trainer.setup().classes);
-        let conditional = trainer.setup().conditional();
-        let latents = if conditional {
-            // As many of each class, but for one.
-            let all: Vec<u32> = (0..count).map(|i| (i * classes / count) as u32).collect();
-            Latents { count, labels: all, ..Latents::unlabelled(seed, 0) }
-        } else {
-            Latents::unlabelled(seed, count)
-        };
+        let (shape, setup) = (trainer.setup().shape, trainer.setup());
+        let (conditional, vectors) = (setup.conditional(), setup.vectors.is_some());
+        let latents =
+            if conditional { Latents::spread(seed, count, setup.labels()) } else { Latents::unlabelled(seed, count) };
         let mut sight = self.sight()?;
         for first in (0..count).step_by(AT_ONCE) {
             if !go_on() {
@@ -262,7 +257,7 @@ impl Judge {
             trainer.sample_each(weights, &part, &mut |images| self.see(&mut sight, images, shape, false))?;
         }
         sight.statistics = sight.statistics.finished();
-        sight.labels = latents.labels;
+        sight.labels = if vectors { Vec::new() } else { latents.labels };
         Ok(Some(sight))
     }
 
@@ -300,7 +295,9 @@ impl Judge {
             }
         }
         sight.statistics = sight.statistics.finished();
-        sight.labels = chosen.iter().map(|index| data.label(*index)).collect();
+        if data.vectors().is_none() {
+            sight.labels = chosen.iter().map(|index| data.label(*index)).collect();
+        }
         Ok(Some(sight))
     }
 

@@ -1,5 +1,7 @@
 //! What a training step works on, placed once.
 
+use std::sync::Arc;
+
 use super::classes::ClassLoss;
 use super::networks::{self, Discriminator, Latent};
 use super::penalty::Penalties;
@@ -7,7 +9,7 @@ use super::player::Players;
 use super::setup::Setup;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device, Reals};
-use crate::nn::{Arena, Builder, Network, Value};
+use crate::nn::{Arena, Builder, Labels, Network, Value};
 use crate::ops::adam;
 use crate::ops::log_partition::Evaluation;
 use crate::sizes::product;
@@ -77,10 +79,12 @@ impl Workspace {
             None => batch.rows(&(0..most)),
         };
         let labels = build.arena.take(rows)?;
+        let known = Labels::new(build.arena, &labels, setup.vectors.clone())?;
         let Discriminator { network: discriminator, logits, classes } =
-            networks::discriminator(setup, &mut build, &batch, &labels)?;
+            networks::discriminator(setup, &mut build, &batch, &known)?;
         let classes = classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels)).transpose()?;
         let penalties = Penalties::new(setup, arena, &discriminator, most)?;
+        let of_fakes = setup.vectors.as_ref().map(|vectors| Arc::new(vectors.of_fakes()));
         let mut generator = |fakes: usize, gradients| -> Result<(Network, Latent)> {
             let mut build = Builder {
                 parameters: &mut players.generator.parameters,
@@ -91,7 +95,8 @@ impl Workspace {
                 precision: training.precision(),
             };
             let z = Value { dx: None, ..build.value(fakes, 1, 1, setup.networks.latent)? };
-            let latent = Latent { z, labels: labels.view(n..n + fakes) };
+            let labels = Labels::new(build.arena, &labels.view(n..n + fakes), of_fakes.clone())?;
+            let latent = Latent { z, labels };
             let network = networks::generator(setup, &mut build, &latent, &images.rows(&(n..n + fakes)))?;
             Ok((network, latent))
         };

@@ -1,4 +1,4 @@
-//! Operations whose time is that of the memory: conditional batch norm, Adam, spectral normalisation.
+//! Operations whose time is that of the memory: conditional batch norm, DiffAug, Adam, spectral normalisation.
 
 use super::labels;
 use crate::Result;
@@ -6,6 +6,7 @@ use crate::device::Buffer;
 use crate::instruments::bench::{Form, Problem, numbers};
 use crate::ops::Activation;
 use crate::ops::adam::{self, Adam, Average, Buffers};
+use crate::ops::diffaug::{self, Draw, Strengths};
 use crate::ops::norm::{self, Affine, Batch, Gradients, Shape, Tables};
 use crate::ops::projection;
 use crate::ops::resample::{self, Image, Upsampling};
@@ -24,6 +25,9 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
     // The parameters of G of mnist, of softmax-gan, of sngan-projection-32. The tiny ones are some blocks' for `zgan tune`.
     let parameters: &[usize] = if tiny { &[3000] } else { &[147_041, 1_510_032, 4_304_387] };
     let mut problems: Vec<Problem> = norms.iter().map(|&sizes| conditional_norm(sizes)).collect();
+    // The fakes of photos-64 and of photos-128.
+    let images: &[[usize; 4]] = if tiny { &[[2, 8, 8, 3]] } else { &[[64, 64, 64, 3], [32, 128, 128, 3]] };
+    problems.extend(images.iter().map(|&sizes| changes(sizes)));
     problems.extend(parameters.iter().map(|&parameters| adam_with_average(parameters)));
     problems.push(spectral(if tiny { 4 } else { 128 }));
     problems
@@ -70,6 +74,22 @@ fn conditional_norm([n, h, w, c]: [usize; 4]) -> Problem {
             }))
         };
         forms!(form("fused", true)?, form("unfused", false)?; conditional_norm(device, [n, h, w, c], CLASSES))
+    })
+}
+
+/// What D sees of images, and the gradient of the images from that of what it saw.
+fn changes([n, h, w, c]: [usize; 4]) -> Problem {
+    Problem::new("diffaug", format!("color,translation,cutout: {n} of {h}x{w}, C {c}"), 1e-5, move |device| {
+        let len = n * h * w * c;
+        let (x, dy) = (numbers(device, len, 1)?, numbers(device, len, 2)?);
+        let (y, dx) = (device.zeros(len)?, device.zeros(len)?);
+        let state = StateBuffer::new(device, &State::new(1, [1e-3; 2], 0, 0))?;
+        Ok(vec![Form::new("fused", [&y, &dx].map(Buffer::clone), move || {
+            let (strengths, shape) = (Strengths { colour: 1.0, translation: 1.0, cutout: 1.0 }, [n, h, w, c]);
+            let draw = Draw { state: &state, stream: 0, first: 0 };
+            diffaug::forward(&y, &x, strengths, draw, shape)?;
+            diffaug::backward(&dx, &dy, strengths, draw, shape)
+        })])
     })
 }
 
