@@ -235,13 +235,16 @@ fn trained(setup: &Setup) -> (Vec<(String, Vec<f32>)>, Vec<u8>) {
 fn one_hot_vectors_are_classes() {
     let one_hot = (0..CLASSES * CLASSES).map(|i| if i / CLASSES == i % CLASSES { 1.0 } else { 0.0 }).collect();
     let one_hot = Arc::new(Vectors { classes: CLASSES, values: one_hot });
-    for (preset, side, update) in [
-        ("sngan-projection-32", 32, Update::Alternating),
-        ("photos-64", 32, Update::Simultaneous),
+    for (preset, side, update, part) in [
+        ("sngan-projection-32", 32, Update::Alternating, None),
+        ("photos-64", 32, Update::Simultaneous, None),
         // G's first layer sees the label here.
-        ("mnist", 28, Update::Simultaneous),
+        ("mnist", 28, Update::Simultaneous, None),
+        ("mnist", 28, Update::Simultaneous, Some(2)),
     ] {
-        let classes = setup(preset, side, update);
+        let classes = setup(preset, side, update).with(|s| {
+            (s.training.micro_batch, s.training.local_norm) = (part, part.is_some());
+        });
         let vectors = classes.with(|s| s.vectors = Some(one_hot.clone()));
         let [(classes, pictures), (vectors, of_vectors)] = [&classes, &vectors].map(trained);
         for ((name, expected), (_, found)) in classes.iter().zip(&vectors) {
