@@ -35,8 +35,11 @@ struct Change {
 DEVICE int32_t either_way(uint32_t word, uint32_t most) { return int32_t(multiply_high(word, 2 * most + 1)) - int32_t(most); }
 DEVICE uint32_t rounded(float x) { return uint32_t(int32_t(x + 0.5f)); }
 
-DEVICE Change draw(const Stream& random, uint32_t row, float colour, float translation, float cutout, uint32_t H, uint32_t W) {
-    const Philox a = random.at(row), b = random.at(row, 1);
+// Of this block's sample.
+DEVICE Change draw(const State* state, uint32_t stream, uint32_t first, float colour, float translation, float cutout, uint32_t H,
+                   uint32_t W) {
+    const Stream random = open_stream(state, stream);
+    const Philox a = random.at(first + blockIdx.x), b = random.at(first + blockIdx.x, 1);
     const float s = 1.0f + colour * (2.0f * to_uniform(a.word[1]) - 1.0f), k = 1.0f + colour * (to_uniform(a.word[2]) - 0.5f);
     const uint32_t height = rounded(0.5f * cutout * float(H)), width = rounded(0.5f * cutout * float(W));
     Change change;
@@ -70,7 +73,7 @@ KERNEL(256, 0) PRECISE(diffaug_forward)(T* RESTRICT y,                // (N, H, 
     const uint32_t len = H * W * C;
     const T* const from = x + uint64_t(blockIdx.x) * len;
     T* const to = y + uint64_t(blockIdx.x) * len;
-    const Change change = draw(open_stream(state, stream), first + blockIdx.x, colour, translation, cutout, H, W);
+    const Change change = draw(state, stream, first, colour, translation, cutout, H, W);
     float sum[1];
     block_sum(sum, len, [&](auto i, float* v) { v[0] = from[i]; });
     const float constant = change.of_image * (sum[0] / float(len)) + change.brightness;
@@ -98,7 +101,7 @@ KERNEL(256, 0) PRECISE(diffaug_backward)(T* RESTRICT dx,               // (N, H,
     const uint32_t len = H * W * C;
     const T* const from = dy + uint64_t(blockIdx.x) * len;
     T* const to = dx + uint64_t(blockIdx.x) * len;
-    const Change change = draw(open_stream(state, stream), first + blockIdx.x, colour, translation, cutout, H, W);
+    const Change change = draw(state, stream, first, colour, translation, cutout, H, W);
     // Whether what D saw at (h, w) came from the image.
     const auto seen = [=](int32_t h, int32_t w) { return inside(h + change.down, w + change.right, H, W) && change.keeps(h, w); };
     float sum[1];

@@ -58,34 +58,37 @@ KERNEL(256, 0) PRECISE(random_normal)(T* RESTRICT out,              // (n)
     }
 }
 
-KERNEL(256, 0) PRECISE(random_ring)(T* RESTRICT out,              // (n, 2)
-                                    const State* RESTRICT state,  // (1)
-                                    uint32_t stream, uint32_t n, uint32_t chunk) {
+// Noise of this deviation about the centre that word 2 of a point chooses.
+struct Centre { float x, y; };
+template <class Choose>
+DEVICE void each_point(T* RESTRICT out, const Stream& random, float deviation, uint32_t n, uint32_t chunk, Choose choose) {
     const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
-    const Stream random = open_stream(state, stream);
     INDEPENDENT
     for (uint32_t point = first + thread(); point < last; point += BLOCK) {
         const Philox words = random.at(point);
-        const SineCosine centre = sine_cosine_turns(float(int32_t(words.word[2] >> 29)) * 0.125f);
+        const Centre centre = choose(words.word[2]);
         const Normals normals = to_normals(words);
-        out[2 * point + 0] = 2.0f * centre.cosine + 0.02f * normals.value[0];
-        out[2 * point + 1] = 2.0f * centre.sine + 0.02f * normals.value[1];
+        out[2 * point + 0] = centre.x + deviation * normals.value[0];
+        out[2 * point + 1] = centre.y + deviation * normals.value[1];
     }
+}
+
+KERNEL(256, 0) PRECISE(random_ring)(T* RESTRICT out,              // (n, 2)
+                                    const State* RESTRICT state,  // (1)
+                                    uint32_t stream, uint32_t n, uint32_t chunk) {
+    each_point(out, open_stream(state, stream), 0.02f, n, chunk, [](uint32_t word) -> Centre {
+        const SineCosine turn = sine_cosine_turns(float(int32_t(word >> 29)) * 0.125f);
+        return {2.0f * turn.cosine, 2.0f * turn.sine};
+    });
 }
 
 KERNEL(256, 0) PRECISE(random_grid)(T* RESTRICT out,              // (n, 2)
                                     const State* RESTRICT state,  // (1)
                                     uint32_t stream, uint32_t n, uint32_t chunk) {
-    const uint32_t first = blockIdx.x * chunk, last = n - first < chunk ? n : first + chunk;
-    const Stream random = open_stream(state, stream);
-    INDEPENDENT
-    for (uint32_t point = first + thread(); point < last; point += BLOCK) {
-        const Philox words = random.at(point);
-        const int32_t centre = int32_t(multiply_high(words.word[2], 25));
-        const Normals normals = to_normals(words);
-        out[2 * point + 0] = float(centre % 5 - 2) + 0.05f * normals.value[0];
-        out[2 * point + 1] = float(centre / 5 - 2) + 0.05f * normals.value[1];
-    }
+    each_point(out, open_stream(state, stream), 0.05f, n, chunk, [](uint32_t word) -> Centre {
+        const int32_t centre = int32_t(multiply_high(word, 25));
+        return {float(centre % 5 - 2), float(centre / 5 - 2)};
+    });
 }
 
 KERNEL_ONCE(256, 0) random_labels(uint32_t* RESTRICT out,       // (n)

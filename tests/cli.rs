@@ -193,6 +193,11 @@ fn wrong_flags_and_values_are_refused() {
     place.says("train --r1=-1", 2, &["r1: -1, expected 0"]);
     place.says("train --r2 NaN", 2, &["r2: NaN"]);
     place.says("train --penalty-every 0", 2, &["penalty-every: 0, expected 1"]);
+    place.says("train --limit-data 0", 2, &["limit-data: 0, expected more than 0 and at most 1"]);
+    place.says("train --limit-data 1.01", 2, &["limit-data: 1.01"]);
+    place.says("train --limit-data NaN", 2, &["limit-data: NaN"]);
+    place.says("train --preset ring --limit-data 0.5", 2, &["limit-data: 0.5", "points", "expected 1"]);
+    place.says("train --batch 11 --limit-data 0.001", 2, &["batch: 11 images", "have 10 with limit-data 0.001"]);
     place.says("train --micro-batch 0", 2, &["micro-batch: 0, expected 1"]);
     place.says("train --local-norm", 2, &["local-norm: without micro-batch there are no parts"]);
     let parts = "train --batch 8 --micro-batch 3 --local-norm --device host --dry-run";
@@ -361,6 +366,8 @@ fn every_preset_resumes_to_the_same_bits() {
         ("sngan-projection-256", "--width 1 --n-dis 1 --batch-g 3 --data folder:noise --size 256"),
         ("crcrpar-64", "--width 4 --n-dis 2 --data folder:noise --size 64"),
         ("sagan-64", "--width 4 --data folder:noise --size 64"),
+        ("photos-64", "--width 2 --data folder:noise --size 32"),
+        ("photos-128", "--width 1 --penalty-every 2 --data folder:noise"),
         ("ring", ""),
         ("softmax-gan", "--average 0.9"),
     ] {
@@ -380,6 +387,13 @@ fn every_preset_resumes_to_the_same_bits() {
 #[test]
 fn a_resume_keeps_to_the_settings_of_the_run() {
     let place = Place::new();
+    // A tenth of the digits, through and in two parts.
+    let said = place.train("--steps 70 --limit-data 0.1 --run whole");
+    assert!(said.contains("limit-data 0.1: 999 of them are learnt from") && said.contains("10000 images"), "{said}");
+    place.train("--steps 70 --limit-data 0.1 --stop-at 65 --run parts");
+    place.says("train --resume parts --limit-data 0.2", 2, &["limit-data is 0.1 there, 0.2 here"]);
+    place.zgan("train --resume parts", 0);
+    assert!(place.saved("whole", 70) == place.saved("parts", 70), "both saw the same images");
     place.train("--steps 10 --stop-at 5 --run a");
     let before = tree(&place.path("runs"));
     place.says("train --resume a --batch 8", 2, &["batch is 16 there, 8 here"]);
@@ -799,6 +813,69 @@ fn without_a_thread_to_decode_a_training_goes_on() {
 }
 
 /// Names from a disk, a checkpoint and a file of settings that could make a terminal do things.
+/// Attributes of pictures, from a file: trained on, gone on with, drawn for, and left out where a class is asked for.
+#[test]
+fn labels_may_be_vectors() {
+    let place = Place::new();
+    place.folder_of_noise("noise");
+    let line = |i: usize| match i {
+        7 => String::new(),
+        8 => "bee/8.png,,,\n".into(),
+        i => format!("{}/{i}.png,{},0.5,{}\n", ["ant", "bee"][i % 2], i % 3, i / 5),
+    };
+    let labels = format!("image,red,big,old\n{}", (0..10).map(line).collect::<String>());
+    std::fs::write(place.path("labels.csv"), labels.replace("bee/8", "ant/8")).unwrap();
+    let run = "--preset photos-64 --width 2 --size 32 --batch 3 --device host --data folder:noise --labels labels.csv";
+    let train = format!("train {run} --steps 6");
+    place.says(
+        &format!("{train} --run whole"),
+        0,
+        &["labels are vectors of 3 classes", "2 images without labels: ant/8.png, bee/7.png"],
+    );
+    place.zgan(&format!("{train} --stop-at 4 --run parts"), 0);
+    place.zgan("train --resume parts", 0);
+    assert!(place.saved("whole", 6) == place.saved("parts", 6));
+    assert!(!place.path("runs/whole/samples/rows.txt").exists(), "rows of the picture are no classes");
+    let says_where = std::fs::canonicalize(place.path("labels.csv")).unwrap();
+    assert!(place.read("runs/whole/config.toml").contains(&format!("labels = {says_where:?}")));
+    // Drawing: of one class each, or for the labels of a file.
+    place.says("sample --run whole --device host --out classes.png", 0, &["66 images", "classes.rows.txt"]);
+    place.says("sample --run whole --device host --class old --count 2 --out old.npy", 0, &["2 images"]);
+    let wanted = "image,red,big,old\na,0,0,1\nb,1,0.5,1\n";
+    std::fs::write(place.path("wanted.csv"), wanted).unwrap();
+    place.says("sample --run whole --device host --labels wanted.csv --out wanted.npy", 0, &["2 images"]);
+    let values = |name: &str| std::fs::read(place.path(name)).unwrap();
+    let (old, both) = (values("old.npy"), values("wanted.npy"));
+    let half = |bytes: &[u8]| bytes[bytes.len() - 2 * 3 * 32 * 32 * 4..][..3 * 32 * 32 * 4].to_vec();
+    let numbers =
+        |bytes: Vec<u8>| -> Vec<f32> { bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect() };
+    let (old, first) = (numbers(half(&old)), numbers(half(&both)));
+    assert!(old.iter().zip(&first).all(|(a, b)| (a - b).abs() < 1e-4), "one alone is that class");
+    place.says("sample --run whole --device host --labels wanted.csv --count 5 --out five", 0, &["5 images"]);
+    assert_eq!(files(&place.path("five")), ["000000.png", "000001.png", "000002.png", "000003.png", "000004.png"]);
+    place.says("sample --run whole --device host --labels wanted.csv --count 3", 0, &["3 images", "grid.png"]);
+    assert!(!place.path("grid.rows.txt").exists());
+    place.says("sample --run whole --labels wanted.csv --class red", 2, &["--class"]);
+    for (text, part) in [
+        (wanted.replace("red", "blue"), "its columns are blue, big, old; expected the run's classes in their order"),
+        (wanted.replace("0,0,1", "0,0,0"), "line 2: no labels"),
+        ("image,red,big,old\n".into(), "no line of labels"),
+    ] {
+        std::fs::write(place.path("wrong.csv"), text).unwrap();
+        place.says("sample --run whole --device host --labels wrong.csv", 1, &["wrong.csv", part]);
+    }
+    let left_out = "no label accuracy and no Fréchet distance: the labels are vectors";
+    place.says("eval --run whole --device host --per-class 20", 0, &[left_out, "20 generated, 10 real"]);
+    place.says("eval --run whole --device host --per-class 20 --json", 0, &[left_out]);
+    // What cannot be.
+    place.says(&format!("{train} --conditioning ac-gan"), 2, &["conditioning ac-gan", "--conditioning projection"]);
+    place.zgan(&format!("{train} --conditioning none --run none"), 0);
+    place.says("sample --run none --device host --labels wanted.csv", 2, &["labels: the run draws without labels"]);
+    place.says("train --labels labels.csv", 2, &["labels.csv goes with images of folder:DIR, not with mnist-10k"]);
+    std::fs::write(place.path("labels.csv"), labels.replace("bee/8", "ant/8").replace(",0.5,", ",0.25,")).unwrap();
+    place.says("train --resume parts --steps 8", 2, &["other images"]);
+}
+
 #[test]
 fn control_characters_reach_no_terminal() {
     let place = Place::new();

@@ -172,7 +172,7 @@ fn numbered(count: usize) -> Dataset {
 }
 
 fn options(batch: usize, seed: u64, last: LastBatch) -> LoaderOptions {
-    LoaderOptions { batch, seed, last }
+    LoaderOptions { batch, seed, share: 1.0, last }
 }
 
 fn batches(data: &Dataset, batch: usize, seed: u64, last: LastBatch, steps: std::ops::Range<u64>) -> Vec<u32> {
@@ -229,6 +229,43 @@ fn the_last_batch_is_dropped_or_filled() {
     assert_eq!(filled, (0..103).flat_map(|i| [i; 10]).collect::<Vec<_>>());
     // A batch as large as the data is one epoch a step.
     assert_eq!(batches(&data, 103, 1, LastBatch::Drop, 0..2).len(), 206);
+}
+
+/// Of 3, 10 and 100 images of three classes.
+#[test]
+fn a_share_of_each_class_is_the_same_whatever_the_seed() {
+    let shape = ImageShape { height: 1, width: 1, channels: 1 };
+    let labels: Vec<u32> = [(0, 3), (1, 10), (2, 100)].iter().flat_map(|(c, n)| vec![*c; *n]).collect();
+    let classes = ["a", "b", "c"].map(String::from).to_vec();
+    let data = Dataset::new("three", shape, classes, (0..113).collect(), labels).unwrap();
+    let epoch = |share: f64, seed: u64, count: usize| {
+        let mut loader =
+            Loader::new(&data, LoaderOptions { batch: count, seed, share, last: LastBatch::Drop }).unwrap();
+        assert_eq!(loader.images(), count);
+        let (mut images, mut labels) = (vec![0; count], vec![0; count]);
+        loader.fill(0, &mut images, &mut labels).unwrap();
+        assert!(images.iter().zip(&labels).all(|(i, l)| data.label(*i as usize) == *l), "images keep their labels");
+        let of = [0, 1, 2].map(|class| labels.iter().filter(|label| **label == class).count());
+        (images, of)
+    };
+    let sorted = |mut images: Vec<u8>| {
+        images.sort_unstable();
+        images
+    };
+    // 0.3 images are one, 2.5 are three.
+    let (tenth, of) = epoch(0.1, 1, 12);
+    assert_eq!(of, [1, 1, 10]);
+    assert_eq!(epoch(0.25, 1, 29).1, [1, 3, 25]);
+    let (other, _) = epoch(0.1, 2, 12);
+    assert_ne!(tenth, other, "the order follows the seed");
+    let tenth = sorted(tenth);
+    assert_eq!(tenth, sorted(other), "the images do not");
+    assert_ne!(tenth, sorted([vec![0, 3], (13..23).collect()].concat()), "they are not the first ones");
+    let half = sorted(epoch(0.5, 1, 57).0);
+    assert!(tenth.iter().all(|image| half.contains(image)), "a smaller share is a part of a larger one");
+    assert_eq!(sorted(epoch(1.0, 1, 113).0), (0..113).collect::<Vec<_>>());
+    let few = Loader::new(&data, LoaderOptions { batch: 13, seed: 1, share: 0.1, last: LastBatch::Drop });
+    refused(few, &["13 images", "have 12 with limit-data 0.1"]);
 }
 
 #[test]
@@ -412,7 +449,7 @@ fn streamed_images_are_those_in_memory() {
     assert!(streamed.is_streamed() && !whole.is_streamed());
     assert_eq!(whole.info(), streamed.info());
     for last in [LastBatch::Drop, LastBatch::Fill] {
-        let options = LoaderOptions { batch: 5, seed: 3, last };
+        let options = LoaderOptions { batch: 5, seed: 3, share: 1.0, last };
         let (mut a, mut b) = (Loader::new(&whole, options.clone()).unwrap(), Loader::new(&streamed, options).unwrap());
         // In order, then a jump back and one ahead.
         for step in (0..20).chain([3, 4, 100, 101]) {
@@ -444,7 +481,7 @@ fn unreadable_pictures_are_refused_or_skipped_by_name() {
         assert!(data.newly_unreadable().is_empty(), "each is named once");
     }
     let refusing = open_folder(folder.path(), Unreadable::Refuse, 0).unwrap();
-    let options = LoaderOptions { batch: 12, seed: 3, last: LastBatch::Drop };
+    let options = LoaderOptions { batch: 12, seed: 3, share: 1.0, last: LastBatch::Drop };
     let mut loader = Loader::new(&refusing, options).unwrap();
     refused(loader.fill(0, &mut [0; 192], &mut [0; 12]), &[".png"]);
     for i in 0..6 {

@@ -171,6 +171,11 @@ impl Place {
             encoder.set_color(png::ColorType::Rgb);
             encoder.write_header().unwrap().write_image_data(image).unwrap();
         }
+        let csv = "image,red,white,wild\nrose/0.png,1,0,0\nrose/2.png,0.5,0.5,0\ntulip/1.png,0,1,1\ntulip/3.png,,,\n";
+        std::fs::write(path("flowers.csv"), csv).unwrap();
+        let wanted = (0..10).map(|class| format!(",{class}")).collect::<String>();
+        std::fs::write(path("wanted.csv"), format!("image{wanted}\na,1,0,0,0,0,0,0,0,0,0\nb,0,1,0.5,0,0,0,0,0,0,0\n"))
+            .unwrap();
         std::fs::create_dir(path("digits")).unwrap();
         std::fs::write(path("digits/train-images-idx3-ubyte"), pixels).unwrap();
         std::fs::write(path("digits/train-labels-idx1-ubyte"), labels).unwrap();

@@ -95,7 +95,7 @@ impl Case {
             None if preset.architecture.draws_points() => mixture::SHAPE,
             None => preset.sample,
         };
-        let data = DataInfo { name: "test".into(), images: 10, shape, classes, crc32: String::new() };
+        let data = DataInfo { name: "test".into(), images: 10, shape, classes, vectors: false, crc32: String::new() };
         let setup = Setup::new(&settings, &data);
         let config = settings.numbers().unwrap();
         let name = match conditioning {
@@ -143,10 +143,11 @@ impl Case {
     }
 }
 
-/// Every preset, and every conditioning.
+/// Every preset, and every conditioning. Those of photos are built as sngan-projection-64 and -128, without spectral norms.
 fn cases() -> Vec<Case> {
     let preset = |name: &str| name.parse::<Preset>().unwrap();
-    let mut all: Vec<Case> = PRESETS.iter().map(|preset| Case::new(*preset, None)).collect();
+    let presets = PRESETS.iter().filter(|preset| !preset.name.starts_with("photos"));
+    let mut all: Vec<Case> = presets.map(|preset| Case::new(*preset, None)).collect();
     for (name, conditioning) in [
         ("mnist", Conditioning::None),
         ("mnist", Conditioning::InputConcat),

@@ -348,7 +348,6 @@ fn labels_of_a_dataset_json_are_read() {
     assert_eq!(data.len(), 1);
     said(&data, &["left out 2 images without a label", "00000/img00000001.png", "labels of 1 file", "00009/gone.png"]);
     for (labels, part) in [
-        (r#"[["00000/img00000000.png", [0.5, 0.1]]]"#, "labels[0]"),
         (r#"[["00000/img00000000.png", -1]]"#, "labels[0]"),
         ("7", "expected a list"),
         (r#"[["x.png", 1]]"#, "none of its labels"),
@@ -367,6 +366,88 @@ fn labels_of_a_dataset_json_are_read() {
     let marked = b"\xef\xbb\xbf{\"labels\": [[\"1.png\", 3]]}".to_vec();
     let root = tree(&[("1.png", grey(1)), ("dataset.json", marked)]);
     assert_eq!(open(root.path(), &options()).unwrap().classes(), ["3"]);
+}
+
+/// What the loader gives for each image: the pixel that tells it, and its vector.
+fn vectors(data: &Dataset) -> Vec<(u8, Vec<f32>)> {
+    let all = data.vectors().unwrap();
+    let row = |label: usize| all.values[label * all.classes..][..all.classes].to_vec();
+    contents(data).into_iter().map(|(label, pixel)| (pixel, row(label as usize))).collect()
+}
+
+#[test]
+fn labels_of_a_dataset_json_may_be_vectors() {
+    let labels = r#"[["00000/img00000000.png", [0, 1.5]], ["./00001/img00000002.png", [0, 1.5]], ["00000/img00000001.png", null]]"#;
+    let data = open(tree(&stylegan(labels)).path(), &options()).unwrap();
+    assert_eq!(data.classes(), ["0", "1"]);
+    // Equal vectors stand together.
+    assert_eq!(vectors(&data), [(10, vec![0.0, 0.0]), (0, vec![0.0, 1.5]), (20, vec![0.0, 1.5])]);
+    said(&data, &["1 image without labels: 00000/img00000001.png"]);
+    assert!(data.info().vectors && data.info().to_string().ends_with("labels are vectors of 2 classes"));
+    // Another number is other data.
+    let other = open(tree(&stylegan(&labels.replace("1.5", "1.25"))).path(), &options()).unwrap();
+    assert_ne!(other.info(), data.info());
+    for (labels, part) in [
+        (r#"[["x.png", [1, 0]], ["y.png", 1]]"#, r#"labels[1] is not ["FILE", [2 NUMBERS]] or ["FILE", null]"#),
+        (r#"[["x.png", [1, 0]], ["y.png", [1]]]"#, "labels[1] is not"),
+        (r#"[["x.png", [1, "a"]]]"#, "labels[0] is not"),
+        (r#"[["x.png", []]]"#, "labels[0] is not"),
+        (r#"[["x.png", [1, 0]], ["x.png", [0, 1]]]"#, "labels[1]: other labels for x.png than labels[0] has"),
+        (r#"[["x.png", [1, 0]]]"#, "none of its labels is of one of the 3 images here"),
+        (r#"[["00000/img00000000.png", [0, 0]]]"#, "none of its labels"),
+    ] {
+        refused(open(tree(&stylegan(labels)).path(), &options()), &["dataset.json", part]);
+    }
+}
+
+#[test]
+fn a_csv_file_has_labels_that_are_vectors() {
+    let root = tree(&stylegan("0"));
+    let with = |text: &str| {
+        let csv = root.path().join("labels.csv");
+        std::fs::write(&csv, text).unwrap();
+        open(root.path(), &DataOptions { labels: Some(csv), ..options() })
+    };
+    // As a spreadsheet writes it. What dataset.json says is nothing then.
+    let text = "\u{feff}image,\"tall, thin\", red \r\n00000\\img00000001.png,1, -0.5\r\n\"./00000/img00000000.png\",,\r\n\r\ngone.png,1,1\r\n";
+    let data = with(text).unwrap();
+    assert_eq!(data.classes(), ["tall, thin", "red"]);
+    assert_eq!(vectors(&data), [(0, vec![0.0, 0.0]), (20, vec![0.0, 0.0]), (10, vec![1.0, -0.5])]);
+    said(
+        &data,
+        &[
+            "2 images without labels: 00000/img00000000.png, 00001/img00000002.png",
+            "labels.csv has labels of 1 file that are not here: gone.png",
+            "1 .csv, 1 .json",
+        ],
+    );
+    for (text, part) in [
+        ("", "labels.csv: empty; expected a line that names its columns"),
+        ("image\n", "line 1: expected the name of a column of pictures"),
+        ("image,a,,b\n", "line 1: expected"),
+        ("image,a,b,a\n", "line 1: two columns are called a"),
+        ("image,a,b\nx.png,1\n", "line 2: 2 fields, expected a picture's name and 2 numbers"),
+        ("image,a,b\n\n,1,2\n", "line 3: 3 fields, expected a picture's name"),
+        ("image,a,b\nx.png,1,yes\n", r#"line 2, column b: "yes", expected a number"#),
+        ("image,a,b\nx.png,,1\n", r#"line 2, column a: "", expected a number"#),
+        ("image,a,b\nx.png,inf,1\n", r#"line 2, column a: "inf""#),
+        ("image,a\n\"x.png,1\n", "line 2: a quotation mark that does not end"),
+        ("image,a\nx.png,1\nx.png,2\n", "line 3: other labels for x.png than line 2 has"),
+        ("image,a\nx.png,1\n", "none of its labels is of one of the 3 images here"),
+    ] {
+        refused(with(text), &["labels.csv", part]);
+    }
+    refused(open(root.path(), &DataOptions { labels: Some("gone.csv".into()), ..options() }), &["gone.csv"]);
+}
+
+/// Of files that cannot be read: another one with the same labels stands in.
+#[test]
+fn a_picture_that_stands_in_has_the_same_vector() {
+    let labels = r#"[["1.png", [1, 0]], ["2.png", [0, 1]], ["3.png", [1, 0]]]"#;
+    let json = format!("{{\"labels\": {labels}}}").into_bytes();
+    let root = tree(&[("1.png", b"nothing".to_vec()), ("2.png", grey(2)), ("3.png", grey(3)), ("dataset.json", json)]);
+    let data = open(root.path(), &DataOptions { unreadable: Unreadable::Skip, ..options() }).unwrap();
+    assert_eq!(vectors(&data), [(2, vec![0.0, 1.0]), (3, vec![1.0, 0.0]), (3, vec![1.0, 0.0])]);
 }
 
 #[test]
@@ -484,7 +565,8 @@ fn as_many_threads_decode_as_are_asked_for() {
     let root = tree(&[("a.jpg", jpeg.clone()), ("b.jpg", jpeg)]);
     for threads in [1, 3] {
         let data = open(root.path(), &DataOptions { memory: 0, threads, ..options() }).unwrap();
-        let mut loader = Loader::new(&data, LoaderOptions { batch: 2, seed: 1, last: LastBatch::Drop }).unwrap();
+        let mut loader =
+            Loader::new(&data, LoaderOptions { batch: 2, seed: 1, share: 1.0, last: LastBatch::Drop }).unwrap();
         loader.fill(0, &mut [0; 384], &mut [0; 2]).unwrap();
         // A thread takes its name when it begins.
         while decoders() < threads {

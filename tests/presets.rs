@@ -154,10 +154,15 @@ fn every_preset_of_larger_images_trains() {
         ("sngan-projection-48", 48),
         ("sngan-projection-128", 128),
         ("sngan-projection-256", 256),
+        ("photos-64", 64),
+        ("photos-128", 128),
     ] {
         let setup = Setup::new(&preset(name), &data(size, 3)).with(|s| {
             s.networks.width = 4;
-            s.training = Training { batch: 2, batch_g: Some(3), n_dis: 2, ..s.training.clone() };
+            s.training.batch = 2;
+            if s.training.update == Update::Alternating {
+                s.training = Training { batch_g: Some(3), n_dis: 2, ..s.training.clone() };
+            }
         });
         train(&device, &setup, 2);
     }

@@ -26,8 +26,11 @@ const PER_CLASS: usize = 100;
 pub(super) const REAL: usize = 500;
 const ALONE: usize = 1000;
 
-const NO_LABELS: &str =
-    "no label accuracy and no Fréchet distance: the images are of one class, so that no classifier can learn from them";
+/// Why no classifier can learn from some images.
+fn no_classes(data: &Dataset) -> String {
+    let why = if data.vectors().is_some() { "the labels are vectors" } else { "the images are of one class" };
+    format!("no label accuracy and no Fréchet distance: {why}, so that no classifier can learn from them")
+}
 
 #[derive(Args)]
 pub struct Eval {
@@ -98,6 +101,7 @@ impl Eval {
         let data = settings.images.data.open(Split::Train, &options)?;
         data.notes().iter().for_each(|note| tell(!self.json, format!("data    {note}")));
         same_images(&path, &header.data, &data.info())?;
+        let setup = setup.of(&data);
         let unfit = || unfit(&path, "drawn from");
         Trainer::check_tensors(&setup, &tensors).with_context(unfit)?;
         let mut trainer = Trainer::new(&device, &setup)?;
@@ -128,18 +132,18 @@ impl Eval {
             tell(!self.json, format!("{} after step {}", path.display(), header.step));
             return self.published.print(&figures, self.json);
         }
-        let (classifier, tested, usual, real_per_class) = if data.classes().len() > 1 {
+        let (classifier, tested, usual, real_per_class) = if data.groups() > 1 {
             let ready = classifier(&device, &settings, &data, &|line| tell(!self.json, line))?;
             (ready.classifier, Some(ready.tested), PER_CLASS, REAL)
         } else {
-            tell(!self.json, NO_LABELS.into());
+            tell(!self.json, no_classes(&data));
             (Classifier::untrained(&device, data.shape())?, None, ALONE, ALONE)
         };
         let per_class = self.per_class.unwrap_or(usual);
         let request = Request { weights, seed: self.seed, per_class, real_per_class };
         let report = eval::evaluate(&classifier, &mut trainer, &data, &request)?;
         if self.json {
-            say(json(&report, tested.as_ref(), header.step)?);
+            say(json(&report, &data, tested.as_ref(), header.step)?);
             return Ok(());
         }
         let tested = tested.map_or(String::new(), |tested| format!("; {tested}"));
@@ -399,11 +403,11 @@ pub fn at_end(
     };
     let evaluated = if let Err(error) = check(&info) {
         Err(error)
-    } else if info.classes.len() > 1 {
+    } else if data.groups() > 1 {
         let ready = ready(device, settings, data, &training, &watch);
         ready.and_then(|ready| ready.map_or(Ok(None), |ready| evaluate(&ready.classifier, PER_CLASS, REAL)))
     } else {
-        say(NO_LABELS);
+        say(no_classes(data));
         Classifier::untrained(device, info.shape).and_then(|classifier| evaluate(&classifier, ALONE, ALONE))
     };
     match evaluated {
@@ -460,11 +464,11 @@ fn table(report: &Report) {
     }
 }
 
-fn json(report: &Report, classifier: Option<&Tested>, step: u64) -> anyhow::Result<String> {
+fn json(report: &Report, data: &Dataset, classifier: Option<&Tested>, step: u64) -> anyhow::Result<String> {
     let mut object = serde_json::to_value(report)?;
     object["step"] = step.into();
     if classifier.is_none() {
-        object["left-out"] = NO_LABELS.into();
+        object["left-out"] = no_classes(data).into();
     }
     object["classifier"] = serde_json::to_value(classifier)?;
     Ok(serde_json::to_string_pretty(&object)?)

@@ -25,9 +25,9 @@ pub fn layout(classes: &[u32], seed: u64, count: usize, columns: Option<usize>) 
     (Latents { count, labels, ..Latents::unlabelled(seed, 0) }, square_columns(count))
 }
 
-/// All classes of a run that draws images for labels; none of another.
+/// All labels of a run that draws images for labels; none of another.
 pub fn all_classes(setup: &Setup) -> Vec<u32> {
-    (0..if setup.conditional() { setup.classes as u32 } else { 0 }).collect()
+    (0..if setup.conditional() { setup.labels() as u32 } else { 0 }).collect()
 }
 
 /// Writes a picture of points over those of the data, as SVG where the file's name ends so, and else as PNG. Gives a line

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::cores::on_all_cores;
+use zgan::data::vectors::{self, Vectors};
 use zgan::data::{ClassNames, DataInfo, ImageShape, Size, mixture};
 use zgan::exchange::{ClassMap, Incoming, Newcomers, Side, latents};
 use zgan::gan::{Generator, Latents, Setup, Weights, interpolate};
@@ -48,6 +50,9 @@ pub struct Sample {
     /// Only these classes, by name or number [default: all]
     #[arg(long, value_name = "A[,B..]", help_heading = "What is drawn")]
     class: Vec<String>,
+    /// Draw for the labels of this CSV file, vectors of the run's classes: an image for each line, or as many as --count says
+    #[arg(long, value_name = "FILE.csv", conflicts_with_all = ["class", "interpolate", "morph", "latents", "save_latents"], help_heading = "What is drawn")]
+    labels: Option<PathBuf>,
     /// All random numbers follow from this one
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "What is drawn")]
     seed: u64,
@@ -105,7 +110,7 @@ impl Sample {
             None if self.best => run::best_checkpoint(&self.runs_dir, name)?,
             None => run::newest_checkpoint(&self.runs_dir, name)?,
         };
-        let (header, tensors, setup) = match &self.weights {
+        let (header, tensors, mut setup) = match &self.weights {
             Some(file) => foreign(file, self.preset, self.size)?,
             None => {
                 let (header, tensors) = checkpoint::load(&path)?;
@@ -113,6 +118,9 @@ impl Sample {
                 (header, tensors, setup)
             }
         };
+        if let Some(file) = &self.labels {
+            setup.vectors = Some(wanted(file, &setup, &header.data.classes)?);
+        }
         let job = Job { sample: self, classes: self.classes(&setup, &header.data.classes)?, header, setup };
         if is("svg") && !job.setup.draws_points() {
             let out = self.out.display();
@@ -218,6 +226,7 @@ fn foreign(
         images: 0,
         shape: ImageShape { height, width, ..shape },
         classes: classes.unwrap_or_else(numbers),
+        vectors: false,
         crc32: String::new(),
     };
     let setup = Setup::new(&settings, &data);
@@ -226,6 +235,25 @@ fn foreign(
     let header =
         Header { format: checkpoint::FORMAT, step: file.step, config: settings.numbers()?, data, scaling: None };
     Ok((header, tensors, setup))
+}
+
+/// The vectors of a CSV file, for a run of these classes.
+fn wanted(path: &Path, setup: &Setup, classes: &[String]) -> Result<Arc<Vectors>, Error> {
+    knows_labels("labels", setup)?;
+    let fail = |what: String| Error::Data { path: path.to_path_buf(), what };
+    let table = vectors::read(path)?;
+    if table.classes != classes {
+        let [there, here] = [classes, &table.classes].map(|names| names.join(", "));
+        return Err(fail(format!("its columns are {here}; expected the run's classes in their order, {there}")));
+    }
+    if table.lines.is_empty() {
+        return Err(fail("there is no line of labels".into()));
+    }
+    if let Some(line) = table.lines.iter().find(|line| !line.is_labelled()) {
+        return Err(fail(format!("{}: no labels, which an image is drawn for", line.at)));
+    }
+    let values = table.lines.into_iter().flat_map(|line| line.vector).collect();
+    Ok(Arc::new(Vectors { classes: classes.len(), values }))
 }
 
 /// Refuses an option that names classes where the run does not know labels.
@@ -266,7 +294,7 @@ struct Job<'a> {
     sample: &'a Sample,
     header: Header,
     setup: Setup,
-    /// The wanted classes; empty where the networks know no labels.
+    /// The wanted classes, or the numbers of the wanted vectors; empty where the networks know no labels.
     classes: Vec<u32>,
 }
 
@@ -295,6 +323,7 @@ impl Job<'_> {
     fn save(&self, images: &[u8], columns: usize, labels: &[u32]) -> anyhow::Result<()> {
         let out = &self.sample.out;
         Picture::grid(images, self.setup.shape, columns)?.save(out)?;
+        let labels = if self.setup.vectors.is_some() { &[] } else { labels };
         if let Some(legend) = grid::legend(labels, columns, &self.header.data.classes) {
             let path = out.with_extension(grid::LEGEND);
             files::write_bytes(&path, legend.as_bytes())?;
@@ -320,6 +349,13 @@ impl Job<'_> {
         if let Some(columns) = sample.interpolate {
             let (z, labels) = self.ways(columns)?;
             return Ok((z, labels, columns));
+        }
+        if sample.labels.is_some() {
+            let count = sample.count.unwrap_or(self.classes.len());
+            let labels = self.classes.iter().copied().cycle().take(count).collect();
+            let latents = self.latents(0, labels, count);
+            let columns = sample.columns.unwrap_or_else(|| square_columns(count));
+            return Ok((latents.draw(networks)?, latents.labels, columns));
         }
         let usual = if points { mixture::POINTS } else { grid::COUNT };
         let (layout, columns) = grid::layout(&self.classes, sample.seed, sample.count.unwrap_or(usual), sample.columns);
@@ -396,18 +432,21 @@ impl Job<'_> {
         self.save(&images, columns, &[])
     }
 
-    /// Writes a file for each image. The classes take turns; `DIR/CLASS/000000.png` is the first image of its class.
+    /// Writes a file for each image. The classes take turns; `DIR/CLASS/000000.png` is the first image of its class. Images for vectors
+    /// are in one folder.
     fn folder(&self, generator: &Generator) -> anyhow::Result<()> {
         if self.sample.latents.is_some() || self.sample.save_latents.is_some() {
             let what = "out: --latents and --save-latents go with a grid, or with a file of values, not with a folder";
             return Err(Error::Config(what.into()).into());
         }
-        let (out, count) = (&self.sample.out, self.sample.count.unwrap_or(grid::COUNT));
+        let vectors = self.setup.vectors.is_some();
+        let usual = if vectors { self.classes.len() } else { grid::COUNT };
+        let (out, count) = (&self.sample.out, self.sample.count.unwrap_or(usual));
         // A class that is named twice has one folder.
         let mut seen = HashSet::new();
         let classes: Vec<u32> = self.classes.iter().copied().filter(|class| seen.insert(*class)).collect();
-        let turns = classes.len().max(1);
-        let folders: Vec<PathBuf> = match classes.is_empty() {
+        let turns = if vectors { 1 } else { classes.len().max(1) };
+        let folders: Vec<PathBuf> = match vectors || classes.is_empty() {
             true => vec![out.clone()],
             false => folder_names(&classes, &self.header.data.classes).iter().map(|name| out.join(name)).collect(),
         };
@@ -417,7 +456,7 @@ impl Job<'_> {
         let bar = progress::bar(count as u64, "{bar:24} {pos}/{len} images  {eta} left");
         for first in (0..count).step_by(AT_ONCE) {
             let n = AT_ONCE.min(count - first);
-            let labels = classes.iter().cycle().skip(first % turns).take(n).copied().collect();
+            let labels = classes.iter().cycle().skip(first % classes.len().max(1)).take(n).copied().collect();
             let latents = self.latents(first, labels, n);
             let images = generator.images(&latents.draw(&self.setup.networks)?, &latents.labels)?;
             let path = |i: usize| folders[(first + i) % turns].join(format!("{:06}.png", (first + i) / turns));

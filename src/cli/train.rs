@@ -13,7 +13,7 @@ use zgan::eval::inception;
 use zgan::eval::judge::Figures;
 use zgan::exchange::placed;
 use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Vitals, Weights};
-use zgan::picture::Picture;
+use zgan::picture::{Picture, square_columns};
 use zgan::run::{self, MetricsLog, Run};
 use zgan::settings::{Preset, Settings, Training, differences};
 use zgan::sizes::{filled, product};
@@ -81,7 +81,7 @@ impl Train {
         let (device, device_lines) = self.open_device(&mut settings)?;
         let settings = settings;
         let written = &settings.written;
-        let setup = Setup::new(&settings, &info);
+        let setup = Setup::new(&settings, &info).of(&data);
         let start = newest.map(|(path, start)| self.start(&settings, &info, &path, start)).transpose()?;
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
@@ -89,6 +89,10 @@ impl Train {
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
         device_lines.into_iter().for_each(say);
         say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
+        if let Some(loader) = loader.as_ref().filter(|loader| loader.images() < data.len()) {
+            let (share, images) = (settings.batches.limit_data, thousands(loader.images()));
+            say(format!("        limit-data {share}: {images} of them are learnt from"));
+        }
         data.notes().iter().for_each(|note| say(format!("        {note}")));
         tell_unreadable(&data, say);
         say(format!("G, D    {}, {} parameters", thousands(plan.parameters_g), thousands(plan.parameters_d)));
@@ -96,7 +100,8 @@ impl Train {
             say(format!("weights {note}"));
         }
         if self.dry_run {
-            return self.dry_run(&settings, &setup, &device, &plan, &info);
+            let images = loader.as_ref().map_or(0, Loader::images);
+            return self.dry_run(&settings, &setup, &device, &plan, (&info, images));
         }
 
         if let Some(start) = &start {
@@ -227,6 +232,9 @@ impl Train {
         let mut settings = Settings::with_arguments(preset, &table, Some(matches))?;
         settings.images.data = settings.images.data.absolute();
         settings.images.data.check_text()?;
+        if let Some(Ok(labels)) = settings.images.labels.as_ref().map(std::path::absolute) {
+            settings.images.labels = Some(labels);
+        }
         settings.check()?;
         if self.resume.is_none() {
             settings.check_decay()?;
@@ -304,7 +312,7 @@ impl Train {
         setup: &Setup,
         device: &Device,
         plan: &Plan,
-        info: &DataInfo,
+        (info, images): (&DataInfo, usize),
     ) -> anyhow::Result<ExitCode> {
         say("\nsettings");
         for (name, value) in effective(settings, info)? {
@@ -324,7 +332,7 @@ impl Train {
         // It would take `simt` minutes.
         if device.execution() != "simt" {
             let (each, of) = time_of_a_step(&mut trainer, settings, info, device)?;
-            forecast(settings, info, settings.training.steps, each).into_iter().for_each(say);
+            forecast(settings, images, settings.training.steps, each).into_iter().for_each(say);
             if let Some(images) = of {
                 let batch = settings.training.batch;
                 say(format!("        measured with a batch of {images} and not {batch}, whose steps take long here"));
@@ -393,7 +401,8 @@ fn time_of_a_step(
         let mut small = settings.clone();
         small.training.batch = SMALL;
         small.training.batch_g = batch_g.map(|images| (images * SMALL / batch).max(1));
-        let mut trainer = Trainer::new(device, &Setup::new(&small, info))?;
+        let vectors = trainer.setup().vectors.clone();
+        let mut trainer = Trainer::new(device, &Setup { vectors, ..Setup::new(&small, info) })?;
         let mut each = time_of_steps(&mut trainer, &small, info, device, 1)?;
         // The first one may have loaded code.
         if each < LOOK {
@@ -428,8 +437,8 @@ fn time_of_steps(
     Ok(begun.elapsed() / steps)
 }
 
-/// How long `steps` steps will take, where one takes `each`, and how often the whole training sees each picture.
-fn forecast(settings: &Settings, info: &DataInfo, steps: u64, each: Duration) -> Vec<String> {
+/// How long `steps` steps will take, where one takes `each`, and how often the whole training sees each of `images`.
+fn forecast(settings: &Settings, images: usize, steps: u64, each: Duration) -> Vec<String> {
     const WEEK: f64 = 7.0 * 24.0 * 3600.0;
     const PASSES: f64 = 500.0;
     let Training { batch, n_dis, steps: all, .. } = settings.training;
@@ -442,11 +451,11 @@ fn forecast(settings: &Settings, info: &DataInfo, steps: u64, each: Duration) ->
     if seconds > WEEK {
         lines.push("        warning: that is more than a week; fewer --steps, or smaller networks, take less".into());
     }
-    if info.images > 0 {
-        let passes = all as f64 * product([batch, n_dis]) as f64 / info.images as f64;
-        lines[0].push_str(&format!("; each of {} images is seen {passes:.1} times", thousands(info.images)));
+    if images > 0 {
+        let passes = all as f64 * product([batch, n_dis]) as f64 / images as f64;
+        lines[0].push_str(&format!("; each of {} images is seen {passes:.1} times", thousands(images)));
         if passes > PASSES {
-            let most = PASSES * info.images as f64 / product([batch, n_dis]).max(1) as f64;
+            let most = PASSES * images as f64 / product([batch, n_dis]).max(1) as f64;
             let what = format!("each image is seen more than {PASSES} times, and D may know them by heart");
             lines.push(format!("        warning: {what}; --steps {most:.0} or more images avoid that"));
         }
@@ -526,7 +535,8 @@ impl Session {
                 None => warm = Some(self.now()?),
                 Some(warm) if step == begin + FIRST_STEPS && !last => {
                     let each = self.now()?.duration_since(warm) / (FIRST_STEPS as u32 - 1);
-                    let lines = forecast(&self.settings, &self.info, end - step, each);
+                    let images = loader.as_ref().map_or(0, |loader| loader.images());
+                    let lines = forecast(&self.settings, images, end - step, each);
                     lines.iter().for_each(|line| self.progress.note(line));
                 }
                 Some(_) => {}
@@ -623,10 +633,16 @@ impl Session {
             self.progress.note(&grid::modes(&points, mixture));
             return Ok(path);
         }
-        let (latents, columns) = grid::layout(&grid::all_classes(self.trainer.setup()), seed, grid::COUNT, None);
+        let setup = self.trainer.setup();
+        let (latents, columns) = match &setup.vectors {
+            Some(_) => (Latents::spread(seed, grid::COUNT, setup.labels()), square_columns(grid::COUNT)),
+            None => grid::layout(&grid::all_classes(setup), seed, grid::COUNT, None),
+        };
+        // A row is one class, or has nothing in common.
+        let labels = if setup.vectors.is_some() { Vec::new() } else { latents.labels.clone() };
         let images = self.trainer.sample(Weights::Average, &latents)?;
         self.save_picture(&Picture::grid(&images, self.info.shape, columns)?, &path, step)?;
-        if let Some(legend) = grid::legend(&latents.labels, columns, &self.info.classes) {
+        if let Some(legend) = grid::legend(&labels, columns, &self.info.classes) {
             let file = path.with_file_name(grid::LEGEND);
             // All pictures of a run have the same rows.
             if !file.is_file() || std::fs::read(&file).ok().as_deref() != Some(legend.as_bytes()) {

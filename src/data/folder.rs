@@ -9,12 +9,13 @@ use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::decode::{self, Fault, Limits};
 use super::listing::{self, Class, Listing, Place};
+use super::vectors::Vectors;
 use super::zip::Zip;
 use super::{DataOptions, Dataset, ImageShape, settle};
 use crate::sizes::filled;
@@ -69,24 +70,27 @@ pub fn open(root: &Path, options: &DataOptions) -> Result<Dataset> {
     if !matches!(shape.channels, 1 | 3) || shape.is_empty() {
         return Err(Error::Config(format!("images of {shape} are wanted of a folder, which has 1 or 3 channels")));
     }
-    let Listing { classes, zip, notes } = listing::list(root, options.unreadable)?;
+    let Listing { classes, columns, zip, notes } = listing::list(root, options.labels.as_deref(), options.unreadable)?;
     let found: Vec<(&str, usize)> = classes.iter().map(|class| (class.name.as_str(), class.pictures.len())).collect();
-    let (names, numbers) = settle(&found, options.like.as_deref());
-    let mut groups: Vec<Vec<_>> = names.iter().map(|_| Vec::new()).collect();
-    for (Class { pictures, .. }, number) in classes.into_iter().zip(numbers) {
+    // Those of one vector stand together, and are classes nowhere else.
+    let (names, numbers) = settle(&found, options.like.as_deref().filter(|_| columns.is_none()));
+    let mut groups: Vec<(Vec<_>, Vec<f32>)> = names.iter().map(|_| Default::default()).collect();
+    for (Class { pictures, vector, .. }, number) in classes.into_iter().zip(numbers) {
         if let Some(number) = number {
-            groups[number as usize] = pictures;
+            groups[number as usize] = (pictures, vector);
         }
     }
     let mut crc = flate2::Crc::new();
-    let (mut places, mut labels, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
-    for (label, pictures) in groups.into_iter().enumerate() {
+    let (mut places, mut labels, mut ranges, mut vectors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (label, (pictures, vector)) in groups.into_iter().enumerate() {
         let first = places.len();
+        crc.update(&vector.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         for picture in pictures {
             let parts: Vec<_> = picture.path.iter().map(|part| part.to_string_lossy()).collect();
             crc.update(format!("{label}/{}\0{}\0", parts.join("/"), picture.bytes).as_bytes());
             places.push(picture.place);
             labels.push(label as u32);
+            vectors.extend_from_slice(&vector);
         }
         ranges.push(first..places.len());
     }
@@ -104,7 +108,14 @@ pub fn open(root: &Path, options: &DataOptions) -> Result<Dataset> {
         found: Mutex::default(),
     };
     let dataset = Dataset::from_files("folder", names, labels, files, options.memory)?;
-    Ok(Dataset { notes, ..dataset })
+    let dataset = Dataset { notes, ..dataset };
+    Ok(match columns {
+        None => dataset,
+        Some(classes) => {
+            let vectors = Some(Arc::new(Vectors { classes: classes.len(), values: vectors }));
+            Dataset { classes, labels: (0..dataset.len() as u32).collect(), vectors, ..dataset }
+        }
+    })
 }
 
 impl Files {

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use super::vectors::{self, Line, Table};
 use super::zip::{Way, Zip};
 use super::{Unreadable, some_names};
 use crate::text::plain;
@@ -41,15 +42,19 @@ pub struct Picture {
     pub bytes: u64,
 }
 
-/// The pictures of a class, in the order of their paths.
+/// The pictures of a class, in the order of their paths; or those that have the same vector for a label.
 pub struct Class {
     pub name: String,
     pub pictures: Vec<Picture>,
+    /// Empty where labels are classes.
+    pub vector: Vec<f32>,
 }
 
 /// What was found.
 pub struct Listing {
     pub classes: Vec<Class>,
+    /// Where labels are vectors: the names of the classes that their numbers are of.
+    pub columns: Option<Vec<String>>,
     /// The open archive, where the pictures are in one.
     pub zip: Option<Zip>,
     /// A line for each kind of thing that is there and not used.
@@ -71,7 +76,8 @@ struct Found {
     labels: Option<Vec<u8>>,
 }
 
-pub fn list(root: &Path, unreadable: Unreadable) -> Result<Listing> {
+/// `csv` is a file of labels, which no `dataset.json` is read beside.
+pub fn list(root: &Path, csv: Option<&Path>, unreadable: Unreadable) -> Result<Listing> {
     let (mut found, zip) = if root.is_file() {
         let zip = Zip::open(root, "a folder of images was expected, or a zip of one")?;
         (in_zip(&zip, root)?, Some(zip))
@@ -86,24 +92,28 @@ pub fn list(root: &Path, unreadable: Unreadable) -> Result<Listing> {
         return Err(Error::Data { path: root.join(link), what });
     }
     found.pictures.sort_by(|a, b| a.path.cmp(&b.path));
+    if csv.is_some() {
+        found.labels = None;
+    }
     let mut notes = found.notes();
     if found.pictures.is_empty() {
         let mut what = "there is no PNG or JPEG file here, nor GIF, BMP or WebP, nor in a sub-folder".to_string();
         notes.iter().for_each(|note| what.push_str(&format!("; {note}")));
         return Err(Error::Data { path: root.to_path_buf(), what });
     }
-    let labels = match found.labels.take() {
-        Some(bytes) => Labels::read(&root.join(LABELS), &bytes)?.or_else(|| {
+    let labels = match (csv, found.labels.take()) {
+        (Some(csv), _) => Some(Labels { path: csv.into(), of: Of::Vectors(vectors::read(csv)?) }),
+        (None, Some(bytes)) => Labels::read(&root.join(LABELS), &bytes)?.or_else(|| {
             notes.push(format!("left out {LABELS}: there are no labels in it"));
             None
         }),
-        None => None,
+        (None, None) => None,
     };
-    let classes = match labels {
+    let (classes, columns) = match labels {
         Some(labels) => labels.classes(found.pictures, root, &mut notes)?,
-        None => by_folder(found.pictures, root, &mut notes)?,
+        None => (by_folder(found.pictures, root, &mut notes)?, None),
     };
-    Ok(Listing { classes, zip, notes })
+    Ok(Listing { classes, columns, zip, notes })
 }
 
 fn is_hidden(name: &OsStr) -> bool {
@@ -238,7 +248,7 @@ fn by_folder(pictures: Vec<Picture>, root: &Path, notes: &mut Vec<String>) -> Re
         }
     }
     if folders.is_empty() {
-        return Ok(vec![Class { name: name_of(root.file_name().unwrap_or_default()), pictures: flat }]);
+        return Ok(vec![one_class(root, flat)]);
     }
     if !flat.is_empty() {
         let what = format!(
@@ -275,9 +285,13 @@ fn by_folder(pictures: Vec<Picture>, root: &Path, notes: &mut Vec<String>) -> Re
         while !taken.insert(name.clone()) {
             name.push('+');
         }
-        named.push(Class { name, pictures });
+        named.push(Class { name, pictures, vector: Vec::new() });
     }
     Ok(named)
+}
+
+fn one_class(root: &Path, pictures: Vec<Picture>) -> Class {
+    Class { name: name_of(root.file_name().unwrap_or_default()), pictures, vector: Vec::new() }
 }
 
 /// A folder's name as text. Bytes that are no text, and control characters, become `\xNN`, so that two names stay two.
@@ -316,11 +330,29 @@ pub fn natural(a: &str, b: &str) -> Ordering {
     a.len().cmp(&b.len())
 }
 
-/// The labels of a data set for StyleGAN.
+/// A file of labels: one for StyleGAN, or a CSV file.
 struct Labels {
     path: PathBuf,
-    /// For a picture's path, with `/` between its parts; or nothing, where the data set has no labels.
-    of: Option<BTreeMap<String, u64>>,
+    of: Of,
+}
+
+enum Of {
+    /// The data set has no labels.
+    Nothing,
+    /// The class for a picture's path, with `/` between its parts.
+    Numbers(BTreeMap<String, u64>),
+    Vectors(Table),
+}
+
+/// A picture's path as files of labels have it.
+fn key(path: &Path) -> String {
+    let parts = path.components().filter(|part| matches!(part, Component::Normal(_)));
+    parts.map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+/// The same of what a file of labels has.
+fn key_of(file: &str) -> String {
+    file.replace('\\', "/").trim_start_matches("./").to_string()
 }
 
 impl Labels {
@@ -332,10 +364,25 @@ impl Labels {
         let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| fail(format!("no JSON: {e}")))?;
         let Some(labels) = json.get("labels") else { return Ok(None) };
         if labels.is_null() {
-            return Ok(Some(Labels { path: path.to_path_buf(), of: None }));
+            return Ok(Some(Labels { path: path.to_path_buf(), of: Of::Nothing }));
         }
-        let wrong = |at: usize| fail(format!("labels[{at}] is not [\"FILE\", NUMBER]: zgan reads numbers of classes"));
         let list = labels.as_array().ok_or_else(|| fail("labels: expected a list, or null".into()))?;
+        // The first vector says how long all are.
+        let classes = list.iter().find_map(|pair| pair.get(1)?.as_array()).map(Vec::len);
+        if let Some(classes) = classes {
+            let lines = list.iter().enumerate().map(|(at, pair)| {
+                let what = || {
+                    format!("labels[{at}] is not [\"FILE\", [{classes} NUMBERS]] or [\"FILE\", null], as others are")
+                };
+                vector(at, pair, classes).ok_or_else(|| fail(what()))
+            });
+            let lines = lines.collect::<Result<_>>()?;
+            let classes = (0..classes).map(|class| class.to_string()).collect();
+            return Ok(Some(Labels { path: path.to_path_buf(), of: Of::Vectors(Table { classes, lines }) }));
+        }
+        let wrong = |at: usize| {
+            fail(format!("labels[{at}] is not [\"FILE\", NUMBER]: zgan reads numbers of classes, or vectors for all"))
+        };
         let mut of = BTreeMap::new();
         for (at, pair) in list.iter().enumerate() {
             let (file, label) = (pair.get(0).and_then(|v| v.as_str()), pair.get(1));
@@ -343,53 +390,116 @@ impl Labels {
                 v.as_u64()
                     .or_else(|| v.as_f64().filter(|x| x.fract() == 0.0 && (0.0..1e15).contains(x)).map(|x| x as u64))
             };
-            let (Some(file), Some(label)) = (file, label.and_then(whole)) else { return Err(wrong(at)) };
-            let file = file.replace('\\', "/").trim_start_matches("./").to_string();
+            let (Some(file), Some(label)) = (file.map(key_of), label.and_then(whole)) else { return Err(wrong(at)) };
             if let Some(other) = of.get(&file).filter(|other| **other != label) {
                 return Err(fail(format!("labels[{at}]: {label} for {file}, which has label {other} already")));
             }
             of.insert(file, label);
         }
-        Ok(Some(Labels { path: path.to_path_buf(), of: Some(of) }))
+        Ok(Some(Labels { path: path.to_path_buf(), of: Of::Numbers(of) }))
     }
 
-    fn classes(self, pictures: Vec<Picture>, root: &Path, notes: &mut Vec<String>) -> Result<Vec<Class>> {
-        let Some(mut of) = self.of else {
-            let name = name_of(root.file_name().unwrap_or_default());
-            return Ok(vec![Class { name, pictures }]);
-        };
-        let mut classes: BTreeMap<u64, Vec<Picture>> = BTreeMap::new();
-        let mut unlabelled = Vec::new();
-        for picture in pictures {
-            let parts = picture.path.components().filter(|part| matches!(part, Component::Normal(_)));
-            let parts: Vec<_> = parts.map(|part| part.as_os_str().to_string_lossy()).collect();
-            match of.remove(&parts.join("/")) {
-                Some(label) => classes.entry(label).or_default().push(picture),
-                None => unlabelled.push(picture.path.display().to_string()),
+    /// The pictures by their labels, and, where these are vectors, what their numbers are of.
+    fn classes(
+        self,
+        pictures: Vec<Picture>,
+        root: &Path,
+        notes: &mut Vec<String>,
+    ) -> Result<(Vec<Class>, Option<Vec<String>>)> {
+        match self.of {
+            Of::Nothing => Ok((vec![one_class(root, pictures)], None)),
+            Of::Numbers(of) => Ok((by_number(&self.path, of, pictures, notes)?, None)),
+            Of::Vectors(table) => {
+                let columns = table.classes.clone();
+                Ok((by_vector(&self.path, table, pictures, notes)?, Some(columns)))
             }
         }
-        if classes.is_empty() {
-            let what = format!("none of its labels is of one of the {} images here", unlabelled.len());
-            return Err(Error::Data { path: self.path, what });
-        }
-        if !unlabelled.is_empty() {
-            let (n, names) = (count(unlabelled.len(), "image"), some_names(&unlabelled));
-            notes.push(format!("left out {n} without a label in {LABELS}: {names}"));
-        }
-        if !of.is_empty() {
-            let names: Vec<String> = of.keys().take(5).cloned().collect();
-            notes.push(format!(
-                "{LABELS} has labels of {} that are not here: {}",
-                count(of.len(), "file"),
-                names.join(", ")
-            ));
-        }
-        let most = classes.keys().next_back().copied().unwrap_or(0);
-        let missing = (most + 1).saturating_sub(classes.len() as u64);
-        if missing > 0 {
-            notes.push(format!("{} below {most} without images: no class", count(missing as usize, "label")));
-        }
-        let class = |(label, pictures): (u64, _)| Class { name: label.to_string(), pictures };
-        Ok(classes.into_iter().map(class).collect())
     }
+}
+
+/// `["FILE", [0, 1, 0.5]]`, or `null` for no labels.
+fn vector(at: usize, pair: &serde_json::Value, classes: usize) -> Option<Line> {
+    let number = |value: &serde_json::Value| value.as_f64().map(|x| x as f32 + 0.0).filter(|x| x.is_finite());
+    let vector: Vec<f32> = match pair.get(1)? {
+        serde_json::Value::Null => vec![0.0; classes],
+        label => label.as_array()?.iter().map(number).collect::<Option<_>>()?,
+    };
+    let file = pair.get(0)?.as_str()?.to_string();
+    (vector.len() == classes && classes > 0).then(|| Line { at: format!("labels[{at}]"), file, vector })
+}
+
+fn by_number(
+    path: &Path,
+    mut of: BTreeMap<String, u64>,
+    pictures: Vec<Picture>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Class>> {
+    let mut classes: BTreeMap<u64, Vec<Picture>> = BTreeMap::new();
+    let mut unlabelled = Vec::new();
+    for picture in pictures {
+        match of.remove(&key(&picture.path)) {
+            Some(label) => classes.entry(label).or_default().push(picture),
+            None => unlabelled.push(picture.path.display().to_string()),
+        }
+    }
+    if classes.is_empty() {
+        return Err(of_none(path, unlabelled.len()));
+    }
+    if !unlabelled.is_empty() {
+        let (n, names) = (count(unlabelled.len(), "image"), some_names(&unlabelled));
+        notes.push(format!("left out {n} without a label in {LABELS}: {names}"));
+    }
+    notes.extend(absent(path, of.keys()));
+    let most = classes.keys().next_back().copied().unwrap_or(0);
+    let missing = (most + 1).saturating_sub(classes.len() as u64);
+    if missing > 0 {
+        notes.push(format!("{} below {most} without images: no class", count(missing as usize, "label")));
+    }
+    let class = |(label, pictures): (u64, _)| Class { name: label.to_string(), pictures, vector: Vec::new() };
+    Ok(classes.into_iter().map(class).collect())
+}
+
+/// The pictures that have the same vector are a class here. One that the table does not have, or has without labels, has zeros.
+fn by_vector(path: &Path, table: Table, pictures: Vec<Picture>, notes: &mut Vec<String>) -> Result<Vec<Class>> {
+    let mut of: BTreeMap<String, Line> = BTreeMap::new();
+    for line in table.lines {
+        let file = key_of(&line.file);
+        if let Some(other) = of.get(&file).filter(|other| other.vector != line.vector) {
+            let what = format!("{}: other labels for {file} than {} has", line.at, other.at);
+            return Err(Error::Data { path: path.into(), what });
+        }
+        of.insert(file, line);
+    }
+    let mut classes: BTreeMap<Vec<u32>, Class> = BTreeMap::new();
+    let (mut unlabelled, mut all) = (Vec::new(), 0);
+    for picture in pictures {
+        let line = of.remove(&key(&picture.path)).filter(Line::is_labelled);
+        all += 1;
+        if line.is_none() {
+            unlabelled.push(picture.path.display().to_string());
+        }
+        let vector = line.map_or(vec![0.0; table.classes.len()], |line| line.vector);
+        let bits = vector.iter().map(|x| x.to_bits()).collect();
+        let name = format!("{vector:?}");
+        classes.entry(bits).or_insert(Class { name, pictures: Vec::new(), vector }).pictures.push(picture);
+    }
+    if unlabelled.len() == all {
+        return Err(of_none(path, all));
+    }
+    if !unlabelled.is_empty() {
+        notes.push(format!("{} without labels: {}", count(unlabelled.len(), "image"), some_names(&unlabelled)));
+    }
+    notes.extend(absent(path, of.keys()));
+    Ok(classes.into_values().collect())
+}
+
+fn of_none(path: &Path, images: usize) -> Error {
+    Error::Data { path: path.into(), what: format!("none of its labels is of one of the {images} images here") }
+}
+
+/// A line about labels of files that are not here.
+fn absent<'a>(path: &Path, files: impl ExactSizeIterator<Item = &'a String>) -> Option<String> {
+    let (n, labels) = (files.len(), path.file_name().unwrap_or_default().display());
+    let names: Vec<String> = files.take(5).cloned().collect();
+    (n > 0).then(|| format!("{labels} has labels of {} that are not here: {}", count(n, "file"), names.join(", ")))
 }

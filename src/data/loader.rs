@@ -26,6 +26,8 @@ pub struct LoaderOptions {
     /// Images in a batch.
     pub batch: usize,
     pub seed: u64,
+    /// The share of the images of each class that is learnt from, more than 0 and at most 1.
+    pub share: f64,
     pub last: LastBatch,
 }
 
@@ -41,24 +43,29 @@ pub struct Loader<'a> {
 
 /// The order of the epoch that was asked for last.
 struct Order {
+    /// Images that are learnt from.
     count: usize,
+    /// Which they are, where they are not all.
+    chosen: Option<Vec<u32>>,
     epoch: Option<u64>,
     order: Vec<u32>,
 }
 
 impl<'a> Loader<'a> {
     pub fn new(dataset: &'a Dataset, options: LoaderOptions) -> Result<Loader<'a>> {
-        let (count, batch) = (dataset.len(), options.batch);
+        if u32::try_from(dataset.len()).is_err() {
+            return Err(Error::Config(format!("data: {} images, at most {}", dataset.len(), u32::MAX)));
+        }
+        let chosen = (options.share < 1.0).then(|| chosen(dataset, options.share));
+        let (count, batch) = (chosen.as_ref().map_or(dataset.len(), Vec::len), options.batch);
         if batch == 0 || batch > count {
             let few = match options.last {
                 LastBatch::Drop => "",
                 LastBatch::Fill => "; --last-batch fill adds images of the next epoch alone",
             };
-            let what = format!("batch: {batch} images, the data ({}) have {count}", dataset.name());
+            let limit = if options.share < 1.0 { format!(" with limit-data {}", options.share) } else { String::new() };
+            let what = format!("batch: {batch} images, the data ({}) have {count}{limit}", dataset.name());
             return Err(Error::Config(format!("{what}{few}; --batch {count}, or a smaller one, trains")));
-        }
-        if u32::try_from(count).is_err() {
-            return Err(Error::Config(format!("data: {count} images, at most {}", u32::MAX)));
         }
         // Without a thread that decodes ahead, each batch is decoded when it is asked for.
         let ahead = dataset.streamed_files().and_then(|files| {
@@ -69,8 +76,13 @@ impl<'a> Loader<'a> {
             });
             Ahead::new(files.threads(), &read)
         });
-        let order = Order { count, epoch: None, order: Vec::new() };
+        let order = Order { count, chosen, epoch: None, order: Vec::new() };
         Ok(Loader { dataset, options, order, ahead, indices: Vec::new() })
+    }
+
+    /// Images that are learnt from.
+    pub fn images(&self) -> usize {
+        self.order.count
     }
 
     /// Fills `images` (batch, H, W, C) and `labels` (batch) with the batch of this number.
@@ -122,10 +134,27 @@ impl Order {
                 permutation(&mut self.order, self.count, options.seed, epoch);
                 self.epoch = Some(epoch);
             }
-            indices.push(self.order[at as usize]);
+            let index = self.order[at as usize];
+            indices.push(self.chosen.as_ref().map_or(index, |chosen| chosen[index as usize]));
             at += 1;
         }
     }
+}
+
+/// The images that are learnt from where a share of each class is: rounded, and at least one. They do not depend on the seed, so
+/// that runs differ in nothing else, and a smaller share is a part of a larger one.
+fn chosen(dataset: &Dataset, share: f64) -> Vec<u32> {
+    const SEED: u64 = 0;
+    let mut by_class = vec![Vec::new(); dataset.groups()];
+    (0..dataset.len()).for_each(|index| by_class[dataset.group(index) as usize].push(index as u32));
+    let (mut all, mut order) = (Vec::new(), Vec::new());
+    for (of_class, class) in by_class.iter().zip(0..) {
+        let count = (share * of_class.len() as f64).round().max(1.0) as usize;
+        permutation(&mut order, of_class.len(), SEED, class);
+        all.extend(order.iter().take(count).map(|i| of_class[*i as usize]));
+    }
+    all.sort_unstable();
+    all
 }
 
 /// Fisher and Yates' shuffle of 0 .. n. The random numbers are SplitMix64's, whose start follows from seed and epoch.

@@ -14,6 +14,7 @@ mod loader;
 pub mod mixture;
 mod mnist_10k;
 mod size;
+pub mod vectors;
 pub(crate) mod zip;
 
 pub use classes::ClassNames;
@@ -22,6 +23,7 @@ pub use listing::natural;
 pub use loader::{LastBatch, Loader, LoaderOptions};
 use mixture::Mixture;
 pub use size::Size;
+use vectors::Vectors;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,6 +104,8 @@ pub struct DataOptions {
     pub depth: u32,
     /// Threads that decode, 0 for one a core.
     pub threads: usize,
+    /// Of a folder: a CSV file of labels that are vectors.
+    pub labels: Option<PathBuf>,
     /// The classes of a checkpoint that is gone on from, in its order. They stay, where the images belong to them.
     pub like: Option<Vec<String>>,
 }
@@ -244,8 +248,9 @@ pub struct Dataset {
     shape: ImageShape,
     classes: Vec<String>,
     images: Images,
-    /// (count)
+    /// (count): classes; or, where labels are vectors, the numbers of the images.
     labels: Vec<u32>,
+    vectors: Option<Arc<Vectors>>,
     /// Of a folder: its files.
     files: Option<Arc<folder::Files>>,
     /// Lines about what is there and not used.
@@ -282,14 +287,23 @@ impl Dataset {
         if let Some(label) = labels.iter().find(|l| **l as usize >= classes.len()) {
             return Err(Error::Shape(format!("data {name}: label {label}, there are {} classes", classes.len())));
         }
-        Ok(Dataset { name, shape, classes, images: Images::Memory(images), labels, files: None, notes: Vec::new() })
+        Ok(Dataset {
+            name,
+            shape,
+            classes,
+            images: Images::Memory(images),
+            labels,
+            files: None,
+            notes: Vec::new(),
+            vectors: None,
+        })
     }
 
     /// There is nothing to read: the training step draws the points that it learns from.
     fn drawn(name: &str, shape: ImageShape) -> Dataset {
         let classes = vec![name.into()];
         let (images, labels, notes) = (Images::Drawn, Vec::new(), Vec::new());
-        Dataset { name: name.into(), shape, classes, images, labels, files: None, notes }
+        Dataset { name: name.into(), shape, classes, images, labels, files: None, notes, vectors: None }
     }
 
     /// Decodes all files where that takes at most `memory` bytes, and streams them otherwise.
@@ -304,7 +318,7 @@ impl Dataset {
         if files.bytes() > memory {
             let images = Images::Streamed(files.clone());
             let (name, notes) = (name.into(), Vec::new());
-            return Ok(Dataset { name, shape, classes, images, labels, files: Some(files), notes });
+            return Ok(Dataset { name, shape, classes, images, labels, files: Some(files), notes, vectors: None });
         }
         let dataset = Dataset::new(name, shape, classes, files.read_all()?, labels)?;
         Ok(Dataset { files: Some(files), ..dataset })
@@ -419,8 +433,24 @@ impl Dataset {
         self.files.as_ref().map(|files| files.newly_unreadable()).unwrap_or_default()
     }
 
+    /// What the training step is given for an image: its class, or the number of its vector.
     pub fn label(&self, index: usize) -> u32 {
         self.labels[index]
+    }
+
+    /// The labels, where they are vectors with a number for each class.
+    pub fn vectors(&self) -> Option<&Arc<Vectors>> {
+        self.vectors.as_ref()
+    }
+
+    /// The classes that each image has one of; one for all where labels are vectors.
+    pub fn groups(&self) -> usize {
+        if self.vectors.is_some() { 1 } else { self.classes.len() }
+    }
+
+    /// Which of [`Dataset::groups`] an image is in.
+    pub fn group(&self, index: usize) -> u32 {
+        if self.vectors.is_some() { 0 } else { self.labels[index] }
     }
 
     /// For a checkpoint.
@@ -436,7 +466,7 @@ impl Dataset {
             }
         };
         let (name, classes) = (self.name.clone(), self.classes.clone());
-        DataInfo { name, images: self.len(), shape: self.shape, classes, crc32 }
+        DataInfo { name, images: self.len(), shape: self.shape, classes, vectors: self.vectors.is_some(), crc32 }
     }
 }
 
@@ -447,7 +477,10 @@ pub struct DataInfo {
     pub images: usize,
     pub shape: ImageShape,
     pub classes: Vec<String>,
-    /// Over all images and then all labels; for a folder, over the names and sizes of its files.
+    /// Whether a label is a vector of a number for each class, and not one of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub vectors: bool,
+    /// Over all images and then all labels; for a folder, over the names and sizes of its files, and their vectors.
     pub crc32: String,
 }
 
@@ -457,6 +490,7 @@ impl std::fmt::Display for DataInfo {
             return write!(f, "{}: points, drawn as they are needed", self.name);
         }
         let (classes, es) = (self.classes.len(), if self.classes.len() == 1 { "" } else { "es" });
-        write!(f, "{}: {} images of {}, {classes} class{es}", self.name, self.images, self.shape)
+        let vectors = if self.vectors { "labels are vectors of " } else { "" };
+        write!(f, "{}: {} images of {}, {vectors}{classes} class{es}", self.name, self.images, self.shape)
     }
 }

@@ -289,7 +289,7 @@ impl Classifier {
         let adam_workspace = device.zeros(adam::workspace_len(device, len))?;
         let end = training.steps as u32;
         let state = StateBuffer::new(device, &State::new(training.seed, [training.rate; 2], 0, end))?;
-        let options = LoaderOptions { batch: n, seed: training.seed, last: LastBatch::Fill };
+        let options = LoaderOptions { batch: n, seed: training.seed, share: 1.0, last: LastBatch::Fill };
         let mut loader = Loader::new(data, options)?;
         let (mut bytes, mut wanted) = (filled("a batch of images", product([n, shape.len()]), 0)?, vec![0; n]);
         let mut line = filled("an image", shape.len(), 0)?;

@@ -247,7 +247,8 @@ impl Judge {
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Sight>> {
         const AT_ONCE: usize = 512;
-        let (shape, latents) = (trainer.setup().shape, latents(trainer.setup(), seed, count));
+        let (setup, shape) = (trainer.setup(), trainer.setup().shape);
+        let (latents, vectors) = (latents(setup, seed, count), setup.vectors.is_some());
         let mut sight = self.sight()?;
         for first in (0..count).step_by(AT_ONCE) {
             if !go_on() {
@@ -259,7 +260,7 @@ impl Judge {
             trainer.sample_each(weights, &part, &mut |images| self.see(&mut sight, images, shape, false))?;
         }
         sight.statistics = sight.statistics.finished();
-        sight.labels = latents.labels;
+        sight.labels = if vectors { Vec::new() } else { latents.labels };
         Ok(Some(sight))
     }
 
@@ -297,7 +298,9 @@ impl Judge {
             }
         }
         sight.statistics = sight.statistics.finished();
-        sight.labels = chosen.iter().map(|index| data.label(*index)).collect();
+        if data.vectors().is_none() {
+            sight.labels = chosen.iter().map(|index| data.label(*index)).collect();
+        }
         Ok(Some(sight))
     }
 
@@ -437,13 +440,12 @@ impl Judge {
     }
 }
 
-/// What so many images are drawn from: of a run that knows labels, as many of each class, but for one.
+/// What so many images are drawn from: of a run that knows labels, as many for each label, but for one.
 pub fn latents(setup: &Setup, seed: u64, count: usize) -> Latents {
-    if !setup.conditional() {
-        return Latents::unlabelled(seed, count);
+    match setup.conditional() {
+        true => Latents::spread(seed, count, setup.labels()),
+        false => Latents::unlabelled(seed, count),
     }
-    let labels = (0..count).map(|i| (i * setup.classes / count) as u32).collect();
-    Latents { count, labels, ..Latents::unlabelled(seed, 0) }
 }
 
 /// Writes statistics as pytorch-fid does, and how many images they are of.

@@ -87,13 +87,13 @@ impl Real {
         per_class: usize,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Real>> {
-        let mut by_class = vec![Vec::new(); data.classes().len()];
+        let mut by_class = vec![Vec::new(); data.groups()];
         for index in 0..data.len() {
-            by_class[data.label(index) as usize].push(index);
+            by_class[data.group(index) as usize].push(index);
         }
         let chosen = by_class.into_iter().enumerate().map(|(k, all)| cache::some_of(all, per_class, k as u32));
         let indices: Vec<usize> = chosen.flatten().collect();
-        let labels = indices.iter().map(|index| data.label(*index)).collect();
+        let labels = indices.iter().map(|index| data.group(*index)).collect();
         let mut seen = Seen::default();
         for indices in indices.chunks(AT_ONCE) {
             if !go_on() {
@@ -118,8 +118,12 @@ pub fn evaluate_while(
     request: &Request,
     go_on: &dyn Fn() -> bool,
 ) -> Result<Option<Report>> {
-    let (classes, conditional) = (data.classes().len(), trainer.setup().conditional());
-    let latents = if conditional {
+    let (classes, setup) = (data.groups(), trainer.setup());
+    let names = if data.vectors().is_some() { &[] } else { data.classes() };
+    let conditional = setup.conditional();
+    let latents = if setup.vectors.is_some() {
+        Latents::spread(request.seed, request.per_class, setup.labels())
+    } else if conditional {
         let all: Vec<u32> = (0..classes as u32).collect();
         Latents::by_class(request.seed, &all, request.per_class)
     } else {
@@ -137,7 +141,7 @@ pub fn evaluate_while(
     }
     let Some(real) = Real::new_while(classifier, data, request.real_per_class, go_on)? else { return Ok(None) };
     let wanted = conditional.then_some(latents.labels.as_slice());
-    compare(classifier.device(), &seen, wanted, &real, data.classes()).map(Some)
+    compare(classifier.device(), &seen, wanted, &real, names).map(Some)
 }
 
 /// What an evaluation gives that goes on to its end, as nobody stops it.

@@ -36,7 +36,8 @@ impl Incoming {
             _ => preset.sample,
         };
         let (networks, training, batches) = (settings.networks, settings.training, settings.batches);
-        let setup = Setup { mixture: Mixture::Ring, preset, networks, training, batches, shape, classes: 2 };
+        let setup =
+            Setup { mixture: Mixture::Ring, preset, networks, training, batches, shape, classes: 2, vectors: None };
         let rows = names::table(&setup, side)?;
         let shape = |ours: &str| {
             let found = self.find(side, rows.iter().find(|row| row.ours == ours)?)?;

@@ -59,18 +59,22 @@ pub(super) fn read(step: &Step, state: &State) -> Result<Vec<(&'static str, f32)
 
 /// The means of both parts of the logits over some samples, with the flat parameters of D.
 fn parts(head: &HeadParts, flat: &Reals, sides: [std::ops::Range<usize>; 2]) -> Result<[[f32; 2]; 2]> {
-    let (features, labels) = (head.features.read()?, head.labels.read()?);
+    let features = head.features.read()?;
     let read = |at: Option<Parameter>| at.map_or(Ok(Vec::new()), |at| at.of(flat).read());
-    let (w, v, bias) = (read(Some(head.w))?, read(head.v)?, read(head.bias)?);
+    let (w, bias) = (read(Some(head.w))?, read(head.bias)?);
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    Ok(sides.map(|rows| {
+    let side = |rows: std::ops::Range<usize>| -> Result<[f32; 2]> {
+        let labels = head.labels.of(&rows).read()?;
+        let v = head.v.as_ref().map_or(Ok(Vec::new()), |v| v.values(flat, &rows).read())?;
         let (count, c) = (rows.len() as f64, w.len());
         let (mut psi, mut label) = (bias.first().map_or(0.0, |bias| f64::from(*bias)), 0.0);
-        for row in rows {
-            let (h, y) = (&features[row * c..(row + 1) * c], labels[row] as usize);
+        for (row, y) in rows.zip(labels) {
+            let (h, y) = (&features[row * c..(row + 1) * c], y as usize);
             psi += dot(h, &w) / count;
             label += v.get(y * c..(y + 1) * c).map_or(0.0, |v| dot(h, v)) / count;
         }
-        [psi as f32, label as f32]
-    }))
+        Ok([psi as f32, label as f32])
+    };
+    let [real, fake] = sides;
+    Ok([side(real)?, side(fake)?])
 }

@@ -47,6 +47,12 @@ impl Latents {
         Latents { count: labels.len(), labels, ..Latents::unlabelled(seed, 0) }
     }
 
+    /// `count` images of all of so many labels, as many of each but for one, in their order.
+    pub fn spread(seed: u64, count: usize, labels: usize) -> Latents {
+        let labels = (0..count).map(|i| (i as u128 * labels as u128 / count as u128) as u32).collect();
+        Latents { count, labels, ..Latents::unlabelled(seed, 0) }
+    }
+
     /// (count, latent), from these networks' distribution, truncated where that is wanted.
     pub fn draw(&self, networks: &Networks) -> Result<Vec<f32>> {
         let latent = networks.latent;

@@ -3,8 +3,7 @@
 use super::setup::Setup;
 use super::{mlp, resnet};
 use crate::Result;
-use crate::device::Buffer;
-use crate::nn::{Builder, HeadParts, Network, Value};
+use crate::nn::{Builder, HeadParts, Labels, Network, Value};
 use crate::settings::Architecture;
 
 /// What a generator starts from.
@@ -13,7 +12,7 @@ pub struct Latent {
     /// (M, latent)
     pub z: Value,
     /// (M)
-    pub labels: Buffer<u32>,
+    pub labels: Labels,
 }
 
 /// Numbers that the generator's first layer sees, and at what value the label's number stands among them, where it does.
@@ -47,7 +46,7 @@ pub struct Discriminator {
 }
 
 /// The discriminator of images and their labels.
-pub fn discriminator(setup: &Setup, build: &mut Builder, image: &Value, labels: &Buffer<u32>) -> Result<Discriminator> {
+pub fn discriminator(setup: &Setup, build: &mut Builder, image: &Value, labels: &Labels) -> Result<Discriminator> {
     let (network, logits) = match setup.architecture() {
         Architecture::Residual(spec) => return resnet::discriminator(spec, setup, build, image, labels),
         Architecture::ImagePerceptrons => mlp::discriminator(build, &[512, 256], 0.2, image)?,

@@ -168,7 +168,7 @@ impl OfG {
     pub fn take(&self, here: &Range<usize>, of: &Range<usize>) -> Result<()> {
         let Some((latent, _)) = &self.part else { return Ok(()) };
         latent.z.rows(here).x.copy_from(&self.latent.z.rows(of).x)?;
-        latent.labels.view(here.clone()).copy_from(&self.latent.labels.view(of.clone()))
+        latent.labels.numbers.view(here.clone()).copy_from(&self.latent.labels.numbers.view(of.clone()))
     }
 
     /// Gives the fakes of a part to those of the batch.

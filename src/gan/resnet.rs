@@ -3,10 +3,9 @@
 use super::networks::{Discriminator, Latent, latent_inputs};
 use super::setup::Setup;
 use crate::Result;
-use crate::device::Buffer;
 use crate::nn::{
     Attention, Builder, ClassHead, ClassHeadOptions, ConcatLabels, ConvOptions, DownBlock, DownOptions, HeadOptions,
-    Init, Layer, Layout, Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions, Value,
+    Init, Labels, Layer, Layout, Linear, Network, NormOptions, ProjectionHead, ToImage, UpBlock, UpOptions, Value,
 };
 use crate::ops::Activation;
 use crate::settings::{Conditioning, Networks, Pool, Residual};
@@ -24,6 +23,9 @@ pub fn generator(spec: &Residual, setup: &Setup, build: &mut Builder, from: &Lat
     let norm = NormOptions { eps: spec.eps, activation: Activation::RELU, conditional };
 
     let mut x = from.z.clone();
+    if setup.conditional() {
+        network.layers.extend(from.labels.look_up(&x));
+    }
     if let (_, Some(mark)) = latent_inputs(setup) {
         let concat = ConcatLabels::new(build, &x, &from.labels, setup.classes, mark)?;
         x = concat.y.clone();
@@ -63,7 +65,7 @@ pub fn discriminator(
     setup: &Setup,
     build: &mut Builder,
     image: &Value,
-    labels: &Buffer<u32>,
+    labels: &Labels,
 ) -> Result<Discriminator> {
     let blocks = setup.blocks(spec)?;
     let Networks { conditioning, width, pool, pool_factor, .. } = setup.networks;
@@ -112,6 +114,7 @@ pub fn discriminator(
         return Ok(Discriminator { network, logits, classes, head: None });
     }
     let classes = if conditioning == Conditioning::Projection { setup.classes } else { 0 };
+    network.layers.extend(labels.look_up(&x));
     let head = HeadOptions { labels, classes, bias: spec.head_bias, pool_factor, init: glorot };
     let head = ProjectionHead::new(build, "head", &x, &head)?;
     let (logits, parts) = (head.output().clone(), Some(head.parts()));

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::latents::{self, LABELS, LATENTS, Latents};
 use super::networks::{self, Latent};
@@ -11,7 +12,7 @@ use crate::checkpoint::NamedTensor;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device, Reals};
 use crate::nn::parameters::{self, Entry};
-use crate::nn::{Arena, Builder, Forward, Layout, Mode, Network, Value};
+use crate::nn::{Arena, Builder, Forward, Labels, Layout, Mode, Network, Value};
 use crate::ops::state::{State, StateBuffer};
 use crate::ops::{pixels, random};
 use crate::sizes::{product, reserved};
@@ -75,7 +76,9 @@ impl Sampler {
         let ImageShape { height: h, width: w, channels: c } = setup.shape;
         let mut build =
             Builder { gradients: false, ..Builder::new(&mut layouts.parameters, &mut layouts.running, arena) };
-        let latent = Latent { z: build.value(BATCH, 1, 1, setup.networks.latent)?, labels: build.arena.take(BATCH)? };
+        let (z, numbers) = (build.value(BATCH, 1, 1, setup.networks.latent)?, build.arena.take(BATCH)?);
+        let vectors = setup.vectors.as_ref().map(|vectors| Arc::new(vectors.of_fakes()));
+        let latent = Latent { z, labels: Labels::new(build.arena, &numbers, vectors)? };
         let image = build.value(BATCH, h, w, c)?;
         let network = networks::generator(setup, &mut build, &latent, &image)?;
         Ok(Sampler {
@@ -162,7 +165,7 @@ impl Sampler {
         for i in 0..GATHERED {
             self.state.write(&State { step: i, ..State::new(0, [0.0; 2], 0, 0) })?;
             latents::draw(&self.latent.z.x, &self.state, LATENTS, self.setup.networks.latent_distribution)?;
-            random::labels(&self.latent.labels, &self.state, LABELS, self.setup.classes as u32)?;
+            random::labels(&self.latent.labels.numbers, &self.state, LABELS, self.setup.labels() as u32)?;
             let mode = Mode::Train { momentum: 1.0 / (i + 1) as f32 };
             self.run(&Source { running: &self.gathered, ..self.source(player, weights) }, mode)?;
         }
@@ -203,7 +206,7 @@ impl Sampler {
     /// Draws from `z` (count, latent) and, of a class-conditional run, `labels` (count), a batch at a time; each is
     /// taken from `image` by `take`. What fills the last batch up is drawn in vain.
     fn draw(&self, source: &Source, z: &[f32], labels: &[u32], mut take: impl FnMut() -> Result<()>) -> Result<()> {
-        let (latent, classes) = (self.setup.networks.latent, self.setup.classes);
+        let (latent, classes) = (self.setup.networks.latent, self.setup.labels());
         let count = z.len() / latent;
         if z.len() != count * latent {
             return Err(Error::Shape(format!("sample: z has {} numbers, no multiple of {latent}", z.len())));
@@ -213,14 +216,14 @@ impl Sampler {
             return Err(Error::Shape(format!("sample: {labels} labels for {count} images of a class-conditional run")));
         }
         if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
-            return Err(Error::Shape(format!("sample: label {label}, there are {classes} classes")));
+            return Err(Error::Shape(format!("sample: label {label}, there are {classes}")));
         }
         let (mut batch_z, mut batch_labels) = (vec![0.0; BATCH * latent], [0; BATCH]);
         for (i, z) in z.chunks(BATCH * latent).enumerate() {
             batch_z[..z.len()].copy_from_slice(z);
             batch_labels.iter_mut().zip(labels.iter().skip(i * BATCH)).for_each(|(to, label)| *to = *label);
             self.latent.z.x.write(&batch_z)?;
-            self.latent.labels.write(&batch_labels)?;
+            self.latent.labels.numbers.write(&batch_labels)?;
             self.run(source, Mode::Evaluate)?;
             take()?;
         }
@@ -290,7 +293,7 @@ impl Generator {
     pub fn morph(&mut self, z: &[f32], [from, to]: [u32; 2], t: f32) -> Result<Vec<u8>> {
         let Source { weights, running } = self.sampler.source(&self.player, self.weights);
         let setup = &self.sampler.setup;
-        if !setup.conditional() {
+        if !setup.conditional() || setup.vectors.is_some() {
             return Err(Error::Config("morph: the run is not class-conditional".into()));
         }
         if let Some(label) = [from, to].iter().find(|label| **label as usize >= setup.classes) {

@@ -1,10 +1,13 @@
 //! What a trainer is made from and what it tells: plain data.
 
+use std::sync::Arc;
+
 use super::health;
 use super::penalty::Penalties;
 use crate::Result;
 use crate::data::mixture::Mixture;
-use crate::data::{DataInfo, ImageShape};
+use crate::data::vectors::Vectors;
+use crate::data::{DataInfo, Dataset, ImageShape};
 use crate::device::Precision;
 use crate::nn::Fusion;
 use crate::ops::diffaug::Strengths;
@@ -24,6 +27,8 @@ pub struct Setup {
     /// Of an image, or of a point as if it were one.
     pub shape: ImageShape,
     pub classes: usize,
+    /// Where labels are vectors: all of them. A label is then the number of one.
+    pub vectors: Option<Arc<Vectors>>,
     /// Of a preset that learns points: where they are drawn from.
     pub mixture: Mixture,
 }
@@ -37,8 +42,20 @@ impl Setup {
             batches: settings.batches.clone(),
             shape: data.shape,
             classes: data.classes.len(),
+            vectors: None,
             mixture: Mixture::named(&data.name).unwrap_or(Mixture::Ring),
         }
+    }
+
+    /// The same for labels of these images, which may be vectors.
+    pub fn of(self, data: &Dataset) -> Setup {
+        let vectors = data.vectors().filter(|_| self.conditional()).cloned();
+        Setup { vectors, ..self }
+    }
+
+    /// How many labels there are to draw images for: classes, or vectors.
+    pub fn labels(&self) -> usize {
+        self.vectors.as_ref().map_or(self.classes, |vectors| vectors.count())
     }
 
     /// The same but for what `change` changes.

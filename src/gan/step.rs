@@ -170,7 +170,7 @@ impl Step {
         match given {
             Some((latents, wanted)) => {
                 z.x.write(latents)?;
-                labels.write(wanted)?;
+                labels.numbers.write(wanted)?;
             }
             None => {
                 let for_d = self.workspace.drawing.is_none() && self.setup.training.n_dis == 1;
@@ -202,9 +202,9 @@ impl Step {
     fn draw_latent(&self, latent: &Latent, stream: u32, for_d: bool) -> Result<()> {
         latents::draw(&latent.z.x, &self.state, LATENTS + stream, self.setup.networks.latent_distribution)?;
         if for_d && self.interpolates() {
-            return latent.labels.copy_from(&self.workspace.whole.labels.view(0..latent.z.n));
+            return latent.labels.numbers.copy_from(&self.workspace.whole.labels.view(0..latent.z.n));
         }
-        random::labels(&latent.labels, &self.state, LABELS + stream, self.setup.classes as u32)
+        random::labels(&latent.labels.numbers, &self.state, LABELS + stream, self.setup.labels() as u32)
     }
 
     fn generate(&self, g: &OfG) -> Result<()> {

@@ -25,7 +25,7 @@ use crate::device::{Buffer, Device, Feed, Graph};
 use crate::nn::parameters::first_not_finite;
 use crate::nn::{Arena, Layout};
 use crate::ops::state::{self, State, StateBuffer};
-use crate::settings::{Architecture, Update};
+use crate::settings::{Architecture, Conditioning, Update, name_of};
 use crate::{Error, Result};
 
 pub struct Trainer {
@@ -479,6 +479,13 @@ fn check(setup: &Setup) -> Result<()> {
     }
     if !setup.architecture().is_convolutional() && setup.conditional() {
         return refuse(format!("preset {preset} has no networks that know labels: --conditioning none"));
+    }
+    let conditioning = setup.networks.conditioning;
+    if setup.vectors.is_some() && conditioning != Conditioning::Projection {
+        let conditioning = name_of(&conditioning);
+        return refuse(format!(
+            "conditioning {conditioning}: the labels are vectors, which --conditioning projection takes and none leaves out"
+        ));
     }
     if let Architecture::Residual(networks) = setup.architecture() {
         setup.blocks(networks)?;

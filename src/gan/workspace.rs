@@ -1,5 +1,7 @@
 //! What a training step works on, placed once.
 
+use std::sync::Arc;
+
 use super::classes::ClassLoss;
 use super::networks::{self, Discriminator, Latent};
 use super::passes::{OfD, OfG, Split, Whole};
@@ -8,7 +10,7 @@ use super::player::Players;
 use super::setup::Setup;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device, Reals};
-use crate::nn::{Arena, Builder, Value};
+use crate::nn::{Arena, Builder, Labels, Value};
 use crate::ops::adam;
 use crate::ops::log_partition::Evaluation;
 use crate::sizes::product;
@@ -67,12 +69,14 @@ impl Workspace {
         let images = if setup.diffaug().is_some() { build.value(most, h, w, c)? } else { seen.clone() };
         let labels_of_d = build.arena.take(rows)?;
         let labels = if part_of_d.is_some() { build.arena.take(most)? } else { labels_of_d.view(0..most) };
+        let known = Labels::new(build.arena, &labels_of_d, setup.vectors.clone())?;
         let Discriminator { network, logits: logits_of_d, classes, head } =
-            networks::discriminator(setup, &mut build, &shown, &labels_of_d)?;
+            networks::discriminator(setup, &mut build, &shown, &known)?;
         let logits = match part_of_d {
             Some(_) => Value { n: most, x: arena.take(most)?, dx: None, ..logits_of_d },
             None => logits_of_d.rows(&(0..most)),
         };
+        let of_fakes = setup.vectors.as_ref().map(|vectors| Arc::new(vectors.of_fakes()));
         let discriminator = OfD {
             classes: classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels_of_d)).transpose()?,
             penalties: Penalties::new(setup, arena, &network, part_of_d.map_or(most, |part| 2 * part))?,
@@ -95,15 +99,16 @@ impl Workspace {
                 unfused: &training.unfused,
                 precision: training.precision(),
             };
-            let latents = |build: &mut Builder, count, labels| -> Result<Latent> {
+            let latents = |build: &mut Builder, count, labels: &Buffer<u32>| -> Result<Latent> {
                 let z = build.value(count, 1, 1, setup.networks.latent)?;
+                let labels = Labels::new(build.arena, labels, of_fakes.clone())?;
                 Ok(Latent { z: Value { dx: None, ..z }, labels })
             };
-            let latent = latents(&mut build, fakes, labels.view(n..n + fakes))?;
+            let latent = latents(&mut build, fakes, &labels.view(n..n + fakes))?;
             let part = match setup.part_of_g().filter(|part| *part < fakes) {
                 Some(part) => {
                     let labels = build.arena.take(part)?;
-                    Some((latents(&mut build, part, labels)?, build.value(part, h, w, c)?))
+                    Some((latents(&mut build, part, &labels)?, build.value(part, h, w, c)?))
                 }
                 None => None,
             };

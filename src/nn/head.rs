@@ -1,8 +1,8 @@
 //! The projection discriminator's head: f = V[y] . h + w . h, h the pooled features.
 
-use super::{Backward, Builder, Forward, Fusion, Init, Layer, Parameter, Tangent, Value};
+use super::{Backward, Builder, ClassRows, Forward, Fusion, Init, Labels, Layer, Parameter, Tangent, Value};
 use crate::Result;
-use crate::device::{Buffer, Reals};
+use crate::device::Reals;
 use crate::ops::gradient_penalty;
 use crate::ops::projection::{self, Gradients, Head, Seeds};
 use crate::ops::spectral_norm::Outputs;
@@ -12,9 +12,9 @@ pub struct ProjectionHead {
     name: String,
     w: Parameter,
     /// The label embedding; without it the head is unconditional.
-    v: Option<Parameter>,
+    v: Option<ClassRows>,
     bias: Option<Parameter>,
-    labels: Buffer<u32>,
+    labels: Labels,
     pool_factor: f32,
     x: Value,
     h: Reals,
@@ -26,7 +26,7 @@ pub struct ProjectionHead {
 /// What a head is made of.
 pub struct HeadOptions<'a> {
     /// (N)
-    pub labels: &'a Buffer<u32>,
+    pub labels: &'a Labels,
     /// 0: no embedding.
     pub classes: usize,
     pub bias: bool,
@@ -40,24 +40,26 @@ pub struct HeadParts {
     /// (N, C): the pooled features of the last pass.
     pub features: Reals,
     /// (N)
-    pub labels: Buffer<u32>,
+    pub labels: Labels,
     pub w: Parameter,
-    pub v: Option<Parameter>,
+    pub v: Option<ClassRows>,
     pub bias: Option<Parameter>,
 }
 
 impl ProjectionHead {
     pub fn new(build: &mut Builder, name: &str, x: &Value, options: &HeadOptions) -> Result<ProjectionHead> {
         let (c, classes, p) = (x.c, options.classes, &mut *build.parameters);
+        let w = p.weight(&format!("{name}.weight"), &[c, 1], (options.init)(c, 1), Outputs::Columns);
+        let v = (classes > 0)
+            .then(|| p.weight(&format!("{name}.embedding"), &[classes, c], (options.init)(classes, c), Outputs::Rows));
+        let bias = options.bias.then(|| p.tensor(&format!("{name}.bias"), &[1], Init::Constant(0.0)));
         let unfused = build.unfused.contains(&Fusion::Projection);
         let forward = projection::unfused::workspace_len(product([x.n, x.features()]), x.n);
         Ok(ProjectionHead {
             name: name.to_string(),
-            w: p.weight(&format!("{name}.weight"), &[c, 1], (options.init)(c, 1), Outputs::Columns),
-            v: (classes > 0).then(|| {
-                p.weight(&format!("{name}.embedding"), &[classes, c], (options.init)(classes, c), Outputs::Rows)
-            }),
-            bias: options.bias.then(|| p.tensor(&format!("{name}.bias"), &[1], Init::Constant(0.0))),
+            w,
+            v: v.map(|v| ClassRows::new(build, v, Some(options.labels), c)).transpose()?,
+            bias,
             labels: options.labels.clone(),
             pool_factor: options.pool_factor,
             h: build.arena.take(product([x.n, c]))?,
@@ -73,7 +75,13 @@ impl ProjectionHead {
 
     /// What its logits are made of.
     pub fn parts(&self) -> HeadParts {
-        HeadParts { features: self.h.clone(), labels: self.labels.clone(), w: self.w, v: self.v, bias: self.bias }
+        HeadParts {
+            features: self.h.clone(),
+            labels: self.labels.clone(),
+            w: self.w,
+            v: self.v.clone(),
+            bias: self.bias,
+        }
     }
 
     fn features(&self, rows: &std::ops::Range<usize>) -> Reals {
@@ -83,9 +91,11 @@ impl ProjectionHead {
 
 impl Layer for ProjectionHead {
     fn forward(&self, pass: &Forward) -> Result<()> {
-        let w = self.w.of(pass.weights.values);
-        let [v, bias] = [self.v, self.bias].map(|p| p.map(|p| p.of(pass.weights.values)));
-        let labels = self.labels.view(pass.rows.clone());
+        let weights = pass.weights.values;
+        let (w, bias) = (self.w.of(weights), self.bias.map(|bias| bias.of(weights)));
+        self.v.as_ref().map_or(Ok(()), |v| v.mix(weights, &pass.rows))?;
+        let v = self.v.as_ref().map(|v| v.values(weights, &pass.rows));
+        let labels = self.labels.of(&pass.rows);
         let pool_factor = self.pool_factor;
         let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: bias.as_ref(), pool_factor };
         let (x, logits) = (self.x.rows(&pass.rows), self.logits.rows(&pass.rows));
@@ -99,9 +109,9 @@ impl Layer for ProjectionHead {
 
     fn backward(&self, pass: &Backward) -> Result<()> {
         if let Some(gradients) = pass.gradients {
-            let (logits, labels) = (self.logits.rows(&pass.rows), self.labels.view(pass.rows.clone()));
-            let dw = self.w.of(gradients);
-            let [dv, dbias] = [self.v, self.bias].map(|p| p.map(|p| p.of(gradients)));
+            let (logits, labels) = (self.logits.rows(&pass.rows), self.labels.of(&pass.rows));
+            let (dw, dbias) = (self.w.of(gradients), self.bias.map(|bias| bias.of(gradients)));
+            let dv = self.v.as_ref().map(|v| v.gradient(gradients, &pass.rows)).transpose()?;
             let out = Gradients { dw: &dw, dv: dv.as_ref(), dbias: dbias.as_ref() };
             let (df, seeds) = (logits.gradient(&self.name, "the logits")?, pass.seeds_of_parameters());
             let seeds = Seeds { df: Some(df), scale: seeds.as_ref() };
@@ -110,12 +120,13 @@ impl Layer for ProjectionHead {
                 None => projection::parameter_gradients,
             };
             parameter_gradients(out, &self.features(&pass.rows), Some(&labels), seeds)?;
+            self.v.as_ref().map_or(Ok(()), |v| v.add_gradient(gradients, &pass.rows))?;
         }
         let Some(dx) = pass.input_gradient(&self.x) else { return Ok(()) };
         let rows = &pass.input_rows;
-        let (x, logits, labels) = (self.x.rows(rows), self.logits.rows(rows), self.labels.view(rows.clone()));
+        let (x, logits, labels) = (self.x.rows(rows), self.logits.rows(rows), self.labels.of(rows));
         let df = Some(logits.gradient(&self.name, "the logits")?);
-        let (w, v) = (self.w.of(pass.weights.values), self.v.map(|v| v.of(pass.weights.values)));
+        let (w, v) = (self.w.of(pass.weights.values), self.v.as_ref().map(|v| v.values(pass.weights.values, rows)));
         let pool_factor = self.pool_factor;
         let head = Head { w: &w, v: v.as_ref(), labels: Some(&labels), bias: None, pool_factor };
         match &self.unfused {
@@ -128,10 +139,11 @@ impl Layer for ProjectionHead {
     fn tangent(&self, pass: &Tangent) -> Result<()> {
         let (x, h, logits) = (pass.of(&self.x), self.features(&pass.into), self.logits.rows(&pass.rows));
         gradient_penalty::pool(&h, &x.x, &pass.saved(&self.x), x.n, self.pool_factor)?;
-        let (dw, dv) = (self.w.of(pass.gradients), self.v.map(|v| v.of(pass.gradients)));
-        let out = Gradients { dw: &dw, dv: dv.as_ref(), dbias: None };
-        let (df, labels) = (logits.gradient(&self.name, "the logits")?, self.labels.view(pass.rows.clone()));
-        projection::parameter_gradients(out, &h, Some(&labels), Seeds { df: Some(df), scale: None })
+        let dv = self.v.as_ref().map(|v| v.gradient(pass.gradients, &pass.rows)).transpose()?;
+        let out = Gradients { dw: &self.w.of(pass.gradients), dv: dv.as_ref(), dbias: None };
+        let (df, labels) = (logits.gradient(&self.name, "the logits")?, self.labels.of(&pass.rows));
+        projection::parameter_gradients(out, &h, Some(&labels), Seeds { df: Some(df), scale: None })?;
+        self.v.as_ref().map_or(Ok(()), |v| v.add_gradient(pass.gradients, &pass.rows))
     }
 
     fn piecewise_linear(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Labels as further channels of an image: one plane per class, or an embedding at every pixel.
 
-use super::{Backward, Builder, Forward, Init, Layer, Parameter, Tangent, Value};
+use super::{Backward, Builder, Forward, Init, Labels, Layer, Parameter, Tangent, Value};
 use crate::Result;
 use crate::device::{Buffer, Reals};
 use crate::ops::resample;
@@ -18,27 +18,30 @@ pub struct ConcatLabels {
 enum Appended {
     /// A plane for each class: this number in the plane of the label, 0 in the others.
     Planes(f32),
+    /// Where labels are vectors: this table's row, which has such a number of times the vector.
+    Vectors(Reals),
     /// At every pixel the label's row of an embedding. Its gradient needs this workspace.
     Embedding(Parameter, Reals),
 }
 
 impl ConcatLabels {
-    /// One plane per class, with `at` in the plane of the label.
-    pub fn new(build: &mut Builder, x: &Value, labels: &Buffer<u32>, classes: usize, at: f32) -> Result<ConcatLabels> {
-        ConcatLabels::of(build, x, labels, classes, Appended::Planes(at))
+    /// One plane per class, with `at` in the plane of the label, or `at` times the label's vector.
+    pub fn new(build: &mut Builder, x: &Value, labels: &Labels, classes: usize, at: f32) -> Result<ConcatLabels> {
+        let appended = labels.times(at)?.map_or(Appended::Planes(at), Appended::Vectors);
+        ConcatLabels::of(build, x, &labels.numbers, classes, appended)
     }
 
     /// An embedding of `width` numbers for each of `classes`, called `embedding`.
     pub fn embedding(
         build: &mut Builder,
         x: &Value,
-        labels: &Buffer<u32>,
+        labels: &Labels,
         (classes, width): (usize, usize),
         init: Init,
     ) -> Result<ConcatLabels> {
         let embedding = build.parameters.weight("embedding", &[classes, width], init, Outputs::Rows);
         let workspace = build.arena.take(product([x.n, width]))?;
-        ConcatLabels::of(build, x, labels, width, Appended::Embedding(embedding, workspace))
+        ConcatLabels::of(build, x, &labels.numbers, width, Appended::Embedding(embedding, workspace))
     }
 
     fn of(
@@ -63,6 +66,9 @@ impl Layer for ConcatLabels {
         let (x, y, labels) = (self.x.rows(&pass.rows), self.y.rows(&pass.rows), self.labels.view(pass.rows.clone()));
         match &self.appended {
             Appended::Planes(at) => resample::concat_labels(&y.x, &x.x, &labels, x.image(), self.channels(), *at),
+            Appended::Vectors(table) => {
+                resample::concat_embedding(&y.x, &x.x, table, &labels, x.image(), self.channels())
+            }
             Appended::Embedding(embedding, _) => {
                 let embedding = embedding.of(pass.weights.values);
                 resample::concat_embedding(&y.x, &x.x, &embedding, &labels, x.image(), self.channels())
@@ -100,7 +106,7 @@ impl Layer for ConcatLabels {
 
     fn name(&self) -> &str {
         match self.appended {
-            Appended::Planes(_) => "labels",
+            Appended::Planes(_) | Appended::Vectors(_) => "labels",
             Appended::Embedding(..) => "embedding",
         }
     }

@@ -23,6 +23,7 @@ pub mod parameters;
 mod residual;
 mod tangent;
 mod unfused;
+mod vectors;
 mod widen;
 
 use std::ops::Range;
@@ -41,6 +42,7 @@ pub use norm::{BatchNorm, Norm, NormOptions};
 pub use parameters::{Init, Layout, Parameter};
 pub use residual::{DownBlock, DownOptions, ToImage, UpBlock, UpOptions};
 pub use tangent::Tangent;
+pub use vectors::{ClassRows, Labels};
 pub use widen::Widen;
 
 use crate::device::{Precision, Reals};

@@ -1,6 +1,6 @@
 //! Batch norm, plain or class-conditional.
 
-use super::{Backward, Builder, Forward, Fusion, Init, Layer, Mode, Parameter, Value};
+use super::{Backward, Builder, ClassRows, Forward, Fusion, Init, Labels, Layer, Mode, Parameter, Value};
 use crate::device::{Buffer, Reals};
 use crate::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables};
 use crate::ops::{Activation, elementary};
@@ -13,12 +13,12 @@ use crate::{Error, Result};
 pub struct Norm {
     /// For messages: `block1.norm2`.
     name: String,
-    gamma: Parameter,
-    beta: Parameter,
+    gamma: ClassRows,
+    beta: ClassRows,
     running_mean: Parameter,
     running_var: Parameter,
     /// (N), where each label has a scale and a shift of its own.
-    labels: Option<Buffer<u32>>,
+    labels: Option<Labels>,
     eps: f32,
     activation: Activation,
     x: Value,
@@ -38,7 +38,7 @@ pub struct NormOptions {
     pub eps: f32,
     pub activation: Activation,
     /// The labels (N) and the number of classes of a conditional one.
-    pub conditional: Option<(Buffer<u32>, usize)>,
+    pub conditional: Option<(Labels, usize)>,
 }
 
 impl Norm {
@@ -50,13 +50,16 @@ impl Norm {
         };
         let of = Shape { n: x.n, h: x.h, w: x.w, c, upsample: false };
         let workspace = norm::workspace_len(build.arena.device(), of, conditional.is_some());
+        let labels = conditional.map(|(labels, _)| labels);
+        let gamma = build.parameters.tensor(&format!("{name}.weight"), &shape, Init::Constant(1.0));
+        let beta = build.parameters.tensor(&format!("{name}.bias"), &shape, Init::Constant(0.0));
         Ok(Norm {
             name: name.to_string(),
-            gamma: build.parameters.tensor(&format!("{name}.weight"), &shape, Init::Constant(1.0)),
-            beta: build.parameters.tensor(&format!("{name}.bias"), &shape, Init::Constant(0.0)),
+            gamma: ClassRows::new(build, gamma, labels.as_ref(), c)?,
+            beta: ClassRows::new(build, beta, labels.as_ref(), c)?,
             running_mean: build.running.tensor(&format!("{name}.running_mean"), &[c], Init::Constant(0.0)),
             running_var: build.running.tensor(&format!("{name}.running_var"), &[c], Init::Constant(1.0)),
-            labels: conditional.map(|(labels, _)| labels),
+            labels,
             eps,
             activation,
             x: x.clone(),
@@ -97,11 +100,19 @@ impl Norm {
         Shape { n: self.x.n, h: self.x.h, w: self.x.w, c: self.x.c, upsample: false }
     }
 
+    /// Of gamma and beta, for all samples.
+    fn affine(&self, weights: &Reals) -> (Reals, Reals, Option<Buffer<u32>>) {
+        let all = 0..self.x.n;
+        let labels = self.labels.as_ref().map(|labels| labels.of(&all));
+        (self.gamma.values(weights, &all), self.beta.values(weights, &all), labels)
+    }
+
     /// Fills the tables.
     pub fn prepare(&self, pass: &Forward) -> Result<()> {
-        let (gamma, beta) = (self.gamma.of(pass.weights.values), self.beta.of(pass.weights.values));
+        [&self.gamma, &self.beta].into_iter().try_for_each(|rows| rows.mix(pass.weights.values, &(0..self.x.n)))?;
+        let (gamma, beta, labels) = self.affine(pass.weights.values);
         let (mean, var) = (self.running_mean.of(pass.running), self.running_var.of(pass.running));
-        let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
+        let affine = Affine { gamma: &gamma, beta: &beta, labels: labels.as_ref() };
         match pass.mode {
             Mode::Train { momentum } => norm::statistics(
                 self.batch(),
@@ -143,9 +154,9 @@ impl Norm {
             Error::Shape(format!("layer {}: a pass without parameter gradients cannot go through a norm", self.name))
         })?;
         let (dx, dy) = (self.x.gradient(&self.name, "its input")?, y.gradient(&self.name, "its output")?);
-        let (dgamma, dbeta) = (self.gamma.of(gradients), self.beta.of(gradients));
-        let (gamma, beta) = (self.gamma.of(pass.weights.values), self.beta.of(pass.weights.values));
-        let affine = Affine { gamma: &gamma, beta: &beta, labels: self.labels.as_ref() };
+        let (all, (gamma, beta, labels)) = (0..self.x.n, self.affine(pass.weights.values));
+        let (dgamma, dbeta) = (self.gamma.gradient(gradients, &all)?, self.beta.gradient(gradients, &all)?);
+        let affine = Affine { gamma: &gamma, beta: &beta, labels: labels.as_ref() };
         let (dz, activation) = match (&self.unfused, self.activation) {
             (Some(z), Activation::LeakyRelu(slope)) => {
                 let dz = z.gradient(&self.name, "its normalised value")?;
@@ -162,7 +173,8 @@ impl Norm {
             activation,
             self.shape(),
             &self.workspace,
-        )
+        )?;
+        [&self.gamma, &self.beta].into_iter().try_for_each(|rows| rows.add_gradient(gradients, &all))
     }
 }
 

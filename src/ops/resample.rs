@@ -178,6 +178,19 @@ pub fn concat_embedding(
     unsafe { launch.scalar(image.c as u32).scalar(width as u32).scalar(classes).scalar(pixels).run() }
 }
 
+/// `y` (N, E): the row of `table` (rows, E) of each label; zeros for one beyond them.
+pub fn rows(y: &Reals, table: &Reals, labels: &Buffer<u32>, width: usize) -> Result<()> {
+    let what = "rows";
+    let image = Image { n: labels.len(), h: 1, w: 1, c: width };
+    check(what, image, &[("y", y.len(), image)])?;
+    let count = classes(what, "table", table.len(), width)?;
+    let (launch, pixels) = walk(what, kernel::RESAMPLE_APPEND_EMBEDDING, y, image)?;
+    // Appended to images without channels, of which nothing is read.
+    let launch = launch.input(table).input(table).input(labels).scalar(image.n as u32).scalar(1u32).scalar(0u32);
+    // SAFETY: `check` and `classes` compared every length with the shapes.
+    unsafe { launch.scalar(width as u32).scalar(count).scalar(pixels).run() }
+}
+
 fn classes(what: &str, name: &str, len: usize, width: usize) -> Result<u32> {
     if width == 0 || !len.is_multiple_of(width) {
         return Err(Error::Shape(format!("{what}: {name} has {len} elements, expected classes * E with E = {width}")));

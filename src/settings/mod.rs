@@ -184,6 +184,10 @@ impl Settings {
             let what = format!("preset {preset} cannot learn from data {}; ring and grid go with ring", images.data);
             return Err(Error::Config(what));
         }
+        if let Some(labels) = images.labels.as_ref().filter(|_| !matches!(images.data, DataSource::Folder(_))) {
+            let what = format!("labels: {} goes with images of folder:DIR, not with {}", labels.display(), images.data);
+            return Err(Error::Config(what));
+        }
         within("classes", images.classes, 1, 256)?;
         within("size", images.size.height, 1, 4096)?;
         within("size", images.size.width, 1, 4096)?;
@@ -221,6 +225,16 @@ impl Settings {
         // Beyond these, the weighted part of a sum of f32 would be lost in the other.
         within("real-weight", training.real_weight, 1e-3, 1e3)?;
         within("noise", batches.noise, 0.0, 1.0)?;
+        // Written so that NaN fails.
+        if !(batches.limit_data > 0.0 && batches.limit_data <= 1.0) {
+            let what = format!("limit-data: {}, expected more than 0 and at most 1", batches.limit_data);
+            return Err(Error::Config(what));
+        }
+        if batches.limit_data < 1.0 && matches!(images.data, DataSource::Points(_)) {
+            let what =
+                format!("limit-data: {}, and points are drawn as they are needed; expected 1", batches.limit_data);
+            return Err(Error::Config(what));
+        }
         within("lr-g", training.lr_g, 0.0, 1e9)?;
         within("lr-d", training.lr_d, 0.0, 1e9)?;
         decay("beta1", training.beta1)?;
@@ -302,11 +316,14 @@ impl Settings {
         let Images { classes, size, channels, data_memory, .. } = self.images;
         let Batches { unreadable, max_pixels, depth, .. } = self.batches;
         let (memory, threads) = (data_memory << 20, self.place.threads);
-        DataOptions { classes, size, channels, unreadable, memory, max_pixels, depth, threads, like: None }
+        let labels = self.images.labels.clone();
+        DataOptions { classes, size, channels, unreadable, memory, max_pixels, depth, threads, labels, like: None }
     }
 
     pub fn loader_options(&self) -> LoaderOptions {
-        LoaderOptions { batch: self.training.batch, seed: self.training.seed, last: self.batches.last_batch }
+        let (training, batches) = (&self.training, &self.batches);
+        let (share, last) = (batches.limit_data, batches.last_batch);
+        LoaderOptions { batch: training.batch, seed: training.seed, share, last }
     }
 
     pub fn runs_dir(&self) -> &Path {

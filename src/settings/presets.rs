@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::architecture::{Architecture, Residual, Widths};
-use super::choices::{Conditioning, Loss, Pool, SoftmaxTarget, Update};
+use super::choices::{Change, Conditioning, Loss, Pool, SoftmaxTarget, Update};
 use super::{Batches, Images, Judging, Networks, Place, Settings, Training, Written};
 use crate::data::mixture::{self, Mixture};
 use crate::data::{DataSource, ImageShape};
@@ -29,7 +29,7 @@ pub struct Preset {
 }
 
 /// The first one is the default.
-pub static PRESETS: [Preset; 10] = [
+pub static PRESETS: [Preset; 12] = [
     Preset {
         name: "mnist",
         about: "Residual networks for 28x28 digits, projection discriminator, softmax loss",
@@ -132,6 +132,22 @@ pub static PRESETS: [Preset; 10] = [
         timed: &[(16, 8)],
     },
     Preset {
+        name: "photos-64",
+        about: "For some thousand pictures, 64x64: DiffAug, R1, average, flips",
+        architecture: Architecture::Residual(SNGAN),
+        settings: |s| photos(s, 64),
+        sample: images(64, 3),
+        timed: &[],
+    },
+    Preset {
+        name: "photos-128",
+        about: "The same for 128x128 images",
+        architecture: Architecture::Residual(Residual { size: 128, ..SNGAN }),
+        settings: |s| photos(s, 32),
+        sample: images(128, 3),
+        timed: &[],
+    },
+    Preset {
         name: "ring",
         about: "Multilayer perceptrons on eight Gaussians in the plane",
         architecture: Architecture::PointPerceptrons,
@@ -199,6 +215,26 @@ fn sngan(s: &mut Settings, steps: u64, decay_from: Option<u64>) {
     s.training.beta1 = 0.0;
     s.batches.noise = 1.0 / 128.0;
     s.written.checkpoint_every = 1000;
+    s.written.sample_every = 1000;
+}
+
+/// For pictures that are few: D sees them changed, and a penalty keeps it from knowing them by heart.
+fn photos(s: &mut Settings, batch: usize) {
+    s.networks.width = 64;
+    s.networks.latent = 128;
+    s.training.loss = Loss::NonSaturating;
+    s.training.r1 = 1.0;
+    s.training.penalty_every = 4;
+    s.training.steps = 400_000;
+    s.training.batch = batch;
+    s.training.lr_g = 2e-4;
+    s.training.lr_d = 2e-4;
+    s.training.beta1 = 0.0;
+    s.training.beta2 = 0.99;
+    s.training.average = 0.999;
+    s.batches.diffaug = vec![Change::Color, Change::Translation, Change::Cutout];
+    s.batches.flip = true;
+    s.written.checkpoint_every = 2000;
     s.written.sample_every = 1000;
 }
 

@@ -27,6 +27,10 @@ pub struct Images {
     /// Classes that the labels of idx:DIR name
     #[arg(long, value_name = "N")]
     pub classes: usize,
+    /// A CSV file with labels of the images of folder:DIR that are vectors: a picture's name, then a number for each class
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<PathBuf>,
     /// Size of the images that residual networks are built for, and that those of folder:DIR are cropped and scaled to; a
     /// preset has its own
     #[arg(long, value_name = "SIDE|HEIGHTxWIDTH")]
@@ -41,7 +45,14 @@ pub struct Images {
 
 impl Default for Images {
     fn default() -> Images {
-        Images { data: DataSource::Mnist10k, classes: 10, size: 32.into(), channels: 3, data_memory: 2048 }
+        Images {
+            data: DataSource::Mnist10k,
+            classes: 10,
+            labels: None,
+            size: 32.into(),
+            channels: 3,
+            data_memory: 2048,
+        }
     }
 }
 
@@ -260,6 +271,9 @@ pub struct Batches {
     #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub diffaug: Vec<Change>,
+    /// Learn from this share of the images of each class alone, the same ones in every run
+    #[arg(long, value_name = "SHARE")]
+    pub limit_data: f64,
     /// An epoch's last images that fill no batch: drop them, or fill up from the next epoch
     #[arg(long, value_name = "WHAT")]
     pub last_batch: LastBatch,
@@ -281,6 +295,7 @@ impl Default for Batches {
             noise: 0.0,
             noise_within: true,
             diffaug: Vec::new(),
+            limit_data: 1.0,
             last_batch: LastBatch::Drop,
             unreadable: Unreadable::Refuse,
             max_pixels: decode::MAX_PIXELS,

@@ -21,6 +21,16 @@ def normal(seed, n):
     return np.sqrt(-2.0 * np.log(1.0 - u[:, 0])) * np.cos(2.0 * np.pi * u[:, 1])
 
 
+def philox(seed, index, stream, step, more=0):
+    """Four words of the program's generator, kernels/device/philox.h, for its run's seed."""
+    c, k, mask = [index, stream, step, more], [seed, 0], 0xFFFFFFFF
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(b >> 32) ^ c[1] ^ k[0], b & mask, (a >> 32) ^ c[3] ^ k[1], a & mask]
+        k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
+    return c
+
+
 def digits(count, folder="src/data/mnist"):
     """The first images (count, 28, 28) and labels of the embedded digits."""
     import gzip

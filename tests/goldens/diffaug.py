@@ -5,6 +5,7 @@ import pathlib
 
 import torch
 import torch.nn.functional as F
+from common import philox
 from safetensors.torch import save_file
 
 
@@ -13,17 +14,8 @@ class Change:
 
     def __init__(self, count, first, stream, step, seed):
         self.count = count
-        self.words = [self.philox([first + n, stream, step, p], seed) for n in range(count) for p in (0, 1)]
+        self.words = [philox(seed, first + n, stream, step, p) for n in range(count) for p in (0, 1)]
         self.words = [self.words[2 * n] + self.words[2 * n + 1] for n in range(count)]
-
-    @staticmethod
-    def philox(c, seed):
-        k, mask = [seed, 0], 0xFFFFFFFF
-        for _ in range(10):
-            a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
-            c = [(b >> 32) ^ c[1] ^ k[0], b & mask, (a >> 32) ^ c[3] ^ k[1], a & mask]
-            k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
-        return c
 
     def rand(self, i, x):
         return torch.tensor([w[i] >> 8 for w in self.words]).to(x.dtype).reshape(-1, 1, 1, 1) * 2.0**-24

@@ -14,24 +14,15 @@ import torch
 from safetensors.numpy import save_file
 
 sys.path.insert(0, "tests/goldens")
-from common import normal, uniform
+from common import normal, philox, uniform
 from mnist_network import players, softmax_losses
 
 STEPS, BATCH, LATENT, WIDTH, R1, SEED = 10, 256, 16, 128, 0.1, 1
 
 
-def philox(index, stream, step):
-    c, k, mask = [index, stream, step, 0], [SEED, 0], 0xFFFFFFFF
-    for _ in range(10):
-        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
-        c = [(b >> 32) ^ c[1] ^ k[0], b & mask, (a >> 32) ^ c[3] ^ k[1], a & mask]
-        k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
-    return c
-
-
 def point(i, step):
     """Stream 2: words 0 and 1 are the noise, word 2 is the mode."""
-    words = philox(i, 2, step)
+    words = philox(SEED, i, 2, step)
     radius = np.sqrt(-2.0 * np.log(((words[0] >> 1) + 0.5) / 2.0**31))
     turn, centre = 2 * np.pi * (words[1] >> 8) / 2.0**24, 2 * np.pi * (words[2] >> 29) / 8.0
     noise = radius * np.array([np.cos(turn), np.sin(turn)])

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, "tests/goldens")
 import mnist_network as network
+from common import philox
 from diffaug import Change
 from mnist_network import CLASSES, generator, players, softmax_losses
 
@@ -35,19 +36,9 @@ VARIANTS = {
 }
 
 
-def philox(index, stream, step):
-    """Four words of the program's generator, kernels/device/philox.h, for its run's seed."""
-    c, k, mask = [index, stream, step, 0], [SEED, 0], 0xFFFFFFFF
-    for _ in range(10):
-        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
-        c = [(b >> 32) ^ c[1] ^ k[0], b & mask, (a >> 32) ^ c[3] ^ k[1], a & mask]
-        k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
-    return c
-
-
 def shares(step):
     """How much of each point of the penalty is real: stream 3."""
-    words = [word for i in range(BATCH // 4) for word in philox(i, 3, step)]
+    words = [word for i in range(BATCH // 4) for word in philox(SEED, i, 3, step)]
     return np.array([word >> 8 for word in words]) * 2.0**-24
 
 

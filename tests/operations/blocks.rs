@@ -156,7 +156,7 @@ fn the_blocks_of_d_are_pytorchs() {
 }
 
 fn conditional(labels: &Buffer<u32>) -> NormOptions {
-    NormOptions { eps: EPS, activation: Activation::RELU, conditional: Some((labels.clone(), CLASSES)) }
+    NormOptions { eps: EPS, activation: Activation::RELU, conditional: Some((labels.into(), CLASSES)) }
 }
 
 #[test]

@@ -195,7 +195,7 @@ fn build(kind: &str, build: &mut Builder, labels: &Buffer<u32>) -> (Value, Netwo
         return (input, network, x);
     }
     if kind == "concat" {
-        let concat = ConcatLabels::new(build, &x, labels, CLASSES, 1.0).unwrap();
+        let concat = ConcatLabels::new(build, &x, &labels.into(), CLASSES, 1.0).unwrap();
         x = concat.y.clone();
         network.layers.push(Box::new(concat));
     }
@@ -205,7 +205,7 @@ fn build(kind: &str, build: &mut Builder, labels: &Buffer<u32>) -> (Value, Netwo
         x = block.output().clone();
         network.layers.push(Box::new(block));
         if kind == "concat" && i == 0 {
-            let concat = ConcatLabels::embedding(build, &x, labels, (CLASSES, 3), Init::Constant(0.0)).unwrap();
+            let concat = ConcatLabels::embedding(build, &x, &labels.into(), (CLASSES, 3), Init::Constant(0.0)).unwrap();
             x = concat.y.clone();
             network.layers.push(Box::new(concat));
         }
@@ -219,7 +219,7 @@ fn build(kind: &str, build: &mut Builder, labels: &Buffer<u32>) -> (Value, Netwo
         Box::new(head)
     } else {
         let classes = if kind == "projection" { CLASSES } else { 0 };
-        let options = HeadOptions { labels, classes, bias: true, pool_factor: 0.5, init };
+        let options = HeadOptions { labels: &labels.into(), classes, bias: true, pool_factor: 0.5, init };
         Box::new(ProjectionHead::new(build, "head", &x, &options).unwrap())
     };
     let logits = head.output().clone();

@@ -42,3 +42,4 @@ mod spectral_norm;
 mod state;
 mod training;
 mod variants;
+mod vectors;

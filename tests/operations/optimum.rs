@@ -54,7 +54,7 @@ impl Game {
         let one = Linear::into(&mut build, "one", (&x, &a), true, Activation::LeakyRelu(0.2), init(1));
         let two = Linear::into(&mut build, "two", (&a, &b), true, Activation::Identity, init(HIDDEN));
         let options = HeadOptions {
-            labels: &labels,
+            labels: &(&labels).into(),
             classes: 2,
             bias: true,
             pool_factor: 1.0,

@@ -300,7 +300,8 @@ fn on_fakes_the_class_terms_gradient_has_opposite_signs_under_projection_and_ac_
             let labels = device.upload(&[(label as u32 + 1) % CLASSES as u32, label as u32]).unwrap();
 
             let (head, of) = alone(device, 2, |build, x| {
-                let options = HeadOptions { labels: &labels, classes: CLASSES, bias: false, pool_factor: 1.0, init };
+                let options =
+                    HeadOptions { labels: &(&labels).into(), classes: CLASSES, bias: false, pool_factor: 1.0, init };
                 ProjectionHead::new(build, "head", x, &options).unwrap()
             });
             let h = of.x.x.read().unwrap()[FEATURES..].to_vec();
@@ -370,7 +371,8 @@ fn the_projection_logit_is_one_number_with_both_parts_weighted_equally() {
     on_each_device(|device| {
         let labels = device.upload(&[2, 0]).unwrap();
         let (head, of) = alone(device, 2, |build, x| {
-            let options = HeadOptions { labels: &labels, classes: CLASSES, bias: true, pool_factor: 1.0, init };
+            let options =
+                HeadOptions { labels: &(&labels).into(), classes: CLASSES, bias: true, pool_factor: 1.0, init };
             ProjectionHead::new(build, "head", x, &options).unwrap()
         });
         assert_eq!(of.logits.features(), 1);

@@ -196,7 +196,8 @@ pub(super) fn step_of(preset: Preset, width: usize, batch: usize) -> StepProblem
 /// A preset at one size under one rule, with ten classes of what it is timed on.
 fn setup(preset: Preset, width: usize, (batch, fakes): (usize, usize), (update, n_dis): (Update, usize)) -> Setup {
     let classes = (0..10).map(|class| class.to_string()).collect();
-    let data = DataInfo { name: "grey".into(), images: 1, shape: preset.sample, classes, crc32: String::new() };
+    let (name, shape) = ("grey".into(), preset.sample);
+    let data = DataInfo { name, images: 1, shape, classes, vectors: false, crc32: String::new() };
     Setup::new(&preset.settings(), &data).with(|s| {
         s.networks.width = width;
         let batch_g = (fakes != batch).then_some(fakes);

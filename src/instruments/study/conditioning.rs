@@ -50,6 +50,9 @@ pub struct Comparison<'a> {
 
 /// Refuses settings with which one of the trainings could not be done.
 pub fn check(settings: &Settings, data: &DataInfo) -> Result<()> {
+    if data.vectors {
+        return Err(Error::Config(format!("conditioning: {data}, which projection alone can learn from")));
+    }
     for conditioning in COMPARED {
         Trainer::plan(&Setup::new(settings, data).with(|s| s.networks.conditioning = conditioning))?;
     }

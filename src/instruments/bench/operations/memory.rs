@@ -1,4 +1,4 @@
-//! Operations whose time is that of the memory: conditional batch norm, Adam, spectral normalisation.
+//! Operations whose time is that of the memory: conditional batch norm, DiffAug, Adam, spectral normalisation.
 
 use super::shapes::Normalised;
 use super::{Shapes, labels};
@@ -7,6 +7,7 @@ use crate::device::{Buffer, Device};
 use crate::instruments::bench::{Form, Problem, numbers};
 use crate::ops::Activation;
 use crate::ops::adam::{self, Adam, Average, Buffers};
+use crate::ops::diffaug::{self, Draw, Strengths};
 use crate::ops::norm::{self, Affine, Batch, Gradients, Shape, Tables};
 use crate::ops::projection;
 use crate::ops::resample::{self, Image, Upsampling};
@@ -17,6 +18,7 @@ const CLASSES: usize = 10;
 
 pub fn problems(shapes: &Shapes) -> Vec<Problem> {
     let mut problems: Vec<Problem> = shapes.norms.iter().map(|&sizes| conditional_norm(sizes)).collect();
+    problems.extend(shapes.images.iter().map(|&sizes| changes(sizes)));
     problems.extend(shapes.parameters.iter().map(|&parameters| adam_with_average(parameters)));
     problems.extend(shapes.spectral.iter().cloned().map(spectral));
     problems
@@ -43,6 +45,22 @@ fn conditional_norm(sizes: [usize; 4]) -> Problem {
         let form = |name, fusion| norm_form(device, sizes, name, fusion);
         let [fused, unfused] = [form("fused", NormFusion::ReluAndUpsampling)?, form("unfused", NormFusion::Nothing)?];
         forms!(fused, unfused; conditional_norm(device, sizes, CLASSES))
+    })
+}
+
+/// What D sees of images, and the gradient of the images from that of what it saw.
+fn changes([n, h, w, c]: [usize; 4]) -> Problem {
+    Problem::new("diffaug", format!("color,translation,cutout: {n} of {h}x{w}, C {c}"), 1e-5, move |device| {
+        let len = n * h * w * c;
+        let (x, dy) = (numbers(device, len, 1)?, numbers(device, len, 2)?);
+        let (y, dx) = (device.zeros(len)?, device.zeros(len)?);
+        let state = StateBuffer::new(device, &State::new(1, [1e-3; 2], 0, 0))?;
+        Ok(vec![Form::new("fused", [&y, &dx].map(Buffer::clone), move || {
+            let (strengths, shape) = (Strengths { colour: 1.0, translation: 1.0, cutout: 1.0 }, [n, h, w, c]);
+            let draw = Draw { state: &state, stream: 0, first: 0 };
+            diffaug::forward(&y, &x, strengths, draw, shape)?;
+            diffaug::backward(&dx, &dy, strengths, draw, shape)
+        })])
     })
 }
 
