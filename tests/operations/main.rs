@@ -41,3 +41,4 @@ mod spectral_norm;
 mod state;
 mod training;
 mod variants;
+mod winograd;
