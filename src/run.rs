@@ -79,8 +79,8 @@ impl Run {
         }
         let there = std::path::absolute(runs_dir).map_err(Error::io(runs_dir))?;
         let there = there.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-        let probe = there.join(format!(".zgan-{}", std::process::id()));
-        fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe)).map_err(Error::io(there))
+        // A file without a name: a program that ends right now leaves nothing either.
+        tempfile::tempfile_in(there).map(drop).map_err(Error::io(there))
     }
 
     /// Opens a run that exists, by its name or its folder, to go on with it.

@@ -117,6 +117,7 @@ fn a_setting_is_one_field() {
     }
     let mut all = Settings::default();
     all.training.batch_g = Some(1);
+    all.training.micro_batch = Some(1);
     all.training.decay_from = Some(1);
     all.training.unfused.push(Fusion::Norm);
     all.batches.diffaug.push(Change::Color);
@@ -192,6 +193,10 @@ fn wrong_flags_and_values_are_refused() {
     place.says("train --r1=-1", 2, &["r1: -1, expected 0"]);
     place.says("train --r2 NaN", 2, &["r2: NaN"]);
     place.says("train --penalty-every 0", 2, &["penalty-every: 0, expected 1"]);
+    place.says("train --micro-batch 0", 2, &["micro-batch: 0, expected 1"]);
+    place.says("train --local-norm", 2, &["local-norm: without micro-batch there are no parts"]);
+    let parts = "train --batch 8 --micro-batch 3 --local-norm --device host --dry-run";
+    place.says(parts, 2, &["batch 8 with local-norm and micro-batch 3", "2 would do"]);
     place.says("train --log-every 0", 2, &["log-every: 0"]);
     place.says("train --steps 10 --stop-at 11", 2, &["stop-at: 11, expected 1 to 10"]);
     place.says("train --seed 18446744073709551615", 2, &["seed: 18446744073709551615"]);

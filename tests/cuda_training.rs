@@ -89,6 +89,7 @@ fn fifty_replayed_steps_are_launched_steps_to_the_bit() {
         ("points-lazy", &["--preset", "ring", "--batch", "8"], &["--penalty-every", "3"]),
         ("changed", &small, &["--diffaug", "color,translation,cutout", "--update", "alternating", "--n-dis", "2"]),
         ("zero-centred", &small, &["--r1", "1", "--r2", "1", "--penalty-every", "4", "--softmax-target", "zero-sum"]),
+        ("parts", &small, &["--micro-batch", "1", "--local-norm"]),
         ("penalty", &small, &["--loss", "wasserstein-gp", "--update", "alternating", "--n-dis", "2"]),
     ] {
         let arguments = [preset, more, &["--steps", "51", "--no-eval"]].concat();
@@ -174,6 +175,27 @@ fn steps_on_real_thread_blocks_are_the_hosts_to_tolerance() {
 }
 
 /// Whatever the driver reports ends the run with a status that is not 0, and leaves the last checkpoint to go on from.
+/// A GPU that is too small for the batch is told so, with the parts that fit, and these do fit.
+#[test]
+fn too_little_memory_names_the_parts_that_fit() {
+    if !has_code("too_little_memory_names_the_parts_that_fit") {
+        return;
+    }
+    let runs = tempfile::tempdir().unwrap();
+    let large = ["--preset", "mnist", "--width", "4", "--batch", "64", "--steps", "2", "--no-eval"];
+    let small = |name: &str, memory: &str, more: &[&str]| {
+        train(runs.path(), name, "cuda", &format!("host,memory={memory}"), &[&large[..], more].concat())
+    };
+    let refused = small("whole", "15000000", &[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let parts = said.split("--micro-batch ").nth(1).and_then(|rest| rest.split(' ').next()).expect(&said);
+    assert!(said.contains("which is there") && said.contains("asked for"), "{said}");
+    trained(small("parts", "15000000", &["--micro-batch", parts]));
+    let refused = small("none", "1000000", &[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("not even --micro-batch 1 would do"), "{said}");
+}
+
 #[test]
 fn a_failure_leaves_the_last_checkpoint() {
     if !has_code("a_failure_leaves_the_last_checkpoint") {

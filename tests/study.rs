@@ -128,7 +128,7 @@ fn check_page(page: &str) -> String {
             open.push(name);
         }
         for attribute in ["src=", "href=", "url("] {
-            assert!(!tag.contains(attribute), "<{tag}>");
+            assert!(!tag.replace("href=\"#", "").contains(attribute), "<{tag}>");
         }
         rest = after;
     }
@@ -144,17 +144,46 @@ fn the_page_shows_every_rung_and_every_kernel() {
     let folder = tempfile::tempdir().unwrap();
     let (out, _) = zgan(folder.path(), "study --tiny --time 0 --device host --out page.html", 0);
     assert!(out.contains("page    page.html"), "{out}");
+    assert!(out.contains("step, mnist, width 4, batch 2, simultaneous: "), "{out}");
     let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
     let text = check_page(&page);
     let device = Device::host(1).unwrap();
     let settings = bench::Settings { caches: bench::Caches::Warm, time: std::time::Duration::ZERO };
-    let measured = study::measure(&device, settings, true, &mut |_| {}).unwrap();
-    assert_eq!(measured.ladders.len(), 4);
+    let measured = study::measure(&device, settings, true, &[], &mut |_| {}).unwrap();
+    assert_eq!(measured.ladders.len(), 5);
+    // Where the contents lead to.
+    for part in page.split("href=\"#").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(page.contains(&format!("<section id=\"{part}\">")), "{part}");
+    }
+    assert_eq!(page.matches("href=").count(), 6);
+    // No text is there twice within a ladder.
+    for section in page.split("<section").skip(1).filter(|section| section.contains("<div class=\"rung\">")) {
+        let mut texts: Vec<&str> =
+            section.split("<pre>").skip(1).map(|rest| rest.split("</pre>").next().unwrap()).collect();
+        let all = texts.len();
+        texts.sort();
+        texts.dedup();
+        assert_eq!(all, texts.len(), "{section}");
+    }
+    assert!(page.contains("<mark>"));
+    for step in &measured.steps {
+        let [fused, .., apart] = &step.forms[..] else { panic!("{} has no forms", step.name) };
+        assert!(fused.name == "everything fused" && apart.name == "everything apart", "{}", step.name);
+        for form in &step.forms[1..] {
+            assert!(fused.measured.launches < form.measured.launches, "{}: {}", step.name, form.name);
+            assert!(form.measured.launches <= apart.measured.launches, "{}: {}", step.name, form.name);
+        }
+        let title = step.name.strip_prefix("step, ").unwrap();
+        assert!(text.contains(&format!("A training step of {title} takes")), "{title}");
+        assert!(fused.measured.rivals.iter().any(|rival| rival.name == "two D backwards"), "{title}");
+    }
+    assert_eq!(measured.steps.len(), 2);
     for ladder in &measured.ladders {
         assert!(ladder.rungs.len() >= 3 && ladder.rungs.len() == ladder.ladder.rungs.len());
         for (rung, named) in ladder.rungs.iter().zip(ladder.ladder.rungs) {
             assert_eq!(rung.measured.form, named.name);
             assert!(text.contains(named.name) && !rung.kernels.is_empty());
+            assert!(rung.least.len() == study::MODELLED.len() && rung.least.iter().all(|least| *least > 0.0));
             assert_eq!(rung.kernels.iter().map(|(_, count)| *count as u64).sum::<u64>(), rung.measured.launches);
             for (kernel, _) in &rung.kernels {
                 let own = kernel_text(kernel).unwrap();
@@ -186,6 +215,34 @@ fn the_page_shows_every_rung_and_every_kernel() {
         let title = format!("{}, {} {}: ", point.kernel, point.operation, point.sizes);
         assert!(text.contains(&title), "{title}");
     }
+}
+
+#[test]
+fn a_part_of_the_study_is_measured_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = "study --tiny --time 0 --device host --out page.html --json --only";
+    let object = |parts: &str| -> serde_json::Value {
+        serde_json::from_str(&zgan(folder.path(), &format!("{study} {parts}"), 0).0).unwrap()
+    };
+    let counts =
+        |object: &serde_json::Value| ["steps", "ladders", "kernels"].map(|part| object[part].as_array().unwrap().len());
+    let of_block = object("block");
+    assert_eq!(counts(&of_block), [0, 1, 0]);
+    assert!(of_block["format"] == 1 && of_block["provenance"]["execution"] == "host", "{of_block}");
+    let ladder = &of_block["ladders"][0];
+    assert!(ladder["ladder"] == "block" && ladder["rungs"].as_array().unwrap().len() == 3, "{ladder}");
+    for rung in ladder["rungs"].as_array().unwrap() {
+        assert!(rung["median_us"].as_f64() > Some(0.0) && rung["least_us"]["h100"].as_f64() > Some(0.0), "{rung}");
+        assert!(!rung["kernels"].as_array().unwrap().is_empty(), "{rung}");
+    }
+    let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+    assert!(check_page(&page).contains("Residual block of D") && !page.contains("Projection head"));
+    assert_eq!(counts(&object("log-partition,norm")), [0, 3, 0]);
+    let (_, error) = zgan(folder.path(), &format!("{study} blocks"), 2);
+    assert!(
+        error.contains("only: blocks, expected of steps, log-partition, projection, norm, block, roofline"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -20,6 +20,12 @@ pub struct Study {
     /// The page that is written: one HTML file, which needs no network
     #[arg(long, value_name = "FILE", default_value = "study.html")]
     out: PathBuf,
+    /// Only these parts: steps, log-partition, projection, norm, block, roofline
+    #[arg(long, value_name = "PART,...", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Print one object of JSON as well
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -100,11 +106,16 @@ impl Study {
         }
         writable("out", &self.out)?;
         let settings = self.timing.settings()?;
+        study::check(&self.only)?;
         let device = self.place.open()?;
-        say(device.description());
-        let study = study::measure(&device, settings, self.timing.tiny, &mut |line| say(line))?;
+        let tell = |line: String| tell(!self.json, line);
+        tell(device.description());
+        let study = study::measure(&device, settings, self.timing.tiny, &self.only, &mut |line| tell(line))?;
         study::write(&self.out, &study::page(&study))?;
-        say(format!("page    {}", self.out.display()));
+        tell(format!("page    {}", self.out.display()));
+        if self.json {
+            say(serde_json::to_string_pretty(&study::json(&study))?);
+        }
         Ok(())
     }
 }

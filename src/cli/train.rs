@@ -102,7 +102,7 @@ impl Train {
         if let Some(start) = &start {
             Trainer::check_tensors(&setup, &start.tensors).with_context(unfit)?;
         }
-        let mut trainer = Trainer::new(&device, &setup)?;
+        let mut trainer = new_trainer(&device, &setup)?;
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
             trainer.restore(start.header.step, &start.tensors).with_context(unfit)?;
@@ -311,9 +311,15 @@ impl Train {
         }
         say(format!("\ngenerator, {} parameters\n{}", thousands(plan.parameters_g), plan.generator.trim_end()));
         say(format!("\ndiscriminator, {} parameters\n{}", thousands(plan.parameters_d), plan.discriminator.trim_end()));
-        say(format!("\nmemory  {:.1} MiB on the device", plan.bytes as f64 / 1_048_576.0));
+        say(format!("\nmemory  {} on the device", mebibytes(plan.bytes)));
+        let parts = Trainer::plans_in_parts(setup).take(3).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<_> =
+            parts.iter().map(|(part, bytes)| format!("{} in parts of {part}", mebibytes(*bytes))).collect();
+        if !parts.is_empty() {
+            say(format!("        with --micro-batch: {}", parts.join(", ")));
+        }
         // Whether it fits shows only when it is asked for.
-        let mut trainer = Trainer::new(device, setup)?;
+        let mut trainer = new_trainer(device, setup)?;
         // It would take `simt` minutes.
         if device.execution() != "simt" {
             let (each, of) = time_of_a_step(&mut trainer, settings, info, device)?;
@@ -329,6 +335,30 @@ impl Train {
         say("nothing is wrong; without --dry-run this would train");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
+}
+
+/// Where a device has too little memory, the error names the largest parts of the batch that fit.
+fn new_trainer(device: &Device, setup: &Setup) -> anyhow::Result<Trainer> {
+    let free = device.free_memory()?.unwrap_or(usize::MAX);
+    let bytes = Trainer::plan(setup)?.bytes;
+    let error = match Trainer::new(device, setup) {
+        Ok(trainer) if bytes <= free => return Ok(trainer),
+        // What draws pictures would not find room.
+        Ok(_) => Error::OutOfMemory { device: device.name(), asked: mebibytes(bytes), free: mebibytes(free) },
+        Err(error @ Error::OutOfMemory { .. }) => error,
+        Err(error) => return Err(error.into()),
+    };
+    for plan in Trainer::plans_in_parts(setup) {
+        let (part, bytes) = plan?;
+        if bytes <= free {
+            return Err(error).context(format!("--micro-batch {part} takes {}, which is there", mebibytes(bytes)));
+        }
+    }
+    Err(error).context("not even --micro-batch 1 would do; a smaller --width or --batch takes less")
 }
 
 /// The settings as they turn out to be: what the images themselves decide is as they have it.

@@ -362,7 +362,7 @@ impl Device {
     }
 
     /// Bytes of the GPU's memory that may still be allocated; None on everything else.
-    pub(crate) fn free_memory(&self) -> Result<Option<usize>> {
+    pub fn free_memory(&self) -> Result<Option<usize>> {
         if let Backend::Cuda(cuda) = &*self.backend { cuda.free_memory().map(Some) } else { Ok(None) }
     }
 

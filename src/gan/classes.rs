@@ -4,13 +4,14 @@
 
 use std::ops::Range;
 
+use super::passes::Part;
 use super::setup::Setup;
 use super::workspace::gradient;
-use crate::Result;
 use crate::device::{Buffer, Reals};
 use crate::nn::{Arena, Value};
 use crate::ops::cross_entropy::{self, Evaluation};
 use crate::ops::state::{self, StateBuffer};
+use crate::{Error, Result};
 
 pub struct ClassLoss {
     pub logits: Value,
@@ -19,8 +20,10 @@ pub struct ClassLoss {
     labels: Buffer<u32>,
     weight_d: f32,
     weight_g: f32,
-    /// Of the last D step, on real images and on fakes, and of the last G step: the weighted loss, and how many were
-    /// right.
+    /// Real images of a D step, and fakes of a G step.
+    batch: [usize; 2],
+    /// Of the last D step, on real images and on fakes, and of the last G step: (parts, 2), for each part of the batch what
+    /// it adds to the weighted loss, and how many were right.
     real: Reals,
     fake: Reals,
     of_g: Reals,
@@ -30,16 +33,19 @@ pub struct ClassLoss {
 impl ClassLoss {
     pub fn new(setup: &Setup, arena: &mut Arena, logits: Value, labels: &Buffer<u32>) -> Result<ClassLoss> {
         let training = &setup.training;
-        let most = training.batch.max(training.batch_of_g());
+        let batch = [training.batch, training.batch_of_g()];
+        let most = batch[0].max(batch[1]);
+        let [of_d, of_g] = batch.map(|all| 2 * setup.part_of_d().map_or(1, |part| all.div_ceil(part)));
         Ok(ClassLoss {
             seeds: gradient(&logits, "the class logits")?.clone(),
             logits,
             labels: labels.clone(),
             weight_d: training.aux_weight_d as f32,
             weight_g: training.aux_weight_g as f32,
-            real: arena.take(2)?,
-            fake: arena.take(2)?,
-            of_g: arena.take(2)?,
+            batch,
+            real: arena.take(of_d)?,
+            fake: arena.take(of_d)?,
+            of_g: arena.take(of_g)?,
             workspace: arena.take(cross_entropy::workspace_len(most))?,
         })
     }
@@ -54,27 +60,38 @@ impl ClassLoss {
         self.seeds.zero()
     }
 
-    fn evaluate(&self, statistics: &Reals, weight: f32, rows: Range<usize>, state: &StateBuffer) -> Result<()> {
-        let logits = self.logits.rows(&rows).x;
+    /// `rows` are some of `all` samples.
+    fn evaluate(
+        &self,
+        (statistics, part): (&Reals, &Part),
+        (weight, all): (f32, usize),
+        rows: &Range<usize>,
+        state: &StateBuffer,
+    ) -> Result<()> {
+        let statistics = statistics.view(2 * part.number..2 * part.number + 2);
+        let logits = self.logits.rows(rows).x;
         let workspace = self.workspace.view(0..cross_entropy::workspace_len(rows.len()));
-        let out = Evaluation { statistics, dx: &self.seeds(&rows) };
-        cross_entropy::evaluate(&out, &logits, &self.labels.view(rows), weight, &workspace)?;
-        state::check(state, statistics)
+        let out = Evaluation { statistics: &statistics, dx: &self.seeds(rows) };
+        let weight = weight * (rows.len() as f32 / all as f32);
+        cross_entropy::evaluate(&out, &logits, &self.labels.view(rows.clone()), weight, &workspace)?;
+        state::check(state, &statistics)
     }
 
-    /// Seeds D's backward pass.
-    pub fn seed_d(&self, real: Range<usize>, fake: Range<usize>, state: &StateBuffer) -> Result<()> {
-        self.evaluate(&self.real, self.weight_d, real, state)?;
-        self.evaluate(&self.fake, self.weight_d, fake, state)
+    /// Seeds D's backward pass of a part.
+    pub fn seed_d(&self, part: &Part, state: &StateBuffer) -> Result<()> {
+        let weight = (self.weight_d, self.batch[0]);
+        self.evaluate((&self.real, part), weight, &part.real, state)?;
+        self.evaluate((&self.fake, part), weight, &part.fake, state)
     }
 
-    /// Seeds the pass that takes the signal to G.
-    pub fn seed_g(&self, fake: Range<usize>, state: &StateBuffer) -> Result<()> {
-        self.evaluate(&self.of_g, self.weight_g, fake, state)
+    /// Seeds the pass that takes the signal at a part's fakes to G.
+    pub fn seed_g(&self, part: &Part, state: &StateBuffer) -> Result<()> {
+        self.evaluate((&self.of_g, part), (self.weight_g, self.batch[1]), &part.fake, state)
     }
 
     /// What the last step added to the losses of D and G.
     pub fn read(&self) -> Result<[f32; 2]> {
-        Ok([self.real.read()?[0] + self.fake.read()?[0], self.of_g.read()?[0]])
+        let loss = |of: &Reals| Ok::<f32, Error>(of.read()?.iter().step_by(2).sum());
+        Ok([loss(&self.real)? + loss(&self.fake)?, loss(&self.of_g)?])
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod latents;
 mod loss;
 mod mlp;
 mod networks;
+mod passes;
 mod penalty;
 mod player;
 mod resnet;

@@ -4,9 +4,10 @@
 use std::ops::Range;
 
 use super::classes::ClassLoss;
+use super::passes::{OfD, Part};
 use super::player::Player;
 use super::setup::Setup;
-use super::workspace::{Workspace, gradient};
+use super::workspace::gradient;
 use crate::device::Reals;
 use crate::nn::{Arena, Mode, Network, Tangent};
 use crate::ops::gradient_penalty::{self, Direction};
@@ -21,20 +22,31 @@ pub struct Penalties {
     scaled: bool,
     /// Steps from one penalty to the next, which weighs so much more.
     every: usize,
-    tangents: Range<usize>,
+    /// The first of the rows of D that are theirs, and the most samples that D takes at a time.
+    first: usize,
+    most: usize,
+    /// Real images of a step.
+    batch: usize,
+}
+
+/// Where D's gradient is taken.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Real,
+    Fake,
+    Between,
 }
 
 struct Penalty {
     weight: f32,
     /// What the norm of D's gradient is to be.
     norm: f32,
-    /// The rows of D's batch where the gradient is taken.
-    rows: Range<usize>,
+    place: Place,
     /// (N): how much of each point between the i-th real image and the i-th fake is real. Such a point has the label of
     /// the real image, for which the fake was drawn too. None where images are penalised as they are.
     share: Option<Reals>,
     norms: Reals,
-    /// (2): the penalty, and the mean norm.
+    /// (parts, 2): what each part of the batch adds to the penalty, and the mean norm in it.
     statistics: Reals,
 }
 
@@ -68,10 +80,10 @@ fn kinds(setup: &Setup) -> [Option<Kind>; 3] {
 }
 
 impl Penalties {
-    /// Rows of D's batch that they take, besides the samples.
-    pub fn rows(setup: &Setup) -> usize {
+    /// Rows of D that they take, besides the samples, where D takes so many real images at a time.
+    pub fn rows(setup: &Setup, most: usize) -> usize {
         let [r1, r2, between] = kinds(setup).map(|kind| kind.is_some());
-        setup.training.batch * (usize::from(r1 || r2 || between) + usize::from(between))
+        most * (usize::from(r1 || r2 || between) + usize::from(between))
     }
 
     /// The columns of what [`Penalties::read`] gives.
@@ -79,7 +91,7 @@ impl Penalties {
         kinds(setup).into_iter().flatten().flat_map(|kind| kind.columns)
     }
 
-    /// Their own rows of D's batch begin at `first`. None where there is no penalty.
+    /// Their own rows of D begin at `first`. None where there is no penalty.
     pub fn new(setup: &Setup, arena: &mut Arena, discriminator: &Network, first: usize) -> Result<Option<Penalties>> {
         let kinds = kinds(setup);
         let Some(kind) = kinds.iter().flatten().next() else { return Ok(None) };
@@ -94,20 +106,20 @@ impl Penalties {
             )));
         }
         let (n, every) = (setup.training.batch, setup.training.penalty_every);
-        let (tangents, between) = (first..first + n, first + n..first + 2 * n);
+        let most = setup.part_of_d().unwrap_or(n);
         let mut all = Vec::new();
-        for (kind, rows) in kinds.into_iter().zip([0..n, n..2 * n, between.clone()]) {
+        for (kind, place) in kinds.into_iter().zip([Place::Real, Place::Fake, Place::Between]) {
             let Some(Kind { weight, norm, .. }) = kind else { continue };
             all.push(Penalty {
                 weight: (weight * every as f64) as f32,
                 norm,
-                share: if rows == between { Some(arena.take(n)?) } else { None },
-                rows,
-                norms: arena.take(n)?,
-                statistics: arena.take(2)?,
+                share: if place == Place::Between { Some(arena.take(n)?) } else { None },
+                place,
+                norms: arena.take(most.min(n))?,
+                statistics: arena.take(2 * n.div_ceil(most))?,
             });
         }
-        Ok(Some(Penalties { all, scaled: setup.scales_losses(), every, tangents }))
+        Ok(Some(Penalties { all, scaled: setup.scales_losses(), every, first, most, batch: n }))
     }
 
     /// Whether the step after so many is one with penalties.
@@ -124,47 +136,62 @@ impl Penalties {
         self.all.iter().any(|penalty| penalty.share.is_some())
     }
 
-    /// The samples whose image gradients the backward pass of D's losses has to leave.
-    pub fn samples(&self) -> Range<usize> {
-        let penalised = || self.all.iter().filter(|penalty| penalty.share.is_none()).map(|penalty| &penalty.rows);
-        let start = penalised().map(|rows| rows.start).min().unwrap_or(0);
-        start..penalised().map(|rows| rows.end).max().unwrap_or(0)
+    /// The samples of a part whose image gradients the backward pass of D's losses has to leave.
+    pub fn samples(&self, part: &Part) -> Range<usize> {
+        let penalises = |place| self.all.iter().any(|penalty| penalty.place == place);
+        match [penalises(Place::Real), penalises(Place::Fake)] {
+            [true, true] => part.rows(),
+            [true, false] => part.real.clone(),
+            [false, true] => part.fake.clone(),
+            [false, false] => 0..0,
+        }
     }
 
     /// Before the first step nothing is known.
     pub fn forget(&self) -> Result<()> {
-        self.all.iter().try_for_each(|penalty| penalty.statistics.write(&[f32::NAN; 2]))
+        self.all.iter().try_for_each(|penalty| penalty.statistics.write(&vec![f32::NAN; penalty.statistics.len()]))
     }
 
-    /// Adds their parts to the gradients of D's (normalised) weights, after the backward pass of D's losses. The batch has
-    /// N real images, then N fakes. At the points between them the gradients of the logits are 1, or the loss scale; so
-    /// they are at the samples, but for a class loss, whose pass started from other numbers.
-    pub fn add(&self, w: &Workspace, player: &Player, state: &StateBuffer, stream: u32) -> Result<()> {
-        let (network, v) = (&w.discriminator, w.batch.rows(&self.tangents).x);
+    /// Adds what they have at a part of the batch to the gradients of D's (normalised) weights, after the backward pass of
+    /// D's losses. At the points between real images and fakes the gradients of the logits are 1, or the loss scale; so they
+    /// are at the samples, but for a class loss, whose pass started from other numbers.
+    pub fn add(&self, d: &OfD, part: &Part, player: &Player, state: &StateBuffer, stream: u32) -> Result<()> {
+        let n = part.real.len();
+        let (tangents, between) = (self.first..self.first + n, self.first + self.most..self.first + self.most + n);
+        let (network, v) = (&d.network, d.images.rows(&tangents).x);
         for penalty in &self.all {
-            let (rows, points) = (&penalty.rows, w.batch.rows(&penalty.rows));
+            let rows = match penalty.place {
+                Place::Real => &part.real,
+                Place::Fake => &part.fake,
+                Place::Between => &between,
+            };
+            let points = d.images.rows(rows);
             if let Some(share) = &penalty.share {
-                let n = share.len();
-                random::uniform(share, state, stream, 0.0, 1.0)?;
-                gradient_penalty::mix(&points.x, &w.batch.rows(&(0..n)).x, &w.batch.rows(&(n..2 * n)).x, share)?;
-                w.labels.view(rows.clone()).copy_from(&w.labels.view(0..n))?;
+                if part.number == 0 {
+                    random::uniform(share, state, stream, 0.0, 1.0)?;
+                }
+                let [real, fake] = [&part.real, &part.fake].map(|rows| d.images.rows(rows).x);
+                gradient_penalty::mix(&points.x, &real, &fake, &share.view(part.real_of_batch.clone()))?;
+                d.labels.view(rows.clone()).copy_from(&d.labels.view(part.real.clone()))?;
                 player.forward(network, Mode::Evaluate, rows.clone())?;
                 network.backward(&player.signal(rows.clone()))?;
-            } else if let Some(classes) = &w.classes {
-                self.seed_with_ones(classes, &w.backward_seed, rows, state)?;
+            } else if let Some(classes) = &d.classes {
+                self.seed_with_ones(classes, d.backward_seed()?, rows, state)?;
                 network.backward(&player.signal(rows.clone()))?;
             }
-            let out = Direction { v: &v, norms: &penalty.norms, statistics: &penalty.statistics };
-            gradient_penalty::direction(out, gradient(&points, "D's batch")?, penalty.weight, penalty.norm, state)?;
+            let statistics = penalty.statistics.view(2 * part.number..2 * part.number + 2);
+            let out = Direction { v: &v, norms: &penalty.norms.view(0..n), statistics: &statistics };
+            let weight = penalty.weight * (n as f32 / self.batch as f32);
+            gradient_penalty::direction(out, gradient(&points, "D's batch")?, weight, penalty.norm, state)?;
             // With a loss scale, that a gradient is not finite shows the scale to be too large, as other gradients do.
             if !self.scaled {
-                state::check(state, &penalty.statistics)?;
+                state::check(state, &statistics)?;
             }
             network.tangent(&Tangent {
                 weights: player.weights(),
                 gradients: &player.gradients,
                 rows: rows.clone(),
-                into: self.tangents.clone(),
+                into: tangents.clone(),
             })?;
         }
         Ok(())
@@ -188,7 +215,10 @@ impl Penalties {
         let mut all = Vec::new();
         for penalty in &self.all {
             let statistics = penalty.statistics.read()?;
-            all.extend([statistics[0] / self.every as f32, statistics[1]]);
+            let penalty: f32 = statistics.iter().step_by(2).sum();
+            let samples = |part: usize| self.most.min(self.batch - part * self.most) as f32 / self.batch as f32;
+            let norm: f32 = statistics.iter().skip(1).step_by(2).enumerate().map(|(i, norm)| norm * samples(i)).sum();
+            all.extend([penalty / self.every as f32, norm]);
         }
         Ok(all)
     }

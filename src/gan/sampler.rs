@@ -59,6 +59,11 @@ impl Sampler {
         Ok((Sampler::build(device, setup, &mut arena, &mut layouts)?, layouts))
     }
 
+    /// Device memory that it takes besides a player.
+    pub fn bytes(setup: &Setup) -> Result<usize> {
+        Ok(Sampler::measure(&Device::unbacked(), setup)?.1)
+    }
+
     /// The layouts, and the bytes of an arena, found by building everything without memory.
     fn measure(device: &Device, setup: &Setup) -> Result<(Layouts, usize)> {
         let mut layouts = Layouts::default();

@@ -110,6 +110,16 @@ impl Setup {
         self.training.batch + self.training.batch.max(self.training.batch_of_g())
     }
 
+    /// Most real images, and most fakes, that D takes at a time, where that is a part of them.
+    pub(super) fn part_of_d(&self) -> Option<usize> {
+        self.training.micro_batch.filter(|part| *part < self.training.batch.max(self.training.batch_of_g()))
+    }
+
+    /// Most fakes that G takes at a time, where it may take a part of them.
+    pub(super) fn part_of_g(&self) -> Option<usize> {
+        self.training.micro_batch.filter(|_| self.training.local_norm || !self.fusions().contains(&Fusion::Norm))
+    }
+
     /// The names of what [`Metrics::more`] has of such a run.
     pub fn more_metrics(&self) -> Vec<&'static str> {
         let mut names = Vec::new();
@@ -134,7 +144,7 @@ pub struct Plan {
     pub discriminator: String,
     pub parameters_g: usize,
     pub parameters_d: usize,
-    /// Device memory.
+    /// Device memory, of the training and of what draws its pictures.
     pub bytes: usize,
 }
 

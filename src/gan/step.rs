@@ -3,16 +3,16 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::classes::ClassLoss;
 use super::latents::{self, CHANGES, LABELS, LATENTS, PIXELS, SHARES, STREAMS};
 use super::networks::Latent;
+use super::passes::{OfD, OfG, Part};
 use super::penalty::Penalties;
 use super::player::Player;
 use super::setup::Setup;
 use super::workspace::{Workspace, gradient};
 use crate::Result;
 use crate::device::{Device, Event, Reals};
-use crate::nn::{Backward, Mode, Network};
+use crate::nn::{Backward, Mode};
 use crate::ops::diffaug::{self, Draw};
 use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
@@ -78,19 +78,19 @@ impl Step {
     /// What a step on the batches of a slot does on the device, but for the copies of images. Whether it has gradient
     /// penalties, in a run that has some.
     pub fn launch(&self, slot: usize, given: Option<(&[f32], &[u32])>, penalised: bool) -> Result<()> {
-        let penalties = self.workspace.penalties.as_ref().filter(|_| penalised);
+        let penalties = self.workspace.discriminator.penalties.as_ref().filter(|_| penalised);
         let Training { batch: n, n_dis, update, .. } = self.setup.training;
         let (m_d, m_g) = (n, self.setup.training.batch_of_g());
-        let (all_d, fakes_g) = (0..n + m_d, n..n + m_g);
+        let (fakes_d, fakes_g) = (n..n + m_d, n..n + m_g);
         match update {
             Update::Simultaneous => {
                 self.load(slot, 0)?;
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
-                self.judge(0..n + m_g, &self.workspace.of_d)?;
-                self.learn_d(all_d, 0, penalties)?;
+                self.judge(0..n, fakes_g.clone(), &self.workspace.of_d)?;
+                self.learn_d(fakes_d, 0, penalties)?;
                 // Without a class loss the one backward pass has left the signal at the fakes.
-                if self.workspace.classes.is_some() || self.two_backwards {
+                if self.workspace.discriminator.classes.is_some() || self.two_backwards {
                     self.take_signal(fakes_g, &self.workspace.of_d)?;
                 }
                 self.learn_g(&self.workspace.of_d)?;
@@ -101,8 +101,8 @@ impl Step {
                 self.load(slot, 0)?;
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
-                self.judge(all_d.clone(), &self.workspace.of_d)?;
-                self.learn_d(all_d, 0, penalties)?;
+                self.judge(0..n, fakes_d.clone(), &self.workspace.of_d)?;
+                self.learn_d(fakes_d, 0, penalties)?;
                 self.optimise(&self.discriminator)?;
                 self.move_g(fakes_g)?;
             }
@@ -116,8 +116,8 @@ impl Step {
                     }
                     self.draw_for_d((i as u32 + 1) * STREAMS)?;
                     self.normalise_for_d()?;
-                    self.judge(all_d.clone(), &self.workspace.of_d)?;
-                    self.learn_d(all_d.clone(), i as u32 * STREAMS, penalties)?;
+                    self.judge(0..n, fakes_d.clone(), &self.workspace.of_d)?;
+                    self.learn_d(fakes_d.clone(), i as u32 * STREAMS, penalties)?;
                     self.optimise(&self.discriminator)?;
                 }
             }
@@ -129,12 +129,12 @@ impl Step {
     fn load(&self, slot: usize, i: usize) -> Result<()> {
         self.enter(Phase::Data)?;
         let (w, n) = (&self.workspace, self.setup.training.batch);
-        let (real, stream) = (w.images.rows(&(0..n)), i as u32 * STREAMS);
+        let (real, stream) = (w.whole.images.rows(&(0..n)), i as u32 * STREAMS);
         if self.setup.draws_points() {
             return random::points(&real.x, self.setup.mixture, &self.state, PIXELS + stream);
         }
         let input = &w.inputs[slot];
-        let labels = (&w.labels.view(0..n), &input.labels.view(i * n..(i + 1) * n));
+        let labels = (&w.whole.labels.view(0..n), &input.labels.view(i * n..(i + 1) * n));
         let images = input.images.view(i * real.x.len()..(i + 1) * real.x.len());
         let Batches { flip, noise, noise_within, .. } = self.setup.batches;
         let augment = Augment { noise: noise as f32, within: noise_within, flip };
@@ -146,7 +146,8 @@ impl Step {
     /// What D sees of these images, where that is not the images themselves.
     fn show(&self, rows: Range<usize>, stream: u32) -> Result<()> {
         let Some(strengths) = self.setup.diffaug() else { return Ok(()) };
-        let (image, seen) = (self.workspace.images.rows(&rows), self.workspace.batch.rows(&rows));
+        let whole = &self.workspace.whole;
+        let (image, seen) = (whole.images.rows(&rows), whole.seen.rows(&rows));
         let draw = Draw { state: &self.state, stream: CHANGES + stream, first: rows.start };
         diffaug::forward(&seen.x, &image.x, strengths, draw, [image.n, image.h, image.w, image.c])
     }
@@ -154,9 +155,9 @@ impl Step {
     /// The gradient of G's fakes, from that of what D saw of them.
     fn see_through(&self) -> Result<()> {
         let Some(strengths) = self.setup.diffaug() else { return Ok(()) };
-        let w = &self.workspace;
-        let rows = self.fakes(w.latent.z.n);
-        let (image, seen) = (w.images.rows(&rows), w.batch.rows(&rows));
+        let whole = &self.workspace.whole;
+        let rows = self.fakes(self.workspace.generator.latent.z.n);
+        let (image, seen) = (whole.images.rows(&rows), whole.seen.rows(&rows));
         let draw = Draw { state: &self.state, stream: CHANGES, first: rows.start };
         let [dx, dy] = [gradient(&image, "the fakes")?, gradient(&seen, "what D sees")?];
         diffaug::backward(dx, dy, strengths, draw, [image.n, image.h, image.w, image.c])
@@ -164,7 +165,8 @@ impl Step {
 
     fn draw_for_g(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
         self.enter(Phase::GeneratorForward)?;
-        let Latent { z, labels } = &self.workspace.latent;
+        let g = &self.workspace.generator;
+        let Latent { z, labels } = &g.latent;
         match given {
             Some((latents, wanted)) => {
                 z.x.write(latents)?;
@@ -172,11 +174,11 @@ impl Step {
             }
             None => {
                 let for_d = self.workspace.drawing.is_none() && self.setup.training.n_dis == 1;
-                self.draw_latent(&self.workspace.latent, 0, for_d)?;
+                self.draw_latent(&g.latent, 0, for_d)?;
             }
         }
         self.generator.normalise(true)?;
-        self.generate(&self.workspace.generator, z.n)?;
+        self.generate(g)?;
         self.show(self.fakes(z.n), 0)
     }
 
@@ -188,12 +190,11 @@ impl Step {
     fn draw_for_d(&self, stream: u32) -> Result<()> {
         self.enter(Phase::GeneratorForward)?;
         let w = &self.workspace;
-        let (network, latent) =
-            w.drawing.as_ref().map_or((&w.generator, &w.latent), |(network, latent)| (network, latent));
-        self.draw_latent(latent, stream, true)?;
+        let g = w.drawing.as_ref().unwrap_or(&w.generator);
+        self.draw_latent(&g.latent, stream, true)?;
         self.generator.normalise(self.setup.networks.sn_policy == PowerIterations::PerForward)?;
-        self.generate(network, latent.z.n)?;
-        self.show(self.fakes(latent.z.n), stream)
+        self.generate(g)?;
+        self.show(self.fakes(g.latent.z.n), stream)
     }
 
     /// Whether D will judge these fakes to learn from them. With a penalty at points between them and real images they
@@ -201,17 +202,22 @@ impl Step {
     fn draw_latent(&self, latent: &Latent, stream: u32, for_d: bool) -> Result<()> {
         latents::draw(&latent.z.x, &self.state, LATENTS + stream, self.setup.networks.latent_distribution)?;
         if for_d && self.interpolates() {
-            return latent.labels.copy_from(&self.workspace.labels.view(0..latent.z.n));
+            return latent.labels.copy_from(&self.workspace.whole.labels.view(0..latent.z.n));
         }
         random::labels(&latent.labels, &self.state, LABELS + stream, self.setup.classes as u32)
     }
 
-    fn generate(&self, network: &Network, fakes: usize) -> Result<()> {
-        self.generator.forward(network, Mode::Train { momentum: MOMENTUM }, 0..fakes)
+    fn generate(&self, g: &OfG) -> Result<()> {
+        let fakes = self.workspace.whole.images.rows(&self.fakes(g.latent.z.n));
+        g.parts().try_for_each(|(here, of)| {
+            g.take(&here, &of)?;
+            self.generator.forward(&g.network, Mode::Train { momentum: MOMENTUM }, here.clone())?;
+            g.give(&fakes, &here, &of)
+        })
     }
 
     fn interpolates(&self) -> bool {
-        self.workspace.penalties.as_ref().is_some_and(Penalties::interpolate)
+        self.workspace.discriminator.penalties.as_ref().is_some_and(Penalties::interpolate)
     }
 
     /// Spectral normalisation of D's weights as they are now, after a power iteration. Per forward it is one for the
@@ -226,64 +232,108 @@ impl Step {
     }
 
     /// The logits of these samples, and, where real ones are among them, the losses and their seeds.
-    fn judge(&self, rows: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+    ///
+    /// Where D takes parts of the batch, and the seeds of a part do not depend on the others, nothing is judged yet:
+    /// [`Step::judge_again`] does it, part by part, and no part twice.
+    fn judge(&self, real: Range<usize>, fake: Range<usize>, evaluation: &Evaluation) -> Result<()> {
         self.enter(Phase::DiscriminatorForward)?;
-        let (w, n) = (&self.workspace, self.setup.training.batch);
-        self.discriminator.forward(&w.discriminator, Mode::Train { momentum: MOMENTUM }, rows.clone())?;
-        let (real, fake) = (w.logits.x.view(0..n), w.logits.x.view(n..rows.end));
+        let d = &self.workspace.discriminator;
         if self.setup.scales_losses() {
             // The scale of all backward passes until the next judgement.
             state::settle(&self.state)?;
-            state::seed(&w.backward_seed, &self.state, true)?;
+            state::seed(d.backward_seed()?, &self.state, true)?;
         }
-        let (loss, game, unfused) = (self.setup.training.loss, self.setup.game(), &self.setup.training.unfused);
-        loss.evaluate(evaluation, &real, &fake, game, unfused, &w.loss_workspace)?;
+        if d.split.is_some() && !self.setup.training.loss.couples_the_batch() {
+            return Ok(());
+        }
+        d.parts(real, fake.clone()).iter().try_for_each(|part| self.judge_part(d, part))?;
+        self.evaluate(fake, evaluation)
+    }
+
+    fn judge_part(&self, d: &OfD, part: &Part) -> Result<()> {
+        d.take(&self.workspace.whole, part)?;
+        self.discriminator.forward(&d.network, Mode::Train { momentum: MOMENTUM }, part.rows())?;
+        d.give_logits(&self.workspace.whole, part)
+    }
+
+    /// The losses and their seeds, from the logits of all real images and of these fakes.
+    fn evaluate(&self, fake: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+        let (w, Training { loss, unfused, .. }) = (&self.workspace, &self.setup.training);
+        let (real, fake) = (w.whole.logits.x.view(0..fake.start), w.whole.logits.x.view(fake));
+        loss.evaluate(evaluation, &real, &fake, self.setup.game(), unfused, &w.loss_workspace)?;
         state::check(&self.state, &evaluation.statistics)
     }
 
-    /// The backward pass of D, all contributions to its gradients.
-    ///
-    /// It starts from 1 for each sample, or from the loss scale, and each sample's part in the parameters' gradients is
-    /// scaled by its seed in L_D. So in a simultaneous update it also leaves the signal for G at the fakes. With a class
-    /// loss the seeds of the two heads are no multiples of those of G: the pass starts from D's, and the signal for G takes
-    /// a pass of its own.
-    fn learn_d(&self, rows: Range<usize>, stream: u32, penalties: Option<&Penalties>) -> Result<()> {
+    /// Before the backward pass of a part: where D takes parts, its activations are those of another one. So its forward
+    /// pass is run again, or, of a loss that looks at each logit by itself, for the first time. Then the seeds of this part
+    /// follow from its own logits; the statistics are right after the last part.
+    fn judge_again(&self, part: &Part, fake: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+        let d = &self.workspace.discriminator;
+        if d.split.is_none() {
+            return Ok(());
+        }
+        self.enter(Phase::DiscriminatorForward)?;
+        self.judge_part(d, part)?;
+        if !self.setup.training.loss.couples_the_batch() {
+            self.evaluate(fake, evaluation)?;
+        }
+        self.enter(Phase::DiscriminatorBackward)
+    }
+
+    /// The backward passes of D over all real images and these fakes, and all contributions to its gradients.
+    fn learn_d(&self, fake: Range<usize>, stream: u32, penalties: Option<&Penalties>) -> Result<()> {
         self.enter(Phase::DiscriminatorBackward)?;
-        let (w, player, real) = (&self.workspace, &self.discriminator, 0..self.setup.training.batch);
+        let (w, player) = (&self.workspace, &self.discriminator);
         player.gradients.zero()?;
-        let fakes = real.end..rows.end;
-        if let Some(classes) = &w.classes {
-            classes.seed_d(real, fakes.clone(), &self.state)?;
-            self.seed_logits(classes, rows.clone(), &w.of_d.seed_d)?;
-        }
-        let one_pass = w.classes.is_none();
-        let leaves_signal = one_pass && self.setup.training.update == Update::Simultaneous && !self.two_backwards;
-        let mut input_rows = if leaves_signal { fakes } else { 0..0 };
-        // R1 and R2 take their gradients from this pass. With a class loss, that starts from other numbers.
-        if let Some(samples) = penalties.map(Penalties::samples).filter(|samples| one_pass && !samples.is_empty()) {
-            let start = if leaves_signal { samples.start.min(input_rows.start) } else { samples.start };
-            input_rows = start..samples.end.max(input_rows.end);
-        }
-        w.discriminator.backward(&Backward {
-            gradients: Some(&player.gradients),
-            // The seeds in L_D: they scale each sample's part in the gradients alone, as the signal is to be G's.
-            parameter_seeds: one_pass.then_some(&w.of_d.seed_d),
-            input_rows,
-            ..player.signal(rows)
-        })?;
-        if let Some(penalties) = penalties {
-            penalties.add(w, player, &self.state, SHARES + stream)?;
+        for part in w.discriminator.parts(0..fake.start, fake.clone()) {
+            self.judge_again(&part, fake.clone(), &w.of_d)?;
+            self.learn_part(&part, stream, penalties)?;
         }
         player.finish_gradient()?;
         // With gradients that are always 0, Adam leaves weights as they are. A penalty has added to those of all layers.
         self.frozen.as_ref().map_or(Ok(()), Reals::zero)
     }
 
+    /// It starts from 1 for each sample, or from the loss scale, and each sample's part in the parameters' gradients is
+    /// scaled by its seed in L_D. So in a simultaneous update it also leaves the signal for G at the fakes. With a class
+    /// loss the seeds of the two heads are no multiples of those of G: the pass starts from D's, and the signal for G takes
+    /// a pass of its own.
+    fn learn_part(&self, part: &Part, stream: u32, penalties: Option<&Penalties>) -> Result<()> {
+        let (w, player) = (&self.workspace, &self.discriminator);
+        let d = &w.discriminator;
+        let seeds = d.seeds(&w.of_d.seed_d, part)?;
+        if let Some(classes) = &d.classes {
+            classes.seed_d(part, &self.state)?;
+            self.seed_logits(d, part.rows(), &seeds.view(part.rows()))?;
+        }
+        let one_pass = d.classes.is_none();
+        let leaves_signal = one_pass && self.setup.training.update == Update::Simultaneous && !self.two_backwards;
+        let mut input_rows = if leaves_signal { part.fake.clone() } else { 0..0 };
+        // R1 and R2 take their gradients from this pass. With a class loss, that starts from other numbers.
+        if let Some(samples) =
+            penalties.map(|penalties| penalties.samples(part)).filter(|samples| one_pass && !samples.is_empty())
+        {
+            let start = if leaves_signal { samples.start.min(input_rows.start) } else { samples.start };
+            input_rows = start..samples.end.max(input_rows.end);
+        }
+        d.network.backward(&Backward {
+            gradients: Some(&player.gradients),
+            // The seeds in L_D: they scale each sample's part in the gradients alone, as the signal is to be G's.
+            parameter_seeds: one_pass.then_some(seeds),
+            input_rows,
+            ..player.signal(part.rows())
+        })?;
+        if leaves_signal {
+            d.give_signal(&w.whole, part)?;
+        }
+        penalties.map_or(Ok(()), |penalties| penalties.add(d, part, player, &self.state, SHARES + stream))
+    }
+
     /// Lets a backward pass start from the seeds of both heads; those of the class loss are there already.
-    fn seed_logits(&self, classes: &ClassLoss, rows: Range<usize>, seeds: &Reals) -> Result<()> {
-        let to = self.workspace.backward_seed.view(rows.clone());
+    fn seed_logits(&self, d: &OfD, rows: Range<usize>, seeds: &Reals) -> Result<()> {
+        let to = d.backward_seed()?.view(rows.clone());
         to.copy_from(seeds)?;
-        if self.setup.scales_losses() {
+        if let Some(classes) = d.classes.as_ref().filter(|_| self.setup.scales_losses()) {
             state::seed(&to, &self.state, false)?;
             state::seed(&classes.seeds(&rows), &self.state, false)?;
         }
@@ -291,13 +341,19 @@ impl Step {
     }
 
     /// The signal at the fakes, through D without its parameters: with seed 1, or, with a class loss, G's seeds.
-    fn take_signal(&self, fakes: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+    fn take_signal(&self, fake: Range<usize>, evaluation: &Evaluation) -> Result<()> {
         self.enter(Phase::DiscriminatorBackward)?;
-        if let Some(classes) = &self.workspace.classes {
-            classes.seed_g(fakes.clone(), &self.state)?;
-            self.seed_logits(classes, fakes.clone(), &evaluation.seed_g)?;
-        }
-        self.workspace.discriminator.backward(&self.discriminator.signal(fakes))
+        let (d, n) = (&self.workspace.discriminator, self.setup.training.batch);
+        d.parts(0..0, fake.clone()).iter().try_for_each(|part| {
+            self.judge_again(part, fake.clone(), evaluation)?;
+            if let Some(classes) = &d.classes {
+                classes.seed_g(part, &self.state)?;
+                let of = &part.fake_of_batch;
+                self.seed_logits(d, part.fake.clone(), &evaluation.seed_g.view(of.start - n..of.end - n))?;
+            }
+            d.network.backward(&self.discriminator.signal(part.fake.clone()))?;
+            d.give_signal(&self.workspace.whole, part)
+        })
     }
 
     /// A G step of its own, which judges the fakes anew.
@@ -305,8 +361,8 @@ impl Step {
         self.enter(Phase::DiscriminatorForward)?;
         self.discriminator.normalise(self.setup.networks.sn_policy == PowerIterations::PerForward)?;
         // The real logits are those of the last pass where the loss does not look at them.
-        let rows = if self.setup.training.loss.couples_the_batch() { 0..fakes.end } else { fakes.clone() };
-        self.judge(rows, &self.workspace.of_g)?;
+        let real = if self.setup.training.loss.couples_the_batch() { 0..fakes.start } else { 0..0 };
+        self.judge(real, fakes.clone(), &self.workspace.of_g)?;
         self.take_signal(fakes, &self.workspace.of_g)?;
         self.learn_g(&self.workspace.of_g)?;
         self.optimise(&self.generator)
@@ -318,11 +374,22 @@ impl Step {
         self.enter(Phase::GeneratorBackward)?;
         self.generator.gradients.zero()?;
         self.see_through()?;
-        self.workspace.generator.backward(&Backward {
-            gradients: Some(&self.generator.gradients),
-            signal_seeds: self.workspace.classes.is_none().then_some(&evaluation.seed_g),
-            ..self.generator.signal(0..self.workspace.latent.z.n)
-        })?;
+        let g = &self.workspace.generator;
+        let fakes = self.workspace.whole.images.rows(&self.fakes(g.latent.z.n));
+        for (here, of) in g.parts() {
+            if g.part.is_some() {
+                g.take(&here, &of)?;
+                // The running statistics have followed this part already.
+                self.generator.forward(&g.network, Mode::Train { momentum: 0.0 }, here.clone())?;
+                g.take_signal(&fakes, &here, &of)?;
+            }
+            let seeds = evaluation.seed_g.view(of);
+            g.network.backward(&Backward {
+                gradients: Some(&self.generator.gradients),
+                signal_seeds: self.workspace.discriminator.classes.is_none().then_some(&seeds),
+                ..self.generator.signal(here)
+            })?;
+        }
         self.generator.finish_gradient()
     }
 

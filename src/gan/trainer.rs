@@ -59,18 +59,20 @@ impl Trainer {
         let mut players = Players::default();
         let mut arena = Arena::new(device, bytes)?;
         let mut workspace = Workspace::build(setup, device, &mut players, &mut arena)?;
-        workspace.backward_seed.write(&vec![1.0; workspace.backward_seed.len()])?;
+        let d = &mut workspace.discriminator;
+        let backward_seed = d.backward_seed()?;
+        backward_seed.write(&vec![1.0; backward_seed.len()])?;
         // Where G moves first, the losses of the first step read logits of real images that nobody has judged yet.
-        workspace.logits.x.zero()?;
-        workspace.penalties.as_ref().map_or(Ok(()), Penalties::forget)?;
+        workspace.whole.logits.x.zero()?;
+        d.penalties.as_ref().map_or(Ok(()), Penalties::forget)?;
         // At the points of a gradient penalty they stay zero: the penalty is on the logit alone.
-        if let Some(classes) = &workspace.classes {
+        if let Some(classes) = &d.classes {
             classes.zero_seeds()?;
         }
         let [seed_g, seed_d] = seeds(setup);
         let lowest = lowest_that_learns(setup, &players.discriminator.parameters)?;
         if let Some((layer, _)) = &lowest {
-            let network = &mut workspace.discriminator;
+            let network = &mut d.network;
             network.frozen = network.layers.iter().position(|other| other.name() == layer).unwrap_or(0);
         }
         let discriminator = Player::new(device, "discriminator", players.discriminator, setup, seed_d)?;
@@ -107,9 +109,20 @@ impl Trainer {
             parameters_g: g.parameters.count(),
             parameters_d: d.parameters.count(),
             bytes: arena
+                + Sampler::bytes(setup)?
                 + g.bytes(training.average > 0.0, networks.spectral_norm_g, training.precision())
                 + d.bytes(false, networks.spectral_norm, training.precision()),
         })
+    }
+
+    /// What parts of the batch would take instead: for each half of the one before, from half the batch down, `--micro-batch`
+    /// and the bytes of device memory.
+    pub fn plans_in_parts(setup: &Setup) -> impl Iterator<Item = Result<(usize, usize)>> {
+        let whole = setup.training.micro_batch.unwrap_or(usize::MAX).min(setup.training.batch);
+        let halves = std::iter::successors(Some(whole / 2), |part| Some(part / 2)).take_while(|part| *part > 0);
+        // With G in parts of one size, some sizes cannot be.
+        let parts = halves.map(|part| (part, setup.with(|s| s.training.micro_batch = Some(part))));
+        parts.filter(|(_, setup)| check(setup).is_ok()).map(|(part, setup)| Ok((part, Trainer::plan(&setup)?.bytes)))
     }
 
     /// An error unless these tensors of a checkpoint are those of networks of this setup. It asks for no memory, so that a
@@ -200,7 +213,7 @@ impl Trainer {
         }
         self.feed.fill(slot, (&input.images, images), (&input.labels, labels))?;
         self.feed.begin(slot)?;
-        let penalties = self.step.workspace.penalties.as_ref();
+        let penalties = self.step.workspace.discriminator.penalties.as_ref();
         let penalised = penalties.is_none_or(|penalties| penalties.due(self.done));
         match &self.way {
             Way::Captured(graphs) if given.is_none() => graphs[slot][usize::from(!penalised)].launch()?,
@@ -246,8 +259,9 @@ impl Trainer {
         let floors = setup.training.loss.floors(setup.game(), setup.training.batch, setup.training.batch_of_g());
         let (floor_d, floor_g) = floors.unwrap_or((f64::NAN, f64::NAN));
         let mut more = Vec::new();
-        more.extend(w.classes.as_ref().map(ClassLoss::read).transpose()?.into_iter().flatten());
-        more.extend(w.penalties.as_ref().map(Penalties::read).transpose()?.into_iter().flatten());
+        let d = &w.discriminator;
+        more.extend(d.classes.as_ref().map(ClassLoss::read).transpose()?.into_iter().flatten());
+        more.extend(d.penalties.as_ref().map(Penalties::read).transpose()?.into_iter().flatten());
         Ok(Metrics {
             step: self.done,
             loss_d: of_d[0],
@@ -266,7 +280,7 @@ impl Trainer {
     /// See [`Metrics::logit_spread`]. Reals and fakes apart, as a G step judges its fakes by another D than the reals.
     fn logit_spread(&self) -> Result<f32> {
         let n = self.step.setup.training.batch;
-        let logits = self.step.workspace.logits.x.view(0..2 * n).read()?;
+        let logits = self.step.workspace.whole.logits.x.view(0..2 * n).read()?;
         let spread = |logits: &[f32]| {
             let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             most - logits.iter().copied().fold(f32::INFINITY, f32::min)
@@ -277,8 +291,8 @@ impl Trainer {
     /// In the order in which a step computes them, the first tensor with a value that is not finite.
     fn first_not_finite(&self) -> Result<String> {
         let sides = [
-            (&self.step.generator, &self.step.workspace.generator),
-            (&self.step.discriminator, &self.step.workspace.discriminator),
+            (&self.step.generator, &self.step.workspace.generator.network),
+            (&self.step.discriminator, &self.step.workspace.discriminator.network),
         ];
         for (player, network) in sides {
             if let Some(name) = first_not_finite(&player.layouts.parameters, &player.values)? {
@@ -290,7 +304,7 @@ impl Trainer {
                 }
             }
         }
-        if let Some(classes) = &self.step.workspace.classes
+        if let Some(classes) = &self.step.workspace.discriminator.classes
             && classes.logits.x.read()?.iter().any(|x| !x.is_finite())
         {
             return Ok("a class logit is not finite".into());
@@ -372,13 +386,13 @@ impl Trainer {
     /// The fakes of the last step, (M, H, W, C).
     pub fn fakes(&self) -> Result<Vec<f32>> {
         let (w, real) = (&self.step.workspace, self.step.setup.training.batch);
-        let fakes = real..real + w.latent.z.n;
-        w.images.rows(&fakes).x.read()
+        let fakes = real..real + w.generator.latent.z.n;
+        w.whole.images.rows(&fakes).x.read()
     }
 
     /// The logits of the last step, the real ones first.
     pub fn logits(&self) -> Result<Vec<f32>> {
-        self.step.workspace.logits.rows(&(0..self.step.setup.samples())).x.read()
+        self.step.workspace.whole.logits.rows(&(0..self.step.setup.samples())).x.read()
     }
 
     /// Draws images, (count, H, W, C) bytes.
@@ -445,6 +459,19 @@ fn check(setup: &Setup) -> Result<()> {
         return refuse(format!(
             "batch-g {batch_g} with update simultaneous: one pass of D serves both, so it must be batch, {batch}"
         ));
+    }
+    if let Some(part) = setup.part_of_g().filter(|_| training.local_norm) {
+        for (name, fakes) in [("batch", batch), ("batch-g", batch_g)] {
+            if fakes > part && !fakes.is_multiple_of(part) {
+                return refuse(format!(
+                    "{name} {fakes} with local-norm and micro-batch {part}: G takes parts of one size; {} would do",
+                    (1..=part)
+                        .rev()
+                        .find(|part| batch.is_multiple_of(*part) && batch_g.is_multiple_of(*part))
+                        .unwrap_or(1)
+                ));
+            }
+        }
     }
     if setup.draws_points() && setup.shape != mixture::SHAPE {
         return refuse(format!("preset {preset} learns points, not images of {}: --data ring or grid", setup.shape));

@@ -2,12 +2,13 @@
 
 use super::classes::ClassLoss;
 use super::networks::{self, Discriminator, Latent};
+use super::passes::{OfD, OfG, Split, Whole};
 use super::penalty::Penalties;
 use super::player::Players;
 use super::setup::Setup;
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device, Reals};
-use crate::nn::{Arena, Builder, Network, Value};
+use crate::nn::{Arena, Builder, Value};
 use crate::ops::adam;
 use crate::ops::log_partition::Evaluation;
 use crate::sizes::product;
@@ -15,26 +16,14 @@ use crate::{Error, Result};
 
 /// All that a step reads and writes, but for the parameters.
 pub(super) struct Workspace {
-    /// M of the G step; it has gradients.
-    pub generator: Network,
-    pub latent: Latent,
-    /// M of a D step, where that is another.
-    pub drawing: Option<(Network, Latent)>,
-    pub discriminator: Network,
+    /// With the fakes of a G step; it has gradients.
+    pub generator: OfG,
+    /// With those of a D step, where that has another number.
+    pub drawing: Option<OfG>,
+    pub discriminator: OfD,
+    pub whole: Whole,
     /// One for each slot of the device.
     pub inputs: Vec<Input>,
-    /// (N + M, H, W, C): what D sees of real images, then of fakes; then the rows of gradient penalties.
-    pub batch: Value,
-    /// (N + M, H, W, C): these images themselves, where D sees them changed; else the same memory.
-    pub images: Value,
-    pub labels: Buffer<u32>,
-    pub logits: Value,
-    /// The gradient of the logits, which D's backward pass starts from. Without a class loss it is 1, or the loss scale,
-    /// everywhere, so that one pass serves both players: the derivatives of their losses scale what it leaves, sample by
-    /// sample. With a class loss it is, at the real images and the fakes, the derivative of one player's loss at a time.
-    pub backward_seed: Reals,
-    pub classes: Option<ClassLoss>,
-    pub penalties: Option<Penalties>,
     /// Of the last D step and the last G step.
     pub of_d: Evaluation,
     pub of_g: Evaluation,
@@ -62,7 +51,9 @@ impl Workspace {
         let training = &setup.training;
         let (n, m_d, m_g) = (training.batch, training.batch, training.batch_of_g());
         let most = setup.samples();
-        let rows = most + Penalties::rows(setup);
+        // Without parts, D works on the batch's own memory.
+        let part_of_d = setup.part_of_d();
+        let rows = part_of_d.map_or(most, |part| 2 * part) + Penalties::rows(setup, part_of_d.unwrap_or(n));
         let mut build = Builder {
             parameters: &mut players.discriminator.parameters,
             running: &mut players.discriminator.running,
@@ -71,17 +62,30 @@ impl Workspace {
             unfused: &training.unfused,
             precision: training.precision(),
         };
-        let batch = build.value(rows, h, w, c)?;
-        let images = match setup.diffaug() {
-            Some(_) => build.value(most, h, w, c)?,
-            None => batch.rows(&(0..most)),
+        let shown = build.value(rows, h, w, c)?;
+        let seen = if part_of_d.is_some() { build.value(most, h, w, c)? } else { shown.rows(&(0..most)) };
+        let images = if setup.diffaug().is_some() { build.value(most, h, w, c)? } else { seen.clone() };
+        let labels_of_d = build.arena.take(rows)?;
+        let labels = if part_of_d.is_some() { build.arena.take(most)? } else { labels_of_d.view(0..most) };
+        let Discriminator { network, logits: logits_of_d, classes } =
+            networks::discriminator(setup, &mut build, &shown, &labels_of_d)?;
+        let logits = match part_of_d {
+            Some(_) => Value { n: most, x: arena.take(most)?, dx: None, ..logits_of_d },
+            None => logits_of_d.rows(&(0..most)),
         };
-        let labels = build.arena.take(rows)?;
-        let Discriminator { network: discriminator, logits, classes } =
-            networks::discriminator(setup, &mut build, &batch, &labels)?;
-        let classes = classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels)).transpose()?;
-        let penalties = Penalties::new(setup, arena, &discriminator, most)?;
-        let mut generator = |fakes: usize, gradients| -> Result<(Network, Latent)> {
+        let discriminator = OfD {
+            classes: classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels_of_d)).transpose()?,
+            penalties: Penalties::new(setup, arena, &network, part_of_d.map_or(most, |part| 2 * part))?,
+            split: match part_of_d {
+                Some(part) => Some(Split { most: part, seeds: arena.take(2 * part)? }),
+                None => None,
+            },
+            network,
+            images: shown,
+            labels: labels_of_d,
+            logits: logits_of_d,
+        };
+        let mut generator = |fakes: usize, gradients| -> Result<OfG> {
             let mut build = Builder {
                 parameters: &mut players.generator.parameters,
                 running: &mut players.generator.running,
@@ -90,12 +94,25 @@ impl Workspace {
                 unfused: &training.unfused,
                 precision: training.precision(),
             };
-            let z = Value { dx: None, ..build.value(fakes, 1, 1, setup.networks.latent)? };
-            let latent = Latent { z, labels: labels.view(n..n + fakes) };
-            let network = networks::generator(setup, &mut build, &latent, &images.rows(&(n..n + fakes)))?;
-            Ok((network, latent))
+            let latents = |build: &mut Builder, count, labels| -> Result<Latent> {
+                let z = build.value(count, 1, 1, setup.networks.latent)?;
+                Ok(Latent { z: Value { dx: None, ..z }, labels })
+            };
+            let latent = latents(&mut build, fakes, labels.view(n..n + fakes))?;
+            let part = match setup.part_of_g().filter(|part| *part < fakes) {
+                Some(part) => {
+                    let labels = build.arena.take(part)?;
+                    Some((latents(&mut build, part, labels)?, build.value(part, h, w, c)?))
+                }
+                None => None,
+            };
+            let network = match &part {
+                Some((latent, images)) => networks::generator(setup, &mut build, latent, images)?,
+                None => networks::generator(setup, &mut build, &latent, &images.rows(&(n..n + fakes)))?,
+            };
+            Ok(OfG { network, latent, part })
         };
-        let (of_step, latent) = generator(m_g, true)?;
+        let of_step = generator(m_g, true)?;
         let drawing = if m_d == m_g { None } else { Some(generator(m_d, false)?) };
         let mut evaluation = |fakes: usize| -> Result<Evaluation> {
             let (statistics, seed_d, seed_g) = (arena.take(4)?, arena.take(n + fakes)?, arena.take(fakes)?);
@@ -111,17 +128,10 @@ impl Workspace {
         let adam_len = updated.map(|p| adam::workspace_len(device, p.parameters.len()));
         Ok(Workspace {
             generator: of_step,
-            latent,
             drawing,
             discriminator,
+            whole: Whole { seen, images, labels, logits },
             inputs,
-            batch,
-            images,
-            labels,
-            backward_seed: gradient(&logits, "the logits")?.clone(),
-            logits,
-            classes,
-            penalties,
             of_d,
             of_g,
             loss_workspace: arena.take(loss_len[0].max(loss_len[1]))?,

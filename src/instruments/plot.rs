@@ -281,12 +281,16 @@ pub struct Bar {
     pub range: Option<(f64, f64)>,
 }
 
-/// Horizontal bars from 0, each under its label.
+/// Horizontal bars from 0, each under its label. The longest one fills the chart.
 pub fn bars(title: &str, bars: &[Bar]) -> String {
+    let ends = bars.iter().map(|bar| bar.range.map_or(bar.value, |(_, high)| high.max(bar.value)));
+    bars_to(title, ends.filter(|end| end.is_finite()).fold(0.0, f64::max), bars)
+}
+
+/// The same, where a bar of the value `most` fills the chart: 1 for shares.
+pub fn bars_to(title: &str, most: f64, bars: &[Bar]) -> String {
     const ACROSS: f64 = 264.0;
     const EACH: f64 = 36.0;
-    let ends = bars.iter().map(|bar| bar.range.map_or(bar.value, |(_, high)| high.max(bar.value)));
-    let most = ends.filter(|end| end.is_finite()).fold(0.0, f64::max);
     let height = 24.0 + EACH * bars.len() as f64;
     let mut svg = format!(
         "<svg viewBox=\"0 0 {ACROSS} {height}\" role=\"img\" aria-label=\"{0}\">\n\
@@ -295,7 +299,8 @@ pub fn bars(title: &str, bars: &[Bar]) -> String {
     );
     for (i, bar) in bars.iter().enumerate() {
         let top = 24.0 + EACH * i as f64;
-        let scaled = |value: f64| if most > 0.0 && value.is_finite() { ACROSS * value / most } else { 0.0 };
+        let share = |value: f64| if most > 0.0 && value.is_finite() { (value / most).min(1.0) } else { 0.0 };
+        let scaled = |value: f64| ACROSS * share(value);
         let (text, beam, series) = (top + 12.0, top + 17.0, i % SERIES);
         let _ = write!(
             svg,
@@ -366,6 +371,8 @@ mod tests {
         let bar = |value| Bar { label: "a".into(), value, shown: "1".into(), range: None };
         let svg = bars("test", &[bar(2.0), bar(4.0)]);
         assert!(svg.contains("width=\"132.0\"") && svg.contains("width=\"264.0\""), "{svg}");
+        let svg = bars_to("test", 8.0, &[bar(2.0), bar(9.0)]);
+        assert!(svg.contains("width=\"66.0\"") && svg.contains("width=\"264.0\""), "{svg}");
     }
 
     #[test]

@@ -122,6 +122,14 @@ pub struct Training {
     #[arg(long, value_name = "IMAGES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_g: Option<usize>,
+    /// Most real images, and most fakes, that the networks take at a time: less memory, the same training to rounding
+    /// [default: all]
+    #[arg(long, value_name = "IMAGES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// Let G's batch norm take the statistics of each part of --micro-batch, so that G too is split; that is another training
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub local_norm: bool,
     /// Lowest blocks of D whose weights stay as they begin
     #[arg(long, value_name = "BLOCKS")]
     pub freeze_d: usize,
@@ -196,6 +204,8 @@ impl Default for Training {
             steps: 1500,
             batch: 64,
             batch_g: None,
+            micro_batch: None,
+            local_norm: false,
             freeze_d: 0,
             n_dis: 1,
             seed: 1,

@@ -46,12 +46,23 @@ impl Place {
         }
     }
 
-    /// This program in the folder. What somebody measured on this machine is nothing to tests.
+    /// This program in the folder. What somebody measured on this machine is nothing to tests. It heeds signals also where
+    /// the tests do not, as in a job in the background of a script, or under nohup.
     pub fn program(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = if ignores_signals() { Command::new("env") } else { Command::new(program) };
+        if ignores_signals() {
+            command.args(["--default-signal=HUP,INT,USR1", program]);
+        }
         command.env("ZGAN_TUNING", "off").current_dir(self.0.path()).stdin(Stdio::null());
         command
     }
+}
+
+/// Whether this process ignores SIGHUP, SIGINT or SIGUSR1, whose numbers are 1, 2 and 10.
+fn ignores_signals() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 0b10_0000_0011 != 0)
 }
 
 /// Everything that a program wrote.

@@ -26,6 +26,7 @@ mod inception;
 mod log_partition;
 mod losses;
 mod matmul;
+mod micro_batch;
 mod nan;
 mod networks;
 mod norm;

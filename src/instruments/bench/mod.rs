@@ -28,7 +28,8 @@ pub use report::{Failure, Report, Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;
 pub use scaling::{Scaling, exponent, scalings};
 pub use steps::{
-    MeasuredStep, Scale, Selection, StepProblem, Stepper, measure_step, step_heading, steps, steps_in, steps_of,
+    MeasuredStep, Scale, Selection, StepProblem, Stepper, measure_step, named_after, step_heading, steps, steps_in,
+    steps_of,
 };
 
 use crate::device::{Device, Precision, Reals};

@@ -166,7 +166,8 @@ pub fn steps_of(selection: &Selection, precision: Precision) -> Vec<StepProblem>
     problems
 }
 
-fn named_after(setup: Setup) -> StepProblem {
+/// The step of this setup, under the name that tables have for it.
+pub fn named_after(setup: Setup) -> StepProblem {
     let (preset, training) = (setup.preset, &setup.training);
     let width = if setup.architecture().is_convolutional() {
         format!(" width {},", setup.networks.width)

@@ -6,12 +6,15 @@ use crate::device::{Device, Reals};
 use crate::instruments::bench::operations::logits::{
     HEAD_FUSED, HeadForward, head_form, head_problem, log_partition_problem, loss_form,
 };
+use crate::instruments::bench::operations::memory::{NormFusion, norm_form, norm_problem};
 use crate::instruments::bench::{Form, Problem, numbers};
 use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
 use crate::ops::{log_partition, projection};
 
 /// An operation in several forms: in the first one every step is a kernel of its own, the last one is what training runs.
 pub struct Ladder {
+    /// What `--only` calls it.
+    pub key: &'static str,
     pub title: &'static str,
     /// What is computed.
     pub formula: &'static str,
@@ -34,7 +37,9 @@ pub fn ladders(tiny: bool) -> Vec<Ladder> {
     // The head and the second block of mnist's D, for 64 real images and 64 fakes.
     let head = projection_head(if tiny { [4, 6, 8, 3] } else { [128, 49, 32, 10] });
     let block = residual_block(if tiny { [3, 6, 5, 7] } else { [128, 14, 16, 32] });
-    vec![log_partition(few), log_partition(many), head, block]
+    // The norm before the second block of mnist's G.
+    let norm = conditional_norm(if tiny { [3, 4, 4, 5] } else { [64, 14, 14, 32] });
+    vec![log_partition(few), log_partition(many), head, norm, block]
 }
 
 fn log_partition(each: usize) -> Ladder {
@@ -72,6 +77,7 @@ fn log_partition(each: usize) -> Ladder {
         (0..RUNGS.len()).map(form).collect()
     };
     Ladder {
+        key: "log-partition",
         title: "Log-partition",
         formula: "L = ln \u{3a3} exp(-x) over all logits;  L_D = mean(a) + L,  L_G = mean(x) + L;  all gradients",
         idea: "Both losses of Softmax GAN and every gradient follow from one softmax over the batch. The arithmetic is \
@@ -115,11 +121,46 @@ fn projection_head(sizes: [usize; 4]) -> Ladder {
         RUNGS.iter().zip(passes).map(form).collect()
     };
     Ladder {
+        key: "projection",
         title: "Projection head",
         formula: "h = \u{3a3} over pixels of relu(x);  f = w\u{b7}h + V[y]\u{b7}h;  forward and backward",
         idea: "The head reads the features once and has a number per sample to show for it: whatever else goes through \
                memory is waste.",
         problem: head_problem(sizes, make),
+        rungs: RUNGS,
+    }
+}
+
+/// The sizes are N, H, W and C.
+fn conditional_norm(sizes: [usize; 4]) -> Ladder {
+    const RUNGS: &[Rung] = &[
+        Rung {
+            name: "every step a kernel",
+            what: "Statistics; then a kernel each for scale and shift, for the ReLU and for the upsampling; backward, one for \
+                   each of them, and those of the norm itself.",
+        },
+        Rung {
+            name: "ReLU fused",
+            what: "The kernel that scales and shifts also applies the ReLU; backward, the kernels of the norm take its mask \
+                   as they read, from the sign of what they compute anew. What lies between is never written.",
+        },
+        Rung {
+            name: "ReLU and upsampling fused",
+            what: "It writes each pixel four times, and backward the four gradients are added as they are read: the image of \
+                   four times the size is written and read once.",
+        },
+    ];
+    let make = move |device: &Device| -> Result<Vec<Form>> {
+        let fusions = [NormFusion::Nothing, NormFusion::Relu, NormFusion::ReluAndUpsampling];
+        RUNGS.iter().zip(fusions).map(|(rung, fusion)| norm_form(device, sizes, rung.name, fusion)).collect()
+    };
+    Ladder {
+        key: "norm",
+        title: "Conditional batch norm",
+        formula: "z = gamma[y] (x - mean) rstd + beta[y];  out = upsample(relu(z));  statistics, forward and backward",
+        idea: "The statistics need all of x before anything can be normalised, so x is read twice at least. Everything after \
+               that is a function of one number at a time.",
+        problem: norm_problem(sizes, make),
         rungs: RUNGS,
     }
 }
@@ -148,6 +189,7 @@ fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
         RUNGS.iter().zip(UNFUSED).map(form).collect()
     };
     Ladder {
+        key: "block",
         title: "Residual block of D",
         formula: "h = conv1(relu(x));  y = pool(conv2(relu(h))) + shortcut(pool(x));  forward and backward",
         idea: "Nearly all the work is in the products, so fusion saves less time here than traffic: what surrounds a \

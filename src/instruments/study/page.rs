@@ -1,11 +1,12 @@
 //! The study as one HTML file, which needs nothing from the network.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 
-use super::{MeasuredLadder, MeasuredRung, Point, Study, share};
+use super::{Ladder, MODELLED, MeasuredLadder, MeasuredRung, Point, StepForm, StepForms, Study, share};
 use crate::device::kernel_text;
-use crate::instruments::bench::{Caches, Ceilings};
-use crate::instruments::plot::{self, Axis, Bar, Chart, bars, escape, short};
+use crate::instruments::bench::{Caches, Ceilings, MeasuredStep};
+use crate::instruments::plot::{self, Axis, Bar, Chart, bars, bars_to, escape, short};
 
 /// A whole page with this body.
 pub fn document(title: &str, body: &str) -> String {
@@ -33,27 +34,107 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl Iterator<Ite
 
 /// The page of a study.
 pub fn page(study: &Study) -> String {
-    let Study { device, settings, ceilings, ladders, kernels } = study;
+    let Study { device, provenance, settings, ceilings, steps, ladders, kernels } = study;
     let caches = match settings.caches {
         Caches::Cold => "cold: other memory was walked through before each run",
         Caches::Warm => "warm: what the run before left",
     };
-    let mut body = format!(
-        "<header><h1>What fusion buys</h1>\n<p>{}. Ceilings measured in the same run: {} GFLOP/s of multiply-adds in \
-         registers, {} GB/s of a copy. Caches {caches}. Times are medians; the rungs of a ladder were checked against \
-         each other, then timed in turns.</p>\n\
-         <p class=\"soft\">Bytes are those of the buffers that launches were given, each once a launch. The share of the \
-         ceiling is the time that the machine would need at its ceilings for the bytes and the products of the last \
-         rung, which moves least, the longer of the two, by the time that a rung took.</p></header>\n",
+    let said = |name: &str| provenance[name].as_str().unwrap_or("unknown").to_string();
+    let mut body = String::from("<header><h1>What fusion buys</h1>\n");
+    steps.iter().for_each(|step| whole_step(&mut body, step));
+    let _ = writeln!(
+        body,
+        "<p class=\"soft\">{}{}; commit {}, {}. Ceilings measured in the same run: {} GFLOP/s of multiply-adds in \
+         registers, {} GB/s of a copy. Times are medians; the forms of an operation were checked against each other, then \
+         timed in turns, with caches {caches}.</p>",
         escape(device),
+        provenance["name"].as_str().map_or(String::new(), |name| escape(&format!(", {name}"))),
+        escape(&said("commit")),
+        escape(&said("date")),
         short(ceilings.flops * 1e-9),
         short(ceilings.bandwidth * 1e-9),
     );
-    for ladder in ladders {
-        section(&mut body, ladder, ceilings);
+    contents(&mut body, ladders, kernels);
+    body.push_str("</header>\n");
+    if !ladders.is_empty() {
+        let _ = writeln!(
+            body,
+            "<p class=\"soft\">In the ladders below, bytes are those of the buffers that launches were given, each once a \
+             launch. The share of the ceiling is the time that the machine would need at its ceilings for the bytes and the \
+             products of the last rung, which moves least, the longer of the two, by the time that a rung took. The least \
+             times of cards are computed from their published rates; nothing ran on these cards. In the text of a kernel, \
+             lines are marked that no kernel of the rung before has.</p>"
+        );
     }
-    roofline(&mut body, kernels, ceilings);
+    for (number, ladder) in ladders.iter().enumerate() {
+        section(&mut body, number, ladder, ceilings);
+    }
+    if !kernels.is_empty() {
+        roofline(&mut body, kernels, ceilings);
+    }
     document("zgan: what fusion buys", &body)
+}
+
+/// What a step takes with everything fused and with its parts taken apart: a sentence and a picture.
+fn whole_step(body: &mut String, step: &StepForms) {
+    let (Some(fused), Some(apart)) = (step.fused(), step.unfused()) else { return };
+    let name = step.name.trim_start_matches("step, ");
+    let _ = write!(
+        body,
+        "<section>\n<p class=\"lead\">A training step of <b>{}</b> takes {}, in {} launches that move {}. From separate \
+         kernels it takes {}, <b>{} times</b> as long, in {} launches that move {}, and {} of memory instead of {}.",
+        escape(name),
+        microseconds(fused.seconds),
+        fused.launches,
+        size(fused.bytes),
+        microseconds(apart.seconds),
+        short(apart.seconds / fused.seconds),
+        apart.launches,
+        size(apart.bytes),
+        size(apart.memory as u64),
+        size(fused.memory as u64),
+    );
+    if fused.graph {
+        let times = short(fused.launched.0 / fused.seconds);
+        let _ = write!(body, " Launched one by one instead of as a graph, the fused step takes {times} times as long.");
+    }
+    for rival in &fused.rivals {
+        let times = short(rival.seconds / fused.seconds);
+        let _ = write!(body, " With {}, where one serves both players, {times} times.", escape(rival.name));
+    }
+    let chart = |title: &str, value: &dyn Fn(&MeasuredStep) -> (f64, String)| {
+        let bar = |form: &StepForm| {
+            let (value, shown) = value(&form.measured);
+            Bar { label: form.name.clone(), value, shown, range: None }
+        };
+        bars(title, &step.forms.iter().map(bar).collect::<Vec<_>>())
+    };
+    let _ = write!(
+        body,
+        "</p>\n<div class=\"charts\">\n{}{}{}{}</div>\n</section>\n",
+        chart("Time", &|m| (m.seconds, microseconds(m.seconds))),
+        chart("Launches", &|m| (m.launches as f64, m.launches.to_string())),
+        chart("Bytes read and written", &|m| (m.bytes as f64, size(m.bytes))),
+        chart("Memory", &|m| (m.memory as f64, size(m.memory as u64))),
+    );
+}
+
+/// Where a section begins.
+fn anchor(number: usize) -> String {
+    format!("ladder-{number}")
+}
+
+fn contents(body: &mut String, ladders: &[MeasuredLadder], kernels: &[Point]) {
+    let heading = |ladder: &Ladder| format!("{}, {}", ladder.title, ladder.problem.sizes);
+    let mut all: Vec<(String, String)> =
+        ladders.iter().enumerate().map(|(number, measured)| (anchor(number), heading(&measured.ladder))).collect();
+    if !kernels.is_empty() {
+        all.push(("roofline".into(), "Every kernel under its roof".into()));
+    }
+    if all.len() > 1 {
+        let lines = all.iter().map(|(to, title)| format!("<li><a href=\"#{to}\">{}</a></li>\n", escape(title)));
+        let _ = writeln!(body, "<nav><ul>\n{}</ul></nav>", lines.collect::<String>());
+    }
 }
 
 fn microseconds(seconds: f64) -> String {
@@ -80,82 +161,112 @@ fn rung_share(rung: &MeasuredRung, last: &MeasuredRung, ceilings: &Ceilings) -> 
     share(last.measured.bytes as f64, last.measured.flops as f64, rung.measured.seconds, ceilings)
 }
 
-fn section(body: &mut String, measured: &MeasuredLadder, ceilings: &Ceilings) {
+fn section(body: &mut String, number: usize, measured: &MeasuredLadder, ceilings: &Ceilings) {
     let MeasuredLadder { ladder, rungs } = measured;
-    let chart = |title: &str, value: &dyn Fn(&MeasuredRung) -> (f64, String)| {
+    let Some(last) = rungs.last() else { return };
+    let each = |value: &dyn Fn(&MeasuredRung) -> (f64, String)| -> Vec<Bar> {
         let bar = |(number, rung): (usize, &MeasuredRung)| {
             let (value, shown) = value(rung);
             Bar { label: format!("{} {}", number + 1, rung.measured.form), value, shown, range: None }
         };
-        bars(title, &rungs.iter().enumerate().map(bar).collect::<Vec<_>>())
+        rungs.iter().enumerate().map(bar).collect()
     };
-    let (Some(first), Some(last)) = (rungs.first(), rungs.last()) else { return };
     let share = |rung: &MeasuredRung| rung_share(rung, last, ceilings);
     let charts = [
-        chart("Time", &|r| (r.measured.seconds, microseconds(r.measured.seconds))),
-        chart("Launches", &|r| (r.measured.launches as f64, r.measured.launches.to_string())),
-        chart("Bytes read and written", &|r| (r.measured.bytes as f64, size(r.measured.bytes))),
-        chart("Share of the ceiling", &|r| (share(r), percent(share(r)))),
+        bars("Time", &each(&|r| (r.measured.seconds, microseconds(r.measured.seconds)))),
+        bars("Launches", &each(&|r| (r.measured.launches as f64, r.measured.launches.to_string()))),
+        bars("Bytes read and written", &each(&|r| (r.measured.bytes as f64, size(r.measured.bytes)))),
+        bars_to("Share of the ceiling, of 100 %", 1.0, &each(&|r| (share(r), percent(share(r))))),
     ];
     let _ = write!(
         body,
-        "<section>\n<h2>{}, {}</h2>\n<p class=\"formula\">{}</p>\n<p>{}</p>\n<div class=\"charts\">\n{}</div>\n",
+        "<section id=\"{}\">\n<h2>{}, {}</h2>\n<p class=\"formula\">{}</p>\n<p>{}</p>\n<div class=\"charts\">\n{}</div>\n",
+        anchor(number),
         escape(ladder.title),
         escape(&ladder.problem.sizes),
         escape(ladder.formula),
         escape(ladder.idea),
         charts.concat()
     );
+    figures(body, rungs, share);
+    let mut shown = Vec::new();
     for (i, rung) in rungs.iter().enumerate() {
         let what = ladder.rungs.get(i).map_or("", |rung| rung.what);
-        card(body, i, rung, what, first, share(rung));
+        let name = escape(rung.measured.form);
+        let _ = write!(body, "<div class=\"rung\">\n<h3>{}. {name}</h3>\n<p>{}</p>\n", i + 1, escape(what));
+        let before = i.checked_sub(1).map(|before| &rungs[before]);
+        kernels(body, i, rung, before, &mut shown);
+        body.push_str("</div>\n");
     }
     body.push_str("</section>\n");
 }
 
-/// A rung shows its kernels at once until they have this many lines; the others must be opened.
-const OPEN: usize = 16;
+/// A table with a column for each rung.
+fn figures(body: &mut String, rungs: &[MeasuredRung], share: impl Fn(&MeasuredRung) -> f64) {
+    let Some(first) = rungs.first().map(|rung| rung.measured.seconds) else { return };
+    body.push_str("<div class=\"wide\"><table class=\"figures\"><tbody>\n");
+    let mut row = |name: &str, tag: &str, cell: &dyn Fn(usize, &MeasuredRung) -> String| {
+        let cells = rungs.iter().enumerate().map(|(i, rung)| format!("<{tag}>{}</{tag}>", escape(&cell(i, rung))));
+        let _ = writeln!(body, "<tr><th>{name}</th>{}</tr>", cells.collect::<String>());
+    };
+    row("", "th", &|i, rung| format!("{}. {}", i + 1, rung.measured.form));
+    let rate = |amount: u64, rung: &MeasuredRung| short(amount as f64 / rung.measured.seconds * 1e-9);
+    row("time", "td", &|_, rung| {
+        let m = &rung.measured;
+        format!("{} \u{b1} {:.0} %, {} runs", microseconds(m.seconds), 50.0 * m.spread, m.turns)
+    });
+    row("times as fast as the first", "td", &|_, rung| short(first / rung.measured.seconds));
+    row("launches", "td", &|_, rung| rung.measured.launches.to_string());
+    row("bytes", "td", &|_, rung| format!("{}, {} GB/s", size(rung.measured.bytes), rate(rung.measured.bytes, rung)));
+    if rungs.iter().any(|rung| rung.measured.flops > 0) {
+        row("products", "td", &|_, rung| format!("{} GFLOP/s", rate(rung.measured.flops, rung)));
+    }
+    row("share of the ceiling", "td", &|_, rung| percent(share(rung)));
+    for (i, card) in MODELLED.iter().enumerate() {
+        let least = |_, rung: &MeasuredRung| rung.least.get(i).map_or("-".into(), |least| microseconds(*least));
+        row(&format!("least on {card}, a model"), "td", &least);
+    }
+    body.push_str("</tbody></table></div>\n");
+}
 
-/// A rung's numbers, and the text of its kernels beside them.
-fn card(body: &mut String, i: usize, rung: &MeasuredRung, what: &str, first: &MeasuredRung, share: f64) {
-    let m = &rung.measured;
-    let time = format!("{} \u{b1} {:.0} %", microseconds(m.seconds), 50.0 * m.spread);
-    let mut rows = vec![("time", time), ("runs", m.turns.to_string())];
-    if i > 0 {
-        rows.push(("against the first rung", format!("{} times as fast", short(first.measured.seconds / m.seconds))));
-    }
-    rows.push(("launches", m.launches.to_string()));
-    rows.push(("bytes", size(m.bytes)));
-    rows.push(("bandwidth", format!("{} GB/s", short(m.bytes as f64 / m.seconds * 1e-9))));
-    if m.flops > 0 {
-        rows.push(("products", format!("{} GFLOP/s", short(m.flops as f64 / m.seconds * 1e-9))));
-    }
-    rows.push(("share of the ceiling", percent(share)));
-    let rows: String =
-        rows.iter().map(|(name, value)| format!("<tr><th>{name}</th><td>{}</td></tr>\n", escape(value))).collect();
-    let name = escape(m.form);
-    let _ = write!(
-        body,
-        "<div class=\"rung\">\n<div><h3>{}. {name}</h3>\n<p>{}</p>\n<table><tbody>{rows}</tbody></table></div>\n\
-         <div class=\"kernels\">\n",
-        i + 1,
-        escape(what)
-    );
-    let mut lines = 0;
+/// The text of a rung's kernels, each to be opened. Lines that no kernel of the rung before has are marked. What a rung
+/// before has shown already is not shown again.
+fn kernels(
+    body: &mut String,
+    i: usize,
+    rung: &MeasuredRung,
+    before: Option<&MeasuredRung>,
+    shown: &mut Vec<(&'static str, String, usize)>,
+) {
+    let before: Option<HashSet<String>> = before.map(|before| {
+        let texts = before.kernels.iter().filter_map(|(kernel, _)| kernel_text(kernel));
+        texts.flat_map(|text| text.lines().map(|line| line.trim().to_string()).collect::<Vec<_>>()).collect()
+    });
     for (kernel, count) in &rung.kernels {
-        let text = kernel_text(kernel).unwrap_or_default();
-        // So many kernels are open as fill the space beside the numbers.
-        let open = if lines < OPEN { " open=\"open\"" } else { "" };
-        lines += 4 + text.lines().count();
         let often = if *count > 1 { format!(", {count} times") } else { String::new() };
-        let text = escape(&text);
+        let text = kernel_text(kernel).unwrap_or_default();
+        // Kernels that differ in their tiles alone have one text.
+        if let Some((other, _, first)) = shown.iter().find(|(_, shown, _)| *shown == text) {
+            let from =
+                if other == kernel { "as in".into() } else { format!("the text of <code>{}</code> in", escape(other)) };
+            let kernel = escape(kernel);
+            let _ =
+                writeln!(body, "<span class=\"again\"><code>{kernel}</code>{often}, {from} rung {}</span>", first + 1);
+            continue;
+        }
+        shown.push((kernel, text.clone(), i));
+        let line = |line: &str| {
+            let plain = escape(line);
+            let is_new = before.as_ref().is_some_and(|before| !line.trim().is_empty() && !before.contains(line.trim()));
+            if is_new { format!("<mark>{plain}</mark>") } else { plain }
+        };
+        let text = text.lines().map(line).collect::<Vec<_>>().join("\n");
         let kernel = escape(kernel);
         let _ = writeln!(
             body,
-            "<details{open}><summary><code>{kernel}</code>{often}</summary><pre><code>{text}</code></pre></details>"
+            "<details><summary><code>{kernel}</code>{often}</summary><pre><code>{text}</code></pre></details>"
         );
     }
-    body.push_str("</div>\n</div>\n");
 }
 
 /// A chart of all kernels; the operations, in this order, have the series 0, 1 and so on.
@@ -179,8 +290,9 @@ fn roofline_chart(kernels: &[Point], operations: &[&str], ceilings: &Ceilings) -
     chart.note((right, peak), (-6.0, -7.0), true, &format!("{} GFLOP/s", short(peak)));
     // There is room here: few kernels lie between those that wait for memory and the products.
     chart.note((0.3 * ridge, 0.3 * peak), (-10.0, -4.0), true, &format!("{} GB/s", short(slope)));
+    let named = longest(kernels, place);
     let series = |point: &Point| operations.iter().position(|operation| *operation == point.operation).unwrap_or(0);
-    for point in kernels {
+    for (number, point) in kernels.iter().enumerate() {
         let title = format!(
             "{}, {} {}: {}, {}",
             point.kernel,
@@ -190,8 +302,37 @@ fn roofline_chart(kernels: &[Point], operations: &[&str], ceilings: &Ceilings) -
             percent(point.share(ceilings))
         );
         chart.point(place(point), series(point), &title);
+        // The kernels that take longest, and of those below them that are near the same place, none.
+        if named.contains(&number) {
+            let (x, _) = place(point);
+            chart.note(place(point), (if x > ridge { -9.0 } else { 9.0 }, 4.0), x > ridge, point.kernel);
+        }
     }
     chart.svg()
+}
+
+/// The kernels that a chart names: those of the most time, one of a kind, and none at the place of another.
+fn longest(kernels: &[Point], place: impl Fn(&Point) -> (f64, f64)) -> Vec<usize> {
+    const NAMED: usize = 7;
+    let mut by_time: Vec<usize> = (0..kernels.len()).collect();
+    by_time.sort_by(|a, b| kernels[*b].seconds.total_cmp(&kernels[*a].seconds));
+    let mut named: Vec<usize> = Vec::new();
+    for number in by_time {
+        let point = &kernels[number];
+        let (x, y) = place(point);
+        let near = |other: &usize| {
+            let (there, height) = place(&kernels[*other]);
+            (x / there).log10().abs() < 1.2 && (y / height).log10().abs() < 0.17
+        };
+        let of_a_kind = |other: &usize| kernels[*other].operation == point.operation;
+        if !named.iter().any(|other| near(other) || of_a_kind(other)) {
+            named.push(number);
+        }
+        if named.len() == NAMED {
+            break;
+        }
+    }
+    named
 }
 
 /// Every kernel between the roofs of the machine: the chart, and its numbers as a table.
@@ -209,11 +350,11 @@ fn roofline(body: &mut String, kernels: &[Point], ceilings: &Ceilings) {
         .collect();
     let _ = write!(
         body,
-        "<section>\n<h2>Every kernel under its roof</h2>\n\
+        "<section id=\"roofline\">\n<h2>Every kernel under its roof</h2>\n\
          <p>A dot is a kernel at one of the sizes of <code>zgan bench</code>, in the form that training runs. The slope is \
          the bandwidth of a copy, the ceiling the multiply-add peak, both of this run. A dot above the slope found its \
          data in a cache, or read a part of a buffer, which counts whole: a head reads its labels' rows of an embedding. \
-         Rest on a dot for its name.</p>\n\
+         Those that take longest have their names; rest on another dot for its own, or open the table below.</p>\n\
          <div class=\"legend\">\n{legend}</div>\n<div class=\"wide\">\n{}</div>\n\
          <p class=\"soft\">Multiplications and additions of products are counted as they are launched; what other kernels \
          compute is counted by hand for each number that they move, an exponential as 12. A kernel that computes \

@@ -2,7 +2,7 @@
 
 use super::labels;
 use crate::Result;
-use crate::device::Buffer;
+use crate::device::{Buffer, Device};
 use crate::instruments::bench::{Form, Problem, numbers};
 use crate::ops::Activation;
 use crate::ops::adam::{self, Adam, Average, Buffers};
@@ -29,48 +29,77 @@ pub fn problems(tiny: bool) -> Vec<Problem> {
     problems
 }
 
+/// What a kernel of the norm does besides normalising.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::instruments) enum NormFusion {
+    Nothing,
+    Relu,
+    ReluAndUpsampling,
+}
+
 /// Batch statistics, the scale and shift of each sample's class, ReLU and nearest upsampling by 2; and all gradients.
-fn conditional_norm([n, h, w, c]: [usize; 4]) -> Problem {
-    let sizes = format!("conditional, ReLU, x2: {n} of {h}x{w}, C {c}");
-    Problem::new("norm", sizes, 1e-4, move |device| {
-        let form = |name, fused: bool| -> Result<Form> {
-            let shape = Shape { n, h, w, c, upsample: fused };
-            let (small, large) = (n * h * w * c, 4 * n * h * w * c);
-            let (x, dy) = (numbers(device, small, 1)?, numbers(device, large, 2)?);
-            let (gamma, beta) = (numbers(device, CLASSES * c, 3)?, numbers(device, CLASSES * c, 4)?);
-            let labels = labels(device, n, CLASSES as u32)?;
-            let zeros = |len: usize| device.zeros::<f32>(len);
-            let (mean, rstd, scale, shift) = (zeros(c)?, zeros(c)?, zeros(n * c)?, zeros(n * c)?);
-            let (y, dx, dgamma, dbeta) = (zeros(large)?, zeros(small)?, zeros(CLASSES * c)?, zeros(CLASSES * c)?);
-            let workspace = zeros(norm::workspace_len(device, shape, true))?;
-            // The separate kernels write what is normalised, what the ReLU makes of it, and the gradients of both.
-            let [z, a, da, dz] = [zeros(small)?, zeros(small)?, zeros(small)?, zeros(small)?];
-            let (ones, none) = (device.upload(&vec![1.0f32; c])?, zeros(c)?);
-            Ok(Form::new(name, [&y, &dx, &dgamma, &dbeta].map(Buffer::clone), move || {
-                let tables = Tables { scale: &scale, shift: &shift };
-                let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
-                let affine = Affine { gamma: &gamma, beta: &beta, labels: Some(&labels) };
-                let gradients = Gradients { dx: &dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta };
-                // The gradients of the parameters are added to what is there.
-                dgamma.zero()?;
-                dbeta.zero()?;
-                norm::statistics(batch, None, affine, 1e-5, shape, &workspace)?;
-                if fused {
-                    norm::apply(&y, &x, tables, Activation::RELU, shape)?;
-                    return norm::backward(gradients, &dy, batch, affine, Activation::RELU, shape, &workspace);
-                }
-                let image = Image { n, h, w, c };
-                norm::apply(&z, &x, tables, Activation::Identity, shape)?;
-                norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
-                resample::upsample(&y, &a, image, Upsampling::Nearest)?;
-                resample::upsample_backward(&da, &dy, image, Upsampling::Nearest, false)?;
-                // For samples of one pixel, the backward pass of the pooling is that of a ReLU.
-                projection::pool_backward(&dz, &z, &da, n * h * w, 1.0)?;
-                norm::backward(gradients, &dz, batch, affine, Activation::Identity, shape, &workspace)
-            }))
-        };
-        forms!(form("fused", true)?, form("unfused", false)?; conditional_norm(device, [n, h, w, c], CLASSES))
+pub(in crate::instruments) fn norm_problem(
+    [n, h, w, c]: [usize; 4],
+    make: impl Fn(&Device) -> Result<Vec<Form>> + 'static,
+) -> Problem {
+    Problem::new("norm", format!("conditional, ReLU, x2: {n} of {h}x{w}, C {c}"), 1e-4, make)
+}
+
+fn conditional_norm(sizes: [usize; 4]) -> Problem {
+    norm_problem(sizes, move |device| {
+        let form = |name, fusion| norm_form(device, sizes, name, fusion);
+        let [fused, unfused] = [form("fused", NormFusion::ReluAndUpsampling)?, form("unfused", NormFusion::Nothing)?];
+        forms!(fused, unfused; conditional_norm(device, sizes, CLASSES))
     })
+}
+
+/// A form of [`norm_problem`].
+pub(in crate::instruments) fn norm_form(
+    device: &Device,
+    [n, h, w, c]: [usize; 4],
+    name: &'static str,
+    fusion: NormFusion,
+) -> Result<Form> {
+    let shape = Shape { n, h, w, c, upsample: fusion == NormFusion::ReluAndUpsampling };
+    let (small, large) = (n * h * w * c, 4 * n * h * w * c);
+    let (x, dy) = (numbers(device, small, 1)?, numbers(device, large, 2)?);
+    let (gamma, beta) = (numbers(device, CLASSES * c, 3)?, numbers(device, CLASSES * c, 4)?);
+    let labels = labels(device, n, CLASSES as u32)?;
+    let zeros = |len: usize| device.zeros::<f32>(len);
+    let (mean, rstd, scale, shift) = (zeros(c)?, zeros(c)?, zeros(n * c)?, zeros(n * c)?);
+    let (y, dx, dgamma, dbeta) = (zeros(large)?, zeros(small)?, zeros(CLASSES * c)?, zeros(CLASSES * c)?);
+    let workspace = zeros(norm::workspace_len(device, shape, true))?;
+    // The separate kernels write what is normalised, what the ReLU makes of it, and the gradients of both.
+    let [z, a, da, dz] = [zeros(small)?, zeros(small)?, zeros(small)?, zeros(small)?];
+    let (ones, none) = (device.upload(&vec![1.0f32; c])?, zeros(c)?);
+    Ok(Form::new(name, [&y, &dx, &dgamma, &dbeta].map(Buffer::clone), move || {
+        let tables = Tables { scale: &scale, shift: &shift };
+        let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
+        let affine = Affine { gamma: &gamma, beta: &beta, labels: Some(&labels) };
+        let gradients = Gradients { dx: &dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta };
+        // The gradients of the parameters are added to what is there.
+        dgamma.zero()?;
+        dbeta.zero()?;
+        norm::statistics(batch, None, affine, 1e-5, shape, &workspace)?;
+        let image = Image { n, h, w, c };
+        if fusion == NormFusion::ReluAndUpsampling {
+            norm::apply(&y, &x, tables, Activation::RELU, shape)?;
+            return norm::backward(gradients, &dy, batch, affine, Activation::RELU, shape, &workspace);
+        }
+        if fusion == NormFusion::Relu {
+            norm::apply(&a, &x, tables, Activation::RELU, shape)?;
+            resample::upsample(&y, &a, image, Upsampling::Nearest)?;
+            resample::upsample_backward(&da, &dy, image, Upsampling::Nearest, false)?;
+            return norm::backward(gradients, &da, batch, affine, Activation::RELU, shape, &workspace);
+        }
+        norm::apply(&z, &x, tables, Activation::Identity, shape)?;
+        norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
+        resample::upsample(&y, &a, image, Upsampling::Nearest)?;
+        resample::upsample_backward(&da, &dy, image, Upsampling::Nearest, false)?;
+        // For samples of one pixel, the backward pass of the pooling is that of a ReLU.
+        projection::pool_backward(&dz, &z, &da, n * h * w, 1.0)?;
+        norm::backward(gradients, &dz, batch, affine, Activation::Identity, shape, &workspace)
+    }))
 }
 
 /// An update with the moving average and the norm of the gradient.

@@ -13,7 +13,7 @@ macro_rules! forms {
 }
 
 pub mod logits;
-mod memory;
+pub(in crate::instruments) mod memory;
 pub(in crate::instruments) mod products;
 
 use super::{Form, Problem};
