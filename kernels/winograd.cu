@@ -38,18 +38,27 @@ KERNEL(1, 0) winograd_filters_f32(float* RESTRICT transformed,    // (K / 16, 36
                                   uint32_t C, uint32_t K, uint32_t turned) {
     SHARED(float, square, 9 * PANEL * PANEL);
     const uint32_t depth = turned ? K : C, first = blockIdx.y * PANEL, output = blockIdx.x * PANEL;
-    for (uint32_t tap = 0; tap < 9; tap++) {
-        const float* RESTRICT from = filters + (turned ? (uint64_t(8 - tap) * C + output) * K + first : (uint64_t(tap) * C + first) * K + output);
-        float* RESTRICT to = square + tap * (PANEL * PANEL);
-        for (uint32_t i = 0; i < PANEL; i++)
-            for (uint32_t j = 0; j < PANEL; j++) to[turned ? j * PANEL + i : i * PANEL + j] = from[i * uint64_t(K) + j];
+    for (uint32_t tap = 0; turned && tap < 9; tap++) {
+        const float* const from = filters + ((uint64_t(8 - tap) * C + output) * K + first);
+        float* const to = square + tap * (PANEL * PANEL);
+#if defined(ZGAN_HOST)
+        for (int i = 0; i < PANEL; i += VECTOR)
+            for (int j = 0; j < PANEL; j += VECTOR) transpose_square(to + j * PANEL + i, PANEL, from + i * uint64_t(K) + j, K);
+#else
+        for (int i = 0; i < PANEL; i++)
+            for (int j = 0; j < PANEL; j++) to[j * PANEL + i] = from[i * uint64_t(K) + j];
+#endif
     }
+    // Where the filters are that are transformed: those of a tap, and those of a channel within.
+    const float* const from = turned ? square : filters + (uint64_t(first) * K + output);
+    const uint64_t tap = turned ? PANEL * PANEL : uint64_t(C) * K, channel = turned ? PANEL : K;
     const uint64_t plane = uint64_t(depth + 1) * PANEL;
     float* const to = transformed + blockIdx.x * POINTS * plane + first * PANEL;
     for (uint32_t c = 0; c < PANEL; c++) {
         for (int j = 0; j < PARTS; j++) {
             const uint32_t at = c * PANEL + j * VECTOR;
-            transform_square<OfFilters>([=](int r, int s) { return load_vector(square + (r * 3 + s) * (PANEL * PANEL) + at); },
+            const float* const own = from + c * channel + j * VECTOR;
+            transform_square<OfFilters>([=](int r, int s) { return load_vector(own + (r * 3 + s) * tap); },
                                         [=](int i, int x, Vector u) { store_vector(to + (i * PIXELS + x) * plane + at, u); });
         }
     }

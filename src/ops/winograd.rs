@@ -15,8 +15,6 @@ const OUTPUTS: usize = 4;
 const POINTS: usize = 36;
 /// Tiles of a strip: as many as keep the registers full and stay in a core's cache.
 const TILES: usize = 24;
-const TILES_OF_DEEP: usize = 48;
-const DEEP: usize = 256;
 
 /// The mirror of `Tiles` in kernels/winograd.cu.
 #[repr(C)]
@@ -70,12 +68,12 @@ impl Problem {
         self.sizes.n * self.down
     }
 
-    /// Rows of tiles in each of the strips that `rows` of them are cut into.
-    fn strip(&self, rows: usize, depth: usize, at_least: usize) -> usize {
-        let tiles = if depth >= DEEP { TILES_OF_DEEP } else { TILES };
+    /// Rows of tiles in each of the strips that `rows` of them are cut into. Of a few strips, each worker gets as many.
+    fn strip(&self, rows: usize, depth: usize, workers: usize) -> usize {
         let room = MOST_FLOATS / product([POINTS, depth + PANEL]);
-        let most = (tiles.min(room) / self.across).max(1).min(rows.div_ceil(at_least));
-        rows.div_ceil(rows.div_ceil(most))
+        let most = (TILES.min(room) / self.across).max(1);
+        let strips = rows.div_ceil(most);
+        rows.div_ceil(if strips < 4 * workers { strips.next_multiple_of(workers) } else { strips })
     }
 
     /// Floats of filters from `depth` to `outputs` channels, transformed.

@@ -20,9 +20,18 @@ fn launched(begin: &str, work: impl FnOnce()) -> usize {
     list.unwrap().iter().filter(|launched| launched.kernel.starts_with(begin)).count()
 }
 
-/// Winograd's form errs at most 3 times as much as the direct one, 4 times in the gradient of the filters; and not less than
-/// a few roundings are allowed.
-fn check(device: &Device, setup: &Setup) {
+/// Compares the two forms' errors. In each setup Winograd's may be 4 times the direct form's, or a few roundings; on the average
+/// of many setups it is at most 3 times as large, 4 times in the gradient of the filters.
+fn check(device: &Device, setups: &[Setup]) {
+    let ratios: Vec<[f64; 4]> = setups.iter().map(|setup| compare(device, setup)).collect();
+    for (i, most) in [3.0, 3.0, 4.0, 3.0].into_iter().enumerate() {
+        let mean = ratios.iter().map(|ratios| ratios[i]).sum::<f64>() / ratios.len() as f64;
+        println!("{}: result {i}: {mean:.2} times the direct form's error", device.description());
+        assert!(mean <= most, "result {i}: {mean} times the direct form's error, at most {most} are allowed");
+    }
+}
+
+fn compare(device: &Device, setup: &Setup) -> [f64; 4] {
     let narrow = setup.tensors();
     let t = wide(&narrow);
     let errors = |form| {
@@ -37,11 +46,11 @@ fn check(device: &Device, setup: &Setup) {
     };
     let (direct, winograd) = (errors(Convolution::Direct), errors(Convolution::Winograd));
     for (i, name) in ["y", "dx", "dfilters", "dbias"].into_iter().enumerate() {
-        let most = [3.0, 3.0, 4.0, 3.0][i] * direct[i].max(2e-7);
+        let most = 4.0 * direct[i].max(2e-7);
         let (found, direct) = (winograd[i], direct[i]);
-        println!("{name} {:.2}  {found:.1e} {direct:.1e}", found / direct);
         assert!(found <= most, "{setup:?} {name}: rms {found:.2e}, at most {most:.2e}; the direct form {direct:.2e}");
     }
+    std::array::from_fn(|i| winograd[i] / direct[i])
 }
 
 /// Every feature.
@@ -65,28 +74,26 @@ fn fused(seen: [usize; 4], k: usize) -> Vec<Setup> {
 
 #[test]
 fn every_feature_is_as_good_as_in_the_direct_form() {
-    on_each_device(|device| fused([2, 6, 10, 16], 48).iter().for_each(|setup| check(device, setup)));
+    on_each_device(|device| check(device, &fused([2, 6, 10, 16], 48)));
 }
 
 #[test]
 fn every_size_is_as_good_as_in_the_direct_form() {
-    on_fast_devices(|device| {
-        for side in 1..=33 {
-            check(device, &plain([1 + side % 2, side, 34 - side, 16], 32, [3, 3], 1, 1));
-        }
-        // Of networks; several blocks of channels, the last one smaller; several parts of the images, the last one smaller.
-        for (seen, k) in [
-            ([2, 28, 28, 16], 16),
-            ([3, 14, 14, 32], 32),
-            ([5, 7, 7, 48], 32),
-            ([1, 8, 8, 80], 144),
-            ([23, 14, 14, 32], 16),
-            ([1, 5, 7, 256], 256),
-            ([1, 2, 300, 16], 16),
-        ] {
-            check(device, &Setup { bias: true, before: LEAKY, ..plain(seen, k, [3, 3], 1, 1) });
-        }
-    });
+    let squares = (1..=33).map(|side| plain([1 + side % 2, side, 34 - side, 16], 32, [3, 3], 1, 1));
+    // Of networks; several blocks of channels, the last one smaller; several parts of the images, the last one smaller.
+    let others = [
+        ([2, 28, 28, 16], 16),
+        ([3, 14, 14, 32], 32),
+        ([5, 7, 7, 48], 32),
+        ([1, 8, 8, 80], 144),
+        ([23, 14, 14, 32], 16),
+        ([1, 5, 7, 256], 256),
+        ([1, 2, 300, 16], 16),
+    ];
+    let others =
+        others.map(|(seen, k)| Setup { bias: true, before: LEAKY, row_scale: true, ..plain(seen, k, [3, 3], 1, 1) });
+    let setups: Vec<Setup> = squares.chain(others).collect();
+    on_fast_devices(|device| check(device, &setups));
 }
 
 /// Channels that are no multiple of 16 have the direct form, as has every other shape of filters.
@@ -101,6 +108,19 @@ fn what_has_no_such_form_is_computed_directly() {
     assert_eq!(passes(plain([1, 6, 6, 16], 16, [3, 3], 0, 1)), 0);
     assert_eq!(passes(plain([1, 6, 6, 16], 16, [3, 3], 1, 2)), 0);
     assert_eq!(passes(plain([1, 6, 6, 16], 16, [1, 1], 0, 1)), 0);
+}
+
+/// By itself, it is taken where vectors are wide, for as many tiles as are worth it, which lie mostly inside of the image.
+#[test]
+fn auto_takes_the_faster_form() {
+    for isa in Device::host_isas() {
+        let device = Device::host_with_isa(1, isa).unwrap();
+        let passes = |setup: Setup| launched("winograd", || _ = evaluate(&device, &setup, &setup.tensors()));
+        let wide = isa.starts_with("avx");
+        assert_eq!(passes(plain([6, 8, 8, 16], 16, [3, 3], 1, 1)) > 0, wide, "{isa}");
+        assert_eq!(passes(plain([5, 8, 8, 16], 16, [3, 3], 1, 1)), 0, "{isa}: few tiles");
+        assert_eq!(passes(plain([24, 2, 2, 16], 16, [3, 3], 1, 1)), 0, "{isa}: small images");
+    }
 }
 
 #[test]
