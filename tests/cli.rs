@@ -189,6 +189,7 @@ fn wrong_flags_and_values_are_refused() {
     place.says("train --latent 0", 2, &["latent: 0"]);
     place.says("train --real-weight 0", 2, &["real-weight: 0, expected 0.001 to 1000"]);
     place.says("train --softmax-target minimax", 2, &["minimax", "uniform, zero-sum"]);
+    place.says("train --convolution fft", 2, &["fft", "auto, direct, winograd"]);
     place.says("train --temperature 2", 2, &["--temperature"]);
     place.says("train --r1=-1", 2, &["r1: -1, expected 0"]);
     place.says("train --r2 NaN", 2, &["r2: NaN"]);

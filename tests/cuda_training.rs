@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 
 use zgan::device::embedded_images;
 
-/// Trains as `name` in `runs`, in f32 where the arguments name no precision; `settings` are the stand-in's.
+/// Trains as `name` in `runs`, in f32 where the arguments name no precision, with the form of convolutions that GPUs have;
+/// `settings` are the stand-in's.
 fn train(runs: &Path, name: &str, device: &str, settings: &str, arguments: &[&str]) -> Output {
     command(runs, name, device, settings, arguments).output().unwrap()
 }
@@ -16,7 +17,7 @@ fn train(runs: &Path, name: &str, device: &str, settings: &str, arguments: &[&st
 fn command(runs: &Path, name: &str, device: &str, settings: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
     command
-        .args(["train", "--device", device, "--run", name, "--seed", "3"])
+        .args(["train", "--device", device, "--run", name, "--seed", "3", "--convolution", "direct"])
         .arg("--runs-dir")
         .arg(runs)
         .args(arguments)

@@ -263,16 +263,17 @@ fn runs_of_older_programs_go_on_as_they_began() {
     place.train(&format!("{train} --steps 6 --run through"), 0);
     place.train(&format!("{train} --steps 6 --stop-at 3 --run parts"), 0);
     let config = place.read("runs/parts/config.toml");
-    let kept = |line: &&str| !line.starts_with("noise-within") && !line.starts_with("latent-distribution");
+    const LATER: [&str; 3] = ["noise-within", "latent-distribution", "convolution"];
+    let kept = |line: &&str| LATER.iter().all(|key| !line.starts_with(key));
     let old: String = config.lines().filter(kept).map(|line| format!("{line}\n")).collect();
-    assert_eq!(config.lines().count() - old.lines().count(), 2);
+    assert_eq!(config.lines().count() - old.lines().count(), LATER.len());
     std::fs::write(place.path("runs/parts/config.toml"), format!("{old}decay-from = 200000\n")).unwrap();
     let (mut header, tensors) = load(&place.checkpoint("parts", 3)).unwrap();
-    header.config.remove("noise-within");
-    header.config.remove("latent-distribution");
+    LATER.iter().for_each(|key| drop(header.config.remove(*key).unwrap()));
     header.config.insert("decay-from".into(), 200_000.into());
     save(&place.checkpoint("parts", 3), &tensors, &header).unwrap();
     place.train("--resume parts", 0);
+    assert!(place.read("runs/parts/config.toml").contains("convolution = \"direct\""));
     let tensors = |run: &str, step| checkpoint::load(&place.checkpoint(run, step)).unwrap().1;
     assert!(tensors("through", 6) == tensors("parts", 6));
     // It can be made longer, as its rates have not begun to fall.

@@ -166,8 +166,17 @@ fn mutations(line: &str) -> Vec<(&'static str, String)> {
     ] {
         found.extend(words(code, old).map(|at| ("half of the threads", replace(line, at, old, new))));
     }
-    // Of the tensor cores' tiles.
+    // Of the tensor cores' tiles, and of Winograd's transforms.
     for (old, new, kind) in [
+        ("POINT_A * odd_a", "POINT_B * odd_a", "wrong coefficient"),
+        ("AA * even_a", "BB * even_a", "wrong coefficient"),
+        ("(AA + BB) * d[2]", "(AA - BB) * d[2]", "wrong coefficient"),
+        ("SCALE_A * even_a", "SCALE_B * even_a", "wrong coefficient"),
+        ("SCALE_0 * g[0]", "SCALE_A * g[0]", "wrong coefficient"),
+        ("AA * y[2]", "BB * y[2]", "wrong coefficient"),
+        ("int32_t(there[i])", "1", "missing zeros"),
+        ("bool split = gridDim.z > 1", "bool split = gridDim.z > 2", "part dropped"),
+        ("gridDim.z > 1 ? parts", "gridDim.z > 2 ? parts", "part dropped"),
         ("lane / 16", "lane / 8 % 2", "wrong lane of a fragment"),
         ("lane / 8 % 2", "lane / 16", "wrong lane of a fragment"),
         ("lane % 16", "lane % 8", "wrong lane of a fragment"),

@@ -41,7 +41,7 @@ pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Result
     let (mut jobs, mut targets) = (Vec::new(), Vec::new());
     for &target in &known {
         let mut files = Vec::new();
-        for module in modules {
+        for module in modules.iter().filter(|module| module.gpu) {
             // Code for sm_80 runs on its successors too. What takes longest to compile, tensor cores' products, have that alone.
             let shared = module.precision != "f32" && matches!(target, "sm_86" | "sm_89") && known.contains(&"sm_80");
             let target = if shared { "sm_80" } else { target };

@@ -1,7 +1,7 @@
 //! Reads kernel files: expands their own `#include`s, repeats products for their tiles, and lists the kernels of each module.
 //!
 //! What a kernel file declares (`PRECISIONS`, `TILES`, `KERNEL`, `PRECISE`, `TILED`) is explained in
-//! `kernels/device/execution.h`.
+//! `kernels/device/execution.h`. A line `EXECUTIONS(host, simt)` says that no GPU has use of the file.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,6 +19,8 @@ pub struct Module {
     /// The kernel file's, without its ending.
     pub file: String,
     pub precision: &'static str,
+    /// Whether it is compiled for GPUs.
+    pub gpu: bool,
     pub text: String,
     pub kernels: Vec<Kernel>,
 }
@@ -41,7 +43,8 @@ pub struct Kernel {
     pub parameters: Vec<(String, String)>,
 }
 
-/// All modules of the kernel files in `root/folder`, file by file and precision by precision.
+/// All modules of the kernel files in `root/folder`, file by file and precision by precision; last come those that GPUs do not
+/// have.
 pub fn read_all(root: &Path, folder: &Path) -> Vec<Module> {
     let folder = root.join(folder);
     let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
@@ -50,7 +53,9 @@ pub fn read_all(root: &Path, folder: &Path) -> Vec<Module> {
     paths.sort();
     // Of a folder that is reached through a link, too, names are relative.
     let root = root.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", root.display()));
-    paths.iter().flat_map(|path| read(&root, path)).collect()
+    let mut modules: Vec<Module> = paths.iter().flat_map(|path| read(&root, path)).collect();
+    modules.sort_by_key(|module| !module.gpu);
+    modules
 }
 
 /// The modules of one kernel file. Names of files in the text are relative to `root`.
@@ -59,10 +64,11 @@ fn read(root: &Path, path: &Path) -> Vec<Module> {
     flatten(root, path, &mut text);
     let file = path.file_stem().expect("a file name").to_string_lossy().into_owned();
     let precisions = precisions(&file, &text);
+    let gpu = !text.lines().any(|line| line == "EXECUTIONS(host, simt)");
     let module = |precision: &'static str| {
         let (text, kernels) = in_precision(&file, &text, precision, precisions.len() > 1);
         let name = if precision == "f32" { file.clone() } else { format!("{file}_{precision}") };
-        Module { name, file: file.clone(), precision, text, kernels }
+        Module { name, file: file.clone(), precision, gpu, text, kernels }
     };
     precisions.iter().map(|precision| module(precision)).collect()
 }

@@ -94,10 +94,11 @@ fn list_modules(modules: &[Module], out: &Path, text: &mut String) {
         fs::write(&path, &module.text).expect("write a flattened kernel file");
         let _ = writeln!(
             text,
-            "    Module {{ name: {:?}, file: {:?}, precision: {}, source: include_str!({path:?}), kernels: &[{}] }},",
+            "    Module {{ name: {:?}, file: {:?}, precision: {}, gpu: {}, source: include_str!({path:?}), kernels: &[{}] }},",
             module.name,
             module.file,
             precision(module.precision),
+            module.gpu,
             names.join(", ")
         );
     }

@@ -295,9 +295,10 @@ impl Cuda {
     /// # Safety
     /// As [`super::Launch::run`].
     pub unsafe fn launch(&self, kernel: &Kernel, grid: [u32; 3], arguments: &[*const c_void]) -> Result<()> {
-        let Some(function) = &self.functions[kernel.module][kernel.index] else {
+        let Some(function) = self.functions.get(kernel.module).and_then(|functions| functions[kernel.index].as_ref())
+        else {
             return Err(Error::Device(format!(
-                "{}: {} is not in the code for {}: it needs a later generation",
+                "{}: {} is not in the code for {}: it needs a later generation, or a CPU",
                 self.device, kernel.name, self.target
             )));
         };

@@ -68,6 +68,11 @@ impl Host {
         format!("host {}", self.table.isa)
     }
 
+    /// Whether its vectors have eight numbers or more.
+    pub fn has_wide_vectors(&self) -> bool {
+        matches!(self.table.isa, "avx2" | "avx512")
+    }
+
     pub fn description(&self) -> String {
         let threads = self.threads();
         let refused = match self.pool.asked {
@@ -127,7 +132,7 @@ thread_local! {
 }
 
 /// The most working memory of a kernel. A thread has it before it runs one, as there is no error inside a kernel.
-const SCRATCH_BYTES: usize = 2 << 20;
+pub(crate) const SCRATCH_BYTES: usize = 6 << 20;
 
 fn scratch() -> Result<Vec<Line>> {
     reserved("the working memory of a thread", SCRATCH_BYTES / size_of::<Line>())

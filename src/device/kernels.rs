@@ -77,6 +77,8 @@ pub struct Module {
     /// `conv`
     pub file: &'static str,
     pub precision: Precision,
+    /// Whether GPUs have it. Those that they do not have are the last in the list.
+    pub gpu: bool,
     /// Its text with our includes expanded: what NVRTC gets at run time.
     pub source: &'static str,
     pub kernels: &'static [&'static Kernel],

@@ -19,6 +19,7 @@ mod tuning;
 
 pub(crate) use buffer::size;
 pub use buffer::{Buffer, Element, Reals};
+pub(crate) use host::SCRATCH_BYTES;
 pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_source, kernel_text};
 pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
 pub(crate) use launch::{Launch, MOST_BLOCKS};
@@ -26,7 +27,7 @@ pub use precision::Precision;
 pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
 pub(crate) use tuning::Fixed;
 pub(crate) use tuning::LEAST_COLUMNS;
-pub use tuning::{FIELDS, Field, Products, TileCost, Tuning};
+pub use tuning::{Convolution, FIELDS, Field, Products, TileCost, Tuning};
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -297,6 +298,21 @@ impl Device {
     pub fn with_tuning(&self, tuning: Tuning) -> Result<Device> {
         tuning.check()?;
         Ok(Device { tuning: Arc::new(tuning), ..self.clone() })
+    }
+
+    /// The same device with this form of convolutions, where it has a choice.
+    pub fn with_convolution(&self, convolution: Convolution) -> Device {
+        Device { tuning: Arc::new(Tuning { convolution, ..self.tuning().clone() }), ..self.clone() }
+    }
+
+    /// Whether convolutions have Winograd's form here, and whether it is the faster one as a rule.
+    pub(crate) fn winograd(&self) -> (bool, bool) {
+        match &*self.backend {
+            Backend::Host(host) => (true, host.has_wide_vectors()),
+            Backend::Simt(_) => (true, false),
+            Backend::Cuda(_) => (false, false),
+            Backend::Unbacked(unbacked) => (unbacked.kind == Kind::Host, unbacked.kind == Kind::Host),
+        }
     }
 
     /// The same device for finding accesses to memory that is not theirs: an arena that is made for this handle leaves red

@@ -6,6 +6,8 @@
 
 use std::cmp::Reverse;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Precision, Tile, kernel};
 use crate::{Error, Result};
 
@@ -30,6 +32,22 @@ pub struct Tuning {
     /// Rows and columns of the tile that every product takes which has a kernel for it, whatever it costs. For tests; in no
     /// file.
     pub forced_tile: Option<(usize, usize)>,
+    /// Which form of a convolution is taken. A run's own choice; in no file.
+    pub convolution: Convolution,
+}
+
+/// How a CPU computes convolutions in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Convolution {
+    /// Winograd's form where it is faster, else the direct one
+    #[default]
+    Auto,
+    /// The sums as they are written
+    Direct,
+    /// Winograd's form wherever there is one: 3x3, and channels in multiples of 16. A quarter of the multiplications, twice the
+    /// rounding error
+    Winograd,
 }
 
 /// A tile of a product that may be chosen.
@@ -279,6 +297,7 @@ impl Kind {
                 linear_tiles: Products::Linear.costs(),
                 conv_tiles: without(Products::Conv.costs(), (128, 64)),
                 forced_tile: None,
+                convolution: Convolution::Auto,
             },
             Kind::Simt | Kind::Cuda => Tuning {
                 elements: 2048,
@@ -291,6 +310,7 @@ impl Kind {
                 linear_tiles: Products::Linear.costs(),
                 conv_tiles: Products::Conv.costs(),
                 forced_tile: None,
+                convolution: Convolution::Auto,
             },
         }
     }

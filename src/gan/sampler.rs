@@ -54,6 +54,7 @@ struct Source<'a> {
 
 impl Sampler {
     pub fn new(device: &Device, setup: &Setup) -> Result<(Sampler, Layouts)> {
+        let device = &device.with_convolution(setup.training.convolution);
         let (mut layouts, bytes) = Sampler::measure(device, setup)?;
         let mut arena = Arena::new(device, bytes)?;
         Ok((Sampler::build(device, setup, &mut arena, &mut layouts)?, layouts))

@@ -55,6 +55,7 @@ impl Trainer {
     pub fn new(device: &Device, setup: &Setup) -> Result<Trainer> {
         check(setup)?;
         device.check_precision(setup.training.precision())?;
+        let device = &device.with_convolution(setup.training.convolution);
         let (_, bytes) = measure(device, setup)?;
         let mut players = Players::default();
         let mut arena = Arena::new(device, bytes)?;
@@ -99,7 +100,7 @@ impl Trainer {
     /// What a trainer of this setup would take.
     pub fn plan(setup: &Setup) -> Result<Plan> {
         check(setup)?;
-        let (players, arena) = measure(&Device::unbacked(), setup)?;
+        let (players, arena) = measure(&Device::unbacked().with_convolution(setup.training.convolution), setup)?;
         lowest_that_learns(setup, &players.discriminator.parameters)?;
         let (g, d) = (&players.generator, &players.discriminator);
         let (networks, training) = (&setup.networks, &setup.training);

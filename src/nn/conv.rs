@@ -4,7 +4,7 @@ use super::unfused::UnfusedConv;
 use super::{Backward, Builder, Forward, Init, Parameter, Source, Tangent, Target, Value};
 use crate::Result;
 use crate::device::Reals;
-use crate::ops::conv::{self, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
+use crate::ops::conv::{self, ConvGradient, Epilogue, Filters, InputEpilogue, Parts, Prologue};
 use crate::ops::spectral_norm::Outputs;
 use crate::sizes::product;
 
@@ -46,7 +46,8 @@ pub struct Conv {
     options: ConvOptions,
     weight: Parameter,
     bias: Option<Parameter>,
-    flipped: Reals,
+    /// Room for what is made of the filters, to multiply by.
+    made: Reals,
     parts: Reals,
     unfused: Option<UnfusedConv>,
 }
@@ -57,13 +58,14 @@ impl Conv {
         let ConvOptions { r, c, k, init, bias } = options;
         let weight = build.parameters.weight(&format!("{name}.weight"), &[r, r, c, k], init, Outputs::Columns);
         let bias = bias.map(|init| build.parameters.tensor(&format!("{name}.bias"), &[k], init));
-        let [mut flipped, mut parts] = [0; 2];
-        if build.gradients {
-            let device = build.arena.device();
-            // A pass over some of the samples may split its work otherwise than one over all, and need more.
-            for n in 1..=seen.n {
-                let sizes = options.sizes(n, seen.h, seen.w);
-                flipped = conv::input_gradient_workspace_len(device, &sizes);
+        let [mut made, mut parts] = [0; 2];
+        let device = build.arena.device();
+        // A pass over some of the samples may split its work otherwise than one over all, and need more.
+        for n in 1..=seen.n {
+            let sizes = options.sizes(n, seen.h, seen.w);
+            made = made.max(conv::forward_workspace_len(device, &sizes));
+            if build.gradients {
+                made = made.max(conv::input_gradient_workspace_len(device, &sizes));
                 parts = parts.max(conv::weight_gradient_workspace_len(device, &sizes));
             }
         }
@@ -72,7 +74,7 @@ impl Conv {
             options,
             weight,
             bias,
-            flipped: build.arena.take_in(flipped, build.precision)?,
+            made: build.arena.take_in(made, build.precision)?,
             parts: build.arena.take(parts)?,
             unfused: UnfusedConv::new(build, seen, k)?,
         })
@@ -89,12 +91,15 @@ impl Conv {
 
     /// `first` is the number of the first sample.
     fn apply(&self, weight: &Reals, bias: Option<&Reals>, from: &Source, to: &Target, first: usize) -> Result<()> {
+        let sizes = self.sizes(from);
+        let room = self.made.view(0..conv::forward_workspace_len(to.y.x.device(), &sizes));
+        let weight = Filters { values: weight, room: Some(&room) };
         if let Some(unfused) = &self.unfused {
-            return unfused.forward(self.sizes(from), (weight, bias), from, to, first);
+            return unfused.forward(sizes, (weight, bias), from, to, first);
         }
         let Target { residual, activation, pool, accumulate, .. } = *to;
         let epilogue = Epilogue { bias, residual, activation, pool, accumulate };
-        conv::conv_forward(self.sizes(from), &to.y.x, from.x, weight, &from.prologue(), &epilogue)
+        conv::conv_forward(sizes, &to.y.x, from.x, weight, &from.prologue(), &epilogue)
     }
 
     /// From the tangent of what is read to the tangent of what is written; a bias has no part in it. Adds to the
@@ -157,11 +162,12 @@ impl Conv {
         let (sizes, seeds) = (self.sizes(from), pass.seeds_of_signal(&(0..from.n)));
         let gradient = to.gradient(to.y.gradient(&self.name, "its output")?, seeds.as_ref());
         let filters = self.weight.of(pass.weights.for_products_with(dx));
+        let room = self.made.view(0..conv::input_gradient_workspace_len(dx.device(), &sizes));
         if let Some(unfused) = &self.unfused {
             left.add()?;
-            return unfused.input_gradient(sizes, (dx, from), gradient, &filters, accumulate, &self.flipped);
+            return unfused.input_gradient(sizes, (dx, from), gradient, &filters, accumulate, &room);
         }
         let epilogue = InputEpilogue { mask: from.mask(), upsample: from.upsample, accumulate };
-        conv::conv_input_gradient(sizes, dx, &gradient, &filters, &epilogue, &self.flipped, left)
+        conv::conv_input_gradient(sizes, dx, &gradient, &filters, &epilogue, &room, left)
     }
 }

@@ -3,7 +3,7 @@
 use super::{Builder, Fusion, Source, Target, Value};
 use crate::Result;
 use crate::device::Reals;
-use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
+use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, Filters, InputEpilogue, Parts, Prologue};
 use crate::ops::matmul::OutputGradient;
 use crate::ops::resample::{self, Image};
 use crate::ops::{Activation, elementary};
@@ -55,7 +55,7 @@ impl UnfusedConv {
     pub fn forward(
         &self,
         sizes: Conv,
-        (filters, bias): (&Reals, Option<&Reals>),
+        (filters, bias): (Filters, Option<&Reals>),
         from: &Source,
         to: &Target,
         first: usize,
@@ -145,7 +145,7 @@ impl UnfusedConv {
         gradient: ConvGradient,
         filters: &Reals,
         accumulate: bool,
-        flipped: &Reals,
+        room: &Reals,
     ) -> Result<()> {
         let stored = self.product_gradient(&sizes, gradient)?;
         let gradient = stored.as_ref().map_or(gradient, ConvGradient::stored);
@@ -159,7 +159,7 @@ impl UnfusedConv {
         };
         let [first, second] = &self.inputs;
         let mut g = if unfused_mask.is_some() || separately { first.view(0..dx.len()) } else { dx.clone() };
-        conv::conv_input_gradient(sizes, &g, &gradient, filters, &epilogue, flipped, Parts::NONE)?;
+        conv::conv_input_gradient(sizes, &g, &gradient, filters, &epilogue, room, Parts::NONE)?;
         if let Some((x, slope)) = unfused_mask {
             let to = if separately { second.view(0..dx.len()) } else { dx.clone() };
             elementary::leaky_relu_backward(&to, &g, x, slope)?;

@@ -3,6 +3,7 @@
 
 use super::matmul::OutputGradient;
 use super::tile::{choose, grid};
+use super::winograd::Problem;
 use super::{Activation, ActivationArgument, expect_len, expect_optional, size32};
 use crate::device::{Device, MOST_BLOCKS, Precision, Reals, Tile, Tuning, kernel};
 use crate::sizes::{product, sum};
@@ -88,6 +89,20 @@ impl InputEpilogue<'_> {
     pub const NONE: InputEpilogue<'static> = InputEpilogue { mask: None, upsample: false, accumulate: false };
 }
 
+/// Filters (R, S, C, K), with room for what a form of the convolution makes of them first
+/// ([`forward_workspace_len`]). Without room, it is the direct form.
+#[derive(Clone, Copy)]
+pub struct Filters<'a> {
+    pub values: &'a Reals,
+    pub room: Option<&'a Reals>,
+}
+
+impl<'a> From<&'a Reals> for Filters<'a> {
+    fn from(values: &'a Reals) -> Filters<'a> {
+        Filters { values, room: None }
+    }
+}
+
 /// For n < 2^31, `n / divisor = (high word of n * multiplier + n) >> shift`, with shift the logarithm of the divisor rounded
 /// up and multiplier = 2^32 (2^shift - divisor) / divisor + 1 (Granlund and Montgomery, 1994).
 #[repr(C)]
@@ -127,10 +142,10 @@ struct Window {
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::NoUninit)]
-struct PrologueArgument {
-    activation: ActivationArgument,
-    up: u32,
-    table_stride: u32,
+pub(super) struct PrologueArgument {
+    pub activation: ActivationArgument,
+    pub up: u32,
+    pub table_stride: u32,
 }
 
 #[repr(C)]
@@ -279,7 +294,7 @@ impl Conv {
         Window::new(seen, [self.h, self.w], [self.r, self.s], pads, by_windows)
     }
 
-    /// How a weight gradient of this many tiles is split: the images of one part, and the number of parts. The sums depend
+    /// How a weight gradient of this many blocks is split: the images of one part, and the number of parts. The sums depend
     /// on it, so the number of threads must not enter.
     fn split(&self, device: &Device, tiles: usize) -> (usize, usize) {
         let tuning = device.tuning();
@@ -305,6 +320,12 @@ impl Conv {
     fn weight_gradient_split(&self, device: &Device) -> (usize, usize) {
         let [x, y] = self.weight_gradient_grid(device, Precision::F32);
         self.split(device, x as usize * y as usize)
+    }
+
+    /// The same of Winograd's form.
+    fn winograd_split(&self, device: &Device, problem: &Problem) -> (usize, usize) {
+        let [x, y] = problem.blocks();
+        self.split(device, x * y)
     }
 }
 
@@ -352,16 +373,27 @@ fn prologue_argument(what: &str, sizes: &Conv, prologue: &Prologue) -> Result<Pr
     Ok(PrologueArgument { activation: prologue.activation.into(), up: u32::from(prologue.upsample), table_stride })
 }
 
+/// Whether a convolution that is stored in this precision takes Winograd's form on this device.
+pub fn has_winograd(device: &Device, sizes: &Conv, precision: Precision) -> bool {
+    Problem::chosen(device, sizes, precision).is_some()
+}
+
+/// The room that [`conv_forward`] wants beside its filters, in floats.
+pub fn forward_workspace_len(device: &Device, sizes: &Conv) -> usize {
+    Problem::chosen(device, sizes, Precision::F32).map_or(0, |_| Problem::filters_len(sizes.c, sizes.k))
+}
+
 /// `y = act(pool(conv(v)) + bias + residual)`, or added to y.
-pub fn conv_forward(
+pub fn conv_forward<'a>(
     sizes: Conv,
     y: &Reals,
     x: &Reals,
-    filters: &Reals,
+    filters: impl Into<Filters<'a>>,
     prologue: &Prologue,
     epilogue: &Epilogue,
 ) -> Result<()> {
     let what = "conv forward";
+    let Filters { values: filters, room } = filters.into();
     sizes.check(what, prologue.upsample, epilogue.pool)?;
     let output = sizes.output_len(epilogue.pool);
     expect_len(what, "y", y.len(), output)?;
@@ -374,6 +406,12 @@ pub fn conv_forward(
     }
     let argument = prologue_argument(what, &sizes, prologue)?;
     let device = y.device();
+    if let Some(room) = room {
+        expect_len(what, "workspace", room.len(), forward_workspace_len(device, &sizes))?;
+        if let Some(problem) = Problem::chosen(device, &sizes, x.precision()) {
+            return problem.forward((y, x), (filters, room), prologue.scale_shift, argument, epilogue);
+        }
+    }
     let pixels = product([sizes.n, sizes.p(), sizes.q()]);
     let tile = conv_tile(y, kernel::CONV_FORWARD, pixels, sizes.k);
     let launch = device.launch(tile.kernel, grid(tile, pixels, sizes.k)).product(sizes.flops()).output(y).input(x);
@@ -385,9 +423,13 @@ pub fn conv_forward(
 }
 
 /// Workspace of [`conv_input_gradient`], in elements: the turned filters, stored as the filters are, on devices that do not
-/// turn them as they read them.
+/// turn them as they read them; or transformed.
 pub fn input_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
-    if device.fixed().turns_filters { sizes.filters() } else { 0 }
+    match Problem::chosen(device, sizes, Precision::F32) {
+        Some(_) => Problem::filters_len(sizes.k, sizes.c),
+        None if device.fixed().turns_filters => sizes.filters(),
+        None => 0,
+    }
 }
 
 /// `flipped[r][s][k][c] = filters[R - 1 - r][S - 1 - s][c][k]`.
@@ -430,9 +472,14 @@ pub fn conv_input_gradient(
         return Err(Error::Shape(format!("{what}: a mask on an upsampled input, expected one of the two")));
     }
     let c = size32(what, sizes.c)?;
+    if let Some(problem) = Problem::chosen(device, &sizes, dx.precision()) {
+        left.add()?;
+        return problem.input_gradient(dx, gradient, (filters, workspace), epilogue);
+    }
+    let turned = workspace.view(0..if device.fixed().turns_filters { sizes.filters() } else { 0 });
     let filters = if device.fixed().turns_filters {
-        flip_filters(&sizes, workspace, filters)?;
-        workspace
+        flip_filters(&sizes, &turned, filters)?;
+        &turned
     } else {
         filters
     };
@@ -469,7 +516,10 @@ pub fn conv_input_gradient(
 /// Workspace of [`conv_weight_gradient`] with a bias, in floats: the gradients of each part of the images, where there is
 /// more than one.
 pub fn weight_gradient_workspace_len(device: &Device, sizes: &Conv) -> usize {
-    let (_, parts) = sizes.weight_gradient_split(device);
+    let (_, direct) = sizes.weight_gradient_split(device);
+    // Other precisions have the direct form, and the same workspace.
+    let problem = Problem::chosen(device, sizes, Precision::F32);
+    let parts = problem.map_or(direct, |problem| direct.max(sizes.winograd_split(device, &problem).1));
     if parts > 1 { product([parts, sum([sizes.filters(), sizes.k])]) } else { 0 }
 }
 
@@ -492,8 +542,23 @@ pub fn conv_weight_gradient(
     let argument = prologue_argument(what, &sizes, prologue)?;
     let device = dfilters.device();
     expect_len(what, "workspace", workspace.len(), weight_gradient_workspace_len(device, &sizes))?;
+    let problem = Problem::chosen(device, &sizes, x.precision());
+    let (images, parts) = match &problem {
+        Some(problem) => sizes.winograd_split(device, problem),
+        None => sizes.weight_gradient_split(device),
+    };
+    let unadded = || {
+        let used = product([parts, sum([sizes.filters(), dbias.map_or(0, |dbias| dbias.len())])]);
+        Unadded { dfilters: dfilters.clone(), dbias: dbias.cloned(), parts: workspace.view(0..used), count: parts }
+    };
+    let unadded = (parts > 1).then(unadded);
+    if let Some(problem) = problem {
+        let parts = (parts, unadded.as_ref().map(|unadded| &unadded.parts));
+        let into = (dfilters, dbias);
+        problem.weight_gradient(into, parts, x, (prologue.scale_shift, argument), gradient, images)?;
+        return Ok(Parts(unadded));
+    }
     let tile = sizes.weight_gradient_tile(device, x.precision());
-    let (images, parts) = sizes.weight_gradient_split(device);
     let [across, down] = sizes.weight_gradient_grid(device, x.precision());
     let dy = GradientArgument { activation: gradient.output.activation.into(), pooled: u32::from(gradient.pooled) };
     let grid = [across, down + u32::from(dbias.is_some()), parts as u32];
@@ -506,11 +571,7 @@ pub fn conv_weight_gradient(
     // SAFETY: every length was compared with the sizes above, which fit the kernel's numbers; the grid covers R * S * C by
     // K, with one more row for the bias, and its parts all images.
     unsafe { launch.run()? };
-    let unadded = || {
-        let used = product([parts, sum([sizes.filters(), dbias.map_or(0, |dbias| dbias.len())])]);
-        Unadded { dfilters: dfilters.clone(), dbias: dbias.cloned(), parts: workspace.view(0..used), count: parts }
-    };
-    Ok(Parts((parts > 1).then(unadded)))
+    Ok(Parts(unadded))
 }
 
 /// `to += from`, in a launch of its own.

@@ -23,6 +23,7 @@ pub mod resample;
 pub mod spectral_norm;
 pub mod state;
 mod tile;
+mod winograd;
 
 use crate::device::{Buffer, Device, Element, Launch, Reals, Variants};
 use crate::{Error, Result};

@@ -26,6 +26,7 @@ pub use tree::{Batches, Images, Judging, Networks, Place, Training, Written};
 use crate::Error;
 use crate::cores::MOST_THREADS;
 use crate::data::{DataOptions, DataSource, ImageShape, LoaderOptions, Size};
+use crate::device::Convolution;
 use crate::eval::judge::Metric;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -98,9 +99,10 @@ impl Settings {
         all.insert("preset".into(), base.preset.name.into());
         if is_of_a_run(table) {
             // What programs did that did not have these settings.
-            let before: [(&str, toml::Value); 4] = [
+            let before: [(&str, toml::Value); 5] = [
                 ("noise-within", false.into()),
                 ("precision", "f32".into()),
+                ("convolution", name_of(&Convolution::Direct).into()),
                 ("softmax-target", name_of(&SoftmaxTarget::Uniform).into()),
                 ("r1", 0.0.into()),
             ];

@@ -11,7 +11,7 @@ use super::choices::{
 };
 use super::text;
 use crate::data::{DataSource, LastBatch, Size, Unreadable, decode};
-use crate::device::{DeviceChoice, Precision};
+use crate::device::{Convolution, DeviceChoice, Precision};
 use crate::eval::inception::Like;
 use crate::eval::judge::{self, Figure, Metric};
 use crate::nn::Fusion;
@@ -196,6 +196,9 @@ pub struct Training {
     #[arg(long, value_name = "NAME")]
     #[serde(with = "text")]
     pub precision: PrecisionChoice,
+    /// How a CPU computes 3x3 convolutions in f32. A GPU has the direct form alone
+    #[arg(long, value_name = "FORM")]
+    pub convolution: Convolution,
     /// Run these from separate kernels, to see what fusing them buys: the same training to rounding, slower
     #[arg(long, value_name = "WHAT,...", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -233,6 +236,7 @@ impl Default for Training {
             r2: 0.0,
             penalty_every: 1,
             precision: PrecisionChoice::Auto,
+            convolution: Convolution::Auto,
             unfused: Vec::new(),
         }
     }

@@ -1,25 +1,25 @@
 //! `kernels/conv.cu` against f64 loops, central differences of them, and PyTorch.
 
 use crate::common::*;
-use zgan::device::{Buffer, Device, Precision, Products, Tuning};
+use zgan::device::{Buffer, Convolution, Device, Precision, Products, Tuning};
 use zgan::ops::Activation;
-use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
+use zgan::ops::conv::{self, Conv, ConvGradient, Epilogue, Filters, InputEpilogue, Parts, Prologue};
 use zgan::ops::matmul::OutputGradient;
 
 /// A convolution and everything that is fused into it.
 #[derive(Clone, Copy, Debug)]
-struct Setup {
-    sizes: Conv,
+pub struct Setup {
+    pub sizes: Conv,
     /// Samples of the scale and shift tables: 0 for none, 1, or N.
-    tables: usize,
-    before: Activation,
-    upsample: bool,
-    bias: bool,
-    residual: bool,
-    after: Activation,
-    pool: bool,
-    row_scale: bool,
-    accumulate: bool,
+    pub tables: usize,
+    pub before: Activation,
+    pub upsample: bool,
+    pub bias: bool,
+    pub residual: bool,
+    pub after: Activation,
+    pub pool: bool,
+    pub row_scale: bool,
+    pub accumulate: bool,
 }
 
 /// A filter that is long in one direction, padded so that the pixels stay as many.
@@ -29,7 +29,7 @@ fn long(seen: [usize; 4], k: usize, [r, s]: [usize; 2]) -> Setup {
 }
 
 /// (N, H, W, C) to (K), R x S, padding, stride; nothing fused.
-fn plain(seen: [usize; 4], k: usize, filter: [usize; 2], pad: usize, stride: usize) -> Setup {
+pub fn plain(seen: [usize; 4], k: usize, filter: [usize; 2], pad: usize, stride: usize) -> Setup {
     let ([n, h, w, c], [r, s]) = (seen, filter);
     Setup {
         sizes: Conv { n, h, w, c, k, r, s, pad: [pad; 2], stride },
@@ -61,7 +61,7 @@ fn derivative(activation: Activation, y: f64) -> f64 {
     }
 }
 
-struct Tensors<T> {
+pub struct Tensors<T> {
     x: Vec<T>,
     scale: Vec<T>,
     shift: Vec<T>,
@@ -82,7 +82,7 @@ impl Setup {
         self.sizes.n * self.sizes.p() * self.sizes.q() * self.sizes.k / if self.pool { 4 } else { 1 }
     }
 
-    fn tensors(&self) -> Tensors<f32> {
+    pub fn tensors(&self) -> Tensors<f32> {
         let Conv { n, c, k, r, s, .. } = self.sizes;
         let mut random = Random((n * 31 + self.input_len() * 7 + k * 3 + r) as u64);
         let depth = (r * s * c) as f32;
@@ -211,16 +211,16 @@ impl Setup {
     }
 }
 
-struct Results {
-    y: Buffer<f32>,
-    dx: Buffer<f32>,
-    dfilters: Buffer<f32>,
-    dbias: Buffer<f32>,
+pub struct Results {
+    pub y: Buffer<f32>,
+    pub dx: Buffer<f32>,
+    pub dfilters: Buffer<f32>,
+    pub dbias: Buffer<f32>,
 }
 
 const START: f32 = 0.5;
 
-fn evaluate(device: &Device, setup: &Setup, t: &Tensors<f32>) -> Results {
+pub fn evaluate(device: &Device, setup: &Setup, t: &Tensors<f32>) -> Results {
     evaluate_in(device, Precision::F32, setup, t)
 }
 
@@ -252,7 +252,9 @@ fn evaluate_in(device: &Device, precision: Precision, setup: &Setup, t: &Tensors
         pool: setup.pool,
         accumulate: setup.accumulate,
     };
-    conv::conv_forward(s, &out.y, &x, &filters, &prologue, &epilogue).unwrap();
+    let room = filled(conv::forward_workspace_len(device, &s), f32::NAN);
+    let with_room = Filters { values: &filters, room: Some(&room) };
+    conv::conv_forward(s, &out.y, &x, with_room, &prologue, &epilogue).unwrap();
     let gradient = ConvGradient {
         output: OutputGradient {
             dy: &dy,
@@ -279,7 +281,7 @@ fn evaluate_in(device: &Device, precision: Precision, setup: &Setup, t: &Tensors
     out
 }
 
-fn wide(t: &Tensors<f32>) -> Tensors<f64> {
+pub fn wide(t: &Tensors<f32>) -> Tensors<f64> {
     Tensors {
         x: to_f64(&t.x),
         scale: to_f64(&t.scale),
@@ -292,7 +294,9 @@ fn wide(t: &Tensors<f32>) -> Tensors<f64> {
     }
 }
 
+/// The direct form.
 fn check(device: &Device, setup: &Setup) {
+    let device = &device.with_convolution(Convolution::Direct);
     let narrow = setup.tensors();
     let t = wide(&narrow);
     let out = evaluate(device, setup, &narrow);
@@ -345,7 +349,7 @@ fn sums(
 }
 
 /// y, dx, dfilters and dbias, in f64 or as plain loops give them in a precision. `y` is the output as it was stored.
-fn all_passes(setup: &Setup, naive: Option<Precision>, t: &Tensors<f64>, y: &[f64]) -> [Vec<f64>; 4] {
+pub fn all_passes(setup: &Setup, naive: Option<Precision>, t: &Tensors<f64>, y: &[f64]) -> [Vec<f64>; 4] {
     let Conv { n, h, w, c, k, .. } = setup.sizes;
     let as_stored = |mut values: Vec<f64>, accumulates: bool| {
         let start = if setup.accumulate && accumulates { f64::from(START) } else { 0.0 };
@@ -393,7 +397,7 @@ fn check_in(device: &Device, precision: Precision, setup: &Setup) {
     }
 }
 
-const LEAKY: Activation = Activation::LeakyRelu(0.2);
+pub const LEAKY: Activation = Activation::LeakyRelu(0.2);
 
 /// Every feature, odd sizes, and each kind of tile.
 fn setups() -> Vec<Setup> {

@@ -43,3 +43,4 @@ mod state;
 mod training;
 mod variants;
 mod vectors;
+mod winograd;

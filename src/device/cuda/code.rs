@@ -120,7 +120,7 @@ fn compile(
             None
         }
     };
-    let mut loaded: Vec<_> = (0..kernel::MODULES.len()).map(kept).collect();
+    let mut loaded: Vec<_> = (0..kernel::MODULES.iter().filter(|module| module.gpu).count()).map(kept).collect();
     if let Some(first) = refused.first() {
         tell(&format!("{} kept files are made again; the first: {first}", refused.len()));
     }

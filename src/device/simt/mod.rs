@@ -39,6 +39,8 @@ const STACK_BYTES: usize = 128 * 1024;
 
 /// The most static shared memory of a block, as on every GPU.
 const SHARED_BYTES: usize = 48 * 1024;
+/// The same of a block of one thread, which only a CPU runs: its arrays play the memory that a core's thread has for itself.
+const CORE_BYTES: usize = 2 << 20;
 /// The gap between shared arrays, in words of 16 bytes: an access past the end of one does not land in another.
 const RED_ZONE: usize = 4096;
 const MOST_ARRAYS: usize = 64;
@@ -195,7 +197,7 @@ impl Simt {
             workshop.stacks.push(stack);
         }
         if workshop.arena.is_empty() {
-            workshop.arena = vec![u128::MAX; SHARED_BYTES / 16 + (MOST_ARRAYS + 1) * RED_ZONE];
+            workshop.arena = vec![u128::MAX; CORE_BYTES / 16 + (MOST_ARRAYS + 1) * RED_ZONE];
         }
         let entry = match self.replaced {
             Some((module, entries)) if module == kernel.module => Some(entries[kernel.index]),
@@ -360,9 +362,10 @@ extern "C" fn zgan_simt_shared(declaration: *const c_char, bytes: u64, element_b
         return (&raw mut running.workshop.arena[shared.start]).cast();
     }
     running.shared_bytes += bytes as usize;
-    if running.shared_bytes > SHARED_BYTES || running.shared.len() == MOST_ARRAYS {
+    let most = if running.threads == 1 { CORE_BYTES } else { SHARED_BYTES };
+    if running.shared_bytes > most || running.shared.len() == MOST_ARRAYS {
         running.problem = Some(format!(
-            "{} bytes of shared memory in {} arrays, at most {SHARED_BYTES} in {MOST_ARRAYS}",
+            "{} bytes of shared memory in {} arrays, at most {most} in {MOST_ARRAYS}",
             running.shared_bytes,
             running.shared.len() + 1
         ));

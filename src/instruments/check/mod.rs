@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::cores::on_all_cores;
-use crate::device::{Device, Finding, HAS_CHECK, Precision, Seen, kernel, needs_check};
+use crate::device::{Convolution, Device, Finding, HAS_CHECK, Precision, Seen, kernel, needs_check};
 use crate::{Error, Result};
 pub use profile::{Profiled, Profiles, profile};
 use tray::{Output, Tray};
@@ -88,6 +88,7 @@ pub fn cases() -> Vec<Case> {
         ("resample", images::resample),
         ("spectral_norm", norm::spectral_norm),
         ("state", elementwise::state),
+        ("winograd", products::winograd),
     ] {
         for module in kernel::MODULES.iter().filter(|module| module.file == file) {
             cases.module = module.name.into();
@@ -141,6 +142,9 @@ impl Report {
 
 /// Runs a case on a device: gives what it computed, or why it could not.
 fn run(case: &Case, device: &Device) -> Result<Vec<Output>> {
+    // The two forms of a convolution have cases of their own.
+    let form = if case.name.starts_with("winograd:") { Convolution::Winograd } else { Convolution::Direct };
+    let device = &device.with_convolution(form);
     let mut tray = Tray::new(device, &case.name, case.precision);
     (case.run)(&mut tray)?;
     tray.finish()

@@ -4,7 +4,7 @@ use super::{Case, Cases, Tray};
 use crate::Result;
 use crate::device::{Precision, Reals};
 use crate::ops::Activation;
-use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
+use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, Filters, InputEpilogue, Parts, Prologue};
 use crate::ops::matmul::{self, Linear, OutputGradient};
 
 const LEAKY: Activation = Activation::LeakyRelu(0.2);
@@ -112,7 +112,8 @@ fn forward(t: &mut Tray, sizes: Conv, around: Around) -> Result<()> {
         Around::Added => Epilogue { accumulate: true, ..Epilogue::NONE },
         _ => Epilogue::NONE,
     };
-    conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue)
+    let room = t.scratch(conv::forward_workspace_len(t.device(), &sizes))?;
+    conv::conv_forward(sizes, &y, &x, Filters { values: &filters, room: Some(&room) }, &prologue, &epilogue)
 }
 
 fn backward(t: &mut Tray, sizes: Conv, around: Around, parts: &[char]) -> Result<()> {
@@ -227,4 +228,19 @@ pub fn conv(cases: &mut Cases) {
             conv::flip_filters(&square(1, 3, c, k, 3, 1), &flipped, &filters)
         });
     }
+}
+
+/// Images of whole tiles and of parts of tiles, several strips, several blocks of channels and several parts of the images.
+pub fn winograd(cases: &mut Cases) {
+    use Around::*;
+    let square = |n, h, w, c, k| Conv { n, h, w, c, k, r: 3, s: 3, pad: [1; 2], stride: 1 };
+    for around in [Nothing, Everything, Added, Upsampled, Pooled] {
+        for sizes in [square(2, 6, 10, 16, 32), square(1, 8, 4, 48, 16)] {
+            add_forward(cases, sizes, around);
+            add_backward(cases, sizes, around, &['x', 'w', 'b']);
+        }
+    }
+    add_forward(cases, square(7, 5, 7, 16, 16), Nothing);
+    add_backward(cases, square(1, 4, 4, 80, 16), Nothing, &['w']);
+    add_backward(cases, square(2, 32, 34, 16, 16), Nothing, &['w', 'b']);
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::device::{Device, FIELDS, Precision, TileCost, Tuning};
+use crate::device::{Convolution, Device, FIELDS, Precision, TileCost, Tuning};
 use crate::{Error, Result, files};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -96,6 +96,7 @@ fn fields(mut table: toml::Table) -> std::result::Result<(String, Tuning), Strin
         linear_tiles: tiles(&mut table, "linear-tiles")?,
         conv_tiles: tiles(&mut table, "conv-tiles")?,
         forced_tile: None,
+        convolution: Convolution::Auto,
     };
     for field in &FIELDS {
         let expected = format!("expected a power of two from {} to {}", field.least, field.most);

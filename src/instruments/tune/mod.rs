@@ -8,7 +8,9 @@ pub mod file;
 
 use std::cmp::Reverse;
 
-use crate::device::{Device, FIELDS, Field, Launched, Precision, Products, TileCost, Tuning, kernel_named, trace};
+use crate::device::{
+    Convolution, Device, FIELDS, Field, Launched, Precision, Products, TileCost, Tuning, kernel_named, trace,
+};
 use crate::instruments::bench::operations::products::{Pass, convolution_alone, square};
 use crate::instruments::bench::{self, Form, Problem, Settings, numbers_in};
 use crate::ops::Activation;
@@ -334,5 +336,6 @@ fn linear(device: &Device, precision: Precision, pass: Pass, tiny: bool) -> Resu
 fn convolution(device: &Device, precision: Precision, pass: Pass, tiny: bool) -> Result<Form> {
     let (n, side, across, depth) = if tiny { (1, 3, 33, 3) } else { (device.workers(), 16, 256, 64) };
     let (c, k) = if matches!(pass, Pass::InputGradient) { (across, depth) } else { (depth, across) };
-    convolution_alone(device, square([n, side, c, k]), pass, precision)
+    let direct = device.with_convolution(Convolution::Direct);
+    convolution_alone(&direct, "direct", square([n, side, c, k]), pass, precision)
 }

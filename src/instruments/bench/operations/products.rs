@@ -2,10 +2,10 @@
 
 use super::Shapes;
 use crate::Result;
-use crate::device::{Buffer, Device, Precision, Reals};
+use crate::device::{Buffer, Convolution, Device, Precision, Reals};
 use crate::instruments::bench::{Form, Problem, numbers, numbers_in};
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
-use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, InputEpilogue, Parts, Prologue};
+use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, Filters, InputEpilogue, Parts, Prologue};
 use crate::ops::matmul::{self, Linear, OutputGradient};
 use crate::ops::norm::{self, Tables};
 use crate::ops::resample::{self, Image, Upsampling};
@@ -97,23 +97,32 @@ fn linear(sizes: Linear, pass: Pass, precision: Precision) -> Problem {
     Problem { precision, ..problem }
 }
 
-/// The product alone, with nothing fused into it.
-pub fn convolution_alone(device: &Device, sizes: Conv, pass: Pass, precision: Precision) -> Result<Form> {
+/// The product alone, with nothing fused into it, in the form that the device is set to. `name` is the measurement's.
+pub fn convolution_alone(
+    device: &Device,
+    name: &'static str,
+    sizes: Conv,
+    pass: Pass,
+    precision: Precision,
+) -> Result<Form> {
     let Conv { n, h, w, c, k, .. } = sizes;
     let stored = |len: usize, seed: u64| numbers_in(device, precision, len, seed);
     let (x, dy, filters) = (stored(n * h * w * c, 1)?, stored(n * h * w * k, 2)?, stored(9 * c * k, 3)?);
     let zeros = |len: usize| device.zeros_in(len, precision);
     let (out, workspace) = match pass {
-        Pass::Forward => (zeros(n * h * w * k)?, zeros(0)?),
+        Pass::Forward => (zeros(n * h * w * k)?, zeros(conv::forward_workspace_len(device, &sizes))?),
         Pass::InputGradient => (zeros(n * h * w * c)?, zeros(conv::input_gradient_workspace_len(device, &sizes))?),
         Pass::WeightGradient => {
             (device.zeros(9 * c * k)?, device.zeros(conv::weight_gradient_workspace_len(device, &sizes))?)
         }
     };
-    Ok(Form::new("fused", [out.clone()], move || {
+    Ok(Form::new(name, [out.clone()], move || {
         let gradient = ConvGradient::stored(&dy);
         match pass {
-            Pass::Forward => conv::conv_forward(sizes, &out, &x, &filters, &Prologue::NONE, &Epilogue::NONE),
+            Pass::Forward => {
+                let filters = Filters { values: &filters, room: Some(&workspace) };
+                conv::conv_forward(sizes, &out, &x, filters, &Prologue::NONE, &Epilogue::NONE)
+            }
             Pass::InputGradient => conv::conv_input_gradient(
                 sizes,
                 &out,
@@ -135,11 +144,17 @@ fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
     let Conv { n, h, w, c, k, .. } = sizes;
     let name = format!("3x3, {n} of {h}x{w}, {c} to {k} {}", pass.name());
     let problem = Problem::new("conv", name, 1e-4, move |device| {
-        let ours = convolution_alone(device, sizes, pass, precision)?;
+        let auto = conv::has_winograd(device, &sizes, precision);
+        let ours = convolution_alone(device, if auto { "winograd" } else { "direct" }, sizes, pass, precision)?;
         if precision != Precision::F32 {
             return Ok(vec![ours]);
         }
-        forms!(ours; convolution(device, sizes, pass))
+        let mut all: Vec<Form> = forms!(ours; convolution(device, sizes, pass))?;
+        if auto {
+            let direct = device.with_convolution(Convolution::Direct);
+            all.insert(1, convolution_alone(&direct, "direct", sizes, pass, precision)?);
+        }
+        Ok(all)
     });
     Problem { precision, ..problem }
 }
@@ -163,19 +178,21 @@ fn generator_convolution([n, side, c, k]: [usize; 4]) -> Problem {
             let (z, a, up) = (zeros(small)?, zeros(small)?, zeros(4 * small)?);
             let (product, y) = (zeros(sizes.output_len(false))?, zeros(sizes.output_len(false))?);
             let ([ones, none], [many, _]) = (neutral(device, c)?, neutral(device, k)?);
+            let room = device.zeros(conv::forward_workspace_len(device, &sizes))?;
             Ok(Form::new(name, [y.clone()], move || {
+                let filters = Filters { values: &filters, room: Some(&room) };
                 let tables = Tables { scale: &scale, shift: &shift };
                 if fused {
                     let scale_shift = Some((&scale, &shift));
                     let prologue = Prologue { scale_shift, activation: Activation::RELU, upsample: true };
                     let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::NONE };
-                    return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
+                    return conv::conv_forward(sizes, &y, &x, filters, &prologue, &epilogue);
                 }
                 let shape = norm::Shape { n, h: side, w: side, c, upsample: false };
                 norm::apply(&z, &x, tables, Activation::Identity, shape)?;
                 norm::apply(&a, &z, Tables { scale: &ones, shift: &none }, Activation::RELU, shape)?;
                 resample::upsample(&up, &a, Image { n, h: side, w: side, c }, Upsampling::Nearest)?;
-                conv::conv_forward(sizes, &product, &up, &filters, &Prologue::NONE, &Epilogue::NONE)?;
+                conv::conv_forward(sizes, &product, &up, filters, &Prologue::NONE, &Epilogue::NONE)?;
                 let wide = norm::Shape { n, h: sizes.h, w: sizes.w, c: k, upsample: false };
                 norm::apply(&y, &product, Tables { scale: &many, shift: &bias }, Activation::Identity, wide)
             }))
@@ -202,16 +219,18 @@ fn discriminator_convolution([n, side, c, k]: [usize; 4]) -> Problem {
             let (a, product, biased) = (zeros(x.len())?, zeros(whole)?, zeros(whole)?);
             let (mean, y) = (zeros(pooled)?, zeros(pooled)?);
             let ([ones, none], [many, _]) = (neutral(device, c)?, neutral(device, k)?);
+            let room = device.zeros(conv::forward_workspace_len(device, &sizes))?;
             Ok(Form::new(name, [y.clone()], move || {
+                let filters = Filters { values: &filters, room: Some(&room) };
                 if fused {
                     let prologue = Prologue { scale_shift: None, activation: Activation::RELU, upsample: false };
                     let epilogue =
                         Epilogue { bias: Some(&bias), residual: Some(&residual), pool: true, ..Epilogue::NONE };
-                    return conv::conv_forward(sizes, &y, &x, &filters, &prologue, &epilogue);
+                    return conv::conv_forward(sizes, &y, &x, filters, &prologue, &epilogue);
                 }
                 let shape = |c: usize| norm::Shape { n, h: side, w: side, c, upsample: false };
                 norm::apply(&a, &x, Tables { scale: &ones, shift: &none }, Activation::RELU, shape(c))?;
-                conv::conv_forward(sizes, &product, &a, &filters, &Prologue::NONE, &Epilogue::NONE)?;
+                conv::conv_forward(sizes, &product, &a, filters, &Prologue::NONE, &Epilogue::NONE)?;
                 let tables = Tables { scale: &many, shift: &bias };
                 norm::apply(&biased, &product, tables, Activation::Identity, shape(k))?;
                 resample::average_pool(&mean, &biased, Image { n, h: side, w: side, c: k })?;
