@@ -217,7 +217,8 @@ impl Sampler {
             return Err(Error::Shape(format!("sample: {labels} labels for {count} images of a class-conditional run")));
         }
         if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
-            return Err(Error::Shape(format!("sample: label {label}, there are {classes}")));
+            let what = if self.setup.vectors.is_some() { "vectors" } else { "classes" };
+            return Err(Error::Shape(format!("sample: label {label}, there are {classes} {what}")));
         }
         let (mut batch_z, mut batch_labels) = (vec![0.0; BATCH * latent], [0; BATCH]);
         for (i, z) in z.chunks(BATCH * latent).enumerate() {
