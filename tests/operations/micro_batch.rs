@@ -179,7 +179,10 @@ fn parts_take_less_memory() {
     };
     let [whole, parts, both] =
         [(None, false), (Some(8), false), (Some(8), true)].map(|(part, local)| bytes("mnist", part, local));
-    assert!(4 * parts < 3 * whole && 4 * both < 3 * parts, "{whole} whole, {parts} in parts of 8, {both} with G in parts");
+    assert!(
+        4 * parts < 3 * whole && 4 * both < 3 * parts,
+        "{whole} whole, {parts} in parts of 8, {both} with G in parts"
+    );
 }
 
 /// With statistics of its own, a part of the fakes is what it would be alone.
