@@ -143,11 +143,10 @@ impl Case {
     }
 }
 
-/// Every preset, and every conditioning. Those of photos are built as sngan-projection-64 and -128, without spectral norms.
+/// Every preset, and every conditioning.
 fn cases() -> Vec<Case> {
     let preset = |name: &str| name.parse::<Preset>().unwrap();
-    let presets = PRESETS.iter().filter(|preset| !preset.name.starts_with("photos"));
-    let mut all: Vec<Case> = presets.map(|preset| Case::new(*preset, None)).collect();
+    let mut all: Vec<Case> = PRESETS.iter().map(|preset| Case::new(*preset, None)).collect();
     for (name, conditioning) in [
         ("mnist", Conditioning::None),
         ("mnist", Conditioning::InputConcat),
@@ -360,11 +359,12 @@ fn pytorch_draws_and_judges_the_same() {
         let drawn = case.generator().values(&z, if setup.conditional() { &wanted } else { &[] }).unwrap();
         let some: Vec<f32> = drawn.iter().copied().step_by((drawn.len() / 500).max(1)).collect();
         let error = relative_error(&some, &golden.f64(&format!("{name}.drawn")), 1.0);
-        assert!(error < 2e-6, "{name}: drawn {error:.1e}");
+        assert!(error < 4e-6, "{name}: drawn {error:.1e}");
         if setup.draws_points() {
             continue;
         }
-        // D sees real images first.
+        // D sees real images first, as they are.
+        let setup = &setup.with(|s| s.batches.diffaug.clear());
         let mut trainer = Trainer::new(&device(), setup).unwrap();
         let own: Vec<NamedTensor> = case
             .tensors

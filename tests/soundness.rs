@@ -208,6 +208,6 @@ fn a_launch_without_memory_for_its_thread_is_an_error() {
     let refused = launch();
     assert!(limit("unlimited"));
     let error = refused.unwrap_err().to_string();
-    assert!(error.contains("working memory of a thread: 2.0 MiB") && error.contains("asked for"), "{error}");
+    assert!(error.contains("working memory of a thread: 6.0 MiB") && error.contains("asked for"), "{error}");
     launch().unwrap();
 }
