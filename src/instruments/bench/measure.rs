@@ -124,12 +124,18 @@ impl Turn {
         *runs
     }
 
-    /// The seconds that one run takes.
-    fn seconds(&self, device: &Device, form: &Form, sweep: &Sweep, settle: impl FnOnce()) -> Result<f64> {
+    /// The seconds that one run takes. Where another library takes turns, `foreign` says whether it was its turn before: its
+    /// threads are to sleep when ours sweep, and all forms begin alike, a moment after that.
+    fn seconds(&self, device: &Device, form: &Form, sweep: &Sweep, foreign: Option<bool>) -> Result<f64> {
         let time = match self {
             Turn::Runs(runs) => {
+                if foreign == Some(true) {
+                    settle(true);
+                }
                 sweep.run()?;
-                settle();
+                if foreign.is_some() {
+                    settle(false);
+                }
                 seconds(device, || (0..*runs).try_for_each(|_| form.run()))?
             }
             Turn::Graphs { all, sweeps, .. } => {
@@ -187,12 +193,7 @@ pub(crate) fn time(device: &Device, forms: &[Form], settings: Settings) -> Resul
     let start = Instant::now();
     while times[0].len() < 3 || start.elapsed() < settings.time {
         for ((form, turn), times) in forms.iter().zip(&turns).zip(&mut times) {
-            let wait = || {
-                if foreign {
-                    settle(before);
-                }
-            };
-            times.push(turn.seconds(device, form, &sweep, wait)?);
+            times.push(turn.seconds(device, form, &sweep, foreign.then_some(before))?);
             before = form.foreign();
         }
     }
