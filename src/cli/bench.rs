@@ -214,12 +214,9 @@ impl Bench {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let text = |value: &serde_json::Value| value.as_str().map_or(value.to_string(), String::from);
         let fields = provenance.as_object().into_iter().flatten();
-        let fields: Vec<_> = fields
-            .map(|(name, value)| {
-                let value = text(value).replace('"', "\"\"");
-                [("field", Cell::Name(name.clone())), ("value", Cell::Text(value))]
-            })
-            .collect();
+        let field =
+            |(name, value): (&String, &_)| [("field", Cell::Name(name.clone())), ("value", Cell::Text(text(value)))];
+        let fields: Vec<_> = fields.map(field).collect();
         for (name, text) in
             tables.iter().map(|(name, text)| (*name, text)).chain([("provenance", &record::csv(&fields))])
         {
@@ -378,7 +375,7 @@ impl Either {
 
 fn read_baseline(path: &Path) -> Result<Vec<Timed>, Error> {
     let fail = |what: String| Error::Config(format!("baseline: {}: {what}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = files::read_text(path)?;
     let object = serde_json::from_str(&text).map_err(|error| fail(format!("not JSON: {error}")))?;
     bench::times(&object).map_err(|error| fail(error.to_string()))
 }

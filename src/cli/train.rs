@@ -107,7 +107,7 @@ impl Train {
         if let Some(start) = &start {
             Trainer::check_tensors(&setup, &start.tensors).with_context(unfit)?;
         }
-        let mut trainer = new_trainer(&device, &setup)?;
+        let mut trainer = new_trainer(&device, &setup, plan.bytes)?;
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
             trainer.restore(start.header.step, &start.tensors).with_context(unfit)?;
@@ -328,7 +328,7 @@ impl Train {
             say(format!("        with --micro-batch: {}", parts.join(", ")));
         }
         // Whether it fits shows only when it is asked for.
-        let mut trainer = new_trainer(device, setup)?;
+        let mut trainer = new_trainer(device, setup, plan.bytes)?;
         // It would take `simt` minutes.
         if device.execution() != "simt" {
             let (each, of) = time_of_a_step(&mut trainer, settings, info, device)?;
@@ -350,10 +350,10 @@ fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
 }
 
-/// Where a device has too little memory, the error names the largest parts of the batch that fit.
-fn new_trainer(device: &Device, setup: &Setup) -> anyhow::Result<Trainer> {
+/// A trainer, which is planned to take so many bytes. Where the device has too little memory, the error names the largest parts
+/// of the batch that fit.
+fn new_trainer(device: &Device, setup: &Setup, bytes: usize) -> anyhow::Result<Trainer> {
     let free = device.free_memory()?.unwrap_or(usize::MAX);
-    let bytes = Trainer::plan(setup)?.bytes;
     let error = match Trainer::new(device, setup) {
         Ok(trainer) if bytes <= free => return Ok(trainer),
         // What draws pictures would not find room.

@@ -22,13 +22,12 @@ impl Vectors {
     /// What G draws fakes for: the same, but an image without labels has the vector of one with labels, as far along those as it
     /// is along its own kind.
     pub fn of_fakes(&self) -> Vectors {
-        let is_zero = |row: &&[f32]| row.iter().all(|x| *x == 0.0);
-        let labelled: Vec<&[f32]> = self.values.chunks_exact(self.classes).filter(|row| !is_zero(row)).collect();
+        let labelled: Vec<&[f32]> = self.values.chunks_exact(self.classes).filter(|row| is_labelled(row)).collect();
         let unlabelled = self.count() - labelled.len();
         let mut values = Vec::with_capacity(self.values.len());
         let mut met = 0;
         for row in self.values.chunks_exact(self.classes) {
-            let row = if is_zero(&row) && !labelled.is_empty() {
+            let row = if !is_labelled(row) && !labelled.is_empty() {
                 met += 1;
                 labelled[(met - 1) * labelled.len() / unlabelled]
             } else {
@@ -57,8 +56,12 @@ pub struct Line {
 
 impl Line {
     pub fn is_labelled(&self) -> bool {
-        self.vector.iter().any(|x| *x != 0.0)
+        is_labelled(&self.vector)
     }
+}
+
+fn is_labelled(vector: &[f32]) -> bool {
+    vector.iter().any(|x| *x != 0.0)
 }
 
 /// Reads a CSV file. Its first line names the columns: that of the pictures' names, and one for each class. A picture whose fields are

@@ -55,7 +55,8 @@ impl Workspace {
         let most = setup.samples();
         // Without parts, D works on the batch's own memory.
         let part_of_d = setup.part_of_d();
-        let rows = part_of_d.map_or(most, |part| 2 * part) + Penalties::rows(setup, part_of_d.unwrap_or(n));
+        let samples = part_of_d.map_or(most, |part| 2 * part);
+        let rows = samples + Penalties::rows(setup, part_of_d.unwrap_or(n));
         let mut build = Builder {
             parameters: &mut players.discriminator.parameters,
             running: &mut players.discriminator.running,
@@ -79,7 +80,7 @@ impl Workspace {
         let of_fakes = setup.vectors.as_ref().map(|vectors| Arc::new(vectors.of_fakes()));
         let discriminator = OfD {
             classes: classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels_of_d)).transpose()?,
-            penalties: Penalties::new(setup, arena, &network, part_of_d.map_or(most, |part| 2 * part))?,
+            penalties: Penalties::new(setup, arena, &network, samples)?,
             split: match part_of_d {
                 Some(part) => Some(Split { most: part, seeds: arena.take(2 * part)? }),
                 None => None,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 pub enum Cell {
     /// A name without commas.
     Name(String),
-    /// Any other text, which CSV puts in quotes.
+    /// Any other text, which CSV puts in quotes, with two for one.
     Text(String),
     Count(u64),
     /// A number, and the digits that CSV gives behind its point. None is an empty field in CSV, and null in JSON.
@@ -24,7 +24,7 @@ pub fn number(value: f64, digits: usize) -> Cell {
 pub fn csv<N: AsRef<str>, Row: AsRef<[(N, Cell)]>>(rows: &[Row]) -> String {
     let field = |cell: &Cell| match cell {
         Cell::Name(name) => name.clone(),
-        Cell::Text(text) => format!("\"{text}\""),
+        Cell::Text(text) => format!("\"{}\"", text.replace('"', "\"\"")),
         Cell::Count(count) => count.to_string(),
         Cell::Number(value, digits) => value.map_or(String::new(), |value| format!("{value:.digits$}")),
     };

@@ -476,12 +476,12 @@ pub fn conv_input_gradient(
         left.add()?;
         return problem.input_gradient(dx, gradient, (filters, workspace), epilogue);
     }
-    let turned = workspace.view(0..if device.fixed().turns_filters { sizes.filters() } else { 0 });
-    let filters = if device.fixed().turns_filters {
+    let filters = &if device.fixed().turns_filters {
+        let turned = workspace.view(0..sizes.filters());
         flip_filters(&sizes, &turned, filters)?;
-        &turned
+        turned
     } else {
-        filters
+        filters.clone()
     };
     let pixels = product([sizes.n, sizes.h, sizes.w]);
     let tile = conv_tile(dx, kernel::CONV_INPUT_GRADIENT, pixels, sizes.c);

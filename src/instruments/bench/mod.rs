@@ -33,7 +33,7 @@ pub use report::{Failure, Report, Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;
 pub use scaling::{Scaling, exponent, scalings};
 pub use steps::{
-    MeasuredStep, Scale, Selection, StepProblem, Stepper, measure_step, named_after, step_heading, steps, steps_in,
+    MeasuredStep, Scale, Selection, StepProblem, Stepper, measure_step, step_heading, step_of, steps, steps_in,
     steps_of,
 };
 

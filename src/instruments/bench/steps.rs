@@ -167,8 +167,7 @@ pub fn steps_of(selection: &Selection, precision: Precision) -> Vec<StepProblem>
     problems
 }
 
-/// The step of this setup, under the name that tables have for it.
-pub fn named_after(setup: Setup) -> StepProblem {
+fn named_after(setup: Setup) -> StepProblem {
     let (preset, training) = (setup.preset, &setup.training);
     let width = if setup.architecture().is_convolutional() {
         format!(" width {},", setup.networks.width)
@@ -189,7 +188,7 @@ pub fn named_after(setup: Setup) -> StepProblem {
 }
 
 /// A preset's simultaneous step at one size.
-pub(super) fn step_of(preset: Preset, width: usize, batch: usize) -> StepProblem {
+pub fn step_of(preset: Preset, width: usize, batch: usize) -> StepProblem {
     named_after(setup(preset, width, (batch, batch), (Update::Simultaneous, 1)))
 }
 
@@ -383,7 +382,8 @@ impl MeasuredStep {
         columns
     }
 
-    pub(super) fn json(&self, ceilings: &Ceilings) -> Map<String, Value> {
+    /// The columns of CSV, the phases and the other ways as one object.
+    pub fn json(&self, ceilings: &Ceilings) -> Map<String, Value> {
         let phases = Phase::ALL.iter().zip(self.phases);
         let phases: Map<_, _> = phases.map(|(phase, time)| (phase.name().into(), (time * 1e3).into())).collect();
         let rivals = self.rivals.iter().map(|rival| {

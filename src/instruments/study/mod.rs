@@ -17,7 +17,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::device::{Device, Launched, trace};
-use crate::instruments::bench::{self, CARDS, Caches, Ceilings, Measured, MeasuredStep, Settings};
+use crate::instruments::bench::{self, CARDS, Caches, Ceilings, Measured, Settings};
 use crate::{Error, Result, files};
 
 /// What was measured on one device in one run.
@@ -125,20 +125,9 @@ pub fn json(study: &Study) -> Value {
     let Study { provenance, settings, ceilings, steps, ladders, kernels, .. } = study;
     let steps = steps.iter().map(|step| {
         let forms = step.forms.iter().map(|form| {
-            let MeasuredStep { seconds, spread, launched, launches, bytes, flops, memory, ref rivals, .. } =
-                form.measured;
-            let rivals = rivals.iter().map(|rival| json!({ "form": rival.name, "median_ms": 1e3 * rival.seconds }));
-            json!({
-                "form": form.name,
-                "median_ms": 1e3 * seconds,
-                "spread": spread,
-                "launched_ms": 1e3 * launched.0,
-                "launches": launches,
-                "bytes": bytes,
-                "flops": flops,
-                "memory_bytes": memory,
-                "others": rivals.collect::<Vec<_>>(),
-            })
+            let mut object = form.measured.json(ceilings);
+            object.insert("form".into(), form.name.as_str().into());
+            object
         });
         json!({ "step": step.name, "forms": forms.collect::<Vec<_>>() })
     });

@@ -2,10 +2,10 @@
 //! apart into separate kernels.
 
 use crate::Result;
-use crate::device::{Device, Precision};
-use crate::instruments::bench::{self, MeasuredStep, Scale, Selection, Settings, StepProblem};
+use crate::device::Device;
+use crate::instruments::bench::{self, MeasuredStep, Scale, Settings, StepProblem};
 use crate::nn::Fusion;
-use crate::settings::{Preset, Update};
+use crate::settings::Preset;
 
 /// A step in all its forms. The first one has every fusion, the last one has none.
 pub struct StepForms {
@@ -42,11 +42,7 @@ fn problems(device: &Device, tiny: bool) -> Result<Vec<StepProblem>> {
             Scale::Small => small,
             Scale::Real => (own.networks.width, own.training.batch),
         };
-        let selection = Selection { presets: vec![preset], scale, width: Some(width), batch: Some(batch) };
-        let step = bench::steps_of(&selection, Precision::F32).remove(0);
-        Ok(bench::named_after(step.setup.with(|s| {
-            (s.training.update, s.training.n_dis, s.training.batch_g) = (Update::Simultaneous, 1, None);
-        })))
+        Ok(bench::step_of(preset, width, batch))
     };
     Ok(vec![of("mnist", (16, 64))?, of("sngan-projection-32", (64, 16))?])
 }
