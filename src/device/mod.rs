@@ -14,6 +14,7 @@ mod kernels;
 mod launch;
 pub mod nvrtc;
 mod precision;
+mod ranks;
 mod simt;
 mod tuning;
 
@@ -24,6 +25,7 @@ pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_s
 pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
 pub(crate) use launch::{Launch, MOST_BLOCKS};
 pub use precision::Precision;
+pub use ranks::{Communicator, Reduction};
 pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
 pub(crate) use tuning::Fixed;
 pub(crate) use tuning::LEAST_COLUMNS;
@@ -106,6 +108,7 @@ pub struct Device {
     /// What this machine's own memory is touched under, see [`Device::turn`].
     turn: Arc<Mutex<()>>,
     red_zones: bool,
+    ranks: Option<Arc<dyn Communicator>>,
 }
 
 /// What the driver says of a GPU. 0 stands for what it does not tell.
@@ -290,7 +293,7 @@ impl Device {
 
     fn of(backend: Backend) -> Device {
         let tuning = Arc::new(backend.kind().tuning());
-        Device { backend: Arc::new(backend), tuning, turn: Arc::default(), red_zones: false }
+        Device { backend: Arc::new(backend), tuning, turn: Arc::default(), red_zones: false, ranks: None }
     }
 
     /// The same device with other block sizes. They hold for operations on buffers that this handle allocates; an
