@@ -3,8 +3,11 @@
 use std::process::Command;
 
 use zgan::device::{Device, Launched, Precision, Unit, trace, traffic};
-use zgan::instruments::bench::{self, CARDS, Card, Modelled, Multiprocessor, Problem, Slowed, Times};
+use zgan::instruments::bench::{
+    self, CARDS, Card, Growth, Link, LinkKind, Modelled, Multiprocessor, Planned, Problem, Slowed, StepProblem, Times,
+};
 use zgan::instruments::gate::{Budget, Turn};
+use zgan::settings::{PRESETS, Preset};
 
 /// A card of round figures.
 const ROUND: Card = Card {
@@ -18,6 +21,7 @@ const ROUND: Card = Card {
     f16: Some(4e12),
     bandwidth: 1e11,
     multiprocessor: Multiprocessor { loops: Some("sm_90"), fma: 100.0, tensor: 1000.0, reached: 0.5 },
+    link: Link { kind: LinkKind::NvLink, bandwidth: 1e11 },
     source: "this test",
 };
 
@@ -215,6 +219,100 @@ fn tensor_cores_have_their_own_rate() {
     assert!(error.contains("NVIDIA T4 has no tensor bf16"), "{error}");
 }
 
+/// NCCL's figures by hand, with links of 100 GB/s; between machines each of 8 cards has 50 GB/s, so these links bind there too.
+#[test]
+fn a_sum_over_ranks_takes_the_least_of_the_ways() {
+    #[track_caller]
+    fn near_both((waits, moves): (f64, f64), expected: (f64, f64)) {
+        near(waits, expected.0);
+        near(moves, expected.1);
+    }
+    near_both(ROUND.all_reduce(1, 1 << 30), (0.0, 0.0));
+    // Few bytes: a ring of two has two steps, at a quarter of the bandwidth; a ring of eight has fourteen, as has a chain.
+    near_both(ROUND.all_reduce(2, 1000), (3.6e-6 + 2.0 * 0.47e-6, 1000.0 / 0.25e11));
+    near_both(ROUND.all_reduce(8, 1000), (3.6e-6 + 14.0 * 0.47e-6, 1.75 * 1000.0 / 0.25e11));
+    // Many bytes: a ring at the whole bandwidth.
+    near_both(ROUND.all_reduce(8, 1 << 30), (8.4e-6 + 14.0 * 3.4e-6, 1.75 * (1u64 << 30) as f64 / 1e11));
+    // 64 machines: a tree of six levels, up and down, with a chain of eight in each.
+    near_both(ROUND.all_reduce(512, 1000), (4.4e-6 + 12.0 * 5e-6 + 14.0 * 0.52e-6, 2.0 * 1000.0 / (1e11 * 0.9 / 3.8)));
+    near_both(
+        ROUND.all_reduce(16, 1 << 34),
+        (8.4e-6 + 2.0 * 9.6e-6 + 28.0 * 3.4e-6, 1.875 * (1u64 << 34) as f64 / 1e11),
+    );
+    // Eight adapters of 50 GB/s are slower than NVLink of 450 GB/s, and faster than PCIe of 32.
+    let moves = |name: &str, ranks| {
+        CARDS.iter().find(|card| card.name == name).unwrap().all_reduce(ranks, 1 << 36).1 / (1u64 << 36) as f64
+    };
+    near(moves("h100", 8), 1.75 / 450e9);
+    near(moves("h100", 64), 2.0 * 63.0 / 64.0 / 400e9);
+    near(moves("l40s", 64), 2.0 * 63.0 / 64.0 / 32e9);
+}
+
+fn step(name: &str) -> StepProblem {
+    let presets = vec![name.parse::<Preset>().unwrap()];
+    let selection = bench::Selection { presets, scale: bench::Scale::Real, ..Default::default() };
+    bench::steps_of(&selection, Precision::F32).remove(0)
+}
+
+fn planned(name: &str, ranks: &[usize]) -> Planned {
+    bench::plan(&CARDS[0], &step(name), ranks).unwrap()
+}
+
+/// The bytes of each exchange, from the sizes of the networks and the batch.
+#[test]
+fn ranks_exchange_gradients_logits_and_moments() {
+    let sums = |plan: &Planned, what: &str| -> Vec<u64> {
+        plan.exchanges.iter().find(|exchange| exchange.what == what).map_or(Vec::new(), |found| found.sums.clone())
+    };
+    let plan = planned("softmax-gan", &[8]);
+    let parameters = zgan::gan::Trainer::plan(&step("softmax-gan").setup).unwrap();
+    let (of_g, of_d) = (4 * parameters.parameters_g as u64, 4 * parameters.parameters_d as u64);
+    assert_eq!(sums(&plan, "gradients"), [of_d, of_g]);
+    assert_eq!(sums(&plan, "logits"), [4 * (64 + 64)]);
+    // Five steps of D, each with fakes of its own, and one of G with twice as many; three channels' moments forward.
+    let plan = planned("sngan-projection-32", &[8]);
+    assert_eq!(sums(&plan, "gradients").len(), 6);
+    assert_eq!(sums(&plan, "logits"), [4 * 192, 4 * 128, 4 * 128, 4 * 128, 4 * 128, 4 * 128]);
+    let norms = zgan::gan::Trainer::plan(&step("sngan-projection-32").setup).unwrap().norms;
+    assert_eq!(norms, [128; 7], "two in each of three blocks, and one before the last convolution");
+    assert_eq!(sums(&plan, "norms forward"), [3 * 4 * 128; 6 * 7]);
+    assert_eq!(sums(&plan, "norms backward"), [2 * 4 * 128; 7]);
+}
+
+#[test]
+fn a_plan_adds_up_and_says_where_scaling_ends() {
+    for preset in PRESETS {
+        let problem = step(preset.name);
+        let batch = problem.setup.training.batch;
+        let plan = bench::plan(&CARDS[0], &problem, &[1, 8, 512]).unwrap();
+        let strong = plan.points.iter().filter(|point| point.growth == Growth::Strong).count();
+        assert_eq!(strong, if batch < 512 { 2 } else { 3 }, "{preset}");
+        let one = plan.points[0];
+        assert_eq!((one.own, one.waits, one.moves, one.efficiency), (plan.alone, 0.0, 0.0, 1.0));
+        for point in &plan.points {
+            assert!(point.efficiency <= 1.0 + 1e-9 && point.exchanging() < 1.0, "{preset}: {point:?}");
+            assert_eq!(point.batch, if point.growth == Growth::Strong { batch.div_ceil(point.ranks) } else { batch });
+        }
+        for end in &plan.ends {
+            let [at, twice] = [end.ranks, 2 * end.ranks].map(|ranks| {
+                let plan = bench::plan(&CARDS[0], &problem, &[ranks.min(bench::MOST_RANKS)]).unwrap();
+                plan.points.into_iter().find(|point| point.growth == end.growth)
+            });
+            assert!(at.unwrap().efficiency >= 0.5, "{preset}: {end:?}");
+            let ended = twice.is_none_or(|point| point.efficiency < 0.5);
+            assert!(ended || end.ranks == bench::MOST_RANKS, "{preset}: {end:?}");
+        }
+    }
+    // Perceptrons are done before eight cards have told each other; so are fewer where links are slow.
+    let ends = planned("softmax-gan", &[]).ends;
+    assert!(ends[0].ranks < 8 && ends[0].why.contains("so few images") || ends[0].why.contains("latency"), "{ends:?}");
+    let t4 = CARDS.iter().find(|card| card.name == "t4").unwrap();
+    let slow = bench::plan(t4, &step("softmax-gan"), &[]).unwrap().ends.remove(1);
+    assert!(slow.why.contains("bandwidth") || slow.ranks > 8, "{slow:?}");
+    let error = bench::plan(&CARDS[0], &step("mnist"), &[0]).unwrap_err().to_string();
+    assert!(error.contains("--ranks 0, expected 1 to 65536"), "{error}");
+}
+
 #[test]
 fn the_program_prints_a_table_csv_and_json() {
     let run_whole = |arguments: &[&str], code: i32| -> (String, String) {
@@ -271,6 +369,22 @@ fn the_program_prints_a_table_csv_and_json() {
     names.dedup();
     let name = "step, sngan-projection-32, width 128, batch 64 (128 fakes), alternating, n_dis 5";
     assert_eq!(names, [name.to_string(), format!("{name}, bf16")]);
+    let ranks = ["--model", "h100", "--ranks", "2,64"];
+    let (table, _) = run_whole(&[&ranks[..], &["--preset", "mnist,softmax-gan"]].concat(), 0);
+    assert!(table.starts_with("A MODEL, nothing of it is measured: ranks with an NVIDIA H100 SXM5"), "{table}");
+    assert!(
+        table.matches("  exchanged in a step: gradients ").count() == 2 && table.contains("  strong: efficiency"),
+        "{table}"
+    );
+    let (json, _) =
+        run(&[&ranks[..], &["--json", "--csv", folder.path().to_str().unwrap(), "step, mnist"]].concat(), 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["problems"][0]["points"].as_array().unwrap().len(), 3, "no rank has less than an image: {json}");
+    let csv = std::fs::read_to_string(folder.path().join("ranks.csv")).unwrap();
+    assert!(csv.starts_with("problem,scaling,ranks,images_per_rank,step_us,") && csv.lines().count() == 4, "{csv}");
+    let (_, error) = run(&["--model", "h100", "--ranks", "0"], 2);
+    assert!(error.contains("--ranks 0, expected 1 to 65536"), "{error}");
+    run(&["--ranks", "8"], 2);
     run(&["--measure"], 2);
     let (_, error) = run(&["--model", "t4", "nonsense"], 2);
     assert!(error.contains("\"nonsense\""), "{error}");

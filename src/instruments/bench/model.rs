@@ -145,10 +145,15 @@ pub fn model(card: &Card, problem: &Problem) -> Result<Vec<Modelled>> {
     Ok(modelled)
 }
 
+/// What a step launches on this card.
+pub(super) fn launches_of_step(card: &Card, problem: &StepProblem) -> Result<Vec<Launched>> {
+    let mut stepper = Stepper::new(&device(card), problem)?;
+    trace(|| stepper.run())
+}
+
 /// The times of a step as one captured graph, and of the same step with its kernels launched one by one.
 pub fn model_step(card: &Card, problem: &StepProblem) -> Result<Vec<Modelled>> {
-    let mut stepper = Stepper::new(&device(card), problem)?;
-    let launched = trace(|| stepper.run())?;
+    let launched = launches_of_step(card, problem)?;
     [("graph", IN_GRAPH), ("launched", LAUNCHED)]
         .into_iter()
         .map(|(form, overhead)| Modelled::of(card, problem.name.clone(), form, &launched, overhead))

@@ -1,0 +1,106 @@
+//! `zgan bench --model CARD --ranks N,...`
+
+use serde_json::json;
+use zgan::device::Device;
+use zgan::instruments::bench::{self, Card, Growth, IN_A_MACHINE, LinkKind, Planned, Point, WORTH};
+use zgan::instruments::record::{self, Cell};
+
+use super::bench::Bench;
+use super::{say, thousands};
+
+pub fn run(asked: &Bench, card: &Card, device: Option<&Device>) -> anyhow::Result<()> {
+    let steps = asked.steps()?;
+    let plans = steps.iter().map(|step| bench::plan(card, step, &asked.ranks)).collect::<Result<Vec<_>, _>>()?;
+    match asked.json {
+        true => say(serde_json::to_string_pretty(&as_json(card, device, &plans))?),
+        false => print(card, &plans, &asked.ranks),
+    }
+    let rows = plans.iter().flat_map(|plan| {
+        plan.points.iter().map(|point| {
+            let name = ("problem", Cell::Text(plan.name.clone()));
+            [name].into_iter().chain(point.record()).collect::<Vec<_>>()
+        })
+    });
+    let table = record::csv(&rows.collect::<Vec<_>>());
+    Ok(asked.write_csv(&[("ranks", table)], &bench::provenance(device))?)
+}
+
+fn print(card: &Card, plans: &[Planned], ranks: &[usize]) {
+    let kind = if card.link.kind == LinkKind::NvLink { "NVLink" } else { "PCIe" };
+    say(format_args!(
+        "A MODEL, nothing of it is measured: ranks with an {} each, {IN_A_MACHINE} in a machine, joined by {kind} at {:.0} GB/s a \
+         direction, and by 400 Gb/s for each card between machines",
+        card.title,
+        card.link.bandwidth * 1e-9
+    ));
+    say("strong: all ranks share the batch out; weak: each has a batch of its own");
+    for plan in plans {
+        say(format_args!("{}: {:.1} us on one card", plan.name, plan.alone * 1e6));
+        let exchanges = plan.exchanges.iter().map(|exchange| {
+            let (count, bytes) = (exchange.sums.len(), thousands(exchange.bytes() as usize));
+            format!("{} {bytes} bytes in {count}", exchange.what)
+        });
+        say(format_args!("  exchanged in a step: {}", exchanges.collect::<Vec<_>>().join("; ")));
+        say(format_args!(
+            "  {:<8}{:>7}{:>8}{:>12}{:>12}{:>10}{:>10}{:>12}{:>12}",
+            "", "ranks", "images", "step, us", "computes", "waits", "moves", "exchanging", "efficiency"
+        ));
+        for growth in Growth::ALL {
+            for &ranks in ranks {
+                match plan.points.iter().find(|point| (point.growth, point.ranks) == (growth, ranks)) {
+                    Some(point) => say(line(point)),
+                    None => say(format_args!("  {:<8}{ranks:>7}  more ranks than images", growth.name())),
+                }
+            }
+        }
+        for end in &plan.ends {
+            let (growth, percent) = (end.growth.name(), 100.0 * WORTH);
+            say(format_args!(
+                "  {growth}: efficiency {percent:.0} % or more up to {} ranks; {}",
+                thousands(end.ranks),
+                end.why
+            ));
+        }
+    }
+}
+
+fn line(point: &Point) -> String {
+    format!(
+        "  {:<8}{:>7}{:>8}{:>12.1}{:>12.1}{:>10.1}{:>10.1}{:>10.0} %{:>10.0} %",
+        point.growth.name(),
+        point.ranks,
+        point.batch,
+        point.step() * 1e6,
+        point.own * 1e6,
+        point.waits * 1e6,
+        point.moves * 1e6,
+        100.0 * point.exchanging(),
+        100.0 * point.efficiency
+    )
+}
+
+fn as_json(card: &Card, device: Option<&Device>, plans: &[Planned]) -> serde_json::Value {
+    let plan = |plan: &Planned| {
+        let exchanges = plan
+            .exchanges
+            .iter()
+            .map(|exchange| json!({ "what": exchange.what, "sums": exchange.sums.len(), "bytes": exchange.bytes() }));
+        let ends =
+            plan.ends.iter().map(|end| json!({ "scaling": end.growth.name(), "ranks": end.ranks, "why": end.why }));
+        json!({
+            "problem": plan.name,
+            "alone_us": plan.alone * 1e6,
+            "exchanges": exchanges.collect::<Vec<_>>(),
+            "points": plan.points.iter().map(|point| record::json(&point.record())).collect::<Vec<_>>(),
+            "ends": ends.collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "model": card.name,
+        "card": card.title,
+        "link_gb_per_s": card.link.bandwidth * 1e-9,
+        "measured_on_the_card": false,
+        "provenance": bench::provenance(device),
+        "problems": plans.iter().map(plan).collect::<Vec<_>>(),
+    })
+}
