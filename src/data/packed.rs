@@ -85,6 +85,9 @@ impl Packed {
         if facts.key != key {
             return Ok(None);
         }
+        if facts.unreadable.keys().chain(&facts.dark).any(|index| *index >= count) {
+            return Err(fail("it tells of images that it does not have"));
+        }
         let images = (count * len) as u64;
         if end - json != images + 4 * count as u64 {
             return Err(fail("its images have another length"));

@@ -40,12 +40,6 @@ impl Layouts {
         self.parameters.entries().iter().map(line).collect()
     }
 
-    /// The channels of each batch norm, which keeps its running mean.
-    pub fn norms(&self) -> Vec<usize> {
-        let means = self.running.entries().iter().filter(|entry| entry.name.ends_with(".running_mean"));
-        means.map(|entry| entry.at.len()).collect()
-    }
-
     /// An error unless these tensors of a checkpoint have all parameters and running statistics of the network called `name`.
     pub fn check(&self, name: &str, tensors: &HashMap<&str, &NamedTensor>) -> Result<()> {
         [&self.parameters, &self.running].into_iter().try_for_each(|layout| {

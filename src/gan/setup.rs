@@ -167,8 +167,6 @@ pub struct Plan {
     pub discriminator: String,
     pub parameters_g: usize,
     pub parameters_d: usize,
-    /// The channels of each batch norm of G.
-    pub norms: Vec<usize>,
     /// Device memory, of the training and of what draws its pictures.
     pub bytes: usize,
 }

@@ -109,7 +109,6 @@ impl Trainer {
             discriminator: d.table(),
             parameters_g: g.parameters.count(),
             parameters_d: d.parameters.count(),
-            norms: g.norms(),
             bytes: arena
                 + Sampler::bytes(setup)?
                 + g.bytes(training.average > 0.0, networks.spectral_norm_g, training.precision())

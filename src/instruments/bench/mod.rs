@@ -29,7 +29,7 @@ pub use measure::{Caches, Measured, Settings, measure};
 pub(crate) use measure::{Sweep, median_and_spread, time};
 pub use model::{Modelled, Times, model, model_step};
 pub use operations::{Shapes, problems, problems_in, problems_of};
-pub use planning::{End, Exchange, Growth, MOST_RANKS, Planned, Point, WORTH, exchanges, plan};
+pub use planning::{End, Growth, MOST_RANKS, Planned, Point, WORTH, plan};
 pub use provenance::{load, provenance};
 pub use report::{Failure, Report, Row, csv, heading, json, table};
 pub use rivals::MeasuredRival;

@@ -127,7 +127,7 @@ impl Modelled {
 }
 
 /// A device that launches as this card would.
-fn device(card: &Card) -> Device {
+pub(super) fn device(card: &Card) -> Device {
     Device::launches_of_gpu(card.title, card.multiprocessors)
 }
 
@@ -145,15 +145,10 @@ pub fn model(card: &Card, problem: &Problem) -> Result<Vec<Modelled>> {
     Ok(modelled)
 }
 
-/// What a step launches on this card.
-pub(super) fn launches_of_step(card: &Card, problem: &StepProblem) -> Result<Vec<Launched>> {
-    let mut stepper = Stepper::new(&device(card), problem)?;
-    trace(|| stepper.run())
-}
-
 /// The times of a step as one captured graph, and of the same step with its kernels launched one by one.
 pub fn model_step(card: &Card, problem: &StepProblem) -> Result<Vec<Modelled>> {
-    let launched = launches_of_step(card, problem)?;
+    let mut stepper = Stepper::new(&device(card), problem)?;
+    let launched = trace(|| stepper.run())?;
     [("graph", IN_GRAPH), ("launched", LAUNCHED)]
         .into_iter()
         .map(|(form, overhead)| Modelled::of(card, problem.name.clone(), form, &launched, overhead))
