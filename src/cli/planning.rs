@@ -36,14 +36,9 @@ fn print(card: &Card, plans: &[Planned], ranks: &[usize]) {
     say("strong: all ranks share the batch out; weak: each has a batch of its own");
     for plan in plans {
         say(format_args!("{}: {:.1} us on one card", plan.name, plan.alone * 1e6));
-        let exchanges = plan.exchanges.iter().map(|exchange| {
-            let (count, bytes) = (exchange.sums.len(), thousands(exchange.bytes() as usize));
-            format!("{} {bytes} bytes in {count}", exchange.what)
-        });
-        say(format_args!("  exchanged in a step: {}", exchanges.collect::<Vec<_>>().join("; ")));
         say(format_args!(
-            "  {:<8}{:>7}{:>8}{:>12}{:>12}{:>10}{:>10}{:>12}{:>12}",
-            "", "ranks", "images", "step, us", "computes", "waits", "moves", "exchanging", "efficiency"
+            "  {:<8}{:>7}{:>8}{:>7}{:>12}{:>12}{:>12}{:>10}{:>10}{:>12}{:>12}",
+            "", "ranks", "images", "sums", "MB", "step, us", "launches", "waits", "moves", "exchanging", "efficiency"
         ));
         for growth in Growth::ALL {
             for &ranks in ranks {
@@ -66,16 +61,18 @@ fn print(card: &Card, plans: &[Planned], ranks: &[usize]) {
 
 fn line(point: &Point) -> String {
     format!(
-        "  {:<8}{:>7}{:>8}{:>12.1}{:>12.1}{:>10.1}{:>10.1}{:>10.0} %{:>10.0} %",
+        "  {:<8}{:>7}{:>8}{:>7}{:>12.3}{:>12.1}{:>12.1}{:>10.1}{:>10.1}{:>10.0} %{:>10.0} %",
         point.growth.name(),
         point.ranks,
-        point.batch,
+        point.images,
+        point.sums,
+        point.bytes as f64 * 1e-6,
         point.step() * 1e6,
         point.own * 1e6,
         point.waits * 1e6,
         point.moves * 1e6,
         100.0 * point.exchanging(),
-        100.0 * point.efficiency
+        100.0 * point.efficiency()
     )
 }
 
@@ -90,7 +87,6 @@ fn as_json(card: &Card, device: Option<&Device>, plans: &[Planned]) -> serde_jso
         json!({
             "problem": plan.name,
             "alone_us": plan.alone * 1e6,
-            "exchanges": exchanges.collect::<Vec<_>>(),
             "points": plan.points.iter().map(|point| record::json(&point.record())).collect::<Vec<_>>(),
             "ends": ends.collect::<Vec<_>>(),
         })

@@ -25,6 +25,7 @@ pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_s
 pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
 pub(crate) use launch::{Launch, MOST_BLOCKS};
 pub use precision::Precision;
+pub(crate) use ranks::Counting;
 pub use ranks::{Communicator, Reduction};
 pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
 pub(crate) use tuning::Fixed;
