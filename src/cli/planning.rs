@@ -78,10 +78,6 @@ fn line(point: &Point) -> String {
 
 fn as_json(card: &Card, device: Option<&Device>, plans: &[Planned]) -> serde_json::Value {
     let plan = |plan: &Planned| {
-        let exchanges = plan
-            .exchanges
-            .iter()
-            .map(|exchange| json!({ "what": exchange.what, "sums": exchange.sums.len(), "bytes": exchange.bytes() }));
         let ends =
             plan.ends.iter().map(|end| json!({ "scaling": end.growth.name(), "ranks": end.ranks, "why": end.why }));
         json!({
