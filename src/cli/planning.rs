@@ -13,10 +13,10 @@ pub fn run(asked: &Bench, card: &Card, device: Option<&Device>) -> anyhow::Resul
     let plans = steps.iter().map(|step| bench::plan(card, step, &asked.ranks)).collect::<Result<Vec<_>, _>>()?;
     match asked.json {
         true => say(serde_json::to_string_pretty(&as_json(card, device, &plans))?),
-        false => print(card, &plans, &asked.ranks),
+        false => print(card, &plans),
     }
     let rows = plans.iter().flat_map(|plan| {
-        plan.points.iter().map(|point| {
+        plan.points.iter().flat_map(|(_, _, point)| point).map(|point| {
             let name = ("problem", Cell::Text(plan.name.clone()));
             [name].into_iter().chain(point.record()).collect::<Vec<_>>()
         })
@@ -25,7 +25,7 @@ pub fn run(asked: &Bench, card: &Card, device: Option<&Device>) -> anyhow::Resul
     Ok(asked.write_csv(&[("ranks", table)], &bench::provenance(device))?)
 }
 
-fn print(card: &Card, plans: &[Planned], ranks: &[usize]) {
+fn print(card: &Card, plans: &[Planned]) {
     let kind = if card.link.kind == LinkKind::NvLink { "NVLink" } else { "PCIe" };
     say(format_args!(
         "A MODEL, nothing of it is measured: ranks with an {} each, {IN_A_MACHINE} in a machine, joined by {kind} at {:.0} GB/s a \
@@ -40,12 +40,10 @@ fn print(card: &Card, plans: &[Planned], ranks: &[usize]) {
             "  {:<8}{:>7}{:>8}{:>7}{:>12}{:>12}{:>12}{:>10}{:>10}{:>12}{:>12}",
             "", "ranks", "images", "sums", "MB", "step, us", "launches", "waits", "moves", "exchanging", "efficiency"
         ));
-        for growth in Growth::ALL {
-            for &ranks in ranks {
-                match plan.points.iter().find(|point| (point.growth, point.ranks) == (growth, ranks)) {
-                    Some(point) => say(line(point)),
-                    None => say(format_args!("  {:<8}{ranks:>7}  more ranks than images", growth.name())),
-                }
+        for (growth, ranks, found) in &plan.points {
+            match found {
+                Ok(point) => say(line(point)),
+                Err(refused) => say(format_args!("  {:<8}{ranks:>7}  {refused}", growth.name())),
             }
         }
         for end in &plan.ends {
@@ -77,13 +75,17 @@ fn line(point: &Point) -> String {
 }
 
 fn as_json(card: &Card, device: Option<&Device>, plans: &[Planned]) -> serde_json::Value {
+    let point = |(growth, ranks, found): &(Growth, usize, Result<Point, String>)| match found {
+        Ok(point) => record::json(&point.record()).into(),
+        Err(refused) => json!({ "scaling": growth.name(), "ranks": ranks, "refused": refused }),
+    };
     let plan = |plan: &Planned| {
         let ends =
             plan.ends.iter().map(|end| json!({ "scaling": end.growth.name(), "ranks": end.ranks, "why": end.why }));
         json!({
             "problem": plan.name,
             "alone_us": plan.alone * 1e6,
-            "points": plan.points.iter().map(|point| record::json(&point.record())).collect::<Vec<_>>(),
+            "points": plan.points.iter().map(point).collect::<Vec<_>>(),
             "ends": ends.collect::<Vec<_>>(),
         })
     };

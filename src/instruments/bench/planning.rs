@@ -12,7 +12,6 @@ use super::model::device;
 use super::{Card, Modelled, StepProblem, Stepper};
 use crate::device::{Counting, Launched, trace};
 use crate::instruments::record::{Cell, number};
-use crate::settings::Training;
 use crate::{Error, Result};
 
 /// The most ranks that are planned for.
@@ -102,13 +101,13 @@ impl Point {
     }
 }
 
-/// Up to how many ranks, in powers of two, the efficiency is at least a half.
+/// Up to how many ranks, in powers of two, the efficiency is at least [`WORTH`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct End {
     pub growth: Growth,
     pub ranks: usize,
-    /// Why twice as many would be less efficient.
-    pub why: &'static str,
+    /// Why twice as many would be less efficient, or cannot be.
+    pub why: String,
 }
 
 /// A step on several ranks.
@@ -117,8 +116,8 @@ pub struct Planned {
     pub name: String,
     /// The seconds of a step on one rank alone.
     pub alone: f64,
-    /// Where ranks have images to share.
-    pub points: Vec<Point>,
+    /// For each growth and each number of ranks that was asked for; or why the trainer refuses so many.
+    pub points: Vec<(Growth, usize, std::result::Result<Point, String>)>,
     pub ends: Vec<End>,
 }
 
@@ -137,13 +136,8 @@ pub fn plan(card: &Card, problem: &StepProblem, ranks: &[usize]) -> Result<Plann
     if let Some(wrong) = ranks.iter().find(|ranks| !(1..=MOST_RANKS).contains(*ranks)) {
         return Err(Error::Config(format!("--ranks {wrong}, expected 1 to {MOST_RANKS}")));
     }
-    let Training { batch, .. } = problem.setup.training;
-    let fewest = batch.min(problem.setup.training.batch_of_g());
     let mut alone = None;
-    let mut point = |growth: Growth, ranks: usize| -> Result<Option<Point>> {
-        if growth == Growth::Strong && ranks > fewest {
-            return Ok(None);
-        }
+    let mut point = |growth: Growth, ranks: usize| -> Result<Point> {
         let times = if growth == Growth::Weak { ranks } else { 1 };
         let setup = problem.setup.with(|s| {
             s.training.batch *= times;
@@ -160,25 +154,23 @@ pub fn plan(card: &Card, problem: &StepProblem, ranks: &[usize]) -> Result<Plann
         // The first one that is asked for is one rank alone.
         let ideal = *alone.get_or_insert(own) / (ranks / times) as f64;
         let bytes = sums.iter().sum::<usize>() as u64;
-        Ok(Some(Point { growth, ranks, images, sums: sums.len(), bytes, own, waits, moves, ideal }))
+        Ok(Point { growth, ranks, images, sums: sums.len(), bytes, own, waits, moves, ideal })
     };
     point(Growth::Weak, 1)?;
     let (mut points, mut ends) = (Vec::new(), Vec::new());
     for growth in Growth::ALL {
         for &ranks in ranks {
-            points.extend(point(growth, ranks)?);
+            points.push((growth, ranks, point(growth, ranks).map_err(|error| error.to_string())));
         }
-        let mut end = End { growth, ranks: 1, why: "more were not looked at" };
-        while end.ranks < MOST_RANKS {
-            let Some(found) = point(growth, 2 * end.ranks)? else {
-                end.why = "there are no more images in the batch";
-                break;
-            };
-            if found.efficiency() < WORTH {
-                end.why = found.why();
-                break;
+        // By halves, as more ranks are never more efficient: `many` are too many.
+        let (mut end, mut many) = (End { growth, ranks: 1, why: "more were not looked at".into() }, 2 * MOST_RANKS);
+        while many > 2 * end.ranks {
+            let middle = 1 << (end.ranks.ilog2() + many.ilog2()).div_ceil(2);
+            match point(growth, middle) {
+                Ok(found) if found.efficiency() >= WORTH => end.ranks = middle,
+                Ok(found) => (many, end.why) = (middle, found.why().into()),
+                Err(error) => (many, end.why) = (middle, error.to_string()),
             }
-            end.ranks *= 2;
         }
         ends.push(end);
     }
