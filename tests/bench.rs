@@ -553,3 +553,45 @@ fn the_program_prints_a_table_csv_and_json() {
     write(&object);
     assert!(run(&compare, 2).1.contains("its format is 2, expected 1"));
 }
+
+/// What the loader delivers stands beside what a step takes; the pictures are made, or are those of a folder.
+#[test]
+fn the_loader_is_timed_beside_the_step() {
+    let run = |arguments: &[&str], code: i32| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
+        command.env("ZGAN_TUNING", "off").args(["bench", "--tiny", "--device", "host", "--time", "0"]);
+        let output = command.args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (out, error) = (text(output.stdout), text(output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{out}{error}");
+        (out, error)
+    };
+    let (table, _) = run(&["data"], 0);
+    assert!(
+        table.contains("8 PNG pictures of 40x40, made for this") && table.contains("\nstep, photos-64, "),
+        "{table}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let shape = zgan::data::ImageShape { height: 9, width: 9, channels: 1 };
+    for i in 0..5 {
+        let picture = zgan::picture::Picture { shape, pixels: vec![i; 81] };
+        picture.save(&folder.path().join(format!("{i}.png"))).unwrap();
+    }
+    let source = format!("folder:{}", folder.path().display());
+    let (json, _) = run(&["--data", &source, "--preset", "mnist,sagan-64", "--json"], 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let steps = json["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 2, "{json}");
+    for step in steps {
+        for rate in ["decoded_per_s", "packed_per_s", "needed_per_s"] {
+            assert!(step[rate].as_f64().unwrap() > 0.0, "{json}");
+        }
+    }
+    assert!(
+        folder.path().join(".zgan-images-28x28x1").is_file() && folder.path().join(".zgan-images-64x64x3").is_file()
+    );
+    let (_, error) = run(&["--data", "mnist-10k"], 2);
+    assert!(error.contains("--data mnist-10k: only pictures, of folder:DIR"), "{error}");
+    let (_, error) = run(&["data", "--preset", "ring"], 2);
+    assert!(error.contains("--preset ring: it draws points"), "{error}");
+}

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use zgan::data::DataSource;
 use zgan::device::{Device, Precision};
 use zgan::instruments::bench::{
     self, Caches, CardChoice, Ceilings, Compared, Failure, Problem, Report, Row, Scale, Selection, Settings, Shapes,
@@ -11,11 +12,11 @@ use zgan::instruments::bench::{
 };
 use zgan::instruments::record::{self, Cell};
 use zgan::nn::Fusion;
-use zgan::settings::Preset;
+use zgan::settings::{PRESETS, Preset};
 use zgan::{Error, files};
 
 use super::tuned::Place;
-use super::{model, say, scaling, tell};
+use super::{loading, model, say, scaling, tell};
 
 /// Of what is timed, one part alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -68,6 +69,13 @@ pub struct Bench {
     /// With --model: time it on the device as well, and tell both
     #[arg(long = "measure", requires = "model")]
     pub and_measure: bool,
+    /// Time the loader instead, on the pictures of folder:DIR, beside the step of --preset; the text `data` does it on pictures that
+    /// are made for it
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["model", "scaling", "baseline", "markdown", "only", "shapes", "list"])]
+    pub data: Option<DataSource>,
+    /// With --model: what the step of each preset would take on so many cards, and where more of them are not worth it
+    #[arg(long, value_name = "N,...", value_delimiter = ',', requires = "model", conflicts_with_all = ["and_measure", "only", "shapes"])]
+    pub ranks: Vec<usize>,
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
@@ -132,13 +140,14 @@ impl Bench {
     pub fn run(&self) -> anyhow::Result<()> {
         let settings = self.timing.settings()?;
         for (option, there) in [("width", self.width.is_some()), ("batch", self.batch.is_some())] {
-            if there && self.preset.is_empty() && self.shapes.is_none() {
+            if there && self.preset.is_empty() && self.shapes.is_none() && self.ranks.is_empty() {
                 return Err(Error::Config(format!("--{option} is of a network: --preset or --shapes names it")).into());
             }
         }
         match self.model {
             _ if self.scaling => scaling::run(self, settings),
             Some(card) => model::run(self, card, settings),
+            None if self.data.is_some() || self.texts == ["data"] => loading::run(self, settings),
             None => self.measure(settings),
         }
     }
@@ -170,16 +179,24 @@ impl Bench {
         Ok(all.into_iter().zip(chosen).filter_map(|(one, chosen)| chosen.then_some(one)).collect())
     }
 
+    pub fn selection(&self, presets: Vec<Preset>, scale: Scale) -> Selection {
+        let scale = if self.timing.tiny { Scale::Tiny } else { scale };
+        let number = |n: Option<u64>| n.map(|n| n as usize);
+        Selection { presets, scale, width: number(self.width), batch: number(self.batch) }
+    }
+
+    /// The step of each preset that is named, or of all, at the size that it trains with.
+    pub fn steps(&self) -> Result<Vec<StepProblem>, Error> {
+        let presets = if self.preset.is_empty() { PRESETS.to_vec() } else { self.preset.clone() };
+        let selection = self.selection(presets, Scale::Real);
+        let steps = self.precision.iter().flat_map(|&precision| bench::steps_of(&selection, precision));
+        self.select(steps.collect(), |step| step.name.clone())
+    }
+
     /// Operations and steps to time, with steps at this scale, unless all sizes are to be tiny. Where presets are named, only
     /// steps are; with --shapes, only operations.
     pub fn problems(&self, scale: Scale) -> Result<(Vec<Problem>, Vec<StepProblem>), Error> {
-        let number = |n: Option<u64>| n.map(|n| n as usize);
-        let selection = |presets: Vec<Preset>| Selection {
-            presets,
-            scale: if self.timing.tiny { Scale::Tiny } else { scale },
-            width: number(self.width),
-            batch: number(self.batch),
-        };
+        let selection = |presets| self.selection(presets, scale);
         let mut all: Vec<Either> = Vec::new();
         if let Some(preset) = self.shapes.filter(|_| self.only != Some(Only::Steps)) {
             // Of several small sizes, the largest.
