@@ -22,7 +22,7 @@ pub(crate) use buffer::size;
 pub use buffer::{Buffer, Element, Reals};
 pub(crate) use host::SCRATCH_BYTES;
 pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_source, kernel_text};
-pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
+pub use launch::{COPY, Launched, Traffic, ZERO, memory, trace, traffic};
 pub(crate) use launch::{Launch, MOST_BLOCKS};
 pub use precision::Precision;
 pub use ranks::{Communicator, Reduction};
