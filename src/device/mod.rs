@@ -13,6 +13,7 @@ mod host;
 mod kernels;
 mod launch;
 pub mod nvrtc;
+pub mod nvtx;
 mod precision;
 mod ranks;
 mod simt;
@@ -453,10 +454,10 @@ impl Device {
     /// Captures what `work` queues on this device, without doing it. None on everything but a GPU, where work is done as it
     /// is launched. `work` may launch kernels, copy between buffers and zero them. It may not allocate, wait, or copy from
     /// or to the host. The graph keeps the memory that it works on alive. With `ZGAN_SYNC=1`, which waits for each launch,
-    /// nothing is captured.
+    /// and with [`nvtx`], which names launches, nothing is captured.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Graph>> {
         match &*self.backend {
-            Backend::Cuda(cuda) if !cuda.waits_for_launches() => {
+            Backend::Cuda(cuda) if !cuda.waits_for_launches() && !nvtx::is_on() => {
                 Ok(Some(Graph { graph: cuda.capture(work)?, device: self.clone() }))
             }
             _ => Ok(None),

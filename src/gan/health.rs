@@ -29,10 +29,10 @@ pub(super) fn read(step: &Step, state: &State) -> Result<Vec<(&'static str, f32)
     let [g, d] = [&step.generator, &step.discriminator];
     // Of the real images and of the fakes that D judged last: the means of psi(h), and of what the label adds.
     let of_d = &w.discriminator;
-    let head = of_d.head.as_ref().filter(|_| of_d.split.is_none());
+    let head = of_d.head_of_batch();
     let parts = match head.filter(|_| step.setup.networks.conditioning == Conditioning::Projection) {
         Some(head) => parts(head, d.weights().values, [0..n, n..2 * n])?,
-        // Where D takes parts of the batch, the features of the others are gone.
+        // Where D takes parts of a batch whose labels are vectors, those of the others are gone.
         None => [[f32::NAN; 2]; 2],
     };
     let value = |name| -> Result<f32> {
