@@ -209,7 +209,9 @@ fn profilers_are_told_of_steps_phases_and_layers() {
             seen.push(open.join("/"));
         }
         assert!(open.is_empty(), "{open:?}");
-        for path in ["step 1/data", "step 2/G forward/block1 forward", "step 2/D backward/head backward", "step 2/optimiser"] {
+        for path in
+            ["step 1/data", "step 2/G forward/block1 forward", "step 2/D backward/head backward", "step 2/optimiser"]
+        {
             assert!(seen.iter().any(|seen| seen == path), "{path}: {seen:?}");
         }
     }

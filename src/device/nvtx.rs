@@ -31,24 +31,21 @@ pub fn start() -> Result<()> {
     if NVTX.get().is_some() {
         return Ok(());
     }
-    let open = |name: &&str| -> std::result::Result<Nvtx, libloading::Error> {
+    let open = |name: &str| -> std::result::Result<Nvtx, libloading::Error> {
         // SAFETY: NVIDIA's library does nothing when it is loaded; both functions are declared as nvToolsExt.h has them.
         unsafe {
-            let library = Library::new(*name)?;
+            let library = Library::new(name)?;
             let (push, pop) = (*library.get(b"nvtxRangePushA\0")?, *library.get(b"nvtxRangePop\0")?);
             Ok(Nvtx { push, pop, _library: library })
         }
     };
-    let found: Vec<_> = NAMES.iter().map(open).collect();
-    let mut why = String::new();
-    for one in found {
-        match one {
-            Ok(nvtx) => return Ok(drop(NVTX.set(nvtx))),
-            Err(error) => why = format!("{why}; {error}"),
-        }
-    }
-    let what = format!("nvtx: the loader finds no {}{why}; LD_LIBRARY_PATH can name its folder", NAMES.join(" or "));
-    Err(Error::Device(what))
+    let [first, second] = NAMES;
+    let found = open(first).or_else(|_| open(second));
+    let missing =
+        |error| format!("nvtx: the loader finds no {first} or {second}; LD_LIBRARY_PATH can name its folder: {error}");
+    // Whoever comes second has the same library.
+    let _ = NVTX.set(found.map_err(|error| Error::Device(missing(error)))?);
+    Ok(())
 }
 
 /// Whether ranges have names.

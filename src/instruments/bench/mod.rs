@@ -22,8 +22,8 @@ pub use cards::{CARDS, Card, CardChoice, Multiprocessor, Slowed};
 pub use ceilings::Ceilings;
 pub(crate) use compare::NOISY;
 pub use compare::{
-    Compared, Mean, Timed, busy, compare, comparison_json, comparison_table, markdown, means_of_forms, means_table,
-    provenance_lines, times,
+    Compared, Mean, Timed, beside, busy, compare, comparison_json, comparison_table, markdown, means_of_forms,
+    means_table, provenance_lines, tables, times,
 };
 pub use measure::{Caches, Measured, Settings, measure};
 pub(crate) use measure::{Sweep, median_and_spread, time};

@@ -183,6 +183,7 @@ pub fn json(report: &Report) -> Result<Value> {
         let mut object = record::json(&row.record(form, ceilings));
         object.insert("turns".into(), form.turns.into());
         object.insert("runs_per_turn".into(), form.runs_per_turn.into());
+        object.insert("memory_bytes".into(), (form.memory > 0).then_some(form.memory).into());
         object
     };
     let failed = |step: bool| failures.iter().filter(move |failure| failure.step == step).map(Failure::json);

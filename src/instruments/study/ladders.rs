@@ -3,13 +3,14 @@
 
 use super::apart;
 use crate::Result;
-use crate::device::{Device, Reals};
+use crate::device::Device;
 use crate::instruments::bench::operations::logits::{
     HEAD_FUSED, HeadForward, head_form, head_problem, log_partition_problem, loss_form,
 };
 use crate::instruments::bench::operations::memory::{NormFusion, norm_form, norm_problem};
-use crate::instruments::bench::{Form, Problem, Shapes, numbers};
-use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
+use crate::instruments::bench::operations::products::{block_form, block_problem};
+use crate::instruments::bench::{Form, Problem, Shapes};
+use crate::nn::Fusion;
 use crate::ops::attention::Shape;
 use crate::ops::spectral_norm::Matrix;
 use crate::ops::{log_partition, projection};
@@ -177,7 +178,7 @@ fn conditional_norm(sizes: [usize; 4]) -> Ladder {
 }
 
 /// The sizes are N, H = W, C and K.
-fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
+fn residual_block(sizes: [usize; 4]) -> Ladder {
     const RUNGS: &[Rung] = &[
         Rung {
             name: "every step a kernel",
@@ -196,7 +197,7 @@ fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
     ];
     const UNFUSED: [&[Fusion]; 3] = [&[Fusion::Conv], &[Fusion::ConvWriting], &[]];
     let make = move |device: &Device| -> Result<Vec<Form>> {
-        let form = |(rung, unfused): (&Rung, &'static [Fusion])| block(device, rung.name, sizes, unfused);
+        let form = |(rung, unfused): (&Rung, &'static [Fusion])| block_form(device, rung.name, sizes, unfused);
         RUNGS.iter().zip(UNFUSED).map(form).collect()
     };
     Ladder {
@@ -205,7 +206,7 @@ fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
         formula: "h = conv1(relu(x));  y = pool(conv2(relu(h))) + shortcut(pool(x));  forward and backward",
         idea: "Nearly all the work is in the products, so fusion saves less time here than traffic: what surrounds a \
                convolution computes next to nothing, and each step of it that is a kernel reads and writes everything.",
-        problem: Problem::new("residual block", format!("{n} of {side}x{side}, {c} to {k}, pooled"), 1e-4, make),
+        problem: block_problem(sizes, make),
         rungs: RUNGS,
     }
 }
@@ -314,38 +315,4 @@ fn spectral(name: String, parameters: usize, matrices: Vec<Matrix>) -> Ladder {
         problem: Problem::new("spectral_norm", sizes, 1e-4, make),
         rungs: RUNGS,
     }
-}
-
-/// A form that runs a block of D, with everything that the block works on.
-fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'static [Fusion]) -> Result<Form> {
-    let [n, side, c, k] = sizes;
-    let build = |arena: &mut Arena, layout: &mut Layout| -> Result<(Value, DownBlock)> {
-        let mut running = Layout::default();
-        let mut build = Builder { unfused, ..Builder::new(layout, &mut running, arena) };
-        let x = build.value(n, side, side, c)?;
-        let options = DownOptions { hidden: k, out: k, pool: true, first: false };
-        let block = DownBlock::new(&mut build, "block", &x, &options)?;
-        Ok((x, block))
-    };
-    let mut measuring = Arena::measuring(device);
-    build(&mut measuring, &mut Layout::default())?;
-    let mut layout = Layout::default();
-    let (x, block) = build(&mut Arena::new(device, measuring.used())?, &mut layout)?;
-    let weights = device.upload(&layout.initial_values(1)?)?;
-    let gradients: Reals = device.zeros(weights.len())?;
-    let running: Reals = device.zeros(0)?;
-    x.x.copy_from(&numbers(device, x.x.len(), 2)?)?;
-    let dy = numbers(device, block.output().x.len(), 3)?;
-    let mut outputs = vec![block.output().x.clone(), gradients.clone()];
-    outputs.extend(x.dx.clone());
-    if let Some(there) = &block.output().dx {
-        there.copy_from(&dy)?;
-    }
-    Ok(Form::new(name, outputs, move || {
-        // The gradients are added to what is there.
-        gradients.zero()?;
-        let mode = Mode::Train { momentum: 0.1 };
-        block.forward(&Forward { weights: (&weights).into(), running: &running, mode, rows: 0..n })?;
-        block.backward(&Backward::of(&weights, Some(&gradients), 0..n))
-    }))
 }

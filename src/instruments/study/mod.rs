@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::device::{Device, Launched, memory, trace};
+use crate::device::{Device, Launched, trace};
 use crate::instruments::bench::{self, CARDS, Caches, Ceilings, Measured, Settings};
 use crate::{Error, Result, files};
 
@@ -44,8 +44,6 @@ pub struct MeasuredRung {
     pub measured: Measured,
     /// The kernels that it launches, in the order of their first launches, and how often it launches each.
     pub kernels: Vec<(&'static str, usize)>,
-    /// Bytes of all that its launches read and write, each byte once.
-    pub memory: u64,
     /// The least seconds that the published rates of [`MODELLED`] allow for these launches.
     pub least: Vec<f64>,
 }
@@ -100,9 +98,8 @@ pub fn measure(
                     None => kernels.push((launched.kernel, 1)),
                 }
             }
-            let memory = memory(|| form.run())?;
             let least = models.iter().map(|card| card.get(rungs.len()).copied().unwrap_or(f64::NAN)).collect();
-            rungs.push(MeasuredRung { measured, kernels, memory, least });
+            rungs.push(MeasuredRung { measured, kernels, least });
         }
         let times: Vec<String> = rungs.iter().map(|rung| format!("{:.1}", rung.measured.seconds * 1e6)).collect();
         tell(format!("{}: {} us", ladder.problem.name(), times.join(", ")));
@@ -159,7 +156,7 @@ pub fn json(study: &Study) -> Value {
         json!({ "step": step.name, "forms": forms.collect::<Vec<_>>() })
     });
     let ladders = ladders.iter().map(|MeasuredLadder { ladder, rungs }| {
-        let rungs = rungs.iter().map(|MeasuredRung { measured, kernels, memory, least }| {
+        let rungs = rungs.iter().map(|MeasuredRung { measured, kernels, least }| {
             let least = MODELLED.iter().zip(least).map(|(card, least)| (card.to_string(), (1e6 * least).into()));
             json!({
                 "form": measured.form,
@@ -168,7 +165,7 @@ pub fn json(study: &Study) -> Value {
                 "turns": measured.turns,
                 "launches": measured.launches,
                 "bytes": measured.bytes,
-                "memory_bytes": memory,
+                "memory_bytes": measured.memory,
                 "flops": measured.flops,
                 "kernels": kernels.iter().map(|(name, count)| json!({ "kernel": name, "launches": count })).collect::<Vec<_>>(),
                 "least_us": Value::Object(least.collect()),

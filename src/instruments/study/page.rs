@@ -185,7 +185,7 @@ fn section(body: &mut String, number: usize, measured: &MeasuredLadder, ceilings
         bars("Time", &each(&|r| (r.measured.seconds, microseconds(r.measured.seconds)))),
         bars("Launches", &each(&|r| (r.measured.launches as f64, r.measured.launches.to_string()))),
         bars("Bytes read and written", &each(&|r| (r.measured.bytes as f64, size(r.measured.bytes)))),
-        bars("Memory", &each(&|r| (r.memory as f64, size(r.memory)))),
+        bars("Memory", &each(&|r| (r.measured.memory as f64, size(r.measured.memory)))),
         bars_to("Share of the ceiling, of 100 %", 1.0, &each(&|r| (share(r), percent(share(r))))),
     ];
     let _ = write!(
@@ -228,7 +228,7 @@ fn figures(body: &mut String, rungs: &[MeasuredRung], share: impl Fn(&MeasuredRu
     row("times as fast as the first", "td", &|_, rung| short(first / rung.measured.seconds));
     row("launches", "td", &|_, rung| rung.measured.launches.to_string());
     row("bytes", "td", &|_, rung| format!("{}, {} GB/s", size(rung.measured.bytes), rate(rung.measured.bytes, rung)));
-    row("memory", "td", &|_, rung| size(rung.memory));
+    row("memory", "td", &|_, rung| size(rung.measured.memory));
     if rungs.iter().any(|rung| rung.measured.flops > 0) {
         row("products", "td", &|_, rung| format!("{} GFLOP/s", rate(rung.measured.flops, rung)));
     }
