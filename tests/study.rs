@@ -200,8 +200,11 @@ fn the_page_shows_every_rung_and_every_kernel() {
         };
         let texts: HashSet<String> = ladder.rungs.iter().map(text_of).collect();
         assert_eq!(texts.len(), ladder.rungs.len(), "{}: two rungs have one text", ladder.ladder.key);
+        let memory: Vec<u64> = ladder.rungs.iter().map(|rung| rung.measured.memory).collect();
+        // The matrix of all queries and keys is most of it.
+        let saved = if ladder.ladder.key == "attention" { 2 * memory[2] } else { 0 };
+        assert!(memory[0] > saved && !memory.contains(&0), "{}: {memory:?}", ladder.ladder.key);
         for pair in ladder.rungs.windows(2) {
-            assert!(pair[0].measured.memory >= pair[1].measured.memory, "{}", ladder.ladder.key);
             let [below, above] = [&pair[0].measured, &pair[1].measured];
             assert!(below.launches > above.launches && below.bytes > above.bytes, "{below:?} {above:?}");
         }

@@ -187,22 +187,19 @@ fn the_parts_of_layers_are_their_formulas() {
             assert_is("divide by", &|i| at(&x, i) / at(&s, 0));
             // Rows far from 0 as well.
             let far: Vec<f32> = x.iter().enumerate().map(|(i, x)| x + 300.0 * (i / columns) as f32).collect();
-            let exps: Vec<f64> = far
-                .iter()
-                .enumerate()
-                .map(|(i, x)| {
-                    let row = &far[i / columns * columns..][..columns];
-                    (f64::from(*x) - row.iter().copied().fold(f64::NEG_INFINITY, |a, b| a.max(b.into()))).exp()
-                })
-                .collect();
-            let of_row =
-                |i: usize, f: &dyn Fn(usize) -> f64| -> f64 { (i / columns * columns..).take(columns).map(f).sum() };
-            let share = |i: usize| exps[i] / of_row(i, &|j| exps[j]);
+            let of_rows = |f: &dyn Fn(std::ops::Range<usize>) -> f64| -> Vec<f64> {
+                (0..rows).map(|r| f(r * columns..(r + 1) * columns)).collect()
+            };
+            let most = of_rows(&|row| far[row].iter().copied().fold(f32::NEG_INFINITY, f32::max).into());
+            let exp = |i: usize| (at(&far, i) - most[i / columns]).exp();
+            let sums = of_rows(&|row| row.map(exp).sum());
+            let share = |i: usize| exp(i) / sums[i / columns];
             elementary::softmax_rows(&y, &device.upload(&far).unwrap(), columns).unwrap();
             assert_is("softmax", &share);
             let shares = device.upload(&y.read().unwrap()).unwrap();
             elementary::softmax_rows_backward(&y, &dy_there, &shares, columns).unwrap();
-            assert_is("softmax backward", &|i| share(i) * (at(&dy, i) - of_row(i, &|j| at(&dy, j) * share(j))));
+            let dots = of_rows(&|row| row.map(|i| at(&dy, i) * share(i)).sum());
+            assert_is("softmax backward", &|i| share(i) * (at(&dy, i) - dots[i / columns]));
         }
         let [two, three]: [Buffer<f32>; 2] = [device.zeros(2).unwrap(), device.zeros(3).unwrap()];
         let error = elementary::add_columns(&three, &three, &two).unwrap_err().to_string();

@@ -60,13 +60,18 @@ pub fn page(study: &Study) -> String {
     contents(&mut body, ladders, kernels);
     body.push_str("</header>\n");
     if !ladders.is_empty() {
+        let graph = if provenance["execution"] == "cuda" {
+            " All rungs are timed as captured graphs, so that what separate kernels lose is not the time of the CPU."
+        } else {
+            ""
+        };
         let _ = writeln!(
             body,
             "<p class=\"soft\">In the ladders below, bytes are those of the buffers that launches were given, each once a \
              launch; memory is all of these buffers, each once. The share of the ceiling is the time that the machine would need at its ceilings for the bytes and the \
              products of the last rung, which moves least, the longer of the two, by the time that a rung took. The least \
              times of cards are computed from their published rates; nothing ran on these cards. In the text of a kernel, \
-             lines are marked that no kernel of the rung before has.</p>"
+             lines are marked that no kernel of the rung before has.{graph}</p>"
         );
     }
     for (number, ladder) in ladders.iter().enumerate() {
