@@ -359,28 +359,28 @@ fn pytorchs_times_stand_in_the_same_table() {
     assert!(!table(serde_json::Value::Null).contains("MB"));
 
     let folder = tempfile::tempdir().unwrap();
-    let run = |report: &serde_json::Value, more: &str, code: i32| -> String {
+    let run = |report: &serde_json::Value, more: &str, code: i32| -> [String; 2] {
         std::fs::write(folder.path().join("pytorch.json"), report.to_string()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
         command.args(["bench", "norm", "--tiny", "--time", "0", "--device", "host", "--beside", "pytorch.json"]);
         let output = command.args(more.split_whitespace()).current_dir(folder.path()).output().unwrap();
         let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
         assert_eq!(output.status.code(), Some(code), "{said:?}");
-        said.concat()
+        said
     };
-    let error = run(&theirs(0.into()), "", 2);
+    let [_, error] = run(&theirs(0.into()), "", 2);
     assert!(error.contains("beside: it has nothing of what was timed now"), "{error}");
     let mut tiny = theirs(0.into());
     tiny["operations"][0]["sizes"] = "conditional, ReLU, x2: 3 of 4x4, C 5".into();
-    let table = run(&tiny, "", 0);
+    let [table, _] = run(&tiny, "", 0);
     assert!(table.contains("\n| operation | zgan | unfused |") && table.contains("| 300.0 µs ± 10 % ("), "{table}");
-    let object: serde_json::Value = serde_json::from_str(&run(&tiny, "--json", 0)).unwrap();
+    let object: serde_json::Value = serde_json::from_str(&run(&tiny, "--json", 0)[0]).unwrap();
     let beside = &object["beside"];
     assert!(beside["provenance"]["torch"] == "2.13.0" && beside["caches"] == "warm", "{beside}");
     assert!(beside["rows"][0]["form"] == "PyTorch eager" && beside["rows"].as_array().unwrap().len() == 1, "{beside}");
     assert!(object["operations"][0]["memory_bytes"].as_u64() > Some(0), "{object}");
     tiny["format"] = 7.into();
-    let error = run(&tiny, "", 2);
+    let [_, error] = run(&tiny, "", 2);
     assert!(error.contains("beside: pytorch.json: its format is 7"), "{error}");
 }
 
@@ -543,7 +543,7 @@ fn the_program_prints_a_table_csv_and_json() {
     let all = "caches copied_bytes copy_gb_per_s device format geometric_means load noisy operations peak_gflops peaks_gflops \
                provenance steps time_s";
     assert_eq!(keys(&json), all);
-    let row = "bytes form gb_per_s gflops launches median_us of_copy of_peak operation precision ratio_to_first_form \
+    let row = "bytes form gb_per_s gflops launches median_us memory_bytes of_copy of_peak operation precision ratio_to_first_form \
                runs_per_turn sizes spread turns";
     assert_eq!(keys(&json["operations"][0]), row);
     assert!(keys(&json["load"]) == "after before busy" && json["geometric_means"][0]["form"] == "unfused", "{json}");
