@@ -88,6 +88,9 @@ pub struct Bench {
     /// Compare with an earlier --json, in this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["markdown", "model", "scaling"])]
     baseline: Option<PathBuf>,
+    /// Show the times of PyTorch in the same table: a file that benches/pytorch.py --json printed
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "scaling"])]
+    beside: Option<PathBuf>,
     /// With --baseline: the exit status is 1 where something takes longer by more than this, and not by chance
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent, requires = "baseline")]
     worse: f64,
@@ -247,7 +250,10 @@ impl Bench {
     fn measure(&self, settings: Settings) -> anyhow::Result<()> {
         let (begun, load) = (Instant::now(), bench::load());
         let limit = self.time_limit.map(|limit| duration("--time-limit", limit)).transpose()?;
-        let before = self.baseline.as_deref().map(read_baseline).transpose()?;
+        let before = self.baseline.as_deref().map(|path| read("baseline", path, bench::times)).transpose()?;
+        // That it is a report at all is seen before minutes are spent.
+        let check = |object: &serde_json::Value| bench::beside(object, &[]).map(|_| object.clone());
+        let rival = self.beside.as_deref().map(|path| read("beside", path, check)).transpose()?;
         let device = self.place.open()?;
         let (problems, steps) = self.all(&device)?;
         if self.list {
@@ -311,7 +317,7 @@ impl Bench {
             }
         }
         let failures: Vec<&Failure> = report.failures.iter().filter(|failure| failure.error != LEFT_OUT).collect();
-        self.tell_all(&report, before.as_deref())?;
+        self.tell_all(&report, before.as_deref(), rival.as_ref())?;
         if let Some(first) = failures.first() {
             let (count, all) = (failures.len(), problems.len() + steps.len());
             let what = format!("{count} of {all} were not timed; the first, {}: {}", first.name, first.error);
@@ -321,17 +327,36 @@ impl Bench {
     }
 
     /// What is told when all is timed. An error where something got worse than before.
-    fn tell_all(&self, report: &Report, before: Option<&[Timed]>) -> anyhow::Result<()> {
+    fn tell_all(
+        &self,
+        report: &Report,
+        before: Option<&[Timed]>,
+        rival: Option<&serde_json::Value>,
+    ) -> anyhow::Result<()> {
         let mut object = bench::json(report)?;
         let (times, for_people) = (bench::times(&object)?, !self.json && !self.markdown);
         let compared = before.map(|before| bench::compare(&times, before));
         if let Some((all, means)) = &compared {
             object["baseline"] = bench::comparison_json(all, means, self.worse);
         }
+        let theirs = rival.map(|rival| bench::beside(rival, &times)).transpose()?.unwrap_or_default();
+        if rival.is_some() && theirs.is_empty() {
+            return Err(Error::Config("beside: it has nothing of what was timed now".into()).into());
+        }
+        if let Some(rival) = rival {
+            object["beside"] = serde_json::json!({
+                "provenance": rival["provenance"],
+                "caches": rival["caches"],
+                "rows": theirs.iter().map(Timed::json).collect::<Vec<_>>(),
+            });
+        }
+        let together = [&times[..], &theirs].concat();
         if self.json {
             say(serde_json::to_string_pretty(&object)?);
         } else if self.markdown {
-            say(bench::markdown(&object, &times).trim_end());
+            say(bench::markdown(&object, &together).trim_end());
+        } else if rival.is_some() {
+            say(bench::tables(&together).trim_end());
         }
         if for_people {
             let means = bench::means_table(&bench::means_of_forms(&times));
@@ -390,9 +415,10 @@ impl Either {
     }
 }
 
-fn read_baseline(path: &Path) -> Result<Vec<Timed>, Error> {
-    let fail = |what: String| Error::Config(format!("baseline: {}: {what}", path.display()));
+/// What `find` finds in the JSON of a file that this option names.
+fn read<T>(option: &str, path: &Path, find: impl Fn(&serde_json::Value) -> Result<T, Error>) -> Result<T, Error> {
+    let fail = |what: String| Error::Config(format!("{option}: {}: {what}", path.display()));
     let text = files::read_text(path)?;
     let object = serde_json::from_str(&text).map_err(|error| fail(format!("not JSON: {error}")))?;
-    bench::times(&object).map_err(|error| fail(error.to_string()))
+    find(&object).map_err(|error| fail(error.to_string()))
 }

@@ -32,6 +32,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::checkpoint::Header;
+use zgan::device::nvtx;
 use zgan::settings::{PRESETS, Settings};
 use zgan::text::lines;
 use zgan::{Error, run};
@@ -40,6 +41,9 @@ use zgan::{Error, run};
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, max_term_width = 120)]
 struct Cli {
+    /// Name steps, phases and layers for profilers (NVTX); a GPU then launches steps kernel by kernel. So does ZGAN_NVTX=1
+    #[arg(long, global = true)]
+    nvtx: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -82,7 +86,12 @@ pub fn main() -> ExitCode {
     let brief = std::env::args_os().any(|argument| argument == "-h");
     let matches = command(brief).try_get_matches().unwrap_or_else(|error| error.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let result = match (&cli.command, matches.subcommand()) {
+    let named = if cli.nvtx || std::env::var_os("ZGAN_NVTX").is_some_and(|on| on == "1") {
+        nvtx::start().map_err(anyhow::Error::from)
+    } else {
+        Ok(())
+    };
+    let result = named.and_then(|()| match (&cli.command, matches.subcommand()) {
         (Command::Train(train), Some((_, settings))) => train.run(settings),
         (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
         (Command::Export(export), _) => export.run().map(|()| ExitCode::SUCCESS),
@@ -96,7 +105,7 @@ pub fn main() -> ExitCode {
         (Command::Kernels(kernels), _) => kernels.run(),
         (Command::Check(check), _) => check.run(),
         (Command::Train(_), None) => Ok(ExitCode::FAILURE),
-    };
+    });
     result.unwrap_or_else(|error| {
         report(&error);
         ExitCode::from(if matches!(error.downcast_ref(), Some(Error::Config(_))) { 2 } else { 1 })
