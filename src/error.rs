@@ -10,6 +10,9 @@ pub enum Error {
     /// A device could not be opened, or refused to do something.
     #[error("{0}")]
     Device(String),
+    /// Another rank failed, or the connection with it.
+    #[error("{0}")]
+    Ranks(String),
     /// This machine has no GPU that can be used, whatever is installed on it.
     #[error("{0}")]
     NoGpu(String),
