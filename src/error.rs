@@ -10,9 +10,6 @@ pub enum Error {
     /// A device could not be opened, or refused to do something.
     #[error("{0}")]
     Device(String),
-    /// Another rank failed, or the connection with it.
-    #[error("{0}")]
-    Ranks(String),
     /// This machine has no GPU that can be used, whatever is installed on it.
     #[error("{0}")]
     NoGpu(String),
@@ -34,6 +31,9 @@ pub enum Error {
     /// The training diverged.
     #[error("step {step}: {what}")]
     NotFinite { step: u64, what: String },
+    /// Ranks that train together did not find each other, or do not agree, or one of them does not answer.
+    #[error("{0}")]
+    Ranks(String),
     /// Two computations that must agree do not.
     #[error("{0}")]
     Check(String),

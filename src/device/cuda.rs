@@ -105,6 +105,11 @@ fn count(device: &str) -> Result<usize> {
     }
 }
 
+/// How many GPUs there are, as far as that can be told.
+pub(super) fn visible() -> usize {
+    count("cuda").unwrap_or(0)
+}
+
 /// The version of CUDA that the driver knows, 12080 for 12.8.
 fn driver_version(device: &str) -> Result<i32> {
     let mut version = 0;

@@ -13,10 +13,13 @@ mod host;
 mod kernels;
 mod launch;
 mod meeting;
+#[cfg(feature = "mpi")]
+mod mpi;
 pub mod nvrtc;
 mod precision;
 mod ranks;
 mod simt;
+mod started;
 mod tuning;
 
 pub(crate) use buffer::size;
@@ -26,9 +29,12 @@ pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_s
 pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
 pub(crate) use launch::{Launch, MOST_BLOCKS};
 pub use meeting::Meeting;
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use precision::Precision;
 pub use ranks::{Communicator, Reduction};
 pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
+pub use started::{Started, started};
 pub(crate) use tuning::Fixed;
 pub(crate) use tuning::LEAST_COLUMNS;
 pub use tuning::{Convolution, FIELDS, Field, Products, TileCost, Tuning};
@@ -163,6 +169,18 @@ pub enum DeviceChoice {
     Host,
     Cuda(usize),
     Simt,
+}
+
+impl DeviceChoice {
+    /// What this names for the `local`-th of the ranks on a machine: a GPU each, in their order, from the named one on. Where
+    /// there are fewer GPUs, or where the starter shows each rank a single one, they begin again.
+    pub fn of_rank(self, local: usize) -> DeviceChoice {
+        match (self, cuda::visible()) {
+            (DeviceChoice::Auto, gpus) if gpus > 0 && local > 0 => DeviceChoice::Cuda(local % gpus),
+            (DeviceChoice::Cuda(first), gpus) if first < gpus => DeviceChoice::Cuda((first + local) % gpus),
+            (choice, _) => choice,
+        }
+    }
 }
 
 impl std::str::FromStr for DeviceChoice {
