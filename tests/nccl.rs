@@ -21,9 +21,11 @@ const SHORT: Duration = Duration::from_secs(1);
 fn on_gpus<T: Send>(ranks: usize, timeout: Duration, body: impl Fn(&Device) -> Result<T> + Sync) -> Vec<Result<T>> {
     let (meetings, all) = (Meeting::of_threads(ranks, timeout).unwrap(), Barrier::new(ranks));
     let rank = |meeting: Meeting| {
-        let device = Device::cuda(meeting.rank).and_then(|gpu| gpu.join(meeting.clone()));
+        let device = Device::cuda(meeting.rank).and_then(|gpu| Ok(gpu.with_ranks(gpu.connect(meeting.clone())?)));
         let result = device.as_ref().map_err(|e| Error::Ranks(e.to_string())).and_then(&body);
-        result.as_ref().err().into_iter().for_each(|error| meeting.fail(error));
+        if let Err(error) = &result {
+            meeting.fail(error);
+        }
         all.wait();
         result
     };
@@ -125,11 +127,11 @@ fn what_nccl_refuses_is_told() {
             all[0].contains("rank 0 of 2: ncclBroadcast: invalid argument (NCCL_DEBUG=WARN tells more)"),
             "{all:?}"
         );
-        let host = Device::host(1).unwrap().join(Meeting::of_threads(1, LONG).unwrap().remove(0));
+        let host = Device::host(1).unwrap().connect(Meeting::of_threads(1, LONG).unwrap().remove(0));
         assert_eq!(host.err().unwrap().to_string(), "NCCL connects GPUs, not device host");
         // One GPU twice.
         let all = thread::scope(|scope| {
-            let join = |meeting| scope.spawn(|| Device::cuda(0).unwrap().join(meeting));
+            let join = |meeting| scope.spawn(|| Device::cuda(0).unwrap().connect(meeting));
             let joins: Vec<_> = Meeting::of_threads(2, LONG).unwrap().into_iter().map(join).collect();
             errors(joins.into_iter().map(|join| join.join().unwrap()).collect())
         });

@@ -89,6 +89,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ranks::leave(code),
         Err(error) => {
+            ranks::tell_others(&error);
             ranks::let_others_speak();
             report(&error);
             ranks::abort(if matches!(error.downcast_ref(), Some(Error::Config(_))) { 2 } else { 1 })

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, mixture};
-use zgan::device::{Device, Precision};
+use zgan::device::{Device, DeviceChoice, Precision};
 use zgan::eval::inception;
 use zgan::eval::judge::Figures;
 use zgan::exchange::placed;
@@ -48,9 +48,12 @@ pub struct Train {
     /// Do not evaluate the images at the end
     #[arg(long)]
     no_eval: bool,
-    /// Of several processes, the longest wait for another one before all of them end; 0 for as long as it takes
+    /// Of several processes or GPUs, the longest wait for another one before all of them end; 0 for as long as it takes
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
+    /// Connect GPUs of several processes by NCCL; they meet at this file, which all of them see
+    #[arg(long, value_name = "FILE")]
+    rendezvous: Option<PathBuf>,
     #[command(flatten)]
     inits: Inits,
 }
@@ -63,11 +66,31 @@ struct Start {
 
 impl Train {
     pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-        let ranks = &Ranks::join(self.timeout)?;
-        let ranks = ranks.as_ref();
+        match self.gpus(matches)? {
+            Some(gpus) => ranks::in_threads(gpus, self.timeout, |ranks| self.run_as(matches, Some(ranks))),
+            None => self.run_as(matches, Ranks::join(self.timeout, self.rendezvous.as_deref())?.as_ref()),
+        }
+    }
+
+    /// How many GPUs this process takes, if it takes several.
+    fn gpus(&self, matches: &ArgMatches) -> anyhow::Result<Option<usize>> {
+        if ranks::several().is_some() || self.rendezvous.is_some() {
+            return Ok(None);
+        }
+        let kept = || {
+            let table = self.table(runs_dir(matches))?;
+            anyhow::Ok(table.get("device").and_then(|device| device.as_str()?.parse().ok()))
+        };
+        let named = matches.get_one::<DeviceChoice>("device").copied();
+        let choice = if named.is_some() { named } else { kept()? };
+        Ok(choice.and_then(DeviceChoice::gpus).map(|gpus| gpus.len()).filter(|gpus| *gpus > 1))
+    }
+
+    /// As the only rank, or as one of several.
+    fn run_as(&self, matches: &ArgMatches, ranks: Option<&Ranks>) -> anyhow::Result<ExitCode> {
         // All others train alone.
         let writes = ranks.is_none_or(|ranks| ranks.rank() == 0);
-        let runs_dir = matches.get_one::<PathBuf>("runs_dir").map_or(Path::new("runs"), PathBuf::as_path);
+        let runs_dir = runs_dir(matches);
         let beginning = self.inits.read(runs_dir)?;
         let mut settings = self.settings(matches, runs_dir, beginning.as_ref())?;
         let steps = settings.training.steps;
@@ -125,7 +148,7 @@ impl Train {
             ranks.same("images", format!("{info:?}"))?;
             ranks.same("tuning", format!("{:?}", device.tuning()))?;
         }
-        let trained_on = ranks.map_or(device.clone(), |ranks| device.with_ranks(ranks.communicator.clone()));
+        let trained_on = ranks.map_or(Ok(device.clone()), |ranks| ranks.on(&device))?;
         let mut trainer = new_trainer(&trained_on, &setup, plan.bytes)?;
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
@@ -233,6 +256,15 @@ impl Train {
         Ok((device, lines))
     }
 
+    /// The settings of the run that is resumed, or of a file.
+    fn table(&self, runs_dir: &Path) -> Result<toml::Table> {
+        match (&self.resume, &self.config) {
+            (Some(name), _) => Settings::read_table(&run::config_path(&run::find(runs_dir, name)?)),
+            (None, Some(file)) => Settings::read_table(file),
+            (None, None) => Ok(toml::Table::new()),
+        }
+    }
+
     /// The preset, or the run that is resumed, or a file; then the command line.
     fn settings(
         &self,
@@ -240,11 +272,7 @@ impl Train {
         runs_dir: &Path,
         beginning: Option<&Beginning>,
     ) -> anyhow::Result<Settings> {
-        let mut table = match (&self.resume, &self.config) {
-            (Some(name), _) => Settings::read_table(&run::config_path(&run::find(runs_dir, name)?))?,
-            (None, Some(file)) => Settings::read_table(file)?,
-            (None, None) => toml::Table::new(),
-        };
+        let mut table = self.table(runs_dir)?;
         if self.resume.is_some() && !table.contains_key("precision") {
             say("precision f32: the run is older than this setting");
         }
@@ -370,6 +398,10 @@ impl Train {
         say("nothing is wrong; without --dry-run this would train");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn runs_dir(matches: &ArgMatches) -> &Path {
+    matches.get_one::<PathBuf>("runs_dir").map_or(Path::new("runs"), PathBuf::as_path)
 }
 
 fn mebibytes(bytes: usize) -> String {
@@ -605,7 +637,7 @@ impl<'a, 'b> Course<'a, 'b> {
 
     /// Waits for what another rank does alone.
     fn wait(&self) -> Result<()> {
-        self.ranks.map_or(Ok(()), |ranks| ranks.communicator.wait())
+        self.ranks.map_or(Ok(()), Ranks::wait)
     }
 
     /// All of the way, for a rank that writes nothing.

@@ -14,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Communicator;
 use crate::{Error, Result, files};
 
 /// What NCCL knows a group of ranks by.
@@ -34,6 +35,7 @@ pub struct Meeting {
 enum Place {
     Room(Arc<Room>),
     File(PathBuf),
+    Others(Arc<dyn Communicator>),
 }
 
 /// What the threads of one process share.
@@ -80,19 +82,37 @@ impl Meeting {
         Ok(Meeting { rank, ranks, timeout, id, place: Place::File(file.into()) })
     }
 
-    /// Tells the other ranks why this one ends. The first failure of all ranks counts.
-    pub fn fail(&self, why: impl std::fmt::Display) {
+    /// For ranks that something connects already, which tells them of the end of one of them. Rank 0 brings the `id`.
+    pub(super) fn through(
+        others: Arc<dyn Communicator>,
+        timeout: Duration,
+        id: impl FnOnce() -> Result<UniqueId>,
+    ) -> Result<Meeting> {
+        let (rank, ranks) = (others.rank(), others.ranks());
+        let mut id = if rank == 0 { id()? } else { [0; 128] };
+        for word in id.as_chunks_mut().0 {
+            *word = others.agree(u64::from_le_bytes(*word))?.to_le_bytes();
+        }
+        Ok(Meeting { rank, ranks, timeout, id, place: Place::Others(others) })
+    }
+
+    /// Tells the other ranks why this one ends. The first failure of all ranks counts; whether this is it.
+    pub fn fail(&self, why: impl std::fmt::Display) -> bool {
         let text = format!("rank {}: {why}", self.rank);
         match &self.place {
             Place::Room(room) => {
-                room.lock().failure.get_or_insert(text);
+                let mut talk = room.lock();
+                let first = talk.failure.is_none();
+                talk.failure.get_or_insert(text);
                 room.changed.notify_all();
+                first
             }
             Place::File(file) => {
                 // Where it cannot be written, the others wait for their timeout.
                 let made = fs::OpenOptions::new().write(true).create_new(true).open(beside(file, "failed"));
-                let _ = made.and_then(|mut file| file.write_all(text.as_bytes()));
+                made.and_then(|mut file| file.write_all(text.as_bytes())).is_ok()
             }
+            Place::Others(_) => true,
         }
     }
 
@@ -100,18 +120,26 @@ impl Meeting {
     pub fn failure(&self) -> Option<String> {
         match &self.place {
             Place::Room(room) => room.lock().failure.clone(),
-            Place::File(file) => fs::read_to_string(beside(file, "failed")).ok(),
+            Place::File(file) => fs::read_to_string(beside(file, "failed")).ok().filter(|text| !text.is_empty()),
+            Place::Others(_) => None,
         }
     }
 
     /// How often to ask whether another rank failed. A file may be on a disk that many share.
     pub(super) fn pause(&self) -> Duration {
-        Duration::from_millis(if matches!(self.place, Place::Room(_)) { 20 } else { 500 })
+        Duration::from_millis(if matches!(self.place, Place::File(_)) { 500 } else { 20 })
     }
 
-    /// The largest of the numbers that all ranks give, without the GPUs; None where only those connect them.
-    pub(super) fn agree(&self, number: u64) -> Option<Result<u64>> {
-        let Place::Room(room) = &self.place else { return None };
+    /// The largest of the numbers that all ranks give, without the GPUs; None where only those connect them. A patient rank
+    /// waits for the others however long it takes.
+    pub(super) fn agree(&self, number: u64, patient: bool) -> Option<Result<u64>> {
+        let room = match &self.place {
+            Place::Room(room) => room,
+            Place::File(_) => return None,
+            Place::Others(others) if patient => return Some(others.wait().map(|()| 0)),
+            Place::Others(others) => return Some(others.agree(number)),
+        };
+        let limit = if patient { Duration::MAX } else { self.timeout };
         let (begun, mut talk) = (Instant::now(), room.lock());
         let turn = talk.turn;
         (talk.given, talk.largest) = (talk.given + 1, talk.largest.max(number));
@@ -120,7 +148,7 @@ impl Meeting {
             room.changed.notify_all();
         }
         while talk.turn == turn && talk.failure.is_none() {
-            let Some(left) = self.timeout.checked_sub(begun.elapsed()) else {
+            let Some(left) = limit.checked_sub(begun.elapsed()) else {
                 drop(talk);
                 let why = self.silence();
                 self.fail(&why);
@@ -264,8 +292,7 @@ mod tests {
         let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, [""; 0]);
         let meet = |rank| Meeting { rank, ranks: 2, timeout: LONG, id: id(1), place: Place::File(file.clone()) };
-        meet(1).fail("no memory");
-        meet(0).fail("the other one is gone");
+        assert_eq!([meet(1).fail("no memory"), meet(0).fail("the other one is gone")], [true, false]);
         assert_eq!(meet(0).failure().as_deref(), Some("rank 1: no memory"));
     }
 
@@ -291,19 +318,19 @@ mod tests {
             for meeting in &meetings {
                 scope.spawn(|| {
                     for turn in 0..100 {
-                        let agreed = meeting.agree(turn * 10 + meeting.rank as u64).unwrap().unwrap();
+                        let agreed = meeting.agree(turn * 10 + meeting.rank as u64, turn % 2 == 0).unwrap().unwrap();
                         assert_eq!(agreed, turn * 10 + 2);
                     }
                     if meeting.rank == 1 {
-                        return meeting.fail("no memory");
+                        return assert!(meeting.fail("no memory"));
                     }
-                    let error = meeting.agree(0).unwrap().unwrap_err().to_string();
+                    let error = meeting.agree(0, true).unwrap().unwrap_err().to_string();
                     assert_eq!(error, "rank 1: no memory");
                 });
             }
         });
         let meetings = Meeting::in_a_room(2, id(1), SHORT);
-        let error = meetings[0].agree(0).unwrap().unwrap_err().to_string();
+        let error = meetings[0].agree(0, false).unwrap().unwrap_err().to_string();
         assert_eq!(error, "rank 0: no answer from the other ranks within 0 seconds");
         assert_eq!(meetings[1].failure(), Some(error));
     }

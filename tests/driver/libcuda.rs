@@ -794,7 +794,7 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, _devi
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: u32, _device: c_int) -> CUresult {
+pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: u32, device: c_int) -> CUresult {
     ready(|driver| {
         const MAJOR: u32 = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as u32;
         const MINOR: u32 = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as u32;
@@ -810,7 +810,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: u32,
             MINOR => driver.settings.capability.1,
             POOLS => c_int::from(driver.settings.pools),
             L2 => driver.settings.l2 as c_int,
-            PCI_BUS => 0x65,
+            PCI_BUS => 0x65 + device,
             PCI_DEVICE | PCI_DOMAIN => 0,
             _ => return refuse(CUDA_ERROR_INVALID_VALUE, format!("attribute {attribute} is not known here")),
         };

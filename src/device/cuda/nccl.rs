@@ -149,12 +149,19 @@ impl Meeting {
         library()?;
         Meeting::at_file(file, (rank, ranks), timeout, unique_id)
     }
+
+    /// For ranks that something else connects already, MPI for instance.
+    pub fn over(others: Arc<dyn Communicator>, timeout: Duration) -> Result<Meeting> {
+        library()?;
+        Meeting::through(others, timeout, unique_id)
+    }
 }
 
 impl Device {
-    /// The same GPU as that of one of several ranks, which NCCL connects. Each rank has a GPU of its own. Waits for all of them.
-    pub fn join(&self, meeting: Meeting) -> Result<Device> {
-        Ok(self.with_ranks(Arc::new(Nccl::new(self, meeting)?)))
+    /// Connects this GPU with those of the other ranks by NCCL: for [`Device::with_ranks`]. Each rank has a GPU of its own.
+    /// Waits for all of them.
+    pub fn connect(&self, meeting: Meeting) -> Result<Arc<dyn Communicator>> {
+        Ok(Arc::new(Nccl::new(self, meeting)?))
     }
 }
 
@@ -176,6 +183,8 @@ struct Link {
     /// None once the connection is given up.
     comm: Mutex<Option<Comm>>,
     ended: AtomicBool,
+    /// While another rank works alone, this one waits for it however long it takes.
+    patient: AtomicBool,
 }
 
 /// How often the thread that watches looks.
@@ -189,8 +198,9 @@ impl Nccl {
         let (functions, context) = (library()?, cuda.context.clone());
         let number = device.zeros(1)?;
         let comm = connect(functions, &context, &meeting)?;
-        let (comm, ended, faults) = (Mutex::new(Some(comm)), AtomicBool::new(false), cuda.faults.clone());
-        let link = Arc::new(Link { functions, context, faults, meeting, comm, ended });
+        let (comm, faults) = (Mutex::new(Some(comm)), cuda.faults.clone());
+        let (ended, patient) = (AtomicBool::new(false), AtomicBool::new(false));
+        let link = Arc::new(Link { functions, context, faults, meeting, comm, ended, patient });
         let watched = link.clone();
         let watch = thread::Builder::new().name("zgan-nccl".into()).spawn(move || watched.watch());
         let watch = watch.map_err(|error| Error::Ranks(format!("starting a thread that watches NCCL: {error}")))?;
@@ -285,7 +295,7 @@ impl Link {
             self.meeting.fail(&why);
             Some(self.meeting.failure().unwrap_or_else(|| self.name(&why)))
         };
-        if self.faults.waited() > self.meeting.timeout {
+        if self.faults.waited() > self.meeting.timeout && !self.patient.load(Ordering::SeqCst) {
             return own(self.meeting.silence());
         }
         // The rank itself holds it while it calls NCCL.
@@ -355,7 +365,7 @@ impl Communicator for Nccl {
 
     /// Threads of one process agree without their GPUs, which need not be waited for then.
     fn agree(&self, number: u64) -> Result<u64> {
-        if let Some(agreed) = self.link.meeting.agree(number) {
+        if let Some(agreed) = self.link.meeting.agree(number, false) {
             return agreed;
         }
         self.number.write(&[number])?;
@@ -366,12 +376,22 @@ impl Communicator for Nccl {
         })?;
         Ok(self.number.read()?[0])
     }
+
+    fn wait(&self) -> Result<()> {
+        if let Some(agreed) = self.link.meeting.agree(0, true) {
+            return agreed.map(drop);
+        }
+        self.link.patient.store(true, Ordering::SeqCst);
+        let waited = self.agree(0);
+        self.link.patient.store(false, Ordering::SeqCst);
+        waited.map(drop)
+    }
 }
 
 impl Drop for Nccl {
     fn drop(&mut self) {
         // While it is still watched over. Where it fails, the connection was given up.
-        let done = self.device.synchronize();
+        let failed = self.link.meeting.failure().is_some() || self.device.synchronize().is_err();
         self.link.ended.store(true, Ordering::SeqCst);
         if let Some(watch) = self.watch.take() {
             watch.thread().unpark();
@@ -380,7 +400,7 @@ impl Drop for Nccl {
         if let Some(comm) = self.link.comm().take() {
             let functions = self.link.functions;
             // SAFETY: the communicator is alive, and nobody finds it any more; no collective is under way where it is destroyed.
-            unsafe { if done.is_ok() { (functions.ncclCommDestroy)(comm) } else { (functions.ncclCommAbort)(comm) } };
+            unsafe { if failed { (functions.ncclCommAbort)(comm) } else { (functions.ncclCommDestroy)(comm) } };
         }
     }
 }
