@@ -129,8 +129,8 @@ KERNEL(256, 0) PRECISE(norm_moments)(float* RESTRICT partials,  // (3, splits, C
     });
 }
 
-// Stage 2 of 2. With n_b rows and mean_b in split b: mean = mean_0 + shift, shift = sum n_b (mean_b - mean_0) / R,
-// sum of squares = sum over b of its own + n_b (mean_b - mean_0 - shift)^2.
+// Stage 2 of 2. The first `larger` splits have `chunk` rows, the others `rest`. With n_b rows and mean_b in split b:
+// mean = mean_0 + shift, shift = sum n_b (mean_b - mean_0) / R, sum of squares = sum over b of its own + n_b (mean_b - mean_0 - shift)^2.
 KERNEL_ONCE(256, 0) norm_statistics_many_f32(float* RESTRICT scale,          // (S, C)
                                              float* RESTRICT shift,          // (S, C)
                                              float* RESTRICT mean,           // (C)
@@ -142,13 +142,13 @@ KERNEL_ONCE(256, 0) norm_statistics_many_f32(float* RESTRICT scale,          // 
                                              const float* RESTRICT beta,     // (classes, C)
                                              const uint32_t* RESTRICT labels, // (S) or null
                                              float eps, float momentum, uint32_t R, uint32_t S, uint32_t C, uint32_t classes,
-                                             uint32_t chunk, uint32_t splits) {
+                                             uint32_t chunk, uint32_t rest, uint32_t larger, uint32_t splits) {
     SHARED(float, moments, 2 * COLUMNS);
     SHARED(float, sums, COLUMNS);
     const Tile tile = group_tile(splits, splits, 1, C).tile;
     const uint64_t first = tile.column;
     const float share = 1.0f / float(R);
-    const auto count = [=](uint64_t b) { return float(R - uint32_t(b) * chunk < chunk ? R - uint32_t(b) * chunk : chunk); };
+    const auto count = [=](uint64_t b) { return float(b < larger ? chunk : rest); };
     const auto above_first = [=](uint64_t b, uint64_t c) {
         return (partials[b * C + c] - partials[c]) + partials[(b + 2 * splits) * C + c];
     };

@@ -8,7 +8,8 @@
 // load also copies the labels of the images, where there are any.
 //
 // Random numbers: element e of x has word e % 4 of counter (e / 4, stream, step, 0), the flip of sample n the highest
-// bit of counter (n, stream, step, 1). A block of `load` walks `chunk` rows of W C elements.
+// bit of counter (n, stream, step, 1); x is the part of a larger batch that begins at its sample `sample`, whose elements and samples
+// these are. A block of `load` walks `chunk` rows of W C elements.
 #include "device/execution.h"
 #include "device/number.h"
 #include "device/philox.h"
@@ -23,7 +24,7 @@ KERNEL(256, 0) PRECISE(pixels_load)(T* RESTRICT x,                   // (N, H, W
                                       const uint8_t* RESTRICT bytes, // (N, H, W, C)
                                       const uint32_t* RESTRICT labels_from,  // (N) or null
                                       const State* RESTRICT state,   // (1)
-                                      uint32_t stream, uint32_t flip, float half, float amplitude,
+                                      uint32_t stream, uint32_t sample, uint32_t flip, float half, float amplitude,
                                       uint32_t rows, uint32_t H, uint32_t W, uint32_t C, uint32_t chunk) {
     const Stream random = open_stream(state, stream);
     const uint32_t first = blockIdx.x * chunk, last = rows - first < chunk ? rows : first + chunk, row_length = W * C;
@@ -37,7 +38,7 @@ KERNEL(256, 0) PRECISE(pixels_load)(T* RESTRICT x,                   // (N, H, W
     for (uint32_t row = first; row < last; row++) {
         T* RESTRICT to = x + uint64_t(row) * row_length;
         const uint8_t* RESTRICT from = bytes + uint64_t(row) * row_length;
-        if (flip != 0 && random.at(row / H, 1).word[0] >> 31 != 0) {
+        if (flip != 0 && random.at(sample + row / H, 1).word[0] >> 31 != 0) {
             uint32_t w = thread() / C, c = thread() % C;
             for (uint32_t i = thread(); i < row_length; i += BLOCK) {
                 to[i] = value(from[(W - 1 - w) * C + c]);
@@ -55,9 +56,10 @@ KERNEL(256, 0) PRECISE(pixels_load)(T* RESTRICT x,                   // (N, H, W
     }
     if (noisy) {
         barrier();
-        each_word(random, first * row_length, last * row_length, [=](uint32_t e, uint32_t word) {
-            const float clean = float(x[e]) / half - 1.0f;
-            x[e] = clean + amplitude * to_uniform(word);
+        const uint32_t before = sample * H * row_length;
+        each_word(random, before + first * row_length, before + last * row_length, [=](uint32_t e, uint32_t word) {
+            const float clean = float(x[e - before]) / half - 1.0f;
+            x[e - before] = clean + amplitude * to_uniform(word);
         });
     }
 }

@@ -462,6 +462,31 @@ fn streamed_images_are_those_in_memory() {
     }
 }
 
+/// What ranks read of their batches makes up the batches.
+#[test]
+fn shares_of_a_batch_are_parts_of_it() {
+    let folder = picture_folder(23);
+    for memory in [1 << 20, 10] {
+        let data = open_folder(folder.path(), Unreadable::Refuse, memory).unwrap();
+        for last in [LastBatch::Drop, LastBatch::Fill] {
+            let loader = || Loader::new(&data, options(5, 3, last)).unwrap();
+            let mut whole = loader();
+            let mut shares = [0..2, 2..4, 4..5].map(|share| (loader().with_share(share.clone()).unwrap(), share));
+            for step in (0..10).chain([3, 100]) {
+                let (mut images, mut labels) = (vec![0; 80], vec![0; 5]);
+                whole.fill(step, &mut images, &mut labels).unwrap();
+                for (loader, share) in &mut shares {
+                    let (mut own, mut own_labels) = (vec![0; 16 * share.len()], vec![0; share.len()]);
+                    loader.fill(step, &mut own, &mut own_labels).unwrap();
+                    assert_eq!(own, images[16 * share.start..16 * share.end], "step {step}, {share:?}");
+                    assert_eq!(own_labels, labels[share.clone()], "step {step}, {share:?}");
+                }
+            }
+            assert!(loader().with_share(2..6).is_err() && loader().with_share(2..2).is_err());
+        }
+    }
+}
+
 #[test]
 fn unreadable_pictures_are_refused_or_skipped_by_name() {
     let folder = picture_folder(12);

@@ -34,6 +34,8 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("tensorboard ", "needs TensorBoard"),
     ("pip ", "fetches packages"),
     ("curl ", "fetches a file"),
+    ("apt-get ", "fetches packages"),
+    ("mpirun -np 8", "needs several machines"),
     ("zgan gpu-report", "tests/gpu_check.rs makes a page"),
 ];
 
@@ -196,7 +198,10 @@ impl Place {
     }
 
     fn zgan(&self, words: &[String], environment: &[(String, String)]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
+        self.started_by(Command::new(env!("CARGO_BIN_EXE_zgan")), words, environment)
+    }
+
+    fn started_by(&self, mut command: Command, words: &[String], environment: &[(String, String)]) -> Output {
         command.current_dir(self.0.path()).stdin(Stdio::null()).args(words);
         // What somebody measured on this machine is nothing to this test, nor may it leave anything there.
         command.env("ZGAN_TUNING", "off").env("XDG_CACHE_HOME", self.0.path().join("cache"));
@@ -352,13 +357,15 @@ fn try_out(place: &Place, command: &[String]) -> Result<(), String> {
     if NOT_RUN.iter().any(|(start, _)| text.starts_with(start)) {
         return Ok(());
     }
-    let mut featured = false;
+    let (mut featured, mut mpirun) = (false, None);
     if text.starts_with("cargo run --release ") {
         let own = words.iter().position(|word| word == "--").ok_or("no -- before zgan's own arguments")?;
         featured = has(&words[..own], "--features");
         words.drain(..=own);
     } else if words[0] == "zgan" {
         words.remove(0);
+    } else if let ("mpirun", Some(at)) = (words[0].as_str(), words.iter().position(|word| word == "zgan")) {
+        mpirun = Some(words.drain(..=at).collect::<Vec<_>>());
     } else {
         return Err("no rule says how to run it: see NOT_RUN".into());
     }
@@ -367,7 +374,23 @@ fn try_out(place: &Place, command: &[String]) -> Result<(), String> {
     if featured && !cfg!(feature = "check") {
         words.push("--help".into());
     }
-    let output = place.zgan(&words, &variables);
+    let output = match mpirun {
+        Some(mpirun) if cfg!(feature = "mpi") => {
+            let mut command = Command::new("mpirun");
+            command.args(["--allow-run-as-root", "--oversubscribe"]).args(&mpirun[1..mpirun.len() - 1]);
+            // An image for each process.
+            if !has(&words, "--resume") {
+                set(&mut words, "--batch", "4");
+            }
+            command.arg(env!("CARGO_BIN_EXE_zgan"));
+            place.started_by(command, &words, &variables)
+        }
+        Some(_) => {
+            words.push("--help".into());
+            place.zgan(&words, &variables)
+        }
+        None => place.zgan(&words, &variables),
+    };
     if output.status.success() { Ok(()) } else { Err(format!("zgan {}\n{}", words.join(" "), said(&output))) }
 }
 

@@ -84,7 +84,7 @@ fn normalise(device: &Device) -> Result<Outputs> {
     let [dgamma, dbeta] = [zeros(device, 2 * c), zeros(device, 2 * c)];
     let workspace = zeros(device, norm::workspace_len(device, shape, true));
     let tables = Tables { scale: &scale, shift: &shift };
-    let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
+    let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables, whole: None };
     let affine = Affine { gamma: &gamma, beta: &beta, labels: Some(&labels) };
     norm::statistics(batch, None, affine, 1e-5, shape, &workspace)?;
     norm::apply(&y, &x, tables, Activation::RELU, shape)?;

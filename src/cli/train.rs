@@ -119,6 +119,9 @@ impl Train {
         let start = newest.map(|(path, start)| self.start(&settings, &info, &path, start)).transpose()?;
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
+        if let (Some(all), Some(ranks)) = (loader.take(), ranks) {
+            loader = Some(all.with_share(ranks.communicator.share(settings.training.batch))?);
+        }
         let plan = Trainer::plan(&setup)?;
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
         device_lines.into_iter().for_each(say);
@@ -149,7 +152,9 @@ impl Train {
             ranks.same("tuning", format!("{:?}", device.tuning()))?;
         }
         let trained_on = ranks.map_or(Ok(device.clone()), |ranks| ranks.on(&device))?;
-        let mut trainer = new_trainer(&trained_on, &setup, plan.bytes)?;
+        // A share takes less, and a device that has too little memory says so.
+        let bytes = if ranks.is_some() { 0 } else { plan.bytes };
+        let mut trainer = new_trainer(&trained_on, &setup, bytes)?;
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
             trainer.restore(start.header.step, &start.tensors).with_context(unfit)?;
@@ -551,6 +556,7 @@ struct Course<'a, 'b> {
     loader: Option<&'a mut Loader<'b>>,
     images: Vec<u8>,
     labels: Vec<u32>,
+    /// Images of this rank.
     batch: usize,
     n_dis: usize,
     written: Written,
@@ -583,6 +589,7 @@ impl<'a, 'b> Course<'a, 'b> {
         ranks: Option<&'a Ranks>,
     ) -> Result<Course<'a, 'b>> {
         let Training { batch, n_dis, steps, .. } = settings.training;
+        let batch = ranks.map_or(batch, |ranks| ranks.communicator.share(batch).len());
         let count = if loader.is_some() { product([batch, n_dis]) } else { 0 };
         Ok(Course {
             images: filled("the batches of a step", product([count, info.shape.len()]), 0)?,
@@ -748,7 +755,8 @@ impl Session {
         logged: &mut (u64, Instant),
     ) -> Result<()> {
         let now = Instant::now();
-        let images = (metrics.step - logged.0) * self.trainer.images_per_step() as u64;
+        let Training { batch, n_dis, .. } = self.settings.training;
+        let images = (metrics.step - logged.0) * product([batch, n_dis]) as u64;
         let images_per_second = images as f64 / now.duration_since(logged.1).as_secs_f64().max(1e-9);
         *logged = (metrics.step, now);
         let seconds = self.seconds_before + now.duration_since(begun).as_secs_f64();

@@ -3,6 +3,7 @@
 //! Which images are in a batch follows from the seed and the batch's number alone, so a resumed run goes on with exactly
 //! the batch that it would have had. Each epoch is a new permutation of the whole set.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ pub struct Loader<'a> {
     dataset: &'a Dataset,
     options: LoaderOptions,
     order: Order,
+    /// Which images of each batch are read.
+    share: Range<usize>,
     /// Decodes the next batches, where images are streamed.
     ahead: Option<Ahead>,
     /// The images of the current batch.
@@ -77,7 +80,16 @@ impl<'a> Loader<'a> {
             Ahead::new(files.threads(), &read)
         });
         let order = Order { count, chosen, epoch: None, order: Vec::new() };
-        Ok(Loader { dataset, options, order, ahead, indices: Vec::new() })
+        Ok(Loader { dataset, share: 0..batch, options, order, ahead, indices: Vec::new() })
+    }
+
+    /// The same that reads no more of each batch than these images, a rank's share ([`crate::gan::Trainer::share`]).
+    pub fn with_share(self, share: Range<usize>) -> Result<Loader<'a>> {
+        let batch = self.options.batch;
+        if share.is_empty() || share.end > batch {
+            return Err(Error::Shape(format!("loader: images {share:?} of a batch of {batch}")));
+        }
+        Ok(Loader { share, ..self })
     }
 
     /// Images that are learnt from.
@@ -85,9 +97,9 @@ impl<'a> Loader<'a> {
         self.order.count
     }
 
-    /// Fills `images` (batch, H, W, C) and `labels` (batch) with the batch of this number.
+    /// Fills `images` (batch, H, W, C) and `labels` (batch) with the batch of this number, or with the share of it.
     pub fn fill(&mut self, number: u64, images: &mut [u8], labels: &mut [u32]) -> Result<()> {
-        let (shape, batch) = (self.dataset.shape(), self.options.batch);
+        let (shape, batch) = (self.dataset.shape(), self.share.len());
         if images.len() != batch * shape.len() || labels.len() != batch {
             return Err(Error::Shape(format!(
                 "loader: room for {} bytes and {} labels, a batch has {} and {batch}",
@@ -96,7 +108,7 @@ impl<'a> Loader<'a> {
                 batch * shape.len()
             )));
         }
-        self.order.batch(number, &self.options, &mut self.indices);
+        self.order.batch(number, &self.options, &self.share, &mut self.indices);
         for (label, index) in labels.iter_mut().zip(&self.indices) {
             *label = self.dataset.label(*index as usize);
         }
@@ -108,7 +120,7 @@ impl<'a> Loader<'a> {
             }
             Some(ahead) => ahead.fill(number, images, |number| {
                 let mut indices = Vec::with_capacity(batch);
-                self.order.batch(number, &self.options, &mut indices);
+                self.order.batch(number, &self.options, &self.share, &mut indices);
                 indices
             })?,
         }
@@ -117,8 +129,8 @@ impl<'a> Loader<'a> {
 }
 
 impl Order {
-    /// Which images make up a batch.
-    fn batch(&mut self, number: u64, options: &LoaderOptions, indices: &mut Vec<u32>) {
+    /// Which images make up a share of a batch.
+    fn batch(&mut self, number: u64, options: &LoaderOptions, share: &Range<usize>, indices: &mut Vec<u32>) {
         let (count, batch) = (self.count as u64, options.batch as u64);
         let (mut epoch, mut at) = match options.last {
             LastBatch::Drop => (number / (count / batch), number % (count / batch) * batch),
@@ -126,7 +138,7 @@ impl Order {
             LastBatch::Fill => (number.wrapping_mul(batch) / count, number.wrapping_mul(batch) % count),
         };
         indices.clear();
-        for _ in 0..batch {
+        for place in 0..options.batch {
             if at == count {
                 (epoch, at) = (epoch + 1, 0);
             }
@@ -134,8 +146,10 @@ impl Order {
                 permutation(&mut self.order, self.count, options.seed, epoch);
                 self.epoch = Some(epoch);
             }
-            let index = self.order[at as usize];
-            indices.push(self.chosen.as_ref().map_or(index, |chosen| chosen[index as usize]));
+            if share.contains(&place) {
+                let index = self.order[at as usize];
+                indices.push(self.chosen.as_ref().map_or(index, |chosen| chosen[index as usize]));
+            }
             at += 1;
         }
     }

@@ -32,6 +32,7 @@ pub use meeting::Meeting;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use precision::Precision;
+pub(crate) use ranks::Counting;
 pub use ranks::{Communicator, Reduction};
 pub use simt::{Check, Finding, Global, Line, Profile, Seen, SharedMemory, Tally, Unit};
 pub use started::{Started, started};

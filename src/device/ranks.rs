@@ -5,7 +5,8 @@
 //! calls are collective: each rank makes the same ones, in the same order, on as many values. What ranks have in uneven
 //! shares they gather by a sum over arrays of the whole length that are zero outside their own share, which is exact.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Buffer, Device};
 use crate::Result;
@@ -44,17 +45,67 @@ pub trait Communicator: Send + Sync {
     fn gather(&self, number: u64) -> Result<Vec<u64>> {
         let of = |rank| self.agree(if rank == self.rank() { number } else { 0 });
         (0..self.ranks()).map(of).collect()
+
+    /// Of so many rows, those that this rank takes: consecutive, and as many as the other ranks, but that the first ranks
+    /// have one more where they do not divide evenly.
+    fn share(&self, rows: usize) -> Range<usize> {
+        let start = |rank: usize| rank * (rows / self.ranks()) + rank.min(rows % self.ranks());
+        start(self.rank())..start(self.rank() + 1)
     }
 }
 
 impl Device {
-    /// The same device as that of one of several ranks.
+    /// The same device as that of one of several ranks, or of the only one.
     pub fn with_ranks(&self, ranks: Arc<dyn Communicator>) -> Device {
-        Device { ranks: Some(ranks), ..self.clone() }
+        Device { ranks: (ranks.ranks() > 1).then_some(ranks), ..self.clone() }
     }
 
     /// The connection with the other ranks; None where this is the only one.
     pub fn ranks(&self) -> Option<&dyn Communicator> {
         self.ranks.as_deref()
+    }
+}
+
+/// Stands for the first of so many ranks where only the sizes matter of what it would exchange.
+pub(crate) struct Counting {
+    ranks: usize,
+    bytes: Mutex<Vec<usize>>,
+}
+
+impl Counting {
+    pub fn new(ranks: usize) -> Counting {
+        Counting { ranks, bytes: Mutex::default() }
+    }
+
+    /// Of each collective so far.
+    pub fn bytes(&self) -> Vec<usize> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn count(&self, values: &Buffer<f32>) -> Result<()> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).push(size_of::<f32>() * values.len());
+        Ok(())
+    }
+}
+
+impl Communicator for Counting {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    fn all_reduce(&self, values: &Buffer<f32>, _: Reduction) -> Result<()> {
+        self.count(values)
+    }
+
+    fn broadcast(&self, values: &Buffer<f32>, _: usize) -> Result<()> {
+        self.count(values)
+    }
+
+    fn agree(&self, number: u64) -> Result<u64> {
+        Ok(number)
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::passes::Part;
 use super::setup::Setup;
+use super::share::Share;
 use super::workspace::gradient;
 use crate::device::{Buffer, Reals};
 use crate::nn::{Arena, Value};
@@ -20,7 +21,7 @@ pub struct ClassLoss {
     labels: Buffer<u32>,
     weight_d: f32,
     weight_g: f32,
-    /// Real images of a D step, and fakes of a G step.
+    /// Real images of a D step, and fakes of a G step, of all ranks.
     batch: [usize; 2],
     /// Of the last D step, on real images and on fakes, and of the last G step: (parts, 2), for each part of the batch what
     /// it adds to the weighted loss, and how many were right.
@@ -31,18 +32,24 @@ pub struct ClassLoss {
 }
 
 impl ClassLoss {
-    pub fn new(setup: &Setup, arena: &mut Arena, logits: Value, labels: &Buffer<u32>) -> Result<ClassLoss> {
+    pub fn new(
+        setup: &Setup,
+        share: &Share,
+        arena: &mut Arena,
+        logits: Value,
+        labels: &Buffer<u32>,
+    ) -> Result<ClassLoss> {
         let training = &setup.training;
-        let batch = [training.batch, training.batch_of_g()];
-        let most = batch[0].max(batch[1]);
-        let [of_d, of_g] = batch.map(|all| 2 * setup.part_of_d().map_or(1, |part| all.div_ceil(part)));
+        let own = [training.batch, training.batch_of_g()];
+        let most = own[0].max(own[1]);
+        let [of_d, of_g] = own.map(|all| 2 * setup.part_of_d().map_or(1, |part| all.div_ceil(part)));
         Ok(ClassLoss {
             seeds: gradient(&logits, "the class logits")?.clone(),
             logits,
             labels: labels.clone(),
             weight_d: training.aux_weight_d as f32,
             weight_g: training.aux_weight_g as f32,
-            batch,
+            batch: [share.of_d.all, share.of_g.all],
             real: arena.take(of_d)?,
             fake: arena.take(of_d)?,
             of_g: arena.take(of_g)?,
@@ -89,7 +96,7 @@ impl ClassLoss {
         self.evaluate((&self.of_g, part), (self.weight_g, self.batch[1]), &part.fake, state)
     }
 
-    /// What the last step added to the losses of D and G.
+    /// What the last step added to the losses of D and G, by this rank's samples.
     pub fn read(&self) -> Result<[f32; 2]> {
         let loss = |of: &Reals| Ok::<f32, Error>(of.read()?.iter().step_by(2).sum());
         Ok([loss(&self.real)? + loss(&self.fake)?, loss(&self.of_g)?])

@@ -23,24 +23,29 @@ pub fn columns(setup: &Setup) -> Vec<&'static str> {
     names
 }
 
-/// See [`super::Metrics::health`]. Waits for the device.
-pub(super) fn read(step: &Step, state: &State) -> Result<Vec<(&'static str, f32)>> {
+/// What the samples of this rank add to the means, over the real images and over the fakes that D judged last, of psi(h) and of
+/// what the label adds. Waits for the device.
+pub(super) fn parts_of_logits(step: &Step) -> Result<[[f32; 2]; 2]> {
     let (w, n) = (&step.workspace, step.setup.training.batch);
-    let [g, d] = [&step.generator, &step.discriminator];
-    // Of the real images and of the fakes that D judged last: the means of psi(h), and of what the label adds.
     let of_d = &w.discriminator;
     let head = of_d.head.as_ref().filter(|_| of_d.split.is_none());
-    let parts = match head.filter(|_| step.setup.networks.conditioning == Conditioning::Projection) {
-        Some(head) => parts(head, d.weights().values, [0..n, n..2 * n])?,
+    match head.filter(|_| step.setup.networks.conditioning == Conditioning::Projection) {
+        Some(head) => parts(head, step.discriminator.weights().values, [0..n, n..2 * n], step.share.of_d.all),
         // Where D takes parts of the batch, the features of the others are gone.
-        None => [[f32::NAN; 2]; 2],
-    };
+        None => Ok([[f32::NAN; 2]; 2]),
+    }
+}
+
+/// See [`super::Metrics::health`]. `parts` are the means of [`parts_of_logits`]. Waits for the device.
+pub(super) fn read(step: &Step, state: &State, parts: [[f32; 2]; 2]) -> Result<Vec<(&'static str, f32)>> {
+    let w = &step.workspace;
+    let [g, d] = [&step.generator, &step.discriminator];
     let value = |name| -> Result<f32> {
         Ok(match name {
             "lr_g" => state.learning_rate[0],
             "lr_d" => state.learning_rate[1],
             "dead_logits" => {
-                let seeds = w.of_d.seed_d.read()?;
+                let seeds = w.of_d.of_all().seed_d.read()?;
                 seeds.iter().filter(|seed| **seed == 0.0).count() as f32 / seeds.len() as f32
             }
             "sigma_g" => g.largest_sigma()?,
@@ -57,8 +62,8 @@ pub(super) fn read(step: &Step, state: &State) -> Result<Vec<(&'static str, f32)
     columns(&step.setup).into_iter().map(|name| Ok((name, value(name)?))).collect()
 }
 
-/// The means of both parts of the logits over some samples, with the flat parameters of D.
-fn parts(head: &HeadParts, flat: &Reals, sides: [std::ops::Range<usize>; 2]) -> Result<[[f32; 2]; 2]> {
+/// What some samples of each side, of so many, add to the means of both parts of the logits, with the flat parameters of D.
+fn parts(head: &HeadParts, flat: &Reals, sides: [std::ops::Range<usize>; 2], all: usize) -> Result<[[f32; 2]; 2]> {
     let features = head.features.read()?;
     let read = |at: Option<Parameter>| at.map_or(Ok(Vec::new()), |at| at.of(flat).read());
     let (w, bias) = (read(Some(head.w))?, read(head.bias)?);
@@ -66,8 +71,9 @@ fn parts(head: &HeadParts, flat: &Reals, sides: [std::ops::Range<usize>; 2]) -> 
     let side = |rows: std::ops::Range<usize>| -> Result<[f32; 2]> {
         let labels = head.labels.of(&rows).read()?;
         let v = head.v.as_ref().map_or(Ok(Vec::new()), |v| v.values(flat, &rows).read())?;
-        let (count, c) = (rows.len() as f64, w.len());
-        let (mut psi, mut label) = (bias.first().map_or(0.0, |bias| f64::from(*bias)), 0.0);
+        let (count, c) = (all as f64, w.len());
+        let bias = bias.first().map_or(0.0, |bias| f64::from(*bias));
+        let (mut psi, mut label) = (bias * rows.len() as f64 / count, 0.0);
         for (row, y) in rows.zip(labels) {
             let (h, y) = (&features[row * c..(row + 1) * c], y as usize);
             psi += dot(h, &w) / count;

@@ -12,6 +12,7 @@ mod player;
 mod resnet;
 mod sampler;
 mod setup;
+mod share;
 mod step;
 mod trainer;
 mod vitals;

@@ -6,16 +6,21 @@
 //! So there are first the forward passes of all parts, then the loss, then for each part the forward pass again and the
 //! backward pass, from its share of the seeds. Batch norm couples the fakes; G is split where it has none, or where each
 //! part's own statistics are wanted (`--local-norm`).
+//!
+//! Where several ranks train together, this is all of a rank's share of the batch ([`Share`](super::share::Share)). Only
+//! the losses know the others: every rank gathers the logits of all, and computes the losses and all their seeds.
 
 use std::ops::Range;
 
 use super::classes::ClassLoss;
 use super::networks::Latent;
 use super::penalty::Penalties;
+use super::share::Rows;
 use super::workspace::gradient;
 use crate::Result;
-use crate::device::{Buffer, Reals};
+use crate::device::{Buffer, Reals, Reduction};
 use crate::nn::{HeadParts, Network, Value};
+use crate::ops::log_partition::Evaluation;
 
 /// Consecutive ranges of at most `most` that are `all` together.
 fn chunks(all: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
@@ -33,6 +38,71 @@ pub struct Whole {
     pub labels: Buffer<u32>,
     /// (N + M, 1, 1, 1)
     pub logits: Value,
+    /// (N + M) of all ranks, where there are others.
+    pub gathered: Option<Reals>,
+}
+
+impl Whole {
+    /// The logits of all ranks, the real ones first.
+    pub fn all_logits(&self) -> &Reals {
+        self.gathered.as_ref().unwrap_or(&self.logits.x)
+    }
+
+    /// Gathers the logits of these samples from all ranks, each of which has its share of them. What the others have is
+    /// zero here, until all are summed.
+    pub fn gather(&self, (real, fake): (Range<usize>, Range<usize>), of_real: &Rows, of_fakes: &Rows) -> Result<()> {
+        let Some((all, ranks)) = self.gathered.as_ref().and_then(|all| Some((all, all.device().ranks()?))) else {
+            return Ok(());
+        };
+        let n = of_real.all;
+        let judged = all.view(if real.is_empty() { n } else { 0 }..n + of_fakes.all);
+        judged.zero()?;
+        if !real.is_empty() {
+            all.view(of_real.own.clone()).copy_from(&self.logits.rows(&real).x)?;
+        }
+        all.view(n + of_fakes.own.start..n + of_fakes.own.end).copy_from(&self.logits.rows(&fake).x)?;
+        ranks.all_reduce(&judged, Reduction::Sum)
+    }
+}
+
+/// The losses of a pass of D, and their seeds.
+pub struct Judgement {
+    /// Of this rank's samples; where there are others, the statistics are `of_all`'s.
+    own: Evaluation,
+    of_all: Option<Evaluation>,
+    /// The fakes that were judged.
+    pub fakes: Rows,
+}
+
+impl Judgement {
+    pub fn new(own: Evaluation, of_all: Option<Evaluation>, fakes: Rows) -> Judgement {
+        Judgement { own, of_all, fakes }
+    }
+
+    /// Of the samples of all ranks.
+    pub fn of_all(&self) -> &Evaluation {
+        self.of_all.as_ref().unwrap_or(&self.own)
+    }
+
+    /// The seeds in L_D of this rank's real images and fakes.
+    pub fn seed_d(&self) -> &Reals {
+        &self.own.seed_d
+    }
+
+    /// The seeds in L_G of this rank's fakes.
+    pub fn seed_g(&self) -> &Reals {
+        &self.own.seed_g
+    }
+
+    /// Takes the seeds of this rank's samples from those of all; `real` are its real images.
+    pub fn take_seeds(&self, real: &Rows) -> Result<()> {
+        let Some(all) = &self.of_all else { return Ok(()) };
+        let (n, fake) = (real.own.len(), &self.fakes.own);
+        self.own.seed_d.view(0..n).copy_from(&all.seed_d.view(real.own.clone()))?;
+        let fakes = all.seed_d.view(real.all + fake.start..real.all + fake.end);
+        self.own.seed_d.view(n..n + fake.len()).copy_from(&fakes)?;
+        self.own.seed_g.copy_from(&all.seed_g.view(fake.clone()))
+    }
 }
 
 /// D and the rows that it works on: the real images of a part, then its fakes, then the rows of gradient penalties.
@@ -153,9 +223,24 @@ pub struct OfG {
     pub latent: Latent,
     /// What the network reads and writes, where that is a part of the fakes.
     pub part: Option<(Latent, Value)>,
+    /// Which of the fakes of all ranks they are.
+    pub rows: Rows,
+    /// The latents of all ranks, of which `latent` has the share, and, where there are others, the labels.
+    pub all: (Reals, Option<Buffer<u32>>),
 }
 
 impl OfG {
+    /// Where the labels of all ranks' fakes are drawn to.
+    pub fn drawn_labels(&self) -> &Buffer<u32> {
+        self.all.1.as_ref().unwrap_or(&self.latent.labels.numbers)
+    }
+
+    /// Takes this rank's labels from those of all.
+    pub fn take_labels(&self) -> Result<()> {
+        let Some(labels) = &self.all.1 else { return Ok(()) };
+        self.latent.labels.numbers.copy_from(&labels.view(self.rows.own.clone()))
+    }
+
     /// The parts of the fakes, which begin at row `first` of the batch: where they are among the network's rows, and where
     /// among the fakes.
     pub fn parts(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {

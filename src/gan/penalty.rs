@@ -7,6 +7,7 @@ use super::classes::ClassLoss;
 use super::passes::{OfD, Part};
 use super::player::Player;
 use super::setup::Setup;
+use super::share::{Rows, Share};
 use super::workspace::gradient;
 use crate::device::Reals;
 use crate::nn::{Arena, Mode, Network, Tangent};
@@ -26,7 +27,7 @@ pub struct Penalties {
     first: usize,
     most: usize,
     /// Real images of a step.
-    batch: usize,
+    real: Rows,
 }
 
 /// Where D's gradient is taken.
@@ -42,7 +43,7 @@ struct Penalty {
     /// What the norm of D's gradient is to be.
     norm: f32,
     place: Place,
-    /// (N): how much of each point between the i-th real image and the i-th fake is real. Such a point has the label of
+    /// (N), for all ranks: how much of each point between the i-th real image and the i-th fake is real. Such a point has the label of
     /// the real image, for which the fake was drawn too. None where images are penalised as they are.
     share: Option<Reals>,
     norms: Reals,
@@ -92,7 +93,13 @@ impl Penalties {
     }
 
     /// Their own rows of D begin at `first`. None where there is no penalty.
-    pub fn new(setup: &Setup, arena: &mut Arena, discriminator: &Network, first: usize) -> Result<Option<Penalties>> {
+    pub fn new(
+        setup: &Setup,
+        share: &Share,
+        arena: &mut Arena,
+        discriminator: &Network,
+        first: usize,
+    ) -> Result<Option<Penalties>> {
         let kinds = kinds(setup);
         let Some(kind) = kinds.iter().flatten().next() else { return Ok(None) };
         if let Some(layer) = discriminator.layers.iter().find(|layer| !layer.piecewise_linear()) {
@@ -113,13 +120,13 @@ impl Penalties {
             all.push(Penalty {
                 weight: (weight * every as f64) as f32,
                 norm,
-                share: if place == Place::Between { Some(arena.take(n)?) } else { None },
+                share: if place == Place::Between { Some(arena.take(share.of_d.all)?) } else { None },
                 place,
                 norms: arena.take(most.min(n))?,
                 statistics: arena.take(2 * n.div_ceil(most))?,
             });
         }
-        Ok(Some(Penalties { all, scaled: setup.scales_losses(), every, first, most, batch: n }))
+        Ok(Some(Penalties { all, scaled: setup.scales_losses(), every, first, most, real: share.of_d.clone() }))
     }
 
     /// Whether the step after so many is one with penalties.
@@ -171,7 +178,8 @@ impl Penalties {
                     random::uniform(share, state, stream, 0.0, 1.0)?;
                 }
                 let [real, fake] = [&part.real, &part.fake].map(|rows| d.images.rows(rows).x);
-                gradient_penalty::mix(&points.x, &real, &fake, &share.view(part.real_of_batch.clone()))?;
+                let (before, of) = (self.real.own.start, &part.real_of_batch);
+                gradient_penalty::mix(&points.x, &real, &fake, &share.view(before + of.start..before + of.end))?;
                 d.labels.view(rows.clone()).copy_from(&d.labels.view(part.real.clone()))?;
                 player.forward(network, Mode::Evaluate, rows.clone())?;
                 network.backward(&player.signal(rows.clone()))?;
@@ -181,7 +189,7 @@ impl Penalties {
             }
             let statistics = penalty.statistics.view(2 * part.number..2 * part.number + 2);
             let out = Direction { v: &v, norms: &penalty.norms.view(0..n), statistics: &statistics };
-            let weight = penalty.weight * (n as f32 / self.batch as f32);
+            let weight = penalty.weight * (n as f32 / self.real.all as f32);
             gradient_penalty::direction(out, gradient(&points, "D's batch")?, weight, penalty.norm, state)?;
             // With a loss scale, that a gradient is not finite shows the scale to be too large, as other gradients do.
             if !self.scaled {
@@ -210,13 +218,14 @@ impl Penalties {
     }
 
     /// For each of [`Penalties::columns`]: what the last step that had penalties added to D's loss, as a mean over the steps
-    /// that it stands for, and the mean norm; NaN before the first.
+    /// that it stands for, and the mean norm; NaN before the first. Of several ranks, what this one adds to them.
     pub fn read(&self) -> Result<Vec<f32>> {
         let mut all = Vec::new();
         for penalty in &self.all {
             let statistics = penalty.statistics.read()?;
             let penalty: f32 = statistics.iter().step_by(2).sum();
-            let samples = |part: usize| self.most.min(self.batch - part * self.most) as f32 / self.batch as f32;
+            let samples =
+                |part: usize| self.most.min(self.real.own.len() - part * self.most) as f32 / self.real.all as f32;
             let norm: f32 = statistics.iter().skip(1).step_by(2).enumerate().map(|(i, norm)| norm * samples(i)).sum();
             all.extend([penalty / self.every as f32, norm]);
         }

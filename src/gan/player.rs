@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::setup::{Setup, Weights};
 use crate::checkpoint::NamedTensor;
-use crate::device::{Device, Precision, Reals};
+use crate::device::{Device, Precision, Reals, Reduction};
 use crate::nn::parameters;
 use crate::nn::{self, Backward, Forward, Layout, Mode, PassWeights};
 use crate::ops::adam::{self, Adam};
@@ -203,8 +203,12 @@ impl Player {
         spectral_norm::forward(&s.plan, &s.effective, values, s.state(), iterate)
     }
 
-    /// From the gradient with respect to the normalised weights to that of the weights, after the last contribution.
+    /// From the gradient with respect to the normalised weights to that of the weights, after the last contribution: that of
+    /// the other ranks.
     pub fn finish_gradient(&self) -> Result<()> {
+        if let Some(ranks) = self.gradients.device().ranks() {
+            ranks.all_reduce(&self.gradients, Reduction::Sum)?;
+        }
         let Some(s) = &self.spectral else { return Ok(()) };
         spectral_norm::backward(&s.plan, &self.gradients, &s.effective, s.state())
     }

@@ -4,17 +4,16 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::latents::{self, CHANGES, LABELS, LATENTS, PIXELS, SHARES, STREAMS};
-use super::networks::Latent;
-use super::passes::{OfD, OfG, Part};
+use super::passes::{Judgement, OfD, OfG, Part};
 use super::penalty::Penalties;
 use super::player::Player;
 use super::setup::Setup;
+use super::share::Share;
 use super::workspace::{Workspace, gradient};
 use crate::Result;
 use crate::device::{Device, Event, Reals};
 use crate::nn::{Backward, Mode};
 use crate::ops::diffaug::{self, Draw};
-use crate::ops::log_partition::Evaluation;
 use crate::ops::pixels::{self, Augment};
 use crate::ops::random;
 use crate::ops::state::{self, StateBuffer};
@@ -60,7 +59,9 @@ impl Phase {
 
 /// One training step: what it works on, and the launches in their order.
 pub(super) struct Step {
+    /// Of this rank's share of the batch, as if there were no other.
     pub setup: Setup,
+    pub share: Share,
     pub device: Device,
     pub state: StateBuffer,
     pub generator: Player,
@@ -97,7 +98,7 @@ impl Step {
                 self.optimise(&self.discriminator)?;
                 self.optimise(&self.generator)?;
             }
-            Update::Alternating if n_dis == 1 && m_d == m_g => {
+            Update::Alternating if n_dis == 1 && self.share.has_one_kind_of_fakes() => {
                 self.load(slot, 0)?;
                 self.draw_for_g(given)?;
                 self.normalise_for_d()?;
@@ -122,6 +123,11 @@ impl Step {
                 }
             }
         }
+        match self.device.ranks().filter(|_| self.setup.training.local_norm) {
+            // The fakes of each rank have moved its own.
+            Some(ranks) => ranks.broadcast(&self.generator.running, 0)?,
+            None => {}
+        }
         state::advance(&self.state)
     }
 
@@ -131,24 +137,30 @@ impl Step {
         let (w, n) = (&self.workspace, self.setup.training.batch);
         let (real, stream) = (w.whole.images.rows(&(0..n)), i as u32 * STREAMS);
         if self.setup.draws_points() {
-            return random::points(&real.x, self.setup.mixture, &self.state, PIXELS + stream);
+            let drawn = w.points.as_ref().unwrap_or(&real.x);
+            random::points(drawn, self.setup.mixture, &self.state, PIXELS + stream)?;
+            let own = &self.share.of_d.own;
+            return w.points.as_ref().map_or(Ok(()), |all| {
+                real.x.copy_from(&all.view(own.start * real.features()..own.end * real.features()))
+            });
         }
         let input = &w.inputs[slot];
         let labels = (&w.whole.labels.view(0..n), &input.labels.view(i * n..(i + 1) * n));
         let images = input.images.view(i * real.x.len()..(i + 1) * real.x.len());
         let Batches { flip, noise, noise_within, .. } = self.setup.batches;
-        let augment = Augment { noise: noise as f32, within: noise_within, flip };
+        let first = self.share.of_d.own.start;
+        let augment = Augment { noise: noise as f32, within: noise_within, flip, first };
         let shape = [n, real.h, real.w, real.c];
         pixels::load(&real.x, &images, Some(labels), &self.state, PIXELS + stream, augment, shape)?;
-        self.show(0..n, stream)
+        self.show(0..n, first, stream)
     }
 
-    /// What D sees of these images, where that is not the images themselves.
-    fn show(&self, rows: Range<usize>, stream: u32) -> Result<()> {
+    /// What D sees of these images, where that is not the images themselves. Among those of all ranks, they begin at `first`.
+    fn show(&self, rows: Range<usize>, first: usize, stream: u32) -> Result<()> {
         let Some(strengths) = self.setup.diffaug() else { return Ok(()) };
         let whole = &self.workspace.whole;
         let (image, seen) = (whole.images.rows(&rows), whole.seen.rows(&rows));
-        let draw = Draw { state: &self.state, stream: CHANGES + stream, first: rows.start };
+        let draw = Draw { state: &self.state, stream: CHANGES + stream, first };
         diffaug::forward(&seen.x, &image.x, strengths, draw, [image.n, image.h, image.w, image.c])
     }
 
@@ -156,9 +168,10 @@ impl Step {
     fn see_through(&self) -> Result<()> {
         let Some(strengths) = self.setup.diffaug() else { return Ok(()) };
         let whole = &self.workspace.whole;
-        let rows = self.fakes(self.workspace.generator.latent.z.n);
+        let g = &self.workspace.generator;
+        let rows = self.fakes(g.latent.z.n);
         let (image, seen) = (whole.images.rows(&rows), whole.seen.rows(&rows));
-        let draw = Draw { state: &self.state, stream: CHANGES, first: rows.start };
+        let draw = Draw { state: &self.state, stream: CHANGES, first: self.first_of(g) };
         let [dx, dy] = [gradient(&image, "the fakes")?, gradient(&seen, "what D sees")?];
         diffaug::backward(dx, dy, strengths, draw, [image.n, image.h, image.w, image.c])
     }
@@ -166,20 +179,25 @@ impl Step {
     fn draw_for_g(&self, given: Option<(&[f32], &[u32])>) -> Result<()> {
         self.enter(Phase::GeneratorForward)?;
         let g = &self.workspace.generator;
-        let Latent { z, labels } = &g.latent;
         match given {
             Some((latents, wanted)) => {
-                z.x.write(latents)?;
-                labels.numbers.write(wanted)?;
+                g.all.0.write(latents)?;
+                g.drawn_labels().write(wanted)?;
+                g.take_labels()?;
             }
             None => {
                 let for_d = self.workspace.drawing.is_none() && self.setup.training.n_dis == 1;
-                self.draw_latent(&g.latent, 0, for_d)?;
+                self.draw_latent(g, 0, for_d)?;
             }
         }
         self.generator.normalise(true)?;
         self.generate(g)?;
-        self.show(self.fakes(z.n), 0)
+        self.show(self.fakes(g.latent.z.n), self.first_of(g), 0)
+    }
+
+    /// Where the fakes of this rank begin in the batch of all ranks.
+    fn first_of(&self, g: &OfG) -> usize {
+        self.share.of_d.all + g.rows.own.start
     }
 
     /// The rows of so many fakes.
@@ -191,20 +209,21 @@ impl Step {
         self.enter(Phase::GeneratorForward)?;
         let w = &self.workspace;
         let g = w.drawing.as_ref().unwrap_or(&w.generator);
-        self.draw_latent(&g.latent, stream, true)?;
+        self.draw_latent(g, stream, true)?;
         self.generator.normalise(self.setup.networks.sn_policy == PowerIterations::PerForward)?;
         self.generate(g)?;
-        self.show(self.fakes(g.latent.z.n), stream)
+        self.show(self.fakes(g.latent.z.n), self.first_of(g), stream)
     }
 
     /// Whether D will judge these fakes to learn from them. With a penalty at points between them and real images they
     /// then have the labels of these: such a point lies between a real image and a fake of one class.
-    fn draw_latent(&self, latent: &Latent, stream: u32, for_d: bool) -> Result<()> {
-        latents::draw(&latent.z.x, &self.state, LATENTS + stream, self.setup.networks.latent_distribution)?;
+    fn draw_latent(&self, g: &OfG, stream: u32, for_d: bool) -> Result<()> {
+        latents::draw(&g.all.0, &self.state, LATENTS + stream, self.setup.networks.latent_distribution)?;
         if for_d && self.interpolates() {
-            return latent.labels.numbers.copy_from(&self.workspace.whole.labels.view(0..latent.z.n));
+            return g.latent.labels.numbers.copy_from(&self.workspace.whole.labels.view(0..g.latent.z.n));
         }
-        random::labels(&latent.labels.numbers, &self.state, LABELS + stream, self.setup.labels() as u32)
+        random::labels(g.drawn_labels(), &self.state, LABELS + stream, self.setup.labels() as u32)?;
+        g.take_labels()
     }
 
     fn generate(&self, g: &OfG) -> Result<()> {
@@ -235,7 +254,7 @@ impl Step {
     ///
     /// Where D takes parts of the batch, and the seeds of a part do not depend on the others, nothing is judged yet:
     /// [`Step::judge_again`] does it, part by part, and no part twice.
-    fn judge(&self, real: Range<usize>, fake: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+    fn judge(&self, real: Range<usize>, fake: Range<usize>, judgement: &Judgement) -> Result<()> {
         self.enter(Phase::DiscriminatorForward)?;
         let d = &self.workspace.discriminator;
         if self.setup.scales_losses() {
@@ -243,11 +262,18 @@ impl Step {
             state::settle(&self.state)?;
             state::seed(d.backward_seed()?, &self.state, true)?;
         }
-        if d.split.is_some() && !self.setup.training.loss.couples_the_batch() {
+        if d.split.is_some() && !self.judges_at_once() {
             return Ok(());
         }
-        d.parts(real, fake.clone()).iter().try_for_each(|part| self.judge_part(d, part))?;
-        self.evaluate(fake, evaluation)
+        d.parts(real.clone(), fake.clone()).iter().try_for_each(|part| self.judge_part(d, part))?;
+        self.workspace.whole.gather((real, fake), &self.share.of_d, &judgement.fakes)?;
+        self.evaluate(judgement)
+    }
+
+    /// Whether there are no seeds before all logits are there: the loss looks at all together, or ranks gather them once, however
+    /// many parts each has.
+    fn judges_at_once(&self) -> bool {
+        self.setup.training.loss.couples_the_batch() || self.device.ranks().is_some()
     }
 
     fn judge_part(&self, d: &OfD, part: &Part) -> Result<()> {
@@ -256,26 +282,28 @@ impl Step {
         d.give_logits(&self.workspace.whole, part)
     }
 
-    /// The losses and their seeds, from the logits of all real images and of these fakes.
-    fn evaluate(&self, fake: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+    /// The losses and their seeds, from the logits of all real images and of the fakes that were judged.
+    fn evaluate(&self, judgement: &Judgement) -> Result<()> {
         let (w, Training { loss, unfused, .. }) = (&self.workspace, &self.setup.training);
-        let (real, fake) = (w.whole.logits.x.view(0..fake.start), w.whole.logits.x.view(fake));
-        loss.evaluate(evaluation, &real, &fake, self.setup.game(), unfused, &w.loss_workspace)?;
-        state::check(&self.state, &evaluation.statistics)
+        let (logits, real, of_all) = (w.whole.all_logits(), &self.share.of_d, judgement.of_all());
+        let (real_logits, fake) = (logits.view(0..real.all), logits.view(real.all..real.all + judgement.fakes.all));
+        loss.evaluate(of_all, &real_logits, &fake, self.setup.game(), unfused, &w.loss_workspace)?;
+        judgement.take_seeds(real)?;
+        state::check(&self.state, &of_all.statistics)
     }
 
     /// Before the backward pass of a part: where D takes parts, its activations are those of another one. So its forward
     /// pass is run again, or, of a loss that looks at each logit by itself, for the first time. Then the seeds of this part
     /// follow from its own logits; the statistics are right after the last part.
-    fn judge_again(&self, part: &Part, fake: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+    fn judge_again(&self, part: &Part, judgement: &Judgement) -> Result<()> {
         let d = &self.workspace.discriminator;
         if d.split.is_none() {
             return Ok(());
         }
         self.enter(Phase::DiscriminatorForward)?;
         self.judge_part(d, part)?;
-        if !self.setup.training.loss.couples_the_batch() {
-            self.evaluate(fake, evaluation)?;
+        if !self.judges_at_once() {
+            self.evaluate(judgement)?;
         }
         self.enter(Phase::DiscriminatorBackward)
     }
@@ -286,7 +314,7 @@ impl Step {
         let (w, player) = (&self.workspace, &self.discriminator);
         player.gradients.zero()?;
         for part in w.discriminator.parts(0..fake.start, fake.clone()) {
-            self.judge_again(&part, fake.clone(), &w.of_d)?;
+            self.judge_again(&part, &w.of_d)?;
             self.learn_part(&part, stream, penalties)?;
         }
         player.finish_gradient()?;
@@ -301,7 +329,7 @@ impl Step {
     fn learn_part(&self, part: &Part, stream: u32, penalties: Option<&Penalties>) -> Result<()> {
         let (w, player) = (&self.workspace, &self.discriminator);
         let d = &w.discriminator;
-        let seeds = d.seeds(&w.of_d.seed_d, part)?;
+        let seeds = d.seeds(w.of_d.seed_d(), part)?;
         if let Some(classes) = &d.classes {
             classes.seed_d(part, &self.state)?;
             self.seed_logits(d, part.rows(), &seeds.view(part.rows()))?;
@@ -341,15 +369,15 @@ impl Step {
     }
 
     /// The signal at the fakes, through D without its parameters: with seed 1, or, with a class loss, G's seeds.
-    fn take_signal(&self, fake: Range<usize>, evaluation: &Evaluation) -> Result<()> {
+    fn take_signal(&self, fake: Range<usize>, judgement: &Judgement) -> Result<()> {
         self.enter(Phase::DiscriminatorBackward)?;
         let (d, n) = (&self.workspace.discriminator, self.setup.training.batch);
         d.parts(0..0, fake.clone()).iter().try_for_each(|part| {
-            self.judge_again(part, fake.clone(), evaluation)?;
+            self.judge_again(part, judgement)?;
             if let Some(classes) = &d.classes {
                 classes.seed_g(part, &self.state)?;
                 let of = &part.fake_of_batch;
-                self.seed_logits(d, part.fake.clone(), &evaluation.seed_g.view(of.start - n..of.end - n))?;
+                self.seed_logits(d, part.fake.clone(), &judgement.seed_g().view(of.start - n..of.end - n))?;
             }
             d.network.backward(&self.discriminator.signal(part.fake.clone()))?;
             d.give_signal(&self.workspace.whole, part)
@@ -370,7 +398,7 @@ impl Step {
 
     /// From the signal at the fakes, each scaled by its seed in L_G where that is not in it yet, to the generator's
     /// gradients.
-    fn learn_g(&self, evaluation: &Evaluation) -> Result<()> {
+    fn learn_g(&self, judgement: &Judgement) -> Result<()> {
         self.enter(Phase::GeneratorBackward)?;
         self.generator.gradients.zero()?;
         self.see_through()?;
@@ -383,7 +411,7 @@ impl Step {
                 self.generator.forward(&g.network, Mode::Train { momentum: 0.0 }, here.clone())?;
                 g.take_signal(&fakes, &here, &of)?;
             }
-            let seeds = evaluation.seed_g.view(of);
+            let seeds = judgement.seed_g().view(of);
             g.network.backward(&Backward {
                 gradients: Some(&self.generator.gradients),
                 signal_seeds: self.workspace.discriminator.classes.is_none().then_some(&seeds),

@@ -8,6 +8,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::classes::ClassLoss;
@@ -17,15 +19,17 @@ use super::penalty::Penalties;
 use super::player::{Player, Players};
 use super::sampler::{Sampler, is_statistic};
 use super::setup::{Metrics, Plan, Setup, Weights};
+use super::share::Share;
 use super::step::{Phase, Step};
 use super::workspace::Workspace;
 use crate::checkpoint::{NamedTensor, Scaling};
 use crate::data::mixture;
-use crate::device::{Buffer, Device, Feed, Graph};
+use crate::device::{Buffer, Counting, Device, Feed, Graph, Reduction};
 use crate::nn::parameters::first_not_finite;
 use crate::nn::{Arena, Layout};
 use crate::ops::state::{self, State, StateBuffer};
 use crate::settings::{Architecture, Conditioning, Update, name_of};
+use crate::sizes::product;
 use crate::{Error, Result};
 
 pub struct Trainer {
@@ -36,6 +40,8 @@ pub struct Trainer {
     done: u64,
     sampler: Option<Sampler>,
     way: Way,
+    /// Of the whole batch.
+    setup: Setup,
     /// The memory of the workspace.
     arena: Arena,
 }
@@ -52,19 +58,30 @@ enum Way {
 }
 
 impl Trainer {
+    /// On a device of one of several ranks ([`Device::with_ranks`]) it takes this rank's share of each batch of the setup.
+    /// All ranks then make a trainer of the same setup and do the same steps, which gives all the same weights.
     pub fn new(device: &Device, setup: &Setup) -> Result<Trainer> {
         check(setup)?;
         device.check_precision(setup.training.precision())?;
         let device = &device.with_convolution(setup.training.convolution);
+        let (share, own) = Share::new(device, setup)?;
+        if setup.training.local_norm && setup.training.micro_batch.is_none() && device.ranks().is_none() {
+            return Err(Error::Config(
+                "local-norm: without micro-batch there are no parts; add --micro-batch IMAGES".into(),
+            ));
+        }
+        if device.ranks().is_some() {
+            check(&own).map_err(|error| Error::Config(format!("the share of a rank: {error}")))?;
+        }
         let (_, bytes) = measure(device, setup)?;
         let mut players = Players::default();
         let mut arena = Arena::new(device, bytes)?;
-        let mut workspace = Workspace::build(setup, device, &mut players, &mut arena)?;
+        let mut workspace = Workspace::build(&own, &share, device, &mut players, &mut arena)?;
         let d = &mut workspace.discriminator;
         let backward_seed = d.backward_seed()?;
         backward_seed.write(&vec![1.0; backward_seed.len()])?;
         // Where G moves first, the losses of the first step read logits of real images that nobody has judged yet.
-        workspace.whole.logits.x.zero()?;
+        workspace.whole.all_logits().zero()?;
         d.penalties.as_ref().map_or(Ok(()), Penalties::forget)?;
         // At the points of a gradient penalty they stay zero: the penalty is on the logit alone.
         if let Some(classes) = &d.classes {
@@ -80,7 +97,8 @@ impl Trainer {
         Ok(Trainer {
             feed: device.feed(workspace.inputs[0].bytes())?,
             step: Step {
-                setup: setup.clone(),
+                setup: own,
+                share,
                 device: device.clone(),
                 state: StateBuffer::new(device, &start(setup, 0))?,
                 generator: Player::new(device, "generator", players.generator, setup, seed_g)?,
@@ -93,6 +111,7 @@ impl Trainer {
             done: 0,
             sampler: None,
             way: Way::ToCapture,
+            setup: setup.clone(),
             arena,
         })
     }
@@ -126,6 +145,16 @@ impl Trainer {
         parts.filter(|(_, setup)| check(setup).is_ok()).map(|(part, setup)| Ok((part, Trainer::plan(&setup)?.bytes)))
     }
 
+    /// What each of so many ranks exchanges with the others in a step: the bytes of each collective, in their order. All of them
+    /// are sums, but that with local norm the last is a broadcast. Nothing is computed or sent.
+    pub fn exchanged(setup: &Setup, ranks: usize) -> Result<Vec<usize>> {
+        let counting = Arc::new(Counting::new(ranks));
+        let mut trainer = Trainer::new(&Device::unbacked().with_ranks(counting.clone()), setup)?;
+        let images = if setup.draws_points() { 0 } else { trainer.images_per_step() };
+        trainer.step(&vec![0; product([images, setup.shape.len()])], &vec![0; images])?;
+        Ok(counting.bytes())
+    }
+
     /// An error unless these tensors of a checkpoint are those of networks of this setup. It asks for no memory, so that a
     /// file which speaks of networks that no machine has room for is refused at once.
     pub fn check_tensors(setup: &Setup, tensors: &[NamedTensor]) -> Result<()> {
@@ -136,8 +165,14 @@ impl Trainer {
         players.discriminator.check("discriminator", &by_name)
     }
 
+    /// That of the whole batch, of all ranks.
     pub fn setup(&self) -> &Setup {
-        &self.step.setup
+        &self.setup
+    }
+
+    /// Which images of each of the `n_dis` batches of a step this rank takes: all, where it is the only one.
+    pub fn share(&self) -> Range<usize> {
+        self.step.share.of_d.own.clone()
     }
 
     /// Steps done.
@@ -145,19 +180,19 @@ impl Trainer {
         self.done
     }
 
-    /// Images that a step takes: `n_dis` batches.
+    /// Images that a step takes: [`Trainer::share`] of `n_dis` batches.
     pub fn images_per_step(&self) -> usize {
-        self.setup().training.batch * self.setup().training.n_dis
+        self.share().len() * self.setup().training.n_dis
     }
 
     /// One training step on `n_dis` batches of images (N, H, W, C), one after the other, and their labels; preset `ring`
-    /// takes none.
+    /// takes none. Of several ranks, each is given its [`Trainer::share`] of each batch.
     pub fn step(&mut self, images: &[u8], labels: &[u32]) -> Result<()> {
         self.update(images, labels, None)
     }
 
     /// One training step with given latents (M, latent) and labels (M) of the fakes instead of drawn ones, to compare
-    /// with another program.
+    /// with another program. They are those of all ranks.
     pub fn step_given(&mut self, images: &[u8], labels: &[u32], latents: &[f32], wanted: &[u32]) -> Result<()> {
         self.update(images, labels, Some((latents, wanted)))
     }
@@ -237,9 +272,16 @@ impl Trainer {
     }
 
     /// Waits for the device. [`Error::NotFinite`] once a loss, the norm of a gradient or a weight was not finite: after that
-    /// nothing was updated.
+    /// nothing was updated. Of several ranks, all have to ask for them after the same step, and all get the same.
     pub fn metrics(&self) -> Result<Metrics> {
         let state = self.step.state.read()?;
+        let (w, d) = (&self.step.workspace, &self.step.workspace.discriminator);
+        let [[a, b], [c, e]] = health::parts_of_logits(&self.step)?;
+        let mut sums = vec![if state.halted == 0 { 0.0 } else { 1.0 }, a, b, c, e];
+        sums.extend(d.classes.as_ref().map(ClassLoss::read).transpose()?.into_iter().flatten());
+        sums.extend(d.penalties.as_ref().map(Penalties::read).transpose()?.into_iter().flatten());
+        let sums = self.sum_over_ranks(sums)?;
+        let (parts, more) = ([[sums[1], sums[2]], [sums[3], sums[4]]], sums[5..].iter().copied());
         if state.halted != 0 {
             let what = match state.halted_by() {
                 None => self.first_not_finite()?,
@@ -250,19 +292,18 @@ impl Trainer {
             };
             return Err(Error::NotFinite { step: u64::from(state.step) + 1, what });
         }
-        let (setup, w) = (&self.step.setup, &self.step.workspace);
-        let of_d = w.of_d.statistics.read()?;
+        if sums[0] > 0.0 {
+            return Err(Error::NotFinite { step: self.done, what: "something of another rank is not finite".into() });
+        }
+        let setup = &self.setup;
+        let of_d = w.of_d.of_all().statistics.read()?;
         let loss_g = match setup.training.update {
             Update::Simultaneous => of_d[1],
-            Update::Alternating => w.of_g.statistics.read()?[1],
+            Update::Alternating => w.of_g.of_all().statistics.read()?[1],
         };
         let norms = w.norms.read()?;
         let floors = setup.training.loss.floors(setup.game(), setup.training.batch, setup.training.batch_of_g());
         let (floor_d, floor_g) = floors.unwrap_or((f64::NAN, f64::NAN));
-        let mut more = Vec::new();
-        let d = &w.discriminator;
-        more.extend(d.classes.as_ref().map(ClassLoss::read).transpose()?.into_iter().flatten());
-        more.extend(d.penalties.as_ref().map(Penalties::read).transpose()?.into_iter().flatten());
         Ok(Metrics {
             step: self.done,
             loss_d: of_d[0],
@@ -275,14 +316,22 @@ impl Trainer {
             grad_norm_d: norms[1],
             logit_spread: self.logit_spread()?,
             more: setup.more_metrics().into_iter().zip(more).collect(),
-            health: health::read(&self.step, &state)?,
+            health: health::read(&self.step, &state, parts)?,
         })
+    }
+
+    /// Numbers that each rank has of its own samples, summed.
+    fn sum_over_ranks(&self, own: Vec<f32>) -> Result<Vec<f32>> {
+        let Some(ranks) = self.step.device.ranks() else { return Ok(own) };
+        let sums = self.step.device.upload(&own)?;
+        ranks.all_reduce(&sums, Reduction::Sum)?;
+        sums.read()
     }
 
     /// See [`Metrics::logit_spread`]. Reals and fakes apart, as a G step judges its fakes by another D than the reals.
     fn logit_spread(&self) -> Result<f32> {
-        let n = self.step.setup.training.batch;
-        let logits = self.step.workspace.whole.logits.x.view(0..2 * n).read()?;
+        let n = self.setup.training.batch;
+        let logits = self.step.workspace.whole.all_logits().view(0..2 * n).read()?;
         let spread = |logits: &[f32]| {
             let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             most - logits.iter().copied().fold(f32::INFINITY, f32::min)
@@ -385,16 +434,16 @@ impl Trainer {
         })
     }
 
-    /// The fakes of the last step, (M, H, W, C).
+    /// The fakes of the last step, (M, H, W, C), of this rank.
     pub fn fakes(&self) -> Result<Vec<f32>> {
         let (w, real) = (&self.step.workspace, self.step.setup.training.batch);
         let fakes = real..real + w.generator.latent.z.n;
         w.whole.images.rows(&fakes).x.read()
     }
 
-    /// The logits of the last step, the real ones first.
+    /// The logits of the last step, the real ones first, of all ranks.
     pub fn logits(&self) -> Result<Vec<f32>> {
-        self.step.workspace.whole.logits.rows(&(0..self.step.setup.samples())).x.read()
+        self.step.workspace.whole.all_logits().view(0..self.setup.samples()).read()
     }
 
     /// Draws images, (count, H, W, C) bytes.
@@ -553,6 +602,7 @@ pub(crate) fn layouts(setup: &Setup) -> Result<Players> {
 fn measure(device: &Device, setup: &Setup) -> Result<(Players, usize)> {
     let mut players = Players::default();
     let mut arena = Arena::measuring(device);
-    Workspace::build(setup, device, &mut players, &mut arena)?;
+    let (share, own) = Share::new(device, setup)?;
+    Workspace::build(&own, &share, device, &mut players, &mut arena)?;
     Ok((players, arena.used()))
 }

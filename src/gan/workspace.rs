@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::classes::ClassLoss;
 use super::networks::{self, Discriminator, Latent};
-use super::passes::{OfD, OfG, Split, Whole};
+use super::passes::{Judgement, OfD, OfG, Split, Whole};
 use super::penalty::Penalties;
 use super::player::Players;
 use super::setup::Setup;
+use super::share::{Rows, Share};
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device, Reals};
 use crate::nn::{Arena, Builder, Labels, Value};
@@ -27,8 +28,10 @@ pub(super) struct Workspace {
     /// One for each slot of the device.
     pub inputs: Vec<Input>,
     /// Of the last D step and the last G step.
-    pub of_d: Evaluation,
-    pub of_g: Evaluation,
+    pub of_d: Judgement,
+    pub of_g: Judgement,
+    /// The points that all ranks draw as real samples, where there are others.
+    pub points: Option<Reals>,
     pub loss_workspace: Reals,
     /// (2): the gradients' norms of G and D.
     pub norms: Reals,
@@ -48,10 +51,18 @@ impl Input {
 }
 
 impl Workspace {
-    pub fn build(setup: &Setup, device: &Device, players: &mut Players, arena: &mut Arena) -> Result<Workspace> {
+    /// `setup` is that of the share alone.
+    pub fn build(
+        setup: &Setup,
+        share: &Share,
+        device: &Device,
+        players: &mut Players,
+        arena: &mut Arena,
+    ) -> Result<Workspace> {
         let ImageShape { height: h, width: w, channels: c } = setup.shape;
         let training = &setup.training;
-        let (n, m_d, m_g) = (training.batch, training.batch, training.batch_of_g());
+        let n = training.batch;
+        let (all, others) = (share.of_d.all, device.ranks().is_some());
         let most = setup.samples();
         // Without parts, D works on the batch's own memory.
         let part_of_d = setup.part_of_d();
@@ -64,6 +75,7 @@ impl Workspace {
             gradients: true,
             unfused: &training.unfused,
             precision: training.precision(),
+            whole: None,
         };
         let shown = build.value(rows, h, w, c)?;
         let seen = if part_of_d.is_some() { build.value(most, h, w, c)? } else { shown.rows(&(0..most)) };
@@ -79,8 +91,8 @@ impl Workspace {
         };
         let of_fakes = setup.vectors.as_ref().map(|vectors| Arc::new(vectors.of_fakes()));
         let discriminator = OfD {
-            classes: classes.map(|logits| ClassLoss::new(setup, arena, logits, &labels_of_d)).transpose()?,
-            penalties: Penalties::new(setup, arena, &network, samples)?,
+            classes: classes.map(|logits| ClassLoss::new(setup, share, arena, logits, &labels_of_d)).transpose()?,
+            penalties: Penalties::new(setup, share, arena, &network, samples)?,
             split: match part_of_d {
                 Some(part) => Some(Split { most: part, seeds: arena.take(2 * part)? }),
                 None => None,
@@ -91,7 +103,8 @@ impl Workspace {
             labels: labels_of_d,
             logits: logits_of_d,
         };
-        let mut generator = |fakes: usize, gradients| -> Result<OfG> {
+        let mut generator = |rows: &Rows, gradients| -> Result<OfG> {
+            let fakes = rows.own.len();
             let mut build = Builder {
                 parameters: &mut players.generator.parameters,
                 running: &mut players.generator.running,
@@ -99,17 +112,18 @@ impl Workspace {
                 gradients,
                 unfused: &training.unfused,
                 precision: training.precision(),
+                whole: (!training.local_norm).then_some(rows.all),
             };
-            let latents = |build: &mut Builder, count, labels: &Buffer<u32>| -> Result<Latent> {
-                let z = build.value(count, 1, 1, setup.networks.latent)?;
+            let latents = |build: &mut Builder, rows: &Rows, labels: &Buffer<u32>| -> Result<(Latent, Reals)> {
+                let z = build.value(rows.all, 1, 1, setup.networks.latent)?;
                 let labels = Labels::new(build.arena, labels, of_fakes.clone())?;
-                Ok(Latent { z: Value { dx: None, ..z }, labels })
+                Ok((Latent { z: Value { dx: None, ..z.rows(&rows.own) }, labels }, z.x))
             };
-            let latent = latents(&mut build, fakes, &labels.view(n..n + fakes))?;
+            let (latent, z) = latents(&mut build, rows, &labels.view(n..n + fakes))?;
             let part = match setup.part_of_g().filter(|part| *part < fakes) {
                 Some(part) => {
                     let labels = build.arena.take(part)?;
-                    Some((latents(&mut build, part, &labels)?, build.value(part, h, w, c)?))
+                    Some((latents(&mut build, &Rows::whole(part), &labels)?.0, build.value(part, h, w, c)?))
                 }
                 None => None,
             };
@@ -117,17 +131,30 @@ impl Workspace {
                 Some((latent, images)) => networks::generator(setup, &mut build, latent, images)?,
                 None => networks::generator(setup, &mut build, &latent, &images.rows(&(n..n + fakes)))?,
             };
-            Ok(OfG { network, latent, part })
+            let labels = if others { Some(build.arena.take(rows.all)?) } else { None };
+            Ok(OfG { network, latent, part, rows: rows.clone(), all: (z, labels) })
         };
-        let of_step = generator(m_g, true)?;
-        let drawing = if m_d == m_g { None } else { Some(generator(m_d, false)?) };
-        let mut evaluation = |fakes: usize| -> Result<Evaluation> {
+        let of_step = generator(&share.of_g, true)?;
+        let drawing = if share.has_one_kind_of_fakes() { None } else { Some(generator(&share.of_d, false)?) };
+        let mut evaluation = |n: usize, fakes: usize| -> Result<Evaluation> {
             let (statistics, seed_d, seed_g) = (arena.take(4)?, arena.take(n + fakes)?, arena.take(fakes)?);
             Ok(Evaluation { statistics, seed_d, seed_g })
         };
-        let (of_d, of_g) = (evaluation(m_d)?, evaluation(m_g)?);
+        let mut judgement = |fakes: &Rows| -> Result<Judgement> {
+            let own = evaluation(n, fakes.own.len())?;
+            let of_all = if others { Some(evaluation(all, fakes.all)?) } else { None };
+            Ok(Judgement::new(own, of_all, fakes.clone()))
+        };
+        let (of_d, of_g) = (judgement(&share.of_d)?, judgement(&share.of_g)?);
+        let fakes = [share.of_d.all, share.of_g.all];
         // Some of the logits may be split among more blocks than all of them.
-        let loss_len = [m_d, m_g].map(|fakes| training.loss.workspace_len(device, n + fakes, &training.unfused));
+        let loss_len = fakes.map(|fakes| training.loss.workspace_len(device, all + fakes, &training.unfused));
+        let gathered = if others { Some(arena.take(all + fakes[0].max(fakes[1]))?) } else { None };
+        let points = if others && setup.draws_points() {
+            Some(arena.take_in(product([all, h, w, c]), training.precision())?)
+        } else {
+            None
+        };
         let loaded = if setup.draws_points() { 0 } else { product([training.n_dis, n]) };
         let input = |_| Ok(Input { images: arena.take(product([loaded, h, w, c]))?, labels: arena.take(loaded)? });
         let inputs = (0..device.input_slots()).map(input).collect::<Result<_>>()?;
@@ -137,7 +164,8 @@ impl Workspace {
             generator: of_step,
             drawing,
             discriminator,
-            whole: Whole { seen, images, labels, logits },
+            whole: Whole { seen, images, labels, logits, gathered },
+            points,
             inputs,
             of_d,
             of_g,

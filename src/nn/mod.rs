@@ -245,12 +245,14 @@ pub struct Builder<'a> {
     pub unfused: &'a [Fusion],
     /// The precision of activations and their gradients. Statistics, tables, partial sums and logits are always f32.
     pub precision: Precision,
+    /// Of a rank's share of a batch, whose norms take the statistics of the whole: the samples of all ranks.
+    pub whole: Option<usize>,
 }
 
 impl<'a> Builder<'a> {
     /// For layers that will be trained, in f32, with every fusion.
     pub fn new(parameters: &'a mut Layout, running: &'a mut Layout, arena: &'a mut Arena) -> Builder<'a> {
-        Builder { parameters, running, arena, gradients: true, unfused: &[], precision: Precision::F32 }
+        Builder { parameters, running, arena, gradients: true, unfused: &[], precision: Precision::F32, whole: None }
     }
 
     #[track_caller]

@@ -2,7 +2,7 @@
 
 use super::{Backward, Builder, ClassRows, Forward, Fusion, Init, Labels, Layer, Mode, Parameter, Value};
 use crate::device::{Buffer, Reals};
-use crate::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables};
+use crate::ops::norm::{self, Affine, Batch, Gradients, Running, Shape, Tables, Whole};
 use crate::ops::{Activation, elementary};
 use crate::sizes::product;
 use crate::{Error, Result};
@@ -28,6 +28,8 @@ pub struct Norm {
     scale: Reals,
     shift: Reals,
     workspace: Reals,
+    /// Of a rank's share of a batch: the samples of all ranks, and room for the moments of each.
+    whole: Option<(usize, Reals)>,
     /// Of an unfused norm: the normalised value before its activation, and its gradient.
     unfused: Option<Value>,
 }
@@ -68,6 +70,10 @@ impl Norm {
             scale: build.arena.take(product([rows, c]))?,
             shift: build.arena.take(product([rows, c]))?,
             workspace: build.arena.take(workspace)?,
+            whole: match (build.whole, build.arena.device().ranks().map(|ranks| ranks.ranks())) {
+                (Some(samples), Some(ranks)) => Some((samples, build.arena.take(product([3, ranks, c]))?)),
+                _ => None,
+            },
             unfused: if build.unfused.contains(&Fusion::Norm) { Some(build.value(x.n, x.h, x.w, c)?) } else { None },
         })
     }
@@ -93,7 +99,8 @@ impl Norm {
     }
 
     fn batch(&self) -> Batch<'_> {
-        Batch { x: &self.x.x, mean: &self.mean, rstd: &self.rstd, tables: self.tables() }
+        let whole = self.whole.as_ref().map(|(samples, moments)| Whole { samples: *samples, moments });
+        Batch { x: &self.x.x, mean: &self.mean, rstd: &self.rstd, tables: self.tables(), whole }
     }
 
     fn shape(&self) -> Shape {

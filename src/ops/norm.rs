@@ -1,7 +1,7 @@
 //! Batch norm over features, plain and class-conditional, with the activation after it and nearest upsampling.
 
 use super::{Activation, expect_len, size32};
-use crate::device::{Buffer, Device, Reals, kernel};
+use crate::device::{Buffer, Communicator, Device, Launch, Reals, Reduction, Variants, kernel};
 use crate::sizes::{product, sum};
 use crate::{Error, Result};
 
@@ -68,11 +68,32 @@ pub struct Batch<'a> {
     /// (C): 1 / sqrt(variance + eps)
     pub rstd: &'a Reals,
     pub tables: Tables<'a>,
+    /// Where it is a rank's share of a batch, and the statistics are those of the whole.
+    pub whole: Option<Whole<'a>>,
 }
 
-impl Batch<'_> {
+/// The batch of all ranks together, of which each normalises its share ([`Communicator::share`]). Calls are then collective.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole<'a> {
+    /// Samples of all ranks.
+    pub samples: usize,
+    /// (3, ranks, C): room for the moments of each rank's share.
+    pub moments: &'a Reals,
+}
+
+impl<'a> Batch<'a> {
+    /// The whole that it is a share of, and who has the other shares.
+    fn ranks(&self) -> Option<(Whole<'a>, &'a dyn Communicator)> {
+        self.whole.zip(self.x.device().ranks())
+    }
+
     fn check(&self, table_rows: usize, shape: Shape) -> Result<()> {
         shape.check()?;
+        if let Some((Whole { samples, moments }, ranks)) = self.ranks() {
+            expect_len("norm", "samples of this rank", shape.n, ranks.share(samples).len())?;
+            expect_len("norm", "moments", moments.len(), product([3, ranks.ranks(), shape.c]))?;
+            size32("norm", product([samples, shape.h, shape.w]))?;
+        }
         expect_len("norm", "x", self.x.len(), shape.input_len())?;
         expect_len("norm", "mean", self.mean.len(), shape.c)?;
         expect_len("norm", "rstd", self.rstd.len(), shape.c)?;
@@ -160,7 +181,8 @@ fn check_tables(tables: Tables, rows: usize, shape: Shape) -> Result<()> {
 }
 
 /// The batch's mean and deviation, the tables that follow from them, and, where given, the running statistics moved
-/// towards them. One launch up to 256 rows, two above. `workspace` has [`workspace_len`] floats.
+/// towards them. One launch up to 256 rows, two above; of a rank's share of a batch, one more and a sum over the ranks.
+/// `workspace` has [`workspace_len`] floats.
 pub fn statistics(
     batch: Batch,
     running: Option<Running>,
@@ -169,12 +191,15 @@ pub fn statistics(
     shape: Shape,
     workspace: &Reals,
 ) -> Result<()> {
-    let (rows, classes) = affine.check(shape)?;
-    batch.check(rows, shape)?;
-    let Batch { x, mean, rstd, tables } = batch;
+    let (table_rows, _) = affine.check(shape)?;
+    batch.check(table_rows, shape)?;
     running.map_or(Ok(()), |running| running.check(shape))?;
+    let x = batch.x;
     let device = x.device();
     expect_len("norm", "workspace", workspace.len(), workspace_len(device, shape, affine.labels.is_some()))?;
+    if let Some((whole, ranks)) = batch.ranks() {
+        return statistics_of_ranks(batch, (whole, ranks), running, affine, eps, shape, workspace);
+    }
     let split = Split::new(device, shape, 1);
     let one = split.splits == 1;
     if !one {
@@ -183,16 +208,65 @@ pub fn statistics(
         // SAFETY: `x` has R * C elements; the workspace holds three rows per split.
         unsafe { launch.scalar(split.chunk as u32).scalar(split.splits as u32).run()? };
     }
-    let kernel = if one { kernel::NORM_STATISTICS_ONE } else { kernel::NORM_STATISTICS_MANY_F32.into() };
-    let launch = device.launch(kernel, [split.tiles as u32, 1, 1]).output(tables.scale).output(tables.shift);
-    let launch = launch.output(mean).output(rstd);
-    let launch = launch.optional_output(running.map(|r| r.mean)).optional_output(running.map(|r| r.var));
-    let launch = launch.input(if one { x } else { workspace });
+    if one {
+        let launch = finishing(kernel::NORM_STATISTICS_ONE, batch, x, running, affine, (eps, shape.rows()), shape)?;
+        // SAFETY: every length was compared above; labels beyond the classes are clamped by the kernel.
+        return unsafe { launch.run() };
+    }
+    let launch =
+        finishing(kernel::NORM_STATISTICS_MANY_F32, batch, workspace, running, affine, (eps, shape.rows()), shape)?;
+    let others = split.splits - 1;
+    let launch = launch.scalar(split.chunk as u32).scalar((shape.rows() - others * split.chunk) as u32);
+    // SAFETY: as above; the workspace holds three rows per split.
+    unsafe { launch.scalar(others as u32).scalar(split.splits as u32).run() }
+}
+
+/// The launch that ends in statistics, from `x` or from partial moments, of so many rows.
+fn finishing<'a>(
+    kernel: impl Into<Variants>,
+    batch: Batch<'a>,
+    from: &'a Reals,
+    running: Option<Running<'a>>,
+    affine: Affine<'a>,
+    (eps, all): (f32, usize),
+    shape: Shape,
+) -> Result<Launch<'a>> {
+    let (rows, classes) = affine.check(shape)?;
+    let device = batch.x.device();
+    let tiles = Split::new(device, shape, 1).tiles;
+    let launch = device.launch(kernel, [tiles as u32, 1, 1]).output(batch.tables.scale).output(batch.tables.shift);
+    let launch = launch.output(batch.mean).output(batch.rstd);
+    let launch = launch.optional_output(running.map(|r| r.mean)).optional_output(running.map(|r| r.var)).input(from);
     let launch = launch.input(affine.gamma).input(affine.beta).optional(affine.labels);
-    let launch = launch.scalar(eps).scalar(running.map_or(0.0, |r| r.momentum)).scalar(shape.rows() as u32);
-    let launch = launch.scalar(rows as u32).scalar(shape.c as u32).scalar(classes as u32);
-    // SAFETY: every length was compared above; labels beyond the classes are clamped by the kernel.
-    unsafe { if one { launch.run() } else { launch.scalar(split.chunk as u32).scalar(split.splits as u32).run() } }
+    let launch = launch.scalar(eps).scalar(running.map_or(0.0, |r| r.momentum)).scalar(all as u32);
+    Ok(launch.scalar(rows as u32).scalar(shape.c as u32).scalar(classes as u32))
+}
+
+/// The same of the batch that `batch` is a share of. What other ranks have of the moments is zero here, until they are summed.
+fn statistics_of_ranks(
+    batch: Batch,
+    (Whole { samples, moments }, ranks): (Whole, &dyn Communicator),
+    running: Option<Running>,
+    affine: Affine,
+    eps: f32,
+    shape: Shape,
+    workspace: &Reals,
+) -> Result<()> {
+    let (c, count, pixels) = (shape.c, ranks.ranks(), product([shape.h, shape.w]));
+    let of_rank = |kind: usize| moments.view((kind * count + ranks.rank()) * c..(kind * count + ranks.rank() + 1) * c);
+    let [mean, squares] = [of_rank(0), of_rank(1)];
+    moments.zero()?;
+    // From 0, a running variance goes all the way to sum / (R - 1), R - 1 times: that is the sum. The running mean is of no use.
+    let share = Running { mean: batch.mean, var: &squares, momentum: (shape.rows() - 1) as f32 };
+    statistics(Batch { mean: &mean, whole: None, ..batch }, Some(share), affine, eps, shape, workspace)?;
+    ranks.all_reduce(&moments.view(0..2 * count * c), Reduction::Sum)?;
+    let of_all = (eps, product([samples, pixels]));
+    let launch = finishing(kernel::NORM_STATISTICS_MANY_F32, batch, moments, running, affine, of_all, shape)?;
+    let (larger, rest) = (samples % count, samples / count * pixels);
+    // SAFETY: lengths were compared by `statistics`; there are three rows of moments for each rank.
+    unsafe {
+        launch.scalar((rest + pixels) as u32).scalar(rest as u32).scalar(larger as u32).scalar(count as u32).run()
+    }
 }
 
 /// The tables from running statistics, for evaluation.
@@ -243,7 +317,8 @@ pub struct Gradients<'a> {
     pub dbeta: &'a Reals,
 }
 
-/// All gradients from `dy`, that of [`apply`]'s output. Three launches. `workspace` has [`workspace_len`] floats.
+/// All gradients from `dy`, that of [`apply`]'s output. Three launches, and of a rank's share of a batch a sum over the ranks,
+/// whose gradients of gamma and beta are those of their own shares. `workspace` has [`workspace_len`] floats.
 pub fn backward(
     gradients: Gradients,
     dy: &Reals,
@@ -255,7 +330,7 @@ pub fn backward(
 ) -> Result<()> {
     let (rows, classes) = affine.check(shape)?;
     batch.check(rows, shape)?;
-    let Batch { x, mean, rstd, tables } = batch;
+    let Batch { x, mean, rstd, tables, .. } = batch;
     let Affine { gamma, labels, .. } = affine;
     expect_len("norm backward", "dy", dy.len(), shape.output_len())?;
     expect_len("norm backward", "dx", gradients.dx.len(), shape.input_len())?;
@@ -277,9 +352,13 @@ pub fn backward(
     let launch = device.launch(kernel::NORM_BACKWARD_FINISH_F32, [(split.groups * split.tiles) as u32, 1, 1]);
     let launch = launch.output(gradients.dgamma).output(gradients.dbeta).output(&coefficients).input(&partials);
     let launch = launch.input(rstd).input(gamma).optional(labels);
-    let launch = launch.scalar(shape.rows() as u32).scalar(shape.c as u32).scalar(classes as u32);
+    let all = batch.ranks().map_or(shape.n, |(whole, _)| whole.samples);
+    let launch = launch.scalar(product([all, shape.h, shape.w]) as u32).scalar(shape.c as u32).scalar(classes as u32);
     // SAFETY: as above; labels beyond the classes are clamped by the kernel.
     unsafe { launch.scalar(split.parts() as u32).scalar(split.splits as u32).run()? };
+    if let Some((_, ranks)) = batch.ranks() {
+        ranks.all_reduce(&coefficients, Reduction::Sum)?;
+    }
 
     let launch = device.launch(kernel::NORM_INPUT_GRADIENT, split.grid()).output(gradients.dx).input(dy).input(x);
     let launch = launch.input(mean).input(rstd).input(tables.scale).input(tables.shift);

@@ -16,6 +16,8 @@ pub struct Augment {
     pub within: bool,
     /// Half of the images are mirrored left to right.
     pub flip: bool,
+    /// Where the images begin in the batch that they are a part of: they get the noise and the flips that they would get in it.
+    pub first: usize,
 }
 
 /// `x` = `bytes` / 127.5 - 1, both (N, H, W, C), augmented, and rounded once to what `x` is stored as; which images and by
@@ -39,13 +41,15 @@ pub fn load(
     if x.is_empty() {
         return Err(Error::Shape(format!("pixels load: an image of {h} x {w} x {c}, {n} of them, has no elements")));
     }
+    let first =
+        size32("pixels load", product([augment.first.saturating_add(n), h, w, c])).map(|_| augment.first as u32)?;
     let rows = n * h;
     let half = if augment.within { 255.0 / (2.0 - augment.noise) } else { 127.5 };
     let chunk = (x.device().tuning().elements / (w * c)).max(1);
     let launch = x.device().launch(kernel::PIXELS_LOAD, [rows.div_ceil(chunk) as u32, 1, 1]);
     let launch = launch.output(x).optional_output(labels.map(|(to, _)| to)).input(bytes);
     let launch = launch.optional(labels.map(|(_, from)| from)).input(state.words());
-    let launch = launch.scalar(stream).scalar(u32::from(augment.flip)).scalar(half).scalar(augment.noise);
+    let launch = launch.scalar(stream).scalar(first).scalar(u32::from(augment.flip)).scalar(half).scalar(augment.noise);
     // SAFETY: both lengths were compared with N * H * W * C, which fits 32 bits, those of the labels with N.
     unsafe { launch.scalar(rows as u32).scalar(h as u32).scalar(w as u32).scalar(c as u32).scalar(chunk as u32).run() }
 }

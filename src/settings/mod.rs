@@ -209,11 +209,6 @@ impl Settings {
         within("batch", training.batch, 1, 1 << 20)?;
         within("batch-g", training.batch_of_g(), 1, 1 << 20)?;
         within("micro-batch", training.micro_batch.unwrap_or(1), 1, 1 << 20)?;
-        if training.local_norm && training.micro_batch.is_none() {
-            return Err(Error::Config(
-                "local-norm: without micro-batch there are no parts; add --micro-batch IMAGES".into(),
-            ));
-        }
         within("freeze-d", training.freeze_d, 0, 1000)?;
         within("n-dis", training.n_dis, 1, 1000)?;
         within("width", networks.width, 1, 4096)?;

@@ -138,7 +138,8 @@ pub struct Training {
     #[arg(long, value_name = "IMAGES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
-    /// Let G's batch norm take the statistics of each part of --micro-batch, so that G too is split; that is another training
+    /// Let G's batch norm take the statistics of each part of --micro-batch, so that G too is split, or of each process's fakes;
+    /// that is another training
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub local_norm: bool,
     /// Lowest blocks of D whose weights stay as they begin

@@ -73,7 +73,7 @@ fn norm_activation_and_upsampling() {
             let (mean, rstd) = (given.empty(c), given.empty(c));
             let (scale, shift) = (given.empty(N * c), given.empty(N * c));
             let tables = Tables { scale: &scale, shift: &shift };
-            let batch = || Batch { x: &x, mean: &mean, rstd: &rstd, tables };
+            let batch = || Batch { x: &x, mean: &mean, rstd: &rstd, tables, whole: None };
             let workspace = given.empty(workspace_len(device, plain, true));
             norm::statistics(batch(), None, affine, 1e-5, plain, &workspace).unwrap();
 

@@ -160,7 +160,7 @@ fn norms() {
                     let (gamma, beta, mean, rstd) = (f32s(c, 1.0), f32s(c, 0.0), f32s(c, 0.0), f32s(c, 0.0));
                     let (scale, shift) = (f32s(c, 0.0), f32s(c, 0.0));
                     let tables = Tables { scale: &scale, shift: &shift };
-                    let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
+                    let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables, whole: None };
                     let affine = Affine { gamma: &gamma, beta: &beta, labels: None };
                     let workspace = f32s(norm::workspace_len(device, shape, false), 0.0);
                     norm::statistics(batch, None, affine, 1e-5, shape, &workspace).unwrap();

@@ -162,7 +162,7 @@ fn run_in(precision: Precision, device: &Device, case: &Case, before: f32, accum
     let labels = device.upload(&case.labels).unwrap();
     let affine = Affine { gamma: &gamma, beta: &beta, labels: (!case.labels.is_empty()).then_some(&labels) };
     let tables = Tables { scale: &found.scale, shift: &found.shift };
-    let batch = Batch { x: &x, mean: &found.mean, rstd: &found.rstd, tables };
+    let batch = Batch { x: &x, mean: &found.mean, rstd: &found.rstd, tables, whole: None };
     let running = Running { mean: &found.running_mean, var: &found.running_var, momentum: MOMENTUM };
     let workspace = filled(norm::workspace_len(device, shape, affine.labels.is_some()), f32::NAN);
     norm::statistics(batch, Some(running), affine, case.eps, shape, &workspace).unwrap();

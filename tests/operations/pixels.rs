@@ -66,8 +66,8 @@ fn flips_whole_samples_and_noise_is_the_stream() {
             let [n, h, w, c] = shape;
             let bytes = images(n * h * w * c);
             let key = [SEED as u32, (SEED >> 32) as u32];
-            let x = load(device, &bytes, Augment { noise: 0.5, flip: true, within: false }, shape, 6);
-            let unflipped = load(device, &bytes, Augment { noise: 0.5, flip: false, within: false }, shape, 6);
+            let x = load(device, &bytes, Augment { noise: 0.5, flip: true, ..Augment::default() }, shape, 6);
+            let unflipped = load(device, &bytes, Augment { noise: 0.5, ..Augment::default() }, shape, 6);
             for (e, (found, unflipped)) in x.iter().zip(unflipped).enumerate() {
                 let (sample, row, column, channel) = (e / (h * w * c), e / (w * c) % h, e / c % w, e % c);
                 let mirrored = philox([sample as u32, 9, 6, 1], key)[0] >> 31 == 1;
@@ -93,7 +93,7 @@ fn noise(e: usize) -> f32 {
 fn with_its_noise_white_stays_within_one() {
     on_each_device(|device| {
         let shape = [10, 20, 10, 1];
-        let augment = Augment { noise: 1.0 / 128.0, flip: false, within: true };
+        let augment = Augment { noise: 1.0 / 128.0, within: true, ..Augment::default() };
         let bytes: Vec<u8> = (0..2000).map(|i| if i % 2 == 0 { 255 } else { (i % 255) as u8 }).collect();
         for (e, x) in load(device, &bytes, augment, shape, 0).into_iter().enumerate() {
             assert_eq!(x, f32::from(bytes[e]) / 128.0 - 1.0 + noise(e) / 128.0);
@@ -122,7 +122,7 @@ fn sixteen_bits_are_rounded_once() {
         for within in [true, false] {
             for flip in [false, true] {
                 for amplitude in [0.0, 1.0 / 128.0, 0.3] {
-                    let augment = Augment { noise: amplitude, flip, within };
+                    let augment = Augment { noise: amplitude, flip, within, first: 0 };
                     let exact = load(device, &bytes, augment, shape, 0);
                     for precision in [Precision::Bf16, Precision::F16] {
                         let x = device.upload_in(&vec![f32::NAN; bytes.len()], precision).unwrap();
@@ -153,6 +153,25 @@ fn about_half_of_the_samples_are_flipped_each_step_others() {
     }
     let differ = first.iter().zip(&second).filter(|(a, b)| a != b).count();
     assert!((437..563).contains(&differ), "{differ} of 1000");
+}
+
+/// The share of a batch that a rank loads gets the noise and the flips of its place in the batch.
+#[test]
+fn a_part_of_a_batch_is_as_in_the_whole() {
+    on_each_device(|device| {
+        for [n, h, w, c] in SHAPES.into_iter().filter(|shape| shape[0] > 1) {
+            let (bytes, len) = (images(n * h * w * c), h * w * c);
+            for noise in [0.0, 1.0 / 128.0] {
+                let augment = Augment { noise, flip: true, ..Augment::default() };
+                let whole = load(device, &bytes, augment, [n, h, w, c], 6);
+                for first in [1, n - 1] {
+                    let part = Augment { first, ..augment };
+                    let part = load(device, &bytes[first * len..], part, [n - first, h, w, c], 6);
+                    assert_eq!(part, whole[first * len..], "from {first} on of {n} images of {h} x {w} x {c}");
+                }
+            }
+        }
+    });
 }
 
 #[test]

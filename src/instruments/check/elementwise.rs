@@ -84,7 +84,7 @@ pub fn pixels(cases: &mut Cases) {
                 if !flip {
                     to.copy_from(&from)?;
                 }
-                ops::pixels::load(&x, &bytes, labels, &state, 3, Augment { noise, flip, within }, shape)
+                ops::pixels::load(&x, &bytes, labels, &state, 3, Augment { noise, flip, within, first: 0 }, shape)
             });
         }
         cases.add(format!("store, {shape:?}"), move |t| {

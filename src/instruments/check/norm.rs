@@ -18,7 +18,8 @@ fn offset(cases: &mut Cases, shape: Shape) {
         let (mean, rstd) = (t.out("mean", c)?, t.out("rstd", c)?);
         let (scale, shift) = (t.scratch(c)?, t.scratch(c)?);
         let affine = Affine { gamma: &t.numbers(c)?, beta: &t.numbers(c)?, labels: None };
-        let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables: Tables { scale: &scale, shift: &shift } };
+        let batch =
+            Batch { x: &x, mean: &mean, rstd: &rstd, tables: Tables { scale: &scale, shift: &shift }, whole: None };
         let workspace = t.scratch(norm::workspace_len(t.device(), shape, false))?;
         norm::statistics(batch, None, affine, 1e-5, shape, &workspace)
     });
@@ -59,7 +60,7 @@ pub fn norm(cases: &mut Cases) {
                 let running = Running { mean: &t.update("running mean", c)?, var: &var, momentum: 0.1 };
                 let affine = Affine { gamma: &gamma, beta: &beta, labels: conditional.then_some(&labels) };
                 let tables = Tables { scale: &scale, shift: &shift };
-                let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
+                let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables, whole: None };
                 let workspace = t.scratch(norm::workspace_len(t.device(), shape, conditional))?;
                 norm::statistics(batch, Some(running), affine, 1e-5, shape, &workspace)?;
                 norm::apply(&y, &x, tables, Activation::LeakyRelu(0.2), shape)?;
@@ -80,7 +81,7 @@ pub fn norm(cases: &mut Cases) {
                     let labels = t.below(n, classes + 1)?;
                     let affine = Affine { gamma: &gamma, beta: &beta, labels: conditional.then_some(&labels) };
                     let tables = Tables { scale: &scale, shift: &shift };
-                    let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
+                    let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables, whole: None };
                     let workspace = t.scratch(norm::workspace_len(t.device(), shape, conditional))?;
                     let gradients = Gradients {
                         dx: &t.either_values("dx", shape.input_len(), accumulate)?,

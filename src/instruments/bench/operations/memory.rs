@@ -85,7 +85,7 @@ pub(in crate::instruments) fn norm_form(
     let (ones, none) = (device.upload(&vec![1.0f32; c])?, zeros(c)?);
     Ok(Form::new(name, [&y, &dx, &dgamma, &dbeta].map(Buffer::clone), move || {
         let tables = Tables { scale: &scale, shift: &shift };
-        let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables };
+        let batch = Batch { x: &x, mean: &mean, rstd: &rstd, tables, whole: None };
         let affine = Affine { gamma: &gamma, beta: &beta, labels: Some(&labels) };
         let gradients = Gradients { dx: &dx, accumulate: false, dgamma: &dgamma, dbeta: &dbeta };
         // The gradients of the parameters are added to what is there.
