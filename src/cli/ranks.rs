@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
@@ -100,7 +101,7 @@ fn connect(started: Started, timeout: Option<Duration>) -> Result<Arc<dyn Commun
 fn connect(Started { rank, ranks, variable, .. }: Started, _: Option<Duration>) -> Result<Arc<dyn Communicator>> {
     Err(Error::Config(format!(
         "{variable} says that this is rank {rank} of {ranks}; a build with MPI trains with several processes: cargo build \
-         --release --features mpi"
+         --release --features mpi; those with a GPU each need no MPI where they meet at a file: --rendezvous"
     )))
 }
 
@@ -185,6 +186,11 @@ impl Ranks {
     fn communicator(&self) -> Result<&Arc<dyn Communicator>> {
         let early = || Error::Ranks("the ranks are not connected yet".into());
         self.link.get().or(self.start.as_ref()).ok_or_else(early)
+    }
+
+    /// Which of so many rows this rank takes.
+    pub fn share(&self, rows: usize) -> Result<Range<usize>> {
+        Ok(self.communicator()?.share(rows))
     }
 
     /// The device as that of one of the ranks, whose devices [`Ranks::devices`] has connected.

@@ -120,7 +120,7 @@ impl Train {
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
         if let (Some(all), Some(ranks)) = (loader.take(), ranks) {
-            loader = Some(all.with_share(ranks.communicator.share(settings.training.batch))?);
+            loader = Some(all.with_share(ranks.share(settings.training.batch)?)?);
         }
         let plan = Trainer::plan(&setup)?;
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
@@ -589,7 +589,7 @@ impl<'a, 'b> Course<'a, 'b> {
         ranks: Option<&'a Ranks>,
     ) -> Result<Course<'a, 'b>> {
         let Training { batch, n_dis, steps, .. } = settings.training;
-        let batch = ranks.map_or(batch, |ranks| ranks.communicator.share(batch).len());
+        let batch = ranks.map_or(Ok(batch), |ranks| Ok::<_, Error>(ranks.share(batch)?.len()))?;
         let count = if loader.is_some() { product([batch, n_dis]) } else { 0 };
         Ok(Course {
             images: filled("the batches of a step", product([count, info.shape.len()]), 0)?,

@@ -73,3 +73,12 @@ pub fn quietly_with(test: &str, settings: &str, variables: &[(&str, &str)], body
     assert!(!said.contains("stand-in driver:"), "{said}");
     Some(said)
 }
+
+/// Whether this build has code for the stand-in to load; says so where it has none.
+pub fn has_code(test: &str) -> bool {
+    let has = !embedded_images().is_empty();
+    if !has {
+        println!("left out: {test}: this build has no GPU code to load (NVRTC was not found)");
+    }
+    has
+}

@@ -225,7 +225,10 @@ impl Nccl {
         let _turn = cuda.bind()?;
         let comm = self.link.comm();
         let Some(comm) = *comm else { return Err(Error::Ranks("the connection of the ranks was given up".into())) };
-        let answer = call(self.link.functions, comm, cuda.stream.cu_stream().cast());
+        // NCCL may connect ranks in their first collective, and wait for them.
+        let mut answer = 0;
+        let call = || answer = call(self.link.functions, comm, cuda.stream.cu_stream().cast());
+        cuda.faults.watched(|| Ok(call())).map_err(cuda.said(name))?;
         self.link.functions.answer(name, answer).map_err(|why| Error::Ranks(self.link.name(&why)))
     }
 }
@@ -299,10 +302,10 @@ impl Link {
             return own(self.meeting.silence());
         }
         // The rank itself holds it while it calls NCCL.
-        let comm = (*self.comm.try_lock().ok()?)?;
+        let comm = self.comm.try_lock().ok()?;
         let mut error = 0;
-        // SAFETY: the communicator is alive, as `comm` is locked until the end of this function.
-        let asked = unsafe { (self.functions.ncclCommGetAsyncError)(comm, &mut error) };
+        // SAFETY: the communicator is alive as long as it is here, and it is locked until the end of this function.
+        let asked = unsafe { (self.functions.ncclCommGetAsyncError)((*comm)?, &mut error) };
         let error = if asked == 0 { error } else { asked };
         if error == IN_PROGRESS { None } else { own(self.functions.answer("a collective", error).err()?) }
     }
