@@ -45,6 +45,7 @@ pub trait Communicator: Send + Sync {
     fn gather(&self, number: u64) -> Result<Vec<u64>> {
         let of = |rank| self.agree(if rank == self.rank() { number } else { 0 });
         (0..self.ranks()).map(of).collect()
+    }
 
     /// Of so many rows, those that this rank takes: consecutive, and as many as the other ranks, but that the first ranks
     /// have one more where they do not divide evenly.
