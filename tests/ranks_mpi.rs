@@ -196,6 +196,20 @@ fn several_processes_train_as_one_does() {
 }
 
 #[test]
+fn images_of_a_folder_are_drawn_by_several_processes() {
+    let place = Place::new();
+    let train = "train --preset softmax-gan --device host --threads 1 --batch 5 --steps 2 --run a --no-eval";
+    place.says(2, train, 0, &["trained in"]);
+    for (ranks, out) in [(0, "alone"), (2, "two")] {
+        let sample = format!("sample --run a --device host --threads 1 --count 1030 --out {out}");
+        let said = place.says(ranks, &sample, 0, &["1030 images after step 2"]);
+        assert_eq!(said.matches("1030 images").count(), 1, "{said}");
+    }
+    assert!(place.program("diff").args(["-r", "alone", "two"]).status().unwrap().success());
+    place.says(2, "sample --run a --device host", 2, &["is the work of one process"]);
+}
+
+#[test]
 fn the_end_of_one_is_the_end_of_all() {
     let place = Place::new();
     let endless = |run: &str| {

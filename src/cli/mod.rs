@@ -104,7 +104,7 @@ fn not_understood(error: &clap::Error) -> ! {
 }
 
 fn run(cli: &Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    if !matches!(cli.command, Command::Train(_)) {
+    if !matches!(cli.command, Command::Train(_) | Command::Sample(_)) {
         ranks::alone(&format!("zgan {}", matches.subcommand_name().unwrap_or_default()))?;
     }
     match (&cli.command, matches.subcommand()) {

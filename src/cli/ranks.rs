@@ -81,6 +81,7 @@ pub fn alone(command: &str) -> Result<()> {
 /// The connection with the other processes or threads.
 pub struct Ranks {
     rank: usize,
+    ranks: usize,
     /// The number of this rank among those of its machine.
     local: usize,
     timeout: Duration,
@@ -155,8 +156,8 @@ impl Ranks {
             (None, None) => return Ok(None),
         };
         let start = Some(connect(started, (timeout > 0).then(|| limit(timeout)))?);
-        let (link, rank) = (OnceLock::new(), started.rank);
-        let mut ranks = Ranks { rank, local: 0, timeout: limit(timeout), start, meeting: None, link };
+        let (link, Started { rank, ranks, .. }) = (OnceLock::new(), started);
+        let mut ranks = Ranks { rank, ranks, local: 0, timeout: limit(timeout), start, meeting: None, link };
         let machines = ranks.gather(machine())?;
         ranks.local = machines[..rank].iter().filter(|other| **other == machines[rank]).count();
         let places = ranks.gather(format!("{} {}", machine(), allowed_cores()))?;
@@ -175,12 +176,16 @@ impl Ranks {
     }
 
     fn meeting(local: usize, meeting: Meeting) -> Ranks {
-        let (rank, timeout) = (meeting.rank, meeting.timeout);
-        Ranks { rank, local, timeout, start: None, meeting: Some(meeting), link: OnceLock::new() }
+        let Meeting { rank, ranks, timeout, .. } = meeting;
+        Ranks { rank, ranks, local, timeout, start: None, meeting: Some(meeting), link: OnceLock::new() }
     }
 
     pub fn rank(&self) -> usize {
         self.rank
+    }
+
+    pub fn ranks(&self) -> usize {
+        self.ranks
     }
 
     fn communicator(&self) -> Result<&Arc<dyn Communicator>> {
@@ -193,8 +198,9 @@ impl Ranks {
         Ok(self.communicator()?.share(rows))
     }
 
-    /// The device as that of one of the ranks, whose devices [`Ranks::devices`] has connected.
+    /// The device as that of one of the ranks.
     pub fn on(&self, device: &Device) -> Result<Device> {
+        self.connect(device)?;
         Ok(device.with_ranks(self.communicator()?.clone()))
     }
 
@@ -203,8 +209,11 @@ impl Ranks {
         self.communicator()?.wait()
     }
 
-    /// NCCL connects GPUs; what connects processes connects everything else.
+    /// NCCL connects GPUs, once; what connects processes connects everything else.
     fn connect(&self, device: &Device) -> Result<()> {
+        if self.link.get().is_some() {
+            return Ok(());
+        }
         let meeting = match (&self.meeting, &self.start) {
             (None, Some(start)) if device.execution() == "cuda" => Some(Meeting::over(start.clone(), self.timeout)?),
             (meeting, _) => meeting.clone(),
@@ -254,8 +263,7 @@ impl Ranks {
         }
     }
 
-    /// Refuses ranks that would work on one GPU, or on devices of different kinds, and connects them. Gives lines about the
-    /// devices.
+    /// Refuses ranks that would work on one GPU, or on devices of different kinds. Gives lines about the devices.
     pub fn devices(&self, device: &Device) -> Result<Vec<String>> {
         if self.start.is_none() {
             self.connect(device)?;
@@ -272,9 +280,6 @@ impl Ranks {
             }
         }
         self.same("device", device.name())?;
-        if self.start.is_some() {
-            self.connect(device)?;
-        }
         let all = self.texts(&format!("{}on {}", device.description() + " ", host()))?;
         let mut lines = vec![format!("ranks   {}", all.len())];
         let mut first = 0;

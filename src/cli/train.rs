@@ -119,8 +119,9 @@ impl Train {
         let start = newest.map(|(path, start)| self.start(&settings, &info, &path, start)).transpose()?;
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
-        if let (Some(all), Some(ranks)) = (loader.take(), ranks) {
-            loader = Some(all.with_share(ranks.share(settings.training.batch)?)?);
+        if let Some(ranks) = ranks {
+            let share = ranks.share(settings.training.batch)?;
+            loader = loader.map(|loader| loader.with_share(share)).transpose()?;
         }
         let plan = Trainer::plan(&setup)?;
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
