@@ -163,7 +163,9 @@ fn command(brief: bool) -> clap::Command {
 /// Prints `error: ...`, what caused it, and what may help.
 fn report(error: &anyhow::Error) {
     let mut shown = error.to_string();
-    let mut text = format!("error: {}{shown}", ranks::who());
+    let who = ranks::who();
+    // Some errors say that themselves.
+    let mut text = format!("error: {}{shown}", if shown.starts_with(&who) { "" } else { &who });
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         // Many errors quote their cause already.

@@ -111,7 +111,8 @@ fn limit(timeout: u64) -> Duration {
     Duration::from_secs(if timeout > 0 { timeout } else { u64::MAX })
 }
 
-/// Does the work in a thread for each of several GPUs of this machine. The error is that of the thread that failed first.
+/// Does the work in a thread for each of several GPUs of this machine. The error is that of the first rank that failed by
+/// itself.
 pub fn in_threads(
     gpus: usize,
     timeout: u64,
@@ -124,17 +125,18 @@ pub fn in_threads(
         let done = catch_unwind(AssertUnwindSafe(|| work(&ranks)));
         let done = done.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
         // Before the connection ends.
-        let first = done.as_ref().is_err_and(|error| meeting.fail(format!("{error:#}")));
-        (own, first, done)
+        done.as_ref().err().into_iter().for_each(|error| meeting.fail(format!("{error:#}")));
+        (own, done)
     };
     let meetings = Meeting::of_threads(gpus, limit(timeout))?;
     let mut all: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = meetings.into_iter().map(|meeting| scope.spawn(|| one(meeting))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
-    let first = all.iter().position(|(_, first, _)| *first);
-    let first = first.or(all.iter().position(|(_, _, done)| done.is_err())).unwrap_or(0);
-    let (own, _, done) = all.swap_remove(first);
+    let heard = |error: &anyhow::Error| matches!(error.downcast_ref(), Some(Error::Ranks(_)));
+    let first = all.iter().position(|(_, done)| done.as_ref().is_err_and(|error| !heard(error)));
+    let first = first.or(all.iter().position(|(_, done)| done.is_err())).unwrap_or(0);
+    let (own, done) = all.swap_remove(first);
     if done.is_err() {
         OWN.set(Some(own));
     }

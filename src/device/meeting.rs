@@ -96,24 +96,27 @@ impl Meeting {
         Ok(Meeting { rank, ranks, timeout, id, place: Place::Others(others) })
     }
 
-    /// Tells the other ranks why this one ends. The first failure of all ranks counts; whether this is it.
-    pub fn fail(&self, why: impl std::fmt::Display) -> bool {
-        let text = format!("rank {}: {why}", self.rank);
+    /// Tells the other ranks why this one ends. The first failure of all ranks counts.
+    pub fn fail(&self, why: impl std::fmt::Display) {
+        let text = self.named(why);
         match &self.place {
             Place::Room(room) => {
-                let mut talk = room.lock();
-                let first = talk.failure.is_none();
-                talk.failure.get_or_insert(text);
+                room.lock().failure.get_or_insert(text);
                 room.changed.notify_all();
-                first
             }
             Place::File(file) => {
                 // Where it cannot be written, the others wait for their timeout.
                 let made = fs::OpenOptions::new().write(true).create_new(true).open(beside(file, "failed"));
-                made.and_then(|mut file| file.write_all(text.as_bytes())).is_ok()
+                let _ = made.and_then(|mut file| file.write_all(text.as_bytes()));
             }
-            Place::Others(_) => true,
+            Place::Others(_) => {}
         }
+    }
+
+    /// `rank 1 of 4: why`
+    pub(super) fn named(&self, why: impl std::fmt::Display) -> String {
+        let (who, why) = (format!("rank {} of {}: ", self.rank, self.ranks), why.to_string());
+        if why.starts_with(&who) { why } else { who + &why }
     }
 
     /// Which rank failed first, and why.
@@ -152,7 +155,7 @@ impl Meeting {
                 drop(talk);
                 let why = self.silence();
                 self.fail(&why);
-                return Some(Err(Error::Ranks(format!("rank {}: {why}", self.rank))));
+                return Some(Err(Error::Ranks(self.named(why))));
             };
             talk = room.changed.wait_timeout(talk, left).unwrap_or_else(|poisoned| poisoned.into_inner()).0;
         }
@@ -292,8 +295,9 @@ mod tests {
         let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, [""; 0]);
         let meet = |rank| Meeting { rank, ranks: 2, timeout: LONG, id: id(1), place: Place::File(file.clone()) };
-        assert_eq!([meet(1).fail("no memory"), meet(0).fail("the other one is gone")], [true, false]);
-        assert_eq!(meet(0).failure().as_deref(), Some("rank 1: no memory"));
+        meet(1).fail("no memory");
+        meet(0).fail("the other one is gone");
+        assert_eq!(meet(0).failure().as_deref(), Some("rank 1 of 2: no memory"));
     }
 
     #[test]
@@ -322,16 +326,16 @@ mod tests {
                         assert_eq!(agreed, turn * 10 + 2);
                     }
                     if meeting.rank == 1 {
-                        return assert!(meeting.fail("no memory"));
+                        return meeting.fail("no memory");
                     }
                     let error = meeting.agree(0, true).unwrap().unwrap_err().to_string();
-                    assert_eq!(error, "rank 1: no memory");
+                    assert_eq!(error, "rank 1 of 3: no memory");
                 });
             }
         });
         let meetings = Meeting::in_a_room(2, id(1), SHORT);
         let error = meetings[0].agree(0, false).unwrap().unwrap_err().to_string();
-        assert_eq!(error, "rank 0: no answer from the other ranks within 0 seconds");
+        assert_eq!(error, "rank 0 of 2: no answer from the other ranks within 0 seconds");
         assert_eq!(meetings[1].failure(), Some(error));
     }
 }

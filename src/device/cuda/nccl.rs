@@ -229,7 +229,7 @@ impl Nccl {
         let mut answer = 0;
         let call = || answer = call(self.link.functions, comm, cuda.stream.cu_stream().cast());
         cuda.faults.watched(|| Ok(call())).map_err(cuda.said(name))?;
-        self.link.functions.answer(name, answer).map_err(|why| Error::Ranks(self.link.name(&why)))
+        self.link.functions.answer(name, answer).map_err(|why| Error::Ranks(self.link.meeting.named(why)))
     }
 }
 
@@ -256,7 +256,7 @@ fn connect(functions: &'static Functions, context: &Arc<CudaContext>, meeting: &
         // The rank may have given up.
         let _ = sender.send(joined);
     };
-    let named = |why: String| Error::Ranks(format!("rank {rank} of {ranks}: {why}"));
+    let named = |why: String| Error::Ranks(meeting.named(why));
     thread::Builder::new().spawn(join).map_err(|error| named(format!("starting a thread: {error}")))?;
     let begun = Instant::now();
     loop {
@@ -276,10 +276,6 @@ impl Link {
         self.comm.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn name(&self, why: &str) -> String {
-        format!("rank {} of {}: {why}", self.meeting.rank, self.meeting.ranks)
-    }
-
     /// Until the connection ends: gives it up where a rank failed, or does not answer.
     fn watch(&self) {
         while !self.ended.load(Ordering::SeqCst) {
@@ -296,7 +292,7 @@ impl Link {
         }
         let own = |why: String| {
             self.meeting.fail(&why);
-            Some(self.meeting.failure().unwrap_or_else(|| self.name(&why)))
+            Some(self.meeting.failure().unwrap_or_else(|| self.meeting.named(&why)))
         };
         if self.faults.waited() > self.meeting.timeout && !self.patient.load(Ordering::SeqCst) {
             return own(self.meeting.silence());
