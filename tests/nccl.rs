@@ -3,18 +3,21 @@
 //!
 //! Most tests run their body in a process of its own that finds both, with its own settings; a rank is a thread there.
 
+#[allow(dead_code)]
+#[path = "common/ranks.rs"]
+mod ranks;
 #[path = "common/stand_in.rs"]
 mod stand_in;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
 use stand_in::{has_code, on_stand_in, quietly_with};
 use zgan::checkpoint::{self, NamedTensor};
-use zgan::device::{Device, Meeting, Reduction};
+use zgan::device::{Communicator, Device, Meeting, Reduction};
 use zgan::{Error, Result};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -147,6 +150,27 @@ fn what_nccl_refuses_is_told() {
     ] {
         assert!(said.as_ref().is_none_or(|said| said.contains(part)), "{part}: {said:?}");
     }
+}
+
+/// As MPI does: it brings NCCL's id to all, and they agree through it.
+#[test]
+fn what_connects_ranks_already_lets_their_gpus_meet() {
+    quietly_with("what_connects_ranks_already_lets_their_gpus_meet", "devices=3", &[], || {
+        let sums = ranks::on_ranks(
+            3,
+            || Device::host(1).unwrap(),
+            |_, others| {
+                let gpu = Device::cuda(others.rank()).unwrap();
+                let link = gpu.connect(Meeting::over(Arc::new(others.clone()), LONG).unwrap()).unwrap();
+                let values = gpu.upload(&[1.0 + link.rank() as f32]).unwrap();
+                link.all_reduce(&values, Reduction::Sum).unwrap();
+                assert_eq!(link.agree(link.rank() as u64).unwrap(), 2);
+                link.wait().unwrap();
+                values.read().unwrap()
+            },
+        );
+        assert_eq!(sums, [[6.0]; 3]);
+    });
 }
 
 /// Whatever becomes of one rank, all of them end, and each says what it was.
