@@ -27,8 +27,11 @@ fn main() {
         println!("cargo:rerun-if-changed={path}");
     }
     let places = ["NVRTC_LIB_DIR", "CUDA_HOME", "CUDA_PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"];
-    for variable in places.into_iter().chain(["ZGAN_CUDA_ARCH_LIST", "ZGAN_DENY_WARNINGS"]) {
+    for variable in places.into_iter().chain(["ZGAN_CUDA_ARCH_LIST", "ZGAN_DENY_WARNINGS", "MPICC"]) {
         println!("cargo:rerun-if-env-changed={variable}");
+    }
+    if std::env::var_os("CARGO_FEATURE_MPI").is_some() {
+        find_mpi();
     }
     let check = std::env::var_os("CARGO_FEATURE_CHECK").is_some();
     // Set where the project tests itself (scripts/test): a newer compiler's new warning is to break nobody's build.
@@ -56,5 +59,19 @@ fn main() {
     // loads it. Cargo has no such flag for the library of an example; to programs it does nothing.
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         println!("cargo:rustc-link-arg=-Wl,-Bsymbolic");
+    }
+}
+
+/// Ends the build where there is no MPI, with what is to be installed. The crate `mpi`, which is built meanwhile, tells much
+/// about where it has looked.
+fn find_mpi() {
+    let named = ["MPI_PKG_CONFIG", "CRAY_MPICH_DIR"].into_iter().any(|variable| std::env::var_os(variable).is_some());
+    let mpicc = std::env::var_os("MPICC").unwrap_or("mpicc".into());
+    if !named && std::process::Command::new(&mpicc).arg("-show").output().is_err() {
+        eprintln!(
+            "the feature mpi needs MPI, and there is no {}: apt-get install libopenmpi-dev openmpi-bin libclang-dev",
+            mpicc.display()
+        );
+        std::process::exit(1);
     }
 }

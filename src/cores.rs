@@ -9,9 +9,17 @@ use crate::Result;
 /// The most threads that may be asked for.
 pub const MOST_THREADS: usize = 1024;
 
-/// How many threads work where so many were asked for; 0 asks for one a core.
+static SHARERS: AtomicUsize = AtomicUsize::new(1);
+
+/// From now on this process takes its share of the cores, where so many processes have the same ones.
+pub fn share_among(processes: usize) {
+    SHARERS.store(processes.max(1), Ordering::Relaxed);
+}
+
+/// How many threads work where so many were asked for; 0 asks for one a core, or of this process's share of them.
 pub fn threads(asked: usize) -> usize {
-    if asked > 0 { asked.min(MOST_THREADS) } else { std::thread::available_parallelism().map_or(1, |n| n.get()) }
+    let all = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    if asked > 0 { asked.min(MOST_THREADS) } else { (all() / SHARERS.load(Ordering::Relaxed)).max(1) }
 }
 
 /// `work` for each of the parts, on all cores.

@@ -31,6 +31,9 @@ pub enum Error {
     /// The training diverged.
     #[error("step {step}: {what}")]
     NotFinite { step: u64, what: String },
+    /// Ranks that train together did not find each other, or do not agree, or one of them does not answer.
+    #[error("{0}")]
+    Ranks(String),
     /// Two computations that must agree do not.
     #[error("{0}")]
     Check(String),

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use zgan::data::{ImageShape, Size, Split};
 use zgan::device::{Device, embedded_images};
+use zgan::gan::{Setup, Trainer};
+use zgan::settings::{PRESETS, Preset};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -35,6 +38,8 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("tensorboard ", "needs TensorBoard"),
     ("pip ", "fetches packages"),
     ("curl ", "fetches a file"),
+    ("apt-get ", "fetches packages"),
+    ("mpirun -np 8", "needs several machines"),
     ("zgan gpu-report", "tests/gpu_check.rs makes a page"),
 ];
 
@@ -197,7 +202,10 @@ impl Place {
     }
 
     fn zgan(&self, words: &[String], environment: &[(String, String)]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
+        self.started_by(Command::new(env!("CARGO_BIN_EXE_zgan")), words, environment)
+    }
+
+    fn started_by(&self, mut command: Command, words: &[String], environment: &[(String, String)]) -> Output {
         command.current_dir(self.0.path()).stdin(Stdio::null()).args(words);
         // What somebody measured on this machine is nothing to this test, nor may it leave anything there.
         command.env("ZGAN_TUNING", "off").env("XDG_CACHE_HOME", self.0.path().join("cache"));
@@ -234,6 +242,8 @@ fn smaller(mut words: Vec<String>) -> Option<Vec<String>> {
         "kernels" if embedded_images().is_empty() || has(&words, "--sass") || has(&words, "--loops") => {
             words.push("--help".into());
         }
+        // There may be no GPU here: tests/nccl.rs has trainings on several.
+        "train" if words.iter().any(|word| word.starts_with("cuda")) => words.push("--help".into()),
         "kernels" => {
             // Of one small file alone: what takes minutes is disassembling all of them.
             if !has(&words, "--source") && !has(&words, "--ptx") {
@@ -365,13 +375,15 @@ fn try_out(place: &Place, command: &[String]) -> Result<(), String> {
     if NOT_RUN.iter().any(|(start, _)| text.starts_with(start)) {
         return Ok(());
     }
-    let mut featured = false;
+    let (mut featured, mut mpirun) = (false, None);
     if text.starts_with("cargo run --release ") {
         let own = words.iter().position(|word| word == "--").ok_or("no -- before zgan's own arguments")?;
         featured = has(&words[..own], "--features");
         words.drain(..=own);
     } else if words[0] == "zgan" {
         words.remove(0);
+    } else if let ("mpirun", Some(at)) = (words[0].as_str(), words.iter().position(|word| word == "zgan")) {
+        mpirun = Some(words.drain(..=at).collect::<Vec<_>>());
     } else {
         return Err("no rule says how to run it: see NOT_RUN".into());
     }
@@ -380,7 +392,23 @@ fn try_out(place: &Place, command: &[String]) -> Result<(), String> {
     if featured && !cfg!(feature = "check") {
         words.push("--help".into());
     }
-    let output = place.zgan(&words, &variables);
+    let output = match mpirun {
+        Some(mpirun) if cfg!(feature = "mpi") => {
+            let mut command = Command::new("mpirun");
+            command.args(["--allow-run-as-root", "--oversubscribe"]).args(&mpirun[1..mpirun.len() - 1]);
+            // An image for each process.
+            if !has(&words, "--resume") {
+                set(&mut words, "--batch", "4");
+            }
+            command.arg(env!("CARGO_BIN_EXE_zgan"));
+            place.started_by(command, &words, &variables)
+        }
+        Some(_) => {
+            words.push("--help".into());
+            place.zgan(&words, &variables)
+        }
+        None => place.zgan(&words, &variables),
+    };
     if output.status.success() { Ok(()) } else { Err(format!("zgan {}\n{}", words.join(" "), said(&output))) }
 }
 
@@ -500,6 +528,26 @@ fn links_lead_somewhere() {
             }
         }
     }
+}
+
+/// The table of docs/many-gpus.md is what four ranks exchange in a step of each preset, on images of ten classes.
+#[test]
+fn what_ranks_exchange_is_as_the_page_says() {
+    let row = |preset: &Preset| {
+        let settings = preset.settings();
+        let data = settings.images.data.open(Split::Train, &settings.data_options()).unwrap();
+        let mut info = data.info();
+        if preset.architecture.is_convolutional() && preset.name != "mnist" {
+            let Size { height, width } = settings.images.size;
+            info.shape = ImageShape { height, width, channels: 3 };
+        }
+        let bytes = Trainer::exchanged(&Setup::new(&settings, &info), 4).unwrap();
+        let all: usize = bytes.iter().sum();
+        format!("| `{}` | {} | {:.2} |", preset.name, bytes.len(), all as f64 * 1e-6)
+    };
+    let rows: Vec<String> = PRESETS.iter().map(row).collect();
+    let page = std::fs::read_to_string(Path::new(ROOT).join("docs/many-gpus.md")).unwrap();
+    assert!(page.contains(&rows.join("\n")), "expected\n{}", rows.join("\n"));
 }
 
 /// Code in these pages is quoted from the kernels as they are.

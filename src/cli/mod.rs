@@ -18,6 +18,7 @@ mod planning;
 mod plot;
 mod profile;
 mod progress;
+mod ranks;
 mod sample;
 mod scaling;
 mod signals;
@@ -27,10 +28,11 @@ mod tune;
 mod tuned;
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::checkpoint::Header;
 use zgan::device::nvtx;
 use zgan::settings::{PRESETS, Settings};
@@ -84,14 +86,37 @@ pub fn main() -> ExitCode {
         signals::quit_or_save();
     }
     let brief = std::env::args_os().any(|argument| argument == "-h");
-    let matches = command(brief).try_get_matches().unwrap_or_else(|error| error.exit());
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let named = if cli.nvtx || std::env::var_os("ZGAN_NVTX").is_some_and(|on| on == "1") {
-        nvtx::start().map_err(anyhow::Error::from)
-    } else {
-        Ok(())
-    };
-    let result = named.and_then(|()| match (&cli.command, matches.subcommand()) {
+    let matches = command(brief).try_get_matches().unwrap_or_else(|error| not_understood(&error));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| not_understood(&error));
+    // Several processes that do the same end together also where one of them has a mistake of ours.
+    let result = catch_unwind(AssertUnwindSafe(|| run(&cli, &matches))).unwrap_or_else(|panic| {
+        ranks::several().map_or_else(|| resume_unwind(panic), |_| Err(anyhow::anyhow!("it panicked")))
+    });
+    match result {
+        Ok(code) => ranks::leave(code),
+        Err(error) => {
+            ranks::tell_others(&error);
+            ranks::let_others_speak();
+            report(&error);
+            ranks::abort(if matches!(error.downcast_ref(), Some(Error::Config(_))) { 2 } else { 1 })
+        }
+    }
+}
+
+/// Ends the program where the command line cannot be understood, or asks for help. Of several processes one says so.
+fn not_understood(error: &clap::Error) -> ! {
+    ranks::let_others_speak();
+    if ranks::is_silent() { std::process::exit(error.exit_code()) } else { error.exit() }
+}
+
+fn run(cli: &Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    if cli.nvtx || std::env::var_os("ZGAN_NVTX").is_some_and(|on| on == "1") {
+        nvtx::start()?;
+    }
+    if !matches!(cli.command, Command::Train(_) | Command::Sample(_)) {
+        ranks::alone(&format!("zgan {}", matches.subcommand_name().unwrap_or_default()))?;
+    }
+    match (&cli.command, matches.subcommand()) {
         (Command::Train(train), Some((_, settings))) => train.run(settings),
         (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
         (Command::Export(export), _) => export.run().map(|()| ExitCode::SUCCESS),
@@ -105,11 +130,7 @@ pub fn main() -> ExitCode {
         (Command::Kernels(kernels), _) => kernels.run(),
         (Command::Check(check), _) => check.run(),
         (Command::Train(_), None) => Ok(ExitCode::FAILURE),
-    });
-    result.unwrap_or_else(|error| {
-        report(&error);
-        ExitCode::from(if matches!(error.downcast_ref(), Some(Error::Config(_))) { 2 } else { 1 })
-    })
+    }
 }
 
 /// The options of `train` that `-h` has; `--help` has them all.
@@ -151,7 +172,9 @@ fn command(brief: bool) -> clap::Command {
 /// Prints `error: ...`, what caused it, and what may help.
 fn report(error: &anyhow::Error) {
     let mut shown = error.to_string();
-    let mut text = format!("error: {shown}");
+    let who = ranks::who();
+    // Some errors say that themselves.
+    let mut text = format!("error: {}{shown}", if shown.starts_with(&who) { "" } else { &who });
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         // Many errors quote their cause already.
@@ -186,15 +209,18 @@ fn hint(error: &Error) -> Option<&'static str> {
 }
 
 /// Prints a line on the standard output. When its reader has gone (`zgan info | head -1`), nothing ends: a training goes on
-/// and saves its work.
+/// and saves its work. Of several processes that work together the first one speaks.
 fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{}", lines(&line.to_string()));
+    if !ranks::is_silent() {
+        let _ = writeln!(std::io::stdout(), "{}", lines(&line.to_string()));
+    }
 }
 
 /// Prints a line for people: on the standard output, or on the standard error where the standard output is for programs.
 fn tell(for_people: bool, line: String) {
     match for_people {
         true => say(line),
+        false if ranks::is_silent() => {}
         false => drop(writeln!(std::io::stderr(), "{}", lines(&line))),
     }
 }

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use zgan::gan::Metrics;
 use zgan::text::lines;
 
-use super::say;
+use super::{ranks, say};
 
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -76,7 +76,7 @@ impl Progress {
 
 /// Whether people look at what the program prints.
 pub fn on_a_terminal() -> bool {
-    std::io::stdout().is_terminal() && std::io::stderr().is_terminal()
+    std::io::stdout().is_terminal() && std::io::stderr().is_terminal() && !ranks::is_silent()
 }
 
 pub fn bar(end: u64, template: &str) -> ProgressBar {

@@ -17,8 +17,9 @@ use zgan::settings::{Preset, Settings};
 use zgan::sizes::{filled, product, reserved};
 use zgan::{Error, files, run};
 
+use super::ranks::Ranks;
 use super::tuned::Place;
-use super::{grid, progress, say, settings_of, unfit, writable};
+use super::{grid, progress, ranks, say, settings_of, unfit, writable};
 
 #[derive(Args)]
 pub struct Sample {
@@ -104,6 +105,11 @@ impl Sample {
         let is = |kind: &str| self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case(kind));
         let grid = values || is("png") || is("svg");
         self.check(grid)?;
+        if grid {
+            ranks::alone("zgan sample of one file")?;
+        }
+        // Of several processes, each draws some of the images.
+        let ranks = Ranks::join(0, None)?;
         let name = self.run.as_deref().unwrap_or_default();
         let path = match self.checkpoint.as_ref().or(self.weights.as_ref()) {
             Some(file) => file.clone(),
@@ -121,7 +127,13 @@ impl Sample {
         if let Some(file) = &self.labels {
             setup.vectors = Some(wanted(file, &setup, &header.data.classes)?);
         }
-        let job = Job { sample: self, classes: self.classes(&setup, &header.data.classes)?, header, setup };
+        let job = Job {
+            sample: self,
+            ranks: ranks.as_ref(),
+            classes: self.classes(&setup, &header.data.classes)?,
+            header,
+            setup,
+        };
         if is("svg") && !job.setup.draws_points() {
             let out = self.out.display();
             return Err(
@@ -131,10 +143,10 @@ impl Sample {
         let ends = self.morph.as_deref().map(|morph| job.ends(morph)).transpose()?;
         if grid {
             writable("out", &self.out)?
-        } else {
+        } else if !ranks::is_silent() {
             self.prepare_folder()?
         }
-        let device = self.place.open()?;
+        let device = self.place.open_of(ranks.as_ref())?;
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
         let mut generator =
             Generator::new(&device, &job.setup, &tensors, weights).with_context(|| unfit(&path, "drawn from"))?;
@@ -292,6 +304,7 @@ fn folder_names(classes: &[u32], names: &[String]) -> Vec<String> {
 /// What is to be drawn, from a checkpoint that has been read.
 struct Job<'a> {
     sample: &'a Sample,
+    ranks: Option<&'a Ranks>,
     header: Header,
     setup: Setup,
     /// The wanted classes, or the numbers of the wanted vectors; empty where the networks know no labels.
@@ -454,16 +467,18 @@ impl Job<'_> {
             std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
         let bar = progress::bar(count as u64, "{bar:24} {pos}/{len} images  {eta} left");
-        for first in (0..count).step_by(AT_ONCE) {
+        let (rank, ranks) = self.ranks.map_or((0, 1), |ranks| (ranks.rank(), ranks.ranks()));
+        for first in (0..count).step_by(AT_ONCE).skip(rank).step_by(ranks) {
             let n = AT_ONCE.min(count - first);
             let labels = classes.iter().cycle().skip(first % classes.len().max(1)).take(n).copied().collect();
             let latents = self.latents(first, labels, n);
             let images = generator.images(&latents.draw(&self.setup.networks)?, &latents.labels)?;
             let path = |i: usize| folders[(first + i) % turns].join(format!("{:06}.png", (first + i) / turns));
             write_files(&images, self.setup.shape, &path)?;
-            bar.inc(n as u64);
+            bar.inc((n * ranks) as u64);
         }
         bar.finish_and_clear();
+        self.ranks.map_or(Ok(()), Ranks::wait)?;
         say(format!("{count} images after step {}: {}", self.header.step, out.display()));
         Ok(())
     }

@@ -8,14 +8,14 @@ use anyhow::Context;
 use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, mixture};
-use zgan::device::{Device, Precision};
+use zgan::device::{Device, DeviceChoice, Precision};
 use zgan::eval::inception;
 use zgan::eval::judge::Figures;
 use zgan::exchange::placed;
 use zgan::gan::{Latents, Metrics, Plan, Setup, Trainer, Vitals, Weights};
 use zgan::picture::{Picture, square_columns};
 use zgan::run::{self, MetricsLog, Run};
-use zgan::settings::{Preset, Settings, Training, differences};
+use zgan::settings::{Preset, Settings, Training, Written, differences};
 use zgan::sizes::{filled, product};
 use zgan::tensorboard::Events;
 use zgan::{Error, Result, files};
@@ -23,8 +23,9 @@ use zgan::{Error, Result, files};
 use super::inits::{Beginning, Inits};
 use super::judging::{self, Judging};
 use super::progress::{Progress, clock};
+use super::ranks::Ranks;
 use super::signals::{save_from_now_on, stopped};
-use super::{eval, figures, grid, next_command, say, settings_of, thousands, tuned, unfit};
+use super::{eval, figures, grid, next_command, ranks, say, settings_of, thousands, tuned, unfit};
 
 /// What is not a setting of a run. The settings themselves are the fields of [`Settings`].
 #[derive(Args)]
@@ -47,6 +48,12 @@ pub struct Train {
     /// Do not evaluate the images at the end
     #[arg(long)]
     no_eval: bool,
+    /// Of several processes or GPUs, the longest wait for another one before all of them end; 0 for as long as it takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+    /// Connect GPUs of several processes by NCCL; they meet at this file, which all of them see
+    #[arg(long, value_name = "FILE")]
+    rendezvous: Option<PathBuf>,
     #[command(flatten)]
     inits: Inits,
 }
@@ -59,11 +66,38 @@ struct Start {
 
 impl Train {
     pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-        let runs_dir = matches.get_one::<PathBuf>("runs_dir").map_or(Path::new("runs"), PathBuf::as_path);
+        match self.gpus(matches)? {
+            Some(gpus) => ranks::in_threads(gpus, self.timeout, |ranks| self.run_as(matches, Some(ranks))),
+            None => self.run_as(matches, Ranks::join(self.timeout, self.rendezvous.as_deref())?.as_ref()),
+        }
+    }
+
+    /// How many GPUs this process takes, if it takes several.
+    fn gpus(&self, matches: &ArgMatches) -> anyhow::Result<Option<usize>> {
+        if ranks::several().is_some() || self.rendezvous.is_some() {
+            return Ok(None);
+        }
+        let kept = || {
+            let table = self.table(runs_dir(matches))?;
+            anyhow::Ok(table.get("device").and_then(|device| device.as_str()?.parse().ok()))
+        };
+        let named = matches.get_one::<DeviceChoice>("device").copied();
+        let choice = if named.is_some() { named } else { kept()? };
+        Ok(choice.and_then(DeviceChoice::gpus).map(|gpus| gpus.len()).filter(|gpus| *gpus > 1))
+    }
+
+    /// As the only rank, or as one of several.
+    fn run_as(&self, matches: &ArgMatches, ranks: Option<&Ranks>) -> anyhow::Result<ExitCode> {
+        // All others train alone.
+        let writes = ranks.is_none_or(|ranks| ranks.rank() == 0);
+        let runs_dir = runs_dir(matches);
         let beginning = self.inits.read(runs_dir)?;
         let mut settings = self.settings(matches, runs_dir, beginning.as_ref())?;
         let steps = settings.training.steps;
-        if self.resume.is_none() && !self.dry_run {
+        if self.dry_run {
+            ranks::alone("zgan train --dry-run")?;
+        }
+        if self.resume.is_none() && !self.dry_run && writes {
             Run::check(settings.runs_dir(), settings.written.run.as_deref(), self.force)?;
         }
         let inception = match settings.judging.eval_every {
@@ -78,7 +112,7 @@ impl Train {
         let data = settings.images.data.open(Split::Train, &options)?;
         let info = data.info();
         settings.check_images(info.shape)?;
-        let (device, device_lines) = self.open_device(&mut settings)?;
+        let (device, device_lines) = self.open_device(&mut settings, ranks)?;
         let settings = settings;
         let written = &settings.written;
         let setup = Setup::new(&settings, &info).of(&data);
@@ -88,6 +122,10 @@ impl Train {
         }
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
+        if let Some(ranks) = ranks {
+            let share = ranks.share(settings.training.batch)?;
+            loader = loader.map(|loader| loader.with_share(share)).transpose()?;
+        }
         let plan = Trainer::plan(&setup)?;
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
         device_lines.into_iter().for_each(say);
@@ -115,7 +153,17 @@ impl Train {
         if let Some(start) = &start {
             Trainer::check_tensors(&setup, &start.tensors).with_context(unfit)?;
         }
-        let mut trainer = new_trainer(&device, &setup, plan.bytes)?;
+        let numbers = settings.numbers()?;
+        if let Some(ranks) = ranks {
+            ranks.same("program", env!("CARGO_PKG_VERSION"))?;
+            ranks.same("settings", numbers.to_string())?;
+            ranks.same("images", format!("{info:?}"))?;
+            ranks.same("tuning", format!("{:?}", device.tuning()))?;
+        }
+        let trained_on = ranks.map_or(Ok(device.clone()), |ranks| ranks.on(&device))?;
+        // A share takes less, and a device that has too little memory says so.
+        let bytes = if ranks.is_some() { 0 } else { plan.bytes };
+        let mut trainer = new_trainer(&trained_on, &setup, bytes)?;
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
             trainer.restore(start.header.step, &start.tensors).with_context(unfit)?;
@@ -131,6 +179,11 @@ impl Train {
             return Ok(ExitCode::SUCCESS);
         }
         save_from_now_on();
+        let mut course = Course::new(&settings, &info, loader.as_mut(), end, ranks)?;
+        course.check(&trainer)?;
+        if !writes {
+            return Ok(course.follow(&mut trainer)?);
+        }
         let run = match &self.resume {
             Some(name) => {
                 let run = Run::open(settings.runs_dir(), name)?;
@@ -154,7 +207,6 @@ impl Train {
         }
 
         let judge = inception.map(|weights| Judging::new(&device, &settings, &data, &weights)).transpose()?.flatten();
-        let numbers = settings.numbers()?;
         let events = settings.written.tensorboard.then(|| Events::create(run.folder(), first)).transpose()?;
         if let Some(events) = &events {
             events.text(first, "settings", &format!("```\n{}```", settings.to_toml()?));
@@ -162,7 +214,7 @@ impl Train {
         let (vitals, progress, seconds_before) = (Vitals::default(), Progress::new(first, end), log.seconds);
         let mut session =
             Session { settings, info, numbers, trainer, run, judge, log, events, vitals, progress, seconds_before };
-        let ended = session.train(&data, loader.as_mut(), end);
+        let ended = course.wait().and_then(|()| session.train(&data, &mut course));
         session.progress.end();
         if let Some(events) = session.events.take() {
             // What is missing there is in metrics.csv.
@@ -180,20 +232,22 @@ impl Train {
         if !self.no_eval && trainer.step_number() >= steps {
             eval::at_end(&device, settings, &data, trainer, &|| !stopped(), time, &again);
         }
+        course.wait()?;
         Ok(code)
     }
 
     /// The device, and the lines that tell about it. A resumed run has the tuning that it began with. Precision `auto`
     /// becomes that of the device.
-    fn open_device(&self, settings: &mut Settings) -> anyhow::Result<(Device, Vec<String>)> {
+    fn open_device(&self, settings: &mut Settings, ranks: Option<&Ranks>) -> anyhow::Result<(Device, Vec<String>)> {
         let place = &settings.place;
+        let choice = ranks.map_or(place.device, |ranks| ranks.device(place.device));
         let (device, why, retuned) = match &self.resume {
             Some(name) => {
                 let file = run::tuning_path(&run::find(settings.runs_dir(), name)?);
-                tuned::reopen(place.device, place.threads, &file)?
+                tuned::reopen(choice, place.threads, &file)?
             }
             None => {
-                let (device, why) = tuned::open(place.device, place.threads)?;
+                let (device, why) = tuned::open(choice, place.threads)?;
                 (device, why, false)
             }
         };
@@ -201,6 +255,7 @@ impl Train {
         device.check_precision(precision)?;
         settings.training.precision = precision.into();
         let mut lines = vec![format!("device  {}", device.description())];
+        lines.extend(ranks.map(|ranks| ranks.devices(&device)).transpose()?.into_iter().flatten());
         lines.extend(why.map(|why| format!("        auto: {why}")));
         if retuned {
             lines.push(
@@ -215,6 +270,15 @@ impl Train {
         Ok((device, lines))
     }
 
+    /// The settings of the run that is resumed, or of a file.
+    fn table(&self, runs_dir: &Path) -> Result<toml::Table> {
+        match (&self.resume, &self.config) {
+            (Some(name), _) => Settings::read_table(&run::config_path(&run::find(runs_dir, name)?)),
+            (None, Some(file)) => Settings::read_table(file),
+            (None, None) => Ok(toml::Table::new()),
+        }
+    }
+
     /// The preset, or the run that is resumed, or a file; then the command line.
     fn settings(
         &self,
@@ -222,11 +286,7 @@ impl Train {
         runs_dir: &Path,
         beginning: Option<&Beginning>,
     ) -> anyhow::Result<Settings> {
-        let mut table = match (&self.resume, &self.config) {
-            (Some(name), _) => Settings::read_table(&run::config_path(&run::find(runs_dir, name)?))?,
-            (None, Some(file)) => Settings::read_table(file)?,
-            (None, None) => toml::Table::new(),
-        };
+        let mut table = self.table(runs_dir)?;
         if self.resume.is_some() && !table.contains_key("precision") {
             say("precision f32: the run is older than this setting");
         }
@@ -352,6 +412,10 @@ impl Train {
         say("nothing is wrong; without --dry-run this would train");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn runs_dir(matches: &ArgMatches) -> &Path {
+    matches.get_one::<PathBuf>("runs_dir").map_or(Path::new("runs"), PathBuf::as_path)
 }
 
 fn mebibytes(bytes: usize) -> String {
@@ -494,6 +558,124 @@ struct Ended {
 /// After so many steps it is known how long the others will take.
 const FIRST_STEPS: u64 = 10;
 
+/// The way of a training to its last step, which all ranks go together.
+struct Course<'a, 'b> {
+    loader: Option<&'a mut Loader<'b>>,
+    images: Vec<u8>,
+    labels: Vec<u32>,
+    /// Images of this rank.
+    batch: usize,
+    n_dis: usize,
+    written: Written,
+    eval_every: u64,
+    end: u64,
+    /// The length of the whole training.
+    steps: u64,
+    ranks: Option<&'a Ranks>,
+}
+
+/// What is to be done after a step, all of it by the rank that writes. Every rank has the same.
+struct Due {
+    step: u64,
+    row: bool,
+    draw: bool,
+    save: bool,
+    judge: bool,
+    last: bool,
+    interrupted: bool,
+    /// Where anything is due. So the numbers are known to be finite before anything is written.
+    metrics: Option<Metrics>,
+}
+
+impl<'a, 'b> Course<'a, 'b> {
+    fn new(
+        settings: &Settings,
+        info: &DataInfo,
+        loader: Option<&'a mut Loader<'b>>,
+        end: u64,
+        ranks: Option<&'a Ranks>,
+    ) -> Result<Course<'a, 'b>> {
+        let Training { batch, n_dis, steps, .. } = settings.training;
+        let batch = ranks.map_or(Ok(batch), |ranks| Ok::<_, Error>(ranks.share(batch)?.len()))?;
+        let count = if loader.is_some() { product([batch, n_dis]) } else { 0 };
+        Ok(Course {
+            images: filled("the batches of a step", product([count, info.shape.len()]), 0)?,
+            labels: filled("the labels of a step", count, 0)?,
+            loader,
+            batch,
+            n_dis,
+            written: settings.written.clone(),
+            eval_every: settings.judging.eval_every,
+            end,
+            steps,
+            ranks,
+        })
+    }
+
+    /// The next step.
+    fn next(&mut self, trainer: &mut Trainer) -> Result<Due> {
+        let first = trainer.step_number() * self.n_dis as u64;
+        if let Some(loader) = &mut self.loader {
+            let len = self.images.len() / self.n_dis;
+            let images = self.images.chunks_exact_mut(len);
+            for (number, (images, labels)) in (first..).zip(images.zip(self.labels.chunks_exact_mut(self.batch))) {
+                loader.fill(number, images, labels)?;
+            }
+        }
+        trainer.step(&self.images, &self.labels)?;
+        let step = trainer.step_number();
+        let interrupted = ranks::any(self.ranks, stopped())?;
+        let due = |every: u64| every > 0 && step.is_multiple_of(every);
+        let last = step >= self.end || interrupted;
+        let whole = step == self.steps;
+        // An interruption leaves no row of its own: a resumed run has the rows of one that went through.
+        let row = due(self.written.log_every) || whole;
+        let draw = last || due(self.written.sample_every);
+        let save = last || due(self.written.checkpoint_every);
+        let judge = self.eval_every > 0 && !interrupted && (due(self.eval_every) || whole);
+        let metrics = if row || draw || save || judge { Some(trainer.metrics()?) } else { None };
+        if save {
+            self.check(trainer)?;
+        }
+        Ok(Due { step, row, draw, save, judge, last, interrupted, metrics })
+    }
+
+    /// An error unless all ranks have the same weights.
+    fn check(&self, trainer: &Trainer) -> Result<()> {
+        let Some(ranks) = self.ranks else { return Ok(()) };
+        let players = [("weights of G", trainer.generator()), ("weights of D", trainer.discriminator())];
+        players
+            .into_iter()
+            .try_for_each(|(what, player)| ranks.same(what, bytemuck::cast_slice(&player.values.read()?)))
+    }
+
+    /// Waits for what another rank does alone.
+    fn wait(&self) -> Result<()> {
+        self.ranks.map_or(Ok(()), Ranks::wait)
+    }
+
+    /// All of the way, for a rank that writes nothing.
+    fn follow(&mut self, trainer: &mut Trainer) -> Result<ExitCode> {
+        self.wait()?;
+        loop {
+            let due = self.next(trainer)?;
+            if due.metrics.is_some() {
+                self.wait()?;
+            }
+            if due.last {
+                // The images may be judged now.
+                self.wait()?;
+                return Ok(code(due.interrupted && due.step < self.steps));
+            }
+        }
+    }
+}
+
+/// A training that was interrupted ends with a status of its own.
+fn code(interrupted: bool) -> ExitCode {
+    if interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS }
+}
+
 /// A training under way.
 struct Session {
     settings: Settings,
@@ -510,68 +692,41 @@ struct Session {
 }
 
 impl Session {
-    fn train(&mut self, data: &Dataset, mut loader: Option<&mut Loader>, end: u64) -> Result<Ended> {
-        let Training { batch, n_dis, steps, .. } = self.settings.training;
-        let written = self.settings.written.clone();
-        let batch_len = product([batch, self.info.shape.len()]);
-        let batches = if loader.is_some() { n_dis } else { 0 };
-        let mut images = filled("the batches of a step", product([batches, batch_len]), 0)?;
-        let mut labels = filled("the labels of a step", product([batches, batch]), 0)?;
-        let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
-        let begun = Instant::now();
-        let mut logged = (self.trainer.step_number(), begun);
-        let begin = self.trainer.step_number();
-        let mut warm = None;
+    fn train(&mut self, data: &Dataset, course: &mut Course) -> Result<Ended> {
+        let (begin, begun) = (self.trainer.step_number(), Instant::now());
+        let (mut logged, mut warm) = ((begin, begun), None);
         loop {
-            let first = self.trainer.step_number() * n_dis as u64;
-            let batches = images.chunks_exact_mut(batch_len).zip(labels.chunks_exact_mut(batch));
-            if let Some(loader) = &mut loader {
-                for (number, (images, labels)) in (first..).zip(batches) {
-                    loader.fill(number, images, labels)?;
-                }
-            }
-            self.trainer.step(&images, &labels)?;
-            let step = self.trainer.step_number();
-            let interrupted = stopped();
-            let last = step >= end || interrupted;
-            self.progress.step(step);
+            let due = course.next(&mut self.trainer)?;
+            self.progress.step(due.step);
             match warm {
-                _ if step > begin + FIRST_STEPS => {}
+                _ if due.step > begin + FIRST_STEPS => {}
                 // The first step may load code, and is left out.
                 None => warm = Some(self.now()?),
-                Some(warm) if step == begin + FIRST_STEPS && !last => {
+                Some(warm) if due.step == begin + FIRST_STEPS && !due.last => {
                     let each = self.now()?.duration_since(warm) / (FIRST_STEPS as u32 - 1);
-                    let images = loader.as_ref().map_or(0, |loader| loader.images());
-                    let lines = forecast(&self.settings, images, end - step, each);
+                    let images = course.loader.as_ref().map_or(0, |loader| loader.images());
+                    let lines = forecast(&self.settings, images, course.end - due.step, each);
                     lines.iter().for_each(|line| self.progress.note(line));
                 }
                 Some(_) => {}
             }
-            // An interruption leaves no row of its own: a resumed run has the rows of one that went through.
-            let row = due(step, written.log_every) || step == steps;
-            let draw = last || due(step, written.sample_every);
-            let save = last || due(step, written.checkpoint_every);
-            let judge = self.judge.is_some() && !interrupted;
-            let judge = judge && (due(step, self.settings.judging.eval_every) || step == steps);
-            // Before anything is written the numbers are known to be finite.
-            if row || draw || save || judge {
-                let metrics = self.trainer.metrics()?;
-                let paused = Instant::now();
-                let figures = if judge { self.judge(step)? } else { None };
-                logged.1 += paused.elapsed();
-                if row || figures.is_some() {
-                    self.log(&metrics, figures.as_ref(), begun, &mut logged)?;
-                    tell_unreadable(data, |line| self.progress.note(&line));
-                }
+            let Some(metrics) = &due.metrics else { continue };
+            let paused = Instant::now();
+            let figures = if due.judge { self.judge(due.step)? } else { None };
+            logged.1 += paused.elapsed();
+            if due.row || figures.is_some() {
+                self.log(metrics, figures.as_ref(), begun, &mut logged)?;
+                tell_unreadable(data, |line| self.progress.note(&line));
             }
             let paused = Instant::now();
             // First what cannot be made again.
-            if save {
-                self.save(step)?;
+            if due.save {
+                self.save(due.step)?;
             }
-            let picture = if draw { Some(self.draw(step)?) } else { None };
-            if let Some(picture) = picture.filter(|_| last) {
-                return Ok(Ended { picture, interrupted, time: begun.elapsed() });
+            let picture = if due.draw { Some(self.draw(due.step)?) } else { None };
+            course.wait()?;
+            if let Some(picture) = picture.filter(|_| due.last) {
+                return Ok(Ended { picture, interrupted: due.interrupted, time: begun.elapsed() });
             }
             // Images per second are the training's alone.
             logged.1 += paused.elapsed();
@@ -607,7 +762,8 @@ impl Session {
         logged: &mut (u64, Instant),
     ) -> Result<()> {
         let now = Instant::now();
-        let images = (metrics.step - logged.0) * self.trainer.images_per_step() as u64;
+        let Training { batch, n_dis, .. } = self.settings.training;
+        let images = (metrics.step - logged.0) * product([batch, n_dis]) as u64;
         let images_per_second = images as f64 / now.duration_since(logged.1).as_secs_f64().max(1e-9);
         *logged = (metrics.step, now);
         let seconds = self.seconds_before + now.duration_since(begun).as_secs_f64();
@@ -705,6 +861,6 @@ impl Session {
         self.vitals.dead().into_iter().for_each(say);
         say(format!("picture {}", ended.picture.display()));
         say(format!("try     {} --seed 7 --out grid.png", next_command("sample --run", &name, runs_dir)));
-        if ended.interrupted && step < steps { ExitCode::from(130) } else { ExitCode::SUCCESS }
+        code(ended.interrupted && step < steps)
     }
 }

@@ -8,6 +8,8 @@ use zgan::Result;
 use zgan::device::{Device, DeviceChoice};
 use zgan::instruments::tune::file;
 
+use super::ranks::{self, Ranks};
+
 /// The options of a command that say where it runs.
 #[derive(Args)]
 pub struct Place {
@@ -22,7 +24,15 @@ pub struct Place {
 impl Place {
     /// Opens the device with the tuning for it.
     pub fn open(&self) -> Result<Device> {
-        open(self.device, self.threads).map(|(device, _)| device)
+        self.open_of(None)
+    }
+
+    /// Opens what it names for one of several ranks, which must have devices of one kind.
+    pub fn open_of(&self, ranks: Option<&Ranks>) -> Result<Device> {
+        let choice = ranks.map_or(self.device, |ranks| ranks.device(self.device));
+        let (device, _) = open(choice, self.threads)?;
+        ranks.map_or(Ok(()), |ranks| ranks.devices(&device).map(drop))?;
+        Ok(device)
     }
 }
 
@@ -105,6 +115,9 @@ fn with_tuning(device: Device) -> Result<Device> {
 /// Prints a line on the standard error, and each line only once, however many devices are opened.
 fn tell(line: String) {
     static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    if ranks::is_silent() {
+        return;
+    }
     let mut told = TOLD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if !told.contains(&line) {
         super::tell(false, line.clone());

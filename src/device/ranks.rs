@@ -36,6 +36,17 @@ pub trait Communicator: Send + Sync {
     /// The largest of the numbers that the ranks give. Waits for all of them.
     fn agree(&self, number: u64) -> Result<u64>;
 
+    /// Waits for all others, however long it takes: for where one of them works alone meanwhile.
+    fn wait(&self) -> Result<()> {
+        self.agree(0).map(drop)
+    }
+
+    /// The numbers of all ranks, in their order. Waits for all of them.
+    fn gather(&self, number: u64) -> Result<Vec<u64>> {
+        let of = |rank| self.agree(if rank == self.rank() { number } else { 0 });
+        (0..self.ranks()).map(of).collect()
+    }
+
     /// Of so many rows, those that this rank takes: consecutive, and as many as the other ranks, but that the first ranks
     /// have one more where they do not divide evenly.
     fn share(&self, rows: usize) -> Range<usize> {

@@ -318,7 +318,7 @@ impl Default for Batches {
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Where it runs")]
 pub struct Place {
-    /// auto, host, cuda, cuda:N or simt; auto takes the first GPU, or the host where there is none
+    /// auto, host, cuda, cuda:N, cuda:N,N,... or cuda:all (a rank on each of several GPUs), or simt; auto takes the first GPU, or the host where there is none
     #[arg(long, value_name = "DEVICE")]
     #[serde(with = "text")]
     pub device: DeviceChoice,
