@@ -123,10 +123,9 @@ impl Step {
                 }
             }
         }
-        match self.device.ranks().filter(|_| self.setup.training.local_norm) {
+        if let Some(ranks) = self.device.ranks().filter(|_| self.setup.training.local_norm) {
             // The fakes of each rank have moved its own.
-            Some(ranks) => ranks.broadcast(&self.generator.running, 0)?,
-            None => {}
+            ranks.broadcast(&self.generator.running, 0)?;
         }
         state::advance(&self.state)
     }
