@@ -144,7 +144,7 @@ fn a_preset_is_one_entry() {
         // The size of images follows the preset.
         let size = if data.is_empty() { String::new() } else { format!(" images of {shape}") };
         place.says(
-            &format!("train --preset {name} --dry-run --device host --width 2 --batch 2 {data}"),
+            &format!("train --preset {name} --dry-run --device host --width 2 --batch 2 --batch-g 2 {data}"),
             0,
             &["discriminator", name, &size],
         );
@@ -363,7 +363,7 @@ fn every_preset_resumes_to_the_same_bits() {
         ("sngan-projection-32", "--width 4 --data folder:noise --size 32"),
         ("sngan-projection-48", "--width 4 --n-dis 2 --data folder:noise --size 48"),
         ("sngan-projection-64", "--width 4 --n-dis 2 --data folder:noise --size 64"),
-        ("sngan-projection-128", "--width 2 --n-dis 2 --data folder:noise --size 128"),
+        ("sngan-projection-128", "--width 2 --n-dis 2 --batch-g 4 --data folder:noise --size 128"),
         ("sngan-projection-256", "--width 1 --n-dis 1 --batch-g 3 --data folder:noise --size 256"),
         ("crcrpar-64", "--width 4 --n-dis 2 --data folder:noise --size 64"),
         ("sagan-64", "--width 4 --data folder:noise --size 64"),

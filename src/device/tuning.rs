@@ -26,6 +26,8 @@ pub struct Tuning {
     /// Blocks that the weight gradient of a convolution is split into, and the fewest pixels of one block.
     pub split_blocks: usize,
     pub split_pixels: usize,
+    /// The fewest tiles of 4x4 pixels for which a convolution has Winograd's form, where it has the choice.
+    pub winograd_tiles: usize,
     /// The tiles that matrix products and wide convolutions choose from.
     pub linear_tiles: Vec<TileCost>,
     pub conv_tiles: Vec<TileCost>,
@@ -77,7 +79,7 @@ macro_rules! field {
 
 /// The bounds are the limits of kernels and grids: chunks of a flat buffer fit 32 bits, a block of the log-partition has at
 /// most 8,192 logits, a grid at most 65,535 parts of a gradient.
-pub const FIELDS: [Field; 7] = [
+pub const FIELDS: [Field; 8] = [
     field!("elements", elements, 256, 1 << 20),
     field!("logits", logits, 256, 8192),
     field!("logit-blocks", logit_blocks, 16, 1 << 16),
@@ -85,6 +87,7 @@ pub const FIELDS: [Field; 7] = [
     field!("rows", rows, 16, 4096),
     field!("split-blocks", split_blocks, 1, 4096),
     field!("split-pixels", split_pixels, 16, 1 << 20),
+    field!("winograd-tiles", winograd_tiles, 1, 1 << 20),
 ];
 
 /// Products that choose from one list of tiles.
@@ -294,6 +297,7 @@ impl Kind {
                 rows: 256,
                 split_blocks: 8,
                 split_pixels: 1024,
+                winograd_tiles: 32,
                 linear_tiles: Products::Linear.costs(),
                 conv_tiles: without(Products::Conv.costs(), (128, 64)),
                 forced_tile: None,
@@ -307,6 +311,7 @@ impl Kind {
                 rows: 256,
                 split_blocks: 128,
                 split_pixels: 256,
+                winograd_tiles: 32,
                 linear_tiles: Products::Linear.costs(),
                 conv_tiles: Products::Conv.costs(),
                 forced_tile: None,

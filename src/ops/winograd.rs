@@ -53,15 +53,15 @@ impl Problem {
         match device.tuning().convolution {
             Convolution::Direct => None,
             Convolution::Winograd => Some(problem),
-            Convolution::Auto => (pays && problem.pays()).then_some(problem),
+            Convolution::Auto => (pays && problem.pays(device.tuning().winograd_tiles)).then_some(problem),
         }
     }
 
-    /// As it was measured (docs/benchmarks.md): with few tiles, the work on the filters decides, and where tiles reach far past the
-    /// image, that of the direct form is less.
-    fn pays(&self) -> bool {
+    /// With few tiles, the work on the filters decides: `zgan tune` measures how many there must be. Where tiles reach far past
+    /// the image, the direct form has less to do (docs/benchmarks.md).
+    fn pays(&self, least: usize) -> bool {
         let tiles = product([self.sizes.n, self.across, self.down]);
-        tiles >= TILES && tiles * OUTPUTS * OUTPUTS <= 3 * product([self.sizes.n, self.sizes.h, self.sizes.w])
+        tiles >= least && tiles * OUTPUTS * OUTPUTS <= 3 * product([self.sizes.n, self.sizes.h, self.sizes.w])
     }
 
     /// Multiplications and additions between the transforms: what is left of those of the direct form.

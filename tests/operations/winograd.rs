@@ -3,7 +3,7 @@
 
 use super::conv::{LEAKY, Setup, all_passes, evaluate, plain, wide};
 use crate::common::*;
-use zgan::device::{Buffer, Convolution, Device, trace};
+use zgan::device::{Buffer, Convolution, Device, Tuning, trace};
 use zgan::ops::Activation;
 
 fn rms(values: impl Iterator<Item = f64>) -> f64 {
@@ -117,8 +117,13 @@ fn auto_takes_the_faster_form() {
         let device = Device::host_with_isa(1, isa).unwrap();
         let passes = |setup: Setup| launched("winograd", || _ = evaluate(&device, &setup, &setup.tensors()));
         let wide = isa.starts_with("avx");
-        assert_eq!(passes(plain([6, 8, 8, 16], 16, [3, 3], 1, 1)) > 0, wide, "{isa}");
-        assert_eq!(passes(plain([5, 8, 8, 16], 16, [3, 3], 1, 1)), 0, "{isa}: few tiles");
+        let few = || plain([7, 8, 8, 16], 16, [3, 3], 1, 1);
+        assert_eq!(passes(plain([8, 8, 8, 16], 16, [3, 3], 1, 1)) > 0, wide, "{isa}");
+        assert_eq!(passes(few()), 0, "{isa}: few tiles");
+        let tuned = Tuning { winograd_tiles: 16, ..device.built_in_tuning() };
+        let tuned = device.with_tuning(tuned).unwrap();
+        let found = launched("winograd", || _ = evaluate(&tuned, &few(), &few().tensors()));
+        assert_eq!(found > 0, wide, "{isa}: as many as a tuning asks for");
         assert_eq!(passes(plain([24, 2, 2, 16], 16, [3, 3], 1, 1)), 0, "{isa}: small images");
     }
 }

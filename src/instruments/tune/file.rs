@@ -93,6 +93,8 @@ fn fields(mut table: toml::Table) -> std::result::Result<(String, Tuning), Strin
         rows: 0,
         split_blocks: 0,
         split_pixels: 0,
+        // Files from before there was this field have it as it is built in.
+        winograd_tiles: 32,
         linear_tiles: tiles(&mut table, "linear-tiles")?,
         conv_tiles: tiles(&mut table, "conv-tiles")?,
         forced_tile: None,
@@ -102,6 +104,7 @@ fn fields(mut table: toml::Table) -> std::result::Result<(String, Tuning), Strin
         let expected = format!("expected a power of two from {} to {}", field.least, field.most);
         let value = match table.remove(field.name) {
             Some(value) => value,
+            None if (field.get)(&tuning) > 0 => continue,
             None => return Err(format!("{} is missing, {expected}", field.name)),
         };
         let number = value.as_integer().and_then(|number| usize::try_from(number).ok());

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use crate::device::{
     Convolution, Device, FIELDS, Field, Launched, Precision, Products, TileCost, Tuning, kernel_named, trace,
 };
-use crate::instruments::bench::operations::products::{Pass, convolution_alone, square};
+use crate::instruments::bench::operations::products::{self, Pass, convolution_alone, square};
 use crate::instruments::bench::{self, Form, Problem, Settings, numbers_in};
 use crate::ops::Activation;
 use crate::ops::matmul::{self, Linear, OutputGradient};
@@ -102,9 +102,14 @@ fn precisions(device: &Device) -> &'static [Precision] {
     if device.execution() == "cuda" { &Precision::ALL } else { &Precision::ALL[..1] }
 }
 
-/// Those of `zgan bench`.
+/// Those of `zgan bench`, and convolutions of few tiles in Winograd's form.
 fn problems(device: &Device, tiny: bool) -> Vec<Problem> {
-    precisions(device).iter().flat_map(|&precision| bench::problems_in(precision, tiny)).collect()
+    let channels = if tiny { 16 } else { 64 };
+    let few = [1, 3, 6, 12, 24, 48].into_iter().flat_map(|n| {
+        let sizes = square([n, 8, channels, channels]);
+        Pass::ALL.map(|pass| products::convolution(sizes, pass, Precision::F32))
+    });
+    precisions(device).iter().flat_map(|&precision| bench::problems_in(precision, tiny)).chain(few).collect()
 }
 
 /// Whether the problem may depend on the field; whether it does, its launches tell.
@@ -117,6 +122,7 @@ fn may_depend(field: &str, problem: &Problem) -> bool {
             "reduce-blocks" => operation == "adam",
             "logits" | "logit-blocks" => operation == "log_partition",
             "rows" => operation == "norm",
+            "winograd-tiles" => operation == "conv",
             "split-blocks" | "split-pixels" => operation == "conv" && sizes.ends_with("weight gradient"),
             _ => false,
         }

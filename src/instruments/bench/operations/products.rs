@@ -140,7 +140,7 @@ pub fn convolution_alone(
     }))
 }
 
-fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
+pub fn convolution(sizes: Conv, pass: Pass, precision: Precision) -> Problem {
     let Conv { n, h, w, c, k, .. } = sizes;
     let name = format!("3x3, {n} of {h}x{w}, {c} to {k} {}", pass.name());
     let problem = Problem::new("conv", name, 1e-4, move |device| {
