@@ -16,54 +16,11 @@ use common::*;
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DriverError, result};
 use cudarc::nvrtc::Ptx;
+use stand_in::{CHILD, on_stand_in, quietly_on_stand_in, quietly_with};
 use zgan::Error;
 use zgan::device::{Buffer, Device, DeviceChoice, embedded_images, kernel, nvrtc};
 use zgan::ops::conv;
 use zgan::ops::log_partition::{self, Evaluation};
-
-/// Set in the processes in which tests run their bodies.
-const CHILD: &str = "ZGAN_STAND_IN_TEST";
-
-/// Runs `body` in a process of its own on the stand-in with these settings, and returns what it said on stderr; None
-/// in that process itself. `test` is the name of the calling test.
-fn on_stand_in(test: &str, settings: &str, variables: &[(&str, &str)], body: impl FnOnce()) -> Option<String> {
-    if std::env::var(CHILD).is_ok_and(|of| of == format!("{test} {settings}")) {
-        body();
-        println!("stand-in: {test} is done");
-        return None;
-    }
-    if std::env::var_os(CHILD).is_some() {
-        return None;
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env("LD_LIBRARY_PATH", stand_in::folder())
-        .env("ZGAN_STAND_IN", settings)
-        .env(CHILD, format!("{test} {settings}"))
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
-    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{test} with {settings}: {}\n{said}\n{complained}", output.status);
-    assert!(said.contains(&format!("stand-in: {test} is done")), "the body of {test} did not run\n{said}");
-    Some(complained.into_owned())
-}
-
-/// The same, where the driver must find nothing to complain about; left out where the build has no GPU code.
-fn quietly_on_stand_in(test: &str, settings: &str, body: impl FnOnce()) {
-    quietly_with(test, settings, &[], body);
-}
-
-/// The same with these environment variables. Returns what was said on stderr, as `on_stand_in` does.
-fn quietly_with(test: &str, settings: &str, variables: &[(&str, &str)], body: impl FnOnce()) -> Option<String> {
-    if embedded_images().is_empty() {
-        println!("left out: {test}: this build has no GPU code to load (NVRTC was not found)");
-        return None;
-    }
-    let said = on_stand_in(test, settings, variables, body)?;
-    assert!(!said.contains("stand-in driver:"), "{said}");
-    Some(said)
-}
 
 /// Statistics and both seeds of one batch, as bits.
 fn log_partition_bits(device: &Device, n: usize, m: usize) -> [Vec<u32>; 3] {

@@ -6,7 +6,7 @@ mod stand_in;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use zgan::device::embedded_images;
+use stand_in::has_code;
 
 /// Trains as `name` in `runs`, in f32 where the arguments name no precision, with the form of convolutions that GPUs have;
 /// `settings` are the stand-in's.
@@ -36,15 +36,6 @@ fn trained(output: Output) {
 
 fn checkpoint(runs: &Path, name: &str, step: u32) -> Vec<u8> {
     std::fs::read(runs.join(name).join(format!("checkpoints/step-{step:06}.safetensors"))).unwrap()
-}
-
-/// Whether this build has code for the stand-in to load; says so where it has none.
-fn has_code(test: &str) -> bool {
-    let has = !embedded_images().is_empty();
-    if !has {
-        println!("left out: {test}: this build has no GPU code to load (NVRTC was not found)");
-    }
-    has
 }
 
 #[test]

@@ -11,8 +11,10 @@ mod info;
 mod inits;
 mod judging;
 mod kernels;
+mod loading;
 mod loops;
 mod model;
+mod planning;
 mod plot;
 mod profile;
 mod progress;
@@ -32,6 +34,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::checkpoint::Header;
+use zgan::device::nvtx;
 use zgan::settings::{PRESETS, Settings};
 use zgan::text::lines;
 use zgan::{Error, run};
@@ -40,6 +43,9 @@ use zgan::{Error, run};
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, max_term_width = 120)]
 struct Cli {
+    /// Name steps, phases and layers for profilers (NVTX); a GPU then launches steps kernel by kernel. So does ZGAN_NVTX=1
+    #[arg(long, global = true)]
+    nvtx: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -89,6 +95,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ranks::leave(code),
         Err(error) => {
+            ranks::tell_others(&error);
             ranks::let_others_speak();
             report(&error);
             ranks::abort(if matches!(error.downcast_ref(), Some(Error::Config(_))) { 2 } else { 1 })
@@ -103,6 +110,9 @@ fn not_understood(error: &clap::Error) -> ! {
 }
 
 fn run(cli: &Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    if cli.nvtx || std::env::var_os("ZGAN_NVTX").is_some_and(|on| on == "1") {
+        nvtx::start()?;
+    }
     if !matches!(cli.command, Command::Train(_) | Command::Sample(_)) {
         ranks::alone(&format!("zgan {}", matches.subcommand_name().unwrap_or_default()))?;
     }
@@ -162,7 +172,9 @@ fn command(brief: bool) -> clap::Command {
 /// Prints `error: ...`, what caused it, and what may help.
 fn report(error: &anyhow::Error) {
     let mut shown = error.to_string();
-    let mut text = format!("error: {}{shown}", ranks::who());
+    let who = ranks::who();
+    // Some errors say that themselves.
+    let mut text = format!("error: {}{shown}", if shown.starts_with(&who) { "" } else { &who });
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         // Many errors quote their cause already.

@@ -109,7 +109,7 @@ impl Sample {
             ranks::alone("zgan sample of one file")?;
         }
         // Of several processes, each draws some of the images.
-        let ranks = Ranks::join(0)?;
+        let ranks = Ranks::join(0, None)?;
         let name = self.run.as_deref().unwrap_or_default();
         let path = match self.checkpoint.as_ref().or(self.weights.as_ref()) {
             Some(file) => file.clone(),
@@ -467,7 +467,7 @@ impl Job<'_> {
             std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
         let bar = progress::bar(count as u64, "{bar:24} {pos}/{len} images  {eta} left");
-        let (rank, ranks) = self.ranks.map_or((0, 1), |ranks| (ranks.rank(), ranks.communicator.ranks()));
+        let (rank, ranks) = self.ranks.map_or((0, 1), |ranks| (ranks.rank(), ranks.ranks()));
         for first in (0..count).step_by(AT_ONCE).skip(rank).step_by(ranks) {
             let n = AT_ONCE.min(count - first);
             let labels = classes.iter().cycle().skip(first % classes.len().max(1)).take(n).copied().collect();
@@ -478,7 +478,7 @@ impl Job<'_> {
             bar.inc((n * ranks) as u64);
         }
         bar.finish_and_clear();
-        self.ranks.map_or(Ok(()), |ranks| ranks.communicator.wait())?;
+        self.ranks.map_or(Ok(()), Ranks::wait)?;
         say(format!("{count} images after step {}: {}", self.header.step, out.display()));
         Ok(())
     }

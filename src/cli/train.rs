@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{ArgMatches, Args};
 use zgan::checkpoint::{self, Header, NamedTensor};
 use zgan::data::{DataInfo, DataOptions, Dataset, Loader, Split, mixture};
-use zgan::device::{Device, Precision};
+use zgan::device::{Device, DeviceChoice, Precision};
 use zgan::eval::inception;
 use zgan::eval::judge::Figures;
 use zgan::exchange::placed;
@@ -48,9 +48,12 @@ pub struct Train {
     /// Do not evaluate the images at the end
     #[arg(long)]
     no_eval: bool,
-    /// Of several processes, the longest wait for another one before all of them end; 0 for as long as it takes
+    /// Of several processes or GPUs, the longest wait for another one before all of them end; 0 for as long as it takes
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
+    /// Connect GPUs of several processes by NCCL; they meet at this file, which all of them see
+    #[arg(long, value_name = "FILE")]
+    rendezvous: Option<PathBuf>,
     #[command(flatten)]
     inits: Inits,
 }
@@ -63,11 +66,31 @@ struct Start {
 
 impl Train {
     pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-        let ranks = &Ranks::join(self.timeout)?;
-        let ranks = ranks.as_ref();
+        match self.gpus(matches)? {
+            Some(gpus) => ranks::in_threads(gpus, self.timeout, |ranks| self.run_as(matches, Some(ranks))),
+            None => self.run_as(matches, Ranks::join(self.timeout, self.rendezvous.as_deref())?.as_ref()),
+        }
+    }
+
+    /// How many GPUs this process takes, if it takes several.
+    fn gpus(&self, matches: &ArgMatches) -> anyhow::Result<Option<usize>> {
+        if ranks::several().is_some() || self.rendezvous.is_some() {
+            return Ok(None);
+        }
+        let kept = || {
+            let table = self.table(runs_dir(matches))?;
+            anyhow::Ok(table.get("device").and_then(|device| device.as_str()?.parse().ok()))
+        };
+        let named = matches.get_one::<DeviceChoice>("device").copied();
+        let choice = if named.is_some() { named } else { kept()? };
+        Ok(choice.and_then(DeviceChoice::gpus).map(|gpus| gpus.len()).filter(|gpus| *gpus > 1))
+    }
+
+    /// As the only rank, or as one of several.
+    fn run_as(&self, matches: &ArgMatches, ranks: Option<&Ranks>) -> anyhow::Result<ExitCode> {
         // All others train alone.
         let writes = ranks.is_none_or(|ranks| ranks.rank() == 0);
-        let runs_dir = matches.get_one::<PathBuf>("runs_dir").map_or(Path::new("runs"), PathBuf::as_path);
+        let runs_dir = runs_dir(matches);
         let beginning = self.inits.read(runs_dir)?;
         let mut settings = self.settings(matches, runs_dir, beginning.as_ref())?;
         let steps = settings.training.steps;
@@ -94,16 +117,24 @@ impl Train {
         let written = &settings.written;
         let setup = Setup::new(&settings, &info).of(&data);
         let start = newest.map(|(path, start)| self.start(&settings, &info, &path, start)).transpose()?;
+        if settings.images.pack && !self.dry_run {
+            data.pack(&say)?;
+        }
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
         if let Some(ranks) = ranks {
-            let share = ranks.communicator.share(settings.training.batch);
+            let share = ranks.share(settings.training.batch)?;
             loader = loader.map(|loader| loader.with_share(share)).transpose()?;
         }
         let plan = Trainer::plan(&setup)?;
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
         device_lines.into_iter().for_each(say);
-        say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
+        let from = match data.packed() {
+            Some(packed) => format!(", packed in {}", packed.display()),
+            None if data.is_streamed() => ", streamed from the disk".to_string(),
+            None => String::new(),
+        };
+        say(format!("data    {info}{from}"));
         if let Some(loader) = loader.as_ref().filter(|loader| loader.images() < data.len()) {
             let (share, images) = (settings.batches.limit_data, thousands(loader.images()));
             say(format!("        limit-data {share}: {images} of them are learnt from"));
@@ -129,7 +160,7 @@ impl Train {
             ranks.same("images", format!("{info:?}"))?;
             ranks.same("tuning", format!("{:?}", device.tuning()))?;
         }
-        let trained_on = ranks.map_or(device.clone(), |ranks| device.with_ranks(ranks.communicator.clone()));
+        let trained_on = ranks.map_or(Ok(device.clone()), |ranks| ranks.on(&device))?;
         // A share takes less, and a device that has too little memory says so.
         let bytes = if ranks.is_some() { 0 } else { plan.bytes };
         let mut trainer = new_trainer(&trained_on, &setup, bytes)?;
@@ -239,6 +270,15 @@ impl Train {
         Ok((device, lines))
     }
 
+    /// The settings of the run that is resumed, or of a file.
+    fn table(&self, runs_dir: &Path) -> Result<toml::Table> {
+        match (&self.resume, &self.config) {
+            (Some(name), _) => Settings::read_table(&run::config_path(&run::find(runs_dir, name)?)),
+            (None, Some(file)) => Settings::read_table(file),
+            (None, None) => Ok(toml::Table::new()),
+        }
+    }
+
     /// The preset, or the run that is resumed, or a file; then the command line.
     fn settings(
         &self,
@@ -246,11 +286,7 @@ impl Train {
         runs_dir: &Path,
         beginning: Option<&Beginning>,
     ) -> anyhow::Result<Settings> {
-        let mut table = match (&self.resume, &self.config) {
-            (Some(name), _) => Settings::read_table(&run::config_path(&run::find(runs_dir, name)?))?,
-            (None, Some(file)) => Settings::read_table(file)?,
-            (None, None) => toml::Table::new(),
-        };
+        let mut table = self.table(runs_dir)?;
         if self.resume.is_some() && !table.contains_key("precision") {
             say("precision f32: the run is older than this setting");
         }
@@ -376,6 +412,10 @@ impl Train {
         say("nothing is wrong; without --dry-run this would train");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn runs_dir(matches: &ArgMatches) -> &Path {
+    matches.get_one::<PathBuf>("runs_dir").map_or(Path::new("runs"), PathBuf::as_path)
 }
 
 fn mebibytes(bytes: usize) -> String {
@@ -505,9 +545,7 @@ fn tell_unreadable(data: &Dataset, tell: impl Fn(String)) {
     if files.len() > MOST {
         tell(format!("skipped {} more files", files.len() - MOST));
     }
-    if let Some(dark) = data.newly_dark() {
-        tell(dark);
-    }
+    data.newly_dark().into_iter().chain(data.newly_damaged()).for_each(tell);
 }
 
 /// How a training ended, all of it saved.
@@ -558,7 +596,7 @@ impl<'a, 'b> Course<'a, 'b> {
         ranks: Option<&'a Ranks>,
     ) -> Result<Course<'a, 'b>> {
         let Training { batch, n_dis, steps, .. } = settings.training;
-        let batch = ranks.map_or(batch, |ranks| ranks.communicator.share(batch).len());
+        let batch = ranks.map_or(Ok(batch), |ranks| Ok::<_, Error>(ranks.share(batch)?.len()))?;
         let count = if loader.is_some() { product([batch, n_dis]) } else { 0 };
         Ok(Course {
             images: filled("the batches of a step", product([count, info.shape.len()]), 0)?,
@@ -613,7 +651,7 @@ impl<'a, 'b> Course<'a, 'b> {
 
     /// Waits for what another rank does alone.
     fn wait(&self) -> Result<()> {
-        self.ranks.map_or(Ok(()), |ranks| ranks.communicator.wait())
+        self.ranks.map_or(Ok(()), Ranks::wait)
     }
 
     /// All of the way, for a rank that writes nothing.

@@ -8,7 +8,7 @@ use zgan::Result;
 use zgan::device::{Device, DeviceChoice};
 use zgan::instruments::tune::file;
 
-use super::ranks::Ranks;
+use super::ranks::{self, Ranks};
 
 /// The options of a command that say where it runs.
 #[derive(Args)]
@@ -115,6 +115,9 @@ fn with_tuning(device: Device) -> Result<Device> {
 /// Prints a line on the standard error, and each line only once, however many devices are opened.
 fn tell(line: String) {
     static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    if ranks::is_silent() {
+        return;
+    }
     let mut told = TOLD.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if !told.contains(&line) {
         super::tell(false, line.clone());

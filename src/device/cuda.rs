@@ -14,6 +14,7 @@ mod facts;
 mod faults;
 mod feed;
 mod graph;
+mod nccl;
 
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
@@ -260,11 +261,13 @@ impl Cuda {
             // SAFETY: the part is no longer than the slot. Nothing reads the slot while it is filled: `synchronize`
             // waited for the last copy out of it (it returns at once where there was none). The caller's range on
             // the device is inside a live allocation (`Buffer::write`).
-            let copy = copied.synchronize().and_then(|()| memory.as_mut_ptr()).and_then(|pinned| unsafe {
-                std::ptr::copy_nonoverlapping(part.as_ptr(), pinned, part.len());
-                sys::cuMemcpyHtoDAsync_v2(to, pinned.cast(), part.len(), self.stream.cu_stream()).result()?;
-                copied.record(&self.stream)
-            });
+            let copy = self.faults.watched(|| copied.synchronize()).and_then(|()| memory.as_mut_ptr()).and_then(
+                |pinned| unsafe {
+                    std::ptr::copy_nonoverlapping(part.as_ptr(), pinned, part.len());
+                    sys::cuMemcpyHtoDAsync_v2(to, pinned.cast(), part.len(), self.stream.cu_stream()).result()?;
+                    copied.record(&self.stream)
+                },
+            );
             copy.map_err(self.said(format!("copying {} to the device", size(values.len()))))?;
             to += part.len() as u64;
         }
@@ -347,6 +350,9 @@ impl Cuda {
     fn bind(&self) -> Result<Option<RwLockReadGuard<'_, ()>>> {
         let turn = || self.capture.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let turn = if self.captures() { None } else { Some(turn()) };
+        if let Some(why) = self.faults.lost() {
+            return Err(Error::Ranks(why.into()));
+        }
         self.context.bind_to_thread().map_err(self.said("an earlier call"))?;
         Ok(turn)
     }
@@ -360,7 +366,10 @@ impl Cuda {
     }
 
     fn said(&self, what: impl std::fmt::Display) -> impl FnOnce(result::DriverError) -> Error {
-        move |e| Error::Device(format!("{}: {what}: {}{}", self.device, words(e), self.faults.suspects(e)))
+        move |e| match self.faults.lost() {
+            Some(why) => Error::Ranks(why.into()),
+            None => Error::Device(format!("{}: {what}: {}{}", self.device, words(e), self.faults.suspects(e))),
+        }
     }
 
     fn full(&self, bytes: usize) -> Error {

@@ -12,9 +12,11 @@ mod cuda;
 mod host;
 mod kernels;
 mod launch;
+mod meeting;
 #[cfg(feature = "mpi")]
 mod mpi;
 pub mod nvrtc;
+pub mod nvtx;
 mod precision;
 mod ranks;
 mod simt;
@@ -25,8 +27,9 @@ pub(crate) use buffer::size;
 pub use buffer::{Buffer, Element, Reals};
 pub(crate) use host::SCRATCH_BYTES;
 pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_source, kernel_text};
-pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
+pub use launch::{COPY, Launched, Traffic, ZERO, memory, trace, traffic};
 pub(crate) use launch::{Launch, MOST_BLOCKS};
+pub use meeting::Meeting;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use precision::Precision;
@@ -167,13 +170,25 @@ pub enum DeviceChoice {
     Auto,
     Host,
     Cuda(usize),
+    /// The GPUs whose bits are set, as far as there are any: a rank on each.
+    Several(u64),
     Simt,
 }
 
 impl DeviceChoice {
+    /// The numbers of the GPUs, where this may name several.
+    pub fn gpus(self) -> Option<Vec<usize>> {
+        let DeviceChoice::Several(which) = self else { return None };
+        let there = if which == u64::MAX { cuda::visible() } else { usize::MAX };
+        Some((0..there.min(64)).filter(|gpu| which >> gpu & 1 == 1).collect())
+    }
+
     /// What this names for the `local`-th of the ranks on a machine: a GPU each, in their order, from the named one on. Where
     /// there are fewer GPUs, or where the starter shows each rank a single one, they begin again.
     pub fn of_rank(self, local: usize) -> DeviceChoice {
+        if let Some(gpus) = self.gpus() {
+            return gpus.get(local).map_or(self, |gpu| DeviceChoice::Cuda(*gpu));
+        }
         match (self, cuda::visible()) {
             (DeviceChoice::Auto, gpus) if gpus > 0 && local > 0 => DeviceChoice::Cuda(local % gpus),
             (DeviceChoice::Cuda(first), gpus) if first < gpus => DeviceChoice::Cuda((first + local) % gpus),
@@ -191,11 +206,29 @@ impl std::str::FromStr for DeviceChoice {
             "host" => Ok(DeviceChoice::Host),
             "simt" => Ok(DeviceChoice::Simt),
             "cuda" => Ok(DeviceChoice::Cuda(0)),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|n| n.parse().ok())
-                .map(DeviceChoice::Cuda)
-                .ok_or_else(|| format!("no device is called {text:?}; there are auto, host, cuda, cuda:N and simt")),
+            "cuda:all" => Ok(DeviceChoice::Several(u64::MAX)),
+            _ => {
+                let unknown = || {
+                    format!(
+                        "no device is called {text:?}; there are auto, host, cuda, cuda:N, cuda:N,N,..., cuda:all and simt"
+                    )
+                };
+                let list = text.strip_prefix("cuda:").ok_or_else(unknown)?.split(',');
+                let numbers = list.map(|n| n.parse::<usize>().ok()).collect::<Option<Vec<_>>>().ok_or_else(unknown)?;
+                if let [one] = numbers[..] {
+                    return Ok(DeviceChoice::Cuda(one));
+                }
+                let mut which = 0u64;
+                for gpu in numbers {
+                    let bit =
+                        1u64.checked_shl(gpu as u32).ok_or_else(|| format!("{text}: the last one can be cuda:63"))?;
+                    if which & bit != 0 {
+                        return Err(format!("{text}: cuda:{gpu} is there twice; each rank has a GPU of its own"));
+                    }
+                    which |= bit;
+                }
+                Ok(DeviceChoice::Several(which))
+            }
         }
     }
 }
@@ -206,6 +239,11 @@ impl std::fmt::Display for DeviceChoice {
             DeviceChoice::Auto => f.write_str("auto"),
             DeviceChoice::Host => f.write_str("host"),
             DeviceChoice::Cuda(n) => write!(f, "cuda:{n}"),
+            DeviceChoice::Several(u64::MAX) => f.write_str("cuda:all"),
+            DeviceChoice::Several(which) => {
+                let gpus: Vec<_> = (0..64).filter(|gpu| which >> gpu & 1 == 1).map(|gpu| gpu.to_string()).collect();
+                write!(f, "cuda:{}", gpus.join(","))
+            }
             DeviceChoice::Simt => f.write_str("simt"),
         }
     }
@@ -227,6 +265,13 @@ impl Device {
             DeviceChoice::Simt if !HAS_CHECK => Err(needs_check("device simt")),
             DeviceChoice::Simt => Ok((Device::simt(0), None)),
             DeviceChoice::Cuda(ordinal) => Ok((Device::cuda(ordinal)?, None)),
+            DeviceChoice::Several(_) => match choice.gpus().unwrap_or_default()[..] {
+                [] => Ok((Device::cuda(0)?, None)),
+                [one] => Ok((Device::cuda(one)?, None)),
+                _ => Err(Error::Config(format!(
+                    "device {choice}: several GPUs are for zgan train; one of them is cuda:0"
+                ))),
+            },
             DeviceChoice::Auto => match Device::cuda(0) {
                 Ok(device) => Ok((device, Some("the first GPU".into()))),
                 Err(Error::NoGpu(reason)) => Ok((Device::host(threads)?, Some(reason))),
@@ -472,10 +517,10 @@ impl Device {
     /// Captures what `work` queues on this device, without doing it. None on everything but a GPU, where work is done as it
     /// is launched. `work` may launch kernels, copy between buffers and zero them. It may not allocate, wait, or copy from
     /// or to the host. The graph keeps the memory that it works on alive. With `ZGAN_SYNC=1`, which waits for each launch,
-    /// nothing is captured.
+    /// and with [`nvtx`], which names launches, nothing is captured.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Graph>> {
         match &*self.backend {
-            Backend::Cuda(cuda) if !cuda.waits_for_launches() => {
+            Backend::Cuda(cuda) if !cuda.waits_for_launches() && !nvtx::is_on() => {
                 Ok(Some(Graph { graph: cuda.capture(work)?, device: self.clone() }))
             }
             _ => Ok(None),

@@ -107,18 +107,13 @@ impl Compiler {
     pub fn find_suitable(suits: impl Fn(&Compiler) -> Result<(), String>) -> Result<Compiler, String> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let known = places(Path::new("/"), &variable);
-        // Asked only where the others do not have it: it starts a process.
-        let python = std::iter::once_with(|| {
-            let paths =
-                lines_of(Command::new("python3").args(["-c", "import sys; print(*sys.path, sep='\\n')"]), PATIENCE);
-            let folders = paths.into_iter().map(PathBuf::from).filter(|path| path.is_absolute());
-            folders.flat_map(|folder| wheels(&folder)).collect::<Vec<_>>()
-        });
+        // Asked only where the others do not have it.
+        let python = std::iter::once_with(packages_of_python).flatten().flat_map(|packages| wheels(&packages));
         let mut passed_over = Vec::new();
         if let Some(folder) = variable("NVRTC_LIB_DIR").filter(|folder| !known.iter().any(|p| p.starts_with(folder))) {
             passed_over.push(format!("{} (NVRTC_LIB_DIR) has no libnvrtc", Path::new(&folder).display()));
         }
-        Compiler::first_of(known.into_iter().chain(python.flatten()), passed_over, suits)
+        Compiler::first_of(known.into_iter().chain(python), passed_over, suits)
     }
 
     /// The first of these libraries that opens, compiles, and suits.
@@ -277,15 +272,25 @@ pub fn places(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<P
 
     found.extend(NAMES.iter().map(PathBuf::from));
 
-    found.extend(conda.iter().cloned().flat_map(in_toolkit));
-    let user = folder("HOME").map(|home| home.join(".local"));
-    let prefixes = folder("VIRTUAL_ENV").into_iter().chain(conda).chain(user);
-    for prefix in prefixes.chain(["usr/local", "usr"].map(|prefix| root.join(prefix))) {
-        for python in matching(&prefix.join("lib"), "python3") {
-            found.extend(["site-packages", "dist-packages"].iter().flat_map(|packages| wheels(&python.join(packages))));
-        }
-    }
+    found.extend(conda.into_iter().flat_map(in_toolkit));
+    found.extend(packages(root, variable).iter().flat_map(|packages| wheels(packages)));
     found
+}
+
+/// The folders of Python's packages on a machine with this `root` and these environment variables.
+pub fn packages(root: &Path, variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let folder = |name: &str| variable(name).map(PathBuf::from);
+    let user = folder("HOME").map(|home| home.join(".local"));
+    let prefixes = folder("VIRTUAL_ENV").into_iter().chain(folder("CONDA_PREFIX")).chain(user);
+    let prefixes = prefixes.chain(["usr/local", "usr"].map(|prefix| root.join(prefix)));
+    let pythons = prefixes.flat_map(|prefix| matching(&prefix.join("lib"), "python3"));
+    pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|packages| python.join(packages))).collect()
+}
+
+/// Those that the `python3` in `PATH` looks for its packages in. It starts a process.
+pub fn packages_of_python() -> Vec<PathBuf> {
+    let paths = lines_of(Command::new("python3").args(["-c", "import sys; print(*sys.path, sep='\\n')"]), PATIENCE);
+    paths.into_iter().map(PathBuf::from).filter(|path| path.is_absolute()).collect()
 }
 
 /// The libraries of NVRTC's packages in a folder of Python's packages.

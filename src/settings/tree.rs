@@ -41,6 +41,9 @@ pub struct Images {
     /// Most memory for the images of folder:DIR, in MiB; larger folders are streamed
     #[arg(long, value_name = "MIB")]
     pub data_memory: usize,
+    /// Decode the pictures of a larger folder once, into a file that all later epochs and trainings read
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub pack: bool,
 }
 
 impl Default for Images {
@@ -52,6 +55,7 @@ impl Default for Images {
             size: 32.into(),
             channels: 3,
             data_memory: 2048,
+            pack: true,
         }
     }
 }
@@ -314,7 +318,7 @@ impl Default for Batches {
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Where it runs")]
 pub struct Place {
-    /// auto, host, cuda, cuda:N or simt; auto takes the first GPU, or the host where there is none
+    /// auto, host, cuda, cuda:N, cuda:N,N,... or cuda:all (a rank on each of several GPUs), or simt; auto takes the first GPU, or the host where there is none
     #[arg(long, value_name = "DEVICE")]
     #[serde(with = "text")]
     pub device: DeviceChoice,

@@ -37,7 +37,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::{LazyLock, Mutex};
 use std::thread::{self, ThreadId};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use cudarc::driver::sys::CUresult::{self, *};
@@ -120,6 +120,7 @@ impl Settings {
 }
 
 struct Allocation {
+    device: usize,
     bytes: usize,
     /// False once it is to be freed: work queued before that may still use it.
     live: bool,
@@ -142,12 +143,23 @@ struct Event {
     time: Option<Instant>,
 }
 
+struct Stream {
+    device: usize,
+    capture: Option<Capture>,
+}
+
 /// The work that a stream captures instead of queueing it.
 struct Capture {
     work: Vec<Work>,
     mode: CUstreamCaptureMode,
     thread: ThreadId,
 }
+
+/// Called when the turn of a collective has come, with what it was queued with, as often as it takes. It answers with 0 when
+/// it is done, else with [`WAITS`] and perhaps a stream that it waits for.
+type Collective = unsafe extern "C" fn(data: usize, on: &mut Handle) -> c_int;
+
+const WAITS: c_int = 1;
 
 /// What a stream is told to do.
 #[derive(Clone)]
@@ -185,6 +197,13 @@ enum Work {
         turn: u64,
         on: Handle,
     },
+    /// What NCCL's stand-in does with the same of other streams.
+    Meet {
+        address: u64,
+        bytes: usize,
+        call: Collective,
+        data: usize,
+    },
 }
 
 struct Driver {
@@ -194,7 +213,7 @@ struct Driver {
     device: Option<Device>,
     memory: BTreeMap<u64, Allocation>,
     pinned: BTreeMap<u64, usize>,
-    streams: HashMap<Handle, Option<Capture>>,
+    streams: HashMap<Handle, Stream>,
     queues: BTreeMap<Handle, VecDeque<Work>>,
     events: HashMap<Handle, Event>,
     graphs: HashMap<Handle, Vec<Work>>,
@@ -208,8 +227,10 @@ struct Driver {
     /// Launches that were not of a graph, and graphs.
     direct: usize,
     replays: usize,
-    /// After a fault on the GPU every call answers with it.
-    fault: Option<CUresult>,
+    /// After a fault on a GPU every call for it answers with it.
+    faults: HashMap<usize, CUresult>,
+    /// The streams whose work is being done, each of which waits for the next.
+    working: Vec<Handle>,
 }
 
 static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
@@ -233,7 +254,8 @@ static DRIVER: LazyLock<Mutex<Driver>> = LazyLock::new(|| {
         launches: 0,
         direct: 0,
         replays: 0,
-        fault: None,
+        faults: HashMap::new(),
+        working: Vec::new(),
     })
 });
 
@@ -263,11 +285,26 @@ fn ready(body: impl FnOnce(&mut Driver) -> Answer) -> CUresult {
 
 /// A call that needs a context, and that no fault came before.
 fn current(body: impl FnOnce(&mut Driver) -> Answer) -> CUresult {
-    ready(|driver| match (CURRENT.get(), driver.fault) {
-        (0, _) => refuse(CUDA_ERROR_INVALID_CONTEXT, "a call on a thread that has no current context"),
-        (_, Some(fault)) => Err(fault),
-        _ => body(driver),
+    ready(|driver| match CURRENT.get() {
+        0 => refuse(CUDA_ERROR_INVALID_CONTEXT, "a call on a thread that has no current context"),
+        _ => driver.fault(here()).and_then(|()| body(driver)),
     })
+}
+
+/// A call that waits for the GPU. While a collective waits for ranks that have not been told of it yet, so does the caller,
+/// and lets other threads into the driver.
+fn waiting(mut body: impl FnMut(&mut Driver) -> Answer) -> CUresult {
+    loop {
+        match current(&mut body) {
+            CUDA_ERROR_NOT_READY => thread::sleep(Duration::from_micros(200)),
+            answer => return answer,
+        }
+    }
+}
+
+/// The device whose context is current.
+fn here() -> usize {
+    CURRENT.get().wrapping_sub(1)
 }
 
 /// # Safety
@@ -308,12 +345,17 @@ impl Driver {
             pointer.write_bytes(0xff, bytes);
             pointer as u64
         };
-        self.memory.insert(address, Allocation { bytes, live: true });
+        self.memory.insert(address, Allocation { device: here(), bytes, live: true });
         Ok(address)
     }
 
+    /// Bytes of the current device.
     fn used(&self) -> usize {
-        self.memory.values().filter(|a| a.live).map(|a| a.bytes).sum()
+        self.memory.values().filter(|a| a.live && a.device == here()).map(|a| a.bytes).sum()
+    }
+
+    fn fault(&self, device: usize) -> Answer {
+        self.faults.get(&device).map_or(Ok(()), |fault| Err(*fault))
     }
 
     fn retire(&mut self, address: u64) -> Answer {
@@ -337,7 +379,7 @@ impl Driver {
         }
     }
 
-    /// The range lies inside one live allocation.
+    /// The range lies inside one live allocation of the current device.
     fn check(&self, what: &str, address: u64, bytes: usize) -> Answer {
         let Some((start, allocation)) = self.memory.range(..=address).next_back() else {
             return refuse(CUDA_ERROR_INVALID_VALUE, format!("{what}: {address:#x} is not device memory"));
@@ -349,6 +391,10 @@ impl Driver {
         if !allocation.live {
             return refuse(CUDA_ERROR_INVALID_VALUE, format!("{what}: {address:#x} is in memory that was freed"));
         }
+        if allocation.device != here() {
+            let (of, here) = (allocation.device, here());
+            return refuse(CUDA_ERROR_INVALID_VALUE, format!("{what}: memory of device {of} on device {here}"));
+        }
         if bytes > allocation.bytes - offset {
             let room = allocation.bytes - offset;
             return refuse(CUDA_ERROR_INVALID_VALUE, format!("{what}: {bytes} bytes where {room} are left"));
@@ -359,7 +405,8 @@ impl Driver {
     /// The calling thread does what it may not do while a stream captures: each thread during a `GLOBAL` capture, that
     /// which began it during one of `THREAD_LOCAL`, none during one of `RELAXED`.
     fn outside_captures(&self, what: &str) -> Answer {
-        let refused = self.streams.values().flatten().any(|capture| match capture.mode {
+        let captures = self.streams.values().filter_map(|stream| stream.capture.as_ref());
+        let refused = captures.into_iter().any(|capture| match capture.mode {
             CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL => true,
             CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL => capture.thread == thread::current().id(),
             CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED => false,
@@ -373,7 +420,10 @@ impl Driver {
     fn queue(&mut self, stream: Handle, mut work: Work) -> Answer {
         match self.streams.get_mut(&stream) {
             None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no stream {stream:#x}")),
-            Some(None) => {
+            Some(Stream { device, .. }) if *device != here() => {
+                refuse(CUDA_ERROR_INVALID_HANDLE, format!("a stream of device {device} on device {}", here()))
+            }
+            Some(Stream { capture: None, .. }) => {
                 if let Work::Launch { kernel, fails, .. } = &mut work {
                     self.launches += 1;
                     *fails = self.settings.failing_launch == Some(self.launches)
@@ -382,7 +432,7 @@ impl Driver {
                 self.queues.entry(stream).or_default().push_back(work);
                 Ok(())
             }
-            Some(Some(captured)) => match work {
+            Some(Stream { capture: Some(captured), .. }) => match work {
                 Work::Free { .. } | Work::Record { .. } | Work::Wait { .. } => {
                     refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "an event or a free while the stream captures")
                 }
@@ -402,6 +452,7 @@ impl Driver {
             }
             Work::Fill { to, bytes, .. } => self.check("memset of a graph", *to, *bytes),
             Work::Upload { to, values } => self.check("copy of a graph", *to, values.len()),
+            Work::Meet { address, bytes, .. } => self.check("collective of a graph", *address, *bytes),
             // One side may be pinned memory.
             Work::Copy { to, from, bytes } => [to, from]
                 .into_iter()
@@ -413,35 +464,74 @@ impl Driver {
         }
     }
 
-    /// Does everything that is queued.
+    /// Does everything that is queued for the current device.
     fn wait(&mut self) -> Answer {
         self.outside_captures("a wait")?;
-        let streams: Vec<Handle> = self.queues.keys().copied().collect();
-        streams.into_iter().for_each(|stream| self.run(stream, None));
-        self.fault.map_or(Ok(()), Err)
+        let own = |(stream, known): (&Handle, &Stream)| (known.device == here()).then_some(*stream);
+        let mut streams: Vec<Handle> = self.streams.iter().filter_map(own).collect();
+        streams.sort();
+        streams.into_iter().try_for_each(|stream| self.run(stream, None))?;
+        self.fault(here())
     }
 
     /// Does what `stream` was told, all of it or up to the event's turn.
     fn wait_for(&mut self, stream: Handle, until: Option<(Handle, u64)>) -> Answer {
         self.outside_captures("a wait")?;
-        if self.streams.get(&stream).is_some_and(Option::is_some) {
+        if self.streams.get(&stream).is_some_and(|stream| stream.capture.is_some()) {
             return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "a wait for a stream that captures");
         }
-        self.run(stream, until);
-        self.fault.map_or(Ok(()), Err)
+        self.run(stream, until)?;
+        self.fault(here())
     }
 
-    fn run(&mut self, stream: Handle, until: Option<(Handle, u64)>) {
-        let has_come = |driver: &Driver, (event, turn)| driver.events.get(&event).is_some_and(|e| e.done >= turn);
-        while !until.is_some_and(|until| has_come(self, until)) {
-            let Some(work) = self.queues.get_mut(&stream).and_then(VecDeque::pop_front) else { return };
-            if let Work::Wait { event, turn, on } = work {
-                self.run(on, Some((event, turn)));
-            } else if let Err(fault) = self.work(work) {
-                self.fault = Some(fault);
-                self.queues.clear();
+    /// The error says that a collective waits for what another thread has not queued yet.
+    fn run(&mut self, stream: Handle, until: Option<(Handle, u64)>) -> Answer {
+        while !until.is_some_and(|until| self.has_come(until)) && !self.is_idle(stream) {
+            if !self.step(stream) {
+                return Err(CUDA_ERROR_NOT_READY);
             }
         }
+        Ok(())
+    }
+
+    fn has_come(&self, (event, turn): (Handle, u64)) -> bool {
+        self.events.get(&event).is_some_and(|event| event.done >= turn)
+    }
+
+    fn is_idle(&self, stream: Handle) -> bool {
+        self.queues.get(&stream).is_none_or(VecDeque::is_empty)
+    }
+
+    /// Does what comes next on `stream`, or on one that it waits for. False where neither can go on.
+    fn step(&mut self, stream: Handle) -> bool {
+        // What it waits for, if anything.
+        let on = match self.queues.get(&stream).and_then(VecDeque::front) {
+            None => return false,
+            Some(&Work::Wait { event, turn, on }) => (!self.has_come((event, turn)) && !self.is_idle(on)).then_some(on),
+            Some(&Work::Meet { call, data, .. }) => {
+                let mut on = 0;
+                // SAFETY: `zgan_stand_in_meet`'s caller's.
+                (unsafe { call(data, &mut on) } == WAITS).then_some(on)
+            }
+            Some(_) => None,
+        };
+        if let Some(on) = on {
+            if on == stream || self.working.contains(&on) {
+                return false;
+            }
+            self.working.push(stream);
+            let done = self.step(on);
+            self.working.pop();
+            return done;
+        }
+        let Some(work) = self.queues.get_mut(&stream).and_then(VecDeque::pop_front) else { return false };
+        if let Err(fault) = self.work(work) {
+            let device = self.streams.get(&stream).map_or(0, |stream| stream.device);
+            self.faults.insert(device, fault);
+            let streams = &self.streams;
+            self.queues.retain(|stream, _| streams.get(stream).is_some_and(|stream| stream.device != device));
+        }
+        true
     }
 
     /// Inside an allocation, though perhaps one that is to be freed.
@@ -482,7 +572,7 @@ impl Driver {
                         event.time = Some(Instant::now());
                     }
                 }
-                Work::Wait { .. } => {}
+                Work::Wait { .. } | Work::Meet { .. } => {}
             }
         }
         Ok(())
@@ -574,7 +664,7 @@ impl Driver {
             unsafe { std::ptr::copy_nonoverlapping(argument.cast::<u8>(), words.as_mut_ptr().cast::<u8>(), bytes) };
             // A null pointer stands for an argument that is left out.
             if pointer && words[0] != 0 && self.check(&format!("{name}, argument {i}"), words[0], 0).is_err() {
-                self.fault = Some(CUDA_ERROR_ILLEGAL_ADDRESS);
+                self.faults.insert(here(), CUDA_ERROR_ILLEGAL_ADDRESS);
                 return Err(CUDA_ERROR_ILLEGAL_ADDRESS);
             }
             if pointer && words[0] != 0 {
@@ -583,14 +673,15 @@ impl Driver {
             values.push(words);
         }
         let kernel = *kernel;
-        self.direct += usize::from(matches!(self.streams.get(&stream), Some(None)));
+        self.direct += usize::from(matches!(self.streams.get(&stream), Some(Stream { capture: None, .. })));
         self.queue(stream, Work::Launch { kernel, grid, arguments: values, pointers, fails: false })
     }
 
     /// What was not given back by the time the last user of the context leaves.
     fn left(&self) -> String {
+        let live = self.memory.values().filter(|a| a.live).map(|a| a.bytes).sum();
         let counts = [
-            (self.used(), "bytes of memory"),
+            (live, "bytes of memory"),
             (self.pinned.len(), "pinned buffers"),
             (self.streams.len(), "streams"),
             (self.events.len(), "events"),
@@ -703,7 +794,7 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, _devi
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: u32, _device: c_int) -> CUresult {
+pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: u32, device: c_int) -> CUresult {
     ready(|driver| {
         const MAJOR: u32 = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as u32;
         const MINOR: u32 = Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as u32;
@@ -719,7 +810,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: u32,
             MINOR => driver.settings.capability.1,
             POOLS => c_int::from(driver.settings.pools),
             L2 => driver.settings.l2 as c_int,
-            PCI_BUS => 0x65,
+            PCI_BUS => 0x65 + device,
             PCI_DEVICE | PCI_DOMAIN => 0,
             _ => return refuse(CUDA_ERROR_INVALID_VALUE, format!("attribute {attribute} is not known here")),
         };
@@ -754,7 +845,7 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut Handle, device: 
 pub unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(_device: c_int) -> CUresult {
     ready(|driver| {
         driver.retained -= 1;
-        if driver.retained == 0 && !driver.left().is_empty() && driver.fault.is_none() {
+        if driver.retained == 0 && !driver.left().is_empty() && driver.faults.is_empty() {
             return refuse(CUDA_ERROR_INVALID_VALUE, format!("not given back: {}", driver.left()));
         }
         if driver.retained == 0 && driver.settings.counts {
@@ -782,14 +873,14 @@ pub unsafe extern "C" fn cuCtxSetCurrent(context: Handle) -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSynchronize() -> CUresult {
-    current(Driver::wait)
+    waiting(Driver::wait)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, _flags: c_uint) -> CUresult {
     current(|driver| {
         let handle = driver.handle();
-        driver.streams.insert(handle, None);
+        driver.streams.insert(handle, Stream { device: here(), capture: None });
         // SAFETY: the caller's.
         unsafe { give(stream, handle) }
     })
@@ -797,7 +888,7 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut Handle, _flags: c_uint) -> 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CUresult {
-    current(|driver| {
+    waiting(|driver| {
         driver.wait()?;
         driver.queues.remove(&stream);
         driver.streams.remove(&stream).map_or(Err(CUDA_ERROR_INVALID_HANDLE), |_| Ok(()))
@@ -806,7 +897,7 @@ pub unsafe extern "C" fn cuStreamDestroy_v2(stream: Handle) -> CUresult {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamSynchronize(stream: Handle) -> CUresult {
-    current(|driver| driver.wait_for(stream, None))
+    waiting(|driver| driver.wait_for(stream, None))
 }
 
 #[unsafe(no_mangle)]
@@ -822,7 +913,7 @@ pub unsafe extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamBeginCapture_v2(stream: Handle, mode: CUstreamCaptureMode) -> CUresult {
     current(|driver| match driver.streams.get_mut(&stream) {
-        Some(capture @ None) => {
+        Some(Stream { capture: capture @ None, .. }) => {
             *capture = Some(Capture { work: Vec::new(), mode, thread: thread::current().id() });
             Ok(())
         }
@@ -832,7 +923,7 @@ pub unsafe extern "C" fn cuStreamBeginCapture_v2(stream: Handle, mode: CUstreamC
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, graph: *mut Handle) -> CUresult {
-    current(|driver| match driver.streams.get_mut(&stream).and_then(Option::take) {
+    current(|driver| match driver.streams.get_mut(&stream).and_then(|stream| stream.capture.take()) {
         Some(captured) => {
             let handle = driver.handle();
             driver.graphs.insert(handle, captured.work);
@@ -908,7 +999,7 @@ pub unsafe extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> CUresul
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventSynchronize(event: Handle) -> CUresult {
-    current(|driver| match driver.events.get(&event) {
+    waiting(|driver| match driver.events.get(&event) {
         None => refuse(CUDA_ERROR_INVALID_HANDLE, format!("there is no event {event:#x}")),
         Some(&Event { stream, recorded, done, .. }) if done < recorded => {
             driver.wait_for(stream, Some((event, recorded)))
@@ -970,7 +1061,7 @@ pub unsafe extern "C" fn cuMemFreeAsync(address: u64, stream: Handle) -> CUresul
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree_v2(address: u64) -> CUresult {
-    current(|driver| {
+    waiting(|driver| {
         driver.wait()?;
         driver.retire(address)?;
         driver.release(address);
@@ -1123,5 +1214,23 @@ pub unsafe extern "C" fn cuLaunchKernel(
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         // SAFETY: the caller's.
         unsafe { driver.launch(function, grid, block, shared, stream, arguments) }
+    })
+}
+
+/// For the library that stands in for NCCL (`libnccl.rs`): queues a collective on `bytes` bytes of the current device.
+///
+/// # Safety
+/// `call` may be called with `data` whenever, by whichever thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zgan_stand_in_meet(
+    stream: Handle,
+    address: u64,
+    bytes: usize,
+    call: Collective,
+    data: usize,
+) -> CUresult {
+    current(|driver| {
+        driver.check("collective", address, bytes)?;
+        driver.queue(stream, Work::Meet { address, bytes, call, data })
     })
 }

@@ -2,6 +2,8 @@
 //! them is told by whatever call comes next.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
 
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUresult::*;
@@ -25,6 +27,10 @@ pub(super) struct Faults {
     ended: AtomicUsize,
     /// The last launches, each at its number modulo `KEPT`: a module, and in the lower 16 bits a kernel of it.
     last: [AtomicUsize; KEPT],
+    /// Since when the program has been waiting for the device.
+    waits: Mutex<Option<Instant>>,
+    /// Why nothing more can come of this device: it is one of several ranks, and their connection is lost.
+    lost: OnceLock<String>,
 }
 
 impl Faults {
@@ -52,9 +58,39 @@ impl Faults {
         wait: impl FnOnce() -> std::result::Result<(), DriverError>,
     ) -> std::result::Result<(), DriverError> {
         let launched = self.launched.load(Ordering::Relaxed);
-        wait()?;
+        self.watched(wait)?;
         self.ended.fetch_max(launched, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Waits for some of the work by `wait`. Where the connection with other ranks is lost meanwhile, what it waited for is not
+    /// what it should be.
+    pub fn watched(
+        &self,
+        wait: impl FnOnce() -> std::result::Result<(), DriverError>,
+    ) -> std::result::Result<(), DriverError> {
+        self.begun().get_or_insert_with(Instant::now);
+        let waited = wait();
+        *self.begun() = None;
+        if self.lost().is_some() { Err(DriverError(CUDA_ERROR_UNKNOWN)) } else { waited }
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.waits.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// How long the program has been waiting for the device by now.
+    pub fn waited(&self) -> Duration {
+        self.begun().map_or(Duration::ZERO, |begun| begun.elapsed())
+    }
+
+    /// From now on whatever is asked of the device is an error that says why.
+    pub fn lose(&self, why: &str) {
+        let _ = self.lost.set(why.into());
+    }
+
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
     }
 
     /// What to add to an error of the driver: after a fault in a kernel, those that it may have been in.

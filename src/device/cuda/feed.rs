@@ -62,7 +62,7 @@ impl Cuda {
         let bytes: usize = parts.iter().map(|(_, values)| values.len()).sum();
         assert!(bytes <= memory.len(), "{bytes} bytes into a slot of {}", memory.len());
         let mut copy = || {
-            arrived.synchronize()?;
+            self.faults.watched(|| arrived.synchronize())?;
             stream.wait(taken)?;
             let mut pinned = memory.as_mut_ptr()?;
             for (to, values) in parts.iter().filter(|(_, values)| !values.is_empty()) {
