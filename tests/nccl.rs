@@ -129,10 +129,7 @@ fn what_nccl_refuses_is_told() {
         }));
         assert!(all.iter().all(|error| error.contains("on another device")), "{all:?}");
         let all = errors(on_gpus(2, LONG, |gpu| gpu.ranks().unwrap().broadcast(&gpu.zeros(1)?, 2)));
-        assert!(
-            all[0].contains("rank 0 of 2: ncclBroadcast: invalid argument (NCCL_DEBUG=WARN tells more)"),
-            "{all:?}"
-        );
+        assert!(all[0].contains("rank 0 of 2: ncclBroadcast: invalid argument"), "{all:?}");
         let host = Device::host(1).unwrap().connect(Meeting::of_threads(1, LONG).unwrap().remove(0));
         assert_eq!(host.err().unwrap().to_string(), "NCCL connects GPUs, not device host");
         // One GPU twice.
@@ -183,8 +180,10 @@ fn a_rank_that_fails_ends_all() {
         ("rank=0,error=3", "rank 0 of 3: a collective: remote process exited or there was a network error"),
         ("hang=4", ": no answer from the other ranks within 1 seconds"),
     ] {
-        on_stand_in(test, &format!("devices=3,launch={}", nccl.len()), &[("ZGAN_STAND_IN_NCCL", nccl)], || {
-            let all = errors(on_gpus(3, SHORT, |gpu| {
+        let patience = if nccl.starts_with("hang") { SHORT } else { LONG };
+        // The settings of the driver tell these processes apart.
+        on_stand_in(test, &format!("devices=3,workers={}", nccl.len()), &[("ZGAN_STAND_IN_NCCL", nccl)], || {
+            let all = errors(on_gpus(3, patience, |gpu| {
                 let (link, values) = (gpu.ranks().unwrap(), gpu.upload(&[1.0; 100])?);
                 let graph = gpu.capture(|| link.all_reduce(&values, Reduction::Sum))?;
                 for _ in 0..5 {
@@ -387,7 +386,7 @@ fn a_gpu_that_fails_ends_the_training() {
     }
     let runs = tempfile::tempdir().unwrap();
     let runs = runs.path();
-    let small = ["--preset", "ring", "--width", "8", "--steps", "10", "--force", "--timeout", "1"];
+    let small = ["--preset", "ring", "--width", "8", "--steps", "10", "--force"];
     for (driver, nccl, why) in [
         ("devices=2", "rank=0,call=9", "error: rank 0 of 2: ncclAllReduce: unhandled system error"),
         ("devices=2", "error=20", "rank 1 of 2: a collective: remote process exited or there was a network error"),
@@ -395,7 +394,9 @@ fn a_gpu_that_fails_ends_the_training() {
         ("devices=2,launch=300", "", "illegal memory access"),
         ("devices=2,allocation=2", "", "asked for"),
     ] {
-        let output = zgan(runs, "a", "cuda:all", nccl, &small).env("ZGAN_STAND_IN", driver).output().unwrap();
+        let patience = if nccl.starts_with("hang") { "1" } else { "60" };
+        let mut command = zgan(runs, "a", "cuda:all", nccl, &[&small[..], &["--timeout", patience]].concat());
+        let output = command.env("ZGAN_STAND_IN", driver).output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{nccl}: {told}");
         assert!(told.contains(why) && told.matches("error: ").count() == 1, "{driver} {nccl}: {told}");

@@ -83,7 +83,7 @@ impl Functions {
         }
         // SAFETY: it takes any number, and gives a text that lives as long as the library.
         let text = unsafe { CStr::from_ptr((self.ncclGetErrorString)(number)) };
-        Err(format!("{function}: {} (NCCL_DEBUG=WARN tells more)", text.to_string_lossy()))
+        Err(format!("{function}: {}", text.to_string_lossy()))
     }
 }
 
