@@ -114,12 +114,15 @@ fn is_of_differences(loss: Loss) -> bool {
 }
 
 /// Whether this tensor's gradient is zero by construction, so that it is rounding alone, which Adam makes steps of: a bias before
-/// a batch norm, or a constant in all logits where only their differences count.
+/// a batch norm, or a constant in all logits where only their differences count, as the bias of a unit before the pooling is
+/// where it is active for all samples.
 fn without_gradient(setup: &Setup, name: &str) -> bool {
     let before_norm = ["conv1.bias", "conv2.bias", "shortcut.bias", "linear2.bias", "linear3.bias", "linear4.bias"];
     let of_g =
         !setup.draws_points() && name.contains("generator.") && before_norm.iter().any(|end| name.ends_with(end));
-    of_g || is_of_differences(setup.training.loss) && name.ends_with("discriminator.head.bias")
+    let constant =
+        ["head.bias", "block5.conv2.bias", "block5.shortcut.bias"].map(|name| format!("discriminator.{name}"));
+    of_g || is_of_differences(setup.training.loss) && constant.iter().any(|end| name.ends_with(end))
 }
 
 /// Whether such a constant is in this number.
