@@ -209,7 +209,7 @@ fn images_of_a_folder_are_drawn_by_several_processes() {
         assert_eq!(said.matches("1030 images").count(), 1, "{said}");
     }
     assert!(place.program("diff").args(["-r", "alone", "two"]).status().unwrap().success());
-    place.says(2, "sample --run a --device host", 2, &["is the work of one process"]);
+    place.says(2, "sample --run a --device host", 2, &["zgan sample of one file is the work of one process"]);
 }
 
 #[test]

@@ -36,8 +36,9 @@ pub fn is_silent() -> bool {
 
 /// To be called before an error is told: the first rank may have the same to say, and then nobody else needs to.
 pub fn let_others_speak() {
-    if let Some(Started { rank, .. }) = *STARTED {
-        std::thread::sleep(Duration::from_secs(rank.min(3) as u64));
+    // mpirun takes a second to end the others.
+    if let Some(Started { rank: rank @ 1.., .. }) = *STARTED {
+        std::thread::sleep(Duration::from_secs(2 + rank.min(3) as u64));
     }
 }
 
@@ -72,10 +73,8 @@ pub fn abort(status: u8) -> ExitCode {
 
 /// Refuses what several processes cannot do together.
 pub fn alone(command: &str) -> Result<()> {
-    let Some(Started { rank, ranks, variable, .. }) = several() else { return Ok(()) };
-    Err(Error::Config(format!(
-        "{variable} says that this is rank {rank} of {ranks}: {command} is the work of one process, not of several"
-    )))
+    let Some(Started { ranks, variable, .. }) = several() else { return Ok(()) };
+    Err(Error::Config(format!("{command} is the work of one process, not of several: {variable} is {ranks}")))
 }
 
 /// The connection with the other processes or threads.

@@ -62,6 +62,7 @@ impl Trainer {
     /// All ranks then make a trainer of the same setup and do the same steps, which gives all the same weights.
     pub fn new(device: &Device, setup: &Setup) -> Result<Trainer> {
         check(setup)?;
+        check_parts(setup, device.ranks().map_or(1, |ranks| ranks.ranks()))?;
         device.check_precision(setup.training.precision())?;
         let device = &device.with_convolution(setup.training.convolution);
         let (share, own) = Share::new(device, setup)?;
@@ -69,9 +70,6 @@ impl Trainer {
             return Err(Error::Config(
                 "local-norm: without micro-batch there are no parts; add --micro-batch IMAGES".into(),
             ));
-        }
-        if device.ranks().is_some() {
-            check(&own).map_err(|error| Error::Config(format!("the share of a rank: {error}")))?;
         }
         let (_, bytes) = measure(device, setup)?;
         let mut players = Players::default();
@@ -119,6 +117,7 @@ impl Trainer {
     /// What a trainer of this setup would take.
     pub fn plan(setup: &Setup) -> Result<Plan> {
         check(setup)?;
+        check_parts(setup, 1)?;
         let (players, arena) = measure(&Device::unbacked().with_convolution(setup.training.convolution), setup)?;
         lowest_that_learns(setup, &players.discriminator.parameters)?;
         let (g, d) = (&players.generator, &players.discriminator);
@@ -142,7 +141,9 @@ impl Trainer {
         let halves = std::iter::successors(Some(whole / 2), |part| Some(part / 2)).take_while(|part| *part > 0);
         // With G in parts of one size, some sizes cannot be.
         let parts = halves.map(|part| (part, setup.with(|s| s.training.micro_batch = Some(part))));
-        parts.filter(|(_, setup)| check(setup).is_ok()).map(|(part, setup)| Ok((part, Trainer::plan(&setup)?.bytes)))
+        parts
+            .filter(|(_, setup)| check(setup).and(check_parts(setup, 1)).is_ok())
+            .map(|(part, setup)| Ok((part, Trainer::plan(&setup)?.bytes)))
     }
 
     /// What each of so many ranks exchanges with the others in a step: the bytes of each collective, in their order. All of them
@@ -511,19 +512,6 @@ fn check(setup: &Setup) -> Result<()> {
             "batch-g {batch_g} with update simultaneous: one pass of D serves both, so it must be batch, {batch}"
         ));
     }
-    if let Some(part) = setup.part_of_g().filter(|_| training.local_norm) {
-        for (name, fakes) in [("batch", batch), ("batch-g", batch_g)] {
-            if fakes > part && !fakes.is_multiple_of(part) {
-                return refuse(format!(
-                    "{name} {fakes} with local-norm and micro-batch {part}: G takes parts of one size; {} would do",
-                    (1..=part)
-                        .rev()
-                        .find(|part| batch.is_multiple_of(*part) && batch_g.is_multiple_of(*part))
-                        .unwrap_or(1)
-                ));
-            }
-        }
-    }
     if setup.draws_points() && setup.shape != mixture::SHAPE {
         return refuse(format!("preset {preset} learns points, not images of {}: --data ring or grid", setup.shape));
     }
@@ -563,6 +551,22 @@ fn check(setup: &Setup) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses parts of G's fakes that are not of one size, with any of the shares of so many ranks.
+fn check_parts(setup: &Setup, ranks: usize) -> Result<()> {
+    let Some(part) = setup.part_of_g().filter(|_| setup.training.local_norm) else { return Ok(()) };
+    let all = [("batch", setup.training.batch), ("batch-g", setup.training.batch_of_g())];
+    let shares = all.map(|(name, all)| [(name, all / ranks), (name, all.div_ceil(ranks))]).concat();
+    let uneven = shares.iter().find(|(_, fakes)| *fakes > part && !fakes.is_multiple_of(part));
+    uneven.map_or(Ok(()), |(name, fakes)| {
+        let whose = if ranks > 1 { " of a rank" } else { "" };
+        let divides = |part: &usize| shares.iter().all(|(_, fakes)| fakes.is_multiple_of(*part));
+        Err(Error::Config(format!(
+            "{name} {fakes}{whose} with local-norm and micro-batch {part}: G takes parts of one size; {} would do",
+            (1..=part).rev().find(divides).unwrap_or(1)
+        )))
+    })
 }
 
 /// Where lower blocks of D stay as they begin: the name of the first layer that learns, a block or the head, and how many
