@@ -6,10 +6,14 @@ slower; the numbers of a step are compared in tests/training.rs. Names and sizes
     python benches/pytorch.py mnist softmax-gan --update alternating      # on the CPU, as it has ever been
     python benches/pytorch.py --device cuda --json --time-limit 80        # everything that a GPU is compared by
     python benches/pytorch.py --device cuda --list                        # the names of the steps; needs no torch
+    python benches/pytorch.py --parts operations,steps --json             # for zgan bench --beside
 
 On a GPU a step is timed launched from Python (`eager`), as one CUDA graph (`graph`), and launched with both networks
 compiled by `torch.compile` (`compile`): many steps in a row between two events, at most 100. f32 is without TF32, tf32 is f32
 with TF32 in products and convolutions, bf16 is autocast. What fails is a line of the output, and the rest is timed.
+
+Operations are timed in f32, forward and backward: `eager`, as one CUDA graph, and by `torch.compile` for static shapes with
+`max-autotune`. Each run finds in the caches what the run before left, as with `zgan bench --warm`.
 
 Written for torch 2.13. docs/timing.md has the fields of --json."""
 
@@ -34,6 +38,11 @@ PRESETS = {
     "sngan-projection-32": dict(width=128, batch=64, fakes=128, update="alternating", n_dis=5, small=[(32, 32), (64, 32)]),
     "sngan-projection-64": dict(width=64, batch=64, fakes=64, update="alternating", n_dis=5, small=[(16, 8)]),
 }
+# The sizes of operations, as src/instruments/bench/operations/shapes.rs has them, usual and tiny.
+LOGITS = [[64, 256, 65_536], [5]]
+HEADS = [[(128, 49, 32, 10), (64, 64, 64, 10), (16, 4, 1024, 1000)], [(4, 6, 8, 3)]]
+NORMS = [[(64, 7, 7, 32), (64, 14, 14, 32), (32, 4, 4, 128), (32, 8, 8, 128), (32, 16, 16, 128)], [(3, 4, 4, 5)]]
+BLOCKS = [[(128, 14, 16, 32)], [(3, 6, 5, 7)]]
 PRECISIONS = ["f32", "tf32", "bf16"]
 FORMS = ["eager", "graph", "compile"]
 LATE = "left out: the time limit had come"
@@ -60,6 +69,83 @@ class Problem:
             "step": self.name(), "preset": self.preset, "update": self.update, "n_dis": self.n_dis, "width": self.width,
             "batch": self.batch, "batch_g": self.fakes, "precision": self.precision,
         }
+
+
+class Operation:
+    """`kind` and `sizes` are the name that `zgan bench` has; `make` makes what runs it, of a device and of how to compile."""
+
+    precision = "f32"
+
+    def __init__(self, kind, sizes, make, *numbers):
+        self.kind, self.sizes, self.make, self.numbers = kind, sizes, make, numbers
+
+    def name(self):
+        return f"{self.kind} {self.sizes}"
+
+    def record(self):
+        return {"operation": self.kind, "sizes": self.sizes, "precision": self.precision}
+
+
+def operations(asked):
+    for each in LOGITS[asked.tiny]:
+        yield Operation("log_partition", f"{each}+{each}", log_partition, each)
+    for n, p, c, classes in HEADS[asked.tiny]:
+        yield Operation("projection", f"{n} samples of {p} pixels, C {c}, {classes} classes", projection, n, p, c, classes)
+    for n, h, w, c in NORMS[asked.tiny]:
+        yield Operation("norm", f"conditional, ReLU, x2: {n} of {h}x{w}, C {c}", conditional_norm, n, h, w, c)
+    for n, side, c, k in BLOCKS[asked.tiny]:
+        yield Operation("block", f"D: {n} of {side}x{side}, {c} to {k}, pooled", block_of_d, n, side, c, k)
+
+
+def log_partition(device, compiled, each):
+    """Both losses of Softmax GAN and all gradients, by their formulas: no autograd, which would take two passes."""
+
+    @compiled
+    def formulas(real, fake):
+        logits = torch.cat([real, fake])
+        log_z = torch.logsumexp(-logits, 0)
+        p = torch.exp(-logits - log_z)
+        seed_d = torch.cat([1 / each - p[:each], -p[each:]])
+        return real.mean() + log_z, logits.mean() + log_z, seed_d, 1 / (2 * each) - p[each:]
+
+    real, fake = (torch.randn(each, device=device) for _ in range(2))
+    return lambda: formulas(real, fake)
+
+
+def gradients(forward, inputs, shape, **layout):
+    """Runs forward, and backward to the inputs from a fixed gradient of the output."""
+    dy = torch.randn(shape, device=inputs[0].device).contiguous(**layout)
+    return lambda: torch.autograd.grad(forward(), inputs, dy)
+
+
+def projection(device, compiled, n, p, c, classes):
+    psi, embedding = nn.Linear(c, 1, bias=False).to(device), nn.Embedding(classes, c).to(device)
+
+    @compiled
+    def head(x, labels):
+        h = F.relu(x).sum(1)
+        return psi(h)[:, 0] + (embedding(labels) * h).sum(1)
+
+    x = torch.randn(n, p, c, device=device, requires_grad=True)
+    labels = torch.arange(n, device=device) % classes
+    return gradients(lambda: head(x, labels), [x, psi.weight, embedding.weight], (n,))
+
+
+def conditional_norm(device, compiled, n, h, w, c):
+    norm = ConditionalNorm(c, 10).to(device)
+    forward = compiled(lambda x, labels: F.interpolate(F.relu(norm(x, labels)), scale_factor=2, mode="nearest"))
+    layout = dict(memory_format=torch.channels_last)
+    x = torch.randn(n, c, h, w, device=device).contiguous(**layout).requires_grad_()
+    labels = torch.arange(n, device=device) % 10
+    return gradients(lambda: forward(x, labels), [x, *norm.parameters()], (n, c, 2 * h, 2 * w), **layout)
+
+
+def block_of_d(device, compiled, n, side, c, k):
+    layout = dict(memory_format=torch.channels_last)
+    block = Down(c, k, k, True, False, lambda layer: layer).to(device, **layout)
+    forward = compiled(block)
+    x = torch.randn(n, c, side, side, device=device).contiguous(**layout).requires_grad_()
+    return gradients(lambda: forward(x), [x, *block.parameters()], (n, k, side // 2, side // 2), **layout)
 
 
 def problems(asked):
@@ -89,6 +175,7 @@ def arguments():
 
     parser = argparse.ArgumentParser(description="Training steps of zgan's presets in PyTorch")
     parser.add_argument("presets", nargs="*", metavar="PRESET", help=f"of {', '.join(PRESETS)} [default: all]")
+    parser.add_argument("--parts", type=several(["operations", "steps"]), default=["steps"], help="of operations, steps [default: steps]")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--update", choices=["simultaneous", "alternating"], help="instead of the preset's own rule")
     parser.add_argument("--width", type=int, help="instead of the preset's on a GPU, and of a small one on the CPU")
@@ -98,7 +185,7 @@ def arguments():
     parser.add_argument("--time", type=float, help="seconds for each form of a step [default: 1 on a GPU, 8 on the CPU]")
     parser.add_argument("--time-limit", type=float, help="print what there is after so many seconds, and end")
     parser.add_argument("--tiny", action="store_true", help="sizes that only try the program")
-    parser.add_argument("--list", action="store_true", help="print the names of the steps alone")
+    parser.add_argument("--list", action="store_true", help="print the names alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     asked = parser.parse_args()
     for preset in asked.presets:
@@ -112,8 +199,9 @@ def arguments():
 
 
 asked = arguments()
+everything = [one for part, all in [("operations", operations), ("steps", problems)] if part in asked.parts for one in all(asked)]
 if asked.list:
-    print("\n".join(problem.name() for problem in problems(asked)))
+    print("\n".join(one.name() for one in everything))
     sys.exit()
 
 import torch
@@ -325,17 +413,17 @@ class Step:
             torch._foreach_lerp_(self.kept, [p.detach() for p in self.of_g], 1 - self.average)
 
 
-def captured(step):
-    """A function that does the step as one CUDA graph."""
+def captured(run):
+    """A function that does the same as one CUDA graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            step.run()
+            run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        step.run()
+        run()
     return graph.replay
 
 
@@ -355,7 +443,28 @@ def seconds(run, repeat):
     return (time.perf_counter() - start) / repeat
 
 
-def measure(problem, form):
+def runner(one, form):
+    """What runs a step or an operation, and the parameters of a step's networks."""
+    if isinstance(one, Problem):
+        step = Step(one, asked.device, form)
+        return step.run, step.parameters
+    if form != "compile":
+        return one.make(asked.device, lambda function: function, *one.numbers), None
+
+    def compiled(function):
+        fast = torch.compile(function, mode="max-autotune", dynamic=False)
+
+        def call(*arguments):
+            # What its own graphs gave last may be overwritten now.
+            torch.compiler.cudagraph_mark_step_begin()
+            return fast(*arguments)
+
+        return call
+
+    return one.make(asked.device, compiled, *one.numbers), None
+
+
+def measure(one, form):
     on_gpu = asked.device == "cuda"
     gc.collect()
     if on_gpu:
@@ -363,31 +472,33 @@ def measure(problem, form):
         torch.cuda.reset_peak_memory_stats()
     elif form == "graph":
         raise RuntimeError("only a GPU has graphs")
-    precise = problem.precision == "tf32"
+    precise = one.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precise
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(1)
     if form == "compile":
         # It keeps a few forms of a function alone, and would launch the networks of later problems as they are.
         torch._dynamo.reset()
-    step = Step(problem, asked.device, form)
-    run = captured(step) if form == "graph" else step.run
+    run, parameters = runner(one, form)
+    run = captured(run) if form == "graph" else run
     for _ in range(5):
         run()
-    repeat = max(1, min(100, int(asked.time / 3 / seconds(run, 1)))) if on_gpu else 1
+    of_step, once = isinstance(one, Problem), seconds(run, 1)
+    # Of a short operation on the CPU, as many as last a millisecond.
+    repeat = max(1, min(100, int((asked.time / 3 if on_gpu else 1e-3) / once))) if on_gpu or not of_step else 1
     times, start = [], time.perf_counter()
     while len(times) < (3 if on_gpu or asked.tiny else 10) or time.perf_counter() - start < asked.time:
         times.append(seconds(run, repeat))
     times.sort()
     median, quarter = statistics.median(times), len(times) // 4
-    return {
-        "median_ms": median * 1e3,
+    measured = {
         "spread": (times[-1 - quarter] - times[quarter]) / median,
         "turns": len(times),
-        "steps_per_turn": repeat,
         "memory_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
-        "parameters": step.parameters,
     }
+    if of_step:
+        return {"median_ms": median * 1e3, "steps_per_turn": repeat, "parameters": parameters, **measured}
+    return {"median_us": median * 1e6, "runs_per_turn": repeat, **measured}
 
 
 def said(*command):
@@ -443,26 +554,31 @@ def provenance():
 def show(result):
     if asked.json:
         return
+    name = result.get("step") or f"{result['operation']} {result['sizes']}"
     if result["error"]:
-        print(f"{result['step']}, {result['form']}: {result['error']}", flush=True)
+        print(f"{name}, {result['form']}: {result['error']}", flush=True)
         return
-    g, d = result["parameters"]
-    print(
-        f"{result['step']}, {result['form']}: {result['median_ms']:.2f} ms +- {100 * result['spread']:.0f} %, "
-        f"{g} + {d} parameters", flush=True,
-    )
+    spread = f"+- {100 * result['spread']:.0f} %"
+    if "step" in result:
+        g, d = result["parameters"]
+        print(f"{name}, {result['form']}: {result['median_ms']:.2f} ms {spread}, {g} + {d} parameters", flush=True)
+    else:
+        print(f"{name}, {result['form']}: {result['median_us']:.1f} us {spread}", flush=True)
 
 
 def main():
-    parts = [(problem, form) for form in FORMS if form in asked.form for problem in problems(asked)]
-    results = [{**problem.record(), "form": form, "error": LATE} for problem, form in parts]
+    parts = [(one, form) for form in FORMS if form in asked.form for one in everything]
+    results = [{**one.record(), "form": form, "error": LATE} for one, form in parts]
     ended = threading.Lock()
 
     def end(late):
         # Whoever comes first prints; the other one never gets the lock.
         ended.acquire()
         if asked.json:
-            print(json.dumps({"format": 1, "provenance": provenance(), "steps": results}, indent=2))
+            found = {"format": 1, "provenance": provenance(), "caches": "warm"}
+            found["operations"] = [result for result in results if "operation" in result]
+            found["steps"] = [result for result in results if "step" in result]
+            print(json.dumps(found, indent=2))
         elif late:
             print(LATE)
         sys.stdout.flush()
@@ -475,9 +591,9 @@ def main():
         timer.start()
     if not asked.json:
         print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, on {provenance()['name']}", flush=True)
-    for (problem, form), result in zip(parts, results):
+    for (one, form), result in zip(parts, results):
         try:
-            measured = measure(problem, form)
+            measured = measure(one, form)
             result.update(measured, error=None)
         except Exception as error:
             traceback.print_exc()

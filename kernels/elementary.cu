@@ -1,13 +1,16 @@
 // Elementary operations with a launch each, as an eager framework runs a formula: each reads its operands from memory and writes
 // its result there. Fused kernels are compared with these, and the tests reach device/math.h through them.
 //
-//   affine: y = a x + b       exp, log, tanh: y = f(x)       add: y = x1 + x2
-//   subtract: y = x - s, s a number in device memory
+//   affine: y = a x + b       exp, log, tanh, square_root: y = f(x)
+//   add: y = x1 + x2          multiply: y = x1 x2              divide: y = x1 / x2
+//   subtract: y = x - s, and divide_by: y = x / s, s a number in device memory
 //   sum, maximum: each block makes one number of its `chunk` elements; a second launch of one block joins these numbers
 //   sine_cosine: of 2 pi u
 //   leaky_relu: y = x where x > 0, slope x elsewhere      tanh_backward: dx = dy (1 - y^2)
 //   leaky_relu_backward: dx = slope dy where x <= 0, dy elsewhere, also at NaN; x may be the output, whose sign is the input's
 //   add_columns: y[r,c] = x[r,c] + b[c]                   scale_rows: y[r,c] = s[r] x[r,c]
+//   softmax_rows: y[r,c] = exp(x[r,c] - m) / sum over c of exp(x[r,c] - m), m the row's maximum
+//   softmax_rows_backward: dx[r,c] = y[r,c] (dy[r,c] - sum over c of dy[r,c] y[r,c])
 // Everything overwrites. Training itself takes leaky_relu_backward, which therefore has a form for each precision.
 #include "device/execution.h"
 #include "device/math.h"
@@ -45,6 +48,12 @@ KERNEL_ONCE(256, 0) elementary_tanh_f32(float* RESTRICT y,       // (n)
                                         const float* RESTRICT x, // (n)
                                         uint32_t n, uint32_t chunk) {
     each_element(n, chunk, [=](Index i) { y[i] = tanh(x[i]); });
+}
+
+KERNEL_ONCE(256, 0) elementary_square_root_f32(float* RESTRICT y,       // (n)
+                                               const float* RESTRICT x, // (n)
+                                               uint32_t n, uint32_t chunk) {
+    each_element(n, chunk, [=](Index i) { y[i] = square_root(x[i]); });
 }
 
 KERNEL_ONCE(256, 0) elementary_sine_cosine_f32(float* RESTRICT sine,    // (n)
@@ -116,6 +125,28 @@ KERNEL_ONCE(256, 0) elementary_add_f32(float* RESTRICT y,        // (n)
     each_element(n, chunk, [=](Index i) { y[i] = x1[i] + x2[i]; });
 }
 
+KERNEL_ONCE(256, 0) elementary_multiply_f32(float* RESTRICT y,        // (n)
+                                            const float* RESTRICT x1, // (n)
+                                            const float* RESTRICT x2, // (n)
+                                            uint32_t n, uint32_t chunk) {
+    each_element(n, chunk, [=](Index i) { y[i] = x1[i] * x2[i]; });
+}
+
+KERNEL_ONCE(256, 0) elementary_divide_f32(float* RESTRICT y,        // (n)
+                                          const float* RESTRICT x1, // (n)
+                                          const float* RESTRICT x2, // (n)
+                                          uint32_t n, uint32_t chunk) {
+    each_element(n, chunk, [=](Index i) { y[i] = x1[i] / x2[i]; });
+}
+
+KERNEL_ONCE(256, 0) elementary_divide_by_f32(float* RESTRICT y,       // (n)
+                                             const float* RESTRICT x, // (n)
+                                             const float* RESTRICT s, // (1)
+                                             uint32_t n, uint32_t chunk) {
+    const float number = s[0];
+    each_element(n, chunk, [=](Index i) { y[i] = x[i] / number; });
+}
+
 KERNEL_ONCE(256, 0) elementary_subtract_f32(float* RESTRICT y,       // (n)
                                             const float* RESTRICT x, // (n)
                                             const float* RESTRICT s, // (1)
@@ -141,4 +172,33 @@ KERNEL_ONCE(256, 0) elementary_maximum_f32(float* RESTRICT y,       // (gridDim.
     const float* RESTRICT from = x + first;
     const float most = block_maximum(n - first < chunk ? n - first : chunk, [=](Index i) { return from[i]; });
     if (thread() == 0) y[blockIdx.x] = most;
+}
+
+// Grid (R).
+KERNEL_ONCE(256, 0) elementary_softmax_rows_f32(float* RESTRICT y,       // (R, C)
+                                                const float* RESTRICT x, // (R, C)
+                                                uint32_t C) {
+    float* RESTRICT to = y + uint64_t(blockIdx.x) * C;
+    const float* RESTRICT from = x + uint64_t(blockIdx.x) * C;
+    const float most = block_maximum(C, [=](Index c) { return from[c]; });
+    float sum[1];
+    block_sum(sum, C, [=](Index c, float* v) { v[0] = to[c] = exp(from[c] - most); });
+    const float share = 1.0f / sum[0];
+    INDEPENDENT
+    for (Index c = thread(); c < C; c += BLOCK) to[c] *= share;
+}
+
+// Grid (R).
+KERNEL_ONCE(256, 0) elementary_softmax_rows_backward_f32(float* RESTRICT dx,       // (R, C)
+                                                         const float* RESTRICT dy, // (R, C)
+                                                         const float* RESTRICT y,  // (R, C)
+                                                         uint32_t C) {
+    const uint64_t at = uint64_t(blockIdx.x) * C;
+    float* RESTRICT to = dx + at;
+    const float* RESTRICT from = dy + at;
+    const float* RESTRICT of = y + at;
+    float dot[1];
+    block_sum(dot, C, [=](Index c, float* v) { v[0] = from[c] * of[c]; });
+    INDEPENDENT
+    for (Index c = thread(); c < C; c += BLOCK) to[c] = of[c] * (from[c] - dot[0]);
 }

@@ -53,6 +53,20 @@ impl Picture {
         files::write_bytes(path, &self.encode().map_err(Error::io(path))?)
     }
 
+    /// A PNG file as an address that holds it, for a page; none in it where a side is too long for one.
+    pub fn data_uri(&self) -> String {
+        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut uri = String::from("data:image/png;base64,");
+        for three in self.encode().unwrap_or_default().chunks(3) {
+            let bits = (0..3).fold(0, |bits, i| bits << 8 | u32::from(three.get(i).copied().unwrap_or(0)));
+            for i in 0..4 {
+                let digit = char::from(DIGITS[(bits >> (18 - 6 * i) & 63) as usize]);
+                uri.push(if i > three.len() { '=' } else { digit });
+            }
+        }
+        uri
+    }
+
     /// The bytes of a PNG file.
     pub fn encode(&self) -> std::io::Result<Vec<u8>> {
         let too_large = |_| std::io::Error::other("a picture's sides are at most 2^32 - 1 pixels");

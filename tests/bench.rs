@@ -163,6 +163,12 @@ fn pytorch_has_the_same_steps() {
             assert_eq!(theirs, ours, "{device}");
         }
     }
+    for (tiny, option) in [(false, &[][..]), (true, &["--tiny"])] {
+        let kinds = ["log_partition", "projection", "norm", "block"];
+        let ours = bench::problems(tiny).into_iter().filter(|problem| kinds.contains(&problem.operation));
+        let theirs = list(&[&["--parts", "operations"], option].concat());
+        assert_eq!(theirs, ours.map(|problem| problem.name()).collect::<Vec<_>>(), "in the order of the table");
+    }
 }
 
 #[test]
@@ -211,8 +217,8 @@ fn libtorch_agrees_with_every_operation_and_step() {
     for problem in bench::problems(true) {
         let measured = bench::measure(&device, &problem, settings).unwrap();
         let theirs = measured.iter().any(|form| form.form == "libtorch");
-        // Its random numbers are others.
-        assert!(theirs || problem.operation == "random", "{}", problem.name());
+        // Its random numbers are others; a block's layers are compared one by one.
+        assert!(theirs || ["random", "block"].contains(&problem.operation), "{}", problem.name());
     }
     let mut ways = Vec::new();
     for problem in bench::steps(true) {
@@ -317,6 +323,65 @@ fn made_up_reports_are_summed_up_and_compared() {
     assert!(table.ends_with("\ngeometric mean of 2 all: now / before 0.949"), "{table}");
     let error = bench::times(&serde_json::json!({ "format": 1, "operations": [{ "form": "fused" }] })).unwrap_err();
     assert!(error.to_string().contains("no number"), "{error}");
+}
+
+#[test]
+fn pytorchs_times_stand_in_the_same_table() {
+    let ours = bench::times(&report(100.0, 2.0)).unwrap();
+    let theirs = |memory: serde_json::Value| {
+        serde_json::json!({
+            "format": 1,
+            "provenance": { "torch": "2.13.0" },
+            "caches": "warm",
+            "operations": [
+                { "operation": "norm", "sizes": "5", "precision": "f32", "form": "eager", "median_us": 300.0, "spread": 0.1,
+                  "turns": 9, "memory_bytes": memory, "error": null },
+                { "operation": "norm", "sizes": "6", "precision": "f32", "form": "eager", "median_us": 1.0, "spread": 0.1,
+                  "turns": 9, "memory_bytes": memory, "error": null },
+                { "operation": "norm", "sizes": "5", "precision": "f32", "form": "graph", "error": "only a GPU has graphs" },
+            ],
+            "steps": [{ "step": "step, ring", "form": "compile", "median_ms": 3.0, "spread": 0.2, "turns": 9,
+                        "memory_bytes": memory, "error": null }],
+        })
+    };
+    let table = |memory: serde_json::Value| -> String {
+        let found = bench::beside(&theirs(memory), &ours).unwrap();
+        assert_eq!(found.len(), 2, "what failed, and what is not ours, is left out");
+        bench::tables(&[&ours[..], &found].concat())
+    };
+    let golden = "\n| operation | zgan | unfused | libtorch | PyTorch eager | PyTorch compile |\n|---|---|---|---|---|---|\n\
+        | norm 5 | 100.0 µs ± 10 % | 200.0 µs ± 50 % (2.00x) |  | 300.0 µs ± 10 % (3.00x), 2.5 MB |  |\n\
+        \n| step | zgan | unfused | libtorch | PyTorch eager | PyTorch compile |\n|---|---|---|---|---|---|\n\
+        | step, ring | 2.00 ms ± 5 % |  | 4.00 ms ± 5 % (2.00x) |  | 3.00 ms ± 20 % (1.50x), 2.5 MB |\n";
+    let found = table(2_500_000.into());
+    assert!(found.starts_with(golden), "{found}");
+    assert!(found.ends_with("| all | 1 | PyTorch compile | 1.50 |\n"), "{found}");
+    assert!(!table(serde_json::Value::Null).contains("MB"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let run = |report: &serde_json::Value, more: &str, code: i32| -> [String; 2] {
+        std::fs::write(folder.path().join("pytorch.json"), report.to_string()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
+        command.args(["bench", "norm", "--tiny", "--time", "0", "--device", "host", "--beside", "pytorch.json"]);
+        let output = command.args(more.split_whitespace()).current_dir(folder.path()).output().unwrap();
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert_eq!(output.status.code(), Some(code), "{said:?}");
+        said
+    };
+    let [_, error] = run(&theirs(0.into()), "", 2);
+    assert!(error.contains("beside: it has nothing of what was timed now"), "{error}");
+    let mut tiny = theirs(0.into());
+    tiny["operations"][0]["sizes"] = "conditional, ReLU, x2: 3 of 4x4, C 5".into();
+    let [table, _] = run(&tiny, "", 0);
+    assert!(table.contains("\n| operation | zgan | unfused |") && table.contains("| 300.0 µs ± 10 % ("), "{table}");
+    let object: serde_json::Value = serde_json::from_str(&run(&tiny, "--json", 0)[0]).unwrap();
+    let beside = &object["beside"];
+    assert!(beside["provenance"]["torch"] == "2.13.0" && beside["caches"] == "warm", "{beside}");
+    assert!(beside["rows"][0]["form"] == "PyTorch eager" && beside["rows"].as_array().unwrap().len() == 1, "{beside}");
+    assert!(object["operations"][0]["memory_bytes"].as_u64() > Some(0), "{object}");
+    tiny["format"] = 7.into();
+    let [_, error] = run(&tiny, "", 2);
+    assert!(error.contains("beside: pytorch.json: its format is 7"), "{error}");
 }
 
 /// The sizes of a preset's step are those of its networks.
@@ -478,7 +543,7 @@ fn the_program_prints_a_table_csv_and_json() {
     let all = "caches copied_bytes copy_gb_per_s device format geometric_means load noisy operations peak_gflops peaks_gflops \
                provenance steps time_s";
     assert_eq!(keys(&json), all);
-    let row = "bytes form gb_per_s gflops launches median_us of_copy of_peak operation precision ratio_to_first_form \
+    let row = "bytes form gb_per_s gflops launches median_us memory_bytes of_copy of_peak operation precision ratio_to_first_form \
                runs_per_turn sizes spread turns";
     assert_eq!(keys(&json["operations"][0]), row);
     assert!(keys(&json["load"]) == "after before busy" && json["geometric_means"][0]["form"] == "unfused", "{json}");
@@ -552,4 +617,46 @@ fn the_program_prints_a_table_csv_and_json() {
     object["format"] = 2.into();
     write(&object);
     assert!(run(&compare, 2).1.contains("its format is 2, expected 1"));
+}
+
+/// What the loader delivers stands beside what a step takes; the pictures are made, or are those of a folder.
+#[test]
+fn the_loader_is_timed_beside_the_step() {
+    let run = |arguments: &[&str], code: i32| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zgan"));
+        command.env("ZGAN_TUNING", "off").args(["bench", "--tiny", "--device", "host", "--time", "0"]);
+        let output = command.args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (out, error) = (text(output.stdout), text(output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{out}{error}");
+        (out, error)
+    };
+    let (table, _) = run(&["data"], 0);
+    assert!(
+        table.contains("8 PNG pictures of 40x40, made for this") && table.contains("\nstep, photos-64, "),
+        "{table}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let shape = zgan::data::ImageShape { height: 9, width: 9, channels: 1 };
+    for i in 0..5 {
+        let picture = zgan::picture::Picture { shape, pixels: vec![i; 81] };
+        picture.save(&folder.path().join(format!("{i}.png"))).unwrap();
+    }
+    let source = format!("folder:{}", folder.path().display());
+    let (json, _) = run(&["--data", &source, "--preset", "mnist,sagan-64", "--json"], 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let steps = json["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 2, "{json}");
+    for step in steps {
+        for rate in ["decoded_per_s", "packed_per_s", "needed_per_s"] {
+            assert!(step[rate].as_f64().unwrap() > 0.0, "{json}");
+        }
+    }
+    assert!(
+        folder.path().join(".zgan-images-28x28x1").is_file() && folder.path().join(".zgan-images-64x64x3").is_file()
+    );
+    let (_, error) = run(&["--data", "mnist-10k"], 2);
+    assert!(error.contains("--data mnist-10k: only pictures, of folder:DIR"), "{error}");
+    let (_, error) = run(&["data", "--preset", "ring"], 2);
+    assert!(error.contains("--preset ring: it draws points"), "{error}");
 }

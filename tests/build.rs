@@ -18,6 +18,7 @@ mod table;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use source::Module;
@@ -308,5 +309,47 @@ fn the_text_of_one_kernel_compiles_for_gpus() {
         let (_, log) = compiler.compile(name, &source, "sm_80").unwrap();
         let found: Vec<&str> = log.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
         assert_eq!(found, [name]);
+    }
+}
+
+/// `scripts/libtorch --cuda` with a PyTorch that is none: libraries that say whether there is a GPU, and a Python that tells
+/// where they are.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_libtorch_with_cuda_is_taken_where_programs_see_a_gpu_through_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let header = at("torch/include/torch/csrc/api/include/torch/torch.h");
+    fs::create_dir_all(header.parent().unwrap()).unwrap();
+    fs::create_dir_all(at("torch/lib")).unwrap();
+    fs::write(header, "").unwrap();
+    let sees = "#include <cstdlib>\nnamespace torch { namespace cuda { bool is_available() { return std::getenv(\"SEES\"); } } }\n";
+    for (name, text) in [("torch_cpu", sees), ("c10", ""), ("torch", "")] {
+        fs::write(at("lib.cpp"), text).unwrap();
+        let mut compiler = Command::new(std::env::var("CXX").unwrap_or("c++".into()));
+        compiler.args(["-shared", "-fPIC", "-o"]).arg(at(&format!("torch/lib/lib{name}.so"))).arg(at("lib.cpp"));
+        assert!(compiler.status().unwrap().success());
+    }
+    fs::write(at("python"), "#!/bin/sh\necho \"$FOUND $HERE/torch\"\n").unwrap();
+    fs::set_permissions(at("python"), fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |version: &str, sees: bool| {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/libtorch"));
+        command.arg("--cuda").env_remove("LIBTORCH").env_remove("SEES");
+        command.env("ZGAN_PYTHON", at("python")).env("FOUND", version).env("HERE", folder.path());
+        if sees {
+            command.env("SEES", "1");
+        }
+        let output = command.output().unwrap();
+        let [out, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.success(), out, error)
+    };
+    let (taken, out, error) = run("2.13.0", true);
+    assert!(taken, "{error}");
+    assert_eq!(out, format!("export LIBTORCH={}\n", at("torch").display()));
+    for (version, sees, why) in [("2.12.1", true, "is 2.12.1, expected 2.13.0"), ("2.13.0", false, "sees no GPU")] {
+        let (taken, out, error) = run(version, sees);
+        assert!(!taken && out.is_empty() && error.contains(why), "{out}{error}");
     }
 }

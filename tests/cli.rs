@@ -171,6 +171,52 @@ fn the_brief_help_has_the_most_used_options() {
     }
 }
 
+/// A library that stands in for NVIDIA's writes down the ranges that it is told of.
+#[test]
+#[cfg(target_os = "linux")]
+fn profilers_are_told_of_steps_phases_and_layers() {
+    let place = Place::new();
+    let run = |arguments: &str, on: &str| -> (std::process::Output, Option<String>) {
+        let mut command = place.command(arguments);
+        let output = command.env("ZGAN_NVTX", on).env("LD_LIBRARY_PATH", place.path("")).output().unwrap();
+        let ranges = std::fs::read_to_string(place.path("ranges")).ok();
+        let _ = std::fs::remove_file(place.path("ranges"));
+        (output, ranges)
+    };
+    let train = "train --steps 2 --batch 2 --width 4 --device host --force --run a";
+    let (output, _) = run(&format!("{train} --nvtx"), "");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("nvtx: the loader finds no libnvToolsExt.so.1 or libnvToolsExt.so"), "{error}");
+
+    let write = "static void note(const char* text) { FILE* f = fopen(\"ranges\", \"a\"); fprintf(f, \"%s\\n\", text); fclose(f); }";
+    let both = "int nvtxRangePushA(const char* name) { note(name); return 0; } int nvtxRangePop(void) { note(\"end\"); return 0; }";
+    std::fs::write(place.path("nvtx.c"), format!("#include <stdio.h>\n{write}\n{both}\n")).unwrap();
+    let mut compiler = Command::new(std::env::var("CC").unwrap_or("cc".into()));
+    compiler.current_dir(place.path("")).args(["-shared", "-fPIC", "-o", "libnvToolsExt.so.1", "nvtx.c"]);
+    assert!(compiler.status().unwrap().success());
+    let (output, ranges) = run(train, "0");
+    assert!(output.status.success() && ranges.is_none(), "{output:?} {ranges:?}");
+    for (arguments, on) in [(format!("{train} --nvtx"), ""), (train.to_string(), "1")] {
+        let (output, ranges) = run(&arguments, on);
+        assert!(output.status.success(), "{output:?}");
+        let (mut open, mut seen) = (Vec::new(), Vec::new());
+        for line in ranges.unwrap().lines() {
+            match line {
+                "end" => assert!(open.pop().is_some(), "{seen:?}"),
+                name => open.push(name.to_string()),
+            }
+            seen.push(open.join("/"));
+        }
+        assert!(open.is_empty(), "{open:?}");
+        for path in
+            ["step 1/data", "step 2/G forward/block1 forward", "step 2/D backward/head backward", "step 2/optimiser"]
+        {
+            assert!(seen.iter().any(|seen| seen == path), "{path}: {seen:?}");
+        }
+    }
+}
+
 #[test]
 fn wrong_flags_and_values_are_refused() {
     let place = Place::new();

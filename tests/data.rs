@@ -462,6 +462,132 @@ fn streamed_images_are_those_in_memory() {
     }
 }
 
+/// What [`Dataset::pack`] says, and all images.
+fn packed(folder: &Path, unreadable: Unreadable) -> (Vec<String>, Vec<Vec<u8>>) {
+    let data = open_folder(folder, unreadable, 0).unwrap();
+    let said = std::sync::Mutex::new(Vec::new());
+    data.pack(&|line| said.lock().unwrap().push(line)).unwrap();
+    (said.into_inner().unwrap(), (0..data.len()).map(|i| image(&data, i)).collect())
+}
+
+fn pack_of(folder: &Path) -> std::path::PathBuf {
+    folder.join(".zgan-images-4x4x1")
+}
+
+#[test]
+fn packed_images_are_those_that_are_decoded() {
+    let folder = picture_folder(23);
+    let whole = open_folder(folder.path(), Unreadable::Refuse, 1 << 20).unwrap();
+    let expected: Vec<Vec<u8>> = (0..23).map(|i| image(&whole, i)).collect();
+    let (said, images) = packed(folder.path(), Unreadable::Refuse);
+    assert_eq!(images, expected);
+    assert!(
+        said.len() == 1 && said[0].starts_with("23 images are decoded once into ") && said[0].contains(" MB; "),
+        "{said:?}"
+    );
+    // The file is there for whoever comes next, who needs no picture any more.
+    for i in 0..23 {
+        let path = folder.path().join(if i < 11 { "cats" } else { "dogs" }).join(format!("{i:02}.png"));
+        let (len, time) = (path.metadata().unwrap().len(), path.metadata().unwrap().modified().unwrap());
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(len).unwrap();
+        file.set_modified(time).unwrap();
+    }
+    let data = open_folder(folder.path(), Unreadable::Refuse, 0).unwrap();
+    assert_eq!(data.packed(), Some(&*pack_of(folder.path())));
+    assert_eq!(data.info(), whole.info());
+    assert_eq!(packed(folder.path(), Unreadable::Refuse), (vec![], expected));
+    let options = DataOptions { pack: false, ..folder_options(Unreadable::Refuse, 0) };
+    assert_eq!(DataSource::Folder(folder.path().into()).open(Split::Train, &options).unwrap().packed(), None);
+}
+
+/// A picture whose name and length stay is another one by its time, and so is one that is read otherwise.
+#[test]
+fn changed_pictures_are_packed_anew() {
+    let folder = picture_folder(12);
+    packed(folder.path(), Unreadable::Refuse);
+    let file = |i: usize| folder.path().join(format!("cats/{i:02}.png"));
+    assert_eq!(file(1).metadata().unwrap().len(), file(2).metadata().unwrap().len());
+    std::fs::write(file(1), std::fs::read(file(2)).unwrap()).unwrap();
+    // Clocks of files may tick slowly.
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+    std::fs::File::options().write(true).open(file(1)).unwrap().set_modified(later).unwrap();
+    assert_eq!(open_folder(folder.path(), Unreadable::Refuse, 0).unwrap().packed(), None);
+    let (said, images) = packed(folder.path(), Unreadable::Refuse);
+    assert_eq!((said.len(), images[1][0], images[2][0]), (1, 20, 20));
+    let deep = DataOptions { depth: 12, ..folder_options(Unreadable::Refuse, 0) };
+    assert_eq!(DataSource::Folder(folder.path().into()).open(Split::Train, &deep).unwrap().packed(), None);
+    std::fs::remove_file(file(5)).unwrap();
+    assert_eq!(packed(folder.path(), Unreadable::Refuse).1.len(), 11);
+}
+
+#[test]
+fn packed_images_remember_what_was_skipped() {
+    let folder = picture_folder(12);
+    std::fs::write(folder.path().join("cats/03.png"), "no picture").unwrap();
+    // A picture that cannot be read ends the packing, and leaves nothing.
+    let refusing = open_folder(folder.path(), Unreadable::Refuse, 0).unwrap();
+    refused(refusing.pack(&|_| ()), &["cats/03.png", "neither", "--unreadable skip"]);
+    assert!(!pack_of(folder.path()).exists());
+    let (_, images) = packed(folder.path(), Unreadable::Skip);
+    assert_eq!((images[3][0], images[4][0]), (40, 40));
+    let again = open_folder(folder.path(), Unreadable::Skip, 0).unwrap();
+    assert!(again.packed().is_some());
+    let names = again.newly_unreadable();
+    assert!(names.len() == 1 && names[0].contains("cats/03.png: neither"), "{names:?}");
+    assert_eq!(open_folder(folder.path(), Unreadable::Refuse, 0).unwrap().packed(), None);
+}
+
+/// A file that was cut off or changed at any byte is never taken for good, and costs no training.
+#[test]
+fn damaged_packs_are_decoded_again() {
+    let folder = picture_folder(12);
+    let (_, expected) = packed(folder.path(), Unreadable::Refuse);
+    let path = pack_of(folder.path());
+    let good = std::fs::read(&path).unwrap();
+    for len in [0, 11, 12, 100, 12 * 16, good.len() - 1] {
+        std::fs::write(&path, &good[..len]).unwrap();
+        let (said, images) = packed(folder.path(), Unreadable::Refuse);
+        assert!(said.len() == 2 && said[0].contains("damaged") && said[0].contains("packed anew"), "{len}: {said:?}");
+        assert_eq!((images, std::fs::read(&path).unwrap()), (expected.clone(), good.clone()));
+    }
+    for at in [0, 100, 12 * 16, 12 * 16 + 47, good.len() - 15, good.len() - 12, good.len() - 1] {
+        let mut damaged = good.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let data = open_folder(folder.path(), Unreadable::Refuse, 0).unwrap();
+        assert_eq!((0..12).map(|i| image(&data, i)).collect::<Vec<_>>(), expected, "byte {at}");
+        // That of an image is found when it is read, told once, and no later training reads it.
+        assert_eq!(data.packed().is_some(), at < 12 * 16, "byte {at}");
+        assert_eq!(data.newly_damaged().is_some(), at < 12 * 16, "byte {at}");
+        assert!(data.newly_damaged().is_none());
+        assert_eq!(packed(folder.path(), Unreadable::Refuse).1, expected, "byte {at}");
+        assert_eq!(std::fs::read(&path).unwrap(), good);
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_and_others_are_waited_for() {
+    let folder = picture_folder(12);
+    // No process has so large a number.
+    let left = folder.path().join(".zgan-images-4x4x1.4194305.unfinished");
+    std::fs::write(&left, "half").unwrap();
+    let held = std::fs::File::open(folder.path()).unwrap();
+    held.lock().unwrap();
+    std::thread::scope(|scope| {
+        let (told, waits) = std::sync::mpsc::channel();
+        let waiting = scope.spawn(move || {
+            let data = open_folder(folder.path(), Unreadable::Refuse, 0).unwrap();
+            data.pack(&|line| told.send(line).unwrap()).unwrap();
+            (data.packed().is_some(), left.exists(), folder)
+        });
+        assert!(waits.recv().unwrap().contains("another process packs images there"));
+        held.unlock().unwrap();
+        let (there, left, _folder) = waiting.join().unwrap();
+        assert!(there && !left);
+    });
+}
+
 /// What ranks read of their batches makes up the batches.
 #[test]
 fn shares_of_a_batch_are_parts_of_it() {

@@ -3,8 +3,11 @@
 use std::process::Command;
 
 use zgan::device::{Device, Launched, Precision, Unit, trace, traffic};
-use zgan::instruments::bench::{self, CARDS, Card, Modelled, Multiprocessor, Problem, Slowed, Times};
+use zgan::instruments::bench::{
+    self, CARDS, Card, Growth, Link, LinkKind, Modelled, Multiprocessor, Planned, Problem, Slowed, StepProblem, Times,
+};
 use zgan::instruments::gate::{Budget, Turn};
+use zgan::settings::Preset;
 
 /// A card of round figures.
 const ROUND: Card = Card {
@@ -18,6 +21,7 @@ const ROUND: Card = Card {
     f16: Some(4e12),
     bandwidth: 1e11,
     multiprocessor: Multiprocessor { loops: Some("sm_90"), fma: 100.0, tensor: 1000.0, reached: 0.5 },
+    link: Link { kind: LinkKind::NvLink, bandwidth: 1e11 },
     source: "this test",
 };
 
@@ -215,6 +219,104 @@ fn tensor_cores_have_their_own_rate() {
     assert!(error.contains("NVIDIA T4 has no tensor bf16"), "{error}");
 }
 
+/// NCCL's figures by hand, with links of 100 GB/s; between machines each of 8 cards has 50 GB/s, so these links bind there too.
+#[test]
+fn a_sum_over_ranks_takes_the_least_of_the_ways() {
+    #[track_caller]
+    fn near_both((waits, moves): (f64, f64), expected: (f64, f64)) {
+        near(waits, expected.0);
+        near(moves, expected.1);
+    }
+    near_both(ROUND.all_reduce(1, 1 << 30), (0.0, 0.0));
+    // Few bytes: a ring of two has two steps, at a quarter of the bandwidth; a ring of eight has fourteen, as has a chain.
+    near_both(ROUND.all_reduce(2, 1000), (3.6e-6 + 2.0 * 0.47e-6, 1000.0 / 0.25e11));
+    near_both(ROUND.all_reduce(8, 1000), (3.6e-6 + 14.0 * 0.47e-6, 1.75 * 1000.0 / 0.25e11));
+    // Many bytes: a ring at the whole bandwidth.
+    near_both(ROUND.all_reduce(8, 1 << 30), (8.4e-6 + 14.0 * 3.4e-6, 1.75 * (1u64 << 30) as f64 / 1e11));
+    // 64 machines: a tree of six levels, up and down, with a chain of eight in each.
+    near_both(ROUND.all_reduce(512, 1000), (4.4e-6 + 12.0 * 5e-6 + 14.0 * 0.52e-6, 2.0 * 1000.0 / (1e11 * 0.9 / 3.8)));
+    near_both(
+        ROUND.all_reduce(16, 1 << 34),
+        (8.4e-6 + 2.0 * 9.6e-6 + 28.0 * 3.4e-6, 1.875 * (1u64 << 34) as f64 / 1e11),
+    );
+    // Eight adapters of 50 GB/s are slower than NVLink of 450 GB/s, and faster than PCIe of 32.
+    let moves = |name: &str, ranks| {
+        CARDS.iter().find(|card| card.name == name).unwrap().all_reduce(ranks, 1 << 36).1 / (1u64 << 36) as f64
+    };
+    near(moves("h100", 8), 1.75 / 450e9);
+    near(moves("h100", 64), 2.0 * 63.0 / 64.0 / 400e9);
+    near(moves("l40s", 64), 2.0 * 63.0 / 64.0 / 32e9);
+}
+
+fn step(name: &str) -> StepProblem {
+    let presets = vec![name.parse::<Preset>().unwrap()];
+    let selection = bench::Selection { presets, scale: bench::Scale::Real, ..Default::default() };
+    bench::steps_of(&selection, Precision::F32).remove(0)
+}
+
+fn planned(name: &str, ranks: &[usize]) -> Planned {
+    bench::plan(&CARDS[0], &step(name), ranks).unwrap()
+}
+
+/// The sums are those that a trainer makes, and what a rank launches alone is the whole step.
+#[test]
+fn ranks_exchange_what_the_trainer_does() {
+    for name in ["softmax-gan", "mnist", "sngan-projection-32"] {
+        let problem = step(name);
+        let plan = planned(name, &[1, 8]);
+        let [one, strong, _, weak] = &plan.points.iter().flat_map(|point| &point.2).collect::<Vec<_>>()[..] else {
+            panic!("{plan:?}")
+        };
+        let exchanged = zgan::gan::Trainer::exchanged(&problem.setup, 8).unwrap();
+        assert_eq!((strong.sums, strong.bytes), (exchanged.len(), exchanged.iter().sum::<usize>() as u64), "{name}");
+        let all = problem.setup.with(|s| {
+            s.training.batch *= 8;
+            s.training.batch_g = s.training.batch_g.map(|fakes| 8 * fakes);
+        });
+        let exchanged: usize = zgan::gan::Trainer::exchanged(&all, 8).unwrap().iter().sum();
+        assert_eq!(weak.bytes, exchanged as u64, "{name}");
+        let [graph, _] = &bench::model_step(&CARDS[0], &problem).unwrap()[..] else { panic!() };
+        assert_eq!((one.own, one.sums), (graph.total.least, 0), "{name}");
+        let (waits, moves) = (strong.waits, strong.moves);
+        assert!(waits > 3e-6 * strong.sums as f64 && moves > 1.75 * strong.bytes as f64 / 450e9, "{name}: {strong:?}");
+    }
+}
+
+#[test]
+fn a_plan_adds_up_and_says_where_scaling_ends() {
+    let powers: Vec<usize> = (0..=12).map(|power| 1 << power).collect();
+    for name in ["softmax-gan", "mnist", "ring"] {
+        let problem = step(name);
+        let batch = problem.setup.training.batch;
+        let plan = bench::plan(&CARDS[0], &problem, &powers).unwrap();
+        let points: Vec<_> = plan.points.iter().flat_map(|point| &point.2).collect();
+        let of = |growth| points.iter().filter(move |point| point.growth == growth);
+        assert_eq!(of(Growth::Strong).count(), 1 + batch.ilog2() as usize, "{name}: no more ranks than images");
+        let refused = plan.points.iter().flat_map(|point| point.2.as_ref().err()).next().unwrap();
+        assert!(refused.contains("each takes one image at least"), "{name}: {refused}");
+        for growth in Growth::ALL {
+            let one = of(growth).next().unwrap();
+            assert_eq!((one.own, one.waits, one.moves, one.efficiency()), (plan.alone, 0.0, 0.0, 1.0));
+        }
+        for point in &points {
+            assert!(point.efficiency() <= 1.0 && point.exchanging() < 1.0, "{name}: {point:?}");
+            assert_eq!(point.images, if point.growth == Growth::Strong { batch.div_ceil(point.ranks) } else { batch });
+        }
+        for end in &plan.ends {
+            let efficiency = |ranks| of(end.growth).find(|point| point.ranks == ranks).map(|point| point.efficiency());
+            assert!(efficiency(end.ranks).unwrap() >= 0.5, "{name}: {end:?}");
+            assert!(efficiency(2 * end.ranks).is_none_or(|efficiency| efficiency < 0.5), "{name}: {end:?}");
+        }
+    }
+    // A step of perceptrons is short, and their gradients are many: over PCIe their bytes take longer than the step.
+    let t4 = CARDS.iter().find(|card| card.name == "t4").unwrap();
+    let of = |card| bench::plan(card, &step("softmax-gan"), &[8]).unwrap().points.remove(0).2.unwrap();
+    let [fast, slow] = [&CARDS[0], t4].map(of);
+    assert!(fast.waits > fast.moves && slow.moves > slow.waits && slow.moves > 8.0 * fast.moves, "{fast:?} {slow:?}");
+    let error = bench::plan(&CARDS[0], &step("mnist"), &[0]).unwrap_err().to_string();
+    assert!(error.contains("--ranks 0, expected 1 to 4096"), "{error}");
+}
+
 #[test]
 fn the_program_prints_a_table_csv_and_json() {
     let run_whole = |arguments: &[&str], code: i32| -> (String, String) {
@@ -271,6 +373,23 @@ fn the_program_prints_a_table_csv_and_json() {
     names.dedup();
     let name = "step, sngan-projection-32, width 128, batch 64 (128 fakes), alternating, n_dis 5";
     assert_eq!(names, [name.to_string(), format!("{name}, bf16")]);
+    let ranks = ["--model", "h100", "--ranks", "2,64"];
+    let (table, _) = run_whole(&[&ranks[..], &["--preset", "mnist,softmax-gan"]].concat(), 0);
+    assert!(table.starts_with("A MODEL, nothing of it is measured: ranks with an NVIDIA H100 SXM5"), "{table}");
+    assert!(table.matches("  strong: efficiency 50 % or more up to ").count() == 2, "{table}");
+    let (json, _) =
+        run(&[&ranks[..], &["--json", "--csv", folder.path().to_str().unwrap(), "step, mnist"]].concat(), 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["problems"][0]["points"][1]["refused"].as_str().unwrap().contains("one image at least"), "{json}");
+    assert!(json["problems"][0]["points"][3]["efficiency"].as_f64().unwrap() > 0.0, "{json}");
+    let csv = std::fs::read_to_string(folder.path().join("ranks.csv")).unwrap();
+    assert!(
+        csv.starts_with("problem,scaling,ranks,images_per_rank,sums,bytes,step_us,") && csv.lines().count() == 4,
+        "{csv}"
+    );
+    let (_, error) = run(&["--model", "h100", "--ranks", "0"], 2);
+    assert!(error.contains("--ranks 0, expected 1 to 4096"), "{error}");
+    run(&["--ranks", "8"], 2);
     run(&["--measure"], 2);
     let (_, error) = run(&["--model", "t4", "nonsense"], 2);
     assert!(error.contains("\"nonsense\""), "{error}");

@@ -8,6 +8,7 @@ use std::path::Path;
 use zgan::data::{
     DataOptions, DataSource, Dataset, ImageShape, LastBatch, Loader, LoaderOptions, Split, Unreadable, decode, natural,
 };
+use zgan::picture::Picture;
 use zgan::settings::Settings;
 use zip::zip;
 
@@ -51,6 +52,30 @@ impl Golden {
     fn file(&self, name: &str) -> Vec<u8> {
         self.files().into_iter().find(|file| file.name == name).unwrap().bytes
     }
+}
+
+/// As base64 has them: the file by six bits a digit, and `=` for what lacks at its end.
+#[test]
+fn a_page_can_hold_a_picture() {
+    let digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut ends = std::collections::BTreeSet::new();
+    for side in 1..12 {
+        let shape = ImageShape { height: side, width: side, channels: 1 };
+        let pixels = (0..side * side).map(|i| (i * 37 % 251) as u8).collect();
+        let picture = Picture { shape, pixels };
+        let uri = picture.data_uri();
+        let text = uri.strip_prefix("data:image/png;base64,").unwrap();
+        assert_eq!(text.len() % 4, 0);
+        let plain = text.trim_end_matches('=');
+        ends.insert(text.len() - plain.len());
+        let bits: Vec<u8> = plain
+            .chars()
+            .flat_map(|c| (0..6).rev().map(move |bit| (digits.find(c).unwrap() >> bit & 1) as u8))
+            .collect();
+        let bytes: Vec<u8> = bits.chunks_exact(8).map(|byte| byte.iter().fold(0, |all, bit| all << 1 | bit)).collect();
+        assert_eq!(bytes, picture.encode().unwrap());
+    }
+    assert_eq!(ends.into_iter().collect::<Vec<_>>(), [0, 1, 2]);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn has_gradient(trained: &Trained, name: &str) -> Option<Vec<bool>> {
     let of_network = |t: &&NamedTensor| t.name.starts_with(&format!("adam.v.{network}"));
     let most = trained.after.iter().filter(of_network).flat_map(|t| &t.values).fold(0.0_f32, |most, x| most.max(*x));
     let moment = trained.after.iter().find(|t| t.name == format!("adam.v.{name}"))?;
-    Some(moment.values.iter().map(|x| x.sqrt() > 1e-5 * most.sqrt()).collect())
+    Some(moment.values.iter().map(|x| x.sqrt() > 1e-4 * most.sqrt()).collect())
 }
 
 fn compare(name: &str, setup: &Setup, found: &Trained, whole: &Trained, allowed: Allowed) {

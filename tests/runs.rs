@@ -276,6 +276,29 @@ fn too_little_memory_is_an_error_with_a_size_and_a_name() {
     assert!(matches!(output.status.code(), Some(0 | 1)), "{}", text(&output));
 }
 
+/// A folder that is larger than `--data-memory` is decoded once, into a file; where there is no room for it, in each epoch.
+#[test]
+fn a_full_disk_ends_packing_alone() {
+    let place = Place::new();
+    images(&place, "images", &["left", "right"], 200);
+    let train = "train --preset mnist --device host --threads 1 --width 2 --batch 4 --steps 1 --no-eval --channels 3 \
+                 --data folder:images --data-memory 0";
+    place.says(&format!("zgan {train} --dry-run"), 0, &["streamed from the disk"]);
+    assert_eq!(place.names("images"), ["left", "right"]);
+    let begins =
+        ["400 images are decoded once into /", "/images/.zgan-images-28x28x3, 0.9 MB; --pack false does without"];
+    let ends = ["not packed: /", "/images/.zgan-images-28x28x3: File too large"];
+    place.says(&format!("ulimit -f 800; zgan {train} --run full"), 0, &[begins, ends].concat());
+    assert_eq!(place.names("images"), ["left", "right"]);
+    let packed = [", packed in /", "/images/.zgan-images-28x28x3"];
+    place.says(&format!("zgan {train} --run packed"), 0, &[begins, packed].concat());
+    let said = place.says("zgan train --resume packed --steps 2 --no-eval", 0, &["packed in /"]);
+    assert!(!said.contains("decoded once"), "{said}");
+    place.says(&format!("zgan {train} --pack false --run decoded"), 0, &["streamed from the disk"]);
+    let saved = |run| load(&place.checkpoint(run, 1)).unwrap().1;
+    assert!(saved("full") == saved("packed") && saved("full") == saved("decoded"));
+}
+
 /// A grey PNG of zeros, or the beginning of one with more samples.
 fn png(path: &std::path::Path, side: usize, depth: u8, colour: u8, rows: usize) {
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();

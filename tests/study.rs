@@ -1,10 +1,11 @@
 //! What the study of fusion rests on: training from separate kernels is the same training, and the page says what ran.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use approx::AbsDiffEq;
-use zgan::device::{Device, kernel_named, kernel_text, traffic};
+use zgan::device::{Device, kernel_named, kernel_text, nvrtc, traffic};
 use zgan::gan::{Setup, Trainer};
 use zgan::instruments::bench;
 use zgan::instruments::study;
@@ -128,7 +129,8 @@ fn check_page(page: &str) -> String {
             open.push(name);
         }
         for attribute in ["src=", "href=", "url("] {
-            assert!(!tag.replace("href=\"#", "").contains(attribute), "<{tag}>");
+            let fetched = tag.replace("href=\"#", "").replace("src=\"data:image/png;base64,", "");
+            assert!(!fetched.contains(attribute), "<{tag}>");
         }
         rest = after;
     }
@@ -150,12 +152,12 @@ fn the_page_shows_every_rung_and_every_kernel() {
     let device = Device::host(1).unwrap();
     let settings = bench::Settings { caches: bench::Caches::Warm, time: std::time::Duration::ZERO };
     let measured = study::measure(&device, settings, true, &[], &mut |_| {}).unwrap();
-    assert_eq!(measured.ladders.len(), 5);
+    assert_eq!(measured.ladders.len(), 8);
     // Where the contents lead to.
     for part in page.split("href=\"#").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         assert!(page.contains(&format!("<section id=\"{part}\">")), "{part}");
     }
-    assert_eq!(page.matches("href=").count(), 6);
+    assert_eq!(page.matches("href=").count(), 10);
     // No text is there twice within a ladder.
     for section in page.split("<section").skip(1).filter(|section| section.contains("<div class=\"rung\">")) {
         let mut texts: Vec<&str> =
@@ -193,6 +195,15 @@ fn the_page_shows_every_rung_and_every_kernel() {
                 assert!(text.contains(&own), "{kernel}");
             }
         }
+        let text_of = |rung: &study::MeasuredRung| -> String {
+            rung.kernels.iter().map(|(kernel, _)| kernel_text(kernel).unwrap()).collect()
+        };
+        let texts: HashSet<String> = ladder.rungs.iter().map(text_of).collect();
+        assert_eq!(texts.len(), ladder.rungs.len(), "{}: two rungs have one text", ladder.ladder.key);
+        let memory: Vec<u64> = ladder.rungs.iter().map(|rung| rung.measured.memory).collect();
+        // The matrix of all queries and keys is most of it.
+        let saved = if ladder.ladder.key == "attention" { 2 * memory[2] } else { 0 };
+        assert!(memory[0] > saved && !memory.contains(&0), "{}: {memory:?}", ladder.ladder.key);
         for pair in ladder.rungs.windows(2) {
             let [below, above] = [&pair[0].measured, &pair[1].measured];
             assert!(below.launches > above.launches && below.bytes > above.bytes, "{below:?} {above:?}");
@@ -234,15 +245,94 @@ fn a_part_of_the_study_is_measured_alone() {
     for rung in ladder["rungs"].as_array().unwrap() {
         assert!(rung["median_us"].as_f64() > Some(0.0) && rung["least_us"]["h100"].as_f64() > Some(0.0), "{rung}");
         assert!(!rung["kernels"].as_array().unwrap().is_empty(), "{rung}");
+        assert!(rung["memory_bytes"].as_u64() > Some(0), "{rung}");
     }
     let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
     assert!(check_page(&page).contains("Residual block of D") && !page.contains("Projection head"));
+    assert!(of_block["load"]["busy"].is_boolean() && of_block["noisy"].is_array(), "{of_block}");
     assert_eq!(counts(&object("log-partition,norm")), [0, 3, 0]);
+    let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+    let text = check_page(&page);
+    for (number, name) in (1..).zip(["formula", "steps", "passes", "once"]) {
+        assert!(
+            text.contains(&format!("__global__ void log_partition_{name}(")) && text.contains(&format!("\n{number}. "))
+        );
+    }
+    assert!(page.contains("<mark>extern"));
     let (_, error) = zgan(folder.path(), &format!("{study} blocks"), 2);
     assert!(
-        error.contains("only: blocks, expected of steps, log-partition, projection, norm, block, roofline"),
+        error.contains("only: blocks, expected of steps, log-partition, projection, norm, block, attention, adam, spectral, roofline"),
         "{error}"
     );
+}
+
+#[test]
+fn a_busy_machine_is_said_and_refused_where_asked() {
+    assert!(bench::check_idle(None).is_ok() && bench::check_idle(Some(0.7)).is_ok());
+    let error = bench::check_idle(Some(1.26)).unwrap_err().to_string();
+    assert_eq!(error, "strict: the machine is busy, with a load of 1.3, expected at most 0.7");
+    let device = Device::host(1).unwrap();
+    let settings = bench::Settings { caches: bench::Caches::Warm, time: std::time::Duration::ZERO };
+    let mut study = study::measure(&device, settings, true, &["log-partition".into()], &mut |_| {}).unwrap();
+    study.load = serde_json::json!({ "before": 1.5, "after": 0.1, "busy": true });
+    let page = study::page(&study);
+    assert!(
+        page.contains(
+            "<h1>What fusion buys</h1>\n<p><mark>THE MACHINE WAS BUSY, these times say little: load 1.5 before"
+        )
+    );
+    for rung in study.ladders.iter_mut().flat_map(|ladder| &mut ladder.rungs) {
+        rung.measured.spread = 0.1;
+    }
+    study.ladders[0].rungs[1].measured.spread = 0.31;
+    let object = study::json(&study);
+    assert_eq!(object["noisy"], serde_json::json!(["log_partition 5+5, two launches"]));
+    assert_eq!(object["load"]["before"], 1.5);
+
+    let folder = tempfile::tempdir().unwrap();
+    let strict = |code| zgan(folder.path(), "study --tiny --time 0 --device host --only norm --strict", code);
+    // The load changes slowly; where it is near the limit, either is right.
+    match bench::load() {
+        Some(load) if load > 0.9 => {
+            let (out, error) = strict(1);
+            assert!(
+                out.is_empty() && error.lines().count() == 1 && error.contains("the machine is busy"),
+                "{out}{error}"
+            );
+            assert!(!folder.path().join("study.html").exists());
+        }
+        Some(load) if load > 0.5 => {}
+        _ => drop(strict(0)),
+    }
+}
+
+/// `kernels/study/log_partition.cu` by itself: what it computes, with system threads as a block's, and that GPUs can have it.
+#[test]
+fn the_standalone_kernels_compute_the_log_partition() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("standalone");
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{command:?}: {said}");
+    };
+    run(Command::new(std::env::var("CXX").unwrap_or("c++".into()))
+        .args(["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O1", "-pthread", "-o"])
+        .arg(&program)
+        .arg(root.join("tests/c/standalone.cpp")));
+    run(&mut Command::new(program));
+    let Ok(compiler) = nvrtc::Compiler::find() else {
+        println!("left out: there is no NVRTC");
+        return;
+    };
+    let text = std::fs::read_to_string(root.join("kernels/study/log_partition.cu")).unwrap();
+    let (code, log) = compiler.compile("log_partition", &text, "compute_80").unwrap();
+    assert_eq!(log.warnings, "");
+    let ptx = String::from_utf8_lossy(&code).into_owned();
+    for name in ["formula", "steps", "passes", "once"] {
+        assert!(ptx.contains(&format!(".entry log_partition_{name}(")), "{name}");
+    }
 }
 
 #[test]
@@ -321,11 +411,28 @@ fn conditioning_is_compared_for_each_seed() {
         assert!(text.contains(name), "{text}");
     }
 
+    // At both steps: a picture of each, a curve and the range of the seeds, and what the projection's logits are made of.
+    assert_eq!(page.matches("<img ").count(), 4 * 2);
+    assert_eq!(page.matches(" band\"").count(), 3 * 4);
+    assert_eq!(page.matches(" curve\"").count(), 3 * 4 + 4);
+    assert!(text.contains("r(y|x), fakes") && text.contains("step 2: "), "{text}");
+
     let (out, _) = zgan(folder.path(), &format!("{run} --csv"), 0);
     let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split(',').collect()).collect();
     assert!(rows.len() == 9 && rows.iter().all(|row| row.len() == 9), "{out}");
     let (out, _) = zgan(folder.path(), &format!("{run} --json"), 0);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    for training in json["trainings"].as_array().unwrap() {
+        let moments = training["moments"].as_array().unwrap();
+        assert_eq!([&moments[0]["step"], &moments[1]["step"]], [1, 2]);
+        assert_eq!(moments[1]["label-accuracy"], training["label-accuracy"]);
+        let parts = training["parts"].as_array().unwrap();
+        assert_eq!(parts.len(), if training["conditioning"] == "projection" { 2 } else { 0 }, "{training}");
+        for part in parts {
+            let [r_x, r_yx] = [&part["r-x"], &part["r-yx"]].map(|both| both.as_array().unwrap().len());
+            assert!(r_x == 2 && r_yx == 2 && part["r-yx"][1].as_f64().unwrap() != 0.0, "{part}");
+        }
+    }
     let (summary, trainings) = (json["summary"].as_array().unwrap(), json["trainings"].as_array().unwrap());
     assert_eq!((summary.len(), trainings.len()), (4, 8), "{out}");
     for (of_summary, pair) in summary.iter().zip(trainings.chunks(2)) {

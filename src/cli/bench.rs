@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use zgan::data::DataSource;
 use zgan::device::{Device, Precision};
 use zgan::instruments::bench::{
     self, Caches, CardChoice, Ceilings, Compared, Failure, Problem, Report, Row, Scale, Selection, Settings, Shapes,
@@ -11,11 +12,11 @@ use zgan::instruments::bench::{
 };
 use zgan::instruments::record::{self, Cell};
 use zgan::nn::Fusion;
-use zgan::settings::Preset;
+use zgan::settings::{PRESETS, Preset};
 use zgan::{Error, files};
 
 use super::tuned::Place;
-use super::{model, say, scaling, tell};
+use super::{loading, model, say, scaling, tell};
 
 /// Of what is timed, one part alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -68,6 +69,13 @@ pub struct Bench {
     /// With --model: time it on the device as well, and tell both
     #[arg(long = "measure", requires = "model")]
     pub and_measure: bool,
+    /// Time the loader instead, on the pictures of folder:DIR, beside the step of --preset; the text `data` does it on pictures that
+    /// are made for it
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["model", "scaling", "baseline", "markdown", "only", "shapes", "list"])]
+    pub data: Option<DataSource>,
+    /// With --model: what the step of each preset would take on so many cards, and where more of them are not worth it
+    #[arg(long, value_name = "N,...", value_delimiter = ',', requires = "model", conflicts_with_all = ["and_measure", "only", "shapes"])]
+    pub ranks: Vec<usize>,
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
@@ -80,6 +88,9 @@ pub struct Bench {
     /// Compare with an earlier --json, in this file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["markdown", "model", "scaling"])]
     baseline: Option<PathBuf>,
+    /// Show the times of PyTorch in the same table: a file that benches/pytorch.py --json printed
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "scaling"])]
+    beside: Option<PathBuf>,
     /// With --baseline: the exit status is 1 where something takes longer by more than this, and not by chance
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent, requires = "baseline")]
     worse: f64,
@@ -132,13 +143,14 @@ impl Bench {
     pub fn run(&self) -> anyhow::Result<()> {
         let settings = self.timing.settings()?;
         for (option, there) in [("width", self.width.is_some()), ("batch", self.batch.is_some())] {
-            if there && self.preset.is_empty() && self.shapes.is_none() {
+            if there && self.preset.is_empty() && self.shapes.is_none() && self.ranks.is_empty() {
                 return Err(Error::Config(format!("--{option} is of a network: --preset or --shapes names it")).into());
             }
         }
         match self.model {
             _ if self.scaling => scaling::run(self, settings),
             Some(card) => model::run(self, card, settings),
+            None if self.data.is_some() || self.texts == ["data"] => loading::run(self, settings),
             None => self.measure(settings),
         }
     }
@@ -170,16 +182,24 @@ impl Bench {
         Ok(all.into_iter().zip(chosen).filter_map(|(one, chosen)| chosen.then_some(one)).collect())
     }
 
+    pub fn selection(&self, presets: Vec<Preset>, scale: Scale) -> Selection {
+        let scale = if self.timing.tiny { Scale::Tiny } else { scale };
+        let number = |n: Option<u64>| n.map(|n| n as usize);
+        Selection { presets, scale, width: number(self.width), batch: number(self.batch) }
+    }
+
+    /// The step of each preset that is named, or of all, at the size that it trains with.
+    pub fn steps(&self) -> Result<Vec<StepProblem>, Error> {
+        let presets = if self.preset.is_empty() { PRESETS.to_vec() } else { self.preset.clone() };
+        let selection = self.selection(presets, Scale::Real);
+        let steps = self.precision.iter().flat_map(|&precision| bench::steps_of(&selection, precision));
+        self.select(steps.collect(), |step| step.name.clone())
+    }
+
     /// Operations and steps to time, with steps at this scale, unless all sizes are to be tiny. Where presets are named, only
     /// steps are; with --shapes, only operations.
     pub fn problems(&self, scale: Scale) -> Result<(Vec<Problem>, Vec<StepProblem>), Error> {
-        let number = |n: Option<u64>| n.map(|n| n as usize);
-        let selection = |presets: Vec<Preset>| Selection {
-            presets,
-            scale: if self.timing.tiny { Scale::Tiny } else { scale },
-            width: number(self.width),
-            batch: number(self.batch),
-        };
+        let selection = |presets| self.selection(presets, scale);
         let mut all: Vec<Either> = Vec::new();
         if let Some(preset) = self.shapes.filter(|_| self.only != Some(Only::Steps)) {
             // Of several small sizes, the largest.
@@ -230,7 +250,10 @@ impl Bench {
     fn measure(&self, settings: Settings) -> anyhow::Result<()> {
         let (begun, load) = (Instant::now(), bench::load());
         let limit = self.time_limit.map(|limit| duration("--time-limit", limit)).transpose()?;
-        let before = self.baseline.as_deref().map(read_baseline).transpose()?;
+        let before = self.baseline.as_deref().map(|path| read("baseline", path, bench::times)).transpose()?;
+        // That it is a report at all is seen before minutes are spent.
+        let check = |object: &serde_json::Value| bench::beside(object, &[]).map(|_| object.clone());
+        let rival = self.beside.as_deref().map(|path| read("beside", path, check)).transpose()?;
         let device = self.place.open()?;
         let (problems, steps) = self.all(&device)?;
         if self.list {
@@ -294,7 +317,7 @@ impl Bench {
             }
         }
         let failures: Vec<&Failure> = report.failures.iter().filter(|failure| failure.error != LEFT_OUT).collect();
-        self.tell_all(&report, before.as_deref())?;
+        self.tell_all(&report, before.as_deref(), rival.as_ref())?;
         if let Some(first) = failures.first() {
             let (count, all) = (failures.len(), problems.len() + steps.len());
             let what = format!("{count} of {all} were not timed; the first, {}: {}", first.name, first.error);
@@ -304,17 +327,36 @@ impl Bench {
     }
 
     /// What is told when all is timed. An error where something got worse than before.
-    fn tell_all(&self, report: &Report, before: Option<&[Timed]>) -> anyhow::Result<()> {
+    fn tell_all(
+        &self,
+        report: &Report,
+        before: Option<&[Timed]>,
+        rival: Option<&serde_json::Value>,
+    ) -> anyhow::Result<()> {
         let mut object = bench::json(report)?;
         let (times, for_people) = (bench::times(&object)?, !self.json && !self.markdown);
         let compared = before.map(|before| bench::compare(&times, before));
         if let Some((all, means)) = &compared {
             object["baseline"] = bench::comparison_json(all, means, self.worse);
         }
+        let theirs = rival.map(|rival| bench::beside(rival, &times)).transpose()?.unwrap_or_default();
+        if rival.is_some() && theirs.is_empty() {
+            return Err(Error::Config("beside: it has nothing of what was timed now".into()).into());
+        }
+        if let Some(rival) = rival {
+            object["beside"] = serde_json::json!({
+                "provenance": rival["provenance"],
+                "caches": rival["caches"],
+                "rows": theirs.iter().map(Timed::json).collect::<Vec<_>>(),
+            });
+        }
+        let together = [&times[..], &theirs].concat();
         if self.json {
             say(serde_json::to_string_pretty(&object)?);
         } else if self.markdown {
-            say(bench::markdown(&object, &times).trim_end());
+            say(bench::markdown(&object, &together).trim_end());
+        } else if rival.is_some() {
+            say(bench::tables(&together).trim_end());
         }
         if for_people {
             let means = bench::means_table(&bench::means_of_forms(&times));
@@ -373,9 +415,10 @@ impl Either {
     }
 }
 
-fn read_baseline(path: &Path) -> Result<Vec<Timed>, Error> {
-    let fail = |what: String| Error::Config(format!("baseline: {}: {what}", path.display()));
+/// What `find` finds in the JSON of a file that this option names.
+fn read<T>(option: &str, path: &Path, find: impl Fn(&serde_json::Value) -> Result<T, Error>) -> Result<T, Error> {
+    let fail = |what: String| Error::Config(format!("{option}: {}: {what}", path.display()));
     let text = files::read_text(path)?;
     let object = serde_json::from_str(&text).map_err(|error| fail(format!("not JSON: {error}")))?;
-    bench::times(&object).map_err(|error| fail(error.to_string()))
+    find(&object).map_err(|error| fail(error.to_string()))
 }

@@ -11,8 +11,10 @@ mod info;
 mod inits;
 mod judging;
 mod kernels;
+mod loading;
 mod loops;
 mod model;
+mod planning;
 mod plot;
 mod profile;
 mod progress;
@@ -32,6 +34,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use zgan::checkpoint::Header;
+use zgan::device::nvtx;
 use zgan::settings::{PRESETS, Settings};
 use zgan::text::lines;
 use zgan::{Error, run};
@@ -40,6 +43,9 @@ use zgan::{Error, run};
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, max_term_width = 120)]
 struct Cli {
+    /// Name steps, phases and layers for profilers (NVTX); a GPU then launches steps kernel by kernel. So does ZGAN_NVTX=1
+    #[arg(long, global = true)]
+    nvtx: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -104,6 +110,9 @@ fn not_understood(error: &clap::Error) -> ! {
 }
 
 fn run(cli: &Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    if cli.nvtx || std::env::var_os("ZGAN_NVTX").is_some_and(|on| on == "1") {
+        nvtx::start()?;
+    }
     if !matches!(cli.command, Command::Train(_) | Command::Sample(_)) {
         ranks::alone(&format!("zgan {}", matches.subcommand_name().unwrap_or_default()))?;
     }

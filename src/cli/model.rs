@@ -6,7 +6,7 @@ use zgan::instruments::bench::{self, Card, CardChoice, MeasuredStep, Modelled, S
 use zgan::instruments::record::{self, Cell};
 
 use super::bench::Bench;
-use super::{say, thousands};
+use super::{planning, say, thousands};
 
 /// The modelled times of one form of a problem, and the seconds that it took where it was timed as well.
 struct Row {
@@ -23,6 +23,9 @@ pub fn run(asked: &Bench, card: CardChoice, settings: Settings) -> anyhow::Resul
             (Card::of(&device)?, asked.and_measure.then_some(device))
         }
     };
+    if !asked.ranks.is_empty() {
+        return planning::run(asked, card, device.as_ref());
+    }
     // What people train on a card like this, where they named it.
     let scale = match &device {
         Some(device) => Scale::of(device),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use zgan::Error;
 use zgan::data::{DataSource, Split};
+use zgan::instruments::bench;
 use zgan::instruments::study::{self, conditioning, modes};
 use zgan::settings::{Preset, Settings};
 
@@ -20,12 +21,15 @@ pub struct Study {
     /// The page that is written: one HTML file, which needs no network
     #[arg(long, value_name = "FILE", default_value = "study.html")]
     out: PathBuf,
-    /// Only these parts: steps, log-partition, projection, norm, block, roofline
+    /// Only these parts: steps, log-partition, projection, norm, block, attention, adam, spectral, roofline
     #[arg(long, value_name = "PART,...", value_delimiter = ',')]
     only: Vec<String>,
     /// Print one object of JSON as well
     #[arg(long)]
     json: bool,
+    /// Measure nothing, and fail, where the machine has other work
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -125,12 +129,16 @@ impl Study {
         writable("out", &self.out)?;
         let settings = self.timing.settings()?;
         study::check(&self.only)?;
+        if self.strict {
+            bench::check_idle(bench::load())?;
+        }
         let device = self.place.open()?;
         let tell = |line: String| tell(!self.json, line);
         tell(device.description());
         let study = study::measure(&device, settings, self.timing.tiny, &self.only, &mut |line| tell(line))?;
         study::write(&self.out, &study::page(&study))?;
         tell(format!("page    {}", self.out.display()));
+        study.busy().into_iter().for_each(&tell);
         if self.json {
             say(serde_json::to_string_pretty(&study::json(&study))?);
         }
@@ -165,7 +173,7 @@ impl Conditioning {
         };
         let outcomes = comparison.run(&device, &mut |line| tell(line))?;
         if let Some(out) = &self.out {
-            let page = conditioning::page(&device.description(), &settings, &outcomes);
+            let page = conditioning::page(&device.description(), &settings, data.info().shape, &outcomes);
             study::write(out, &page)?;
             tell(format!("page    {}", out.display()));
         }

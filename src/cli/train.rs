@@ -117,6 +117,9 @@ impl Train {
         let written = &settings.written;
         let setup = Setup::new(&settings, &info).of(&data);
         let start = newest.map(|(path, start)| self.start(&settings, &info, &path, start)).transpose()?;
+        if settings.images.pack && !self.dry_run {
+            data.pack(&say)?;
+        }
         // Points are drawn by the step itself.
         let mut loader = if data.is_drawn() { None } else { Some(Loader::new(&data, settings.loader_options())?) };
         if let Some(ranks) = ranks {
@@ -126,7 +129,12 @@ impl Train {
         let plan = Trainer::plan(&setup)?;
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
         device_lines.into_iter().for_each(say);
-        say(format!("data    {info}{}", if data.is_streamed() { ", streamed from the disk" } else { "" }));
+        let from = match data.packed() {
+            Some(packed) => format!(", packed in {}", packed.display()),
+            None if data.is_streamed() => ", streamed from the disk".to_string(),
+            None => String::new(),
+        };
+        say(format!("data    {info}{from}"));
         if let Some(loader) = loader.as_ref().filter(|loader| loader.images() < data.len()) {
             let (share, images) = (settings.batches.limit_data, thousands(loader.images()));
             say(format!("        limit-data {share}: {images} of them are learnt from"));
@@ -537,9 +545,7 @@ fn tell_unreadable(data: &Dataset, tell: impl Fn(String)) {
     if files.len() > MOST {
         tell(format!("skipped {} more files", files.len() - MOST));
     }
-    if let Some(dark) = data.newly_dark() {
-        tell(dark);
-    }
+    data.newly_dark().into_iter().chain(data.newly_damaged()).for_each(tell);
 }
 
 /// How a training ended, all of it saved.

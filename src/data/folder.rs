@@ -1,25 +1,25 @@
 //! A folder of pictures, with one sub-folder per class, or with the files themselves; or a zip of such a folder.
 //!
 //! Images that fit into `--data-memory` are decoded once, at the start, by all threads. If there are more, they are streamed
-//! from the disk while training runs. Both ways give the same bytes.
+//! from the disk while training runs: decoded, or read from the file that they were packed into. All ways give the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::ops::Range;
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::decode::{self, Fault, Limits};
 use super::listing::{self, Class, Listing, Place};
+use super::packed::{self, Facts, Packed};
 use super::vectors::Vectors;
 use super::zip::Zip;
 use super::{DataOptions, Dataset, ImageShape, settle};
 use crate::sizes::filled;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// What becomes of a file that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -46,6 +46,10 @@ pub struct Files {
     ranges: Vec<Range<usize>>,
     /// Computed from the names and sizes, not from the bytes in the files.
     crc32: String,
+    /// Of the file that they may be packed into, the key and the places.
+    key: String,
+    packs: Vec<PathBuf>,
+    packed: OnceLock<Packed>,
     unreadable: Unreadable,
     threads: usize,
     limits: Limits,
@@ -57,7 +61,7 @@ pub struct Files {
 struct Found {
     /// Unreadable and not told yet, with the reason.
     new: BTreeMap<usize, String>,
-    told: BTreeSet<usize>,
+    told: BTreeMap<usize, String>,
     /// Pictures of 16-bit samples that stay below 2^14, and the largest of these samples.
     dark: BTreeSet<usize>,
     largest: u16,
@@ -80,7 +84,7 @@ pub fn open(root: &Path, options: &DataOptions) -> Result<Dataset> {
             groups[number as usize] = (pictures, vector);
         }
     }
-    let mut crc = flate2::Crc::new();
+    let (mut crc, mut key) = (flate2::Crc::new(), flate2::Crc::new());
     let (mut places, mut labels, mut ranges, mut vectors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (label, (pictures, vector)) in groups.into_iter().enumerate() {
         let first = places.len();
@@ -88,6 +92,7 @@ pub fn open(root: &Path, options: &DataOptions) -> Result<Dataset> {
         for picture in pictures {
             let parts: Vec<_> = picture.path.iter().map(|part| part.to_string_lossy()).collect();
             crc.update(format!("{label}/{}\0{}\0", parts.join("/"), picture.bytes).as_bytes());
+            key.update(&picture.modified.to_le_bytes());
             places.push(picture.place);
             labels.push(label as u32);
             vectors.extend_from_slice(&vector);
@@ -101,13 +106,24 @@ pub fn open(root: &Path, options: &DataOptions) -> Result<Dataset> {
         labels: labels.clone(),
         names: names.clone(),
         ranges,
+        key: format!(
+            "{} {shape} {:08x} {:08x} {:?} {} {}",
+            packed::VERSION,
+            crc.sum(),
+            key.sum(),
+            options.unreadable,
+            options.max_pixels,
+            options.depth
+        ),
+        packs: packed::places(root, shape),
+        packed: OnceLock::new(),
         crc32: format!("{:08x}", crc.sum()),
         unreadable: options.unreadable,
         threads: options.threads(),
         limits: Limits::new(options.max_pixels, options.depth),
         found: Mutex::default(),
     };
-    let dataset = Dataset::from_files("folder", names, labels, files, options.memory)?;
+    let dataset = Dataset::from_files("folder", names, labels, files, options)?;
     let dataset = Dataset { notes, ..dataset };
     Ok(match columns {
         None => dataset,
@@ -167,6 +183,9 @@ impl Files {
 
     /// Decodes image `index` into `out` (H, W, C).
     pub fn read(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        if self.packed().is_some_and(|packed| packed.read(index, out)) {
+            return Ok(());
+        }
         let (candidate, deep) = self.first_that_works(index, |candidate| {
             self.decode(candidate, |input| decode::read(input, self.shape, &self.limits, out))
         })?;
@@ -216,15 +235,16 @@ impl Files {
 
     fn is_unreadable(&self, index: usize) -> bool {
         let found = self.found();
-        found.told.contains(&index) || found.new.contains_key(&index)
+        found.told.contains_key(&index) || found.new.contains_key(&index)
     }
 
     /// `FILE: reason` of each file that was found unreadable since the last call.
     pub fn newly_unreadable(&self) -> Vec<String> {
         let mut found = self.found();
         let new = std::mem::take(&mut found.new);
-        found.told.extend(new.keys());
-        new.into_iter().map(|(i, what)| format!("{}: {what}", self.places[i].shown())).collect()
+        let lines = new.iter().map(|(i, what)| format!("{}: {what}", self.places[*i].shown())).collect();
+        found.told.extend(new);
+        lines
     }
 
     /// A line about pictures that have 16 bits a sample and use fewer, where more were found since the last call.
@@ -251,35 +271,79 @@ impl Files {
             let what = format!("{} images of {} need more memory than there is", self.places.len(), self.shape);
             Error::Config(format!("data: {what}; a smaller --data-memory streams them from the disk"))
         })?;
-        let next = Mutex::new(all.chunks_exact_mut(self.shape.len()).enumerate());
-        // All threads' errors are kept, to tell that of the first file whichever thread met it.
-        let failed = AtomicUsize::new(usize::MAX);
-        let errors = Mutex::new(BTreeMap::new());
-        let work = || {
-            loop {
-                let taken = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((index, out)) = taken else { break };
-                if index > failed.load(Ordering::Relaxed) {
-                    break;
-                }
-                if let Err(error) = self.read(index, out) {
-                    failed.fetch_min(index, Ordering::Relaxed);
-                    errors.lock().unwrap_or_else(PoisonError::into_inner).insert(index, error);
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..self.threads {
-                // Where the system refuses a thread, the others do its work.
-                if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
-                    break;
-                }
-            }
-            work();
-        });
-        match errors.into_inner().unwrap_or_else(PoisonError::into_inner).pop_first() {
-            Some((_, error)) => Err(error),
-            None => Ok(all),
+        let images = all.chunks_exact_mut(self.shape.len()).enumerate();
+        packed::on_threads(self.threads, images, |index, image| self.read(index, image))?;
+        Ok(all)
+    }
+
+    /// Looks for the file that these images were packed into. The error is of a damaged one.
+    pub fn find_packed(&self) -> Result<()> {
+        for path in &self.packs {
+            let Some((packed, facts)) = Packed::open(path, &self.key, self.places.len(), self.shape.len())? else {
+                continue;
+            };
+            let mut found = self.found();
+            (found.dark, found.largest) = (facts.dark, facts.largest);
+            let new = facts.unreadable.into_iter().filter(|(index, _)| !found.told.contains_key(index)).collect();
+            found.new = new;
+            drop(self.packed.set(packed));
+            break;
         }
+        Ok(())
+    }
+
+    pub fn packed(&self) -> Option<&Packed> {
+        self.packed.get()
+    }
+
+    /// Decodes all images into a file, unless there is one, to read them from there from now on. Other processes that want to do the
+    /// same wait. Where the file cannot be written, images are decoded as before. An error is of a picture. `tell` gets lines
+    /// for people.
+    pub fn pack(&self, tell: &dyn Fn(String)) -> Result<()> {
+        let mut reason = "there is no folder for them (neither XDG_CACHE_HOME nor HOME is set)".to_string();
+        for path in self.packs.iter().filter(|_| self.packed().is_none()) {
+            let folder = path.parent().unwrap_or(Path::new("."));
+            let made = std::fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder));
+            if let Err(error) = made {
+                reason = format!("{}: {error}", folder.display());
+                continue;
+            }
+            let _lock = files::lock(folder).or_else(|_| {
+                tell(format!("{}: another process packs images there; this one waits for it", folder.display()));
+                let folder = File::open(folder)?;
+                folder.lock().map(|()| Some(folder))
+            });
+            self.find_packed().unwrap_or_else(|error| tell(format!("{error}; images are packed anew")));
+            if self.packed().is_some() {
+                return Ok(());
+            }
+            packed::remove_unfinished(path);
+            let (count, megabytes, file) = (self.places.len(), self.bytes() as f64 * 1e-6, path.display());
+            tell(format!("{count} images are decoded once into {file}, {megabytes:.1} MB; --pack false does without"));
+            let decode = |put: &(dyn Fn(usize, &[u8]) -> Result<()> + Sync)| {
+                packed::on_threads(self.threads, (0..count).map(|index| (index, ())), |index, ()| {
+                    let mut image = filled("an image", self.shape.len(), 0)?;
+                    self.read(index, &mut image)?;
+                    put(index, &image)
+                })
+            };
+            match packed::write(path, count, self.shape.len(), decode, || self.facts()) {
+                Ok(()) => return self.find_packed(),
+                // Pictures have errors of another kind.
+                Err(Error::Io { source, .. }) => reason = format!("{file}: {source}"),
+                Err(error) => return Err(error),
+            }
+            break;
+        }
+        if self.packed().is_none() {
+            tell(format!("not packed: {reason}; images are decoded in each epoch"));
+        }
+        Ok(())
+    }
+
+    fn facts(&self) -> Facts {
+        let found = self.found();
+        let unreadable = found.new.iter().chain(&found.told).map(|(index, what)| (*index, what.clone())).collect();
+        Facts { key: self.key.clone(), unreadable, dark: found.dark.clone(), largest: found.largest }
     }
 }

@@ -40,6 +40,8 @@ pub struct Picture {
     pub path: PathBuf,
     /// Bytes of the file.
     pub bytes: u64,
+    /// When the file, or the archive that it is in, was changed last, in nanoseconds since 1970; 0 where nobody knows.
+    pub modified: u64,
 }
 
 /// The pictures of a class, in the order of their paths; or those that have the same vector for a label.
@@ -116,6 +118,12 @@ pub fn list(root: &Path, csv: Option<&Path>, unreadable: Unreadable) -> Result<L
     Ok(Listing { classes, columns, zip, notes })
 }
 
+/// As [`Picture::modified`].
+fn modified(file: &fs::Metadata) -> u64 {
+    let since = file.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
 fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX"
 }
@@ -146,7 +154,7 @@ fn walk(root: &Path, inside: &Path, above: &mut Vec<PathBuf>, found: &mut Found)
                 if inside == Path::new(LABELS) {
                     found.labels = Some(fs::read(&path).map_err(Error::io(&path))?);
                 }
-                found.file(inside, kind.len(), Place::File(path));
+                found.file(inside, (kind.len(), modified(&kind)), Place::File(path));
             }
             Ok(_) => found.special.push(inside),
             Err(_) if fs::read_link(&path).is_ok() => found.dangling.push(inside),
@@ -159,6 +167,7 @@ fn walk(root: &Path, inside: &Path, above: &mut Vec<PathBuf>, found: &mut Found)
 
 fn in_zip(zip: &Zip, root: &Path) -> Result<Found> {
     let mut found = Found::default();
+    let changed = fs::metadata(root).map_or(0, |archive| modified(&archive));
     let mut entries = zip.entries()?;
     // A zip of a folder has everything in that folder.
     let is_labels = |path: &Path| path.ends_with(LABELS) && path.components().count() == 2;
@@ -176,16 +185,18 @@ fn in_zip(zip: &Zip, root: &Path) -> Result<Found> {
             found.labels = Some(zip.read(entry.way, 1 << 30).map_err(|what| Error::Data { path: root.into(), what })?);
         }
         let place = Place::Zipped(root.join(&entry.path), entry.way);
-        found.file(entry.path, entry.bytes, place);
+        found.file(entry.path, (entry.bytes, changed), place);
     }
     Ok(found)
 }
 
 impl Found {
-    fn file(&mut self, path: PathBuf, bytes: u64, place: Place) {
+    fn file(&mut self, path: PathBuf, (bytes, modified): (u64, u64), place: Place) {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         match ending {
-            Some(ending) if ENDINGS.contains(&ending.as_str()) => self.pictures.push(Picture { place, path, bytes }),
+            Some(ending) if ENDINGS.contains(&ending.as_str()) => {
+                self.pictures.push(Picture { place, path, bytes, modified });
+            }
             Some(ending) => *self.others.entry(format!(".{ending}")).or_default() += 1,
             None => *self.others.entry("without an ending".into()).or_default() += 1,
         }

@@ -13,6 +13,7 @@ mod listing;
 mod loader;
 pub mod mixture;
 mod mnist_10k;
+mod packed;
 mod size;
 pub mod vectors;
 pub(crate) mod zip;
@@ -22,6 +23,7 @@ pub use folder::Unreadable;
 pub use listing::natural;
 pub use loader::{LastBatch, Loader, LoaderOptions};
 use mixture::Mixture;
+use packed::Packed;
 pub use size::Size;
 use vectors::Vectors;
 
@@ -98,6 +100,8 @@ pub struct DataOptions {
     pub unreadable: Unreadable,
     /// Bytes of decoded images above which a folder is streamed from the disk.
     pub memory: usize,
+    /// Whether a streamed folder is read from the file that it was packed into.
+    pub pack: bool,
     /// Pixels that a picture may have.
     pub max_pixels: usize,
     /// Bits of 16-bit samples that are used, 1 to 16.
@@ -306,16 +310,20 @@ impl Dataset {
         Dataset { name: name.into(), shape, classes, images, labels, files: None, notes, vectors: None }
     }
 
-    /// Decodes all files where that takes at most `memory` bytes, and streams them otherwise.
+    /// Decodes all files where that takes at most `options.memory` bytes, and streams them otherwise.
     fn from_files(
         name: &str,
         classes: Vec<String>,
         labels: Vec<u32>,
         files: folder::Files,
-        memory: usize,
+        options: &DataOptions,
     ) -> Result<Dataset> {
         let (shape, files) = (files.shape(), Arc::new(files));
-        if files.bytes() > memory {
+        if files.bytes() > options.memory {
+            if options.pack {
+                // Who packs them says that a file is damaged.
+                let _ = files.find_packed();
+            }
             let images = Images::Streamed(files.clone());
             let (name, notes) = (name.into(), Vec::new());
             return Ok(Dataset { name, shape, classes, images, labels, files: Some(files), notes, vectors: None });
@@ -414,6 +422,21 @@ impl Dataset {
     /// Whether images are decoded as they are needed.
     pub fn is_streamed(&self) -> bool {
         matches!(self.images, Images::Streamed(_))
+    }
+
+    /// Packs images that are streamed into a file, unless they are, and reads them from there from now on.
+    pub fn pack(&self, tell: &dyn Fn(String)) -> Result<()> {
+        self.streamed_files().map_or(Ok(()), |files| files.pack(tell))
+    }
+
+    /// The file that images are read from, where they were packed into one.
+    pub fn packed(&self) -> Option<&std::path::Path> {
+        self.streamed_files().and_then(|files| files.packed()).map(Packed::path)
+    }
+
+    /// A line about the file of packed images, once it was found damaged.
+    pub fn newly_damaged(&self) -> Option<String> {
+        self.streamed_files().and_then(|files| files.packed()).and_then(Packed::newly_damaged)
     }
 
     /// Whether there are no images, because the training step draws its own points.

@@ -94,6 +94,7 @@ impl Launched {
 thread_local! {
     static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic { launches: 0, bytes: 0, flops: 0 }) };
     static TRACE: RefCell<Option<Vec<(Launched, Event, Event)>>> = const { RefCell::new(None) };
+    static TOUCHED: RefCell<Option<Vec<(u64, u64)>>> = const { RefCell::new(None) };
     /// The arguments of the last launch, to be used again.
     static SPARE: Cell<Option<Box<Given>>> = const { Cell::new(None) };
 }
@@ -108,6 +109,21 @@ pub fn trace(body: impl FnOnce() -> Result<()>) -> Result<Vec<Launched>> {
         Ok(Launched { seconds: end.since(&start)?.as_secs_f64(), ..launched })
     };
     seen.into_iter().map(timed).collect()
+}
+
+/// The bytes of all memory that the launches of `body` on the calling thread are given, each byte once.
+pub fn memory(body: impl FnOnce() -> Result<()>) -> Result<u64> {
+    TOUCHED.set(Some(Vec::new()));
+    let done = body();
+    let mut ranges = TOUCHED.take().unwrap_or_default();
+    done?;
+    ranges.sort_unstable();
+    let (mut bytes, mut reached) = (0, 0);
+    for (start, end) in ranges {
+        bytes += end.saturating_sub(start.max(reached));
+        reached = reached.max(end);
+    }
+    Ok(bytes)
 }
 
 /// Does `work`, which [`trace`] sees.
@@ -262,6 +278,9 @@ impl<'a> Launch<'a> {
         }
         let (pointers, touched) = (&pointers[..given.arguments], &given.touched[..given.pointers]);
         let bytes = touched.iter().map(|view| view.end - view.start).sum::<u64>();
+        TOUCHED.with_borrow_mut(|all| {
+            all.iter_mut().for_each(|all| all.extend(touched.iter().map(|view| (view.start, view.end))));
+        });
         let Traffic { launches, bytes: before, flops } = TRAFFIC.get();
         TRAFFIC.set(Traffic { launches: launches + 1, bytes: before + bytes, flops: flops + self.flops });
         let done = traced(self.device, (name, self.grid), bytes, self.flops, || {

@@ -16,6 +16,7 @@ mod meeting;
 #[cfg(feature = "mpi")]
 mod mpi;
 pub mod nvrtc;
+pub mod nvtx;
 mod precision;
 mod ranks;
 mod simt;
@@ -26,7 +27,7 @@ pub(crate) use buffer::size;
 pub use buffer::{Buffer, Element, Reals};
 pub(crate) use host::SCRATCH_BYTES;
 pub use kernels::{Kernel, Module, Tile, Variants, kernel, kernel_named, kernel_source, kernel_text};
-pub use launch::{COPY, Launched, Traffic, ZERO, trace, traffic};
+pub use launch::{COPY, Launched, Traffic, ZERO, memory, trace, traffic};
 pub(crate) use launch::{Launch, MOST_BLOCKS};
 pub use meeting::Meeting;
 #[cfg(feature = "mpi")]
@@ -516,10 +517,10 @@ impl Device {
     /// Captures what `work` queues on this device, without doing it. None on everything but a GPU, where work is done as it
     /// is launched. `work` may launch kernels, copy between buffers and zero them. It may not allocate, wait, or copy from
     /// or to the host. The graph keeps the memory that it works on alive. With `ZGAN_SYNC=1`, which waits for each launch,
-    /// nothing is captured.
+    /// and with [`nvtx`], which names launches, nothing is captured.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Graph>> {
         match &*self.backend {
-            Backend::Cuda(cuda) if !cuda.waits_for_launches() => {
+            Backend::Cuda(cuda) if !cuda.waits_for_launches() && !nvtx::is_on() => {
                 Ok(Some(Graph { graph: cuda.capture(work)?, device: self.clone() }))
             }
             _ => Ok(None),

@@ -28,10 +28,10 @@ pub fn columns(setup: &Setup) -> Vec<&'static str> {
 pub(super) fn parts_of_logits(step: &Step) -> Result<[[f32; 2]; 2]> {
     let (w, n) = (&step.workspace, step.setup.training.batch);
     let of_d = &w.discriminator;
-    let head = of_d.head.as_ref().filter(|_| of_d.split.is_none());
+    let head = of_d.head_of_batch();
     match head.filter(|_| step.setup.networks.conditioning == Conditioning::Projection) {
         Some(head) => parts(head, step.discriminator.weights().values, [0..n, n..2 * n], step.share.of_d.all),
-        // Where D takes parts of the batch, the features of the others are gone.
+        // Where D takes parts of a batch whose labels are vectors, those of the others are gone.
         None => Ok([[f32::NAN; 2]; 2]),
     }
 }

@@ -125,6 +125,8 @@ pub struct Split {
     pub most: usize,
     /// The seeds in L_D of a part, which lie apart in those of the batch.
     pub seeds: Reals,
+    /// The head, with the features and labels of the whole batch. Where labels are vectors there is none.
+    pub head: Option<HeadParts>,
 }
 
 /// Some samples: where they are among D's rows, and where in the batch.
@@ -189,13 +191,23 @@ impl OfD {
         })
     }
 
-    /// Gives a part's logits to the batch.
+    /// Gives a part's logits to the batch, and the features that they are made of.
     pub fn give_logits(&self, whole: &Whole, part: &Part) -> Result<()> {
-        self.split.as_ref().map_or(Ok(()), |_| {
-            part.both()
-                .into_iter()
-                .try_for_each(|(here, there)| whole.logits.rows(there).x.copy_from(&self.logits.rows(here).x))
+        self.split.as_ref().map_or(Ok(()), |split| {
+            part.both().into_iter().try_for_each(|(here, there)| {
+                if let (Some(from), Some(to)) = (&self.head, &split.head) {
+                    let c = from.features.len() / self.images.n;
+                    let of = |features: &Reals, rows: &Range<usize>| features.view(rows.start * c..rows.end * c);
+                    of(&to.features, there).copy_from(&of(&from.features, here))?;
+                }
+                whole.logits.rows(there).x.copy_from(&self.logits.rows(here).x)
+            })
         })
+    }
+
+    /// The head with the whole batch, where there is one.
+    pub fn head_of_batch(&self) -> Option<&HeadParts> {
+        self.split.as_ref().map_or(self.head.as_ref(), |split| split.head.as_ref())
     }
 
     /// Gives the gradient at a part's fakes to the batch.

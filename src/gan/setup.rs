@@ -197,7 +197,7 @@ pub struct Metrics {
     /// - `sigma_d`, `sigma_g`: the largest spectral norm of the weights of a network that is normalised by them;
     /// - `gamma_d`, `gamma_g`: what weighs self-attention;
     /// - `r_x_real`, `r_x_fake`: of a projection discriminator, the mean of psi(h) over the real images and over the fakes that it judged
-    ///   last, with its weights as they are now; NaN where it takes parts of the batch;
+    ///   last, with its weights as they are now; NaN where it takes parts of a batch whose labels are vectors;
     /// - `r_yx_real`, `r_yx_fake`: that of V\[y\] . h, which the label adds.
     pub health: Vec<(&'static str, f32)>,
 }

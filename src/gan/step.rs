@@ -11,7 +11,7 @@ use super::setup::Setup;
 use super::share::Share;
 use super::workspace::{Workspace, gradient};
 use crate::Result;
-use crate::device::{Device, Event, Reals};
+use crate::device::{Device, Event, Reals, nvtx};
 use crate::nn::{Backward, Mode};
 use crate::ops::diffaug::{self, Draw};
 use crate::ops::pixels::{self, Augment};
@@ -123,10 +123,9 @@ impl Step {
                 }
             }
         }
-        match self.device.ranks().filter(|_| self.setup.training.local_norm) {
+        if let Some(ranks) = self.device.ranks().filter(|_| self.setup.training.local_norm) {
             // The fakes of each rank have moved its own.
-            Some(ranks) => ranks.broadcast(&self.generator.running, 0)?,
-            None => {}
+            ranks.broadcast(&self.generator.running, 0)?;
         }
         state::advance(&self.state)
     }
@@ -429,8 +428,9 @@ impl Step {
         player.update(&self.state, &self.workspace.norms, &self.workspace.adam_workspace)
     }
 
-    /// Notes where in the device's queue a phase begins, in a step that is timed.
+    /// Tells profilers that a phase begins and, in a step that is timed, notes where in the device's queue it does.
     fn enter(&self, phase: Phase) -> Result<()> {
+        nvtx::phase(phase.name());
         if let Some(marks) = &self.marks {
             marks.borrow_mut().push((phase, self.device.event()?));
         }

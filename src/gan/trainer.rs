@@ -24,7 +24,7 @@ use super::step::{Phase, Step};
 use super::workspace::Workspace;
 use crate::checkpoint::{NamedTensor, Scaling};
 use crate::data::mixture;
-use crate::device::{Buffer, Counting, Device, Feed, Graph, Reduction};
+use crate::device::{Buffer, Counting, Device, Feed, Graph, Reduction, nvtx};
 use crate::nn::parameters::first_not_finite;
 use crate::nn::{Arena, Layout};
 use crate::ops::state::{self, State, StateBuffer};
@@ -248,6 +248,7 @@ impl Trainer {
                 labels.len()
             )));
         }
+        let _range = nvtx::range(|| format!("step {}", self.done + 1));
         self.feed.fill(slot, (&input.images, images), (&input.labels, labels))?;
         self.feed.begin(slot)?;
         let penalties = self.step.workspace.discriminator.penalties.as_ref();

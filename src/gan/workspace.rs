@@ -11,7 +11,7 @@ use super::setup::Setup;
 use super::share::{Rows, Share};
 use crate::data::ImageShape;
 use crate::device::{Buffer, Device, Reals};
-use crate::nn::{Arena, Builder, Labels, Value};
+use crate::nn::{Arena, Builder, HeadParts, Labels, Value};
 use crate::ops::adam;
 use crate::ops::log_partition::Evaluation;
 use crate::sizes::product;
@@ -94,7 +94,14 @@ impl Workspace {
             classes: classes.map(|logits| ClassLoss::new(setup, share, arena, logits, &labels_of_d)).transpose()?,
             penalties: Penalties::new(setup, share, arena, &network, samples)?,
             split: match part_of_d {
-                Some(part) => Some(Split { most: part, seeds: arena.take(2 * part)? }),
+                Some(part) => {
+                    let of_batch = |head: &HeadParts| -> Result<HeadParts> {
+                        let features = arena.take(product([most, head.features.len() / rows]))?;
+                        Ok(HeadParts { features, labels: Labels::new(arena, &labels, None)?, ..head.clone() })
+                    };
+                    let head = head.as_ref().filter(|_| setup.vectors.is_none()).map(of_batch).transpose()?;
+                    Some(Split { most: part, seeds: arena.take(2 * part)?, head })
+                }
                 None => None,
             },
             head,

@@ -172,6 +172,15 @@ impl Chart {
         let _ = writeln!(self.body, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
     }
 
+    /// What lies between the second and the third number of these points.
+    pub fn band(&mut self, points: &[(f64, f64, f64)], series: usize) {
+        let low = points.iter().map(|&(x, low, _)| self.place(x, low));
+        let high = points.iter().rev().map(|&(x, _, high)| self.place(x, high));
+        let path: Vec<String> = low.chain(high).map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let series = series % SERIES;
+        let _ = writeln!(self.body, "<polygon class=\"s{series} band\" points=\"{}\"/>", path.join(" "));
+    }
+
     pub fn svg(&self) -> String {
         let mut svg =
             format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(&self.name));

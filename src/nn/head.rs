@@ -36,6 +36,7 @@ pub struct HeadOptions<'a> {
 }
 
 /// What the logits of a head are made of.
+#[derive(Clone)]
 pub struct HeadParts {
     /// (N, C): the pooled features of the last pass.
     pub features: Reals,

@@ -45,7 +45,7 @@ pub use tangent::Tangent;
 pub use vectors::{ClassRows, Labels};
 pub use widen::Widen;
 
-use crate::device::{Precision, Reals};
+use crate::device::{Precision, Reals, nvtx};
 use crate::ops::resample::Image;
 use crate::sizes::product;
 use crate::{Error, Result};
@@ -207,7 +207,10 @@ pub struct Network {
 
 impl Network {
     pub fn forward(&self, pass: &Forward) -> Result<()> {
-        self.layers.iter().try_for_each(|layer| layer.forward(pass))
+        self.layers.iter().try_for_each(|layer| {
+            let _range = nvtx::range(|| format!("{} forward", layer.name()));
+            layer.forward(pass)
+        })
     }
 
     /// The list of the forward pass reversed. Only the last layer sees the signal's seeds, and only the first one the
@@ -217,6 +220,7 @@ impl Network {
         let last = self.layers.len() - 1;
         let first = if pass.input_rows.is_empty() { self.frozen.min(last) } else { 0 };
         for (i, layer) in self.layers.iter().enumerate().skip(first).rev() {
+            let _range = nvtx::range(|| format!("{} backward", layer.name()));
             layer.backward(&Backward {
                 gradients: pass.gradients.filter(|_| i >= self.frozen),
                 signal_seeds: pass.signal_seeds.filter(|_| i == last),

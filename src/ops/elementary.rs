@@ -14,6 +14,7 @@ pub enum Function {
     Exp,
     Log,
     Tanh,
+    SquareRoot,
 }
 
 pub fn function(f: Function, y: &Reals, x: &Reals) -> Result<()> {
@@ -21,6 +22,7 @@ pub fn function(f: Function, y: &Reals, x: &Reals) -> Result<()> {
         Function::Exp => kernel::ELEMENTARY_EXP_F32,
         Function::Log => kernel::ELEMENTARY_LOG_F32,
         Function::Tanh => kernel::ELEMENTARY_TANH_F32,
+        Function::SquareRoot => kernel::ELEMENTARY_SQUARE_ROOT_F32,
     };
     elementwise(WHAT, kernel, y, [("x", x)], |launch| launch)
 }
@@ -87,6 +89,52 @@ fn by_rows(
 /// `y` = `x1` + `x2`.
 pub fn add(y: &Reals, x1: &Reals, x2: &Reals) -> Result<()> {
     elementwise(WHAT, kernel::ELEMENTARY_ADD_F32, y, [("x1", x1), ("x2", x2)], |launch| launch)
+}
+
+/// `y` = `x1` `x2`, elementwise.
+pub fn multiply(y: &Reals, x1: &Reals, x2: &Reals) -> Result<()> {
+    elementwise(WHAT, kernel::ELEMENTARY_MULTIPLY_F32, y, [("x1", x1), ("x2", x2)], |launch| launch)
+}
+
+/// `y` = `x1` / `x2`, elementwise.
+pub fn divide(y: &Reals, x1: &Reals, x2: &Reals) -> Result<()> {
+    elementwise(WHAT, kernel::ELEMENTARY_DIVIDE_F32, y, [("x1", x1), ("x2", x2)], |launch| launch)
+}
+
+/// `y` = `x` / `s`, a single number.
+pub fn divide_by(y: &Reals, x: &Reals, s: &Reals) -> Result<()> {
+    expect_len(WHAT, "s", s.len(), 1)?;
+    elementwise(WHAT, kernel::ELEMENTARY_DIVIDE_BY_F32, y, [("x", x)], |launch| launch.input(s))
+}
+
+/// `y` (R, C): the softmax of each row of `x` (R, C), of `columns` numbers.
+pub fn softmax_rows(y: &Reals, x: &Reals, columns: usize) -> Result<()> {
+    whole_rows(kernel::ELEMENTARY_SOFTMAX_ROWS_F32, y, [("x", x)], columns)
+}
+
+/// `dx` (R, C) from `dy` (R, C): the backward pass of [`softmax_rows`], which gave `y` (R, C).
+pub fn softmax_rows_backward(dx: &Reals, dy: &Reals, y: &Reals, columns: usize) -> Result<()> {
+    whole_rows(kernel::ELEMENTARY_SOFTMAX_ROWS_BACKWARD_F32, dx, [("dy", dy), ("y", y)], columns)
+}
+
+/// Launches a kernel with a block for each row.
+fn whole_rows<const N: usize>(
+    kernel: &'static Kernel,
+    y: &Reals,
+    inputs: [(&str, &Reals); N],
+    columns: usize,
+) -> Result<()> {
+    if columns == 0 || !y.len().is_multiple_of(columns) {
+        let len = y.len();
+        return Err(Error::Shape(format!("{WHAT}: {len} elements, expected a multiple of {columns} in a row")));
+    }
+    let mut launch = y.device().launch(kernel, [size32(WHAT, y.len() / columns)?, 1, 1]).output(y);
+    for (name, input) in inputs {
+        expect_len(WHAT, name, input.len(), y.len())?;
+        launch = launch.input(input);
+    }
+    // SAFETY: all have R * C elements, and the grid has R blocks.
+    unsafe { launch.scalar(size32(WHAT, columns)?).run() }
 }
 
 /// `y` = `x` - `s`, a single number.

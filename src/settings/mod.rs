@@ -310,11 +310,23 @@ impl Settings {
     }
 
     pub fn data_options(&self) -> DataOptions {
-        let Images { classes, size, channels, data_memory, .. } = self.images;
+        let Images { classes, size, channels, data_memory, pack, .. } = self.images;
         let Batches { unreadable, max_pixels, depth, .. } = self.batches;
         let (memory, threads) = (data_memory << 20, self.place.threads);
         let labels = self.images.labels.clone();
-        DataOptions { classes, size, channels, unreadable, memory, max_pixels, depth, threads, labels, like: None }
+        DataOptions {
+            classes,
+            size,
+            channels,
+            unreadable,
+            memory,
+            pack,
+            max_pixels,
+            depth,
+            threads,
+            labels,
+            like: None,
+        }
     }
 
     pub fn loader_options(&self) -> LoaderOptions {

@@ -41,6 +41,9 @@ pub struct Images {
     /// Most memory for the images of folder:DIR, in MiB; larger folders are streamed
     #[arg(long, value_name = "MIB")]
     pub data_memory: usize,
+    /// Decode the pictures of a larger folder once, into a file that all later epochs and trainings read
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub pack: bool,
 }
 
 impl Default for Images {
@@ -52,6 +55,7 @@ impl Default for Images {
             size: 32.into(),
             channels: 3,
             data_memory: 2048,
+            pack: true,
         }
     }
 }

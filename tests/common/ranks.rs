@@ -49,11 +49,14 @@ struct Meeting {
     changed: Condvar,
 }
 
+/// What a rank calls, and its values.
+type Given = (Call, Vec<f32>);
+
 /// The ranks that have come to the present call, and those that have gone on from it.
 #[derive(Default)]
 struct Present {
-    values: Vec<Option<(Call, Vec<f32>)>>,
-    complete: Option<Arc<Vec<(Call, Vec<f32>)>>>,
+    values: Vec<Option<Given>>,
+    complete: Option<Arc<Vec<Given>>>,
     gone: usize,
     /// A rank has panicked.
     broken: bool,

@@ -179,12 +179,41 @@ fn the_parts_of_layers_are_their_formulas() {
             assert_is("add columns", &|i| at(&x, i) + at(&b, i % columns));
             elementary::scale_rows(&y, &x_there, &s_there).unwrap();
             assert_is("scale rows", &|i| at(&x, i) * at(&s, i / columns));
+            elementary::multiply(&y, &x_there, &dy_there).unwrap();
+            assert_is("multiply", &|i| at(&x, i) * at(&dy, i));
+            elementary::divide(&y, &dy_there, &x_there).unwrap();
+            assert_is("divide", &|i| at(&dy, i) / at(&x, i));
+            elementary::divide_by(&y, &x_there, &s_there.view(0..1)).unwrap();
+            assert_is("divide by", &|i| at(&x, i) / at(&s, 0));
+            // Rows far from 0 as well.
+            let far: Vec<f32> = x.iter().enumerate().map(|(i, x)| x + 300.0 * (i / columns) as f32).collect();
+            let of_rows = |f: &dyn Fn(std::ops::Range<usize>) -> f64| -> Vec<f64> {
+                (0..rows).map(|r| f(r * columns..(r + 1) * columns)).collect()
+            };
+            let most = of_rows(&|row| far[row].iter().copied().fold(f32::NEG_INFINITY, f32::max).into());
+            let exp = |i: usize| (at(&far, i) - most[i / columns]).exp();
+            let sums = of_rows(&|row| row.map(exp).sum());
+            let share = |i: usize| exp(i) / sums[i / columns];
+            elementary::softmax_rows(&y, &device.upload(&far).unwrap(), columns).unwrap();
+            assert_is("softmax", &share);
+            let shares = device.upload(&y.read().unwrap()).unwrap();
+            elementary::softmax_rows_backward(&y, &dy_there, &shares, columns).unwrap();
+            let dots = of_rows(&|row| row.map(|i| at(&dy, i) * share(i)).sum());
+            assert_is("softmax backward", &|i| share(i) * (at(&dy, i) - dots[i / columns]));
         }
         let [two, three]: [Buffer<f32>; 2] = [device.zeros(2).unwrap(), device.zeros(3).unwrap()];
         let error = elementary::add_columns(&three, &three, &two).unwrap_err().to_string();
         assert!(error.contains("x has 3 elements, expected R * C with 2 in b"), "{error}");
         let error = elementary::scale_rows(&two, &three, &three).unwrap_err().to_string();
         assert!(error.contains("y has 2 elements, expected 3"), "{error}");
+        let error = elementary::softmax_rows(&three, &three, 2).unwrap_err().to_string();
+        assert!(error.contains("3 elements, expected a multiple of 2"), "{error}");
+        assert!(elementary::softmax_rows_backward(&three, &two, &three, 3).is_err());
+        assert!(elementary::divide_by(&three, &three, &two).is_err());
+        let squares = device.upload(&[0.0, 1.0, 2.0, 1e-38, 3e38]).unwrap();
+        let roots: Buffer<f32> = device.zeros(5).unwrap();
+        elementary::function(Function::SquareRoot, &roots, &squares).unwrap();
+        assert_eq!(roots.read().unwrap(), squares.read().unwrap().iter().map(|x| x.sqrt()).collect::<Vec<_>>());
     });
 }
 

@@ -51,7 +51,7 @@ fn trained(device: &Device, setup: &Setup) -> Vec<(String, Vec<f32>)> {
         let (images, labels) = images(setup, step);
         trainer.step(&images, &labels).unwrap();
         let metrics = trainer.metrics().unwrap();
-        let more = metrics.more.iter().map(|m| m.1);
+        let more = metrics.more.iter().chain(&metrics.health).map(|m| m.1);
         all.push((
             format!("metrics of step {}", step + 1),
             metrics.named().map(|m| m.1).into_iter().chain(more).collect(),

@@ -227,8 +227,11 @@ impl Nccl {
         let Some(comm) = *comm else { return Err(Error::Ranks("the connection of the ranks was given up".into())) };
         // NCCL may connect ranks in their first collective, and wait for them.
         let mut answer = 0;
-        let call = || answer = call(self.link.functions, comm, cuda.stream.cu_stream().cast());
-        cuda.faults.watched(|| Ok(call())).map_err(cuda.said(name))?;
+        let call = || {
+            answer = call(self.link.functions, comm, cuda.stream.cu_stream().cast());
+            Ok(())
+        };
+        cuda.faults.watched(call).map_err(cuda.said(name))?;
         self.link.functions.answer(name, answer).map_err(|why| Error::Ranks(self.link.meeting.named(why)))
     }
 }

@@ -22,6 +22,8 @@ pub struct Card {
     /// Bytes, read and written together.
     pub bandwidth: f64,
     pub multiprocessor: Multiprocessor,
+    /// What joins it with the other cards of its machine.
+    pub link: Link,
     pub source: &'static str,
 }
 
@@ -45,6 +47,66 @@ const fn multiprocessor(loops: &'static str, fma: f64, tensor: f64) -> Multiproc
 
 const AMPERE: Multiprocessor = multiprocessor("sm_80", 64.0, 1024.0);
 const HOPPER: Multiprocessor = Multiprocessor { reached: 0.62, ..multiprocessor("sm_90", 128.0, 2048.0) };
+
+/// What joins the cards of a machine.
+#[derive(Debug, PartialEq)]
+pub struct Link {
+    pub kind: LinkKind,
+    /// Bytes a second in one direction. Data sheets give both directions together.
+    pub bandwidth: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    NvLink,
+    Pcie,
+}
+
+const fn link(kind: LinkKind, bandwidth: f64) -> Link {
+    Link { kind, bandwidth }
+}
+
+/// NVLink of the fourth generation, 900 GB/s both ways, and of the third, 600 GB/s (data sheets of the H100, H200 and A100).
+const NVLINK_4: Link = link(LinkKind::NvLink, 450e9);
+const NVLINK_3: Link = link(LinkKind::NvLink, 300e9);
+/// PCIe with 16 lanes: 128 GB/s both ways in its fifth generation (data sheet of the H100 PCIe, whose NVLink joins pairs alone), 64
+/// GB/s in its fourth (L40S), 32 GB/s in its third (T4).
+const PCIE_5: Link = link(LinkKind::Pcie, 64e9);
+const PCIE_4: Link = link(LinkKind::Pcie, 32e9);
+const PCIE_3: Link = link(LinkKind::Pcie, 16e9);
+
+/// Cards of a machine, as in NVIDIA's DGX and HGX machines.
+pub const IN_A_MACHINE: usize = 8;
+
+/// Bytes a second in one direction between machines, for each card: 400 Gb/s (data sheet of the DGX H100, which has a ConnectX-7 adapter
+/// for each GPU).
+const BETWEEN_MACHINES: f64 = 50e9;
+
+/// A way in which NCCL sums arrays over cards. The seconds that one takes besides moving bytes, for each step over each kind of link,
+/// and the share of the links' bandwidth that is left to it, are those by which NCCL itself chooses (src/graph/tuning.cc of NCCL
+/// 2.8: `baseLat`, `hwLat`, and the factors of `busBw`).
+struct Way {
+    /// Whether the cards are a ring; else the machines are a tree, and the cards of each a chain.
+    ring: bool,
+    /// Whether it is only for cards that NVLink joins.
+    nvlink_alone: bool,
+    start: f64,
+    nvlink: f64,
+    pcie: f64,
+    network: f64,
+    share: f64,
+}
+
+/// The protocols LL, LL128 and Simple in a ring, and the first two in a tree. The figures for Simple in a tree have a chunk of 256
+/// KB in them, which is no latency.
+#[rustfmt::skip]
+const WAYS: [Way; 5] = [
+    Way { ring: true, nvlink_alone: false, start: 3.6e-6, nvlink: 0.47e-6, pcie: 1.0e-6, network: 2.7e-6, share: 0.25 },
+    Way { ring: true, nvlink_alone: true, start: 10.0e-6, nvlink: 1.9e-6, pcie: 2.5e-6, network: 4.0e-6, share: 0.92 },
+    Way { ring: true, nvlink_alone: false, start: 8.4e-6, nvlink: 3.4e-6, pcie: 5.7e-6, network: 9.6e-6, share: 1.0 },
+    Way { ring: false, nvlink_alone: false, start: 4.4e-6, nvlink: 0.52e-6, pcie: 1.0e-6, network: 5.0e-6, share: 0.9 / 3.8 },
+    Way { ring: false, nvlink_alone: true, start: 4.4e-6, nvlink: 1.2e-6, pcie: 1.9e-6, network: 8.5e-6, share: 0.9 * 0.915 },
+];
 
 const SCHEDULERS: f64 = 4.0;
 const SHARED_BYTES: f64 = 128.0;
@@ -85,6 +147,7 @@ pub const CARDS: [Card; 9] = [
         f16: Some(989.4e12),
         bandwidth: 3.35e12,
         multiprocessor: HOPPER,
+        link: NVLINK_4,
         source: "NVIDIA H100 Tensor Core GPU data sheet (bandwidth) and architecture white paper, table of peak rates",
     },
     Card {
@@ -98,6 +161,7 @@ pub const CARDS: [Card; 9] = [
         f16: Some(756e12),
         bandwidth: 2e12,
         multiprocessor: HOPPER,
+        link: PCIE_5,
         source: "NVIDIA H100 Tensor Core GPU data sheet and architecture white paper, table of peak rates",
     },
     Card {
@@ -112,6 +176,7 @@ pub const CARDS: [Card; 9] = [
         f16: Some(989.4e12),
         bandwidth: 4.8e12,
         multiprocessor: HOPPER,
+        link: NVLINK_4,
         source: "NVIDIA H200 Tensor Core GPU data sheet and H100 architecture white paper, table of peak rates",
     },
     Card {
@@ -125,6 +190,7 @@ pub const CARDS: [Card; 9] = [
         f16: Some(312e12),
         bandwidth: 2.039e12,
         multiprocessor: AMPERE,
+        link: NVLINK_3,
         source: "NVIDIA A100 Tensor Core GPU data sheet",
     },
     Card {
@@ -138,6 +204,7 @@ pub const CARDS: [Card; 9] = [
         f16: Some(312e12),
         bandwidth: 1.555e12,
         multiprocessor: AMPERE,
+        link: NVLINK_3,
         source: "NVIDIA A100 Tensor Core GPU data sheet and architecture white paper (bandwidth)",
     },
     Card {
@@ -151,6 +218,7 @@ pub const CARDS: [Card; 9] = [
         f16: Some(362.05e12),
         bandwidth: 864e9,
         multiprocessor: multiprocessor("sm_80", 128.0, 512.0),
+        link: PCIE_4,
         source: "NVIDIA L40S data sheet",
     },
     Card {
@@ -165,6 +233,7 @@ pub const CARDS: [Card; 9] = [
         f16: Some(165.2e12),
         bandwidth: 1.008e12,
         multiprocessor: multiprocessor("sm_80", 128.0, 256.0),
+        link: PCIE_4,
         source: "NVIDIA Ada GPU architecture white paper, appendix A",
     },
     Card {
@@ -178,6 +247,7 @@ pub const CARDS: [Card; 9] = [
         f16: Some(209.5e12),
         bandwidth: 1.792e12,
         multiprocessor: multiprocessor("sm_90", 128.0, 256.0),
+        link: PCIE_5,
         source: "NVIDIA RTX Blackwell GPU architecture white paper, appendix A",
     },
     Card {
@@ -191,6 +261,7 @@ pub const CARDS: [Card; 9] = [
         f16: Some(65e12),
         bandwidth: 320e9,
         multiprocessor: Multiprocessor { loops: None, ..multiprocessor("", 64.0, 512.0) },
+        link: PCIE_3,
         source: "NVIDIA T4 Tensor Core GPU data sheet and Turing architecture white paper (bandwidth)",
     },
 ];
@@ -222,6 +293,34 @@ impl Card {
             // Threads of a warp that read the same number share it, which a count of f32 loads does not see.
             shared: (unit != Unit::Fma).then_some(shared / SHARED_BYTES / cycles),
         }
+    }
+
+    /// The least seconds that a sum of so many bytes over so many of these cards takes: those in which it waits, and those in which
+    /// it moves bytes. Cards beyond [`IN_A_MACHINE`] are in other machines, each of which has that many.
+    pub fn all_reduce(&self, ranks: usize, bytes: u64) -> (f64, f64) {
+        let (inside, machines) = (ranks.min(IN_A_MACHINE) as f64, ranks.div_ceil(IN_A_MACHINE) as f64);
+        let bandwidth = match machines > 1.0 {
+            // Each card of a machine has an adapter of its own, and sends a part of what leaves the machine.
+            true => self.link.bandwidth.min(IN_A_MACHINE as f64 * BETWEEN_MACHINES),
+            false => self.link.bandwidth,
+        };
+        let nvlink = self.link.kind == LinkKind::NvLink;
+        let time = |way: &Way| {
+            let near = if nvlink { way.nvlink } else { way.pcie };
+            let (steps_far, steps_near, sent) = match way.ring {
+                // Each card passes on each of the other cards' shares twice: until it is summed, and as a sum.
+                true => {
+                    let (all, far) = (2.0 * (ranks as f64 - 1.0), 2.0 * (machines - 1.0));
+                    (far, all - far, all / ranks as f64)
+                }
+                false => (2.0 * machines.log2().ceil(), 2.0 * (inside - 1.0), 2.0),
+            };
+            let waits = way.start + steps_far * way.network + steps_near * near;
+            (waits, sent * bytes as f64 / (bandwidth * way.share))
+        };
+        let times = WAYS.iter().filter(|way| nvlink || !way.nvlink_alone).map(time);
+        let least = times.reduce(|a, b| if b.0 + b.1 < a.0 + a.1 { b } else { a });
+        least.filter(|_| ranks > 1).unwrap_or_default()
     }
 
     /// The card that drivers call so.

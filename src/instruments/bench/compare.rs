@@ -18,8 +18,25 @@ pub struct Timed {
     /// The distance between the quartiles, relative to the median.
     pub spread: f64,
     pub turns: f64,
+    /// Bytes of memory that it takes, where that is known.
+    pub memory: Option<u64>,
     /// Whether it is the first form, which the others are compared with.
     pub first: bool,
+}
+
+impl Timed {
+    /// What `--json` has of it in `beside`.
+    pub fn json(&self) -> Value {
+        let Timed { name, form, seconds, spread, turns, memory, .. } = self;
+        json!({
+            "name": name,
+            "form": form,
+            "median_us": seconds * 1e6,
+            "spread": spread,
+            "turns": turns,
+            "memory_bytes": memory,
+        })
+    }
 }
 
 /// Quartiles that are further apart say that a figure means little.
@@ -27,33 +44,64 @@ pub const NOISY: f64 = 0.3;
 
 /// The times of a report, in its order. What failed or was left out has none.
 pub fn times(report: &Value) -> Result<Vec<Timed>> {
-    let format = &report["format"];
-    if *format != FORMAT {
-        return Err(Error::Config(format!("its format is {format}, expected {FORMAT}: what zgan bench --json prints")));
-    }
+    check_format(report, "zgan bench --json")?;
     let mut all: Vec<Timed> = Vec::new();
-    let list = |name: &str| report[name].as_array().map(Vec::as_slice).unwrap_or_default();
-    let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_string();
-    for row in list("operations").iter().filter(|row| row.get("error").is_none()) {
-        let (kind, precision) = (text(row, "operation"), text(row, "precision"));
-        let name = format!("{kind} {}", text(row, "sizes"));
-        let name = if precision == "f32" { name } else { format!("{name}, {precision}") };
-        let first = all.last().is_none_or(|before| before.name != name);
-        let number = |name| number(row, name);
-        let (seconds, spread, turns) = (number("median_us")? * 1e-6, number("spread")?, number("turns")?);
-        all.push(Timed { kind, name, form: text(row, "form"), seconds, spread, turns, first });
+    for row in list(report, "operations") {
+        let timed = operation(row)?;
+        let first = all.last().is_none_or(|before| before.name != timed.name);
+        all.push(Timed { first, ..timed });
     }
-    for row in list("steps").iter().filter(|row| row.get("error").is_none()) {
+    for row in list(report, "steps") {
         let turns = number(row, "turns")?;
         let others = row["others"].as_array().map(Vec::as_slice).unwrap_or_default();
         for (i, timed) in std::iter::once(row).chain(others).enumerate() {
             let form = if i == 0 { "fused".into() } else { text(timed, "form") };
             let (seconds, spread) = (number(timed, "median_ms")? * 1e-3, number(timed, "spread")?);
-            let (kind, name) = ("step".into(), text(row, "step"));
-            all.push(Timed { kind, name, form, seconds, spread, turns, first: i == 0 });
+            let (kind, name, memory) = ("step".into(), text(row, "step"), timed["memory_bytes"].as_u64());
+            all.push(Timed { kind, name, form, seconds, spread, turns, memory, first: i == 0 });
         }
     }
     Ok(all)
+}
+
+/// What PyTorch was timed at in a report of `benches/pytorch.py`, of what is among `ours`.
+pub fn beside(report: &Value, ours: &[Timed]) -> Result<Vec<Timed>> {
+    check_format(report, "benches/pytorch.py --json")?;
+    let step = |row: &Value| -> Result<Timed> {
+        let (seconds, spread, turns) =
+            (number(row, "median_ms")? * 1e-3, number(row, "spread")?, number(row, "turns")?);
+        let (name, form, memory) = (text(row, "step"), text(row, "form"), row["memory_bytes"].as_u64());
+        Ok(Timed { kind: "step".into(), name, form, seconds, spread, turns, memory, first: false })
+    };
+    let all = list(report, "operations").map(operation).chain(list(report, "steps").map(step));
+    let all = all.map(|timed| timed.map(|timed| Timed { form: format!("PyTorch {}", timed.form), ..timed }));
+    let all: Vec<Timed> = all.collect::<Result<_>>()?;
+    Ok(all.into_iter().filter(|timed| ours.iter().any(|our| our.name == timed.name)).collect())
+}
+
+fn check_format(report: &Value, program: &str) -> Result<()> {
+    match &report["format"] {
+        format if *format == FORMAT => Ok(()),
+        format => Err(Error::Config(format!("its format is {format}, expected {FORMAT}: what {program} prints"))),
+    }
+}
+
+/// The rows of a report that did not fail.
+fn list<'a>(report: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    report[name].as_array().into_iter().flatten().filter(|row| row["error"].is_null())
+}
+
+fn text(row: &Value, name: &str) -> String {
+    row[name].as_str().unwrap_or_default().to_string()
+}
+
+fn operation(row: &Value) -> Result<Timed> {
+    let (kind, precision) = (text(row, "operation"), text(row, "precision"));
+    let name = format!("{kind} {}", text(row, "sizes"));
+    let name = if precision == "f32" { name } else { format!("{name}, {precision}") };
+    let (seconds, spread, turns) = (number(row, "median_us")? * 1e-6, number(row, "spread")?, number(row, "turns")?);
+    let memory = row["memory_bytes"].as_u64();
+    Ok(Timed { kind, name, form: text(row, "form"), seconds, spread, turns, memory, first: false })
 }
 
 fn number(row: &Value, name: &str) -> Result<f64> {
@@ -190,10 +238,21 @@ pub fn comparison_json(all: &[Compared], means: &[Mean], share: f64) -> Value {
     json!({ "worse_past": share, "rows": all.iter().map(one).collect::<Vec<_>>(), "geometric_means": means_json(means) })
 }
 
-/// Tables of Markdown: a row for each problem with the time of every form, and in brackets how many times as long as ours it
-/// takes; then the means.
+/// Where the figures come from, and [`tables`].
 pub fn markdown(report: &Value, times: &[Timed]) -> String {
-    let mut text = provenance_lines(report).join("\n") + "\n";
+    provenance_lines(report).join("\n") + "\n" + &tables(times)
+}
+
+/// Tables of Markdown: a row for each problem with the time of every form, in brackets how many times as long as ours it
+/// takes, and the memory where that of others is known; then the means.
+pub fn tables(times: &[Timed]) -> String {
+    let mut text = String::new();
+    let of_others =
+        times.iter().any(|timed| !timed.first && timed.memory.is_some() && timed.form.starts_with("PyTorch"));
+    let memory = |timed: &Timed| match timed.memory.filter(|_| of_others) {
+        Some(bytes) => format!(", {:.1} MB", bytes as f64 * 1e-6),
+        None => String::new(),
+    };
     let mut forms: Vec<&str> = Vec::new();
     for timed in times.iter().filter(|timed| !timed.first) {
         if !forms.contains(&timed.form.as_str()) {
@@ -210,10 +269,10 @@ pub fn markdown(report: &Value, times: &[Timed]) -> String {
             text += &heading(what);
         }
         for ours in rows {
-            text += &format!("| {} | {} |", ours.name, time(ours));
+            text += &format!("| {} | {}{} |", ours.name, time(ours), memory(ours));
             for form in &forms {
                 let other = times.iter().find(|timed| timed.name == ours.name && timed.form == *form && !timed.first);
-                let cell = other.map(|other| format!("{} ({:.2}x)", time(other), other.seconds / ours.seconds));
+                let cell = other.map(|o| format!("{} ({:.2}x){}", time(o), o.seconds / ours.seconds, memory(o)));
                 text += &format!(" {} |", cell.unwrap_or_default());
             }
             text.push('\n');

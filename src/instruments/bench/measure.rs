@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::rivals::settle;
 use super::{Form, Problem};
 use crate::Result;
-use crate::device::{Device, Graph, Reals, traffic};
+use crate::device::{Device, Graph, Reals, memory, traffic};
 use crate::ops::elementary;
 
 /// What lies in the caches when a run starts.
@@ -39,6 +39,8 @@ pub struct Measured {
     pub launches: u64,
     /// What its launches read and wrote, each buffer counted once a launch; 0 for another library.
     pub bytes: u64,
+    /// Bytes of all that its launches read and wrote, each byte once; 0 for another library.
+    pub memory: u64,
     /// Multiplications and additions of its products; 0 where it has none, and for another library.
     pub flops: u64,
 }
@@ -173,7 +175,8 @@ pub(crate) fn time(device: &Device, forms: &[Form], settings: Settings) -> Resul
     let mut measured = Vec::new();
     for form in forms {
         let before = traffic();
-        let once = seconds(device, || form.run())?;
+        let mut once = 0.0;
+        let memory = memory(|| seconds(device, || form.run()).map(|seconds| once = seconds))?;
         let after = traffic();
         turns.push(Turn::new(device, form, &sweep, once, settings)?);
         measured.push(Measured {
@@ -184,6 +187,7 @@ pub(crate) fn time(device: &Device, forms: &[Form], settings: Settings) -> Resul
             runs_per_turn: turns[turns.len() - 1].runs(),
             launches: after.launches - before.launches,
             bytes: after.bytes - before.bytes,
+            memory,
             flops: after.flops - before.flops,
         });
     }

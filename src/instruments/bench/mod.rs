@@ -12,24 +12,27 @@ pub mod libtorch;
 mod measure;
 mod model;
 pub(in crate::instruments) mod operations;
+mod planning;
 mod provenance;
 mod report;
 mod rivals;
 mod scaling;
 mod steps;
 
-pub use cards::{CARDS, Card, CardChoice, Multiprocessor, Slowed};
+pub use cards::{CARDS, Card, CardChoice, IN_A_MACHINE, Link, LinkKind, Multiprocessor, Slowed};
 pub use ceilings::Ceilings;
+pub(crate) use compare::NOISY;
 pub use compare::{
-    Compared, Mean, Timed, busy, compare, comparison_json, comparison_table, markdown, means_of_forms, means_table,
-    provenance_lines, times,
+    Compared, Mean, Timed, beside, busy, compare, comparison_json, comparison_table, markdown, means_of_forms,
+    means_table, provenance_lines, tables, times,
 };
 pub use measure::{Caches, Measured, Settings, measure};
 pub(crate) use measure::{Sweep, median_and_spread, time};
 pub use model::{Modelled, Times, model, model_step};
 pub use operations::{Shapes, problems, problems_in, problems_of};
+pub use planning::{End, Growth, MOST_RANKS, Planned, Point, WORTH, plan};
 pub use provenance::{load, provenance};
-pub use report::{Failure, Report, Row, csv, heading, json, table};
+pub use report::{Failure, Report, Row, check_idle, csv, heading, json, load_json, table};
 pub use rivals::MeasuredRival;
 pub use scaling::{Scaling, exponent, scalings};
 pub use steps::{

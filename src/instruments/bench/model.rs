@@ -127,7 +127,7 @@ impl Modelled {
 }
 
 /// A device that launches as this card would.
-fn device(card: &Card) -> Device {
+pub(super) fn device(card: &Card) -> Device {
     Device::launches_of_gpu(card.title, card.multiprocessors)
 }
 

@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 use super::compare::{NOISY, means_json, means_of_forms, times};
 use super::provenance::{load, provenance};
 use super::{Caches, Ceilings, Measured, MeasuredStep, Problem, Settings, StepProblem, in_precision};
-use crate::Result;
 use crate::device::{Device, Precision};
 use crate::instruments::record::{self, Cell, number};
+use crate::{Error, Result};
 
 /// What was measured of the forms of a problem.
 pub struct Row {
@@ -161,6 +161,21 @@ pub(super) const FORMAT: u32 = 1;
 /// Above this load before, the machine has other work.
 const IDLE: f64 = 0.7;
 
+/// What `--json` tells of the machine's load, with that from before anything was timed.
+pub fn load_json(before: Option<f64>) -> Value {
+    json!({ "before": before, "after": load(), "busy": before.is_some_and(|load| load > IDLE) })
+}
+
+/// Refuses a machine that has other work.
+pub fn check_idle(load: Option<f64>) -> Result<()> {
+    match load.filter(|load| *load > IDLE) {
+        Some(load) => {
+            Err(Error::Check(format!("strict: the machine is busy, with a load of {load:.1}, expected at most {IDLE}")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// One object: where it comes from, the ceilings, every form of every problem, and every step.
 pub fn json(report: &Report) -> Result<Value> {
     let Report { device, settings, ceilings, rows, steps, failures, load: before } = report;
@@ -168,6 +183,7 @@ pub fn json(report: &Report) -> Result<Value> {
         let mut object = record::json(&row.record(form, ceilings));
         object.insert("turns".into(), form.turns.into());
         object.insert("runs_per_turn".into(), form.runs_per_turn.into());
+        object.insert("memory_bytes".into(), (form.memory > 0).then_some(form.memory).into());
         object
     };
     let failed = |step: bool| failures.iter().filter(move |failure| failure.step == step).map(Failure::json);
@@ -177,7 +193,7 @@ pub fn json(report: &Report) -> Result<Value> {
         "format": FORMAT,
         "device": device.description(),
         "provenance": provenance(Some(device)),
-        "load": { "before": before, "after": load(), "busy": before.is_some_and(|load| load > IDLE) },
+        "load": load_json(*before),
         "caches": if settings.caches == Caches::Cold { "cold" } else { "warm" },
         "time_s": settings.time.as_secs_f64(),
         "peak_gflops": ceilings.flops * 1e-9,

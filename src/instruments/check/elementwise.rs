@@ -4,8 +4,8 @@ use super::{Cases, Tray};
 use crate::data::mixture::Mixture;
 use crate::device::Precision;
 use crate::ops::elementary::{
-    Function, add, add_columns, affine, function, leaky_relu, leaky_relu_backward, maximum, scale_rows, sine_cosine,
-    subtract, sum, tanh_backward,
+    Function, add, add_columns, affine, divide, divide_by, function, leaky_relu, leaky_relu_backward, maximum,
+    multiply, scale_rows, sine_cosine, softmax_rows, softmax_rows_backward, subtract, sum, tanh_backward,
 };
 use crate::ops::pixels::Augment;
 use crate::ops::state::{Network, State, StateBuffer};
@@ -26,7 +26,7 @@ pub fn elementary(cases: &mut Cases) {
         return;
     }
     for n in SIZES {
-        for f in [Function::Exp, Function::Log, Function::Tanh] {
+        for f in [Function::Exp, Function::Log, Function::Tanh, Function::SquareRoot] {
             cases.add(format!("{f:?}, {n}"), move |t| {
                 let (y, x) = (t.out("y", n)?, t.uniforms(n, 0.1, 3.0)?);
                 function(f, &y, &x)
@@ -38,6 +38,13 @@ pub fn elementary(cases: &mut Cases) {
             affine(&y, &x, 3.0, -1.0)?;
             add(&z, &x, &y)?;
             subtract(&w, &x, &s)
+        });
+        cases.add(format!("multiply, divide, {n}"), move |t| {
+            let (y, z, w) = (t.out("product", n)?, t.out("quotients", n)?, t.out("quotient", n)?);
+            let (x, s) = (t.uniforms(n, 0.5, 2.0)?, t.uniforms(1, 0.5, 2.0)?);
+            multiply(&y, &x, &x)?;
+            divide(&z, &y, &x)?;
+            divide_by(&w, &x, &s)
         });
         cases.add(format!("leaky ReLU, tanh backward, {n}"), move |t| {
             let (y, dx, x) = (t.out("leaky ReLU", n)?, t.out("dx", n)?, t.numbers(n)?);
@@ -68,6 +75,12 @@ fn elementary_by_rows(cases: &mut Cases) {
             let (y, z, x) = (t.out("shifted", len)?, t.out("scaled", len)?, t.numbers(len)?);
             add_columns(&y, &x, &t.numbers(columns)?)?;
             scale_rows(&z, &x, &t.numbers(rows)?)
+        });
+        cases.add(format!("softmax of rows, {rows} x {columns}"), move |t| {
+            let len = rows * columns;
+            let (y, dx, x) = (t.out("softmax", len)?, t.out("dx", len)?, t.numbers(len)?);
+            softmax_rows(&y, &x, columns)?;
+            softmax_rows_backward(&dx, &x, &y, columns)
         });
     }
 }

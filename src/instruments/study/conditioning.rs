@@ -1,17 +1,19 @@
 //! Compares the conditional discriminators: each trains for the same steps, from the same seeds, on the same data, and the
 //! generators that come out are judged.
 
+use std::fmt::Write;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::page::{document, table as html_table};
-use crate::data::{DataInfo, Dataset, Loader};
+use crate::data::{DataInfo, Dataset, ImageShape, Loader};
 use crate::device::Device;
 use crate::eval::{self, Classifier, Request};
-use crate::gan::{Setup, Trainer, Weights};
-use crate::instruments::plot::{Bar, bars, escape};
+use crate::gan::{Latents, Metrics, Setup, Trainer, Weights};
+use crate::instruments::plot::{Axis, Bar, Chart, bars, escape};
 use crate::instruments::record::{self, Cell, number};
+use crate::picture::Picture;
 use crate::settings::{Conditioning, Settings, Training, name_of};
 use crate::{Error, Result};
 
@@ -34,7 +36,50 @@ pub struct Outcome {
     pub frechet_distance: Option<f64>,
     /// The time of the training alone.
     pub seconds: f64,
+    /// What its generator had learned on the way; the last one has the numbers above.
+    pub moments: Vec<Moment>,
+    /// Both parts of a projection discriminator's logits on the way. Other discriminators have none.
+    pub parts: Vec<Parts>,
 }
+
+/// How good a generator is after so many steps.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Moment {
+    pub step: u64,
+    pub label_accuracy: Option<f64>,
+    pub coverage: Option<f64>,
+    pub frechet_distance: Option<f64>,
+    /// [`PICTURED`] images of each of the first [`ROWS`] classes.
+    #[serde(skip)]
+    images: Vec<u8>,
+}
+
+/// The means of the two parts of the logits, over the real images and over the fakes.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Parts {
+    pub step: u64,
+    pub r_x: [f32; 2],
+    pub r_yx: [f32; 2],
+}
+
+impl Parts {
+    fn of(metrics: &Metrics) -> Option<Parts> {
+        let value = |name: &str| metrics.health.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        let both = |part: &str| Some([value(&format!("{part}_real"))?, value(&format!("{part}_fake"))?]);
+        Some(Parts { step: metrics.step, r_x: both("r_x")?, r_yx: both("r_yx")? })
+    }
+}
+
+/// How often the metrics of a training are looked at, and of how many such looks one judges the generator too.
+const LOOKS: u64 = 40;
+const JUDGED: u64 = 5;
+/// Images of a class in a picture, and the most classes in it.
+const PICTURED: usize = 6;
+const ROWS: usize = 10;
+/// The most pictures of a training.
+const PICTURES: usize = 4;
 
 /// What is compared, and how.
 pub struct Comparison<'a> {
@@ -86,15 +131,6 @@ impl Comparison<'_> {
         let each = batch * info.shape.len();
         let mut images = vec![0; n_dis * each];
         let mut labels = vec![0; n_dis * batch];
-        let begun = Instant::now();
-        for step in 0..steps {
-            let batches = images.chunks_exact_mut(each).zip(labels.chunks_exact_mut(batch));
-            for (number, (images, labels)) in (step * n_dis as u64..).zip(batches) {
-                loader.fill(number, images, labels)?;
-            }
-            trainer.step(&images, &labels)?;
-        }
-        let ended = trainer.metrics();
         let mut outcome = Outcome {
             conditioning: settings.networks.conditioning,
             seed,
@@ -104,22 +140,51 @@ impl Comparison<'_> {
             coverage: None,
             density: None,
             frechet_distance: None,
-            seconds: begun.elapsed().as_secs_f64(),
+            seconds: 0.0,
+            moments: Vec::new(),
+            parts: Vec::new(),
         };
-        match ended {
-            // A training that diverges is a result too, and the others go on.
-            Err(Error::NotFinite { .. }) => return Ok(outcome),
-            ended => ended.map(drop)?,
-        }
         let weights = if settings.training.average > 0.0 { Weights::Average } else { Weights::Raw };
         let (per_class, real_per_class) = (self.per_class, self.real_per_class);
         // All generators draw from the same latents.
         let request = Request { weights, seed: 1, per_class, real_per_class };
-        let report = eval::evaluate(self.classifier, &mut trainer, self.data, &request)?;
-        outcome.label_accuracy = report.label_accuracy;
-        outcome.coverage = report.coverage;
-        outcome.density = report.density;
-        outcome.frechet_distance = report.frechet_distance;
+        let rows: Vec<u32> = (0..setup.classes.min(ROWS) as u32).collect();
+        let mut due = false;
+        for look in 1..=LOOKS {
+            due |= look % JUDGED == 0;
+            let until = steps * look / LOOKS;
+            if until == trainer.step_number() {
+                continue;
+            }
+            let begun = Instant::now();
+            while trainer.step_number() < until {
+                let first = trainer.step_number() * n_dis as u64;
+                let batches = images.chunks_exact_mut(each).zip(labels.chunks_exact_mut(batch));
+                for (number, (images, labels)) in (first..).zip(batches) {
+                    loader.fill(number, images, labels)?;
+                }
+                trainer.step(&images, &labels)?;
+            }
+            let metrics = trainer.metrics();
+            outcome.seconds += begun.elapsed().as_secs_f64();
+            match metrics {
+                // A training that diverges is a result too, and the others go on.
+                Err(Error::NotFinite { .. }) => return Ok(outcome),
+                metrics => outcome.parts.extend(Parts::of(&metrics?)),
+            }
+            if !std::mem::take(&mut due) {
+                continue;
+            }
+            let report = eval::evaluate(self.classifier, &mut trainer, self.data, &request)?;
+            let images = trainer.sample(weights, &Latents::by_class(1, &rows, PICTURED))?;
+            let (label_accuracy, coverage) = (report.label_accuracy, report.coverage);
+            let frechet_distance = report.frechet_distance;
+            outcome.moments.push(Moment { step: until, label_accuracy, coverage, frechet_distance, images });
+            if until == steps {
+                (outcome.label_accuracy, outcome.coverage) = (label_accuracy, coverage);
+                (outcome.frechet_distance, outcome.density) = (frechet_distance, report.density);
+            }
+        }
         Ok(outcome)
     }
 }
@@ -239,8 +304,95 @@ pub fn csv(outcomes: &[Outcome]) -> String {
     record::csv(&outcomes.iter().map(row).collect::<Vec<_>>())
 }
 
-/// A page with the table, and with label accuracy and coverage as bars.
-pub fn page(device: &str, settings: &Settings, outcomes: &[Outcome]) -> String {
+/// A chart of a number over the steps: for each conditioning the mean over the seeds, and their range as a band. Seeds that
+/// diverged do not count from there on.
+fn over_steps(name: &'static str, outcomes: &[Outcome], value: impl Fn(&Moment) -> Option<f64>) -> String {
+    let at = |conditioning, step| {
+        let mine = outcomes.iter().filter(|outcome| outcome.conditioning == conditioning);
+        spread(mine.map(|o| o.moments.iter().find(|moment| moment.step == step).and_then(&value)))
+    };
+    let mut steps: Vec<u64> = outcomes.iter().flat_map(|o| o.moments.iter().map(|moment| moment.step)).collect();
+    steps.sort_unstable();
+    steps.dedup();
+    let curves = COMPARED.map(|conditioning| -> Vec<(f64, Spread)> {
+        steps.iter().filter_map(|step| Some((*step as f64, at(conditioning, *step)?))).collect()
+    });
+    let ends = curves.iter().flatten().flat_map(|(_, spread)| [spread.least, spread.greatest]);
+    let mut chart = Chart::new(name, Axis::even("step", steps.iter().map(|step| *step as f64)), Axis::even("", ends));
+    for (series, curve) in curves.iter().enumerate() {
+        let band: Vec<_> = curve.iter().map(|(step, spread)| (*step, spread.least, spread.greatest)).collect();
+        chart.band(&band, series);
+        chart.line(&curve.iter().map(|(step, spread)| (*step, spread.mean)).collect::<Vec<_>>(), series);
+    }
+    format!("<h3>{name}</h3>\n<div class=\"wide\">{}</div>\n", chart.svg())
+}
+
+fn legend(names: [String; 4]) -> String {
+    let one = |(i, name)| format!("<span><i class=\"s{i}\"></i>{}</span>\n", escape(name));
+    let all: String = names.iter().map(String::as_str).enumerate().map(one).collect();
+    format!("<div class=\"legend\">\n{all}</div>\n")
+}
+
+/// Both parts of the logits over the steps, in the mean over the seeds.
+fn parts_over_steps(body: &mut String, outcomes: &[Outcome]) {
+    let all: Vec<&Outcome> = outcomes.iter().filter(|outcome| !outcome.parts.is_empty()).collect();
+    let Some(longest) = all.iter().max_by_key(|outcome| outcome.parts.len()) else { return };
+    let curve = |of: fn(&Parts) -> f32| -> Vec<(f64, f64)> {
+        let mean = |i: usize| {
+            spread(
+                all.iter()
+                    .map(|outcome| outcome.parts.get(i).map(|parts| f64::from(of(parts))).filter(|x| x.is_finite())),
+            )
+        };
+        let steps = longest.parts.iter().enumerate();
+        steps.filter_map(|(i, parts)| Some((parts.step as f64, mean(i)?.mean))).collect()
+    };
+    let curves = [curve(|p| p.r_x[0]), curve(|p| p.r_x[1]), curve(|p| p.r_yx[0]), curve(|p| p.r_yx[1])];
+    let name = "Both parts of the projection logit";
+    let points = || curves.iter().flatten();
+    let mut chart = Chart::new(name, Axis::even("step", points().map(|p| p.0)), Axis::even("", points().map(|p| p.1)));
+    for (series, curve) in curves.iter().enumerate() {
+        chart.line(curve, series);
+    }
+    let _ = write!(
+        body,
+        "<section><h2>{name}</h2>\n<p>The logit is r(x) + r(y|x): how real an image looks, and how much it looks as its label \
+         says. These are the means over a batch of real images and over the fakes, and over the seeds. Where the two curves \
+         of a part meet, D no longer tells by it what is real.</p>\n{}<div class=\"wide\">{}</div></section>\n",
+        legend(["r(x), real", "r(x), fakes", "r(y|x), real", "r(y|x), fakes"].map(String::from)),
+        chart.svg()
+    );
+}
+
+/// What the first seed of each conditioning draws after the same steps.
+fn pictures(body: &mut String, outcomes: &[Outcome], shape: ImageShape) {
+    body.push_str(
+        "<section><h2>What each taught its generator</h2>\n<p>The same latents after the same steps, from the first seed; a row \
+         is a class.</p>\n",
+    );
+    for conditioning in COMPARED {
+        let Some(outcome) = outcomes.iter().find(|outcome| outcome.conditioning == conditioning) else { continue };
+        let _ = write!(body, "<h3>{}</h3>\n<div class=\"charts\">\n", name_of(&conditioning));
+        // The last moment, and those evenly before it.
+        let apart = outcome.moments.len().div_ceil(PICTURES).max(1);
+        let shown: Vec<&Moment> = outcome.moments.iter().rev().step_by(apart).collect();
+        for Moment { step, label_accuracy, images, .. } in shown.into_iter().rev() {
+            let Ok(picture) = Picture::grid(images, shape, PICTURED) else { continue };
+            let right = label_accuracy.map_or(String::new(), |share| format!(": {:.0} %", 100.0 * share));
+            let _ = writeln!(
+                body,
+                "<figure><img alt=\"images after {step} steps\" src=\"{}\"/><figcaption>step {step}{right}</figcaption></figure>",
+                picture.data_uri(),
+            );
+        }
+        body.push_str("</div>\n");
+    }
+    body.push_str("</section>\n");
+}
+
+/// A page with the table, label accuracy and coverage as bars and over the steps, what the generators draw, and both parts of
+/// the projection's logits. `shape` is that of the images.
+pub fn page(device: &str, settings: &Settings, shape: ImageShape, outcomes: &[Outcome]) -> String {
     let summaries = summaries(outcomes);
     let bar = |summary: &Summary, spread: Option<Spread>, factor: f64, digits: usize| Bar {
         label: name_of(&summary.conditioning),
@@ -253,7 +405,7 @@ pub fn page(device: &str, settings: &Settings, outcomes: &[Outcome]) -> String {
     let mut seeds: Vec<String> = outcomes.iter().map(|o| o.seed.to_string()).collect();
     seeds.sort();
     seeds.dedup();
-    let body = format!(
+    let mut body = format!(
         "<header><h1>Four discriminators that know labels</h1>\n\
          <p>Preset {}, {} steps each from the same seeds ({}), on {}. Means over the seeds, with the least and the \
          greatest. A classifier that was trained apart says whether an image carries its wanted label; coverage is the \
@@ -268,5 +420,15 @@ pub fn page(device: &str, settings: &Settings, outcomes: &[Outcome]) -> String {
         bars("Coverage", &coverage),
         html_table(COLUMNS, summaries.iter().map(cells)),
     );
+    let _ = write!(
+        body,
+        "<section><h2>Over the steps</h2>\n<p>Lines are means over the seeds, bands their ranges.</p>\n{}{}{}{}</section>\n",
+        legend(COMPARED.map(|conditioning| name_of(&conditioning))),
+        over_steps("Label accuracy, %", outcomes, |moment| moment.label_accuracy.map(|share| 100.0 * share)),
+        over_steps("Coverage", outcomes, |moment| moment.coverage),
+        over_steps("Fréchet distance", outcomes, |moment| moment.frechet_distance),
+    );
+    pictures(&mut body, outcomes, shape);
+    parts_over_steps(&mut body, outcomes);
     document("zgan: four discriminators that know labels", &body)
 }

@@ -1,14 +1,18 @@
 //! Ladders from separate kernels to fused ones: an operation in several forms, each of which does one more thing inside a
 //! kernel.
 
+use super::apart;
 use crate::Result;
-use crate::device::{Device, Reals};
+use crate::device::Device;
 use crate::instruments::bench::operations::logits::{
     HEAD_FUSED, HeadForward, head_form, head_problem, log_partition_problem, loss_form,
 };
 use crate::instruments::bench::operations::memory::{NormFusion, norm_form, norm_problem};
-use crate::instruments::bench::{Form, Problem, numbers};
-use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
+use crate::instruments::bench::operations::products::{block_form, block_problem};
+use crate::instruments::bench::{Form, Problem, Shapes};
+use crate::nn::Fusion;
+use crate::ops::attention::Shape;
+use crate::ops::spectral_norm::Matrix;
 use crate::ops::{log_partition, projection};
 
 /// An operation in several forms: in the first one every step is a kernel of its own, the last one is what training runs.
@@ -39,7 +43,15 @@ pub fn ladders(tiny: bool) -> Vec<Ladder> {
     let block = residual_block(if tiny { [3, 6, 5, 7] } else { [128, 14, 16, 32] });
     // The norm before the second block of mnist's G.
     let norm = conditional_norm(if tiny { [3, 4, 4, 5] } else { [64, 14, 14, 32] });
-    vec![log_partition(few), log_partition(many), head, norm, block]
+    let shapes = if tiny { Shapes::tiny() } else { Shapes::usual() };
+    // In a row of the matrix there are more numbers than queries and keys are wide.
+    let queries = if tiny { Shape { n: 2, l: 32, lk: 16, dk: 3, dv: 5 } } else { shapes.attention[0] };
+    // The parameters of softmax-gan's G; of the D of sngan-projection-32 at its full width.
+    let parameters = if tiny { 3000 } else { 1_510_032 };
+    let mut all =
+        vec![log_partition(few), log_partition(many), head, norm, block, attention(queries), adam(parameters)];
+    all.extend(shapes.spectral.into_iter().map(|d| spectral(d.name, d.parameters, d.matrices)));
+    all
 }
 
 fn log_partition(each: usize) -> Ladder {
@@ -166,7 +178,7 @@ fn conditional_norm(sizes: [usize; 4]) -> Ladder {
 }
 
 /// The sizes are N, H = W, C and K.
-fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
+fn residual_block(sizes: [usize; 4]) -> Ladder {
     const RUNGS: &[Rung] = &[
         Rung {
             name: "every step a kernel",
@@ -185,7 +197,7 @@ fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
     ];
     const UNFUSED: [&[Fusion]; 3] = [&[Fusion::Conv], &[Fusion::ConvWriting], &[]];
     let make = move |device: &Device| -> Result<Vec<Form>> {
-        let form = |(rung, unfused): (&Rung, &'static [Fusion])| block(device, rung.name, sizes, unfused);
+        let form = |(rung, unfused): (&Rung, &'static [Fusion])| block_form(device, rung.name, sizes, unfused);
         RUNGS.iter().zip(UNFUSED).map(form).collect()
     };
     Ladder {
@@ -194,41 +206,113 @@ fn residual_block(sizes @ [n, side, c, k]: [usize; 4]) -> Ladder {
         formula: "h = conv1(relu(x));  y = pool(conv2(relu(h))) + shortcut(pool(x));  forward and backward",
         idea: "Nearly all the work is in the products, so fusion saves less time here than traffic: what surrounds a \
                convolution computes next to nothing, and each step of it that is a kernel reads and writes everything.",
-        problem: Problem::new("residual block", format!("{n} of {side}x{side}, {c} to {k}, pooled"), 1e-4, make),
+        problem: block_problem(sizes, make),
         rungs: RUNGS,
     }
 }
 
-/// A form that runs a block of D, with everything that the block works on.
-fn block(device: &Device, name: &'static str, sizes: [usize; 4], unfused: &'static [Fusion]) -> Result<Form> {
-    let [n, side, c, k] = sizes;
-    let build = |arena: &mut Arena, layout: &mut Layout| -> Result<(Value, DownBlock)> {
-        let mut running = Layout::default();
-        let mut build = Builder { unfused, ..Builder::new(layout, &mut running, arena) };
-        let x = build.value(n, side, side, c)?;
-        let options = DownOptions { hidden: k, out: k, pool: true, first: false };
-        let block = DownBlock::new(&mut build, "block", &x, &options)?;
-        Ok((x, block))
+fn attention(shape: Shape) -> Ladder {
+    const RUNGS: &[Rung] = &[
+        Rung {
+            name: "the matrix in memory",
+            what: "A number for each pair of a query and a key is written to memory: products for the scores, a kernel for the \
+                   softmax, products for the output; backward, the gradients of the shares and of the scores have as many \
+                   numbers. The products take an image at a time, where a framework has one batched launch.",
+        },
+        Rung {
+            name: "forward streaming",
+            what: "A block owns 64 queries and goes through the keys. Where a tile of keys raises the maximum so far, the sums \
+                   before it are scaled down, so the softmax needs no second look, and no score leaves the block. Backward \
+                   still makes the matrix, anew.",
+        },
+        Rung {
+            name: "both ways streaming",
+            what: "Backward computes the shares again, tile by tile, from the one number for each query that forward kept: more \
+                   arithmetic, and memory no longer grows with queries times keys.",
+        },
+    ];
+    let Shape { n, l, lk, dk, dv } = shape;
+    let make = move |device: &Device| -> Result<Vec<Form>> {
+        let streams = [[false, false], [true, false], [true, true]];
+        RUNGS.iter().zip(streams).map(|(rung, streams)| apart::attention(device, rung.name, shape, streams)).collect()
     };
-    let mut measuring = Arena::measuring(device);
-    build(&mut measuring, &mut Layout::default())?;
-    let mut layout = Layout::default();
-    let (x, block) = build(&mut Arena::new(device, measuring.used())?, &mut layout)?;
-    let weights = device.upload(&layout.initial_values(1)?)?;
-    let gradients: Reals = device.zeros(weights.len())?;
-    let running: Reals = device.zeros(0)?;
-    x.x.copy_from(&numbers(device, x.x.len(), 2)?)?;
-    let dy = numbers(device, block.output().x.len(), 3)?;
-    let mut outputs = vec![block.output().x.clone(), gradients.clone()];
-    outputs.extend(x.dx.clone());
-    if let Some(there) = &block.output().dx {
-        there.copy_from(&dy)?;
+    let sizes = format!("{n} of {l} queries, {lk} keys, {dk} and {dv} wide");
+    Ladder {
+        key: "attention",
+        title: "Self-attention",
+        formula: "p = softmax over keys of q \u{b7} k;  o = \u{3a3} p v;  forward and backward",
+        idea: "The matrix of all queries and keys is larger than everything that goes in and comes out, and its softmax seems to \
+               need all of a row at once. It does not: a maximum and a sum can be mended as the keys come.",
+        problem: Problem::new("attention", sizes, 1e-4, make),
+        rungs: RUNGS,
     }
-    Ok(Form::new(name, outputs, move || {
-        // The gradients are added to what is there.
-        gradients.zero()?;
-        let mode = Mode::Train { momentum: 0.1 };
-        block.forward(&Forward { weights: (&weights).into(), running: &running, mode, rows: 0..n })?;
-        block.backward(&Backward::of(&weights, Some(&gradients), 0..n))
-    }))
+}
+
+fn adam(parameters: usize) -> Ladder {
+    const RUNGS: &[Rung] = &[
+        Rung {
+            name: "every step a kernel",
+            what: "Both moments, the root, the quotient, the update, the moving average and the norm of the gradient, each \
+                   from kernels that do one thing to every number. The host counts the updates, as such a program does.",
+        },
+        Rung {
+            name: "the update in one pass",
+            what: "A number's gradient, moments and value are read once and written once, and the squares of the gradient are \
+                   summed on the way. Rates and the count of updates are in device memory, so that a graph can be launched \
+                   again. A parameter that is not finite halts the training. The average is still apart.",
+        },
+        Rung {
+            name: "with the average",
+            what: "The same kernel, in its last branch: the new value is averaged while it is in a register.",
+        },
+    ];
+    let make = move |device: &Device| -> Result<Vec<Form>> {
+        let passes = [apart::Pass::Nothing, apart::Pass::Update, apart::Pass::UpdateAndAverage];
+        RUNGS.iter().zip(passes).map(|(rung, pass)| apart::adam(device, rung.name, parameters, pass)).collect()
+    };
+    Ladder {
+        key: "adam",
+        title: "Adam with a moving average",
+        formula: "m += (1 - b1) (g - m);  v = b2 v + (1 - b2) g\u{b2};  p -= rate m / (sqrt(v) + eps);  average = d average + \
+                  (1 - d) p;  |g|",
+        idea: "Nothing but memory: a few operations for each number that is fetched. How often each is fetched is the time.",
+        problem: Problem::new("adam", format!("with average, {parameters} parameters"), 1e-5, make),
+        rungs: RUNGS,
+    }
+}
+
+fn spectral(name: String, parameters: usize, matrices: Vec<Matrix>) -> Ladder {
+    const RUNGS: &[Rung] = &[
+        Rung {
+            name: "every step a kernel",
+            what: "For each matrix: two products with a vector, the length of what comes out and the division by it, the \
+                   division of the matrix; backward, a product of sums, an outer product, a sum and a division.",
+        },
+        Rung {
+            name: "backward fused",
+            what: "The gradients of all matrices are corrected in two launches: the dot products by tiles, then the update, \
+                   with no outer product in memory.",
+        },
+        Rung {
+            name: "forward and backward fused",
+            what: "Both products with a weight are one pass over it: each row gives its dot product and, from the cache, its \
+                   share of the sum. All matrices share the launches; what joins the tiles is computed by each block itself.",
+        },
+    ];
+    let sizes = format!("{name}, {parameters} parameters, {} matrices", matrices.len());
+    let make = move |device: &Device| -> Result<Vec<Form>> {
+        let fused = [[false, false], [false, true], [true, true]];
+        let form =
+            |(rung, fused): (&Rung, _)| apart::spectral(device, rung.name, (parameters, matrices.clone()), fused);
+        RUNGS.iter().zip(fused).map(form).collect()
+    };
+    Ladder {
+        key: "spectral",
+        title: "Spectral norm",
+        formula: "v = M'u / |M'u|;  u = Mv / |Mv|;  sigma = u \u{b7} Mv;  W = M / sigma;  dM = (G - <G, W> uv') / sigma",
+        idea: "Many small matrices, little arithmetic: separate kernels launch and wait for hundreds of steps, and read every \
+               weight three times where twice is enough.",
+        problem: Problem::new("spectral_norm", sizes, 1e-4, make),
+        rungs: RUNGS,
+    }
 }

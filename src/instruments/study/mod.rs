@@ -1,5 +1,6 @@
 //! The study of what fusion buys: whole steps, ladders from naive to fused, and every kernel under the roofs of the machine.
 
+mod apart;
 pub mod conditioning;
 mod ladders;
 pub mod modes;
@@ -25,6 +26,8 @@ pub struct Study {
     pub device: String,
     /// [`bench::provenance`], when it began.
     pub provenance: Value,
+    /// [`bench::load_json`], when it ended.
+    pub load: Value,
     pub settings: Settings,
     pub ceilings: Ceilings,
     pub steps: Vec<StepForms>,
@@ -77,7 +80,7 @@ pub fn measure(
 ) -> Result<Study> {
     check(only)?;
     let wanted = |part: &str| only.is_empty() || only.iter().any(|name| name == part);
-    let provenance = bench::provenance(Some(device));
+    let (provenance, load) = (bench::provenance(Some(device)), bench::load());
     let ceilings = Ceilings::measure(device, &[])?;
     let mut measured = Vec::new();
     // All rungs share this time, and a median needs more than a few runs of each.
@@ -110,7 +113,28 @@ pub fn measure(
     if wanted(ROOFLINE) {
         tell(format!("{} kernels of {} problems", kernels.len(), problems.len()));
     }
-    Ok(Study { device: device.description(), provenance, settings, ceilings, steps, ladders: measured, kernels })
+    let load = bench::load_json(load);
+    Ok(Study { device: device.description(), provenance, load, settings, ceilings, steps, ladders: measured, kernels })
+}
+
+impl Study {
+    /// The names of what has quartiles that are far apart.
+    fn noisy(&self) -> Vec<String> {
+        let steps = self.steps.iter().flat_map(|step| {
+            step.forms.iter().map(|form| (form.measured.spread, format!("{}, {}", step.name, form.name)))
+        });
+        let rungs = self.ladders.iter().flat_map(|MeasuredLadder { ladder, rungs }| {
+            rungs
+                .iter()
+                .map(|rung| (rung.measured.spread, format!("{}, {}", ladder.problem.name(), rung.measured.form)))
+        });
+        steps.chain(rungs).filter(|(spread, _)| *spread > bench::NOISY).map(|(_, name)| name).collect()
+    }
+
+    /// What says that the machine had other work to do, where something does.
+    pub fn busy(&self) -> Option<String> {
+        bench::busy(&json!({ "load": self.load, "noisy": self.noisy() }))
+    }
 }
 
 /// For each of [`MODELLED`], the least seconds of each form of a ladder.
@@ -141,6 +165,7 @@ pub fn json(study: &Study) -> Value {
                 "turns": measured.turns,
                 "launches": measured.launches,
                 "bytes": measured.bytes,
+                "memory_bytes": measured.memory,
                 "flops": measured.flops,
                 "kernels": kernels.iter().map(|(name, count)| json!({ "kernel": name, "launches": count })).collect::<Vec<_>>(),
                 "least_us": Value::Object(least.collect()),
@@ -163,6 +188,8 @@ pub fn json(study: &Study) -> Value {
     json!({
         "format": 1,
         "provenance": provenance,
+        "load": study.load,
+        "noisy": study.noisy(),
         "caches": if settings.caches == Caches::Warm { "warm" } else { "cold" },
         "seconds_each": settings.time.as_secs_f64(),
         "ceilings": { "gflops": 1e-9 * ceilings.flops, "gb_per_s": 1e-9 * ceilings.bandwidth },

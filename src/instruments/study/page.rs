@@ -34,13 +34,16 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl Iterator<Ite
 
 /// The page of a study.
 pub fn page(study: &Study) -> String {
-    let Study { device, provenance, settings, ceilings, steps, ladders, kernels } = study;
+    let Study { device, provenance, settings, ceilings, steps, ladders, kernels, .. } = study;
     let caches = match settings.caches {
         Caches::Cold => "cold: other memory was walked through before each run",
         Caches::Warm => "warm: what the run before left",
     };
     let said = |name: &str| provenance[name].as_str().unwrap_or("unknown").to_string();
     let mut body = String::from("<header><h1>What fusion buys</h1>\n");
+    if let Some(busy) = study.busy() {
+        let _ = writeln!(body, "<p><mark>{}</mark></p>", escape(&busy));
+    }
     steps.iter().for_each(|step| whole_step(&mut body, step));
     let _ = writeln!(
         body,
@@ -57,17 +60,25 @@ pub fn page(study: &Study) -> String {
     contents(&mut body, ladders, kernels);
     body.push_str("</header>\n");
     if !ladders.is_empty() {
+        let graph = if provenance["execution"] == "cuda" {
+            " All rungs are timed as captured graphs, so that what separate kernels lose is not the time of the CPU."
+        } else {
+            ""
+        };
         let _ = writeln!(
             body,
             "<p class=\"soft\">In the ladders below, bytes are those of the buffers that launches were given, each once a \
-             launch. The share of the ceiling is the time that the machine would need at its ceilings for the bytes and the \
+             launch; memory is all of these buffers, each once. The share of the ceiling is the time that the machine would need at its ceilings for the bytes and the \
              products of the last rung, which moves least, the longer of the two, by the time that a rung took. The least \
              times of cards are computed from their published rates; nothing ran on these cards. In the text of a kernel, \
-             lines are marked that no kernel of the rung before has.</p>"
+             lines are marked that no kernel of the rung before has.{graph}</p>"
         );
     }
     for (number, ladder) in ladders.iter().enumerate() {
         section(&mut body, number, ladder, ceilings);
+    }
+    if ladders.iter().any(has_log_partition) {
+        standalone(&mut body);
     }
     if !kernels.is_empty() {
         roofline(&mut body, kernels, ceilings);
@@ -128,6 +139,9 @@ fn contents(body: &mut String, ladders: &[MeasuredLadder], kernels: &[Point]) {
     let heading = |ladder: &Ladder| format!("{}, {}", ladder.title, ladder.problem.sizes);
     let mut all: Vec<(String, String)> =
         ladders.iter().enumerate().map(|(number, measured)| (anchor(number), heading(&measured.ladder))).collect();
+    if ladders.iter().any(has_log_partition) {
+        all.push(("standalone".into(), STANDALONE_TITLE.into()));
+    }
     if !kernels.is_empty() {
         all.push(("roofline".into(), "Every kernel under its roof".into()));
     }
@@ -176,6 +190,7 @@ fn section(body: &mut String, number: usize, measured: &MeasuredLadder, ceilings
         bars("Time", &each(&|r| (r.measured.seconds, microseconds(r.measured.seconds)))),
         bars("Launches", &each(&|r| (r.measured.launches as f64, r.measured.launches.to_string()))),
         bars("Bytes read and written", &each(&|r| (r.measured.bytes as f64, size(r.measured.bytes)))),
+        bars("Memory", &each(&|r| (r.measured.memory as f64, size(r.measured.memory)))),
         bars_to("Share of the ceiling, of 100 %", 1.0, &each(&|r| (share(r), percent(share(r))))),
     ];
     let _ = write!(
@@ -218,6 +233,7 @@ fn figures(body: &mut String, rungs: &[MeasuredRung], share: impl Fn(&MeasuredRu
     row("times as fast as the first", "td", &|_, rung| short(first / rung.measured.seconds));
     row("launches", "td", &|_, rung| rung.measured.launches.to_string());
     row("bytes", "td", &|_, rung| format!("{}, {} GB/s", size(rung.measured.bytes), rate(rung.measured.bytes, rung)));
+    row("memory", "td", &|_, rung| size(rung.measured.memory));
     if rungs.iter().any(|rung| rung.measured.flops > 0) {
         row("products", "td", &|_, rung| format!("{} GFLOP/s", rate(rung.measured.flops, rung)));
     }
@@ -238,10 +254,8 @@ fn kernels(
     before: Option<&MeasuredRung>,
     shown: &mut Vec<(&'static str, String, usize)>,
 ) {
-    let before: Option<HashSet<String>> = before.map(|before| {
-        let texts = before.kernels.iter().filter_map(|(kernel, _)| kernel_text(kernel));
-        texts.flat_map(|text| text.lines().map(|line| line.trim().to_string()).collect::<Vec<_>>()).collect()
-    });
+    let before = before.map(|before| before.kernels.iter().filter_map(|(kernel, _)| kernel_text(kernel)).collect());
+    let before = before.map(|texts: Vec<String>| lines_of(&texts.concat()));
     for (kernel, count) in &rung.kernels {
         let often = if *count > 1 { format!(", {count} times") } else { String::new() };
         let text = kernel_text(kernel).unwrap_or_default();
@@ -255,18 +269,62 @@ fn kernels(
             continue;
         }
         shown.push((kernel, text.clone(), i));
-        let line = |line: &str| {
-            let plain = escape(line);
-            let is_new = before.as_ref().is_some_and(|before| !line.trim().is_empty() && !before.contains(line.trim()));
-            if is_new { format!("<mark>{plain}</mark>") } else { plain }
-        };
-        let text = text.lines().map(line).collect::<Vec<_>>().join("\n");
+        let text = marked(&text, before.as_ref());
         let kernel = escape(kernel);
         let _ = writeln!(
             body,
             "<details><summary><code>{kernel}</code>{often}</summary><pre><code>{text}</code></pre></details>"
         );
     }
+}
+
+fn lines_of(text: &str) -> HashSet<String> {
+    text.lines().map(|line| line.trim().to_string()).collect()
+}
+
+/// The text with its lines marked that are not among these; nothing is marked where there are none.
+fn marked(text: &str, before: Option<&HashSet<String>>) -> String {
+    let line = |line: &str| {
+        let plain = escape(line);
+        let is_new = before.is_some_and(|before| !line.trim().is_empty() && !before.contains(line.trim()));
+        if is_new { format!("<mark>{plain}</mark>") } else { plain }
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The log-partition in plain CUDA: what all kernels have in common, then each after a line such as `// 1. Title: more`.
+const STANDALONE: &str = include_str!("../../../kernels/study/log_partition.cu");
+const STANDALONE_TITLE: &str = "Four kernels to begin with";
+
+fn has_log_partition(measured: &MeasuredLadder) -> bool {
+    measured.ladder.key == "log-partition"
+}
+
+fn standalone(body: &mut String) {
+    let (mut parts, mut rest) = (Vec::new(), STANDALONE);
+    while let Some((part, after)) = rest.split_once(&format!("// {}. ", parts.len() + 1)) {
+        parts.push(part);
+        rest = after;
+    }
+    parts.push(rest);
+    let _ = write!(
+        body,
+        "<section id=\"standalone\">\n<h2>{STANDALONE_TITLE}</h2>\n<p>The log-partition in plain CUDA, from the formulas to \
+         one look at each logit. <code>kernels/study/log_partition.cu</code> compiles alone, and needs nothing of zgan; its \
+         times are not measured here. Lines are marked that the kernel before does not have.</p>\n\
+         <pre><code>{}</code></pre>\n",
+        escape(parts[0].trim_end())
+    );
+    for (number, text) in parts.iter().enumerate().skip(1) {
+        let before = (number > 1).then(|| lines_of(parts[number - 1]));
+        let (title, marked) = (text.split(':').next().unwrap_or_default(), marked(text.trim_end(), before.as_ref()));
+        let _ = writeln!(
+            body,
+            "<details><summary>{number}. {}</summary><pre><code>// {marked}</code></pre></details>",
+            escape(title)
+        );
+    }
+    body.push_str("</section>\n");
 }
 
 /// A chart of all kernels; the operations, in this order, have the series 0, 1 and so on.

@@ -4,6 +4,7 @@ use super::Shapes;
 use crate::Result;
 use crate::device::{Buffer, Convolution, Device, Precision, Reals};
 use crate::instruments::bench::{Form, Problem, numbers, numbers_in};
+use crate::nn::{Arena, Backward, Builder, DownBlock, DownOptions, Forward, Fusion, Layer, Layout, Mode, Value};
 use crate::ops::attention::{self, Gradients, Inputs, Shape};
 use crate::ops::conv::{self, Conv, ConvGradient, Epilogue, Filters, InputEpilogue, Parts, Prologue};
 use crate::ops::matmul::{self, Linear, OutputGradient};
@@ -15,6 +16,7 @@ pub fn problems(shapes: &Shapes) -> Vec<Problem> {
     let mut problems = plain(shapes, Precision::F32);
     problems.extend(shapes.up.iter().map(|&sizes| generator_convolution(sizes)));
     problems.extend(shapes.down.iter().map(|&sizes| discriminator_convolution(sizes)));
+    problems.extend(shapes.blocks.iter().map(|&sizes| block(sizes)));
     problems.extend(shapes.attention.iter().map(|&shape| attention(shape)));
     problems
 }
@@ -243,6 +245,55 @@ fn discriminator_convolution([n, side, c, k]: [usize; 4]) -> Problem {
             discriminator_convolution(device, [n, side, c, k])
         )
     })
+}
+
+/// A residual block of D that pools, forward and backward, of N images of H = W pixels, C to K channels.
+pub fn block_problem([n, side, c, k]: [usize; 4], make: impl Fn(&Device) -> Result<Vec<Form>> + 'static) -> Problem {
+    Problem::new("block", format!("D: {n} of {side}x{side}, {c} to {k}, pooled"), 1e-4, make)
+}
+
+fn block(sizes: [usize; 4]) -> Problem {
+    block_problem(sizes, move |device| {
+        Ok(vec![block_form(device, "fused", sizes, &[])?, block_form(device, "unfused", sizes, &[Fusion::Conv])?])
+    })
+}
+
+/// A form that runs a block of D, with everything that the block works on.
+pub fn block_form(
+    device: &Device,
+    name: &'static str,
+    [n, side, c, k]: [usize; 4],
+    unfused: &'static [Fusion],
+) -> Result<Form> {
+    let build = |arena: &mut Arena, layout: &mut Layout| -> Result<(Value, DownBlock)> {
+        let mut running = Layout::default();
+        let mut build = Builder { unfused, ..Builder::new(layout, &mut running, arena) };
+        let x = build.value(n, side, side, c)?;
+        let options = DownOptions { hidden: k, out: k, pool: true, first: false };
+        let block = DownBlock::new(&mut build, "block", &x, &options)?;
+        Ok((x, block))
+    };
+    let mut measuring = Arena::measuring(device);
+    build(&mut measuring, &mut Layout::default())?;
+    let mut layout = Layout::default();
+    let (x, block) = build(&mut Arena::new(device, measuring.used())?, &mut layout)?;
+    let weights = device.upload(&layout.initial_values(1)?)?;
+    let gradients: Reals = device.zeros(weights.len())?;
+    let running: Reals = device.zeros(0)?;
+    x.x.copy_from(&numbers(device, x.x.len(), 2)?)?;
+    let dy = numbers(device, block.output().x.len(), 3)?;
+    let mut outputs = vec![block.output().x.clone(), gradients.clone()];
+    outputs.extend(x.dx.clone());
+    if let Some(there) = &block.output().dx {
+        there.copy_from(&dy)?;
+    }
+    Ok(Form::new(name, outputs, move || {
+        // The gradients are added to what is there.
+        gradients.zero()?;
+        let mode = Mode::Train { momentum: 0.1 };
+        block.forward(&Forward { weights: (&weights).into(), running: &running, mode, rows: 0..n })?;
+        block.backward(&Backward::of(&weights, Some(&gradients), 0..n))
+    }))
 }
 
 /// Self-attention, forward and backward.

@@ -36,6 +36,8 @@ pub struct Shapes {
     pub up: Vec<[usize; 4]>,
     /// The same before D pools, with all that is fused.
     pub down: Vec<[usize; 4]>,
+    /// N, H = W, C and K of whole blocks of D that pool.
+    pub blocks: Vec<[usize; 4]>,
     pub attention: Vec<Shape>,
 }
 
@@ -83,6 +85,7 @@ impl Shapes {
             ],
             up: vec![[64, 14, 32, 16], [32, 16, 64, 64], [32, 8, 128, 128]],
             down: vec![[64, 28, 32, 16], [32, 32, 64, 64], [32, 16, 128, 128]],
+            blocks: vec![[128, 14, 16, 32]],
             attention: vec![Shape { n: 8, l: 1024, lk: 256, dk: 16, dv: 64 }],
         }
     }
@@ -104,6 +107,7 @@ impl Shapes {
             convolutions: vec![[2, 6, 5, 7]],
             up: vec![[2, 4, 5, 7]],
             down: vec![[2, 8, 5, 7]],
+            blocks: vec![[3, 6, 5, 7]],
             attention: vec![Shape { n: 1, l: 16, lk: 4, dk: 3, dv: 5 }],
         }
     }
