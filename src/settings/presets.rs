@@ -158,6 +158,8 @@ pub static PRESETS: [Preset; 12] = [
             s.networks.latent = 16;
             s.training.softmax_target = SoftmaxTarget::ZeroSum;
             s.training.r1 = 0.1;
+            s.training.lr_g = 1e-3;
+            s.training.lr_d = 1e-3;
             s.training.batch = 256;
             s.training.steps = 5000;
         },

@@ -67,6 +67,7 @@ fn setup(conditioning: Conditioning, loss: Loss, update: Update) -> Setup {
         let (aux_weight_d, aux_weight_g) = (0.7, 0.3);
         s.training =
             Training { loss, update, batch: BATCH, steps: 10, aux_weight_d, aux_weight_g, ..s.training.clone() };
+        (s.training.lr_g, s.training.lr_d) = (1e-3, 1e-3);
     })
 }
 
