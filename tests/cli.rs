@@ -88,7 +88,7 @@ fn help_names_every_setting_with_its_default() {
         assert!(help.contains(&format!("--{name} ")), "{name} is not in the help:\n{help}");
     }
     let line = help.lines().find(|l| l.contains("--lr-g")).unwrap();
-    assert!(line.contains("[default: 0.001]"), "{line}");
+    assert!(line.contains("[default: 0.002]"), "{line}");
     place.says("sample --help", 0, &["--seed", "--raw-weights", "[default: 64;"]);
 }
 

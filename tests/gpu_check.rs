@@ -104,6 +104,19 @@ fn what_fails_stands_first_and_the_other_parts_run() {
     assert!(report.contains("an illegal memory access was encountered"), "{report}");
 }
 
+#[test]
+fn gpus_that_train_together_are_compared_with_one() {
+    if !has_gpu_code() {
+        return;
+    }
+    let (status, report) = Place::new().check("--only ranks --ranks 2", "host,devices=2");
+    assert_eq!(status, Some(0), "{report}");
+    assert!(report.contains("ranks        passed   20 steps of 4 settings on 2 GPUs are those of one"), "{report}");
+    let (status, report) = Place::new().check("--only ranks --ranks 2", "host");
+    assert_eq!(status, Some(1), "{report}");
+    assert!(report.contains("ranks        FAILED") && report.contains("cuda:1"), "{report}");
+}
+
 /// Each tool of another's is called as it should be, and what it prints is kept.
 #[test]
 fn tools_that_a_machine_has_are_used() {

@@ -43,8 +43,8 @@ fn setup(preset: &str, loss: Loss, conditioning: Conditioning, update: Update) -
         (s.training.loss, s.training.update) = (loss, update);
         (s.training.batch, s.training.batch_g, s.training.n_dis) = (BATCH, None, 1);
         // Where a constant in all logits changes D's loss by nothing (hinge: while they are within it) and G's all the same,
-        // Adam's first steps have the sign of a gradient that is rounding alone.
-        let drifts = matches!(loss, Loss::Hinge | Loss::Wasserstein | Loss::WassersteinGp);
+        // Adam's first steps have the sign of a gradient that is rounding alone. A relativistic hinge has a kink for each sample.
+        let drifts = matches!(loss, Loss::Hinge | Loss::RelativisticHinge | Loss::Wasserstein | Loss::WassersteinGp);
         let rate = if drifts { 1e-6 } else { 1e-4 };
         (s.training.lr_g, s.training.lr_d, s.training.steps) = (rate, rate, STEPS as u64);
     })

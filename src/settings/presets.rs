@@ -156,7 +156,6 @@ pub static PRESETS: [Preset; 12] = [
             s.networks.conditioning = Conditioning::None;
             s.networks.width = 128;
             s.networks.latent = 16;
-            s.training.softmax_target = SoftmaxTarget::ZeroSum;
             s.training.r1 = 0.1;
             s.training.lr_g = 1e-3;
             s.training.lr_d = 1e-3;
@@ -174,6 +173,8 @@ pub static PRESETS: [Preset; 12] = [
             without_average(s);
             s.networks.conditioning = Conditioning::None;
             s.networks.latent = 100;
+            // As published.
+            s.training.softmax_target = SoftmaxTarget::Uniform;
             s.training.steps = 2000;
             s.training.lr_g = 2e-4;
             s.training.lr_d = 2e-4;

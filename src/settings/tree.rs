@@ -214,7 +214,7 @@ impl Default for Training {
     fn default() -> Training {
         Training {
             loss: Loss::Softmax,
-            softmax_target: SoftmaxTarget::Uniform,
+            softmax_target: SoftmaxTarget::ZeroSum,
             real_weight: 1.0,
             update: Update::Simultaneous,
             steps: 1500,

@@ -9,7 +9,7 @@ use zgan::gan::{Latents, Setup, Trainer, Weights};
 use zgan::nn::{Arena, Backward, Builder, Forward, Init, Layout, Linear, Mode, Network};
 use zgan::ops::Activation;
 use zgan::ops::log_partition::{self, Evaluation};
-use zgan::settings::{Preset, Settings, Update};
+use zgan::settings::{Preset, Settings, SoftmaxTarget, Update};
 
 const BATCH: usize = 64;
 
@@ -115,6 +115,7 @@ impl Golden {
             s.networks.width = self.width;
             s.training.batch = self.batch;
             (s.training.lr_g, s.training.lr_d) = (self.rate, self.rate);
+            s.training.softmax_target = SoftmaxTarget::Uniform;
         })
     }
 
