@@ -58,6 +58,22 @@ pub struct Train {
     inits: Inits,
 }
 
+/// What is learnt from, and where it is kept.
+fn tell_data(settings: &Settings, info: &DataInfo, data: &Dataset, loader: Option<&Loader>) {
+    let from = match data.packed() {
+        Some(packed) => format!(", packed in {}", packed.display()),
+        None if data.is_streamed() => ", streamed from the disk".to_string(),
+        None => String::new(),
+    };
+    say(format!("data    {info}{from}"));
+    if let Some(loader) = loader.filter(|loader| loader.images() < data.len()) {
+        let (share, images) = (settings.batches.limit_data, thousands(loader.images()));
+        say(format!("        limit-data {share}: {images} of them are learnt from"));
+    }
+    data.notes().iter().for_each(|note| say(format!("        {note}")));
+    tell_unreadable(data, say);
+}
+
 /// A checkpoint that training goes on from.
 struct Start {
     header: Header,
@@ -129,18 +145,7 @@ impl Train {
         let plan = Trainer::plan(&setup)?;
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
         device_lines.into_iter().for_each(say);
-        let from = match data.packed() {
-            Some(packed) => format!(", packed in {}", packed.display()),
-            None if data.is_streamed() => ", streamed from the disk".to_string(),
-            None => String::new(),
-        };
-        say(format!("data    {info}{from}"));
-        if let Some(loader) = loader.as_ref().filter(|loader| loader.images() < data.len()) {
-            let (share, images) = (settings.batches.limit_data, thousands(loader.images()));
-            say(format!("        limit-data {share}: {images} of them are learnt from"));
-        }
-        data.notes().iter().for_each(|note| say(format!("        {note}")));
-        tell_unreadable(&data, say);
+        tell_data(&settings, &info, &data, loader.as_ref());
         say(format!("G, D    {}, {} parameters", thousands(plan.parameters_g), thousands(plan.parameters_d)));
         for note in begun.iter().flat_map(|(_, notes)| notes) {
             say(format!("weights {note}"));
