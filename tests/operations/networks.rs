@@ -9,7 +9,7 @@ use zgan::data::{DataSource, ImageShape, Split};
 use zgan::device::Device;
 use zgan::gan::{Setup, Trainer};
 use zgan::ops::spectral_norm::{Matrix, Outputs};
-use zgan::settings::{Batches, Conditioning, Networks, Pool, Preset, Settings, Training, Update};
+use zgan::settings::{Batches, Conditioning, Networks, Pool, Preset, Settings, SoftmaxTarget, Training, Update};
 
 const CLASSES: usize = 5;
 const LATENT: usize = 8;
@@ -29,6 +29,7 @@ fn setup(preset: &str, size: usize, width: usize, batch: usize) -> Setup {
             batch_g: None,
             n_dis: 1,
             update: Update::Simultaneous,
+            softmax_target: SoftmaxTarget::Uniform,
             decay_from: None,
             ..settings.training.clone()
         },
