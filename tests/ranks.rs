@@ -6,6 +6,7 @@ mod ranks;
 
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use common::Random;
 use ranks::on_ranks;
 use zgan::checkpoint::NamedTensor;
@@ -193,21 +194,10 @@ fn check(name: &str, setup: &Setup, ranks: usize, allowed: Allowed) -> [Trained;
 fn ranks_are_one_process() {
     use Conditioning::*;
     use Loss::*;
-    let losses = [
-        Softmax,
-        Hinge,
-        NonSaturating,
-        Minimax,
-        LeastSquares,
-        Wasserstein,
-        WassersteinGp,
-        RelativisticAverage,
-        RelativisticHinge,
-    ];
     let conditionings = [Projection, None, InputConcat, HiddenConcat, AcGan];
     let residual = ["mnist", "sngan-projection-32", "crcrpar-64", "sagan-64", "photos-64"];
     let rule = |i: usize| if i.is_multiple_of(2) { Update::Simultaneous } else { Update::Alternating };
-    for (j, loss) in losses.into_iter().enumerate() {
+    for (j, &loss) in Loss::value_variants().iter().enumerate() {
         for (i, preset) in residual.into_iter().enumerate() {
             if preset == "sagan-64" && loss == WassersteinGp {
                 continue;
