@@ -15,23 +15,15 @@ constexpr uint32_t TILE = 64;
 DEVICE uint32_t at_most(uint32_t n, uint32_t limit) { return n < limit ? n : limit; }
 
 #if defined(ZGAN_HOST)
-constexpr uint32_t PITCH = 68;  // from row to row of S
+constexpr uint32_t PITCH = 80;  // from row to row of S: whole cache lines, and no power of two of them
 
 // C (rows, columns) = A (rows, depth) B (depth, columns), added to C where `accumulate`. Row-major, with pitches.
 // A and B may be of 16 bits.
-//
-// Vectors of the machine's own width: GCC keeps an accumulator in registers only as one.
-typedef float Four __attribute__((vector_size(16)));
 #if defined(__AVX512F__)
 typedef float Eight __attribute__((vector_size(32)));
-typedef float Wide __attribute__((vector_size(64)));
-constexpr int WIDE_COUNT = 4;  // 16 accumulators of 32 registers
-#elif defined(__AVX2__)
-typedef float Wide __attribute__((vector_size(32)));
-constexpr int WIDE_COUNT = 2;
+constexpr int WIDE_COUNT = 4;  // 24 accumulators of 32 registers
 #else
-typedef Four Wide;
-constexpr int WIDE_COUNT = 2;
+constexpr int WIDE_COUNT = 2;  // 12 of 16
 #endif
 
 // At any alignment: one unaligned move.
@@ -102,6 +94,9 @@ CALLED void product(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A,
                     const Right* RESTRICT B, uint32_t b_pitch, uint32_t rows, uint32_t columns, uint32_t depth,
                     bool accumulate) {
     uint32_t r = 0;
+    for (; r + 6 <= rows; r += 6)
+        product_rows<6>(C + uint64_t(r) * c_pitch, c_pitch, A + uint64_t(r) * a_pitch, a_pitch, B, b_pitch, columns,
+                        depth, accumulate);
     for (; r + 4 <= rows; r += 4)
         product_rows<4>(C + uint64_t(r) * c_pitch, c_pitch, A + uint64_t(r) * a_pitch, a_pitch, B, b_pitch, columns,
                         depth, accumulate);
@@ -110,15 +105,40 @@ CALLED void product(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A,
                         depth, accumulate);
 }
 
+// Lanes 0 .. 3 are a's, 4 .. 7 b's.
+template <int... LANE> DEVICE Four pick(const Four& a, const Four& b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, LANE...);
+#else
+    typedef int32_t Lanes __attribute__((vector_size(16)));
+    return __builtin_shuffle(a, b, Lanes{LANE...});
+#endif
+}
+// to[j * PITCH + i] = from[i * pitch + j] for i, j < 4.
+DEVICE void transpose_four(float* to, const T* from, uint32_t pitch) {
+    Four v[4];
+    UNROLL
+    for (uint32_t i = 0; i < 4; i++) load(v[i], from + uint64_t(i) * pitch);
+    const Four left[2] = {pick<0, 4, 1, 5>(v[0], v[1]), pick<0, 4, 1, 5>(v[2], v[3])};
+    const Four right[2] = {pick<2, 6, 3, 7>(v[0], v[1]), pick<2, 6, 3, 7>(v[2], v[3])};
+    store(to, pick<0, 1, 4, 5>(left[0], left[1]));
+    store(to + PITCH, pick<2, 3, 6, 7>(left[0], left[1]));
+    store(to + 2 * PITCH, pick<0, 1, 4, 5>(right[0], right[1]));
+    store(to + 3 * PITCH, pick<2, 3, 6, 7>(right[0], right[1]));
+}
+
 CALLED void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, uint32_t a_rows, uint32_t b_rows, uint32_t D) {
-    constexpr uint32_t DEPTH = 16;  // columns that are transposed at a time
+    constexpr uint32_t DEPTH = 32;  // columns that are transposed at a time
     SHARED(float, transposed, DEPTH * PITCH);
     for (uint32_t d0 = 0; d0 < D; d0 += DEPTH) {
         const uint32_t depth = at_most(D - d0, DEPTH);
-        for (uint32_t b = 0; b < b_rows; b++) {
+        for (uint32_t b = 0; b < b_rows;) {
+            const uint32_t some = b_rows - b >= 4 ? 4 : 1, fast = some == 4 ? depth / 4 * 4 : 0;
             const T* const from = B + uint64_t(b) * D + d0;
-            INDEPENDENT
-            for (uint32_t d = 0; d < depth; d++) transposed[d * PITCH + b] = from[d];
+            for (uint32_t d = 0; d < fast; d += 4) transpose_four(transposed + d * PITCH + b, from + d, D);
+            for (uint32_t d = fast; d < depth; d++)
+                for (uint32_t i = 0; i < some; i++) transposed[d * PITCH + b + i] = from[uint64_t(i) * D + d];
+            b += some;
         }
         product(S, PITCH, A + d0, D, transposed, PITCH, a_rows, b_rows, depth, d0 > 0);
     }

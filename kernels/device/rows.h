@@ -51,10 +51,63 @@ DEVICE void column_sums(uint32_t first, uint32_t last, uint32_t rows, Take take,
 template <class Body> DEVICE void for_each_row(uint32_t rows, Body body) {
     for (uint32_t r = 0; r < rows; r++) body(r);
 }
+// Vectors of the machine's own width: GCC keeps sums in registers only as one of those.
+typedef float Four __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
+typedef float Wide __attribute__((vector_size(64)));
+#elif defined(__AVX2__)
+typedef float Wide __attribute__((vector_size(32)));
+#else
+typedef Four Wide;
+#endif
+// What Sum and Maximum do, lane by lane.
+template <class V> DEVICE V join_vectors(Sum, const V& a, const V& b) { return a + b; }
+template <class V> DEVICE V join_vectors(Maximum, const V& a, const V& b) {
+    const V most = a > b ? a : b;
+    return a == a ? most : a;
+}
+// All lanes joined, as join_lanes does it.
+template <class Join, class V> DEVICE float join_across(const V& v) {
+    if constexpr (sizeof(V) == sizeof(Four)) {
+        return Join::join(Join::join(v[0], v[2]), Join::join(v[1], v[3]));
+    } else {
+        typedef float Half __attribute__((vector_size(sizeof(V) / 2)));
+        Half half[2];
+        __builtin_memcpy(half, &v, sizeof(V));
+        return join_across<Join>(join_vectors(Join(), half[0], half[1]));
+    }
+}
+// As block_reduce, with the same bits. The lanes are in registers, and rows are short enough for that to matter.
 template <class Join, class Value> DEVICE float row_reduce(float empty, uint32_t columns, Value value) {
-    float result[1];
-    block_reduce<Join>(result, empty, columns, [&](auto c, float* v) { v[0] = value(c); });
-    return result[0];
+    constexpr int SET = LANES * sizeof(float) / sizeof(Wide);
+    Wide lanes[2 * SET];  // two sets of LANES
+    UNROLL
+    for (int j = 0; j < 2 * SET; j++) lanes[j] = Wide{} + empty;
+    auto add = [&](Wide* set, Index from, uint32_t count) {
+        alignas(64) float lane[LANES];
+        __builtin_memcpy(lane, set, sizeof(lane));
+        INDEPENDENT_FEW
+        for (uint32_t l = 0; l < count; l++) lane[l] = Join::join(lane[l], value(from + l));
+        __builtin_memcpy(set, lane, sizeof(lane));
+    };
+    Index c = 0;
+    for (; c + 2 * LANES <= columns; c += 2 * LANES) {
+        add(lanes, c, LANES);
+        add(lanes + SET, c + LANES, LANES);
+    }
+    UNROLL
+    for (int j = 0; j < SET; j++) lanes[j] = join_vectors(Join(), lanes[j], lanes[j + SET]);
+    if (c + LANES <= columns) {
+        add(lanes, c, LANES);
+        c += LANES;
+    }
+    if (c < columns) add(lanes, c, columns - c);
+    UNROLL
+    for (int width = SET / 2; width > 0; width /= 2) {
+        UNROLL
+        for (int j = 0; j < width; j++) lanes[j] = join_vectors(Join(), lanes[j], lanes[j + width]);
+    }
+    return join_across<Join>(lanes[0]);
 }
 template <class Body> DEVICE void for_each_column(uint32_t columns, Body body) {
     INDEPENDENT
