@@ -18,12 +18,12 @@ DEVICE uint32_t at_most(uint32_t n, uint32_t limit) { return n < limit ? n : lim
 constexpr uint32_t PITCH = 80;  // from row to row of S: whole cache lines, and no power of two of them
 
 // C (rows, columns) = A (rows, depth) B (depth, columns), added to C where `accumulate`. Row-major, with pitches.
-// A and B may be of 16 bits.
+// A and B may be of 16 bits. Panels have six rows of WIDE_COUNT vectors: 24 sums in 32 registers, or 12 in 16.
 #if defined(__AVX512F__)
 typedef float Eight __attribute__((vector_size(32)));
-constexpr int WIDE_COUNT = 4;  // 24 accumulators of 32 registers
+constexpr int WIDE_COUNT = 4;
 #else
-constexpr int WIDE_COUNT = 2;  // 12 of 16
+constexpr int WIDE_COUNT = 2;
 #endif
 
 // At any alignment: one unaligned move.

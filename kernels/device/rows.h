@@ -77,9 +77,15 @@ template <class Join, class V> DEVICE float join_across(const V& v) {
         return join_across<Join>(join_vectors(Join(), half[0], half[1]));
     }
 }
-// As block_reduce, with the same bits. The lanes are in registers, and rows are short enough for that to matter.
+// As block_reduce, with the same bits. Where a set of lanes takes at most two registers they stay in those, and are joined there,
+// which matters for short rows.
 template <class Join, class Value> DEVICE float row_reduce(float empty, uint32_t columns, Value value) {
     constexpr int SET = LANES * sizeof(float) / sizeof(Wide);
+    if constexpr (SET > 2) {
+        float result[1];
+        block_reduce<Join>(result, empty, columns, [&](auto c, float* v) { v[0] = value(c); });
+        return result[0];
+    }
     Wide lanes[2 * SET];  // two sets of LANES
     UNROLL
     for (int j = 0; j < 2 * SET; j++) lanes[j] = Wide{} + empty;
@@ -102,12 +108,7 @@ template <class Join, class Value> DEVICE float row_reduce(float empty, uint32_t
         c += LANES;
     }
     if (c < columns) add(lanes, c, columns - c);
-    UNROLL
-    for (int width = SET / 2; width > 0; width /= 2) {
-        UNROLL
-        for (int j = 0; j < width; j++) lanes[j] = join_vectors(Join(), lanes[j], lanes[j + width]);
-    }
-    return join_across<Join>(lanes[0]);
+    return join_across<Join>(SET == 1 ? lanes[0] : join_vectors(Join(), lanes[0], lanes[SET - 1]));
 }
 template <class Body> DEVICE void for_each_column(uint32_t columns, Body body) {
     INDEPENDENT
