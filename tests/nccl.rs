@@ -129,7 +129,8 @@ fn what_nccl_refuses_is_told() {
         }));
         assert!(all.iter().all(|error| error.contains("on another device")), "{all:?}");
         let all = errors(on_gpus(2, LONG, |gpu| gpu.ranks().unwrap().broadcast(&gpu.zeros(1)?, 2)));
-        assert!(all[0].contains("rank 0 of 2: ncclBroadcast: invalid argument"), "{all:?}");
+        // Both are refused. What the first of them met is what both say.
+        assert!(all.iter().all(|error| error.ends_with(" of 2: ncclBroadcast: invalid argument")), "{all:?}");
         let host = Device::host(1).unwrap().connect(Meeting::of_threads(1, LONG).unwrap().remove(0));
         assert_eq!(host.err().unwrap().to_string(), "NCCL connects GPUs, not device host");
         // One GPU twice.
@@ -138,7 +139,7 @@ fn what_nccl_refuses_is_told() {
             let joins: Vec<_> = Meeting::of_threads(2, LONG).unwrap().into_iter().map(join).collect();
             errors(joins.into_iter().map(|join| join.join().unwrap()).collect())
         });
-        assert!(all[1].contains("rank 1 of 2: ncclCommInitRank: invalid usage"), "{all:?}");
+        assert!(all.iter().all(|error| error.ends_with(" of 2: ncclCommInitRank: invalid usage")), "{all:?}");
     });
     for part in [
         "collective 1: rank 0 has all-reduce (sum) of 5 f32, rank 1 has all-reduce (sum) of 6 f32",
