@@ -53,25 +53,3 @@ pub fn copied<T: Copy>(what: &str, values: &[T]) -> Result<Vec<T>> {
     copy.extend_from_slice(values);
     Ok(copy)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::{product, reserved, sum};
-
-    #[test]
-    fn what_is_too_large_is_the_largest_number() {
-        assert_eq!(product([3, 4, 5]), 60);
-        assert_eq!(product([0xaaaa_aaaa_aaaa_aaab, 2, 6]), usize::MAX, "it wraps around to 4");
-        assert_eq!(product([usize::MAX, 2, 0]), 0);
-        assert_eq!(product([]), 1);
-        assert_eq!(sum([usize::MAX - 1, 2]), usize::MAX);
-        assert_eq!(sum([2, 3]), 5);
-    }
-
-    #[test]
-    fn too_much_memory_is_an_error_with_its_size_and_name() {
-        let error = reserved::<f32>("the weights", usize::MAX / 8).unwrap_err().to_string();
-        assert_eq!(error, "the weights: 8589934592.00 GiB of memory asked for, more than there is");
-        assert!(reserved::<f32>("the weights", usize::MAX).is_err());
-    }
-}

@@ -10,7 +10,8 @@ use std::time::Duration;
 use approx::AbsDiffEq;
 use zgan::device::{Buffer, Device, Precision, embedded_images};
 use zgan::gan::Trainer;
-use zgan::instruments::bench::{self, Caches, Form, Problem, Scale, Selection, Settings, Shapes};
+use zgan::instruments::bench::{self, Caches, Ceilings, Form, Problem, Scale, Selection, Settings, Shapes, provenance};
+use zgan::ops::peak;
 use zgan::settings::{PRESETS, Update};
 
 #[test]
@@ -659,4 +660,64 @@ fn the_loader_is_timed_beside_the_step() {
     assert!(error.contains("--data mnist-10k: only pictures, of folder:DIR"), "{error}");
     let (_, error) = run(&["data", "--preset", "ring"], 2);
     assert!(error.contains("--preset ring: it draws points"), "{error}");
+}
+
+#[test]
+fn dates_are_those_of_the_calendar() {
+    let of = |seconds| provenance::date(Duration::from_secs(seconds));
+    assert_eq!(of(0), "1970-01-01T00:00:00Z");
+    assert_eq!(of(951_782_399), "2000-02-28T23:59:59Z");
+    assert_eq!(of(951_782_400), "2000-02-29T00:00:00Z");
+    assert_eq!(of(1_798_761_599), "2026-12-31T23:59:59Z");
+    assert_eq!(of(4_107_542_400), "2100-03-01T00:00:00Z");
+}
+
+#[test]
+fn nvidia_smi_is_read_for_the_right_card() {
+    let two =
+        "00000000:17:00.0, 580.65.06, 1980, 1980, 2619, 2619\n00000000:65:00.0, 580.65.06, 345, 1980, [N/A], 3201";
+    let read = provenance::read;
+    let clocks = |bus: &str| read(two, bus).unwrap().clocks.unwrap();
+    let expected = serde_json::json!({ "sm": 345, "sm_max": 1980, "memory": null, "memory_max": 3201 });
+    assert_eq!(serde_json::Value::Object(clocks("00000000:65:00.0")), expected);
+    assert_eq!(clocks("00000000:17:00.0")["sm"], 1980);
+    assert_eq!(read(two, "00000000:99:00.0"), None);
+    let one = two.lines().next().unwrap();
+    assert_eq!(read(one, "00000000:00:00.0").unwrap().driver.as_deref(), Some("580.65.06"));
+    assert_eq!(read("No devices were found", "00000000:17:00.0").map(|asked| asked.driver), Some(None));
+}
+
+#[test]
+fn no_rate_is_above_the_ceiling() {
+    let ceilings = Ceilings { flops: 2e11, peaks: [Some(2e11), None, None, Some(1e12)], bandwidth: 1e10, copied: 1 };
+    let exceeded = ceilings.exceeded(Precision::F32, 3e11).unwrap();
+    assert!(exceeded.starts_with("300.0 GFLOP/s in f32, more than the 200.0 of this run's"), "{exceeded}");
+    assert_eq!(ceilings.exceeded(Precision::F32, 2e11), None);
+    assert_eq!(ceilings.exceeded(Precision::ALL[3], 9e11), None);
+    assert_eq!((ceilings.of_copy(5e9), ceilings.of_copy(2e10)), (Some(0.5), None));
+}
+
+/// With 132 multiprocessors no block may be too few for any of them.
+#[test]
+fn every_multiprocessor_has_several_blocks() {
+    let gpu = |multiprocessors| peak::blocks(&Device::launches_of_gpu("NVIDIA H200", multiprocessors));
+    assert_eq!((gpu(132), gpu(40)), (8 * 132, 8 * 40));
+}
+
+/// A kernel of 2 us that takes 8 by itself is timed 125 times or more in a row, one of 5 ms alone.
+#[test]
+fn short_kernels_share_a_graph() {
+    let of = |once, caches, time| Settings { caches, time: Duration::from_millis(time) }.runs_of_graph(once);
+    assert_eq!(of(8e-6, Caches::Warm, 500), 125);
+    assert_eq!(of(1e-9, Caches::Warm, 500), 500);
+    assert_eq!(of(8e-6, Caches::Cold, 500), 20);
+    assert_eq!([Caches::Warm, Caches::Cold].map(|caches| of(5e-3, caches, 500)), [1, 1]);
+    assert_eq!(of(8e-6, Caches::Cold, 0), 1);
+}
+
+#[test]
+fn a_turn_has_a_hundred_steps_where_there_is_time() {
+    let settings = Settings { caches: Caches::Cold, time: Duration::from_secs(1) };
+    let of = |once, ways| settings.steps_per_turn(once, ways);
+    assert_eq!([of(2e-4, 2), of(5e-3, 2), of(5e-3, 3), of(10.0, 2)], [100, 33, 22, 1]);
 }

@@ -20,7 +20,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use nvrtc::{Assembled, Log, lines_of};
 use source::Module;
 use store::{Job, Made, Store};
 use zgan::device::{Precision, kernel, kernel_source};
@@ -352,4 +354,47 @@ fn a_libtorch_with_cuda_is_taken_where_programs_see_a_gpu_through_it() {
         let (taken, out, error) = run(version, sees);
         assert!(!taken && out.is_empty() && error.contains(why), "{out}{error}");
     }
+}
+
+#[test]
+fn another_program_is_not_waited_for_without_end() {
+    let (short, long) = (Duration::ZERO, Duration::from_secs(60));
+    let lines = |script: &str, patience| lines_of(Command::new("sh").args(["-c", script]), patience);
+    assert_eq!(lines("echo a; echo b c", long), ["a", "b c"]);
+    assert_eq!(lines("echo a; exec sleep 1000", short), [""; 0]);
+    assert_eq!(lines_of(&mut Command::new("/no/such/program"), long), [""; 0]);
+}
+
+#[test]
+fn the_assemblers_words_are_told_from_warnings() {
+    let log = Log::read(
+        "k.cu(3): warning #177-D: variable \"x\" was declared but never referenced\n\
+         ptxas info    : 12 bytes gmem\n\
+         ptxas info    : Compiling entry function 'first' for 'sm_90'\n\
+         ptxas info    : Function properties for first\n\
+         ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n\
+         ptxas info    : Used 18 registers, used 1 barriers, 32 bytes smem\n\
+         ptxas info    : Compile time = 86.973 ms\n\
+         ptxas info    : Compiling entry function 'second' for 'sm_90'\n\
+         ptxas info    : Function properties for second\n\
+         ptxas         .     16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads\n\
+         ptxas info    : Used 255 registers, used 0 barriers\n\
+         ptxas info    : Function properties for called_by_it\n\
+         ptxas         .     4 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads\n\
+         ptxas warning : something",
+    );
+    assert!(log.warnings.starts_with("k.cu(3): warning") && log.warnings.ends_with("ptxas warning : something"));
+    assert_eq!(log.warnings.lines().count(), 2);
+    let kernel = |name: &str, [registers, stack, spill_stores, spill_loads]: [u32; 4]| Assembled {
+        name: name.into(),
+        registers,
+        stack,
+        spill_stores,
+        spill_loads,
+    };
+    assert_eq!(log.kernels, [kernel("first", [18, 0, 0, 0]), kernel("second", [255, 20, 12, 16])]);
+    for kernel in &log.kernels {
+        assert_eq!(Assembled::parse(&kernel.to_string()).as_ref(), Some(kernel));
+    }
+    assert_eq!(Log::read(""), Log::default());
 }

@@ -6,6 +6,7 @@ mod simt_module;
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
+use zgan::device::simt::shadow::{Cell, Kind, Order, Past};
 use zgan::device::{Buffer, Check, Device, Finding, Seen, kernel};
 use zgan::instruments::check::{self, Options};
 
@@ -253,4 +254,55 @@ fn every_kernel_is_checked_and_clean() {
     for (name, row) in &report.kernels {
         assert!(row.accesses > 0, "no access of {name} was seen");
     }
+}
+
+/// Every history of four accesses by a few threads, against the rule applied to all pairs.
+#[test]
+fn the_two_readers_that_are_kept_are_enough() {
+    let order = Order { launch: 2, block: 5 };
+    // An earlier block, this block before a barrier, and now: two lanes of a warp and one of another, before and after a
+    // warp barrier.
+    let mut moments = Vec::new();
+    for (interval, threads) in [(3, &[0u8, 1][..]), (5, &[0, 1, 40]), (6, &[0, 1, 40])] {
+        for &thread in threads {
+            moments.extend([0, 1].map(|warp_interval| (interval, thread, warp_interval)));
+        }
+    }
+    let mut histories = 0;
+    for number in 0..moments.len().pow(4) {
+        let picked = [0, 1, 2, 3].map(|i| moments[number / moments.len().pow(i) % moments.len()]);
+        // Time does not run backwards, in the block and in each warp.
+        let backwards = (1..4).any(|j| {
+            (0..j).any(|i| {
+                let (p, q) = (picked[i], picked[j]);
+                p.0 > q.0 || (p.0 == q.0 && p.1 / 32 == q.1 / 32 && p.2 > q.2)
+            })
+        });
+        if backwards {
+            continue;
+        }
+        for kinds in 0..16u32 {
+            let access = |(i, (interval, thread, warp_interval)): (usize, (u32, u8, u16))| Past {
+                interval,
+                place: 0,
+                warp_interval,
+                thread,
+                kind: Kind::of(kinds >> i & 1),
+            };
+            let history: Vec<Past> = picked.into_iter().enumerate().map(access).collect();
+            let mut cell = Cell::default();
+            let (mut found, mut expected) = (false, false);
+            for (i, &now) in history.iter().enumerate() {
+                // What an earlier block does is seen while that block runs.
+                let order = if now.interval < order.block { Order { launch: 2, block: 2 } } else { order };
+                found |= cell.touch(now, order).is_some();
+                expected |= history[..i]
+                    .iter()
+                    .any(|old| (old.kind.writes() || now.kind.writes()) && old.concurrent(now, order));
+            }
+            assert_eq!(found, expected, "{picked:?}, writes {kinds:04b}");
+            histories += 1;
+        }
+    }
+    assert!(histories > 10_000);
 }

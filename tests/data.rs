@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use zgan::data::{
-    DataOptions, DataSource, Dataset, ImageShape, LastBatch, Loader, LoaderOptions, Split, Unreadable, decode, idx,
+    Ahead, DataOptions, DataSource, Dataset, ImageShape, LastBatch, Loader, LoaderOptions, Split, Unreadable, decode,
+    idx,
 };
 use zgan::settings::Settings;
 
@@ -757,4 +759,23 @@ fn classes_of_a_checkpoint_stay() {
     let few = data.of_classes(&["9".to_string(), "0".to_string()]).unwrap();
     assert_eq!((few.label(0), few.label(1), few.len()), (1, 0, 2));
     assert_eq!((image(&few, 0)[0], image(&few, 1)[0]), (80, 160));
+}
+
+#[test]
+fn a_thread_that_panics_is_an_error_and_goes_on() {
+    let read: Arc<dyn Fn(usize) -> zgan::Result<Vec<u8>> + Send + Sync> =
+        Arc::new(|index| if index == 3 { panic!("as was asked for") } else { Ok(vec![index as u8]) });
+    for threads in [1, 3] {
+        let mut ahead = Ahead::new(threads, &read).unwrap();
+        let mut batch = |step: u64| {
+            let mut images = [0; 2];
+            ahead.fill(step, &mut images, |step| vec![2 * step as u32, 2 * step as u32 + 1]).map(|()| images)
+        };
+        assert_eq!(batch(0).unwrap(), [0, 1]);
+        assert!(batch(1).unwrap_err().to_string().contains("panicked"));
+        assert_eq!(batch(2).unwrap(), [4, 5]);
+    }
+    // No thread is left behind, whose copy of `read` would count.
+    assert_eq!(Arc::strong_count(&read), 1);
+    assert!(Ahead::new(0, &read).is_none());
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use stand_in::{has_code, on_stand_in, quietly_with};
 use zgan::checkpoint::{self, NamedTensor};
-use zgan::device::{Communicator, Device, Meeting, Reduction};
+use zgan::device::{Communicator, Device, Meeting, Reduction, Started};
 use zgan::{Error, Result};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -129,7 +129,8 @@ fn what_nccl_refuses_is_told() {
         }));
         assert!(all.iter().all(|error| error.contains("on another device")), "{all:?}");
         let all = errors(on_gpus(2, LONG, |gpu| gpu.ranks().unwrap().broadcast(&gpu.zeros(1)?, 2)));
-        assert!(all[0].contains("rank 0 of 2: ncclBroadcast: invalid argument"), "{all:?}");
+        // Both are refused. What the first of them met is what both say.
+        assert!(all.iter().all(|error| error.ends_with(" of 2: ncclBroadcast: invalid argument")), "{all:?}");
         let host = Device::host(1).unwrap().connect(Meeting::of_threads(1, LONG).unwrap().remove(0));
         assert_eq!(host.err().unwrap().to_string(), "NCCL connects GPUs, not device host");
         // One GPU twice.
@@ -138,7 +139,7 @@ fn what_nccl_refuses_is_told() {
             let joins: Vec<_> = Meeting::of_threads(2, LONG).unwrap().into_iter().map(join).collect();
             errors(joins.into_iter().map(|join| join.join().unwrap()).collect())
         });
-        assert!(all[1].contains("rank 1 of 2: ncclCommInitRank: invalid usage"), "{all:?}");
+        assert!(all.iter().all(|error| error.ends_with(" of 2: ncclCommInitRank: invalid usage")), "{all:?}");
     });
     for part in [
         "collective 1: rank 0 has all-reduce (sum) of 5 f32, rank 1 has all-reduce (sum) of 6 f32",
@@ -466,4 +467,96 @@ fn without_nccl_it_says_what_to_install_and_python_s_package_is_found() {
         let output = zgan.env("ZGAN_STAND_IN", "devices=4").current_dir(place.path()).output().unwrap();
         assert!(!output.status.success() && said(&output).contains(why), "{device}: {}", said(&output));
     }
+}
+
+/// An id, as NCCL makes them.
+fn id(seed: u8) -> [u8; 128] {
+    std::array::from_fn(|i| (i as u8).wrapping_mul(seed))
+}
+
+#[test]
+fn ranks_meet_at_a_file_whatever_an_earlier_start_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("meet");
+    // An answer of a rank 0 that is gone, numbers of ranks that nobody answered, and a failure.
+    let old = ["00\n-\n0123456789abcdef\n0123456789abcdef", "0123456789abcdef", "no\nnumber", "rank 1: no memory"];
+    for (name, text) in ["meet", "meet.rank-1", "meet.rank-2", "meet.failed"].into_iter().zip(old) {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let meet = |rank| Meeting::at_file(&file, (rank, 3), LONG, || Ok(id(7))).unwrap();
+    let meetings: Vec<Meeting> = thread::scope(|scope| {
+        let ranks = [0, 1, 2].map(|rank| scope.spawn(move || meet(rank)));
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert!(meetings.iter().all(|meeting| (meeting.id, meeting.failure()) == (id(7), None)));
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [""; 0]);
+    meetings[1].fail("no memory");
+    meetings[0].fail("the other one is gone");
+    assert_eq!(meetings[0].failure().as_deref(), Some("rank 1 of 3: no memory"));
+}
+
+#[test]
+fn who_does_not_come_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("meet");
+    let meet = |rank, timeout| Meeting::at_file(&file, rank, timeout, || Ok(id(7)));
+    let error = |rank, timeout| meet(rank, timeout).err().unwrap().to_string();
+    let missing = error((0, 3), Duration::ZERO);
+    assert!(missing.ends_with("did not come within 0 seconds: 1, 2"), "{missing}");
+    let missing = error((1, 3), Duration::ZERO);
+    assert!(missing.ends_with("rank 0 did not come within 0 seconds"), "{missing}");
+    thread::scope(|scope| {
+        scope.spawn(|| meet((0, 2), LONG).unwrap());
+        let other = error((1, 3), LONG);
+        assert!(other.ends_with("rank 0 counts 2 ranks, rank 1 3"), "{other}");
+    });
+}
+
+#[test]
+fn threads_agree_on_the_largest_number_or_hear_of_a_failure() {
+    let meetings = Meeting::in_a_room(3, id(1), LONG);
+    thread::scope(|scope| {
+        for meeting in &meetings {
+            scope.spawn(|| {
+                for turn in 0..100 {
+                    let agreed = meeting.agree(turn * 10 + meeting.rank as u64, turn % 2 == 0).unwrap().unwrap();
+                    assert_eq!(agreed, turn * 10 + 2);
+                }
+                if meeting.rank == 1 {
+                    return meeting.fail("no memory");
+                }
+                let error = meeting.agree(0, true).unwrap().unwrap_err().to_string();
+                assert_eq!(error, "rank 1 of 3: no memory");
+            });
+        }
+    });
+    let meetings = Meeting::in_a_room(2, id(1), Duration::ZERO);
+    let error = meetings[0].agree(0, false).unwrap().unwrap_err().to_string();
+    assert_eq!(error, "rank 0 of 2: no answer from the other ranks within 0 seconds");
+    assert_eq!(meetings[1].failure(), Some(error));
+}
+
+#[test]
+fn the_environment_says_which_of_how_many() {
+    let of = |environment: &[(&str, usize)]| {
+        let value = |name: &str| environment.iter().find(|(there, _)| *there == name).map(|(_, value)| *value);
+        Started::among(&value).map(|s| (s.rank, s.ranks, s.local, s.variable))
+    };
+    let open_mpi = [("OMPI_COMM_WORLD_SIZE", 4), ("OMPI_COMM_WORLD_RANK", 3), ("OMPI_COMM_WORLD_LOCAL_RANK", 1)];
+    assert_eq!(of(&open_mpi), Some((3, 4, Some(1), "OMPI_COMM_WORLD_SIZE")));
+    assert_eq!(of(&[("WORLD_SIZE", 2), ("RANK", 0)]), Some((0, 2, None, "WORLD_SIZE")));
+    assert_eq!(of(&[("SLURM_NTASKS", 8), ("SLURM_PROCID", 7)]), Some((7, 8, None, "SLURM_NTASKS")));
+    // A single process, or the shell of a job.
+    for alone in [vec![], vec![("WORLD_SIZE", 1), ("RANK", 0)], vec![("SLURM_NTASKS", 8)], vec![("RANK", 3)]] {
+        assert_eq!(of(&alone), None);
+    }
+    // mpirun and srun say of their processes what the job around them does not know; torchrun's are more than srun's.
+    let job = [("SLURM_NTASKS", 8), ("SLURM_PROCID", 0)];
+    assert_eq!(of(&[&job[..], &[("OMPI_COMM_WORLD_SIZE", 1), ("OMPI_COMM_WORLD_RANK", 0)]].concat()), None);
+    assert_eq!(of(&[&job[..], &[("SLURM_STEP_NUM_TASKS", 1)]].concat()), None);
+    let both = of(&[&job[..], &[("WORLD_SIZE", 16), ("RANK", 9)]].concat());
+    assert_eq!(both, Some((9, 16, None, "WORLD_SIZE")));
+    let one = of(&[&job[..], &[("WORLD_SIZE", 1), ("RANK", 0)]].concat());
+    assert_eq!(one, Some((0, 8, None, "SLURM_NTASKS")));
 }

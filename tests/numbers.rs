@@ -11,7 +11,7 @@ use zgan::Error;
 use zgan::checkpoint::{self, NamedTensor, load, load_finite, save};
 use zgan::data::{DataInfo, DataSource, ImageShape, Split, mixture};
 use zgan::device::{Device, HAS_CHECK, Precision};
-use zgan::gan::{Setup, Trainer};
+use zgan::gan::{Metrics, Setup, Trainer, Vitals};
 use zgan::settings::{Loss, PRESETS, Preset, Settings, Update};
 
 impl Place {
@@ -210,6 +210,27 @@ fn a_network_that_died_is_told() {
     assert_eq!(metrics.lines().last().unwrap().split(',').nth(spread), Some("0"), "{metrics}");
     let said = place.train("--preset ring --steps 300 --log-every 10 --run b", 0);
     assert!(!said.contains("dead"), "{said}");
+}
+
+#[test]
+fn a_network_is_dead_when_it_was_still_for_long() {
+    let lively = Metrics { logit_spread: 0.1, grad_norm_d: 1.0, grad_norm_g: 1.0, ..Metrics::default() };
+    let mut vitals = Vitals::default();
+    let mut look = |step, metrics: Metrics| {
+        vitals.look(&Metrics { step, ..metrics });
+        vitals.dead()
+    };
+    assert!(look(10, lively.clone()).is_empty());
+    let equal = Metrics { logit_spread: 0.0, grad_norm_g: 0.0, ..lively.clone() };
+    assert!(look(20, equal.clone()).is_empty());
+    assert!(look(119, equal.clone()).is_empty());
+    let lines = look(120, equal.clone());
+    assert!(lines.len() == 2 && lines.iter().all(|line| line.contains("since step 20 ")), "{lines:?}");
+    assert!(look(130, lively.clone()).is_empty(), "it has moved");
+    assert!(look(140, equal).is_empty());
+    // A batch of one has no spread.
+    let one = Metrics { logit_spread: f32::NAN, ..lively };
+    assert!(look(150, one.clone()).is_empty() && look(400, one).is_empty());
 }
 
 #[test]

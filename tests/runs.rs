@@ -13,7 +13,7 @@ use place::{Place, ZGAN, says, text};
 use zgan::checkpoint::{Header, NamedTensor, load, save};
 use zgan::data::ImageShape;
 use zgan::picture::Picture;
-use zgan::tensorboard::START;
+use zgan::tensorboard::{Events, START, checksum};
 
 const TRAIN: &str = "train --preset softmax-gan --device host --batch 16 --no-eval";
 
@@ -611,6 +611,30 @@ fn messages(bytes: &[u8]) -> Vec<&[u8]> {
         rest = &behind[len + 8..];
     }
     all
+}
+
+#[test]
+fn event_files_take_the_bytes_and_checksums_of_the_format() {
+    // The vectors of RFC 3720, masked: 32 bytes of 0 have 0x8a9136aa, "123456789" has 0xe3069283.
+    let masked = |crc: u32| crc.rotate_right(15).wrapping_add(0xa282_ead8);
+    assert_eq!(checksum(&[0; 32]), masked(0x8a91_36aa));
+    assert_eq!(checksum(b"123456789"), masked(0xe306_9283));
+
+    let place = Place::new();
+    let events = Events::create(&place.path(""), 0).unwrap();
+    let file = events.path().to_path_buf();
+    events.scalars(300, [("ab", 1.0)]);
+    events.finish().unwrap();
+    let bytes = std::fs::read(file).unwrap();
+    // Behind the version and the start of a session.
+    let message = messages(&bytes)[2];
+    let (time, rest) = message.split_at(9);
+    assert_eq!(time[0], 0x09);
+    assert_eq!(rest[..5], [0x10, 0xac, 0x02, 0x2a, 11]);
+    assert_eq!(rest[5..], [0x0a, 9, 0x0a, 2, b'a', b'b', 0x15, 0, 0, 0x80, 0x3f]);
+    let record = &bytes[bytes.len() - message.len() - 16..];
+    let crc = |at: usize| u32::from_le_bytes(record[at..at + 4].try_into().unwrap());
+    assert_eq!((crc(8), crc(12 + message.len())), (checksum(&record[..8]), checksum(message)));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 use approx::AbsDiffEq;
 use zgan::device::{Device, kernel_named, kernel_text, nvrtc, traffic};
 use zgan::gan::{Setup, Trainer};
-use zgan::instruments::bench;
-use zgan::instruments::study;
+use zgan::instruments::plot::{Axis, Bar, Chart, bars, bars_to, curves, short};
+use zgan::instruments::{bench, study};
 use zgan::nn::Fusion;
 use zgan::settings::{Conditioning, Loss, Training, Update};
 
@@ -476,4 +476,67 @@ fn losses_are_compared_by_the_modes_that_they_cover() {
     assert!(page.contains("seeds (1, 2)") && page.contains("of 25</figcaption>") && !page.contains("NaN"));
     let (_, error) = zgan(folder.path(), "study modes --data mnist-10k", 2);
     assert!(error.contains("preset ring cannot learn from data mnist-10k"), "{error}");
+}
+
+/// The numbers along the axes of a chart with this axis both ways: first those from left to right, then those upwards.
+fn names(axis: &Axis) -> Vec<String> {
+    let svg = Chart::new("test", axis.clone(), axis.clone()).svg();
+    let soft = svg.lines().filter_map(|line| line.strip_prefix("<text class=\"soft\""));
+    soft.map(|rest| rest.split(['>', '<']).nth(1).unwrap().to_string()).collect()
+}
+
+/// The middle of a dot in a chart with this axis both ways. The axes go from 64 to 744 and, upwards, from 414 to 14.
+fn dot(axis: &Axis, point: (f64, f64)) -> String {
+    let mut chart = Chart::new("test", axis.clone(), axis.clone());
+    chart.point(point, 0, "a < b");
+    let svg = chart.svg();
+    assert!(svg.contains("<title>a &lt; b</title>"), "{svg}");
+    svg.split("dot\" ").nth(1).unwrap().split(" r=").next().unwrap().to_string()
+}
+
+#[test]
+fn axes_enclose_what_they_show() {
+    let axis = Axis::around("x", [0.03, 700.0, f64::NAN, 0.0]);
+    assert!((axis.low() - 0.02).abs() < 1e-12 && (axis.high() - 1000.0).abs() < 1e-9, "{axis:?}");
+    // A long axis has room for the powers of ten alone.
+    assert_eq!(names(&axis), ["0.1", "1", "10", "100", "1000"].repeat(2));
+    assert_eq!(names(&Axis::around("x", [0.6, 18.0])), ["0.5", "1", "2", "5", "10", "20"].repeat(2));
+    assert_eq!(names(&Axis::around("x", [0.012, 0.04])), ["0.01", "0.02", "0.05"].repeat(2));
+    assert_eq!(names(&Axis::around("x", [1100.0, 1500.0])), ["500", "1000", "2000"].repeat(2));
+    assert_eq!(dot(&axis, (axis.low(), axis.high())), "cx=\"64.0\" cy=\"14.0\"");
+    assert_eq!(dot(&axis, (20f64.sqrt(), axis.low())), "cx=\"404.0\" cy=\"414.0\"");
+}
+
+#[test]
+fn even_axes_have_round_ticks() {
+    let axis = Axis::even("x", [-0.3, 11.0, f64::NAN]);
+    assert_eq!((axis.low(), axis.high()), (-2.0, 12.0), "{axis:?}");
+    assert_eq!(names(&axis), ["-2", "0", "2", "4", "6", "8", "10", "12"].repeat(2));
+    assert_eq!(dot(&axis, (-2.0, 5.0)), "cx=\"64.0\" cy=\"214.0\"");
+    let flat = Axis::even("x", [3.0, 3.0]);
+    assert!(flat.low() <= 3.0 && flat.high() > 3.0, "{flat:?}");
+    assert_eq!(Axis::even("x", []).low(), 0.0);
+    let fine = names(&Axis::even("x", [0.001, 0.0035]));
+    assert_eq!(fine[..2], ["0.0010", "0.0015"]);
+}
+
+#[test]
+fn curves_go_from_end_to_end() {
+    let svg = curves("test", ("x", true), ("y", (0.0, 2.0)), &[vec![(0.01, 0.0), (1.0, 1.0), (100.0, 9.0)]]);
+    assert!(svg.contains("\"64.0,414.0 404.0,214.0 744.0,14.0\""), "{svg}");
+}
+
+#[test]
+fn the_longest_bar_fills_its_chart() {
+    let bar = |value| Bar { label: "a".into(), value, shown: "1".into(), range: None };
+    let svg = bars("test", &[bar(2.0), bar(4.0)]);
+    assert!(svg.contains("width=\"132.0\"") && svg.contains("width=\"264.0\""), "{svg}");
+    let svg = bars_to("test", 8.0, &[bar(2.0), bar(9.0)]);
+    assert!(svg.contains("width=\"66.0\"") && svg.contains("width=\"264.0\""), "{svg}");
+}
+
+#[test]
+fn numbers_are_short() {
+    let numbers = [12345.6, 99.96, 12.34, 1.234, 0.1234, 0.01234];
+    assert_eq!(numbers.map(short), ["12346", "100", "12.3", "1.23", "0.123", "0.0123"]);
 }

@@ -127,27 +127,3 @@ impl Drop for Ahead {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thread_that_panics_is_an_error_and_goes_on() {
-        let read: Arc<Read> =
-            Arc::new(|index| if index == 3 { panic!("as was asked for") } else { Ok(vec![index as u8]) });
-        for threads in [1, 3] {
-            let mut ahead = Ahead::new(threads, &read).unwrap();
-            let mut batch = |step: u64| {
-                let mut images = [0; 2];
-                ahead.fill(step, &mut images, |step| vec![2 * step as u32, 2 * step as u32 + 1]).map(|()| images)
-            };
-            assert_eq!(batch(0).unwrap(), [0, 1]);
-            assert!(batch(1).unwrap_err().to_string().contains("panicked"));
-            assert_eq!(batch(2).unwrap(), [4, 5]);
-        }
-        // No thread is left behind, whose copy of `read` would count.
-        assert_eq!(Arc::strong_count(&read), 1);
-        assert!(Ahead::new(0, &read).is_none());
-    }
-}

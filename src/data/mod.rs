@@ -18,6 +18,7 @@ mod size;
 pub mod vectors;
 pub(crate) mod zip;
 
+pub use ahead::Ahead;
 pub use classes::ClassNames;
 pub use folder::Unreadable;
 pub use listing::natural;

@@ -8,8 +8,8 @@
 //! there is neither, NVRTC compiles the embedded sources when the device is opened, and the result is kept in the user's
 //! cache folder.
 
-mod code;
-mod driver;
+pub mod code;
+pub mod driver;
 mod facts;
 mod faults;
 mod feed;

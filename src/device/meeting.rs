@@ -27,7 +27,7 @@ pub struct Meeting {
     pub ranks: usize,
     /// How long a rank waits for the others, here or in a collective, until it takes them to be lost.
     pub timeout: Duration,
-    pub(super) id: UniqueId,
+    pub id: UniqueId,
     place: Place,
 }
 
@@ -58,14 +58,14 @@ struct Talk {
 
 impl Meeting {
     /// Those of the threads of one process, one for each rank.
-    pub(super) fn in_a_room(ranks: usize, id: UniqueId, timeout: Duration) -> Vec<Meeting> {
+    pub fn in_a_room(ranks: usize, id: UniqueId, timeout: Duration) -> Vec<Meeting> {
         let room = Arc::new(Room::default());
         let meeting = |rank| Meeting { rank, ranks, timeout, id, place: Place::Room(room.clone()) };
         (0..ranks).map(meeting).collect()
     }
 
     /// That of a process whose other ranks come to the same file. Rank 0 brings the `id`. Waits for all of them.
-    pub(super) fn at_file(
+    pub fn at_file(
         file: &Path,
         (rank, ranks): (usize, usize),
         timeout: Duration,
@@ -135,7 +135,7 @@ impl Meeting {
 
     /// The largest of the numbers that all ranks give, without the GPUs; None where only those connect them. A patient rank
     /// waits for the others however long it takes.
-    pub(super) fn agree(&self, number: u64, patient: bool) -> Option<Result<u64>> {
+    pub fn agree(&self, number: u64, patient: bool) -> Option<Result<u64>> {
         let room = match &self.place {
             Place::Room(room) => room,
             Place::File(_) => return None,
@@ -261,81 +261,4 @@ fn unhexed(text: &str) -> Option<UniqueId> {
     let digits = text.as_bytes().as_chunks::<2>().0.iter();
     let bytes = digits.map(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
     bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SHORT: Duration = Duration::from_millis(60);
-    const LONG: Duration = Duration::from_secs(60);
-
-    fn id(seed: u8) -> UniqueId {
-        std::array::from_fn(|i| (i as u8).wrapping_mul(seed))
-    }
-
-    #[test]
-    fn ranks_meet_at_a_file_whatever_an_earlier_start_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("meet");
-        // An answer of a rank 0 that is gone, numbers of ranks that nobody answered, and a failure.
-        let old = ["00\n-\n0123456789abcdef\n0123456789abcdef", "0123456789abcdef", "no\nnumber", "rank 1: no memory"];
-        for (name, text) in ["meet", "meet.rank-1", "meet.rank-2", "meet.failed"].into_iter().zip(old) {
-            fs::write(folder.path().join(name), text).unwrap();
-        }
-        thread::scope(|scope| {
-            for rank in [2, 0, 1] {
-                let file = &file;
-                scope.spawn(move || {
-                    let meeting = Meeting::at_file(file, (rank, 3), LONG, || Ok(id(7))).unwrap();
-                    assert_eq!((meeting.id, meeting.failure()), (id(7), None));
-                });
-            }
-        });
-        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, [""; 0]);
-        let meet = |rank| Meeting { rank, ranks: 2, timeout: LONG, id: id(1), place: Place::File(file.clone()) };
-        meet(1).fail("no memory");
-        meet(0).fail("the other one is gone");
-        assert_eq!(meet(0).failure().as_deref(), Some("rank 1 of 2: no memory"));
-    }
-
-    #[test]
-    fn who_does_not_come_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("meet");
-        let error = Meeting::at_file(&file, (0, 3), SHORT, || Ok(id(7))).err().unwrap().to_string();
-        assert!(error.ends_with("did not come within 0 seconds: 1, 2"), "{error}");
-        let error = Meeting::at_file(&file, (1, 3), SHORT, || Ok(id(7))).err().unwrap().to_string();
-        assert!(error.ends_with("rank 0 did not come within 0 seconds"), "{error}");
-        thread::scope(|scope| {
-            scope.spawn(|| Meeting::at_file(&file, (0, 2), LONG, || Ok(id(7))).unwrap());
-            let error = Meeting::at_file(&file, (1, 3), LONG, || Ok(id(7))).err().unwrap().to_string();
-            assert!(error.ends_with("rank 0 counts 2 ranks, rank 1 3"), "{error}");
-        });
-    }
-
-    #[test]
-    fn threads_agree_on_the_largest_number_or_hear_of_a_failure() {
-        let meetings = Meeting::in_a_room(3, id(1), LONG);
-        thread::scope(|scope| {
-            for meeting in &meetings {
-                scope.spawn(|| {
-                    for turn in 0..100 {
-                        let agreed = meeting.agree(turn * 10 + meeting.rank as u64, turn % 2 == 0).unwrap().unwrap();
-                        assert_eq!(agreed, turn * 10 + 2);
-                    }
-                    if meeting.rank == 1 {
-                        return meeting.fail("no memory");
-                    }
-                    let error = meeting.agree(0, true).unwrap().unwrap_err().to_string();
-                    assert_eq!(error, "rank 1 of 3: no memory");
-                });
-            }
-        });
-        let meetings = Meeting::in_a_room(2, id(1), SHORT);
-        let error = meetings[0].agree(0, false).unwrap().unwrap_err().to_string();
-        assert_eq!(error, "rank 0 of 2: no answer from the other ranks within 0 seconds");
-        assert_eq!(meetings[1].failure(), Some(error));
-    }
 }

@@ -8,7 +8,7 @@
 //! the only users of `Launch`; nothing above them knows which execution is running.
 
 mod buffer;
-mod cuda;
+pub mod cuda;
 mod host;
 mod kernels;
 mod launch;
@@ -19,7 +19,7 @@ pub mod nvrtc;
 pub mod nvtx;
 mod precision;
 mod ranks;
-mod simt;
+pub mod simt;
 mod started;
 mod tuning;
 

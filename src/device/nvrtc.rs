@@ -325,7 +325,7 @@ fn version(toolkit: &Path) -> Vec<u32> {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The lines that a program prints; none where it fails, or does not end in time.
-fn lines_of(command: &mut Command, patience: Duration) -> Vec<String> {
+pub fn lines_of(command: &mut Command, patience: Duration) -> Vec<String> {
     let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let Ok(mut child) = started else { return Vec::new() };
     let begun = Instant::now();
@@ -368,7 +368,7 @@ impl Assembled {
 impl Log {
     /// The assembler's lines begin with `ptxas info`, or with `ptxas` and a dot where they continue the line before. All
     /// other lines are warnings.
-    fn read(text: &str) -> Log {
+    pub fn read(text: &str) -> Log {
         let (mut warnings, mut kernels) = (Vec::new(), Vec::<Assembled>::new());
         for line in text.lines() {
             let Some(said) =
@@ -395,52 +395,5 @@ impl Log {
             }
         }
         Log { warnings: warnings.join("\n").trim().to_string(), kernels }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_program_is_not_waited_for_without_end() {
-        let lines = |script: &str, patience| lines_of(Command::new("sh").args(["-c", script]), patience);
-        assert_eq!(lines("echo a; echo b c", PATIENCE), ["a", "b c"]);
-        assert_eq!(lines("echo a; exec sleep 1000", Duration::ZERO), [""; 0]);
-        assert_eq!(lines_of(&mut Command::new("/no/such/program"), PATIENCE), [""; 0]);
-    }
-
-    #[test]
-    fn the_assemblers_words_are_told_from_warnings() {
-        let log = Log::read(
-            "k.cu(3): warning #177-D: variable \"x\" was declared but never referenced\n\
-             ptxas info    : 12 bytes gmem\n\
-             ptxas info    : Compiling entry function 'first' for 'sm_90'\n\
-             ptxas info    : Function properties for first\n\
-             ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n\
-             ptxas info    : Used 18 registers, used 1 barriers, 32 bytes smem\n\
-             ptxas info    : Compile time = 86.973 ms\n\
-             ptxas info    : Compiling entry function 'second' for 'sm_90'\n\
-             ptxas info    : Function properties for second\n\
-             ptxas         .     16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads\n\
-             ptxas info    : Used 255 registers, used 0 barriers\n\
-             ptxas info    : Function properties for called_by_it\n\
-             ptxas         .     4 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads\n\
-             ptxas warning : something",
-        );
-        assert!(log.warnings.starts_with("k.cu(3): warning") && log.warnings.ends_with("ptxas warning : something"));
-        assert_eq!(log.warnings.lines().count(), 2);
-        let kernel = |name: &str, [registers, stack, spill_stores, spill_loads]: [u32; 4]| Assembled {
-            name: name.into(),
-            registers,
-            stack,
-            spill_stores,
-            spill_loads,
-        };
-        assert_eq!(log.kernels, [kernel("first", [18, 0, 0, 0]), kernel("second", [255, 20, 12, 16])]);
-        for kernel in &log.kernels {
-            assert_eq!(Assembled::parse(&kernel.to_string()).as_ref(), Some(kernel));
-        }
-        assert_eq!(Log::read(""), Log::default());
     }
 }

@@ -34,29 +34,3 @@ impl Vitals {
         d.into_iter().chain(g).collect()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_is_dead_when_it_was_still_for_long() {
-        let lively = Metrics { logit_spread: 0.1, grad_norm_d: 1.0, grad_norm_g: 1.0, ..Metrics::default() };
-        let mut vitals = Vitals::default();
-        let mut look = |step, metrics: Metrics| {
-            vitals.look(&Metrics { step, ..metrics });
-            vitals.dead()
-        };
-        assert!(look(10, lively.clone()).is_empty());
-        let equal = Metrics { logit_spread: 0.0, grad_norm_g: 0.0, ..lively.clone() };
-        assert!(look(20, equal.clone()).is_empty());
-        assert!(look(119, equal.clone()).is_empty());
-        let lines = look(120, equal.clone());
-        assert!(lines.len() == 2 && lines.iter().all(|line| line.contains("since step 20 ")), "{lines:?}");
-        assert!(look(130, lively.clone()).is_empty(), "it has moved");
-        assert!(look(140, equal).is_empty());
-        // A batch of one has no spread.
-        let one = Metrics { logit_spread: f32::NAN, ..lively };
-        assert!(look(150, one.clone()).is_empty() && look(400, one).is_empty());
-    }
-}

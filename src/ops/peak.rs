@@ -22,6 +22,12 @@ pub fn per_block(device: &Device) -> usize {
     device.fixed().peak_chains
 }
 
+/// The blocks of a measurement: eight for each multiprocessor, so that none runs out of work before the others, and enough for
+/// many threads of a CPU.
+pub fn blocks(device: &Device) -> usize {
+    (8 * device.workers()).max(64)
+}
+
 /// Multiply-adds of a chain in one step: in other precisions than f32, the depth of one instruction of the tensor cores.
 pub fn depth(precision: Precision) -> usize {
     match precision {

@@ -3,17 +3,31 @@
 
 use std::path::Path;
 
-/// What a libnvrtc does, as far as it matters here. Its code for a GPU is its own name.
+/// What a libnvrtc does, as far as it matters here. Its code for a GPU is the file of the program's name in the folder `MADE`,
+/// or else its own name.
 const NVRTC: &str = r#"
 #include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 static const char *log = "";
+static int made(const char *name, size_t *n, char *to) {
+#ifdef MADE
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", MADE, name);
+    FILE *file = fopen(path, "rb");
+    if (file && to) return *n = fread(to, 1, *n, file), fclose(file), 0;
+    if (file) return fseek(file, 0, SEEK_END), *n = ftell(file), fclose(file), 0;
+#endif
+    if (to) memcpy(to, NAME, sizeof NAME);
+    return *n = sizeof NAME, 0;
+}
 int nvrtcVersion(int *major, int *minor) { return *major = MAJOR, *minor = 0; }
 static const int capabilities[] = {CAPABILITIES};
 int nvrtcGetNumSupportedArchs(int *n) { return *n = sizeof capabilities / sizeof *capabilities, 0; }
 int nvrtcGetSupportedArchs(int *to) { return memcpy(to, capabilities, sizeof capabilities), 0; }
-int nvrtcCreateProgram(void **p, const char *a, const char *b, int n, void *c, void *d) { return *p = (void *)capabilities, 0; }
-int nvrtcDestroyProgram(void **p) { return 0; }
+int nvrtcCreateProgram(void **p, const char *text, const char *name, int n, void *c, void *d) { return *p = strdup(name), 0; }
+int nvrtcDestroyProgram(void **p) { return free(*p), 0; }
 int nvrtcGetProgramLogSize(void *p, size_t *n) { return *n = strlen(log) + 1, 0; }
 int nvrtcGetProgramLog(void *p, char *to) { return strcpy(to, log), 0; }
 int nvrtcCompileProgram(void *p, int n, void *options) {
@@ -22,16 +36,16 @@ int nvrtcCompileProgram(void *p, int n, void *options) {
 #endif
     return 0;
 }
-int nvrtcGetPTXSize(void *p, size_t *n) { return *n = sizeof NAME, 0; }
-int nvrtcGetPTX(void *p, char *to) { return memcpy(to, NAME, sizeof NAME), 0; }
+int nvrtcGetPTXSize(void *p, size_t *n) { return made(p, n, 0); }
+int nvrtcGetPTX(void *p, char *to) { size_t n; return made(p, &n, 0) || made(p, &n, to); }
 #ifndef TOO_OLD
-int nvrtcGetCUBINSize(void *p, size_t *n) { return *n = sizeof NAME, 0; }
-int nvrtcGetCUBIN(void *p, char *to) { return memcpy(to, NAME, sizeof NAME), 0; }
+int nvrtcGetCUBINSize(void *p, size_t *n) { return made(p, n, 0); }
+int nvrtcGetCUBIN(void *p, char *to) { size_t n; return made(p, &n, 0) || made(p, &n, to); }
 #endif
 "#;
 
 /// A libnvrtc of this major version that makes code for these capabilities. `more` are other definitions of its text:
-/// `TOO_OLD`, and `BUILTINS="FILE"` for the library that it cannot do without.
+/// `TOO_OLD`, `BUILTINS="FILE"` for the library that it cannot do without, and `MADE="FOLDER"`.
 pub fn nvrtc(path: &Path, major: u32, capabilities: &str, more: &[&str]) {
     let name = path.display();
     let own = [format!("MAJOR={major}"), format!("CAPABILITIES={capabilities}"), format!("NAME=\"{name}\"")];

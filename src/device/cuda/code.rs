@@ -70,7 +70,7 @@ pub(super) fn load(
 
 /// Those of the embedded targets that a GPU of this capability can run, the best first: machine code of its own
 /// generation, but not for a younger GPU; then PTX, which drivers translate.
-fn fitting<'a>(targets: &[&'a str], (major, minor): (i32, i32)) -> Vec<&'a str> {
+pub fn fitting<'a>(targets: &[&'a str], (major, minor): (i32, i32)) -> Vec<&'a str> {
     // The last digit is the minor number: sm_120 is 12.0.
     let number = |target: &str, prefix: &str| {
         target.strip_prefix(prefix).and_then(|n| n.parse::<i32>().ok()).map(|n| (n / 10, n % 10))
@@ -173,14 +173,15 @@ fn tell(line: &str) {
 
 /// Machine code that was compiled on this machine, in `kernels` in the user's cache folder. It runs in whoever loads it, so
 /// it is taken only where nobody else can have written it. Where it cannot be kept, each start compiles again.
-struct Cache {
+pub struct Cache {
     folder: Option<PathBuf>,
     version: (i32, i32),
     target: String,
 }
 
 impl Cache {
-    fn open(users_cache: Option<PathBuf>, version: (i32, i32), target: &str) -> Cache {
+    /// The cache of code that this version of NVRTC makes for this target.
+    pub fn open(users_cache: Option<PathBuf>, version: (i32, i32), target: &str) -> Cache {
         let folder = users_cache.map(|cache| cache.join("kernels")).filter(|folder| {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
             let usable = made.and_then(|()| folder.metadata()).and_then(|metadata| own(&metadata));
@@ -193,7 +194,7 @@ impl Cache {
 
     /// Waits until no other process compiles for this folder, and keeps others from it until the result is dropped. Clears
     /// away what a process left that did not live to finish a file.
-    fn take_turn(&self) -> Option<File> {
+    pub fn take_turn(&self) -> Option<File> {
         let folder = self.folder.as_ref()?;
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join("lock")).ok()?;
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
@@ -216,7 +217,8 @@ impl Cache {
         hash.finalize().into()
     }
 
-    fn path(&self, m: usize) -> Option<PathBuf> {
+    /// The file of module `m`; none where nothing can be kept.
+    pub fn path(&self, m: usize) -> Option<PathBuf> {
         let key: String = self.key(m).iter().map(|byte| format!("{byte:02x}")).collect();
         Some(self.folder.as_ref()?.join(format!("{}_{}_{key}.cubin", kernel::MODULES[m].name, self.target)))
     }
@@ -227,7 +229,7 @@ impl Cache {
     }
 
     /// The code of module `m`; none where it is not kept. The error says why the file that is there is not used.
-    fn get(&self, m: usize) -> Result<Option<Vec<u8>>> {
+    pub fn get(&self, m: usize) -> Result<Option<Vec<u8>>> {
         let Some(path) = self.path(m).filter(|path| path.exists()) else { return Ok(None) };
         let read = || {
             let mut file = File::open(&path)?;
@@ -242,7 +244,8 @@ impl Cache {
         read().map(Some).map_err(Error::io(&path))
     }
 
-    fn keep(&self, m: usize, image: &[u8]) -> Result<()> {
+    /// Writes the file of module `m`.
+    pub fn keep(&self, m: usize, image: &[u8]) -> Result<()> {
         let Some(path) = self.path(m) else { return Ok(()) };
         let write = |unfinished: &Path| {
             // One of somebody else would stay his.
@@ -265,100 +268,5 @@ fn own(metadata: &fs::Metadata) -> io::Result<()> {
             Err(io::Error::other(format!("others may write to it (mode {:o})", mode & 0o7777)))
         }
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn code_fits_its_own_generation_and_ptx_what_came_later() {
-        let all = nvrtc::TARGETS;
-        assert_eq!(fitting(all, (7, 5)), ["sm_75"]);
-        assert_eq!(fitting(all, (8, 0)), ["sm_80", "compute_80"]);
-        assert_eq!(fitting(all, (8, 7)), ["sm_86", "sm_80", "compute_80"]);
-        assert_eq!(fitting(all, (8, 9)), ["sm_89", "sm_86", "sm_80", "compute_80"]);
-        assert_eq!(fitting(all, (10, 3)), ["sm_100", "compute_80"]);
-        assert_eq!(fitting(all, (12, 1)), ["sm_120", "compute_80"]);
-        assert_eq!(fitting(all, (13, 0)), ["compute_80"]);
-        assert_eq!(fitting(&["sm_90"], (8, 0)), [""; 0]);
-        assert_eq!(fitting(&[], (8, 0)), [""; 0]);
-    }
-
-    /// A cache in a folder of its own, with code of module 0 in it.
-    fn filled() -> (tempfile::TempDir, Cache, PathBuf) {
-        let place = tempfile::tempdir().unwrap();
-        let cache = Cache::open(Some(place.path().into()), (12, 9), "sm_87");
-        cache.keep(0, b"code").unwrap();
-        assert_eq!(cache.get(0).unwrap().as_deref(), Some(&b"code"[..]));
-        let path = cache.path(0).unwrap();
-        (place, cache, path)
-    }
-
-    #[test]
-    fn a_cached_module_is_named_after_all_that_it_was_made_from() {
-        let (place, cache, _) = filled();
-        let other = |version, target| Cache::open(Some(place.path().into()), version, target);
-        assert_eq!(cache.path(0), other((12, 9), "sm_87").path(0));
-        for other in [other((12, 8), "sm_87"), other((12, 9), "sm_90")] {
-            assert_ne!(cache.path(0), other.path(0));
-            assert!(other.get(0).unwrap().is_none());
-        }
-        assert!(cache.get(1).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_cached_module_that_was_changed_is_not_used() {
-        let (_place, cache, path) = filled();
-        let whole = fs::read(&path).unwrap();
-        // Each byte of hash and code; cut off anywhere; and the whole file of another module.
-        for at in 0..whole.len() {
-            let mut changed = whole.clone();
-            changed[at] ^= 1;
-            fs::write(&path, &changed).unwrap();
-            assert!(cache.get(0).is_err(), "byte {at}");
-            fs::write(&path, &whole[..at]).unwrap();
-            assert!(cache.get(0).is_err(), "cut to {at} bytes");
-        }
-        fs::write(&path, &whole).unwrap();
-        assert!(cache.get(0).is_ok());
-        fs::rename(&path, cache.path(1).unwrap()).unwrap();
-        assert!(cache.get(1).is_err());
-    }
-
-    #[test]
-    fn what_others_can_write_is_not_used() {
-        use std::os::unix::fs::PermissionsExt;
-        let (place, cache, path) = filled();
-        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
-        assert_eq!(path.parent().unwrap().metadata().unwrap().mode() & 0o777, 0o700);
-        for writable in [0o620, 0o602] {
-            mode(&path, writable);
-            assert!(cache.get(0).unwrap_err().to_string().contains("others may write"));
-        }
-        // It is made again with the right mode.
-        cache.keep(0, b"code").unwrap();
-        assert!(cache.get(0).is_ok());
-        mode(path.parent().unwrap(), 0o777);
-        assert_eq!(Cache::open(Some(place.path().into()), (12, 9), "sm_87").folder, None);
-        // Only root may give a file away.
-        if std::os::unix::fs::chown(&path, Some(12_345), None).is_ok() {
-            assert!(cache.get(0).unwrap_err().to_string().contains("belongs to the user of number 12345"));
-        }
-    }
-
-    #[test]
-    fn one_process_at_a_time_fills_the_cache_and_clears_what_the_dead_left() {
-        let (_place, cache, path) = filled();
-        let left = path.with_file_name("left.cubin.unfinished");
-        fs::write(&left, "half").unwrap();
-        let turn = cache.take_turn().unwrap();
-        assert!(!left.exists() && path.exists());
-        let lock = File::open(path.with_file_name("lock")).unwrap();
-        assert!(lock.try_lock().is_err());
-        drop(turn);
-        lock.try_lock().unwrap();
     }
 }

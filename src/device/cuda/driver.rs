@@ -37,7 +37,7 @@ pub(super) fn open() -> Result<(), Missing> {
 
 /// The names and paths that the driver may have, in order. A stub may stand before the driver in the list of folders, which
 /// the loader reads only up to the first that fits.
-fn places(root: &Path, listed: Option<OsString>) -> Vec<PathBuf> {
+pub fn places(root: &Path, listed: Option<OsString>) -> Vec<PathBuf> {
     let listed: Vec<PathBuf> =
         listed.iter().flat_map(std::env::split_paths).filter(|path| path.is_absolute()).collect();
     let folders = listed.into_iter().chain(FOLDERS.iter().map(|folder| root.join(folder)));
@@ -163,24 +163,5 @@ mod loader {
     pub fn with_name(library: Library, _: &'static CStr, work: impl FnOnce()) {
         std::mem::forget(library);
         work();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_drivers_own_name_comes_first_and_wsls_place_is_known() {
-        let root = tempfile::tempdir().unwrap();
-        let folders = ["cuda/stubs", "mine", "usr/lib/wsl/lib", "usr/lib64"].map(|folder| root.path().join(folder));
-        for (folder, name) in folders.iter().zip(["libcuda.so", "libcuda.so.1", "libcuda.so.1", "libcuda.so.1"]) {
-            std::fs::create_dir_all(folder).unwrap();
-            std::fs::write(folder.join(name), "").unwrap();
-        }
-        let listed = std::env::join_paths([&folders[0], &folders[1], Path::new("")]).unwrap();
-        let driver = |folder: usize| folders[folder].join("libcuda.so.1");
-        let expected = ["libcuda.so.1".into(), driver(1), driver(2), driver(3), "libcuda.so".into()];
-        assert_eq!(places(root.path(), Some(listed)), expected);
     }
 }

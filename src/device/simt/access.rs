@@ -2,7 +2,7 @@
 
 /// The numbers are those of `kernels/host/simt.cpp`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub enum Kind {
     #[default]
     Read = 0,
     Write = 1,

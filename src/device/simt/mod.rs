@@ -9,7 +9,7 @@ mod access;
 mod copies;
 mod profile;
 mod report;
-mod shadow;
+pub mod shadow;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::access::{Access, Kind, View};
+pub use super::access::Kind;
+use super::access::{Access, View};
 use super::profile::{Memory, Profile, Profiler};
 use super::report::{Check, Raw};
 use super::{BLOCK, WARP};
@@ -24,18 +25,19 @@ const NEAR: u64 = 1 << 16;
 
 /// An earlier access, as a cell keeps it.
 #[derive(Clone, Copy, Default)]
-struct Past {
+pub struct Past {
     /// 0: there was none.
-    interval: u32,
+    pub interval: u32,
     /// The place in the code, counted from the kernel's entry point.
-    place: u32,
-    warp_interval: u16,
-    thread: u8,
-    kind: Kind,
+    pub place: u32,
+    pub warp_interval: u16,
+    pub thread: u8,
+    pub kind: Kind,
 }
 
+/// What is kept of the accesses to a word.
 #[derive(Clone, Copy, Default)]
-struct Cell {
+pub struct Cell {
     write: Past,
     /// Two readers stand for all: a later write that is not ordered after every reader is not ordered after at least one
     /// of these.
@@ -395,9 +397,9 @@ impl Checker {
 
 /// The first interval of this launch and of this block.
 #[derive(Clone, Copy)]
-struct Order {
-    launch: u32,
-    block: u32,
+pub struct Order {
+    pub launch: u32,
+    pub block: u32,
 }
 
 impl Past {
@@ -406,7 +408,7 @@ impl Past {
     }
 
     /// Whether nothing puts this earlier access before `now`.
-    fn concurrent(self, now: Past, order: Order) -> bool {
+    pub fn concurrent(self, now: Past, order: Order) -> bool {
         if self.interval < order.block {
             return self.interval >= order.launch;
         }
@@ -418,7 +420,7 @@ impl Past {
 
 impl Cell {
     /// Enters an access; returns the earlier one that it races with, if any.
-    fn touch(&mut self, now: Past, order: Order) -> Option<Past> {
+    pub fn touch(&mut self, now: Past, order: Order) -> Option<Past> {
         let both_atomic = now.kind == Kind::Atomic && self.write.kind == Kind::Atomic;
         let mut race = (!both_atomic && self.write.concurrent(now, order)).then_some(self.write);
         if now.kind == Kind::Read {
@@ -451,72 +453,5 @@ impl Cell {
         } else if !together(second) || second.warp() == now.warp() {
             self.reads[1] = now;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn access(kind: Kind, interval: u32, thread: u8, warp_interval: u16) -> Past {
-        Past { interval, place: 0, warp_interval, thread, kind }
-    }
-
-    /// Every history of four accesses by a few threads, against the rule applied to all pairs.
-    #[test]
-    fn the_two_readers_that_are_kept_are_enough() {
-        let order = Order { launch: 2, block: 5 };
-        // An earlier block, this block before a barrier, and now: two lanes of a warp and one of another, before and after a
-        // warp barrier.
-        let mut moments = Vec::new();
-        for (interval, threads) in [(3, &[0u8, 1][..]), (5, &[0, 1, 40]), (6, &[0, 1, 40])] {
-            for &thread in threads {
-                for warp_interval in [0, 1] {
-                    moments.push((interval, thread, warp_interval));
-                }
-            }
-        }
-        let mut histories = 0;
-        let mut all = Vec::new();
-        for a in 0..moments.len() {
-            for b in 0..moments.len() {
-                for c in 0..moments.len() {
-                    for d in 0..moments.len() {
-                        all.push([a, b, c, d]);
-                    }
-                }
-            }
-        }
-        for picks in all {
-            // Time does not run backwards, in the block and in each warp.
-            let picked = picks.map(|i| moments[i]);
-            let backwards = (1..4).any(|j| {
-                (0..j).any(|i| {
-                    let (p, q) = (picked[i], picked[j]);
-                    p.0 > q.0 || (p.0 == q.0 && p.1 / 32 == q.1 / 32 && p.2 > q.2)
-                })
-            });
-            if backwards {
-                continue;
-            }
-            for kinds in 0..16u32 {
-                let history: Vec<Past> =
-                    picked.iter().enumerate().map(|(i, m)| access(Kind::of(kinds >> i & 1), m.0, m.1, m.2)).collect();
-                let mut cell = Cell::default();
-                let mut found = false;
-                let mut expected = false;
-                for (i, &now) in history.iter().enumerate() {
-                    // What an earlier block does is seen while that block runs.
-                    let order = if now.interval < order.block { Order { launch: 2, block: 2 } } else { order };
-                    found |= cell.touch(now, order).is_some();
-                    expected |= history[..i]
-                        .iter()
-                        .any(|old| (old.kind.writes() || now.kind.writes()) && old.concurrent(now, order));
-                }
-                assert_eq!(found, expected, "{picked:?}, writes {kinds:04b}");
-                histories += 1;
-            }
-        }
-        assert!(histories > 10_000);
     }
 }

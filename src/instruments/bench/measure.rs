@@ -101,10 +101,18 @@ enum Turn {
     Graphs { runs: usize, all: Graph, sweeps: Option<Graph> },
 }
 
-/// Runs of a form that takes this many seconds by itself, in one graph.
-fn runs_of_graph(once: f64, settings: Settings) -> usize {
-    let most = if settings.caches == Caches::Cold { MOST_COLD } else { MOST_WARM };
-    (settings.time.as_secs_f64().min(TURN_OF_GPU) / once).clamp(1.0, most) as usize
+impl Settings {
+    /// Runs of a form that takes `once` seconds by itself, in one graph.
+    pub fn runs_of_graph(self, once: f64) -> usize {
+        let most = if self.caches == Caches::Cold { MOST_COLD } else { MOST_WARM };
+        (self.time.as_secs_f64().min(TURN_OF_GPU) / once).clamp(1.0, most) as usize
+    }
+
+    /// Steps that a turn times together on a GPU, so that three turns of so many ways to do a step, of `once` seconds, end
+    /// within the time that is set: at most 100.
+    pub fn steps_per_turn(self, once: f64, ways: usize) -> usize {
+        (self.time.as_secs_f64() / (3 * ways) as f64 / once).clamp(1.0, 100.0) as usize
+    }
 }
 
 impl Turn {
@@ -114,7 +122,7 @@ impl Turn {
         if device.gpu().is_none() || form.foreign() {
             return Ok(Turn::Runs(if cold { 1 } else { (TURN / once).clamp(1.0, 10_000.0) as usize }));
         }
-        let runs = runs_of_graph(once, settings);
+        let runs = settings.runs_of_graph(once);
         let graph = |work: &dyn Fn() -> Result<()>| device.capture(|| (0..runs).try_for_each(|_| work()));
         let all = graph(&|| sweep.run().and_then(|()| form.run()))?;
         let sweeps = if cold { graph(&|| sweep.run())? } else { None };
@@ -213,20 +221,4 @@ pub(crate) fn median_and_spread(times: &mut [f64]) -> (f64, f64) {
     times.sort_by(f64::total_cmp);
     let at = |quarter: usize| times[(times.len() - 1) * quarter / 4];
     (at(2), (at(3) - at(1)) / at(2))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A kernel of 2 us that takes 8 by itself is timed 125 times or more in a row, one of 5 ms alone.
-    #[test]
-    fn short_kernels_share_a_graph() {
-        let of = |once, caches, time| runs_of_graph(once, Settings { caches, time: Duration::from_millis(time) });
-        assert_eq!(of(8e-6, Caches::Warm, 500), 125);
-        assert_eq!(of(1e-9, Caches::Warm, 500), 500);
-        assert_eq!(of(8e-6, Caches::Cold, 500), 20);
-        assert_eq!([Caches::Warm, Caches::Cold].map(|caches| of(5e-3, caches, 500)), [1, 1]);
-        assert_eq!(of(8e-6, Caches::Cold, 0), 1);
-    }
 }

@@ -13,7 +13,7 @@ mod measure;
 mod model;
 pub(in crate::instruments) mod operations;
 mod planning;
-mod provenance;
+pub mod provenance;
 mod report;
 mod rivals;
 mod scaling;

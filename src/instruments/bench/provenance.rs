@@ -59,7 +59,7 @@ fn version((major, minor): (i32, i32)) -> String {
 }
 
 /// `2026-11-23T02:57:10Z`, of the time since 1970.
-fn date(since: Duration) -> String {
+pub fn date(since: Duration) -> String {
     let (mut days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let mut year = 1970;
@@ -110,9 +110,10 @@ fn cpu() -> Option<String> {
 
 /// What nvidia-smi says of one GPU.
 #[derive(Debug, Default, PartialEq)]
-struct Asked {
-    driver: Option<String>,
-    clocks: Option<Map<String, Value>>,
+pub struct Asked {
+    /// The version of the driver, and the fields of `clocks_mhz` (docs/timing.md).
+    pub driver: Option<String>,
+    pub clocks: Option<Map<String, Value>>,
 }
 
 /// The fields that nvidia-smi is asked for after the place on the bus and the version of the driver, and their names here.
@@ -132,7 +133,7 @@ fn nvidia_smi(bus: &str) -> Option<Asked> {
 
 /// The line of the GPU at this place. In some virtual machines nvidia-smi sees another place than the driver: the only GPU
 /// that there is must be the one.
-fn read(said: &str, bus: &str) -> Option<Asked> {
+pub fn read(said: &str, bus: &str) -> Option<Asked> {
     let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split(',').map(str::trim).collect()).collect();
     let own = lines.iter().find(|fields| fields[0].eq_ignore_ascii_case(bus));
     let fields = own.or(if let [only] = &lines[..] { Some(only) } else { None })?;
@@ -140,33 +141,4 @@ fn read(said: &str, bus: &str) -> Option<Asked> {
     let megahertz = |at: usize| fields.get(2 + at).and_then(|text| text.parse::<u32>().ok());
     let clocks = CLOCKS.iter().enumerate().map(|(at, (_, name))| (name.to_string(), megahertz(at).into()));
     Some(Asked { driver: fields.get(1).map(|text| text.to_string()), clocks: Some(clocks.collect()) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        let of = |seconds| date(Duration::from_secs(seconds));
-        assert_eq!(of(0), "1970-01-01T00:00:00Z");
-        assert_eq!(of(951_782_399), "2000-02-28T23:59:59Z");
-        assert_eq!(of(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(of(1_798_761_599), "2026-12-31T23:59:59Z");
-        assert_eq!(of(4_107_542_400), "2100-03-01T00:00:00Z");
-    }
-
-    #[test]
-    fn nvidia_smi_is_read_for_the_right_card() {
-        let two =
-            "00000000:17:00.0, 580.65.06, 1980, 1980, 2619, 2619\n00000000:65:00.0, 580.65.06, 345, 1980, [N/A], 3201";
-        let clocks = |bus: &str| read(two, bus).unwrap().clocks.unwrap();
-        let expected = json!({ "sm": 345, "sm_max": 1980, "memory": null, "memory_max": 3201 });
-        assert_eq!(Value::Object(clocks("00000000:65:00.0")), expected);
-        assert_eq!(clocks("00000000:17:00.0")["sm"], 1980);
-        assert_eq!(read(two, "00000000:99:00.0"), None);
-        let one = two.lines().next().unwrap();
-        assert_eq!(read(one, "00000000:00:00.0").unwrap().driver.as_deref(), Some("580.65.06"));
-        assert_eq!(read("No devices were found", "00000000:17:00.0").map(|asked| asked.driver), Some(None));
-    }
 }

@@ -243,12 +243,6 @@ impl Stepper {
     }
 }
 
-/// Steps that a turn times together on a GPU, so that three turns of so many ways to do a step, of `once` seconds, end within
-/// the time that is set: at most 100.
-fn steps_per_turn(once: f64, settings: Settings, ways: usize) -> usize {
-    (settings.time.as_secs_f64() / (3 * ways) as f64 / once).clamp(1.0, 100.0) as usize
-}
-
 /// Times in turns whole steps, steps phase by phase, and other ways to do them. On a GPU a turn is many steps in a row, so
 /// that what the CPU does for the first of them does not count.
 pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) -> Result<MeasuredStep> {
@@ -262,7 +256,7 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
     let mut of_rivals = vec![Vec::new(); rivals.len()];
     let graph = device.gpu().is_some();
     let steps_per_turn = match graph {
-        true => steps_per_turn(seconds(device, || stepper.run())?, settings, 2 + rivals.len()),
+        true => settings.steps_per_turn(seconds(device, || stepper.run())?, 2 + rivals.len()),
         false => 1,
     };
     let turn = |step: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
@@ -398,20 +392,5 @@ impl MeasuredStep {
         object.insert("phases_ms".into(), phases.into());
         object.insert("others".into(), rivals.collect());
         object
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::instruments::bench::Caches;
-
-    #[test]
-    fn a_turn_has_a_hundred_steps_where_there_is_time() {
-        let of =
-            |once, ways| steps_per_turn(once, Settings { caches: Caches::Cold, time: Duration::from_secs(1) }, ways);
-        assert_eq!([of(2e-4, 2), of(5e-3, 2), of(5e-3, 3), of(10.0, 2)], [100, 33, 22, 1]);
     }
 }

@@ -104,17 +104,3 @@ fn attributes(mut bytes: &[u8]) -> Option<Vec<(u8, u32, u32)>> {
     }
     Some(found)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_cubin_is_told() {
-        for file in
-            [&b""[..], b"\x7fELF\x02\x01", b"\x7fELF\x02\x01 and then only text, though rather long text, to the end"]
-        {
-            assert!(kernels(file, 90).is_err());
-        }
-    }
-}

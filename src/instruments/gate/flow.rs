@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// An instruction, as `nvdisasm` writes it: `@!P0 IADD3 R3, P1, R2, 0x10, RZ`.
 #[derive(Debug)]
-pub(super) struct Instruction<'a> {
+pub struct Instruction<'a> {
     /// The predicate that it depends on: `!P0`.
     pub guard: Option<&'a str>,
     /// With its modifiers: `LDG.E.128`.
@@ -19,7 +19,7 @@ pub(super) struct Instruction<'a> {
 
 /// A register or a predicate, of a thread (`R3`, `P0`) or of the warp (`UR3`, `UP0`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Register {
+pub struct Register {
     uniform: bool,
     predicate: bool,
     number: u16,
@@ -220,7 +220,7 @@ fn operands_of(text: &str) -> Vec<&str> {
 }
 
 /// A kernel's blocks: stretches without branches, which end where one may go elsewhere or come from elsewhere.
-pub(super) struct Flow<'a> {
+pub struct Flow<'a> {
     pub code: Vec<Instruction<'a>>,
     /// The first instruction of each block, and one behind the last.
     starts: Vec<usize>,
@@ -337,63 +337,5 @@ impl<'a> Flow<'a> {
         let outside = |block: &&usize| self.before[**block].iter().any(|from| !blocks.contains(from));
         let entries: BTreeSet<usize> = blocks.iter().filter(outside).copied().collect();
         if entries.is_empty() { blocks.first().copied().into_iter().collect() } else { entries }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(line: &str) -> (Vec<String>, Vec<String>) {
-        let instruction = Instruction::parse(line).unwrap();
-        let names = |registers: &[Register]| registers.iter().map(Register::to_string).collect();
-        (names(&instruction.writes), names(&instruction.reads))
-    }
-
-    #[test]
-    fn what_an_instruction_reads_and_writes() {
-        let both = |text: &str, writes: &[&str], reads: &[&str]| {
-            let (wrote, read) = read(&format!("        /*0010*/              {text} ;"));
-            assert_eq!((&wrote[..], &read[..]), (&writes.map_str()[..], &reads.map_str()[..]), "{text}");
-        };
-        both("@!P0 IADD3 R3, P1, R3.reuse, UR4, RZ", &["R3", "P1"], &["R3", "UR4", "P0"]);
-        both("LDG.E.128.CONSTANT R4, desc[UR6][R2.64+0x10]", &["R4", "R5", "R6", "R7"], &["UR6", "R2"]);
-        both("HMMA.16816.F32.BF16 R4, R8, R12, R4", &["R4", "R5", "R6", "R7"], &["R8", "R12", "R4"]);
-        both("ISETP.GE.AND P0, PT, R3, c[0x0][0x160], PT", &["P0"], &["R3"]);
-        both("PLOP3.LUT P2, P3, P0, P1, PT, 0x80, 0x0", &["P2", "P3"], &["P0", "P1"]);
-        both("LDGSTS.E.BYPASS.128 [R5+UR4], [R2.64], P1", &[], &["R5", "UR4", "R2", "P1"]);
-        both("CS2R R8, SRZ", &["R8", "R9"], &[]);
-        both("S2R R0, SR_TID.X", &["R0"], &[]);
-    }
-
-    trait Strings {
-        fn map_str(&self) -> Vec<String>;
-    }
-
-    impl Strings for &[&str] {
-        fn map_str(&self) -> Vec<String> {
-            self.iter().map(|text| text.to_string()).collect()
-        }
-    }
-
-    #[test]
-    fn loops_are_found_and_their_edges() {
-        // Block 0, a loop of the blocks 1 to 4 around a loop of block 2 alone, and the end.
-        let text = "        /*0000*/ MOV R1, RZ ;\n.L_x_0:\n        /*0010*/ MOV R2, RZ ;\n.L_x_1:\n        \
-            /*0020*/ @P0 BRA `(.L_x_1) ;\n        /*0030*/ BRA P1, `(.L_x_2) ;\n        /*0040*/ NOP ;\n.L_x_2:\n        \
-            /*0050*/ @!P2 BRA `(.L_x_0) ;\n        /*0060*/ EXIT ;\n        /*0070*/ BRA `(.L_x_3) ;\n.L_x_3:\n";
-        let flow = Flow::read(text);
-        assert_eq!(flow.next, [vec![1], vec![2], vec![2, 3], vec![5, 4], vec![5], vec![1, 6], vec![], vec![]]);
-        assert_eq!(flow.fork[3], Some([5, 4]));
-        let all = (0..flow.blocks()).collect();
-        let loops = |of: &BTreeSet<usize>, cut: &BTreeSet<usize>| -> Vec<Vec<usize>> {
-            let loops = flow.components(of, cut).into_iter().filter(|(_, again)| *again);
-            loops.map(|(blocks, _)| blocks.into_iter().collect()).collect()
-        };
-        let outer = loops(&all, &BTreeSet::new());
-        assert_eq!(outer, [vec![1, 2, 3, 4, 5]]);
-        let outer: BTreeSet<usize> = outer[0].iter().copied().collect();
-        assert_eq!(flow.entries(&outer), [1].into());
-        assert_eq!(loops(&outer, &[1].into()), [vec![2]]);
     }
 }

@@ -18,9 +18,10 @@ use serde::Serialize;
 
 pub use budget::Budget;
 pub use cubin::{Resources, kernels as resources};
+pub use flow::Flow;
 pub use loops::{Counts, Loop, Multiplier, steady_loops};
 pub use occupancy::{Occupancy, occupancy};
-pub use sass::{Disassembler, Instructions};
+pub use sass::{Disassembler, Instructions, kernels as listings};
 pub use tensor::tensor_problems;
 pub use turns::Turn;
 

@@ -53,36 +53,3 @@ pub fn occupancy(arch: u32, threads: u32, registers: u32, shared: u32) -> Option
     let blocks = by_registers.min(by_shared).min(limits.blocks).min(limits.warps / warps);
     Some(Occupancy { blocks, percent: blocks * warps * 100 / limits.warps })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::nvrtc;
-
-    /// The expected numbers are from NVIDIA's occupancy calculator, for 256 threads.
-    #[test]
-    fn blocks_of_a_multiprocessor() {
-        let found = |arch, registers, shared| occupancy(arch, 256, registers, shared).map(|o| (o.blocks, o.percent));
-        // Few registers and no shared memory: the warps are the limit.
-        assert_eq!(found(75, 32, 0), Some((4, 100)));
-        assert_eq!(found(80, 32, 0), Some((8, 100)));
-        assert_eq!(found(86, 40, 0), Some((6, 100)));
-        // Registers: 33 count as 40, 128 let two blocks in, 129 count as 136 and let one.
-        assert_eq!(found(80, 33, 0), Some((6, 75)));
-        assert_eq!(found(90, 128, 0), Some((2, 25)));
-        assert_eq!(found(90, 129, 0), Some((1, 12)));
-        assert_eq!(found(120, 255, 0), Some((1, 16)));
-        // Shared memory, with the kibibyte that the system takes from sm_80 on.
-        assert_eq!(found(75, 32, 32 * 1024), Some((2, 50)));
-        assert_eq!(found(86, 32, 32 * 1024), Some((3, 50)));
-        assert_eq!(found(80, 32, 40 * 1024), Some((4, 50)));
-        assert_eq!(found(70, 32, 0), None);
-    }
-
-    #[test]
-    fn every_embedded_generation_has_limits() {
-        for target in nvrtc::TARGETS.iter().filter_map(|target| target.strip_prefix("sm_")) {
-            assert!(occupancy(target.parse().unwrap(), 256, 32, 0).is_some(), "sm_{target}");
-        }
-    }
-}

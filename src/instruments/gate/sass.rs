@@ -71,8 +71,8 @@ impl Disassembler {
     }
 }
 
-/// Splits the text at the lines `//---- .text.NAME ----`, with which the code of a kernel begins.
-fn kernels(text: &str) -> Vec<(String, String)> {
+/// The code of each kernel in what `nvdisasm` prints: (name, text). It begins with a line `//---- .text.NAME ----`.
+pub fn kernels(text: &str) -> Vec<(String, String)> {
     let mut kernels: Vec<(String, String)> = Vec::new();
     for line in text.lines() {
         if let Some(name) =
@@ -139,46 +139,4 @@ fn opcode(line: &str) -> Option<&str> {
     let rest = if rest.starts_with('@') { rest.split_once(' ')?.1.trim_start() } else { rest };
     let opcode = rest.split([' ', ';']).next()?;
     opcode.starts_with(|c: char| c.is_ascii_uppercase()).then_some(opcode)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instructions_are_counted_by_their_names() {
-        let text = "\t.headerflags\t@\"EF_CUDA_SM80\"\n\
-            //--------------------- .text.one     --------------------------\n\
-            one:\n\
-            .text.one:\n        /*0000*/                   MOV R1, c[0x0][0x28] ;\n        \
-            /*0010*/                   HFMA2.MMA R3, -RZ, RZ, 0, 0 ;\n        \
-            /*0020*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;\n        \
-            /*0030*/              @!P0 LDG.E.128.CONSTANT R4, [R2.64] ;\n        \
-            /*0040*/               @P1 LDG.E.CONSTANT R4, [R2.64] ;\n        \
-            /*0050*/                   LDS.128 R4, [R2] ;\n        \
-            /*0060*/                   LDGSTS.E.BYPASS.128 [R5], [R2.64] ;\n        \
-            /*0070*/                   LDSM.16.M88.4 R4, [R2] ;\n.L_x_1:\n        \
-            /*0080*/                   FFMA R3, R3, R4, R5 ;\n        \
-            /*0088*/                   HMMA.1688.F32.TF32 R4, R8, R12, R4 ;\n        \
-            /*008a*/               @P0 BRA `(.L_x_1) ;\n        \
-            /*008c*/                   FFMA R3, R3, R4, R5 ;\n        \
-            /*0090*/                   STL [R1], R0 ;\n\
-            //--------------------- .text.two --------------------------\n        \
-            /*0000*/                   FFMA.FTZ R3, R3, R4, R5 ;\n        \
-            /*0010*/                   EXIT ;\n";
-        let kernels = kernels(text);
-        assert_eq!(kernels.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["one", "two"]);
-        let first = Instructions {
-            all: 13,
-            matrix: 2,
-            async_copy: 1,
-            ldsm: 1,
-            vector_loads: 2,
-            ffma: 2,
-            ffma_beside_matrix: 1,
-            local: 1,
-        };
-        assert_eq!(Instructions::count(&kernels[0].1), first);
-        assert_eq!(Instructions::count(&kernels[1].1), Instructions { all: 2, ffma: 1, ..Instructions::default() });
-    }
 }
