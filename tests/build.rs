@@ -141,7 +141,8 @@ fn what_was_made_is_not_made_again() {
             let warnings = answer.map_err(str::to_string)?.to_string();
             Ok(Made { warnings, ..Made::default() })
         };
-        let jobs = [Job { file: file.clone(), what: "a kernel".into(), seconds: 1.0, make: Box::new(make) }];
+        let jobs =
+            [Job { file: file.clone(), beside: None, what: "a kernel".into(), seconds: 1.0, make: Box::new(make) }];
         (store.make(&jobs, deny).map(|()| fs::read_to_string(&file).unwrap()), made.load(Ordering::Relaxed))
     };
     assert_eq!(build("release/build/a/out", "text", Ok(""), true), (Ok("text".into()), 1));
@@ -272,7 +273,7 @@ fn the_first_nvrtc_that_works_is_the_one_that_is_called() {
     assert!(thirteen.passed_over[4].ends_with("twelve/libnvrtc.so.12: it does not know sm_130"));
     for (compiler, name, version) in [(&twelve, "twelve", (12, 0)), (&thirteen, "thirteen", (13, 0))] {
         assert_eq!((&compiler.path, compiler.version()), (&at(name), version));
-        let (code, _) = compiler.compile("any", "", "sm_80").unwrap();
+        let code = compiler.compile("any", "", "sm_80").unwrap().code;
         assert_eq!(code, format!("{}\0", at(name).display()).into_bytes());
     }
     let error = find(&|_| Err("not this one".into())).err().unwrap();
@@ -308,8 +309,9 @@ fn the_text_of_one_kernel_compiles_for_gpus() {
     };
     for name in ["log_partition_one_f32", "projection_forward_f32"] {
         let source = kernel_source(name).unwrap_or_else(|| panic!("no kernel is called {name}"));
-        let (_, log) = compiler.compile(name, &source, "sm_80").unwrap();
-        let found: Vec<&str> = log.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+        let [compiled, ptx] = ["sm_80", "compute_80"].map(|target| compiler.compile(name, &source, target).unwrap());
+        assert!(ptx.code.is_empty() && compiled.ptx == ptx.ptx, "the build takes both from one run of the compiler");
+        let found: Vec<&str> = compiled.log.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
         assert_eq!(found, [name]);
     }
 }

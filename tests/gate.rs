@@ -121,7 +121,7 @@ fn planted_spills_arrays_and_shared_memory_are_seen() {
     };
     // One of each way in which cubins are laid out.
     for target in ["sm_75", "sm_90", "sm_120"] {
-        let (code, log) = compiler.compile("planted", PLANTED, target).unwrap();
+        let nvrtc::Compiled { code, log, .. } = compiler.compile("planted", PLANTED, target).unwrap();
         let kernels = gate::resources(&code, target[3..].parse().unwrap()).unwrap();
         assert_eq!(kernels.iter().map(|k| k.name.as_str()).collect::<Vec<_>>(), ["indexes", "shares", "spills"]);
         for kernel in &kernels {
@@ -173,7 +173,7 @@ fn planted_instructions_are_counted() {
         }
     };
     for target in ["sm_80", "sm_90", "sm_120"] {
-        let (code, _) = compiler.compile("planted", INSTRUCTIONS, target).unwrap();
+        let code = compiler.compile("planted", INSTRUCTIONS, target).unwrap().code;
         let mut kernels = disassembler.disassemble(&code).unwrap();
         kernels.sort();
         let count = |name: &str| Instructions::count(&kernels.iter().find(|(kernel, _)| kernel == name).unwrap().1);

@@ -327,9 +327,9 @@ fn the_standalone_kernels_compute_the_log_partition() {
         return;
     };
     let text = std::fs::read_to_string(root.join("kernels/study/log_partition.cu")).unwrap();
-    let (code, log) = compiler.compile("log_partition", &text, "compute_80").unwrap();
-    assert_eq!(log.warnings, "");
-    let ptx = String::from_utf8_lossy(&code).into_owned();
+    let compiled = compiler.compile("log_partition", &text, "compute_80").unwrap();
+    assert_eq!(compiled.log.warnings, "");
+    let ptx = String::from_utf8_lossy(&compiled.ptx).into_owned();
     for name in ["formula", "steps", "passes", "once"] {
         assert!(ptx.contains(&format!(".entry log_partition_{name}(")), "{name}");
     }

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 
-use super::nvrtc::{Compiler, FLAGS, TARGETS};
+use super::nvrtc::{Compiled, Compiler, FLAGS, TARGETS};
 use super::source::Module;
 use super::store::{Job, Made, Store};
 
@@ -38,6 +38,8 @@ pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Result
     if let Some(warning) = warning {
         println!("cargo:warning={warning}");
     }
+    // PTX is what machine code is made from, so code for sm_80 brings that for compute_80 along.
+    let with_code = |ptx: &str| ptx.strip_prefix("compute_").is_some_and(|of| known.contains(&&*format!("sm_{of}")));
     let (mut jobs, mut targets) = (Vec::new(), Vec::new());
     for &target in &known {
         let mut files = Vec::new();
@@ -45,33 +47,49 @@ pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Result
             // Code for sm_80 runs on its successors too. What takes longest to compile, tensor cores' products, have that alone.
             let shared = module.precision != "f32" && matches!(target, "sm_86" | "sm_89") && known.contains(&"sm_80");
             let target = if shared { "sm_80" } else { target };
-            let inputs = ("zlib", &module.text, target, compiler.version(), FLAGS);
-            let file = store.path(&format!("{}_{target}", module.name), &inputs, "image");
-            if !shared {
-                let seconds = if module.precision == "f32" { 0.7 } else { 1.5 };
-                let what = format!("{} for {target}", module.name);
-                let compiler = &compiler;
-                let make = move |path: &std::path::Path| {
-                    let (code, log) = compiler.compile(&module.name, &module.text, target)?;
-                    // Two thirds of machine code with line numbers is text.
-                    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
-                    let written = packed.write_all(&code).and_then(|()| fs::write(path, packed.finish()?));
-                    written.map_err(|e| format!("{}: {e}", path.display()))?;
-                    let said = log.kernels.iter().map(|kernel| format!("{kernel}\n")).collect();
-                    let warnings = match log.warnings.is_empty() {
-                        true => String::new(),
-                        false => format!("{}.cu for {target}: {}", module.name, log.warnings),
-                    };
-                    Ok(Made { said, warnings })
-                };
-                jobs.push(Job { file: file.clone(), what, seconds, make: Box::new(make) });
+            let file = |target: &str| {
+                let inputs = ("zlib", &module.text, target, compiler.version(), FLAGS);
+                store.path(&format!("{}_{target}", module.name), &inputs, "image")
+            };
+            files.push(file(target));
+            if shared || with_code(target) {
+                continue;
             }
-            files.push(file);
+            let of_ptx = target.replace("sm_", "compute_");
+            let with_ptx = of_ptx != target && known.contains(&&*of_ptx);
+            let beside = with_ptx.then(|| file(&of_ptx));
+            let compiler = &compiler;
+            let make = move |path: &Path| {
+                let compile = |target| compiler.compile(&module.name, &module.text, target);
+                let Compiled { code, mut ptx, log } = compile(target)?;
+                if ptx.is_empty() && with_ptx {
+                    ptx = compile(&of_ptx)?.ptx;
+                }
+                let own = if code.is_empty() { &ptx } else { &code };
+                let made = packed(own).and_then(|packed| fs::write(path, packed)).and_then(|()| packed(&ptx));
+                let beside = made.map_err(|e| format!("{}: {e}", path.display()))?;
+                let said = log.kernels.iter().map(|kernel| format!("{kernel}\n")).collect();
+                let warnings = match log.warnings.is_empty() {
+                    true => String::new(),
+                    false => format!("{}.cu for {target}: {}", module.name, log.warnings),
+                };
+                Ok(Made { said, warnings, beside })
+            };
+            let seconds = if module.precision == "f32" { 0.7 } else { 1.5 };
+            let what = format!("{} for {target}", module.name);
+            jobs.push(Job { file: file(target), beside, what, seconds, make: Box::new(make) });
         }
         targets.push((target, files));
     }
     store.make(&jobs, deny_warnings)?;
     Ok(Images { version: Some(compiler.version()), targets })
+}
+
+/// Two thirds of machine code with line numbers is text.
+fn packed(code: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(code)?;
+    packed.finish()
 }
 
 /// The targets that this list names, `sm_80,sm_90`; all where there is no list.

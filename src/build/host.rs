@@ -127,7 +127,7 @@ pub fn compile(modules: &[Module], check: bool, store: &Store, deny_warnings: bo
     let mut add = |stem: String, what: String, seconds: f64, text: String, command: Command| {
         let file = store.path(&stem, &(&text, format!("{command:?}"), &version), "o");
         let make = move |object: &Path| run(&command, &text, object);
-        jobs.push(Job { file, what, seconds, make: Box::new(make) });
+        jobs.push(Job { file, beside: None, what, seconds, make: Box::new(make) });
     };
     for module in modules.iter().filter(|module| is_built(module, check)) {
         for variant in variants() {

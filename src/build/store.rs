@@ -20,6 +20,8 @@ pub struct Store {
 /// A file to be made, unless it is there: `<stem>.<hash>.<ending>`, and beside it what its compiler said (`.said`).
 pub struct Job<'a> {
     pub file: PathBuf,
+    /// A second file, which the same run of the compiler makes.
+    pub beside: Option<PathBuf>,
     /// For the line that tells of a build: `norm for avx2`.
     pub what: String,
     /// How long it takes about, in CPU seconds of a middling machine.
@@ -36,6 +38,14 @@ pub struct Made {
     pub said: String,
     /// Kept as `.warnings` where there are any.
     pub warnings: String,
+    /// What is in the job's second file.
+    pub beside: Vec<u8>,
+}
+
+impl Job<'_> {
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.file].into_iter().chain(&self.beside)
+    }
 }
 
 impl Store {
@@ -59,18 +69,27 @@ impl Store {
     /// Makes what is missing, on all cores, and says so on the terminal. The error has every message of the jobs that
     /// failed; with `deny_warnings` a warning is a failure, also that of an earlier build.
     pub fn make(&self, jobs: &[Job], deny_warnings: bool) -> Result<(), String> {
-        let missing: Vec<&Job> = jobs.iter().filter(|job| !job.file.exists()).collect();
+        let missing: Vec<&Job> = jobs.iter().filter(|job| !job.files().all(|file| file.exists())).collect();
         tell(&missing);
         let mut failures = in_parallel(&missing, |job| {
             // Renamed when it is whole: another build may want the same file.
-            let unfinished = self.folder.join(format!("unfinished.{}.{}", std::process::id(), name(&job.file)));
-            let Made { said, warnings } = (job.make)(&unfinished).inspect_err(|_| _ = fs::remove_file(&unfinished))?;
-            let write = |ending: &str, text: &str| fs::write(job.file.with_extension(ending), text);
-            let kept = write("said", &said).and_then(|()| match warnings.is_empty() {
-                true => Ok(()),
-                false => write("warnings", &warnings),
-            });
-            kept.and_then(|()| fs::rename(&unfinished, &job.file)).map_err(|e| format!("{}: {e}", job.file.display()))
+            let unfinished =
+                |file: &Path| self.folder.join(format!("unfinished.{}.{}", std::process::id(), name(file)));
+            let own = unfinished(&job.file);
+            let Made { said, warnings, beside } = (job.make)(&own).inspect_err(|_| _ = fs::remove_file(&own))?;
+            let keep = || {
+                if let Some(file) = &job.beside {
+                    fs::write(unfinished(file), beside)?;
+                    fs::write(file.with_extension("said"), "")?;
+                    fs::rename(unfinished(file), file)?;
+                }
+                fs::write(job.file.with_extension("said"), said)?;
+                if !warnings.is_empty() {
+                    fs::write(job.file.with_extension("warnings"), warnings)?;
+                }
+                fs::rename(&own, &job.file)
+            };
+            keep().map_err(|e| format!("{}: {e}", job.file.display()))
         });
         for job in jobs.iter().filter(|_| deny_warnings) {
             failures.extend(fs::read_to_string(job.file.with_extension("warnings")));
@@ -82,9 +101,9 @@ impl Store {
             return Err(failures.join("\n"));
         }
         let now = SystemTime::now();
-        for job in jobs {
+        for file in jobs.iter().flat_map(Job::files) {
             // Only so that it is kept; a folder that may not be written to is no reason to fail.
-            let _ = File::options().append(true).open(&job.file).and_then(|file| file.set_modified(now));
+            let _ = File::options().append(true).open(file).and_then(|file| file.set_modified(now));
         }
         self.remove_old(now);
         Ok(())

@@ -21,6 +21,16 @@ const NAMES: &[&str] = &["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"];
 /// Where Python's packages put NVRTC, in a folder of packages: nvidia-cuda-nvrtc-cu12, and nvidia-cuda-nvrtc from 13 on.
 const WHEELS: &[&str] = &["nvidia/cuda_nvrtc/lib", "nvidia/cu13/lib"];
 
+/// What the compiler made of a module.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    /// Machine code; none for `compute_XX`.
+    pub code: Vec<u8>,
+    /// What machine code is made from: for `sm_XX` the same as for `compute_XX`. None where a compiler keeps it for itself.
+    pub ptx: Vec<u8>,
+    pub log: Log,
+}
+
 /// What the compiler said.
 #[derive(Debug, Default, PartialEq)]
 pub struct Log {
@@ -185,11 +195,11 @@ impl Compiler {
         number.is_some_and(|number| self.capabilities.contains(&number))
     }
 
-    /// Machine code for `sm_XX`, PTX for `compute_XX`, and the log. The error is the compiler's log.
+    /// Compiles for `sm_XX` or `compute_XX`. The error is the compiler's log.
     ///
     /// NVRTC has no option that makes warnings errors. `build.rs` treats them so; a program on somebody's machine, whose
     /// NVRTC may warn of other things, does not.
-    pub fn compile(&self, module: &str, source: &str, target: &str) -> Result<(Vec<u8>, Log), String> {
+    pub fn compile(&self, module: &str, source: &str, target: &str) -> Result<Compiled, String> {
         let failed = |message: String| format!("{module}.cu for {target}: {message}");
         let text = |s: &str| CString::new(s).map_err(|_| failed("a zero byte in its text".into()));
         let (source, name) = (text(source)?, text(&format!("{module}.cu"))?);
@@ -207,20 +217,23 @@ impl Compiler {
         answer("nvrtcCreateProgram", made).map_err(failed)?;
         // SAFETY: the program was made above and lives until it is destroyed below. The functions for the size and the
         // content of each output belong together.
-        let (compiled, log, code) = unsafe {
+        let (compiled, log, outputs) = unsafe {
             let compiled = (f.nvrtcCompileProgram)(program, options.len() as c_int, options.as_ptr());
             let log = output(program, f.nvrtcGetProgramLogSize, f.nvrtcGetProgramLog).unwrap_or_default();
-            let code = match (compiled, target.starts_with("sm_")) {
-                (0, true) => output(program, f.nvrtcGetCUBINSize, f.nvrtcGetCUBIN),
-                (0, false) => output(program, f.nvrtcGetPTXSize, f.nvrtcGetPTX),
-                _ => Ok(Vec::new()),
+            let ptx = || output(program, f.nvrtcGetPTXSize, f.nvrtcGetPTX);
+            let outputs = match (compiled, target.starts_with("sm_")) {
+                (0, true) => {
+                    output(program, f.nvrtcGetCUBINSize, f.nvrtcGetCUBIN).map(|code| (code, ptx().unwrap_or_default()))
+                }
+                (0, false) => ptx().map(|ptx| (Vec::new(), ptx)),
+                _ => Ok(Default::default()),
             };
             (f.nvrtcDestroyProgram)(&mut program);
-            (compiled, log, code)
+            (compiled, log, outputs)
         };
         let log = String::from_utf8_lossy(&log).trim_matches(['\0', '\n', ' ']).to_string();
         match compiled {
-            0 => code.map(|code| (code, Log::read(&log))).map_err(failed),
+            0 => outputs.map(|(code, ptx)| Compiled { code, ptx, log: Log::read(&log) }).map_err(failed),
             _ if log.is_empty() => answer("nvrtcCompileProgram", compiled).map(|()| Default::default()).map_err(failed),
             _ => Err(failed(log)),
         }

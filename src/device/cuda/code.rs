@@ -146,7 +146,7 @@ fn compile(
         || Ok(()),
         |(), at| {
             let module = &kernel::MODULES[missing[at]];
-            let (image, _) = compiler.compile(module.name, module.source, target)?;
+            let image = compiler.compile(module.name, module.source, target)?.code;
             let kept = cache.keep(missing[at], &image);
             bar.inc(1);
             Ok::<_, String>((image, kept.err()))
