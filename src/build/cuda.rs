@@ -66,8 +66,9 @@ pub fn compile(modules: &[Module], store: &Store, deny_warnings: bool) -> Result
                     ptx = compile(&of_ptx)?.ptx;
                 }
                 let own = if code.is_empty() { &ptx } else { &code };
-                let made = packed(own).and_then(|packed| fs::write(path, packed)).and_then(|()| packed(&ptx));
-                let beside = made.map_err(|e| format!("{}: {e}", path.display()))?;
+                let made = packed(own).and_then(|packed| fs::write(path, packed));
+                let beside = made.and_then(|()| if with_ptx { packed(&ptx) } else { Ok(Vec::new()) });
+                let beside = beside.map_err(|e| format!("{}: {e}", path.display()))?;
                 let said = log.kernels.iter().map(|kernel| format!("{kernel}\n")).collect();
                 let warnings = match log.warnings.is_empty() {
                     true => String::new(),
