@@ -307,6 +307,22 @@ fn made_up_reports_are_summed_up_and_compared() {
         \n| geometric mean | of | form | times as long |\n|---|---|---|---|\n\
         | norm | 1 | unfused | 2.00 |\n| step | 1 | libtorch | 2.00 |\n| all | 1 | unfused | 2.00 |\n| all | 1 | libtorch | 2.00 |\n";
     assert_eq!(bench::markdown(&report(100.0, 2.0), &now), golden);
+    // Twice as long lies right of as long, in a row for each kind.
+    let chart = bench::chart(&now, "<b>");
+    let dots: Vec<&str> = chart.lines().filter(|line| line.contains("<title>")).collect();
+    let found = |attribute: &str| -> Vec<f64> {
+        dots.iter()
+            .map(|dot| dot.split(attribute).nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
+            .collect()
+    };
+    let even =
+        chart.split("<line class=\"axis\" x1=\"").nth(1).unwrap().split('"').next().unwrap().parse::<f64>().unwrap();
+    let (x, y) = (found(" cx=\""), found(" cy=\""));
+    assert!(dots.len() == 2 && x[0] == x[1] && x[0] > even + 10.0 && y[0] != y[1], "{chart}");
+    assert!(
+        chart.contains("norm 5, unfused: 2.00x") && chart.contains(">step, ring<") && chart.contains("&lt;b&gt;"),
+        "{chart}"
+    );
 
     // 1 % is within the noise of a step, and 20 % is not; what is faster is not worse.
     let verdict = |fused: f64, step: f64, share: f64| -> Vec<(bool, bool)> {
@@ -571,7 +587,9 @@ fn the_program_prints_a_table_csv_and_json() {
     assert!(csv.contains("\"softmax-gan against batch\",batch,4,1,zgan,"), "{csv}");
     run("--scaling nonsense", 2);
 
-    let (markdown, _) = run("--markdown hinge log_partition", 0);
+    let chart = folder.path().join("chart.svg");
+    let (markdown, _) = run(&format!("--markdown hinge log_partition --chart {}", chart.display()), 0);
+    assert!(std::fs::read_to_string(chart).unwrap().contains("log_partition 5+5, unfused"));
     let heading =
         if cfg!(feature = "libtorch") { "libtorch 2.13" } else { "\n| operation | zgan | unfused |\n|---|---|---|\n" };
     assert!(markdown.contains(heading) && markdown.contains("\n| losses hinge 5+5 | "), "{markdown}");

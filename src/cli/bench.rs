@@ -82,6 +82,9 @@ pub struct Bench {
     /// Also write CSV into this folder, a file for each table
     #[arg(long, value_name = "DIR")]
     csv: Option<PathBuf>,
+    /// Also draw how many times as long as ours the other forms take, into this SVG file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "scaling", "list"])]
+    chart: Option<PathBuf>,
     /// Print tables in Markdown instead
     #[arg(long, conflicts_with_all = ["json", "model", "scaling"])]
     markdown: bool,
@@ -370,6 +373,11 @@ impl Bench {
             provenance[name] = object[name].clone();
         }
         self.write_csv(&bench::csv(report), &provenance)?;
+        if let Some(path) = &self.chart {
+            let title = format!("Times as long as zgan: {}", bench::provenance_lines(&object)[0]);
+            files::write_bytes(path, bench::chart(&together, &title).as_bytes())?;
+            tell(!self.json && !self.markdown, format!("written {}", path.display()));
+        }
         bench::busy(&object).into_iter().for_each(|line| tell(for_people, line));
         let Some((all, _)) = &compared else { return Ok(()) };
         if all.is_empty() {

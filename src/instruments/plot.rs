@@ -1,7 +1,10 @@
 //! Charts as SVG, for pages that fetch nothing: axes, lines, points and bars. Their colours are the classes `s0` to `s9` of
-//! `study/page.css`, which has them for light pages and for dark ones.
+//! `plot.css`, which has them for light pages and for dark ones.
 
 use std::fmt::Write;
+
+/// Their style.
+pub const STYLE: &str = include_str!("plot.css");
 
 /// How many colours there are to tell series apart; with more series they repeat.
 pub const SERIES: usize = 10;
@@ -68,7 +71,7 @@ impl Axis {
         Axis { label, low, high: if high > low { high } else { low + tick }, even: Some(tick) }
     }
 
-    fn ticks(&self) -> Vec<f64> {
+    pub fn ticks(&self) -> Vec<f64> {
         match self.even {
             None => ticks(self.low, self.high).collect(),
             Some(tick) => {
@@ -79,7 +82,7 @@ impl Axis {
     }
 
     /// The number of a tick, or nothing where there is no room for it: a long axis has room for its powers of ten alone.
-    fn name(&self, tick: f64) -> Option<String> {
+    pub fn name(&self, tick: f64) -> Option<String> {
         match self.even {
             None => {
                 let named = self.decades() < 2.5 || (tick.log10() - tick.log10().round()).abs() < 1e-9;
@@ -103,7 +106,7 @@ impl Axis {
     }
 
     /// Where a value lies: 0 at the low end of the axis, 1 at its high end.
-    fn at(&self, value: f64) -> f64 {
+    pub fn at(&self, value: f64) -> f64 {
         match self.even {
             None => (value.max(self.low * 1e-3) / self.low).ln() / (self.high / self.low).ln(),
             Some(_) => (value - self.low) / (self.high - self.low),

@@ -6,6 +6,7 @@
 
 mod cards;
 mod ceilings;
+mod chart;
 mod compare;
 #[cfg(feature = "libtorch")]
 pub mod libtorch;
@@ -21,6 +22,7 @@ mod steps;
 
 pub use cards::{CARDS, Card, CardChoice, IN_A_MACHINE, Link, LinkKind, Multiprocessor, Slowed};
 pub use ceilings::Ceilings;
+pub use chart::chart;
 pub(crate) use compare::NOISY;
 pub use compare::{
     Compared, Mean, Timed, beside, busy, compare, comparison_json, comparison_table, markdown, means_of_forms,

@@ -13,9 +13,10 @@ pub fn document(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{}</title>\n\
-         <style>\n{}</style>\n</head>\n<body>\n{body}\
+         <style>\n{}{}</style>\n</head>\n<body>\n{body}\
          <footer><p>Made by zgan {}.</p></footer>\n</body>\n</html>\n",
         escape(title),
+        plot::STYLE,
         include_str!("page.css"),
         env!("CARGO_PKG_VERSION")
     )
