@@ -378,51 +378,32 @@ DEVICE void finish_simple_tile(const Finish& finish, float* to, const float* poi
                                     });
     }
 }
-APART void finish_any_tile(const Finish& finish, uint64_t pixel, const float* points, uint64_t plane, uint32_t k, uint32_t rows, uint32_t columns) {
-    alignas(64) float z[OUTPUTS * OUTPUTS][PANEL];
+APART void finish_any_tile(const Finish& finish, uint64_t pixel, const float* points, uint64_t plane, uint32_t k, uint32_t rows, uint32_t columns, const Vector* bias) {
+    Vector z[OUTPUTS * OUTPUTS][PARTS];
     for (int j = 0; j < PARTS; j++) {
         transform_square<ToOutputs>([=](int i, int x) { return load_vector(points + (i * PIXELS + x) * plane + j * VECTOR); },
-                                    [&](int i, int x, Vector value) { store_vector(&z[i * OUTPUTS + x][j * VECTOR], value); });
+                                    [&](int i, int x, Vector value) { z[i * OUTPUTS + x][j] = value; });
     }
     const uint32_t window = finish.windows ? 2 : 1;
+    const Vector zero = {}, one = zero + 1.0f, mask_slope = zero + finish.mask_slope, slope = zero + finish.activation.slope;
     for (uint32_t i = 0; i < rows; i += window) {
         for (uint32_t x = 0; x < columns; x += window) {
-            float* const v = z[i * OUTPUTS + x];
-            if (finish.windows) {
-                const float *const right = v + PANEL, *const below = v + OUTPUTS * PANEL;
-                const float share = finish.share;
-                INDEPENDENT
-                for (int c = 0; c < PANEL; c++) v[c] = share * ((v[c] + right[c]) + (below[c] + below[PANEL + c]));
-            }
+            const Vector(*const v)[PARTS] = z + (i * OUTPUTS + x);
             const uint64_t at = (pixel + (i / window) * uint64_t(finish.W / window) + x / window) * finish.K + k;
-            float* RESTRICT to = finish.y + at;
-            if (finish.bias) {
-                const float* RESTRICT more = finish.bias + k;
-                INDEPENDENT
-                for (int c = 0; c < PANEL; c++) v[c] += more[c];
+            UNROLL
+            for (int j = 0; j < PARTS; j++) {
+                const uint64_t here = at + j * VECTOR;
+                Vector y = v[0][j];
+                if (finish.windows) y = finish.share * ((y + v[1][j]) + (v[OUTPUTS][j] + v[OUTPUTS + 1][j]));
+                y = y + bias[j];
+                if (finish.residual) y = y + load_vector(finish.residual + here);
+                if (finish.activation.code == 1) y = y > zero ? y : slope * y;
+                if (finish.activation.code == 2)
+                    for (int c = 0; c < VECTOR; c++) y[c] = tanh(y[c]);
+                if (finish.masked_by) y = y * (load_vector(finish.masked_by + here) <= zero ? mask_slope : one);
+                if (finish.accumulate) y = y + load_vector(finish.y + here);
+                store_vector(finish.y + here, y);
             }
-            if (finish.residual) {
-                const float* RESTRICT more = finish.residual + at;
-                INDEPENDENT
-                for (int c = 0; c < PANEL; c++) v[c] += more[c];
-            }
-            if (finish.activation.code != 0)
-                with_activation(finish.activation, [=](auto act) {
-                    INDEPENDENT
-                    for (int c = 0; c < PANEL; c++) v[c] = act(v[c]);
-                });
-            if (finish.masked_by) {
-                const float* RESTRICT x = finish.masked_by + at;
-                const float slope = finish.mask_slope;
-                INDEPENDENT
-                for (int c = 0; c < PANEL; c++) v[c] *= x[c] <= 0.0f ? slope : 1.0f;
-            }
-            if (finish.accumulate) {
-                INDEPENDENT
-                for (int c = 0; c < PANEL; c++) v[c] += to[c];
-            }
-            INDEPENDENT
-            for (int c = 0; c < PANEL; c++) to[c] = v[c];
         }
     }
 }
@@ -438,7 +419,7 @@ APART void finish_tiles(const Finish& finish, const float* sums, uint64_t plane,
         const uint32_t rows = least(OUTPUTS, finish.H - row * OUTPUTS), columns = least(OUTPUTS, finish.W - column * OUTPUTS);
         const uint64_t pixel = (uint64_t(n) * (finish.H / window) + row * OUTPUTS / window) * (finish.W / window) + column * OUTPUTS / window;
         if (simple && rows == OUTPUTS && columns == OUTPUTS) finish_simple_tile(finish, finish.y + pixel * finish.K + k, sums, plane, bias);
-        else finish_any_tile(finish, pixel, sums, plane, k, rows, columns);
+        else finish_any_tile(finish, pixel, sums, plane, k, rows, columns, bias);
         if (++column < across) continue;
         column = 0;
         if (++row < down) continue;

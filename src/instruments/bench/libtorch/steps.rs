@@ -20,7 +20,8 @@ use crate::{Error, Result};
 /// How a simultaneous step differentiates its two losses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// Each loss with respect to its own network alone, by `autograd.grad` from one forward pass.
+    /// Each loss with respect to its own network alone, by `autograd.grad` from one forward pass; in a zero-sum game both
+    /// gradients from one backward pass.
     Asked,
     /// As the Softmax GAN of PyTorch-GAN does it, but in an order that PyTorch allows: with log(Z + 1e-8), and with both losses
     /// going backward through the one graph, each to all parameters of both networks.
@@ -112,7 +113,14 @@ impl Peer {
             let log_z = (logits.neg().exp().sum(Kind::Float) + 1e-8).log();
             return Ok([logits.narrow(0, 0, n).mean(Kind::Float) + &log_z, logits.mean(Kind::Float) + log_z]);
         }
-        losses(self.setup.training.loss, logits, n, self.setup.real_is_low())
+        let [d, g] = losses(self.setup.training.loss, logits, n, self.setup.real_is_low())?;
+        let g = if self.zero_sum() { -&d } else { g };
+        Ok([d, g])
+    }
+
+    /// Whether what one player loses, the other wins.
+    fn zero_sum(&self) -> bool {
+        self.setup.training.loss == Loss::Softmax && self.setup.game().zero_sum
     }
 
     fn step(&self, draws: Draws) -> Result<Losses> {
@@ -152,6 +160,14 @@ impl Peer {
         let [d, g] = self.losses(&logits)?;
         let (of_g, of_d) = (&self.generator.parameters.leaves, &self.discriminator.parameters.leaves);
         let (by_g, by_d) = match self.way {
+            // One backward pass serves both players.
+            Way::Asked if self.zero_sum() => {
+                let all: Vec<Tensor> = of_d.iter().chain(of_g).map(Tensor::shallow_clone).collect();
+                let mut by_d = gradients(&d, None, &all, false)?;
+                let mut by_g = by_d.split_off(of_d.len());
+                by_g.iter_mut().for_each(|gradient| drop(gradient.neg_()));
+                (by_g, by_d)
+            }
             Way::Asked => {
                 let by_d = gradients(&d, None, of_d, true)?;
                 (gradients(&g, None, of_g, false)?, by_d)
