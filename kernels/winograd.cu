@@ -77,11 +77,15 @@ APART void multiply_strip(const Finish& finish, const Reading& reading, const fl
         transform_row<OfPixels>(v + uint64_t(row - begin) * across * stride, plane, stride, PANEL, stage, reading, row / tiles.down, row % tiles.down, across, 0, C, nullptr);
     const uint64_t filter_plane = uint64_t(C + 1) * PANEL;
     for (uint32_t k = 0; k < finish.K; k += PANEL) {
+        Place place = {0, begin % tiles.down, begin / tiles.down}, ahead = place;
         for (uint32_t t = 0; t < count; t += GROUP) {
             const uint32_t some = least(GROUP, count - t);
-            for (int p = 0; p < POINTS; p++)
+            for (uint32_t p = 0, fetched = 0; p < POINTS; p++) {
+                for (; fetched < (p + 1) * some / POINTS; fetched++, ahead.advance(across, tiles.down)) fetch_ahead(finish, ahead, k);
                 multiply_all_tiles(sums + p * sums_plane, v + p * plane + t * stride, stride, transformed + (k / PANEL * POINTS + p) * filter_plane, some, C);
-            finish_tiles(finish, sums, sums_plane, begin * across + t, some, across, tiles.down, k);
+            }
+            finish_tiles(finish, sums, sums_plane, place, some, across, tiles.down, k);
+            place = ahead;
         }
     }
 }

@@ -391,6 +391,7 @@ fn pytorchs_times_stand_in_the_same_table() {
     tiny["operations"][0]["sizes"] = "conditional, ReLU, x2: 3 of 4x4, C 5".into();
     let [table, _] = run(&tiny, "", 0);
     assert!(table.contains("\n| operation | zgan | unfused |") && table.contains("| 300.0 µs ± 10 % ("), "{table}");
+    assert_eq!(table.matches("geometric mean").count(), 1, "{table}");
     let object: serde_json::Value = serde_json::from_str(&run(&tiny, "--json", 0)[0]).unwrap();
     let beside = &object["beside"];
     assert!(beside["provenance"]["torch"] == "2.13.0" && beside["caches"] == "warm", "{beside}");

@@ -407,23 +407,47 @@ APART void finish_any_tile(const Finish& finish, uint64_t pixel, const float* po
         }
     }
 }
-// The channels k .. k + PANEL of tiles first .. first + count, by their numbers in the order (n, row, column).
-APART void finish_tiles(const Finish& finish, const float* sums, uint64_t plane, uint32_t first, uint32_t count, uint32_t across, uint32_t down, uint32_t k) {
-    const uint32_t window = finish.windows ? 2 : 1;
+// Where a tile lies, in the order (n, row, column).
+struct Place {
+    uint32_t column, row, n;
+    MEMBER void advance(uint32_t across, uint32_t down) {
+        if (++column < across) return;
+        column = 0;
+        if (++row < down) return;
+        row = 0;
+        n++;
+    }
+    // The first of its pixels in y, of which the windows of `finish` each make one.
+    MEMBER uint64_t pixel(const Finish& finish) const {
+        const uint32_t window = finish.windows ? 2 : 1;
+        return (uint64_t(n) * (finish.H / window) + row * OUTPUTS / window) * (finish.W / window) + column * OUTPUTS / window;
+    }
+    MEMBER uint32_t rows(const Finish& finish) const { return least(OUTPUTS, finish.H - row * OUTPUTS); }
+    MEMBER uint32_t columns(const Finish& finish) const { return least(OUTPUTS, finish.W - column * OUTPUTS); }
+};
+// Begins to fetch into the second-level cache what a tile reads and writes in the end: its pixels lie too far apart for the processor
+// to see that coming.
+DEVICE void fetch_ahead(const Finish& finish, const Place& place, uint32_t k) {
+    const uint32_t window = finish.windows ? 2 : 1, rows = place.rows(finish), columns = place.columns(finish);
+    for (uint32_t i = 0; i < rows; i += window) {
+        for (uint32_t x = 0; x < columns; x += window) {
+            const uint64_t at = (place.pixel(finish) + (i / window) * uint64_t(finish.W / window) + x / window) * finish.K + k;
+            __builtin_prefetch(finish.y + at, 1, 2);
+            if (finish.masked_by) __builtin_prefetch(finish.masked_by + at, 0, 2);
+            if (finish.residual) __builtin_prefetch(finish.residual + at, 0, 2);
+        }
+    }
+}
+// The channels k .. k + PANEL of `count` tiles from `place` on.
+APART void finish_tiles(const Finish& finish, const float* sums, uint64_t plane, Place place, uint32_t count, uint32_t across, uint32_t down, uint32_t k) {
     const bool simple = finish.simple();
     Vector bias[PARTS] = {};
     if (finish.bias)
         for (int j = 0; j < PARTS; j++) bias[j] = load_vector(finish.bias + k + j * VECTOR);
-    uint32_t column = first % across, row = first / across % down, n = first / across / down;
-    for (uint32_t t = 0; t < count; t++, sums += PANEL) {
-        const uint32_t rows = least(OUTPUTS, finish.H - row * OUTPUTS), columns = least(OUTPUTS, finish.W - column * OUTPUTS);
-        const uint64_t pixel = (uint64_t(n) * (finish.H / window) + row * OUTPUTS / window) * (finish.W / window) + column * OUTPUTS / window;
+    for (uint32_t t = 0; t < count; t++, sums += PANEL, place.advance(across, down)) {
+        const uint32_t rows = place.rows(finish), columns = place.columns(finish);
+        const uint64_t pixel = place.pixel(finish);
         if (simple && rows == OUTPUTS && columns == OUTPUTS) finish_simple_tile(finish, finish.y + pixel * finish.K + k, sums, plane, bias);
         else finish_any_tile(finish, pixel, sums, plane, k, rows, columns, bias);
-        if (++column < across) continue;
-        column = 0;
-        if (++row < down) continue;
-        row = 0;
-        n++;
     }
 }

@@ -361,12 +361,12 @@ impl Bench {
         } else if rival.is_some() {
             say(bench::tables(&together).trim_end());
         }
-        if for_people {
+        if for_people && rival.is_none() {
             let means = bench::means_table(&bench::means_of_forms(&times));
             means.lines().skip(1).for_each(say);
-            if let Some((all, means)) = &compared {
-                say(bench::comparison_table(all, means, self.worse));
-            }
+        }
+        if let Some((all, means)) = compared.as_ref().filter(|_| for_people) {
+            say(bench::comparison_table(all, means, self.worse));
         }
         let mut provenance = object["provenance"].clone();
         for name in ["caches", "time_s", "load"] {
