@@ -374,8 +374,8 @@ impl Bench {
         }
         self.write_csv(&bench::csv(report), &provenance)?;
         if let Some(path) = &self.chart {
-            let title = format!("Times as long as zgan: {}", bench::provenance_lines(&object)[0]);
-            files::write_bytes(path, bench::chart(&together, &title).as_bytes())?;
+            let from = &bench::provenance_lines(&object)[0];
+            files::write_bytes(path, bench::chart(&together, from).as_bytes())?;
             tell(!self.json && !self.markdown, format!("written {}", path.display()));
         }
         bench::busy(&object).into_iter().for_each(|line| tell(for_people, line));

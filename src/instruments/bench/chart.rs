@@ -5,14 +5,16 @@ use std::fmt::Write;
 use super::compare::{Timed, means_of_forms};
 use crate::instruments::plot::{self, Axis, SERIES, escape};
 
+const TITLE: &str = "Times as long as zgan; a line is the geometric mean of its dots";
 const LABELS: f64 = 230.0;
 const ACROSS: f64 = 510.0;
 const ROW: f64 = 22.0;
-const TOP: f64 = 62.0;
+const TOP: f64 = 78.0;
 
 /// An SVG that stands alone: a row for each operation and for the steps of each preset, and in it a dot for each problem and
-/// form, at the form's time divided by ours. An upright line in the form's colour is the geometric mean of its dots.
-pub fn chart(times: &[Timed], title: &str) -> String {
+/// form, at the form's time divided by ours. An upright line in the form's colour is the geometric mean of its dots. `from`
+/// says where the times come from.
+pub fn chart(times: &[Timed], from: &str) -> String {
     // Steps are told apart by preset.
     let row = |timed: &Timed| match timed.kind.as_str() {
         "step" => timed.name.split(", ").take(2).collect::<Vec<_>>().join(", "),
@@ -38,11 +40,12 @@ pub fn chart(times: &[Timed], title: &str) -> String {
     let series = |form: &str| forms.iter().position(|known| *known == form).unwrap_or(0) % SERIES;
     let (width, bottom) = (LABELS + ACROSS + 30.0, TOP + ROW * rows.len() as f64);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{title}\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{TITLE}\">\n\
          <style>{style}</style>\n<rect width=\"{width}\" height=\"{height}\" style=\"fill: var(--paper)\"/>\n\
-         <text x=\"8\" y=\"20\" font-weight=\"600\">{title}</text>\n",
+         <text x=\"8\" y=\"20\" font-weight=\"600\">{TITLE}</text>\n\
+         <text class=\"soft\" x=\"8\" y=\"38\">{from}</text>\n",
         height = bottom + 30.0,
-        title = escape(title),
+        from = escape(from),
         style = plot::STYLE
     );
     let mut legend = 8.0;
@@ -50,7 +53,7 @@ pub fn chart(times: &[Timed], title: &str) -> String {
         let (dot, text) = (legend + 5.0, legend + 15.0);
         let _ = writeln!(
             svg,
-            "<circle class=\"s{} dot\" cx=\"{dot}\" cy=\"38\" r=\"5\"/><text class=\"soft\" x=\"{text}\" y=\"42\">{}</text>",
+            "<circle class=\"s{} dot\" cx=\"{dot}\" cy=\"56\" r=\"5\"/><text class=\"soft\" x=\"{text}\" y=\"60\">{}</text>",
             series(form),
             escape(form)
         );
