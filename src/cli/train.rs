@@ -23,7 +23,7 @@ use zgan::{Error, Result, files};
 use super::inits::{Beginning, Inits};
 use super::judging::{self, Judging};
 use super::progress::{Progress, clock};
-use super::ranks::Ranks;
+use super::ranks::{Ranks, Together};
 use super::signals::{save_from_now_on, stopped};
 use super::{eval, figures, grid, next_command, ranks, say, settings_of, thousands, tuned, unfit};
 
@@ -48,12 +48,8 @@ pub struct Train {
     /// Do not evaluate the images at the end
     #[arg(long)]
     no_eval: bool,
-    /// Of several processes or GPUs, the longest wait for another one before all of them end; 0 for as long as it takes
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    timeout: u64,
-    /// Connect GPUs of several processes by NCCL; they meet at this file, which all of them see
-    #[arg(long, value_name = "FILE")]
-    rendezvous: Option<PathBuf>,
+    #[command(flatten)]
+    together: Together,
     #[command(flatten)]
     inits: Inits,
 }
@@ -82,24 +78,12 @@ struct Start {
 
 impl Train {
     pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-        match self.gpus(matches)? {
-            Some(gpus) => ranks::in_threads(gpus, self.timeout, |ranks| self.run_as(matches, Some(ranks))),
-            None => self.run_as(matches, Ranks::join(self.timeout, self.rendezvous.as_deref())?.as_ref()),
-        }
-    }
-
-    /// How many GPUs this process takes, if it takes several.
-    fn gpus(&self, matches: &ArgMatches) -> anyhow::Result<Option<usize>> {
-        if ranks::several().is_some() || self.rendezvous.is_some() {
-            return Ok(None);
-        }
-        let kept = || {
-            let table = self.table(runs_dir(matches))?;
-            anyhow::Ok(table.get("device").and_then(|device| device.as_str()?.parse().ok()))
+        // A run that goes on has its device, unless the command line names another.
+        let device = || match matches.get_one::<DeviceChoice>("device") {
+            Some(named) => Ok(Some(*named)),
+            None => Ok(self.table(runs_dir(matches))?.get("device").and_then(|device| device.as_str()?.parse().ok())),
         };
-        let named = matches.get_one::<DeviceChoice>("device").copied();
-        let choice = if named.is_some() { named } else { kept()? };
-        Ok(choice.and_then(DeviceChoice::gpus).map(|gpus| gpus.len()).filter(|gpus| *gpus > 1))
+        self.together.run(device, |ranks| self.run_as(matches, ranks))
     }
 
     /// As the only rank, or as one of several.
@@ -164,6 +148,7 @@ impl Train {
             ranks.same("settings", numbers.to_string())?;
             ranks.same("images", format!("{info:?}"))?;
             ranks.same("tuning", format!("{:?}", device.tuning()))?;
+            ranks.same("weights of Inception", inception.as_ref().map_or("", |weights| &weights.digest))?;
         }
         let trained_on = ranks.map_or(Ok(device.clone()), |ranks| ranks.on(&device))?;
         // A share takes less, and a device that has too little memory says so.
@@ -186,8 +171,12 @@ impl Train {
         save_from_now_on();
         let mut course = Course::new(&settings, &info, loader.as_mut(), end, ranks)?;
         course.check(&trainer)?;
+        let judging = || inception.map(|weights| Judging::new(&trained_on, &settings, &data, &weights)).transpose();
         if !writes {
-            return Ok(course.follow(&mut trainer)?);
+            let judge = judging()?.flatten();
+            return Ok(course.follow(&mut trainer, |trainer| {
+                judge.as_ref().map_or(Ok(None), |judge| judge.figures(trainer, &settings, &info.classes)).map(drop)
+            })?);
         }
         let run = match &self.resume {
             Some(name) => {
@@ -211,7 +200,7 @@ impl Train {
             say(format!("        {changed} is not as this program wrote it: it stays as it is, rows go on in {fresh}"));
         }
 
-        let judge = inception.map(|weights| Judging::new(&device, &settings, &data, &weights)).transpose()?.flatten();
+        let judge = judging()?.flatten();
         let events = settings.written.tensorboard.then(|| Events::create(run.folder(), first)).transpose()?;
         if let Some(events) = &events {
             events.text(first, "settings", &format!("```\n{}```", settings.to_toml()?));
@@ -629,7 +618,7 @@ impl<'a, 'b> Course<'a, 'b> {
         }
         trainer.step(&self.images, &self.labels)?;
         let step = trainer.step_number();
-        let interrupted = ranks::any(self.ranks, stopped())?;
+        let interrupted = trainer.generator().values.device().any_rank(stopped())?;
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
         let last = step >= self.end || interrupted;
         let whole = step == self.steps;
@@ -656,14 +645,17 @@ impl<'a, 'b> Course<'a, 'b> {
 
     /// Waits for what another rank does alone.
     fn wait(&self) -> Result<()> {
-        self.ranks.map_or(Ok(()), Ranks::wait)
+        ranks::wait(self.ranks)
     }
 
-    /// All of the way, for a rank that writes nothing.
-    fn follow(&mut self, trainer: &mut Trainer) -> Result<ExitCode> {
+    /// All of the way, for a rank that writes nothing, and judges its part of the images.
+    fn follow(&mut self, trainer: &mut Trainer, judge: impl Fn(&mut Trainer) -> Result<()>) -> Result<ExitCode> {
         self.wait()?;
         loop {
             let due = self.next(trainer)?;
+            if due.judge {
+                judge(trainer)?;
+            }
             if due.metrics.is_some() {
                 self.wait()?;
             }

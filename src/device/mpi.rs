@@ -159,7 +159,7 @@ impl Mpi {
     }
 
     fn agree_within(&self, number: u64, limit: Option<Duration>) -> Result<u64> {
-        let (memory, what) = (self.memory()?, || "the end of a step".into());
+        let (memory, what) = (self.memory()?, || "the end of its part".into());
         // SAFETY: both numbers are the memory's.
         let memory = unsafe {
             self.exchange(memory, limit, what, |memory, request| {
