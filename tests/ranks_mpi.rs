@@ -272,6 +272,20 @@ fn images_are_judged_during_a_training_by_several_processes() {
 }
 
 #[test]
+fn several_processes_say_what_they_would_take() {
+    let place = Place::new();
+    let said = place.says(2, &format!("{TRAIN} --dry-run"), 0, &[" MiB on each device", "nothing is wrong"]);
+    assert_eq!(said.matches("nothing is wrong").count(), 1, "{said}");
+    let bytes = |ranks| {
+        let said =
+            place.says(ranks, "train --preset softmax-gan --device host --threads 1 --dry-run", 0, &["time    about"]);
+        let line = said.lines().find_map(|line| line.strip_prefix("memory  ")).unwrap();
+        line.split(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert!(bytes(3) < bytes(0), "a share takes less");
+}
+
+#[test]
 fn the_end_of_one_is_the_end_of_all() {
     let place = Place::new();
     let endless = |run: &str| format!("{ENDLESS} --run {run}");
@@ -287,7 +301,6 @@ fn the_end_of_one_is_the_end_of_all() {
     assert_eq!(said.matches("error: rank 0 of 3: ").count(), said.matches("error: ").count(), "{said}");
     // What several processes do not share out.
     place.says(2, "info", 2, &["zgan info is the work of one process, not of several"]);
-    place.says(2, &format!("{TRAIN} --dry-run"), 2, &["zgan train --dry-run is the work of one process"]);
 
     // One that stands still.
     let (child, said) = place.until(place.zgan(3, &format!("{} --timeout 3", endless("c"))), "step 20/");

@@ -294,7 +294,7 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
         launches: after.launches - before.launches,
         bytes: after.bytes - before.bytes,
         flops: after.flops - before.flops,
-        memory: Trainer::plan(&problem.setup)?.bytes,
+        memory: Trainer::plan(&problem.setup, 1)?.bytes,
         rivals: rivals.collect(),
     })
 }
