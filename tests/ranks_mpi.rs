@@ -272,7 +272,7 @@ fn images_are_judged_during_a_training_by_several_processes() {
 }
 
 #[test]
-fn several_processes_say_what_they_would_take() {
+fn several_processes_say_what_they_would_take_and_time_a_step() {
     let place = Place::new();
     let said = place.says(2, &format!("{TRAIN} --dry-run"), 0, &[" MiB on each device", "nothing is wrong"]);
     assert_eq!(said.matches("nothing is wrong").count(), 1, "{said}");
@@ -283,6 +283,16 @@ fn several_processes_say_what_they_would_take() {
         line.split(' ').next().unwrap().parse::<f64>().unwrap()
     };
     assert!(bytes(3) < bytes(0), "a share takes less");
+    let bench = "bench --device host --threads 1 --tiny --time 0";
+    let said = place.says(2, &format!("{bench} --preset ring"), 0, &[" % ", "of it in exchanges between 2 ranks"]);
+    assert_eq!(said.matches("\nstep, ring").count(), 1, "{said}");
+    let said = place.says(2, &format!("{bench} --preset ring --json"), 0, &["\"ranks\": 2"]);
+    let share = said.split("\"exchanging\": ").nth(1).unwrap().split([',', '\n']).next().unwrap();
+    assert!((0.0..1.0).contains(&share.parse::<f64>().unwrap()), "{share}");
+    for other in ["matmul", "--model h100"] {
+        let parts = ["zgan bench of other things than steps is the work of one process"];
+        place.says(2, &format!("{bench} {other}"), 2, &parts);
+    }
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn run(cli: &Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     if cli.nvtx || std::env::var_os("ZGAN_NVTX").is_some_and(|on| on == "1") {
         nvtx::start()?;
     }
-    if !matches!(cli.command, Command::Train(_) | Command::Sample(_) | Command::Eval(_)) {
+    if !matches!(cli.command, Command::Train(_) | Command::Sample(_) | Command::Eval(_) | Command::Bench(_)) {
         ranks::alone(&format!("zgan {}", matches.subcommand_name().unwrap_or_default()))?;
     }
     match (&cli.command, matches.subcommand()) {

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Buffer, Device};
 use crate::Result;
@@ -36,6 +37,12 @@ pub trait Communicator: Send + Sync {
 
     /// The largest of the numbers that the ranks give. Waits for all of them.
     fn agree(&self, number: u64) -> Result<u64>;
+
+    /// The time that this rank has spent in exchanges of values so far, waiting for others included; None where the device does them
+    /// by itself, in its own time.
+    fn spent(&self) -> Option<Duration> {
+        None
+    }
 
     /// Waits for all others, however long it takes: for where one of them works alone meanwhile.
     fn wait(&self) -> Result<()> {
