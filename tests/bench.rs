@@ -129,7 +129,7 @@ fn a_preset_has_its_own_sizes_and_rule() {
     for step in &all {
         let own = step.setup.preset.settings();
         assert_eq!((step.setup.networks.width, step.setup.training.batch), (own.networks.width, own.training.batch));
-        Trainer::plan(&step.setup).unwrap();
+        Trainer::plan(&step.setup, 1).unwrap();
     }
 }
 

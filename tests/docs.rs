@@ -397,7 +397,7 @@ fn try_out(place: &Place, command: &[String]) -> Result<(), String> {
             let mut command = Command::new("mpirun");
             command.args(["--allow-run-as-root", "--oversubscribe"]).args(&mpirun[1..mpirun.len() - 1]);
             // An image for each process.
-            if !has(&words, "--resume") {
+            if words[0] == "train" && !has(&words, "--resume") {
                 set(&mut words, "--batch", "4");
             }
             command.arg(env!("CARGO_BIN_EXE_zgan"));

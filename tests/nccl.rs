@@ -3,6 +3,8 @@
 //!
 //! Most tests run their body in a process of its own that finds both, with its own settings; a rank is a thread there.
 
+#[path = "common/place.rs"]
+mod place;
 #[allow(dead_code)]
 #[path = "common/ranks.rs"]
 mod ranks;
@@ -15,6 +17,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
+use place::Place;
 use stand_in::{has_code, on_stand_in, quietly_with};
 use zgan::checkpoint::{self, NamedTensor};
 use zgan::device::{Communicator, Device, Meeting, Reduction, Started};
@@ -379,6 +382,36 @@ fn processes_that_meet_at_a_file_train_as_threads_do() {
     assert_eq!(output.status.code(), Some(2));
 }
 
+/// Drawing and judging is shared out by the GPUs of a process, and by processes with a GPU each.
+#[test]
+fn several_gpus_draw_and_judge_as_one_does() {
+    if !has_code("several_gpus_draw_and_judge_as_one_does") {
+        return;
+    }
+    let place = Place::new();
+    place.folder_of_noise("noise");
+    let zgan = |words: &str| {
+        let mut command = place.program(place::ZGAN);
+        command.args(words.split_whitespace()).env("LD_LIBRARY_PATH", stand_in::folder());
+        command.env("ZGAN_STAND_IN", "devices=3");
+        command
+    };
+    let train = "train --preset mnist --data folder:noise --size 16 --width 2 --batch 4 --steps 1 --no-eval --run a";
+    trained(zgan(&format!("{train} --device cuda --precision f32")));
+    let eval = |device: &str| format!("eval --run a --per-class 150 --json --device {device}");
+    let told = |output: Output| String::from_utf8(output.stdout).unwrap();
+    // Later it has a classifier already.
+    trained(zgan(&eval("cuda")));
+    let report = told(zgan(&eval("cuda")).output().unwrap());
+    assert_eq!(told(zgan(&eval("cuda:all")).output().unwrap()), report);
+    let all = processes(2, |_| zgan(&(eval("cuda") + " --rendezvous meet")));
+    assert_eq!(all.into_iter().map(told).collect::<Vec<_>>(), [report, String::new()]);
+    for (device, out) in [("cuda", "alone"), ("cuda:0,2", "two")] {
+        trained(zgan(&format!("sample --run a --count 520 --device {device} --out {out}")));
+    }
+    assert!(place.program("diff").args(["-r", "alone", "two"]).status().unwrap().success());
+}
+
 /// One line says which rank it was and why, and the last checkpoint is whole.
 #[test]
 fn a_gpu_that_fails_ends_the_training() {
@@ -454,9 +487,9 @@ fn without_nccl_it_says_what_to_install_and_python_s_package_is_found() {
     assert!(said(&old).contains("cannot be used: its version is 2804, and 20900 is needed"), "{}", said(&old));
     let found = run(&place.path().join("venv"), "");
     assert!(found.status.success(), "{}", said(&found));
-    // Several GPUs are for `train` alone, and each of them is there once.
+    // Several GPUs are not for all commands, and each of them is there once.
     for (command, device, why) in [
-        ("bench", "cuda:all", "several GPUs are for zgan train; one of them is cuda:0"),
+        ("bench", "cuda:all", "several GPUs are for zgan train, sample and eval; one of them is cuda:0"),
         ("train", "cuda:0,0", "cuda:0 is there twice"),
         ("train", "cuda:0,x", "cuda:N,N,..."),
         ("train", "cuda:0,64", "the last one can be cuda:63"),

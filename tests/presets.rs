@@ -91,7 +91,7 @@ fn parameter_counts_are_the_references() {
         ("mnist", data(28, 1), 147_041, 35_792),
         ("sngan-projection-32", data(32, 3), 4_304_387, 1_055_104),
     ] {
-        let plan = Trainer::plan(&Setup::new(&preset(name), &info)).unwrap();
+        let plan = Trainer::plan(&Setup::new(&preset(name), &info), 1).unwrap();
         assert_eq!((plan.parameters_g, plan.parameters_d), (g, d), "{name}");
     }
 }
@@ -370,7 +370,7 @@ fn mnist_on_real_thread_blocks_is_the_hosts() {
 #[test]
 fn pairs_that_cannot_work_are_refused_with_the_reason() {
     let setup = Setup::new(&preset("mnist"), &data(28, 1));
-    let refused = |setup: &Setup| Trainer::plan(setup).err().unwrap().to_string();
+    let refused = |setup: &Setup| Trainer::plan(setup, 1).err().unwrap().to_string();
     let message = refused(&setup.with(|s| s.training.n_dis = 2));
     assert!(message.starts_with("n-dis 2 with update simultaneous"), "{message}");
     let message = refused(&setup.with(|s| s.training.batch_g = Some(32)));

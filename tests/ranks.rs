@@ -396,7 +396,7 @@ fn the_bytes_of_a_step_are_known_before() {
         });
         assert_eq!(exchanged, calls[1].iter().map(|(_, values)| 4 * values).collect::<Vec<_>>(), "{}", preset.name);
         // The gradients of both networks, once an update each, and the logits of each judgement.
-        let plan = Trainer::plan(&setup).unwrap();
+        let plan = Trainer::plan(&setup, 1).unwrap();
         let gradients = 4 * (plan.parameters_g + setup.training.n_dis * plan.parameters_d);
         assert!(exchanged.contains(&(8 * BATCH)) && exchanged.iter().sum::<usize>() > gradients, "{}", preset.name);
         println!("{}: {} times, {} bytes", preset.name, exchanged.len(), exchanged.iter().sum::<usize>());

@@ -4,13 +4,17 @@ mod common;
 #[path = "common/place.rs"]
 mod place;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::Random;
 use place::{Place, ZGAN, text};
+use zgan::checkpoint::NamedTensor;
 use zgan::device::{Communicator, Device, Mpi, Reduction, started};
+use zgan::eval::inception;
+use zgan::exchange::file;
 
 const TRAIN: &str = "train --preset ring --device host --threads 1 --batch 10 --width 16 --log-every 1 --sample-every 7 \
                      --checkpoint-every 5 --keep-checkpoints 0 --tensorboard false --no-eval";
@@ -218,6 +222,80 @@ fn images_of_a_folder_are_drawn_by_several_processes() {
 }
 
 #[test]
+fn several_processes_judge_as_one_does() {
+    let place = Place::new();
+    place.folder_of_noise("noise");
+    let train =
+        "train --preset mnist --data folder:noise --size 16 --width 2 --batch 4 --device host --threads 1 --steps 1";
+    place.says(0, &format!("{train} --no-eval --run a"), 0, &[]);
+    let eval = "eval --run a --device host --threads 1 --per-class 200 --json";
+    // One of them trains the classifier, and keeps it.
+    let first = place.says(3, eval, 0, &["it will be kept", "\"generated\": 400"]);
+    assert_eq!(first.matches("it will be kept").count(), 1, "{first}");
+    let told = |ranks| String::from_utf8(place.zgan(ranks, eval).output().unwrap().stdout).unwrap();
+    assert!(first.contains(&told(0)) && told(2) == told(0), "{first}");
+    let seeds = format!("{ZGAN} {eval} --seed $OMPI_COMM_WORLD_RANK");
+    place::says(&mut place.ranks(2, &seeds), &seeds, 1, &["rank 1 has not the same command line as rank 0"]);
+}
+
+/// Weights of Inception by chance.
+fn inception_weights() -> Vec<NamedTensor> {
+    let mut random = Random(1);
+    let mut tensor = |(name, shape): (String, Vec<usize>)| {
+        let reach = (6.0 / shape[1..].iter().product::<usize>() as f64).sqrt();
+        let one = name.ends_with("weight") || name.ends_with("running_var");
+        let mut value = || match shape.len() {
+            1 => f32::from(u8::from(one)),
+            _ => ((2.0 * random.uniform() - 1.0) * reach) as f32,
+        };
+        let values = (0..shape.iter().product()).map(|_| value()).collect();
+        NamedTensor { name, shape, values }
+    };
+    inception::tensors().into_iter().map(&mut tensor).collect()
+}
+
+#[test]
+fn images_are_judged_during_a_training_by_several_processes() {
+    let place = Place::new();
+    place.folder_of_noise("noise");
+    // Two of its pictures do.
+    for i in 2..10 {
+        std::fs::remove_file(place.path(&format!("noise/{}/{i}.png", ["ant", "bee"][i % 2]))).unwrap();
+    }
+    file::write(&place.path("inception.safetensors"), &BTreeMap::new(), &inception_weights(), &[]).unwrap();
+    let judging = "--inception inception.safetensors --eval-every 1 --eval-images 2 --eval-metrics fid --keep-best fid";
+    let train = "train --preset softmax-gan --data folder:noise --size 8 --batch 2 --steps 1 --device host --threads 1";
+    let parts = ["real    2 images go through Inception", "step 1: fid ", "(2 generated, 2 real)"];
+    let said = place.says(2, &format!("{train} {judging} --no-eval --run a"), 0, &parts);
+    assert!(said.matches("step 1: fid ").count() == 1, "{said}");
+    assert!(place.path("runs/a/checkpoints/best.safetensors").is_file());
+}
+
+#[test]
+fn several_processes_say_what_they_would_take_and_time_a_step() {
+    let place = Place::new();
+    let said = place.says(2, &format!("{TRAIN} --dry-run"), 0, &[" MiB on each device", "nothing is wrong"]);
+    assert_eq!(said.matches("nothing is wrong").count(), 1, "{said}");
+    let bytes = |ranks| {
+        let said =
+            place.says(ranks, "train --preset softmax-gan --device host --threads 1 --dry-run", 0, &["time    about"]);
+        let line = said.lines().find_map(|line| line.strip_prefix("memory  ")).unwrap();
+        line.split(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert!(bytes(3) < bytes(0), "a share takes less");
+    let bench = "bench --device host --threads 1 --tiny --time 0";
+    let said = place.says(2, &format!("{bench} --preset ring"), 0, &[" % ", "of it in exchanges between 2 ranks"]);
+    assert_eq!(said.matches("\nstep, ring").count(), 1, "{said}");
+    let said = place.says(2, &format!("{bench} --preset ring --json"), 0, &["\"ranks\": 2"]);
+    let share = said.split("\"exchanging\": ").nth(1).unwrap().split([',', '\n']).next().unwrap();
+    assert!((0.0..1.0).contains(&share.parse::<f64>().unwrap()), "{share}");
+    for other in ["matmul", "--model h100"] {
+        let parts = ["zgan bench of other things than steps is the work of one process"];
+        place.says(2, &format!("{bench} {other}"), 2, &parts);
+    }
+}
+
+#[test]
 fn the_end_of_one_is_the_end_of_all() {
     let place = Place::new();
     let endless = |run: &str| format!("{ENDLESS} --run {run}");
@@ -233,7 +311,6 @@ fn the_end_of_one_is_the_end_of_all() {
     assert_eq!(said.matches("error: rank 0 of 3: ").count(), said.matches("error: ").count(), "{said}");
     // What several processes do not share out.
     place.says(2, "info", 2, &["zgan info is the work of one process, not of several"]);
-    place.says(2, &format!("{TRAIN} --dry-run"), 2, &["zgan train --dry-run is the work of one process"]);
 
     // One that stands still.
     let (child, said) = place.until(place.zgan(3, &format!("{} --timeout 3", endless("c"))), "step 20/");

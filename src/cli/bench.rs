@@ -15,6 +15,7 @@ use zgan::nn::Fusion;
 use zgan::settings::{PRESETS, Preset};
 use zgan::{Error, files};
 
+use super::ranks::{self, Ranks};
 use super::tuned::Place;
 use super::{loading, model, say, scaling, tell};
 
@@ -150,10 +151,14 @@ impl Bench {
                 return Err(Error::Config(format!("--{option} is of a network: --preset or --shapes names it")).into());
             }
         }
+        let loads = self.data.is_some() || self.texts == ["data"];
+        if self.scaling || self.model.is_some() || loads {
+            ranks::alone(OTHERS)?;
+        }
         match self.model {
             _ if self.scaling => scaling::run(self, settings),
             Some(card) => model::run(self, card, settings),
-            None if self.data.is_some() || self.texts == ["data"] => loading::run(self, settings),
+            None if loads => loading::run(self, settings),
             None => self.measure(settings),
         }
     }
@@ -257,8 +262,12 @@ impl Bench {
         // That it is a report at all is seen before minutes are spent.
         let check = |object: &serde_json::Value| bench::beside(object, &[]).map(|_| object.clone());
         let rival = self.beside.as_deref().map(|path| read("beside", path, check)).transpose()?;
-        let device = self.place.open()?;
+        let ranks = Ranks::join(PATIENCE, None)?;
+        let device = ranks::on(ranks.as_ref(), &self.place.open_of(ranks.as_ref())?)?;
         let (problems, steps) = self.all(&device)?;
+        if !problems.is_empty() {
+            ranks::alone(OTHERS)?;
+        }
         if self.list {
             problems.iter().for_each(|problem| say(problem.name()));
             steps.iter().for_each(|step| say(&step.name));
@@ -275,7 +284,11 @@ impl Bench {
             say(bench::libtorch::description(&device)?);
         }
         let late = || limit.is_some_and(|limit| begun.elapsed() >= limit);
-        let in_time = || if late() { Err(LEFT_OUT.to_string()) } else { Ok(()) };
+        let in_time = || match device.any_rank(late()) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(LEFT_OUT.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
         let failed = |failure: Failure, failures: &mut Vec<Failure>| {
             if for_people {
                 say(format!("{}: {}", failure.name, failure.error));
@@ -318,6 +331,9 @@ impl Bench {
                 }
                 Err(error) => failed(Failure::of_step(problem, error), &mut report.failures),
             }
+        }
+        if ranks::is_silent() {
+            return Ok(());
         }
         let failures: Vec<&Failure> = report.failures.iter().filter(|failure| failure.error != LEFT_OUT).collect();
         self.tell_all(&report, before.as_deref(), rival.as_ref())?;
@@ -404,6 +420,12 @@ impl Bench {
         Ok((problems, both.flatten().collect()))
     }
 }
+
+/// What several processes do not time together.
+const OTHERS: &str = "zgan bench of other things than steps";
+
+/// The longest wait for another process, in seconds.
+const PATIENCE: u64 = 600;
 
 /// The error of what did not begin in time, which is none of the run.
 const LEFT_OUT: &str = "left out: the time limit had come";

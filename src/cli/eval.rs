@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -10,6 +11,7 @@ use indicatif::ProgressBar;
 use zgan::checkpoint::NamedTensor;
 use zgan::data::{DataInfo, DataOptions, DataSource, Dataset, Size, Split, mixture};
 use zgan::device::Device;
+use zgan::eval::inception;
 use zgan::eval::judge::{self, Figures};
 use zgan::eval::metrics::NEIGHBOUR;
 use zgan::eval::{self, Cache, Classifier, Ready, Report, Request, Tested, Training};
@@ -18,8 +20,9 @@ use zgan::settings::Settings;
 use zgan::{Error, checkpoint, run};
 
 use super::figures::{Published, USUAL_METRICS};
+use super::ranks::{Ranks, Together};
 use super::tuned::Place;
-use super::{progress, say, settings_of, tell, thousands, unfit};
+use super::{progress, ranks, say, settings_of, tell, thousands, unfit};
 
 /// How many images are drawn of each class, how many real ones of each are compared, and both where there is one class.
 const PER_CLASS: usize = 100;
@@ -71,13 +74,41 @@ pub struct Eval {
     published: Published,
     #[command(flatten, next_help_heading = "Where it runs")]
     place: Place,
+    #[command(flatten, next_help_heading = "Where it runs")]
+    together: Together,
 }
 
 impl Eval {
-    pub fn run(&self) -> anyhow::Result<()> {
-        if let Some(folder) = &self.images {
-            return self.pictures(folder);
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        self.together.run(
+            || Ok(Some(self.place.device)),
+            |ranks| {
+                match &self.images {
+                    Some(folder) => self.pictures(folder, ranks),
+                    None => self.drawn(ranks),
+                }?;
+                // The first rank may have figures to compute of what all have seen.
+                ranks::wait(ranks)?;
+                Ok(ExitCode::SUCCESS)
+            },
+        )
+    }
+
+    /// The device, and the same as that of one of the ranks, which look at images together: all of them must have been asked for the
+    /// same.
+    fn devices(&self, ranks: Option<&Ranks>, weights: Option<&inception::Weights>) -> anyhow::Result<(Device, Device)> {
+        let device = self.place.open_of(ranks)?;
+        if let Some(ranks) = ranks {
+            ranks.same("program", env!("CARGO_PKG_VERSION"))?;
+            ranks.same("command line", format!("{:?}", std::env::args_os().skip(1).collect::<Vec<_>>()))?;
+            ranks.same("tuning", format!("{:?}", device.tuning()))?;
+            ranks.same("weights of Inception", weights.map_or("", |weights| &weights.digest))?;
         }
+        Ok((device.clone(), ranks::on(ranks, &device)?))
+    }
+
+    /// Judges what a run draws.
+    fn drawn(&self, ranks: Option<&Ranks>) -> anyhow::Result<()> {
         self.per_class.map_or(Ok(()), check_per_class)?;
         let published = !self.published.metrics.is_empty();
         let inception = if published { self.published.weights()? } else { None };
@@ -92,15 +123,21 @@ impl Eval {
         self.find_data(&mut settings, &header.data, folder.as_deref(), &path)?;
         let setup = Setup::new(&settings, &header.data);
         if setup.draws_points() {
-            return self.cover(&path, header.step, &setup, &tensors);
+            let device = self.place.open_of(ranks)?;
+            // A moment's work.
+            let first = !ranks::is_silent();
+            return if first { self.cover(&device, &path, header.step, &setup, &tensors) } else { Ok(()) };
         }
         check(&header.data)?;
-        let device = self.place.open()?;
+        let (device, shared) = self.devices(ranks, inception.as_ref())?;
         settings.place.threads = self.place.threads;
         let options = DataOptions { like: Some(header.data.classes.clone()), ..settings.data_options() };
         let data = settings.images.data.open(Split::Train, &options)?;
         data.notes().iter().for_each(|note| tell(!self.json, format!("data    {note}")));
         same_images(&path, &header.data, &data.info())?;
+        if let Some(ranks) = ranks {
+            ranks.same("checkpoint", std::fs::read(&path).map_err(Error::io(&path))?)?;
+        }
         let setup = setup.of(&data);
         let unfit = || unfit(&path, "drawn from");
         Trainer::check_tensors(&setup, &tensors).with_context(unfit)?;
@@ -112,12 +149,16 @@ impl Eval {
         if published {
             let (mut figures, count) = (Figures::default(), self.published.count()?);
             if let Some(inception) = inception {
-                let judge = self.published.judge(&device, &inception, &[])?;
+                let judge = self.published.judge(&shared, &inception, &[])?;
                 drop(inception);
                 let real = self.published.real(&judge, Some((&data, &settings.images.data)), false, !self.json)?;
                 tell(!self.json, format!("drawn   {} images go through Inception", thousands(count)));
                 let drawn = eval::whole(judge.draw(&mut trainer, weights, self.seed, count, &|| true)?)?;
+                // Of what others than the first rank have, which is nothing, this says nothing.
                 figures = judge.compare(&drawn, &real, data.classes())?;
+            }
+            if ranks::is_silent() {
+                return Ok(());
             }
             let held_out = eval::held_out(&settings.images.data, &settings.data_options(), &data);
             let generated = || {
@@ -133,15 +174,26 @@ impl Eval {
             return self.published.print(&figures, self.json);
         }
         let (classifier, tested, usual, real_per_class) = if data.groups() > 1 {
-            let ready = classifier(&device, &settings, &data, &|line| tell(!self.json, line))?;
-            (ready.classifier, Some(ready.tested), PER_CLASS, REAL)
+            let ready = || classifier(&shared, &settings, &data, &|line| tell(!self.json, line));
+            let ready = if ranks::is_silent() { None } else { Some(ready()?) };
+            ranks::wait(ranks)?;
+            let (classifier, tested) = match ready {
+                Some(ready) => (ready.classifier, Some(ready.tested)),
+                None => (Classifier::new(&shared, data.shape(), data.classes().len())?, None),
+            };
+            classifier.take_from_first()?;
+            (classifier, tested, PER_CLASS, REAL)
         } else {
             tell(!self.json, no_classes(&data));
-            (Classifier::untrained(&device, data.shape())?, None, ALONE, ALONE)
+            (Classifier::untrained(&shared, data.shape())?, None, ALONE, ALONE)
         };
         let per_class = self.per_class.unwrap_or(usual);
         let request = Request { weights, seed: self.seed, per_class, real_per_class };
-        let report = eval::evaluate(&classifier, &mut trainer, &data, &request)?;
+        let report = eval::evaluate_while(&classifier, &mut trainer, &data, &request, &|| true)?;
+        if ranks::is_silent() {
+            return Ok(());
+        }
+        let report = eval::whole(report)?;
         if self.json {
             say(json(&report, &data, tested.as_ref(), header.step)?);
             return Ok(());
@@ -154,7 +206,7 @@ impl Eval {
     }
 
     /// Judges pictures that another program has drawn, for instance.
-    fn pictures(&self, folder: &Path) -> anyhow::Result<()> {
+    fn pictures(&self, folder: &Path, ranks: Option<&Ranks>) -> anyhow::Result<()> {
         let weights = self.published.weights()?;
         let open = |source: &DataSource, like: Option<Vec<String>>| -> Result<Dataset, Error> {
             let data = source.open(Split::Train, &DataOptions { like, ..self.options(source)? })?;
@@ -166,19 +218,22 @@ impl Eval {
         let like = real.as_ref().map(|(data, _)| data.classes().to_vec());
         let images = open(&DataSource::Folder(folder.to_path_buf()), like)?;
         let whole = self.size.is_none();
-        let device = self.place.open()?;
+        let (device, shared) = self.devices(ranks, weights.as_ref())?;
         // Labels of two folders are the same where their classes are.
         let classes = real.as_ref().map(|(data, _)| data.classes()).filter(|classes| *classes == images.classes());
         let classes = classes.unwrap_or_default().to_vec();
         let mut figures = Figures::default();
         if let Some(weights) = weights {
-            let judge = self.published.judge(&device, &weights, &USUAL_METRICS)?;
+            let judge = self.published.judge(&shared, &weights, &USUAL_METRICS)?;
             drop(weights);
             let real_side = real.as_ref().map(|(data, source)| (data, *source));
             let real_sight = self.published.real(&judge, real_side, whole, !self.json)?;
             tell(!self.json, format!("images  {} go through Inception", thousands(images.len())));
             let seen = eval::whole(judge.look(&images, usize::MAX, whole, false, &|| true)?)?;
             figures = judge.compare(&seen, &real_sight, &classes)?;
+        }
+        if ranks::is_silent() {
+            return Ok(());
         }
         let held_out =
             real.as_ref().and_then(|(data, source)| eval::held_out(source, &self.options(source).ok()?, data));
@@ -200,10 +255,16 @@ impl Eval {
     }
 
     /// Says how well the points of a run cover the modes of its data.
-    fn cover(&self, path: &Path, step: u64, setup: &Setup, tensors: &[NamedTensor]) -> anyhow::Result<()> {
+    fn cover(
+        &self,
+        device: &Device,
+        path: &Path,
+        step: u64,
+        setup: &Setup,
+        tensors: &[NamedTensor],
+    ) -> anyhow::Result<()> {
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
-        let device = self.place.open()?;
-        let generator = Generator::new(&device, setup, tensors, weights).with_context(|| unfit(path, "drawn from"))?;
+        let generator = Generator::new(device, setup, tensors, weights).with_context(|| unfit(path, "drawn from"))?;
         let latents = Latents::unlabelled(self.seed, self.per_class.unwrap_or(mixture::POINTS));
         let cover = setup.mixture.cover(&generator.values(&latents.draw(&setup.networks)?, &[])?);
         if self.json {

@@ -11,7 +11,7 @@ use zgan::eval::judge::{FIFTY, Figures, Judge, Metric, Sight, USUAL, save_statis
 use zgan::eval::metrics::{SUBSET, Spread};
 use zgan::eval::{self, Cache};
 
-use super::{say, tell, thousands};
+use super::{ranks, say, tell, thousands};
 
 #[derive(Args)]
 #[command(next_help_heading = "Published figures")]
@@ -104,7 +104,7 @@ impl Published {
         let mut note = |line| tell(for_people, line);
         let sight = judge.look_at_real(data, &Cache::of(source), most, whole, &mut note, &|| true)?;
         let sight = eval::whole(sight)?;
-        if let Some(path) = &self.save_stats {
+        if let Some(path) = self.save_stats.as_ref().filter(|_| !ranks::is_silent()) {
             save_statistics(path, &sight.statistics)?;
         }
         Ok(sight)

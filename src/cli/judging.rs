@@ -36,7 +36,7 @@ impl Judging {
         Ok(real.map(|real| Judging { judge, real }))
     }
 
-    /// Draws images and compares them with the real ones. None where the training was interrupted meanwhile.
+    /// Draws images and compares them with the real ones. Of several ranks, each draws some, and the first one has the figures. None where the training was interrupted meanwhile.
     pub fn figures(&self, trainer: &mut Trainer, settings: &Settings, classes: &[String]) -> Result<Option<Figures>> {
         let (weights, seed, go_on) = (eval::weights(settings), settings.training.seed, || !stopped());
         let drawn = self.judge.draw(trainer, weights, seed, settings.judging.eval_images, &go_on)?;

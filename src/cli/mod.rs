@@ -113,14 +113,14 @@ fn run(cli: &Cli, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     if cli.nvtx || std::env::var_os("ZGAN_NVTX").is_some_and(|on| on == "1") {
         nvtx::start()?;
     }
-    if !matches!(cli.command, Command::Train(_) | Command::Sample(_)) {
+    if !matches!(cli.command, Command::Train(_) | Command::Sample(_) | Command::Eval(_) | Command::Bench(_)) {
         ranks::alone(&format!("zgan {}", matches.subcommand_name().unwrap_or_default()))?;
     }
     match (&cli.command, matches.subcommand()) {
         (Command::Train(train), Some((_, settings))) => train.run(settings),
-        (Command::Sample(sample), _) => sample.run().map(|()| ExitCode::SUCCESS),
+        (Command::Sample(sample), _) => sample.run(),
         (Command::Export(export), _) => export.run().map(|()| ExitCode::SUCCESS),
-        (Command::Eval(eval), _) => eval.run().map(|()| ExitCode::SUCCESS),
+        (Command::Eval(eval), _) => eval.run(),
         (Command::Plot(plot), _) => plot.run().map(|()| ExitCode::SUCCESS),
         (Command::Bench(bench), _) => bench.run().map(|()| ExitCode::SUCCESS),
         (Command::Tune(tune), _) => tune.run().map(|()| ExitCode::SUCCESS),

@@ -1,15 +1,16 @@
-//! Processes, or threads with a GPU each, that train one pair of networks together: which one this is, what it takes of its
+//! Processes, or threads with a GPU each, that work together, on one pair of networks for instance: which one this is, what it takes of its
 //! machine, whether all of them have the same, and how the end of one is the end of all.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
+use clap::Args;
 use zgan::device::{Communicator, Device, DeviceChoice, Meeting, Started, started};
 use zgan::{Error, Result, cores};
 
@@ -105,6 +106,34 @@ fn connect(Started { rank, ranks, variable, .. }: Started, _: Option<Duration>) 
     )))
 }
 
+/// The options of a command that several processes or GPUs can do together.
+#[derive(Args)]
+pub struct Together {
+    /// Of several processes or GPUs, the longest wait for another one before all of them end; 0 for as long as it takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+    /// Connect GPUs of several processes by NCCL; they meet at this file, which all of them see
+    #[arg(long, value_name = "FILE")]
+    rendezvous: Option<PathBuf>,
+}
+
+impl Together {
+    /// Does the work as the only rank, or as one of several: processes, or a thread for each GPU where `device` names several.
+    pub fn run(
+        &self,
+        device: impl FnOnce() -> anyhow::Result<Option<DeviceChoice>>,
+        work: impl Fn(Option<&Ranks>) -> anyhow::Result<ExitCode> + Sync,
+    ) -> anyhow::Result<ExitCode> {
+        if several().is_none() && self.rendezvous.is_none() {
+            let gpus = device()?.and_then(DeviceChoice::gpus).map_or(1, |gpus| gpus.len());
+            if gpus > 1 {
+                return in_threads(gpus, self.timeout, |ranks| work(Some(ranks)));
+            }
+        }
+        work(Ranks::join(self.timeout, self.rendezvous.as_deref())?.as_ref())
+    }
+}
+
 /// `--timeout`, where 0 is as long as it takes.
 fn limit(timeout: u64) -> Duration {
     Duration::from_secs(if timeout > 0 { timeout } else { u64::MAX })
@@ -112,7 +141,7 @@ fn limit(timeout: u64) -> Duration {
 
 /// Does the work in a thread for each of several GPUs of this machine. The error is that of the first rank that failed by
 /// itself.
-pub fn in_threads(
+fn in_threads(
     gpus: usize,
     timeout: u64,
     work: impl Fn(&Ranks) -> anyhow::Result<ExitCode> + Sync,
@@ -298,9 +327,14 @@ impl Ranks {
     }
 }
 
-/// Whether any of the ranks says so.
-pub fn any(ranks: Option<&Ranks>, here: bool) -> Result<bool> {
-    ranks.map_or(Ok(here), |ranks| Ok(ranks.communicator()?.agree(here.into())? > 0))
+/// Waits for what another rank does alone.
+pub fn wait(ranks: Option<&Ranks>) -> Result<()> {
+    ranks.map_or(Ok(()), Ranks::wait)
+}
+
+/// The device as that of one of the ranks, if there are several.
+pub fn on(ranks: Option<&Ranks>, device: &Device) -> Result<Device> {
+    ranks.map_or(Ok(device.clone()), |ranks| ranks.on(device))
 }
 
 fn file(path: &str) -> String {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -17,7 +18,7 @@ use zgan::settings::{Preset, Settings};
 use zgan::sizes::{filled, product, reserved};
 use zgan::{Error, files, run};
 
-use super::ranks::Ranks;
+use super::ranks::{Ranks, Together};
 use super::tuned::Place;
 use super::{grid, progress, ranks, say, settings_of, unfit, writable};
 
@@ -90,6 +91,8 @@ pub struct Sample {
 
     #[command(flatten, next_help_heading = "Where it runs")]
     place: Place,
+    #[command(flatten, next_help_heading = "Where it runs")]
+    together: Together,
 }
 
 /// The most images that a grid, and a folder, may have.
@@ -100,7 +103,12 @@ const FOLDER: usize = 10_000_000;
 const AT_ONCE: usize = 512;
 
 impl Sample {
-    pub fn run(&self) -> anyhow::Result<()> {
+    pub fn run(&self) -> anyhow::Result<ExitCode> {
+        self.together.run(|| Ok(Some(self.place.device)), |ranks| self.run_as(ranks).map(|()| ExitCode::SUCCESS))
+    }
+
+    /// As the only rank, or as one of several, each of which draws some of the images.
+    fn run_as(&self, ranks: Option<&Ranks>) -> anyhow::Result<()> {
         let values = latents::is_values(&self.out);
         let is = |kind: &str| self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case(kind));
         let grid = values || is("png") || is("svg");
@@ -108,8 +116,6 @@ impl Sample {
         if grid {
             ranks::alone("zgan sample of one file")?;
         }
-        // Of several processes, each draws some of the images.
-        let ranks = Ranks::join(0, None)?;
         let name = self.run.as_deref().unwrap_or_default();
         let path = match self.checkpoint.as_ref().or(self.weights.as_ref()) {
             Some(file) => file.clone(),
@@ -127,13 +133,7 @@ impl Sample {
         if let Some(file) = &self.labels {
             setup.vectors = Some(wanted(file, &setup, &header.data.classes)?);
         }
-        let job = Job {
-            sample: self,
-            ranks: ranks.as_ref(),
-            classes: self.classes(&setup, &header.data.classes)?,
-            header,
-            setup,
-        };
+        let job = Job { sample: self, ranks, classes: self.classes(&setup, &header.data.classes)?, header, setup };
         if is("svg") && !job.setup.draws_points() {
             let out = self.out.display();
             return Err(
@@ -146,7 +146,7 @@ impl Sample {
         } else if !ranks::is_silent() {
             self.prepare_folder()?
         }
-        let device = self.place.open_of(ranks.as_ref())?;
+        let device = self.place.open_of(ranks)?;
         let weights = if self.raw_weights { Weights::Raw } else { Weights::Average };
         let mut generator =
             Generator::new(&device, &job.setup, &tensors, weights).with_context(|| unfit(&path, "drawn from"))?;
@@ -478,7 +478,7 @@ impl Job<'_> {
             bar.inc((n * ranks) as u64);
         }
         bar.finish_and_clear();
-        self.ranks.map_or(Ok(()), Ranks::wait)?;
+        ranks::wait(self.ranks)?;
         say(format!("{count} images after step {}: {}", self.header.step, out.display()));
         Ok(())
     }

@@ -23,7 +23,7 @@ use zgan::{Error, Result, files};
 use super::inits::{Beginning, Inits};
 use super::judging::{self, Judging};
 use super::progress::{Progress, clock};
-use super::ranks::Ranks;
+use super::ranks::{Ranks, Together};
 use super::signals::{save_from_now_on, stopped};
 use super::{eval, figures, grid, next_command, ranks, say, settings_of, thousands, tuned, unfit};
 
@@ -48,12 +48,8 @@ pub struct Train {
     /// Do not evaluate the images at the end
     #[arg(long)]
     no_eval: bool,
-    /// Of several processes or GPUs, the longest wait for another one before all of them end; 0 for as long as it takes
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    timeout: u64,
-    /// Connect GPUs of several processes by NCCL; they meet at this file, which all of them see
-    #[arg(long, value_name = "FILE")]
-    rendezvous: Option<PathBuf>,
+    #[command(flatten)]
+    together: Together,
     #[command(flatten)]
     inits: Inits,
 }
@@ -82,24 +78,12 @@ struct Start {
 
 impl Train {
     pub fn run(&self, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-        match self.gpus(matches)? {
-            Some(gpus) => ranks::in_threads(gpus, self.timeout, |ranks| self.run_as(matches, Some(ranks))),
-            None => self.run_as(matches, Ranks::join(self.timeout, self.rendezvous.as_deref())?.as_ref()),
-        }
-    }
-
-    /// How many GPUs this process takes, if it takes several.
-    fn gpus(&self, matches: &ArgMatches) -> anyhow::Result<Option<usize>> {
-        if ranks::several().is_some() || self.rendezvous.is_some() {
-            return Ok(None);
-        }
-        let kept = || {
-            let table = self.table(runs_dir(matches))?;
-            anyhow::Ok(table.get("device").and_then(|device| device.as_str()?.parse().ok()))
+        // A run that goes on has its device, unless the command line names another.
+        let device = || match matches.get_one::<DeviceChoice>("device") {
+            Some(named) => Ok(Some(*named)),
+            None => Ok(self.table(runs_dir(matches))?.get("device").and_then(|device| device.as_str()?.parse().ok())),
         };
-        let named = matches.get_one::<DeviceChoice>("device").copied();
-        let choice = if named.is_some() { named } else { kept()? };
-        Ok(choice.and_then(DeviceChoice::gpus).map(|gpus| gpus.len()).filter(|gpus| *gpus > 1))
+        self.together.run(device, |ranks| self.run_as(matches, ranks))
     }
 
     /// As the only rank, or as one of several.
@@ -110,9 +94,6 @@ impl Train {
         let beginning = self.inits.read(runs_dir)?;
         let mut settings = self.settings(matches, runs_dir, beginning.as_ref())?;
         let steps = settings.training.steps;
-        if self.dry_run {
-            ranks::alone("zgan train --dry-run")?;
-        }
         if self.resume.is_none() && !self.dry_run && writes {
             Run::check(settings.runs_dir(), settings.written.run.as_deref(), self.force)?;
         }
@@ -142,7 +123,7 @@ impl Train {
             let share = ranks.share(settings.training.batch)?;
             loader = loader.map(|loader| loader.with_share(share)).transpose()?;
         }
-        let plan = Trainer::plan(&setup)?;
+        let plan = Trainer::plan(&setup, ranks.map_or(1, Ranks::ranks))?;
         let begun = beginning.map(|beginning| beginning.take(&setup, &info.classes)).transpose()?;
         device_lines.into_iter().for_each(say);
         tell_data(&settings, &info, &data, loader.as_ref());
@@ -150,11 +131,6 @@ impl Train {
         for note in begun.iter().flat_map(|(_, notes)| notes) {
             say(format!("weights {note}"));
         }
-        if self.dry_run {
-            let images = loader.as_ref().map_or(0, Loader::images);
-            return self.dry_run(&settings, &setup, &device, &plan, (&info, images));
-        }
-
         if let Some(start) = &start {
             Trainer::check_tensors(&setup, &start.tensors).with_context(unfit)?;
         }
@@ -164,11 +140,14 @@ impl Train {
             ranks.same("settings", numbers.to_string())?;
             ranks.same("images", format!("{info:?}"))?;
             ranks.same("tuning", format!("{:?}", device.tuning()))?;
+            ranks.same("weights of Inception", inception.as_ref().map_or("", |weights| &weights.digest))?;
         }
-        let trained_on = ranks.map_or(Ok(device.clone()), |ranks| ranks.on(&device))?;
-        // A share takes less, and a device that has too little memory says so.
-        let bytes = if ranks.is_some() { 0 } else { plan.bytes };
-        let mut trainer = new_trainer(&trained_on, &setup, bytes)?;
+        let trained_on = ranks::on(ranks, &device)?;
+        if self.dry_run {
+            let images = loader.as_ref().map_or(0, Loader::images);
+            return self.dry_run(&settings, &setup, &trained_on, &plan, (&info, images));
+        }
+        let mut trainer = new_trainer(&trained_on, &setup, plan.bytes)?;
         trainer.set_graph(!self.no_graph);
         if let Some(start) = start {
             trainer.restore(start.header.step, &start.tensors).with_context(unfit)?;
@@ -186,8 +165,12 @@ impl Train {
         save_from_now_on();
         let mut course = Course::new(&settings, &info, loader.as_mut(), end, ranks)?;
         course.check(&trainer)?;
+        let judging = || inception.map(|weights| Judging::new(&trained_on, &settings, &data, &weights)).transpose();
         if !writes {
-            return Ok(course.follow(&mut trainer)?);
+            let judge = judging()?.flatten();
+            return Ok(course.follow(&mut trainer, |trainer| {
+                judge.as_ref().map_or(Ok(None), |judge| judge.figures(trainer, &settings, &info.classes)).map(drop)
+            })?);
         }
         let run = match &self.resume {
             Some(name) => {
@@ -211,7 +194,7 @@ impl Train {
             say(format!("        {changed} is not as this program wrote it: it stays as it is, rows go on in {fresh}"));
         }
 
-        let judge = inception.map(|weights| Judging::new(&device, &settings, &data, &weights)).transpose()?.flatten();
+        let judge = judging()?.flatten();
         let events = settings.written.tensorboard.then(|| Events::create(run.folder(), first)).transpose()?;
         if let Some(events) = &events {
             events.text(first, "settings", &format!("```\n{}```", settings.to_toml()?));
@@ -393,8 +376,9 @@ impl Train {
         }
         say(format!("\ngenerator, {} parameters\n{}", thousands(plan.parameters_g), plan.generator.trim_end()));
         say(format!("\ndiscriminator, {} parameters\n{}", thousands(plan.parameters_d), plan.discriminator.trim_end()));
-        say(format!("\nmemory  {} on the device", mebibytes(plan.bytes)));
-        let parts = Trainer::plans_in_parts(setup).take(3).collect::<Result<Vec<_>>>()?;
+        let (ranks, which) = (ranks_of(device), if device.ranks().is_some() { "each" } else { "the" });
+        say(format!("\nmemory  {} on {which} device", mebibytes(plan.bytes)));
+        let parts = Trainer::plans_in_parts(setup, ranks).take(3).collect::<Result<Vec<_>>>()?;
         let parts: Vec<_> =
             parts.iter().map(|(part, bytes)| format!("{} in parts of {part}", mebibytes(*bytes))).collect();
         if !parts.is_empty() {
@@ -411,7 +395,7 @@ impl Train {
                 say(format!("        measured with a batch of {images} and not {batch}, whose steps take long here"));
             }
         }
-        if self.resume.is_none() {
+        if self.resume.is_none() && !ranks::is_silent() {
             Run::check(settings.runs_dir(), settings.written.run.as_deref(), self.force)?;
         }
         say("nothing is wrong; without --dry-run this would train");
@@ -421,6 +405,10 @@ impl Train {
 
 fn runs_dir(matches: &ArgMatches) -> &Path {
     matches.get_one::<PathBuf>("runs_dir").map_or(Path::new("runs"), PathBuf::as_path)
+}
+
+fn ranks_of(device: &Device) -> usize {
+    device.ranks().map_or(1, |ranks| ranks.ranks())
 }
 
 fn mebibytes(bytes: usize) -> String {
@@ -438,7 +426,7 @@ fn new_trainer(device: &Device, setup: &Setup, bytes: usize) -> anyhow::Result<T
         Err(error @ Error::OutOfMemory { .. }) => error,
         Err(error) => return Err(error.into()),
     };
-    for plan in Trainer::plans_in_parts(setup) {
+    for plan in Trainer::plans_in_parts(setup, ranks_of(device)) {
         let (part, bytes) = plan?;
         if bytes <= free {
             return Err(error).context(format!("--micro-batch {part} takes {}, which is there", mebibytes(bytes)));
@@ -471,47 +459,41 @@ fn time_of_a_step(
     info: &DataInfo,
     device: &Device,
 ) -> Result<(Duration, Option<usize>)> {
-    const SMALL: usize = 2;
     const MOST: u32 = 5;
     let Training { batch, batch_g, .. } = settings.training;
-    if batch > SMALL {
+    let ranks = ranks_of(device);
+    let few = ranks.max(2);
+    if batch > few {
         let mut small = settings.clone();
-        small.training.batch = SMALL;
-        small.training.batch_g = batch_g.map(|images| (images * SMALL / batch).max(1));
+        small.training.batch = few;
+        small.training.batch_g = batch_g.map(|images| (images * few / batch).max(ranks));
         let vectors = trainer.setup().vectors.clone();
         let mut trainer = Trainer::new(device, &Setup { vectors, ..Setup::new(&small, info) })?;
-        let mut each = time_of_steps(&mut trainer, &small, info, device, 1)?;
+        let mut each = time_of_steps(&mut trainer, info, device, 1)?;
         // The first one may have loaded code.
         if each < LOOK {
-            each = time_of_steps(&mut trainer, &small, info, device, 1)?;
+            each = time_of_steps(&mut trainer, info, device, 1)?;
         }
-        let whole = each.mul_f64(batch as f64 / SMALL as f64);
+        let whole = each.mul_f64(batch as f64 / few as f64);
         if whole > LOOK {
-            return Ok((whole, Some(SMALL)));
+            return Ok((whole, Some(few)));
         }
     }
-    time_of_steps(trainer, settings, info, device, 1)?;
-    Ok((time_of_steps(trainer, settings, info, device, MOST)?, None))
+    time_of_steps(trainer, info, device, 1)?;
+    Ok((time_of_steps(trainer, info, device, MOST)?, None))
 }
 
-/// The time of each of up to `most` steps.
-fn time_of_steps(
-    trainer: &mut Trainer,
-    settings: &Settings,
-    info: &DataInfo,
-    device: &Device,
-    most: u32,
-) -> Result<Duration> {
-    let Training { batch, n_dis, .. } = settings.training;
-    let count = if info.images > 0 { product([batch, n_dis]) } else { 0 };
+/// The time of each of up to `most` steps, that of the slowest rank.
+fn time_of_steps(trainer: &mut Trainer, info: &DataInfo, device: &Device, most: u32) -> Result<Duration> {
+    let count = if info.images > 0 { trainer.images_per_step() } else { 0 };
     let images = filled("the batches of a step", product([count, info.shape.len()]), 0)?;
     let labels = filled("the labels of a step", count, 0)?;
     let (begun, mut steps) = (Instant::now(), 0);
-    while steps < most && (steps == 0 || begun.elapsed() < LOOK) {
+    while steps < most && (steps == 0 || device.any_rank(begun.elapsed() < LOOK)?) {
         trainer.step(&images, &labels).and_then(|()| device.synchronize())?;
         steps += 1;
     }
-    Ok(begun.elapsed() / steps)
+    Ok(Duration::from_nanos(device.agree((begun.elapsed() / steps).as_nanos() as u64)?))
 }
 
 /// How long `steps` steps will take, where one takes `each`, and how often the whole training sees each of `images`.
@@ -629,7 +611,7 @@ impl<'a, 'b> Course<'a, 'b> {
         }
         trainer.step(&self.images, &self.labels)?;
         let step = trainer.step_number();
-        let interrupted = ranks::any(self.ranks, stopped())?;
+        let interrupted = trainer.generator().values.device().any_rank(stopped())?;
         let due = |every: u64| every > 0 && step.is_multiple_of(every);
         let last = step >= self.end || interrupted;
         let whole = step == self.steps;
@@ -656,14 +638,17 @@ impl<'a, 'b> Course<'a, 'b> {
 
     /// Waits for what another rank does alone.
     fn wait(&self) -> Result<()> {
-        self.ranks.map_or(Ok(()), Ranks::wait)
+        ranks::wait(self.ranks)
     }
 
-    /// All of the way, for a rank that writes nothing.
-    fn follow(&mut self, trainer: &mut Trainer) -> Result<ExitCode> {
+    /// All of the way, for a rank that writes nothing, and judges its part of the images.
+    fn follow(&mut self, trainer: &mut Trainer, judge: impl Fn(&mut Trainer) -> Result<()>) -> Result<ExitCode> {
         self.wait()?;
         loop {
             let due = self.next(trainer)?;
+            if due.judge {
+                judge(trainer)?;
+            }
             if due.metrics.is_some() {
                 self.wait()?;
             }

@@ -269,7 +269,7 @@ impl Device {
                 [] => Ok((Device::cuda(0)?, None)),
                 [one] => Ok((Device::cuda(one)?, None)),
                 _ => Err(Error::Config(format!(
-                    "device {choice}: several GPUs are for zgan train; one of them is cuda:0"
+                    "device {choice}: several GPUs are for zgan train, sample and eval; one of them is cuda:0"
                 ))),
             },
             DeviceChoice::Auto => match Device::cuda(0) {

@@ -5,7 +5,7 @@
 //! may lie on any device; a GPU waits for that.
 
 use std::os::raw::c_int;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ pub struct Mpi {
     ranks: usize,
     /// The longest wait for another rank.
     timeout: Option<Duration>,
+    /// Nanoseconds of exchanges of values.
+    spent: AtomicU64,
     /// MPI may still write to it after an exchange that took too long, so it is never freed. Whoever has it may call MPI.
     memory: &'static Mutex<Memory>,
 }
@@ -67,7 +69,7 @@ impl Mpi {
                 if ranks == 1 { "" } else { "es" }
             )));
         }
-        Ok(Mpi { rank, ranks, timeout, memory: Box::leak(Box::default()) })
+        Ok(Mpi { rank, ranks, timeout, spent: AtomicU64::new(0), memory: Box::leak(Box::default()) })
     }
 
     /// Ends the connection, where there is one; waits for the others.
@@ -158,8 +160,14 @@ impl Mpi {
         Error::Ranks(format!("{who} {not}come to {what} within {seconds} seconds (--timeout)"))
     }
 
+    /// Counts an exchange of values that has ended.
+    fn spend(&self, begun: Instant) -> Result<()> {
+        self.spent.fetch_add(begun.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn agree_within(&self, number: u64, limit: Option<Duration>) -> Result<u64> {
-        let (memory, what) = (self.memory()?, || "the end of a step".into());
+        let (memory, what) = (self.memory()?, || "the end of its part".into());
         // SAFETY: both numbers are the memory's.
         let memory = unsafe {
             self.exchange(memory, limit, what, |memory, request| {
@@ -201,7 +209,7 @@ impl Communicator for Mpi {
 
     fn all_reduce(&self, values: &Buffer<f32>, reduction: Reduction) -> Result<()> {
         stored_in_f32(values)?;
-        let (len, mut memory) = (values.len(), self.memory()?);
+        let (begun, len, mut memory) = (Instant::now(), values.len(), self.memory()?);
         memory.own.resize(len, 0.0);
         memory.all.resize(len, 0.0);
         values.read_into(&mut memory.own)?;
@@ -216,12 +224,13 @@ impl Communicator for Mpi {
                 })?
             };
         }
-        values.write(&memory.all)
+        values.write(&memory.all)?;
+        self.spend(begun)
     }
 
     fn broadcast(&self, values: &Buffer<f32>, from: usize) -> Result<()> {
         stored_in_f32(values)?;
-        let (len, mut memory) = (values.len(), self.memory()?);
+        let (begun, len, mut memory) = (Instant::now(), values.len(), self.memory()?);
         memory.all.resize(len, 0.0);
         if from == self.rank {
             values.read_into(&mut memory.all)?;
@@ -236,7 +245,10 @@ impl Communicator for Mpi {
                 })?
             };
         }
-        if from == self.rank { Ok(()) } else { values.write(&memory.all) }
+        if from != self.rank {
+            values.write(&memory.all)?;
+        }
+        self.spend(begun)
     }
 
     fn agree(&self, number: u64) -> Result<u64> {
@@ -245,5 +257,9 @@ impl Communicator for Mpi {
 
     fn wait(&self) -> Result<()> {
         self.agree_within(0, None).map(drop)
+    }
+
+    fn spent(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.spent.load(Ordering::Relaxed)))
     }
 }

@@ -7,9 +7,11 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Buffer, Device};
 use crate::Result;
+use crate::sizes::product;
 
 /// What becomes of the ranks' values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,12 @@ pub trait Communicator: Send + Sync {
 
     /// The largest of the numbers that the ranks give. Waits for all of them.
     fn agree(&self, number: u64) -> Result<u64>;
+
+    /// The time that this rank has spent in exchanges of values so far, waiting for others included; None where the device does them
+    /// by itself, in its own time.
+    fn spent(&self) -> Option<Duration> {
+        None
+    }
 
     /// Waits for all others, however long it takes: for where one of them works alone meanwhile.
     fn wait(&self) -> Result<()> {
@@ -64,6 +72,46 @@ impl Device {
     /// The connection with the other ranks; None where this is the only one.
     pub fn ranks(&self) -> Option<&dyn Communicator> {
         self.ranks.as_deref()
+    }
+
+    /// The largest of the numbers that the ranks give.
+    pub fn agree(&self, number: u64) -> Result<u64> {
+        self.ranks().map_or(Ok(number), |ranks| ranks.agree(number))
+    }
+
+    /// Whether this rank says so, or any of the others.
+    pub fn any_rank(&self, here: bool) -> Result<bool> {
+        Ok(self.agree(here.into())? > 0)
+    }
+
+    /// Looks at `count` things in parts of `at_once`, at which the ranks take turns. `see` gives a row of `width` numbers for each
+    /// thing of a part, and `take` gets all rows in the order of the things, on the first rank alone. False where some rank's
+    /// `go_on`, which is asked before each turn, said no.
+    pub fn see_in_turns(
+        &self,
+        (count, at_once, width): (usize, usize, usize),
+        go_on: &dyn Fn() -> bool,
+        mut see: impl FnMut(Range<usize>) -> Result<Vec<f32>>,
+        mut take: impl FnMut(&[f32]),
+    ) -> Result<bool> {
+        let (rank, turn) = self.ranks().map_or((0, at_once), |ranks| (ranks.rank(), at_once * ranks.ranks()));
+        for first in (0..count).step_by(turn) {
+            if self.any_rank(!go_on())? {
+                return Ok(false);
+            }
+            let end = count.min(first + turn);
+            let start = end.min(first + rank * at_once);
+            let own = start..end.min(start + at_once);
+            let mut rows = if own.is_empty() { Vec::new() } else { see(own.clone())? };
+            if let Some(ranks) = self.ranks() {
+                let all = self.zeros(product([end - first, width]))?;
+                all.view((own.start - first) * width..(own.end - first) * width).write(&rows)?;
+                ranks.all_reduce(&all, Reduction::Sum)?;
+                rows = if rank == 0 { all.read()? } else { Vec::new() };
+            }
+            rows.chunks_exact(width).for_each(&mut take);
+        }
+        Ok(true)
     }
 }
 

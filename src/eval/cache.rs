@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::classifier::{Classifier, Training};
+use super::classifier::{BATCH, Classifier, Training};
 use crate::checkpoint::{self, FORMAT, Header};
 use crate::data::{DataInfo, DataOptions, DataSource, Dataset, Split};
 use crate::device::Device;
@@ -149,7 +149,7 @@ pub(super) fn tested(
     let on = test.unwrap_or(data);
     let indices = some_of((0..on.len()).collect(), TESTED, 0);
     let mut right = 0;
-    for indices in indices.chunks(super::AT_ONCE) {
+    for indices in indices.chunks(BATCH) {
         if !go_on() {
             return Ok(None);
         }

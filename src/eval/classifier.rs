@@ -7,6 +7,8 @@
 //! linear                                             a logit per class
 //! ```
 
+use std::ops::Range;
+
 use super::metrics::Points;
 use crate::checkpoint::NamedTensor;
 use crate::data::{Dataset, ImageShape, LastBatch, Loader, LoaderOptions};
@@ -34,7 +36,7 @@ const ADAM: Adam = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 const LAST_SIDE: usize = 8;
 
 /// How many images go through the classifier at once.
-const BATCH: usize = 128;
+pub(super) const BATCH: usize = 128;
 
 /// How it is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -215,7 +217,7 @@ pub struct Seen {
 
 impl Seen {
     /// Appends what was seen of more images.
-    pub(super) fn extend(&mut self, more: Seen) {
+    fn extend(&mut self, more: Seen) {
         self.labels.extend(more.labels);
         self.features.dimensions = more.features.dimensions;
         self.features.values.extend(more.features.values);
@@ -223,7 +225,8 @@ impl Seen {
 }
 
 impl Classifier {
-    fn new(device: &Device, shape: ImageShape, classes: usize) -> Result<Classifier> {
+    /// One whose weights are still to come.
+    pub fn new(device: &Device, shape: ImageShape, classes: usize) -> Result<Classifier> {
         if classes < 2 || shape.height < 2 || shape.width < 2 {
             return Err(Error::Config(format!("a classifier needs two classes and images, not {classes} of {shape}")));
         }
@@ -336,6 +339,34 @@ impl Classifier {
         classifier.values.write(&classifier.layouts.parameters.initial_values(1)?)?;
         classifier.running.write(&classifier.layouts.running.initial_values(1)?)?;
         Ok(classifier)
+    }
+
+    /// Gives all ranks the weights of the first, which alone has been trained or read.
+    pub fn take_from_first(&self) -> Result<()> {
+        let Some(ranks) = self.device().ranks() else { return Ok(()) };
+        ranks.broadcast(&self.values, 0)?;
+        ranks.broadcast(&self.running, 0)
+    }
+
+    /// What `see` sees of so many images, a batch at a time; the ranks share them out, and the first one gets it. None where `go_on`,
+    /// which is asked before each batch, says no.
+    pub(super) fn see_parts(
+        &self,
+        count: usize,
+        go_on: &dyn Fn() -> bool,
+        mut see: impl FnMut(Range<usize>) -> Result<Seen>,
+    ) -> Result<Option<Seen>> {
+        let (mut all, d) = (Seen::default(), self.layers.features.c);
+        let rows = |part: Range<usize>| {
+            let seen = see(part)?;
+            let row = |(label, features): (&u32, &[f32])| [&[*label as f32], features].concat();
+            Ok(seen.labels.iter().zip(seen.features.rows()).flat_map(row).collect())
+        };
+        let take = |row: &[f32]| {
+            all.labels.push(row[0] as u32);
+            all.features.extend(d, &row[1..]);
+        };
+        Ok(self.device().see_in_turns((count, BATCH, 1 + d), go_on, rows, take)?.then_some(all))
     }
 
     /// Labels and features of images (count, H, W, C).

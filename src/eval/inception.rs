@@ -185,9 +185,12 @@ pub fn describe(dimensions: usize) -> (Description, Tensor, Option<Tensor>) {
     x = Block { net: &mut net, name: "Mixed_7b", x }.e(MEAN);
     x = Block { net: &mut net, name: "Mixed_7c", x }.e(Pool { how: Pooling::Maximum, ..MEAN });
     let features = mean(&mut net, x);
-    let logits = net.product(features, Product::new("fc", [1, 1], 1008).without_relu());
+    let logits = net.product(features, Product::new("fc", [1, 1], LOGITS).without_relu());
     (net, features, Some(logits))
 }
+
+/// How many classes Inception knows.
+pub const LOGITS: usize = 1008;
 
 /// The dimensions that features may have.
 pub const DIMENSIONS: [usize; 4] = [64, 192, 768, 2048];
@@ -336,7 +339,7 @@ impl Inception {
         self.network.read(self.features, n)
     }
 
-    /// (N, 1008), without the bias of the last layer; there are none where the features are not the last ones.
+    /// (N, [`LOGITS`]), without the bias of the last layer; there are none where the features are not the last ones.
     pub fn logits(&self, n: usize) -> Result<Option<Vec<f32>>> {
         self.logits.map(|logits| self.network.read(logits, n)).transpose()
     }

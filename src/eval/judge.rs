@@ -1,12 +1,13 @@
 //! The figures that people publish: images as Inception sees them, and what becomes of it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::cache::{Cache, Tested, some_of};
-use super::inception::{Inception, Like, Weights};
+use super::inception::{Inception, LOGITS, Like, Weights};
 use super::metrics::{self, Points, Spread, Statistics};
 use crate::cores::on_all_cores;
 use crate::data::{DataInfo, Dataset, ImageShape};
@@ -212,9 +213,15 @@ impl Judge {
         Ok(Sight { statistics, features: Points::default(), logits: Points::default(), labels: Vec::new() })
     }
 
-    /// Looks at images (count, H, W, C) on the device.
-    fn see(&self, sight: &mut Sight, images: &Buffer<u8>, shape: ImageShape, real: bool) -> Result<()> {
-        let each = shape.len();
+    /// Numbers of a row of [`Judge::see`]: the features of an image, and its logits where a metric needs them. Real images have none.
+    fn width(&self, real: bool) -> usize {
+        self.dimensions + if !real && self.wants(&[Metric::Is]) { LOGITS } else { 0 }
+    }
+
+    /// What Inception sees of images (count, H, W, C) on the device: a row of each.
+    fn see(&self, images: &Buffer<u8>, shape: ImageShape, width: usize) -> Result<Vec<f32>> {
+        let (each, d) = (shape.len(), self.dimensions);
+        let mut rows = Vec::with_capacity(images.len() / each * width);
         for first in (0..images.len()).step_by(each * BATCH) {
             let part = images.view(first..images.len().min(first + each * BATCH));
             let n = part.len() / each;
@@ -223,21 +230,42 @@ impl Judge {
             if features.iter().any(|x| !x.is_finite()) {
                 return Err(Error::Check("Inception's features are not finite: its weights may be damaged".into()));
             }
-            sight.statistics.add(&features);
-            if self.wants_features() {
-                sight.features.extend(self.dimensions, &features);
-            }
-            if !real
-                && self.wants(&[Metric::Is])
-                && let Some(logits) = self.inception.logits(n)?
-            {
-                sight.logits.extend(logits.len() / n, &logits);
+            let logits = if width > d { self.inception.logits(n)? } else { None }.unwrap_or_default();
+            for (i, features) in features.chunks_exact(d).enumerate() {
+                rows.extend_from_slice(features);
+                rows.extend_from_slice(&logits[i * (width - d)..(i + 1) * (width - d)]);
             }
         }
-        Ok(())
+        Ok(rows)
+    }
+
+    /// What `see` sees of `count` images, `at_once` in a part; the ranks share them out. None where `go_on` says no, which is asked
+    /// before each part.
+    fn sight_of(
+        &self,
+        (count, at_once): (usize, usize),
+        real: bool,
+        go_on: &dyn Fn() -> bool,
+        see: impl FnMut(Range<usize>) -> Result<Vec<f32>>,
+    ) -> Result<Option<Sight>> {
+        let (mut sight, d) = (self.sight()?, self.dimensions);
+        let add = |row: &[f32]| {
+            sight.statistics.add(&row[..d]);
+            if self.wants_features() {
+                sight.features.extend(d, &row[..d]);
+            }
+            if row.len() > d {
+                sight.logits.extend(row.len() - d, &row[d..]);
+            }
+        };
+        let device = self.inception.network().device();
+        let whole = device.see_in_turns((count, at_once, self.width(real)), go_on, see, add)?;
+        sight.statistics = sight.statistics.finished();
+        Ok(whole.then_some(sight))
     }
 
     /// Draws images from a trainer, which never leave the device. None where `go_on` says no, which is asked before every batch.
+    /// On a device of one of several ranks, this and the other looks are shared out, and what is seen is the first rank's alone.
     pub fn draw(
         &self,
         trainer: &mut Trainer,
@@ -246,22 +274,22 @@ impl Judge {
         count: usize,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Sight>> {
-        const AT_ONCE: usize = 512;
+        const AT_ONCE: usize = 64;
         let (setup, shape) = (trainer.setup(), trainer.setup().shape);
         let (latents, vectors) = (latents(setup, seed, count), setup.vectors.is_some());
-        let mut sight = self.sight()?;
-        for first in (0..count).step_by(AT_ONCE) {
-            if !go_on() {
-                return Ok(None);
-            }
-            let count = AT_ONCE.min(count - first);
-            let labels = latents.labels.iter().skip(first).take(count).copied().collect();
-            let part = Latents { first: first as u32, count, labels, ..latents };
-            trainer.sample_each(weights, &part, &mut |images| self.see(&mut sight, images, shape, false))?;
-        }
-        sight.statistics = sight.statistics.finished();
-        sight.labels = if vectors { Vec::new() } else { latents.labels };
-        Ok(Some(sight))
+        let see = |images: Range<usize>| {
+            let labels = latents.labels.get(images.clone()).unwrap_or_default().to_vec();
+            let part = Latents { first: images.start as u32, count: images.len(), labels, ..latents };
+            let mut rows = Vec::new();
+            trainer.sample_each(weights, &part, &mut |images| {
+                rows.extend(self.see(images, shape, self.width(false))?);
+                Ok(())
+            })?;
+            Ok(rows)
+        };
+        let sight = self.sight_of((count, AT_ONCE), false, go_on, see)?;
+        let labels = if vectors { Vec::new() } else { latents.labels };
+        Ok(sight.map(|sight| Sight { labels, ..sight }))
     }
 
     /// Looks at up to `most` images of some data, chosen by chance where there are more. Pictures of files are seen in their own size
@@ -274,13 +302,10 @@ impl Judge {
         real: bool,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Sight>> {
-        let mut sight = self.sight()?;
         let chosen = some_of((0..data.len()).collect(), most, 0);
         let device = self.inception.network().device();
-        for part in chosen.chunks(BATCH) {
-            if !go_on() {
-                return Ok(None);
-            }
+        let see = |part: Range<usize>| {
+            let part = &chosen[part];
             let read = |i: usize| -> Result<(ImageShape, Vec<u8>)> {
                 if whole {
                     return data.read_whole(part[i]);
@@ -291,17 +316,20 @@ impl Judge {
             };
             let images = on_all_cores(part.len(), || Ok(()), |_, i| read(i))?;
             let images: Vec<_> = images.into_iter().collect::<Result<_>>()?;
+            let mut rows = Vec::new();
             // Those of one size that follow each other go through Inception together.
             for same in images.chunk_by(|a, b| a.0 == b.0) {
                 let bytes: Vec<u8> = same.iter().flat_map(|(_, bytes)| bytes).copied().collect();
-                self.see(&mut sight, &device.upload(&bytes)?, same[0].0, real)?;
+                rows.extend(self.see(&device.upload(&bytes)?, same[0].0, self.width(real))?);
             }
-        }
-        sight.statistics = sight.statistics.finished();
-        if data.vectors().is_none() {
-            sight.labels = chosen.iter().map(|index| data.label(*index)).collect();
-        }
-        Ok(Some(sight))
+            Ok(rows)
+        };
+        let sight = self.sight_of((chosen.len(), BATCH), real, go_on, see)?;
+        let labels = match data.vectors() {
+            None => chosen.iter().map(|index| data.label(*index)).collect(),
+            Some(_) => Vec::new(),
+        };
+        Ok(sight.map(|sight| Sight { labels, ..sight }))
     }
 
     /// As [`Judge::look`] at real images. Statistics that were computed before are taken from the cache, where they are enough; new ones
@@ -315,16 +343,22 @@ impl Judge {
         tell: &mut dyn FnMut(String),
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Sight>> {
-        let name = self.cache_name(&data.info(), most.min(data.len()), whole);
-        if !self.wants_features() {
-            for path in cache.places().map(|place| place.join(&name)).filter(|path| path.is_file()) {
-                match self.read(&path) {
-                    Ok(statistics) => return Ok(Some(Sight { statistics, ..self.sight()? })),
-                    Err(error) => tell(format!("{error}; its statistics are computed anew")),
-                }
-            }
+        let (name, device) =
+            (self.cache_name(&data.info(), most.min(data.len()), whole), self.inception.network().device());
+        let first = device.ranks().is_none_or(|ranks| ranks.rank() == 0);
+        let mut kept = cache.places().map(|place| place.join(&name)).filter(|path| path.is_file());
+        let mut read = |path: PathBuf| {
+            let anew = |error| tell(format!("{error}; its statistics are computed anew"));
+            self.read(&path).map_err(anew).ok()
+        };
+        let known = if first && !self.wants_features() { kept.find_map(&mut read) } else { None };
+        if device.any_rank(known.is_some())? {
+            return Ok(Some(known.map_or_else(|| self.sight(), |known| self.known(known))?));
         }
         let Some(sight) = self.look(data, most, whole, true, go_on)? else { return Ok(None) };
+        if !first {
+            return Ok(Some(sight));
+        }
         // Where it cannot be kept, it serves all the same.
         let kept = cache.places().any(|place| {
             let there = std::fs::create_dir_all(place).is_ok();

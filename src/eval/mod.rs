@@ -21,9 +21,6 @@ use crate::gan::{Latents, Trainer, Weights};
 use crate::{Error, Result};
 use metrics::{Overlap, Points, frechet_distance, overlap};
 
-/// Images that are drawn, or read, at once: whole batches of the sampler and of the classifier.
-const AT_ONCE: usize = 512;
-
 /// What is drawn and compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -94,14 +91,8 @@ impl Real {
         let chosen = by_class.into_iter().enumerate().map(|(k, all)| cache::some_of(all, per_class, k as u32));
         let indices: Vec<usize> = chosen.flatten().collect();
         let labels = indices.iter().map(|index| data.group(*index)).collect();
-        let mut seen = Seen::default();
-        for indices in indices.chunks(AT_ONCE) {
-            if !go_on() {
-                return Ok(None);
-            }
-            seen.extend(classifier.see_data(data, indices)?);
-        }
-        Ok(Some(Real { labels, features: seen.features }))
+        let seen = classifier.see_parts(indices.len(), go_on, |part| classifier.see_data(data, &indices[part]))?;
+        Ok(seen.map(|seen| Real { labels, features: seen.features }))
     }
 }
 
@@ -110,7 +101,8 @@ pub fn evaluate(classifier: &Classifier, trainer: &mut Trainer, data: &Dataset, 
     whole(evaluate_while(classifier, trainer, data, request, &|| true)?)
 }
 
-/// The same, as long as `go_on` says yes; it is asked every few hundred images. There is no report where it says no.
+/// The same, as long as `go_on` says yes; it is asked every hundred images. There is no report where it says no. Where the
+/// classifier is on a device of one of several ranks, they share the images out, and the report is the first rank's alone.
 pub fn evaluate_while(
     classifier: &Classifier,
     trainer: &mut Trainer,
@@ -129,17 +121,16 @@ pub fn evaluate_while(
     } else {
         Latents::unlabelled(request.seed, classes * request.per_class)
     };
-    let mut seen = Seen::default();
-    for first in (0..latents.count).step_by(AT_ONCE) {
-        if !go_on() {
-            return Ok(None);
-        }
-        let count = AT_ONCE.min(latents.count - first);
-        let labels = latents.labels.iter().skip(first).take(count).copied().collect();
-        let part = Latents { first: latents.first + first as u32, count, labels, ..latents };
-        seen.extend(classifier.see(&trainer.sample(request.weights, &part)?)?);
-    }
+    let seen = classifier.see_parts(latents.count, go_on, |part| {
+        let labels = latents.labels.get(part.clone()).unwrap_or_default().to_vec();
+        let first = latents.first + part.start as u32;
+        classifier.see(&trainer.sample(request.weights, &Latents { first, count: part.len(), labels, ..latents })?)
+    })?;
+    let Some(seen) = seen else { return Ok(None) };
     let Some(real) = Real::new_while(classifier, data, request.real_per_class, go_on)? else { return Ok(None) };
+    if classifier.device().ranks().is_some_and(|ranks| ranks.rank() > 0) {
+        return Ok(None);
+    }
     let wanted = conditional.then_some(latents.labels.as_slice());
     compare(classifier.device(), &seen, wanted, &real, names).map(Some)
 }

@@ -114,11 +114,12 @@ impl Trainer {
         })
     }
 
-    /// What a trainer of this setup would take.
-    pub fn plan(setup: &Setup) -> Result<Plan> {
+    /// What a trainer of this setup would take; of several ranks that share the batch out, that of the first, which has most.
+    pub fn plan(setup: &Setup, ranks: usize) -> Result<Plan> {
         check(setup)?;
-        check_parts(setup, 1)?;
-        let (players, arena) = measure(&Device::unbacked().with_convolution(setup.training.convolution), setup)?;
+        check_parts(setup, ranks)?;
+        let device = Device::unbacked().with_convolution(setup.training.convolution);
+        let (players, arena) = measure(&device.with_ranks(Arc::new(Counting::new(ranks))), setup)?;
         lowest_that_learns(setup, &players.discriminator.parameters)?;
         let (g, d) = (&players.generator, &players.discriminator);
         let (networks, training) = (&setup.networks, &setup.training);
@@ -136,14 +137,14 @@ impl Trainer {
 
     /// What parts of the batch would take instead: for each half of the one before, from half the batch down, `--micro-batch`
     /// and the bytes of device memory.
-    pub fn plans_in_parts(setup: &Setup) -> impl Iterator<Item = Result<(usize, usize)>> {
-        let whole = setup.training.micro_batch.unwrap_or(usize::MAX).min(setup.training.batch);
+    pub fn plans_in_parts(setup: &Setup, ranks: usize) -> impl Iterator<Item = Result<(usize, usize)>> {
+        let whole = setup.training.micro_batch.unwrap_or(usize::MAX).min(setup.training.batch.div_ceil(ranks));
         let halves = std::iter::successors(Some(whole / 2), |part| Some(part / 2)).take_while(|part| *part > 0);
         // With G in parts of one size, some sizes cannot be.
         let parts = halves.map(|part| (part, setup.with(|s| s.training.micro_batch = Some(part))));
         parts
-            .filter(|(_, setup)| check(setup).and(check_parts(setup, 1)).is_ok())
-            .map(|(part, setup)| Ok((part, Trainer::plan(&setup)?.bytes)))
+            .filter(move |(_, setup)| check(setup).and(check_parts(setup, ranks)).is_ok())
+            .map(move |(part, setup)| Ok((part, Trainer::plan(&setup, ranks)?.bytes)))
     }
 
     /// What each of so many ranks exchanges with the others in a step: the bytes of each collective, in their order. All of them

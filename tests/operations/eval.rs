@@ -4,17 +4,20 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::*;
+use crate::ranks::on_ranks;
 use approx::AbsDiffEq;
 use zgan::data::{DataSource, Dataset, ImageShape, Split};
-use zgan::device::Device;
+use zgan::device::{Communicator, Device};
 use zgan::eval::eigen::{Matrix, eigenvalues, factor, trace_of_root_of_product};
 use zgan::eval::metrics::{
     NEAR, NEIGHBOUR, Points, Spread, Statistics, frechet, frechet_distance, inception_score, kernel_distance, overlap,
     precision_recall,
 };
-use zgan::eval::{Cache, Classifier, Real, Request, Training, classification_accuracy, compare, evaluate};
+use zgan::eval::{
+    Cache, Classifier, Real, Request, Training, classification_accuracy, compare, evaluate, evaluate_while,
+};
 use zgan::gan::{Setup, Trainer, Weights};
-use zgan::settings::Settings;
+use zgan::settings::{Preset, Settings};
 
 fn points(dimensions: usize, values: Vec<f32>) -> Points {
     Points { dimensions, values }
@@ -410,6 +413,25 @@ fn write_idx(folder: &Path, data: &Dataset) {
     std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("train-images-idx3-ubyte"), images).unwrap();
     std::fs::write(folder.join("train-labels-idx1-ubyte"), labels).unwrap();
+}
+
+/// Ranks share the images out, with the classifier of the first one, which alone has the report: that of one process.
+#[test]
+fn ranks_judge_as_one_process_does() {
+    let (data, host) = (halves(30), || Device::host(1).unwrap());
+    let setup = Setup::new(&"softmax-gan".parse::<Preset>().unwrap().settings(), &data.info());
+    let request = Request { weights: Weights::Raw, seed: 1, per_class: 100, real_per_class: 10 };
+    let report = |device: &Device, rank: usize| {
+        let trained = || Classifier::train(device, &data, &Training { steps: 5, ..Training::new(30) }, &|| true);
+        let classifier = if rank == 0 { trained().unwrap() } else { None };
+        let classifier = classifier.unwrap_or_else(|| Classifier::new(device, data.shape(), 3).unwrap());
+        classifier.take_from_first().unwrap();
+        let mut trainer = Trainer::new(&host(), &setup).unwrap();
+        evaluate_while(&classifier, &mut trainer, &data, &request, &|| true).unwrap()
+    };
+    let all = on_ranks(3, host, |device, ranks| report(device, ranks.rank()));
+    assert_eq!(format!("{:?}", all[0]), format!("{:?}", report(&host(), 0)));
+    assert!(all[0].as_ref().unwrap().generated == 300 && all[1..].iter().all(Option::is_none));
 }
 
 #[test]

@@ -7,16 +7,19 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use crate::common::*;
+use crate::ranks::on_ranks;
 use zgan::checkpoint::NamedTensor;
-use zgan::data::ImageShape;
+use zgan::data::{Dataset, ImageShape};
 use zgan::device::Device;
 use zgan::eval::inception::{self, Inception, Like, Weights};
-use zgan::eval::judge::{load_statistics, save_statistics};
+use zgan::eval::judge::{Judge, Metric, load_statistics, save_statistics};
 use zgan::eval::metrics::{Points, Statistics, frechet};
 use zgan::eval::network::{Description, FeatureNetwork, Look, Product};
 use zgan::exchange::file;
+use zgan::gan::{self, Setup, Trainer};
 use zgan::ops::conv::Conv;
 use zgan::ops::features::{Filter, Pool, Pooling};
+use zgan::settings::Settings;
 
 /// A folder with the file `inception.safetensors`.
 static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
@@ -317,6 +320,35 @@ fn two_folders_are_as_far_apart_as_pytorch_fid_says() {
     assert!(
         zgan(place.path(), &format!("eval --images a --data folder:b --dims 65 {weights}"), 2).1.contains("dims: 65")
     );
+}
+
+/// Ranks share the images out. The first one has what one process has, to the bit, and the others have nothing.
+#[test]
+fn ranks_look_at_images_as_one_process_does() {
+    let weights = Weights::find(Some(&weights_file())).unwrap();
+    let shape = ImageShape { height: 16, width: 16, channels: 3 };
+    let (count, classes) = (33, ["one", "two"].map(String::from).to_vec());
+    let images = draw_below("noise", count * shape.len(), 256).into_iter().map(|byte| byte as u8).collect();
+    let data = Dataset::new("noise", shape, classes, images, (0..count as u32).map(|i| i % 2).collect()).unwrap();
+    let setup = Setup::new(&Settings::default(), &data.info()).with(|s| s.networks.width = 4);
+    let host = || Device::host(1).unwrap();
+    let figures = |device: &Device| {
+        use Metric::*;
+        let judge = Judge::new(device, &weights, &[Fid, Kid, Pr, Dc, Ifid], 64, Like::PytorchFid, 20).unwrap();
+        // It draws the same with a share of the batch.
+        let mut trainer = Trainer::new(device, &setup).unwrap();
+        let real = judge.look(&data, usize::MAX, false, true, &|| true).unwrap().unwrap();
+        let drawn = judge.draw(&mut trainer, gan::Weights::Raw, 1, 65, &|| true).unwrap().unwrap();
+        // Where one of them is told to stop, all do.
+        if let Some(ranks) = device.ranks() {
+            assert!(judge.look(&data, usize::MAX, false, true, &|| ranks.rank() == 0).unwrap().is_none());
+        }
+        judge.compare(&drawn, &real, data.classes()).unwrap()
+    };
+    let (alone, all) = (figures(&host()), on_ranks(2, host, |device, _| figures(device)));
+    assert_eq!((alone.generated, alone.real, alone.intra_fids.len()), (65, 33, 2));
+    assert_eq!(format!("{:?}", all[0]), format!("{alone:?}"));
+    assert_eq!((all[1].generated, all[1].fid), (0, None));
 }
 
 #[test]

@@ -8,6 +8,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[allow(dead_code)]
+#[path = "../common/ranks.rs"]
+mod ranks;
 
 mod adam;
 mod attention;

@@ -175,7 +175,7 @@ fn parts_take_less_memory() {
             // Transformed filters take as much room for a few images as for many.
             s.training.convolution = Convolution::Direct;
         });
-        Trainer::plan(&setup).unwrap().bytes
+        Trainer::plan(&setup, 1).unwrap().bytes
     };
     let [whole, parts, both] =
         [(None, false), (Some(8), false), (Some(8), true)].map(|(part, local)| bytes("mnist", part, local));
@@ -229,6 +229,6 @@ fn parts_of_g_are_of_one_size() {
     let setup = setup("mnist", Conditioning::Projection, Loss::Softmax, Update::Simultaneous).with(|s| {
         (s.training.micro_batch, s.training.local_norm) = (Some(3), true);
     });
-    let error = Trainer::plan(&setup).unwrap_err().to_string();
+    let error = Trainer::plan(&setup, 1).unwrap_err().to_string();
     assert!(error.contains("batch 8 with local-norm and micro-batch 3") && error.contains("2 would do"), "{error}");
 }

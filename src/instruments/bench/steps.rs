@@ -85,6 +85,9 @@ pub struct MeasuredStep {
     pub flops: u64,
     /// Device memory of the whole trainer, in bytes.
     pub memory: usize,
+    /// Where several ranks do it together: how many, and the share of its time that the first one spends in exchanges with the
+    /// others, waiting for them included (median over the turns).
+    pub exchanging: Option<(usize, f64)>,
     /// Other ways to do the same step.
     pub rivals: Vec<MeasuredRival>,
 }
@@ -244,7 +247,7 @@ impl Stepper {
 }
 
 /// Times in turns whole steps, steps phase by phase, and other ways to do them. On a GPU a turn is many steps in a row, so
-/// that what the CPU does for the first of them does not count.
+/// that what the CPU does for the first of them does not count. Ranks that share the batch out take as many turns.
 pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) -> Result<MeasuredStep> {
     let mut stepper = Stepper::new(device, problem)?;
     let before = traffic();
@@ -256,16 +259,23 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
     let mut of_rivals = vec![Vec::new(); rivals.len()];
     let graph = device.gpu().is_some();
     let steps_per_turn = match graph {
-        true => settings.steps_per_turn(seconds(device, || stepper.run())?, 2 + rivals.len()),
+        true => {
+            device.agree(settings.steps_per_turn(seconds(device, || stepper.run())?, 2 + rivals.len()) as u64)? as usize
+        }
         false => 1,
     };
     let turn = |step: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
         Ok(seconds(device, || (0..steps_per_turn).try_for_each(|_| step()))? / steps_per_turn as f64)
     };
+    let spent = || device.ranks().and_then(|ranks| Some((ranks.ranks(), ranks.spent()?)));
+    let mut shares = Vec::new();
     settle(true);
     let start = Instant::now();
-    while times.len() < 3 || start.elapsed() < settings.time {
+    while device.any_rank(times.len() < 3 || start.elapsed() < settings.time)? {
+        let before = spent();
         times.push(turn(&mut || stepper.run())?);
+        let spent = spent().zip(before).map(|((_, after), (_, before))| (after - before).as_secs_f64());
+        shares.extend(spent.map(|spent| spent / (times[times.len() - 1] * steps_per_turn as f64)));
         if graph {
             launched.push(turn(&mut || stepper.run_launched())?);
         }
@@ -294,7 +304,8 @@ pub fn measure_step(device: &Device, problem: &StepProblem, settings: Settings) 
         launches: after.launches - before.launches,
         bytes: after.bytes - before.bytes,
         flops: after.flops - before.flops,
-        memory: Trainer::plan(&problem.setup)?.bytes,
+        memory: Trainer::plan(&problem.setup, device.ranks().map_or(1, |ranks| ranks.ranks()))?.bytes,
+        exchanging: spent().map(|(ranks, _)| (ranks, median_and_spread(&mut shares).0)),
         rivals: rivals.collect(),
     })
 }
@@ -327,6 +338,10 @@ impl MeasuredStep {
         let (seconds, spread) = self.launched;
         let mut rivals = if self.graph { other("launched one by one", seconds, spread) } else { String::new() };
         rivals.extend(self.rivals.iter().map(|rival| other(rival.name, rival.seconds, rival.spread)));
+        rivals.extend(self.exchanging.map(|(ranks, share)| {
+            let share = 100.0 * share;
+            format!("\n{share:>9.0} %        of it in exchanges between {ranks} ranks, waiting included")
+        }));
         let phases: String = self.phases.iter().map(|time| format!("{:>11.2}", time * 1e3)).collect();
         format!(
             "{}\n{:>9.2} {:>3.0} %{}{phases} {:>8.1} {:>5.0} % {:>8} {:>8.3} {:>9.1}{rivals}",
@@ -360,6 +375,9 @@ impl MeasuredStep {
             ("launched_ms", number(self.launched.0 * 1e3, 5)),
             ("launched_spread", number(self.launched.1, 4)),
         ];
+        if let Some((ranks, share)) = self.exchanging {
+            columns.extend([("ranks", Cell::Count(ranks as u64)), ("exchanging", number(share, 4))]);
+        }
         columns.extend(self.problem.iter().cloned());
         columns
     }

@@ -99,7 +99,7 @@ pub fn check(settings: &Settings, data: &DataInfo) -> Result<()> {
         return Err(Error::Config(format!("conditioning: {data}, which projection alone can learn from")));
     }
     for conditioning in COMPARED {
-        Trainer::plan(&Setup::new(settings, data).with(|s| s.networks.conditioning = conditioning))?;
+        Trainer::plan(&Setup::new(settings, data).with(|s| s.networks.conditioning = conditioning), 1)?;
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ impl Comparison<'_> {
     fn train(&self, device: &Device, settings: &Settings) -> Result<Outcome> {
         let info = self.data.info();
         let setup = Setup::new(settings, &info);
-        let parameters_d = Trainer::plan(&setup)?.parameters_d;
+        let parameters_d = Trainer::plan(&setup, 1)?.parameters_d;
         let mut trainer = Trainer::new(device, &setup)?;
         let mut loader = Loader::new(self.data, settings.loader_options())?;
         let Training { batch, n_dis, steps, seed, .. } = settings.training;
