@@ -29,7 +29,7 @@ struct OutputGradient {
     MEMBER bool whole() const { return aligned(dy) && aligned(y); }
     MEMBER bool same() const { return !row_scale && !half && activation.code == 0; }
     MEMBER const T* start() const { return dy; }
-    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const { 
+    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const {
         load_where(walk.there(i), raw.values, walk.at(i, dy));
         load_where(walk.there(i), raw.output, walk.at(i, y));
     }
@@ -54,7 +54,7 @@ struct OutputGradient {
             });
         }
     }
-    // 1: all pieces times one number. 2: the derivative of a ReLU or a leaky one.
+    // 1: all pieces times one number. 2: the derivative of a ReLU, leaky or not, alone.
     template <class Walk> MEMBER uint32_t manner(const Walk& walk) const {
         if (activation.code == 0) return !row_scale || walk.one_sample();
         return activation.code == 1 && !row_scale && !half ? 2 : 0;

@@ -38,7 +38,7 @@ template <class Panel, class Fetch, Way WAY, int ROWS, int DEPTH> struct Supply 
     const SharedAddress to;  // where the first piece lies in the first stage's panel
     static constexpr int SPACING = Own::LINES_APART * Panel::ACROSS * 16;
     typename Fetch::Raw raw[COUNT];
-    uint32_t manner = 0;
+    uint32_t manner = 0;  // the way in which pieces are changed
 
     MEMBER Supply(const Fetch& fetch, Piece* panel, uint32_t first_row, uint32_t k_begin, uint32_t k_end)
         : from(fetch), walk(fetch.template walk<Own, CHANGED>(first_row, k_begin, k_end)), to(shared_address(panel + Panel::at(Own::line(), Own::across() / PIECE))) {
@@ -63,10 +63,9 @@ template <class Panel, class Fetch, Way WAY, int ROWS, int DEPTH> struct Supply 
     // Comes after the products: changes what was read into registers, puts it into the panel, and moves on. What lies outside of the
     // operand or the image stays zero: it is not normalised or activated.
     MEMBER void put(uint32_t stage) {
-        if constexpr (COPIED) return;
         if constexpr (CHANGED) from.with_change(manner, walk, [&](auto change) { put_each(stage, change); });
-        else put_each(stage, [](const typename Fetch::Raw& own, int) { return own.values; });
-        walk.advance();
+        else if constexpr (!COPIED) put_each(stage, [](const typename Fetch::Raw& raw, int) { return raw.values; });
+        if constexpr (!COPIED) walk.advance();
     }
     template <class Change> MEMBER void put_each(uint32_t stage, Change change) const {
         UNROLL
