@@ -90,18 +90,40 @@ struct Image {
     MEMBER bool whole() const { return aligned(x) && aligned(scale) && aligned(shift) && C % PIECE == 0; }
     MEMBER bool same() const { return !scale && !half && activation.code == 0; }
     MEMBER const T* start() const { return x; }
-    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const { raw.values = load_piece(walk.at(i, x)); }
+    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const { load_where(walk.there(i), raw.values, walk.at(i, x)); }
     template <class Walk> MEMBER void finish(const Raw& raw, const Walk& walk, int i, float (&v)[PIECE]) const {
         unpack(v, raw.values);
         if (scale) {
             float a[PIECE], b[PIECE];
-            load_whole(a, lines_after(scale + walk.channel(i), walk.sample(i), table_stride));
-            load_whole(b, lines_after(shift + walk.channel(i), walk.sample(i), table_stride));
+            const uint32_t at = walk.sample(i) * table_stride + walk.channel(i);
+            load_whole(a, scale + at);
+            load_whole(b, shift + at);
             UNROLL
             for (int j = 0; j < PIECE; j++) v[j] = v[j] * a[j] + b[j];
         }
         UNROLL
         for (int j = 0; j < PIECE; j++) v[j] = leaky_relu(v[j], activation.slope);
+    }
+    // 1: a ReLU behind a scale and a shift that are the same for all pieces.
+    template <class Walk> MEMBER uint32_t manner(const Walk& walk) const {
+        return scale && activation.slope == 0.0f && (table_stride == 0 || walk.one_sample());
+    }
+    template <class Walk, class Body> MEMBER void with_change(uint32_t manner, const Walk& walk, Body body) const {
+        if (manner == 1) {
+            const uint32_t at = walk.sample(0) * table_stride + walk.channel(0);
+            float a[PIECE], b[PIECE];
+            load_whole(a, scale + at);
+            load_whole(b, shift + at);
+            body([&](const Raw& raw, int) {
+                float v[PIECE];
+                unpack(v, raw.values);
+                UNROLL
+                for (int j = 0; j < PIECE; j++) v[j] = v[j] * a[j] + b[j];
+                return pack<true>(v);
+            });
+        } else {
+            body([&](const Raw& raw, int i) { return finished(*this, raw, walk, i); });
+        }
     }
 #endif
 };
@@ -183,11 +205,16 @@ struct GradientColumns {
     MEMBER bool same() const { return gradient.same(); }
     MEMBER const T* start() const { return gradient.start(); }
     // y is read late: there are no registers to keep it in while a tile is multiplied.
-    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const { raw.values = load_piece(walk.at(i, gradient.dy)); }
+    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const { load_where(walk.there(i), raw.values, walk.at(i, gradient.dy)); }
     template <class Walk> MEMBER void finish(const Raw& raw, const Walk& walk, int i, float (&v)[PIECE]) const {
         Piece output = raw.values;
         if (gradient.activation.code != 0 && walk.there(i)) output = load_piece(walk.at(i, gradient.y));
         gradient.finish({raw.values, output}, walk, i, v);
+    }
+    template <class Walk> MEMBER uint32_t manner(const Walk& walk) const { return gradient.activation.code == 0 && gradient.manner(walk) == 1; }
+    template <class Walk, class Body> MEMBER void with_change(uint32_t manner, const Walk& walk, Body body) const {
+        if (manner == 1) gradient.with_scale(walk, body);
+        else body([&](const Raw& raw, int i) { return finished(*this, raw, walk, i); });
     }
 #endif
     MEMBER Ahead ahead(uint32_t, uint32_t, uint32_t) const { return {}; }

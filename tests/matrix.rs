@@ -77,6 +77,7 @@ KERNEL(256, 0) probe(uint32_t* out, const uint32_t* in, uint32_t which) {
     }
     case 22: copy_async(memory + 512 + t, rows + t, 16); commit_copies(); wait_copies<0>(); break;
     case 23: copy_async(memory + t, t == 5 ? nullptr : rows + t, t == 5 ? 0 : 16); commit_copies(); wait_copies<0>(); kept[t] = memory[t]; break;
+    case 24: store_or_zero(shared_address(memory + t), rows[t].word, t % 3 != 0); barrier(); kept[t] = memory[(t + 1) % BLOCK]; break;
     }
 }
 "#;
@@ -262,6 +263,9 @@ fn copies_come_at_their_wait_and_not_before() {
     }
     let plain: Vec<u32> = (0..1280).collect();
     assert_eq!(clean(13, &plain), plain[..1024]);
+    let stored = clean(24, &plain);
+    let piece = |i: usize| (i / 4 + 1) % 256;
+    assert!((0..1024).all(|i| stored[i] == if piece(i) % 3 == 0 { 0 } else { plain[4 * piece(i) + i % 4] }));
     // Nothing is read where nothing is used.
     let zeroed = clean(23, &plain);
     assert!((0..1024).all(|i| zeroed[i] == if i / 4 == 5 { 0 } else { plain[i] }));

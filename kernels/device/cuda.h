@@ -43,3 +43,9 @@ DEVICE float maximum(float a, float b) {
 }
 DEVICE float square_root(float x) { return __fsqrt_rn(x); }
 DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+// The compiler would multiply 64 bits, of which half are zero.
+DEVICE uint64_t multiply_wide(uint32_t a, uint32_t b) {
+    uint64_t product;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+    return product;
+}

@@ -30,6 +30,7 @@
 //   square_root(x)         rounded to the nearest
 //   maximum(a, b)          of two floats; the other one where one is NaN. Not on the host.
 //   multiply_high(a, b)    the upper 32 bits of the product of two uint32_t
+//   multiply_wide(a, b)    all 64 bits of it
 // The two for a CPU also define
 //   UNCHECKED              before a function that is no part of a kernel: the checkers of simt do not see its accesses
 //   NOT_VECTORISED         in the body of a loop that must not become vectors (only in parts for ZGAN_HOST)

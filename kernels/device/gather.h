@@ -38,11 +38,13 @@ template <bool ALONG_DEPTH, class Source> struct WindowFetch {
         }
     }
     typedef typename Source::Raw Raw;
-    MEMBER bool whole() const { return source.whole(); }
-    MEMBER bool same() const { return source.same() && (!ALONG_K || window.R * window.S <= SEEN); }
+    MEMBER bool whole() const { return source.whole() && (!ALONG_K || window.R * window.S <= SEEN); }
+    MEMBER bool same() const { return source.same(); }
     MEMBER const T* start() const { return source.start(); }
     template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const { source.read(raw, walk, i); }
     template <class Walk> MEMBER void finish(const Raw& raw, const Walk& walk, int i, float (&v)[PIECE]) const { source.finish(raw, walk, i, v); }
+    template <class Walk> MEMBER uint32_t manner(const Walk& walk) const { return source.manner(walk); }
+    template <class Walk, class Body> MEMBER void with_change(uint32_t manner, const Walk& walk, Body body) const { source.with_change(manner, walk, body); }
 #endif
 #if defined(ZGAN_HOST)
     // The patch is a copy of all that a range of output pixels sees: lines of the input, as the source changes them, with zeros for

@@ -29,7 +29,10 @@ struct OutputGradient {
     MEMBER bool whole() const { return aligned(dy) && aligned(y); }
     MEMBER bool same() const { return !row_scale && !half && activation.code == 0; }
     MEMBER const T* start() const { return dy; }
-    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const { raw = {load_piece(walk.at(i, dy)), load_piece(walk.at(i, y))}; }
+    template <class Walk> MEMBER void read(Raw& raw, const Walk& walk, int i) const {
+        load_where(walk.there(i), raw.values, walk.at(i, dy));
+        load_where(walk.there(i), raw.output, walk.at(i, y));
+    }
     template <class Walk> MEMBER void finish(const Raw& raw, const Walk& walk, int i, float (&v)[PIECE]) const {
         const float part = share(walk.sample(i));
         float output[PIECE];
@@ -49,6 +52,35 @@ struct OutputGradient {
                 UNROLL
                 for (int j = 0; j < PIECE; j++) v[j] = v[j] * derivative(output[j]) * part;
             });
+        }
+    }
+    // 1: all pieces times one number. 2: the derivative of a ReLU, leaky or not, alone.
+    template <class Walk> MEMBER uint32_t manner(const Walk& walk) const {
+        if (activation.code == 0) return !row_scale || walk.one_sample();
+        return activation.code == 1 && !row_scale && !half ? 2 : 0;
+    }
+    template <class Walk, class Body> MEMBER void with_scale(const Walk& walk, Body body) const {
+        const float part = share(walk.sample(0));
+        body([&](const auto& raw, int) {
+            float v[PIECE];
+            unpack(v, raw.values);
+            UNROLL
+            for (int j = 0; j < PIECE; j++) v[j] *= part;
+            return pack(v);
+        });
+    }
+    template <class Walk, class Body> MEMBER void with_change(uint32_t manner, const Walk& walk, Body body) const {
+        if (manner == 1) {
+            with_scale(walk, body);
+        } else if (manner == 2) {
+            body([&](const Raw& raw, int) {
+                float v[PIECE];
+                unpack(v, raw.values);
+                slope_by_sign(v, raw.output, activation.slope);
+                return pack(v);
+            });
+        } else {
+            body([&](const Raw& raw, int i) { return finished(*this, raw, walk, i); });
         }
     }
 #endif

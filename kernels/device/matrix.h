@@ -26,6 +26,12 @@ DEVICE uint32_t load_word(SharedAddress from) {
     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(from));
     return word;
 }
+// 16 bytes to shared memory, or as many zeros. Two instructions, where it would take four to choose what is stored.
+DEVICE void store_or_zero(SharedAddress to, const uint32_t (&word)[4], bool there) {
+    asm volatile("{.reg .pred there; setp.ne.u32 there, %5, 0;\n\t"
+                 "@there st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n\t@!there st.shared.v4.b32 [%0], {%6, %6, %6, %6};}"
+                 :: "r"(to), "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3]), "r"(uint32_t(there)), "r"(0) : "memory");
+}
 
 // Matrices of 8 x 8 16-bit numbers from shared memory, one register of each lane per matrix. Lane 8 i + j gives where row j
 // of matrix i begins, a multiple of 16 bytes; lane 4 g + t gets elements 2t and 2t + 1 of row g.
@@ -92,6 +98,10 @@ struct alignas(8) Shown { uint32_t word[8]; };
 static_assert(sizeof(Shown) == 32, "what zgan_simt_show shows");
 
 struct alignas(16) Row16 { uint32_t word[4]; };
+DEVICE void store_or_zero(SharedAddress to, const uint32_t (&word)[4], bool there) {
+    typedef uint32_t Words __attribute__((vector_size(16), may_alias));
+    *reinterpret_cast<Words*>(to) = there ? Words{word[0], word[1], word[2], word[3]} : Words{};
+}
 template <int N> UNCHECKED static void take_rows(uint32_t (&r)[N], const Shown* rows, int lane) {
     for (int i = 0; i < N; i++) r[i] = rows[8 * i + lane / 4].word[lane % 4];
 }

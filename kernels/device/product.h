@@ -15,6 +15,8 @@ constexpr uint32_t TILE = 64;
 DEVICE uint32_t at_most(uint32_t n, uint32_t limit) { return n < limit ? n : limit; }
 
 #if defined(ZGAN_HOST)
+#include "transpose.h"
+
 constexpr uint32_t PITCH = 80;  // from row to row of S: whole cache lines, and no power of two of them
 
 // C (rows, columns) = A (rows, depth) B (depth, columns), added to C where `accumulate`. Row-major, with pitches.
@@ -105,26 +107,14 @@ CALLED void product(float* RESTRICT C, uint32_t c_pitch, const Left* RESTRICT A,
                         depth, accumulate);
 }
 
-// Lanes 0 .. 3 are a's, 4 .. 7 b's.
-template <int... LANE> DEVICE Four pick(const Four& a, const Four& b) {
-#if defined(__clang__)
-    return __builtin_shufflevector(a, b, LANE...);
-#else
-    typedef int32_t Lanes __attribute__((vector_size(16)));
-    return __builtin_shuffle(a, b, Lanes{LANE...});
-#endif
-}
 // to[j * PITCH + i] = from[i * pitch + j] for i, j < 4.
 DEVICE void transpose_four(float* to, const T* from, uint32_t pitch) {
     Four v[4];
     UNROLL
     for (uint32_t i = 0; i < 4; i++) load(v[i], from + uint64_t(i) * pitch);
-    const Four left[2] = {pick<0, 4, 1, 5>(v[0], v[1]), pick<0, 4, 1, 5>(v[2], v[3])};
-    const Four right[2] = {pick<2, 6, 3, 7>(v[0], v[1]), pick<2, 6, 3, 7>(v[2], v[3])};
-    store(to, pick<0, 1, 4, 5>(left[0], left[1]));
-    store(to + PITCH, pick<2, 3, 6, 7>(left[0], left[1]));
-    store(to + 2 * PITCH, pick<0, 1, 4, 5>(right[0], right[1]));
-    store(to + 3 * PITCH, pick<2, 3, 6, 7>(right[0], right[1]));
+    transpose(v);
+    UNROLL
+    for (uint32_t i = 0; i < 4; i++) store(to + i * PITCH, v[i]);
 }
 
 CALLED void scores(float* RESTRICT S, const T* RESTRICT A, const T* RESTRICT B, uint32_t a_rows, uint32_t b_rows, uint32_t D) {

@@ -19,6 +19,9 @@
 //     Walk, walk(row, k, end)  how a thread gets from piece to piece (walk.h), from row `row` and depth k on
 //     Raw, read(raw, walk, i)  what is read from memory for a piece that is changed on the way
 //     finish(raw, walk, i, v)  computes v[j], j < PIECE, from that
+//     manner(walk)             for tensor cores: a number for the way to change pieces, which parameters alone decide; 0: any piece
+//     with_change(manner, walk, body)   calls body(change) once, where change(raw, i) gives the changed piece as it is stored. Some
+//                              ways have fewer instructions than `finish`, and give the same bits
 //   What load and finish give is rounded to what the precision multiplies (`factor` in number.h), in tf32 when it is read from a panel.
 //
 //   Epilogue           what happens to a finished tile:

@@ -35,9 +35,8 @@ template <class Fetch, Way WAY, int ROWS, int STEP> struct Supply {
         UNROLL
         for (int i = 0; i < Own::COUNT; i++) {
             filled[i] = walk.there(i);
-            if (!filled[i]) continue;
             if constexpr (CHANGED) from.read(raw[i], walk, i);
-            else raw[i].values = load_piece(walk.at(i, from.start()));
+            else load_where(filled[i], raw[i].values, walk.at(i, from.start()));
         }
     }
     MEMBER void put(float* panel) {

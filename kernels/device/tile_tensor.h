@@ -35,47 +35,43 @@ template <class Panel, class Fetch, Way WAY, int ROWS, int DEPTH> struct Supply 
     static_assert(Own::LINES_APART % Panel::PERIOD == 0, "a thread's pieces lie alike in their lines");
     const Fetch& from;
     typename Fetch::template Walk<Own, CHANGED> walk;
-    const int to;  // where the first piece lies in the panel, in bytes
+    const SharedAddress to;  // where the first piece lies in the first stage's panel
     static constexpr int SPACING = Own::LINES_APART * Panel::ACROSS * 16;
     typename Fetch::Raw raw[COUNT];
-    bool filled[COUNT];
+    uint32_t manner = 0;  // the way in which pieces are changed
 
-    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end)
-        : from(fetch), walk(fetch.template walk<Own, CHANGED>(first_row, k_begin, k_end)), to(Panel::at(Own::line(), Own::across() / PIECE) * 16) {}
+    MEMBER Supply(const Fetch& fetch, Piece* panel, uint32_t first_row, uint32_t k_begin, uint32_t k_end)
+        : from(fetch), walk(fetch.template walk<Own, CHANGED>(first_row, k_begin, k_end)), to(shared_address(panel + Panel::at(Own::line(), Own::across() / PIECE))) {
+        if constexpr (CHANGED) manner = from.manner(walk);
+    }
 
-    // Comes before the products of a turn: starts the copies of pieces that are not changed, reads the others into registers.
-    MEMBER void fetch(SharedAddress panel) {
+    // Comes before the products of a turn: starts the copies of pieces that are not changed, reads the others into registers. The
+    // panel to fill begins `stage` bytes after the first one.
+    MEMBER void fetch(uint32_t stage) {
         UNROLL
         for (int i = 0; i < COUNT; i++) {
-            filled[i] = walk.there(i);
             if constexpr (COPIED) {
-                if (Own::brings()) copy_async(panel + to + i * SPACING, walk.at(i, from.start()), filled[i] ? 16 : 0);
-            } else if (filled[i]) {
-                if constexpr (CHANGED) from.read(raw[i], walk, i);
-                else raw[i].values = load_piece(walk.at(i, from.start()));
+                if (Own::brings()) copy_async(to + stage + i * SPACING, walk.at(i, from.start()), walk.there(i) ? 16 : 0);
+            } else if constexpr (CHANGED) {
+                from.read(raw[i], walk, i);
+            } else {
+                load_where(walk.there(i), raw[i].values, walk.at(i, from.start()));
             }
         }
         if constexpr (COPIED) walk.advance();
     }
     // Comes after the products: changes what was read into registers, puts it into the panel, and moves on. What lies outside of the
     // operand or the image stays zero: it is not normalised or activated.
-    MEMBER void put(Piece* panel) {
-        if constexpr (!COPIED) {
-            UNROLL
-            for (int i = 0; i < COUNT; i++) {
-                Piece piece;
-                if constexpr (CHANGED) {
-                    float v[PIECE];
-                    from.finish(raw[i], walk, i, v);
-                    piece = pack(v);
-                } else {
-                    piece = raw[i].values;
-                }
-                UNROLL
-                for (int x = 0; x < 4; x++) piece.word[x] = filled[i] ? piece.word[x] : 0;
-                if (Own::brings()) store_piece(panel + (to + i * SPACING) / 16, piece);
-            }
-            walk.advance();
+    MEMBER void put(uint32_t stage) {
+        if constexpr (CHANGED) from.with_change(manner, walk, [&](auto change) { put_each(stage, change); });
+        else if constexpr (!COPIED) put_each(stage, [](const typename Fetch::Raw& raw, int) { return raw.values; });
+        if constexpr (!COPIED) walk.advance();
+    }
+    template <class Change> MEMBER void put_each(uint32_t stage, Change change) const {
+        UNROLL
+        for (int i = 0; i < COUNT; i++) {
+            const Piece made = change(raw[i], i);
+            if (Own::brings()) store_or_zero(to + stage + i * SPACING, made.word, walk.there(i));
         }
     }
 };
@@ -83,14 +79,15 @@ template <class Panel, class Fetch, Way WAY, int ROWS, int DEPTH> struct Supply 
 template <class Panel, class Fetch, int ROWS, int DEPTH> struct Supply<Panel, Fetch, Way::BY_ELEMENTS, ROWS, DEPTH> {
     static constexpr bool PUTS = true;
     ElementWalk<Fetch> walk;
+    Piece* const panel;
 
-    MEMBER Supply(const Fetch& fetch, uint32_t first_row, uint32_t k_begin, uint32_t k_end) : walk{fetch, first_row, k_end, k_begin} {}
-    MEMBER void fetch(SharedAddress) {}
-    MEMBER void put(Piece* panel) {
+    MEMBER Supply(const Fetch& fetch, Piece* panel, uint32_t first_row, uint32_t k_begin, uint32_t k_end) : walk{fetch, first_row, k_end, k_begin}, panel(panel) {}
+    MEMBER void fetch(uint32_t) {}
+    MEMBER void put(uint32_t stage) {
         ROLLED
         for (int piece = thread(); piece < Panel::PIECES; piece += TILE_THREADS) {
             const int line = piece / Panel::ACROSS, across = piece % Panel::ACROSS * PIECE;
-            T* const to = reinterpret_cast<T*>(panel + Panel::at(line, across / PIECE));
+            T* const to = reinterpret_cast<T*>(panel + stage / 16 + Panel::at(line, across / PIECE));
             ROLLED
             for (int j = 0; j < PIECE; j++) to[j] = T(Panel::ALONG_K ? walk.at(line, across + j) : walk.at(across + j, line));
         }
@@ -200,8 +197,8 @@ DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::MT][Parts<BM, BN>::NT][4], Piec
     const SharedAddress shared = shared_address(panels);
     typedef Supply<PanelA, A, WAY_A, BM, P::DEPTH> SupplyA;
     typedef Supply<PanelB, B, WAY_B, BN, P::DEPTH> SupplyB;
-    SupplyA supply_a(a, m, k_begin, k_end);
-    SupplyB supply_b(b, n, k_begin, k_end);
+    SupplyA supply_a(a, panels, m, k_begin, k_end);
+    SupplyB supply_b(b, panels + PanelA::PIECES, n, k_begin, k_end);
     const Reader<false, PanelA, P::MT, STEPS> read_a(shared, warp / P::WARPS_N * P::WM);
     const Reader<true, PanelB, P::NT / 2, STEPS> read_b(shared + PanelA::PIECES * 16, warp % P::WARPS_N * P::WN);
     UNROLL
@@ -216,10 +213,10 @@ DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::MT][Parts<BM, BN>::NT][4], Piec
     ROLLED
     for (int stage = 0; stage < P::STAGES - 1; stage++, k += P::DEPTH) {
         if (k < k_end) {
-            supply_a.fetch(shared + stage * P::PIECES * 16);
-            supply_b.fetch(shared + (stage * P::PIECES + PanelA::PIECES) * 16);
-            supply_a.put(panels + stage * P::PIECES);
-            supply_b.put(panels + stage * P::PIECES + PanelA::PIECES);
+            supply_a.fetch(stage * P::PIECES * 16);
+            supply_b.fetch(stage * P::PIECES * 16);
+            supply_a.put(stage * P::PIECES * 16);
+            supply_b.put(stage * P::PIECES * 16);
         }
         commit_copies();
     }
@@ -233,14 +230,14 @@ DEVICE void sum_tile(float (&acc)[Parts<BM, BN>::MT][Parts<BM, BN>::NT][4], Piec
         barrier();
         const bool more = k < k_end;
         if (more) {
-            supply_a.fetch(shared + into);
-            supply_b.fetch(shared + into + PanelA::PIECES * 16);
+            supply_a.fetch(into);
+            supply_b.fetch(into);
         }
         commit_copies();  // even where nothing was copied: wait_copies counts the groups
         multiply_step<BM, BN>(acc, read_a, read_b, here);
         if ((SupplyA::PUTS || SupplyB::PUTS) && more) {
-            supply_a.put(panels + into / 16);
-            supply_b.put(panels + into / 16 + PanelA::PIECES);
+            supply_a.put(into);
+            supply_b.put(into);
         }
         into = here;
         here = here == LAST ? 0 : here + P::PIECES * 16;

@@ -5,6 +5,7 @@
 // B, B is `vectors`. Otherwise A is; if it is not so of A either, A is transposed as it is packed, which is less work than to
 // transpose B.
 #pragma once
+#include "transpose.h"
 
 // GCC keeps a local array of these vectors in registers, but not an array of float. They are as wide as a register of the machine:
 // GCC makes slow code of wider ones. A micro-tile has MR rows of NV vectors.
@@ -121,42 +122,12 @@ template <int W> ALONE void multiply_columns(float* acc, const float* columns, u
     multiply_micro_tile<W>(acc, panel, segments, count, first, ahead, ColumnCursor{columns, columns, stride});
 }
 
-// Divides both vectors into blocks of STEP lanes, and exchanges the odd blocks of a with the even blocks of b.
-template <int STEP> DEVICE void exchange_blocks(Vector& a, Vector& b) {
-    Lanes32 low, high;
-    UNROLL
-    for (int i = 0; i < VECTOR; i++) {
-        low[i] = (i & STEP) ? VECTOR + i - STEP : i;
-        high[i] = (i & STEP) ? VECTOR + i : i + STEP;
-    }
-#if defined(__clang__)
-    Vector x, y;
-    UNROLL
-    for (int i = 0; i < VECTOR; i++) {
-        x[i] = (i & STEP) ? b[i - STEP] : a[i];
-        y[i] = (i & STEP) ? b[i] : a[i + STEP];
-    }
-#else
-    const Vector x = __builtin_shuffle(a, b, low), y = __builtin_shuffle(a, b, high);
-#endif
-    a = x;
-    b = y;
-}
-// Transposes a square of vectors in place when it is called with STEP 1.
-template <int STEP> DEVICE void transpose_round(Vector (&v)[VECTOR]) {
-    if constexpr (STEP < VECTOR) {
-        UNROLL
-        for (int i = 0; i < VECTOR; i++)
-            if (!(i & STEP)) exchange_blocks<STEP>(v[i], v[i + STEP]);
-        transpose_round<STEP * 2>(v);
-    }
-}
 // to[j * to_stride + i] = from[i * from_stride + j] for i, j < VECTOR.
 ALONE void transpose_square(float* to, uint32_t to_stride, const float* from, uint32_t from_stride) {
     Vector v[VECTOR];
     UNROLL
     for (int i = 0; i < VECTOR; i++) v[i] = load_vector(from + i * from_stride);
-    transpose_round<1>(v);
+    transpose(v);
     UNROLL
     for (int i = 0; i < VECTOR; i++) store_vector(to + i * to_stride, v[i]);
 }

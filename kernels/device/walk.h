@@ -7,6 +7,7 @@
 //   at(i, start)   its address, where `start` is that of the operand's first element; meaningless where the piece is outside
 //   sample(i), channel(i)   of which sample, and from which channel on, the piece is: for the tables by which a source changes it;
 //                  some of the tables' where the piece is outside
+//   one_sample()   whether all pieces of a step are of the same sample
 //   advance()      moves on to the next step
 // CHANGED: whether the source changes what it reads. Only such a walk knows samples, and images with half the rows and columns.
 #pragma once
@@ -46,7 +47,7 @@ template <class One, class Other> struct OneOf<false, One, Other> { typedef Othe
 
 // The element `lines` lines of so many elements after `start`. In bytes, so that it is one instruction.
 template <class E> DEVICE const E* lines_after(const E* start, uint32_t lines, uint32_t elements) {
-    return reinterpret_cast<const E*>(reinterpret_cast<const char*>(start) + uint64_t(lines) * (elements * uint32_t(sizeof(E))));
+    return reinterpret_cast<const E*>(reinterpret_cast<const char*>(start) + multiply_wide(lines, elements * uint32_t(sizeof(E))));
 }
 
 // The pieces of a panel of ROWS by STEP that this thread brings. A line of pieces runs along the depth (ALONG_DEPTH) or along the
@@ -79,6 +80,7 @@ template <class Share> struct MatrixWalk {
         return Share::ALONG_K ? lines_after(start + k, row_of(i), depth) : lines_after(start + row, depth_of(i), rows);
     }
     MEMBER uint32_t sample(int i) const { return Share::ALONG_K ? least(row_of(i), rows - 1) : least(depth_of(i), end - 1); }
+    MEMBER bool one_sample() const { return false; }
     MEMBER uint32_t channel(int) const { return Share::ALONG_K ? k : row; }
     MEMBER void advance() { k += Share::STEP; }
 };
@@ -88,58 +90,60 @@ template <class Share> struct MatrixWalk {
 constexpr uint32_t SEEN = 32;  // the most filter positions; the bits of those after the last one are shifted out, or not set
 template <class Share, bool CHANGED> struct PixelRowsWalk {
     const Window& window;
-    const uint32_t half, stored_h, stored_w;  // 1: the image has half as many rows and columns as the window sees; its sizes
-    int32_t pixel[Share::COUNT];
-    uint32_t seen[Share::COUNT];  // not where CHANGED
-    // Where CHANGED: of each row, its sample, and the place in v of what it sees through the first filter position.
-    int32_t n[Share::COUNT], h[Share::COUNT], w[Share::COUNT];
-    uint32_t c, s, bit;  // of this thread's pieces: channel, column of the filter, and the bit r S + s
-    int32_t r, shift;    // row of the filter; r W + s
-    const Window::Tap step;   // how many rows, columns and channels of the filter a step is
+    const uint32_t half, stored_w;  // 1: the image has half as many rows and columns as the window sees; its columns
+    int32_t pixel[Share::COUNT];    // as it is stored
+    uint32_t seen[Share::COUNT];
+    uint32_t of[Share::COUNT];  // where CHANGED: 4 n + 2 (1 if the first row that is seen is odd) + (1 if the first column is)
+    uint32_t c, r, s, bit;      // of this thread's pieces: channel, row and column of the filter, and the bit r S + s
+    uint32_t shift, odd;        // r W + s, as it is stored; like `of`, whether r and s are odd
+    const Window::Tap step;     // how many rows, columns and channels of the filter a step is
     const uint32_t step_position;
     const int32_t step_shift;
 
     MEMBER PixelRowsWalk(const Window& window, uint32_t half, uint32_t first_row, uint32_t k_begin)
-        : window(window), half(half), stored_h(window.H >> half), stored_w(window.W >> half), step(window.tap(Share::STEP)), step_position(step.r * window.S + step.s), step_shift(int32_t(step.r * window.W + step.s)) {
+        : window(window), half(half), stored_w(window.W >> half), step(window.tap(Share::STEP)), step_position(step.r * window.S + step.s), step_shift(int32_t(step.r * window.W + step.s)) {
         const Window::Tap tap = window.tap(k_begin + Share::depth());
         c = tap.c;
+        r = tap.r;
         s = tap.s;
-        r = int32_t(tap.r);
-        bit = CHANGED ? 0 : 1u << (tap.r * window.S + tap.s);
-        shift = r * int32_t(window.W) + int32_t(s);
+        bit = 1u << (r * window.S + s);
+        if constexpr (CHANGED) settle();
+        else shift = r * window.W + s;
         UNROLL
         for (int i = 0; i < Share::COUNT; i++) {
             const uint32_t m = first_row + Share::row() + i * Share::LINES_APART;
             const Pixel at = window.pixel(m);
             const int32_t top = int32_t(at.p * window.stride) - window.pad_h, left = int32_t(at.q * window.stride) - window.pad_w;
             const bool inside = m < window.pixels() && Share::brings();
+            seen[i] = 0;
+            for (uint32_t y = 0; inside && y < window.R; y++) {
+                for (uint32_t x = 0; x < window.S; x++)
+                    seen[i] |= uint32_t(uint32_t(top + y) < window.H && uint32_t(left + x) < window.W) << (y * window.S + x);
+            }
             if constexpr (CHANGED) {
-                n[i] = inside ? int32_t(at.n) : 0;
-                h[i] = inside ? top : -(1 << 30);  // no row of the image, whatever is added
-                w[i] = left;
+                pixel[i] = (int32_t(at.n * (window.H >> half)) + (top >> half)) * int32_t(stored_w) + (left >> half);
+                of[i] = inside ? 4 * at.n + 2 * (top & half) + (left & half) : 0;
             } else {
-                seen[i] = 0;
-                for (uint32_t y = 0; inside && y < window.R; y++) {
-                    for (uint32_t x = 0; x < window.S; x++)
-                        seen[i] |= uint32_t(uint32_t(top + y) < window.H && uint32_t(left + x) < window.W) << (y * window.S + x);
-                }
                 pixel[i] = (int32_t(at.n * window.H) + top) * int32_t(window.W) + left;
             }
         }
     }
-    MEMBER bool there(int i) const {
-        if constexpr (CHANGED) return uint32_t(h[i] + r) < window.H && uint32_t(w[i] + int32_t(s)) < window.W && uint32_t(r) < window.R;
-        else return seen[i] & bit;
+    MEMBER bool there(int i) const { return seen[i] & bit; }
+    MEMBER void settle() {
+        shift = (r >> half) * stored_w + (s >> half);
+        odd = 2 * r + s % 2;
     }
     MEMBER const T* at(int i, const T* start) const {
+        uint32_t place = uint32_t(pixel[i]) + shift;
         if constexpr (CHANGED) {
-            const uint32_t line = uint32_t(n[i]) * stored_h + uint32_t((h[i] + r) >> half);
-            return lines_after(start + c, line * stored_w + uint32_t((w[i] + int32_t(s)) >> half), window.C);
-        } else {
-            return lines_after(start + c, uint32_t(pixel[i] + shift), window.C);
+            // Of two odd numbers, half of the sum is one more than the sum of their halves.
+            const uint32_t more = of[i] & odd & 3;
+            place += more / 2 * stored_w + more % 2;
         }
+        return lines_after(start + c, place, window.C);
     }
-    MEMBER uint32_t sample(int i) const { return uint32_t(n[i]); }
+    MEMBER uint32_t sample(int i) const { return of[i] / 4; }
+    MEMBER bool one_sample() const { return window.P * window.Q % Share::ROWS == 0; }
     MEMBER uint32_t channel(int) const { return c; }
     MEMBER void advance() {
         c += step.c;
@@ -148,12 +152,10 @@ template <class Share, bool CHANGED> struct PixelRowsWalk {
         s += step.s + more;
         const bool below = s >= window.S;
         s -= below ? window.S : 0;
-        if constexpr (CHANGED) {
-            r += int32_t(step.r + below);
-        } else {
-            shift += step_shift + more + (below ? int32_t(window.W - window.S) : 0);
-            bit <<= step_position + more;
-        }
+        r += step.r + below;
+        if constexpr (CHANGED) settle();
+        else shift += step_shift + more + (below ? int32_t(window.W - window.S) : 0);
+        bit <<= step_position + more;
     }
 };
 
@@ -162,7 +164,6 @@ template <class Share, bool CHANGED> struct PixelRowsWalk {
 template <class Share, bool CHANGED> struct TapRowsWalk {
     const Window& window;
     const uint32_t half, stored_h, stored_w;
-    const bool inside;  // the taps are some of the operand's
     uint32_t c, k, end;
     int32_t h_end, w_end;  // one past what the last row, and column, of pixels sees through the filter position
     int32_t h[Share::COUNT], w[Share::COUNT];
@@ -172,9 +173,9 @@ template <class Share, bool CHANGED> struct TapRowsWalk {
     uint32_t images;
     int32_t down, right, in_all, line, image;
 
-    // `r`, `s` and `c` are the tap of this thread's row.
+    // `r`, `s` and `c` are the tap of this thread's row; `inside`: it is one of the operand's.
     MEMBER TapRowsWalk(const Window& window, uint32_t half, bool inside, uint32_t r, uint32_t s, uint32_t c, uint32_t k_begin, uint32_t k_end)
-        : window(window), half(half), stored_h(window.H >> half), stored_w(window.W >> half), inside(inside), c(c), k(k_begin + Share::depth()), end(k_end) {
+        : window(window), half(half), stored_h(window.H >> half), stored_w(window.W >> half), c(c), k(k_begin + Share::depth()), end(inside ? k_end : 0) {
         h_end = int32_t(window.P * window.stride + r) - window.pad_h;
         w_end = int32_t(window.Q * window.stride + s) - window.pad_w;
         const Pixel step = window.pixel(Share::STEP);
@@ -193,7 +194,7 @@ template <class Share, bool CHANGED> struct TapRowsWalk {
         }
     }
     MEMBER bool there(int i) const {
-        return inside && uint32_t(h[i]) < window.H && uint32_t(w[i]) < window.W && k + i * Share::LINES_APART < end;
+        return uint32_t(h[i]) < window.H && uint32_t(w[i]) < window.W && k + i * Share::LINES_APART < end;
     }
     MEMBER const T* at(int i, const T* start) const {
         if constexpr (CHANGED) {
@@ -204,6 +205,7 @@ template <class Share, bool CHANGED> struct TapRowsWalk {
         }
     }
     MEMBER uint32_t sample(int i) const { return least(place[i], window.N - 1); }
+    MEMBER bool one_sample() const { return window.P * window.Q % Share::STEP == 0; }
     MEMBER uint32_t channel(int) const { return c; }
     MEMBER void advance() {
         k += Share::STEP;

@@ -47,3 +47,4 @@ DEVICE float bits_to_float(uint32_t bits) { float value; __builtin_memcpy(&value
 DEVICE uint32_t float_to_bits(float value) { uint32_t bits; __builtin_memcpy(&bits, &value, 4); return bits; }
 DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
 DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return uint32_t((uint64_t(a) * b) >> 32); }
+DEVICE uint64_t multiply_wide(uint32_t a, uint32_t b) { return uint64_t(a) * b; }

@@ -366,6 +366,7 @@ fn prologue_argument(what: &str, sizes: &Conv, prologue: &Prologue) -> Result<Pr
     if let Some((scale, shift)) = prologue.scale_shift {
         if scale.len() != sizes.c {
             expect_len(what, "scale (1 or N, C)", scale.len(), product([sizes.n, sizes.c]))?;
+            size32("scale (N, C)", scale.len())?;
             table_stride = sizes.c as u32;
         }
         expect_len(what, "shift (as scale)", shift.len(), scale.len())?;
