@@ -458,7 +458,7 @@ def analyse(name, instrs, labels, trips_if_unknown=None):
     good = [(p, t) for p, t in good if not any(q < p for q, _ in good)]
     most = max((t[unit] for _, t in good), default=0)
     found = [steady(graph, p, t, unit, name, instrs, trips_if_unknown) for p, t in good if 2 * t[unit] >= most]
-    return sorted((r for r in found if r), key=lambda r: r['lean']['all'] / r['lean'][unit])
+    return sorted((r for r in found if r), key=lambda r: (r['lean']['all'] / r['lean'][unit], -r['lean']['LDGSTS']))
 
 
 def steady(graph, part, static, unit, name, instrs, trips_if_unknown):
@@ -557,7 +557,7 @@ def compare(zgan):
             here = ours[code['module'], arch].get(code['kernel'], [])
             if len(here) != len(code['loops']): print(f"{code['kernel']} for {arch}: {len(here)} loops here, {len(code['loops'])} in zgan"); wrong += 1
             products = lambda loop: loop['lean']['mma' if loop['multiplier'] == 'HMMA' else 'ffma']
-            for row, loop in zip(here, sorted(code['loops'], key=lambda loop: loop['lean']['issued'] / products(loop))):
+            for row, loop in zip(here, sorted(code['loops'], key=lambda loop: (loop['lean']['issued'] / products(loop), -loop['lean']['ldgsts']))):
                 loops += 1
                 a, b = row['lean'], loop['lean']
                 pairs = {k: (a[k], b[v]) for k, v in SAME.items()}
