@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::compare::{Timed, means_of_forms};
+use super::compare::{Timed, means_of_forms, ratios};
 use crate::instruments::plot::{self, Axis, SERIES, escape};
 
 const TITLE: &str = "Times as long as zgan; a line is the geometric mean of its dots";
@@ -30,10 +30,7 @@ pub fn chart(times: &[Timed], from: &str) -> String {
             }
         }
     }
-    let ours = |of: &Timed| times.iter().find(|timed| timed.first && timed.name == of.name).map(|timed| timed.seconds);
-    let ratio = |timed: &Timed| Some(timed.seconds / ours(timed)?);
-    let others = times.iter().filter(|timed| !timed.first);
-    let dots: Vec<(&Timed, f64)> = others.filter_map(|timed| Some((timed, ratio(timed)?))).collect();
+    let dots = ratios(&times);
     let axis = Axis::around("", dots.iter().map(|(_, ratio)| *ratio).chain([1.0]));
     let across = |ratio: f64| LABELS + ACROSS * axis.at(ratio);
     let down = |kind: &str| TOP + ROW * (0.5 + rows.iter().position(|row| *row == kind).unwrap_or(0) as f64);

@@ -137,12 +137,17 @@ fn means(ratios: &[(&str, &str, f64)]) -> Vec<Mean> {
     means.into_iter().map(mean).collect()
 }
 
+/// The other forms, each with its time divided by that of the first form of the same problem.
+pub(super) fn ratios(times: &[Timed]) -> Vec<(&Timed, f64)> {
+    let first = |of: &Timed| times.iter().find(|timed| timed.first && timed.name == of.name).map(|timed| timed.seconds);
+    let others = times.iter().filter(|timed| !timed.first);
+    others.filter_map(|timed| Some((timed, timed.seconds / first(timed)?))).collect()
+}
+
 /// The geometric means of the times of all other forms, each divided by that of the first.
 pub fn means_of_forms(times: &[Timed]) -> Vec<Mean> {
-    let first = |of: &Timed| times.iter().find(|timed| timed.first && timed.name == of.name).map(|timed| timed.seconds);
-    let ratio = |timed: &'_ Timed| Some(timed.seconds / first(timed)?);
-    let others = times.iter().filter(|timed| !timed.first);
-    let ratios: Vec<_> = others.filter_map(|t| Some((t.kind.as_str(), t.form.as_str(), ratio(t)?))).collect();
+    let ratios: Vec<_> =
+        ratios(times).into_iter().map(|(timed, ratio)| (timed.kind.as_str(), timed.form.as_str(), ratio)).collect();
     means(&ratios)
 }
 

@@ -112,7 +112,9 @@ fn whole_step(body: &mut String, step: &StepForms) {
     }
     for rival in &fused.rivals {
         let times = short(rival.seconds / fused.seconds);
-        let _ = write!(body, " With {}, where one serves both players, {times} times.", escape(rival.name));
+        // Another library's step is no other form of ours.
+        let where_one = if rival.name.starts_with("libtorch") { "" } else { " where one serves both players," };
+        let _ = write!(body, " With {},{where_one} {times} times.", escape(rival.name));
     }
     let chart = |title: &str, value: &dyn Fn(&MeasuredStep) -> (f64, String)| {
         let bar = |form: &StepForm| {
